@@ -1,0 +1,142 @@
+"""The one protocol behind which every engine stands, and the values that cross it.
+
+An engine serves one model. It knows nothing of workflows, SLOs, Dask or other replicas: it takes
+requests, streams deltas and reports what it knows of itself. `tests/engines` holds the suite that
+every engine passes; what an engine cannot do it says in its `Capabilities`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+__all__ = ["Capabilities", "Delta", "Engine", "EngineState", "FinishReason", "Message", "Request", "Sampling", "Usage"]
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn; ``None`` leaves the engine's default."""
+
+    temperature: float | None = None  # >= 0; 0 is greedy decoding
+    top_p: float | None = None  # 0..1
+    top_k: int | None = None  # >= 1
+    seed: int | None = None  # equal seeds give equal text on one engine build
+    stop: tuple[str, ...] = ()  # generation ends before the first of these strings
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat; the engine applies its model's chat template."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation. Exactly one of `prompt` and `messages` is given; neither shows in ``repr``."""
+
+    request_id: str  # unique on this engine for its lifetime
+    max_tokens: int  # upper bound on generated tokens, >= 1
+    prompt: str | None = field(default=None, repr=False)
+    messages: tuple[Message, ...] | None = field(default=None, repr=False)
+    sampling: Sampling = Sampling()
+    choices: tuple[str, ...] | None = None  # the text must be one of these
+    json_schema: Mapping[str, Any] | None = field(default=None, repr=False)  # the text must be JSON of this schema
+    priority: float = 0.0  # lower is served first, where `Capabilities.priority`
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the engine counted them."""
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0  # part of prompt_tokens answered from the prefix cache
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of generated text. The last delta of a stream carries `finish_reason` and `usage`."""
+
+    text: str = field(repr=False)
+    tokens: int = 0  # generated tokens in this piece; the sum over a stream is usage.output_tokens
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a started engine can do; constant until it is closed."""
+
+    engine: str  # name as written in a deployment, e.g. "llama.cpp"
+    engine_version: str
+    slots: int  # requests it runs at once, >= 1
+    context_tokens: int  # prompt plus output of one request
+    longest_token_bytes: int = 16  # UTF-8 bytes of the longest token: bounds prompt tokens from below
+    choices: bool = False
+    json_schema: bool = False
+    priority: bool = False  # takes Request.priority into account
+    prefix_cache: bool = False  # reports Usage.cached_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What an engine knows of its load at one moment."""
+
+    running: int = 0  # requests that hold a slot
+    waiting: int = 0  # accepted requests without a slot
+    kv_used: float | None = None  # share of the KV cache in use, 0..1; None where unknown
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """One model, served. All methods are called on one event loop and never block it.
+
+    Errors: `EngineLoadError` from `start`; from `generate`, `ContextOverflowError` for a request that
+    does not fit (before the first delta), `EngineCrashedError` if the engine died, `OutputFormatError`
+    if it cannot honour `choices` or `json_schema`.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can do; valid after `start`."""
+        ...
+
+    async def start(self) -> None:
+        """Load the model; returns when the engine serves. May be cancelled, then `close` is called."""
+        ...
+
+    def generate(self, request: Request) -> AsyncIterator[Delta]:
+        """Stream the output of one request.
+
+        Closing or cancelling the iterator aborts the request. A request beyond `slots` waits in the
+        engine. Text is valid Unicode: bytes of a split character are held back until complete.
+        """
+        ...
+
+    async def abort(self, request_id: str) -> None:
+        """Stop a request within one token; its stream ends with ``finish_reason="abort"``. Unknown ids are ignored."""
+        ...
+
+    async def count_tokens(self, request: Request) -> int:
+        """Prompt tokens of a request, as the engine would count them (chat template applied)."""
+        ...
+
+    def state(self) -> EngineState:
+        """Load at this moment, without waiting."""
+        ...
+
+    async def close(self) -> None:
+        """Abort what runs and free everything; idempotent, also after a failed or cancelled `start`."""
+        ...

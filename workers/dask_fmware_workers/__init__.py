@@ -1,0 +1,1 @@
+"""What runs inside Dask workers: the model host, the call runner and the engines."""
