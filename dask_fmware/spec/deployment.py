@@ -1,0 +1,170 @@
+"""What a deployment is: which models run on which accelerators, how many replicas, and how calls are routed.
+
+The document says what is wanted. What is there at a moment, the runtime knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+__all__ = [
+    "Accelerator",
+    "Deployment",
+    "Latency",
+    "LightWorkers",
+    "ModelDeployment",
+    "Placement",
+    "ReplicaSpec",
+    "RouterOptions",
+    "TenantOptions",
+]
+
+Label: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=100)]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Accelerator(_Document):
+    """One type of card and how many of them the cluster has."""
+
+    cards: int = Field(ge=1, description="cards of this type")
+    replicas_per_card: int = Field(default=1, ge=1, description="replicas (of any models) that may share a card")
+    cores: list[list[int]] | None = Field(default=None, description="CPU cores of each card, for engines that run on cores")
+    price_per_hour: float | None = Field(default=None, ge=0, description="price of one card for one hour")
+
+    @model_validator(mode="after")
+    def _one_core_set_a_card(self) -> Self:
+        if self.cores is not None and len(self.cores) != self.cards:
+            raise ValueError(f"cores lists {len(self.cores)} core sets for {self.cards} cards; give one for each card")
+        return self
+
+
+class Latency(_Document):
+    """A latency figure of one model on one accelerator: seconds before decoding, and for each token."""
+
+    first_token_s: float = Field(ge=0, description="fixed seconds before the first token")
+    prompt_token_s: float = Field(default=0.0, ge=0, description="seconds for each prompt token")
+    output_token_s: float = Field(ge=0, description="seconds for each generated token")
+
+
+class Placement(_Document):
+    """A model on one accelerator type."""
+
+    replicas: int = Field(default=1, ge=0)
+    slots: int | None = Field(default=None, ge=1, description="calls at once on a replica; overrides the model's")
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="engine arguments, over the model's")
+    latency: Latency | None = Field(default=None, description="replaces the figure measured when the replica starts")
+
+
+class ModelDeployment(_Document):
+    """How one model is served."""
+
+    engine: str = Field(default="llama.cpp", min_length=1)
+    slots: int = Field(default=4, ge=1, le=4096, description="calls at once on a replica")
+    context_tokens: int = Field(default=2048, ge=16, description="prompt plus output of one call")
+    longest_token_bytes: int = Field(default=16, ge=1, description="bounds prompt tokens from below at submission")
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="engine arguments")
+    on: dict[Label, Placement] = Field(min_length=1, description="placement by accelerator")
+
+
+class LightWorkers(_Document):
+    """Workers that run plain code and hold results."""
+
+    count: int = Field(default=1, ge=1)
+    threads: int = Field(default=8, ge=1)
+
+
+class TenantOptions(_Document):
+    """How one tenant is treated among the others."""
+
+    weight: float = Field(default=1.0, gt=0, description="share among runs of equal urgency")
+
+
+class RouterOptions(_Document):
+    """How calls are routed."""
+
+    policy: str = Field(default="greedy", min_length=1, description="name of a routing policy")
+    seed: int = Field(default=0, description="of the policies that draw")
+    max_attempts: int = Field(default=3, ge=1, le=100, description="tries of one call, on any replicas")
+    max_held: int = Field(default=100_000, ge=1, description="calls held before submissions are refused")
+
+
+class ReplicaSpec(_Document):
+    """One replica that a deployment asks for."""
+
+    name: str
+    model: str
+    accelerator: str
+    card: str
+    cores: tuple[int, ...] | None
+    slots: int
+    engine: str
+    arguments: dict[str, JsonValue]
+    context_tokens: int
+    latency: Latency | None
+
+
+class Deployment(_Document):
+    """Accelerators, models, light workers, router and tenants of one runtime."""
+
+    version: Literal[1] = 1
+    accelerators: dict[Label, Accelerator] = Field(min_length=1)
+    models: dict[Label, ModelDeployment] = Field(min_length=1)
+    light_workers: LightWorkers = LightWorkers()
+    router: RouterOptions = RouterOptions()
+    tenants: dict[str, TenantOptions] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        wanted: dict[str, int] = {}
+        for model, spec in self.models.items():
+            for accelerator, placement in spec.on.items():
+                if accelerator not in self.accelerators:
+                    raise ValueError(
+                        f"models.{model}.on.{accelerator}: no such accelerator "
+                        f"(known: {', '.join(self.accelerators)}); add it under accelerators"
+                    )
+                wanted[accelerator] = wanted.get(accelerator, 0) + placement.replicas
+        for name, replicas in wanted.items():
+            card = self.accelerators[name]
+            room = card.cards * card.replicas_per_card
+            if replicas > room:
+                raise ValueError(
+                    f"accelerators.{name}: {replicas} replicas asked for, room for {room} "
+                    f"({card.cards} cards x {card.replicas_per_card} replicas_per_card); "
+                    "lower the replicas or raise cards or replicas_per_card"
+                )
+        return self
+
+    def replicas(self) -> Iterator[ReplicaSpec]:
+        """Every replica asked for, each with its card; models share cards in the order of the document."""
+        used: dict[str, int] = {}
+        for model, spec in self.models.items():
+            for accelerator, placement in spec.on.items():
+                for _ in range(placement.replicas):
+                    n = used.get(accelerator, 0)
+                    used[accelerator] = n + 1
+                    yield self.replica(model, accelerator, n)
+
+    def replica(self, model: str, accelerator: str, n: int) -> ReplicaSpec:
+        """The `n`-th replica on an accelerator type, of `model`; cards are filled in turn."""
+        card, spec = self.accelerators[accelerator], self.models[model]
+        placement = spec.on[accelerator]
+        index = n % card.cards
+        return ReplicaSpec(
+            name=f"{model}-{accelerator}-{n}",
+            model=model,
+            accelerator=accelerator,
+            card=f"{accelerator}-{index}",
+            cores=tuple(card.cores[index]) if card.cores is not None else None,
+            slots=placement.slots or spec.slots,
+            engine=spec.engine,
+            arguments={**spec.arguments, **placement.arguments},
+            context_tokens=spec.context_tokens,
+            latency=placement.latency,
+        )

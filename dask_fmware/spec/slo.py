@@ -1,0 +1,55 @@
+"""What a user asks of one run: service level objective, tenant, priority. It knows no clock."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["SLO", "RunOptions"]
+
+
+class SLO(BaseModel):
+    """End-to-end objective of a workflow; a run that misses any bound that is set counts as missed.
+
+    Parameters
+    ----------
+    ttft_s
+        Seconds from submission to the first token of the answer. For a workflow that ends in plain
+        code it is the time to its completion.
+    e2e_s
+        Seconds from submission to the complete answer.
+    finish_by
+        A point in time (with a time zone) at which the answer must be complete.
+    on_miss
+        What happens to a run that can no longer make it: ``"finish"`` serves it when there is room,
+        ``"reject"`` ends it with `DeadlineRejectedError`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ttft_s: float | None = Field(default=None, gt=0)
+    e2e_s: float | None = Field(default=None, gt=0)
+    finish_by: datetime | None = None
+    on_miss: Literal["finish", "reject"] = "finish"
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.ttft_s is None and self.e2e_s is None and self.finish_by is None:
+            raise ValueError("an SLO needs at least one of ttft_s, e2e_s and finish_by")
+        if self.ttft_s is not None and self.e2e_s is not None and self.ttft_s > self.e2e_s:
+            raise ValueError(f"ttft_s={self.ttft_s} is later than e2e_s={self.e2e_s}: the first token comes first")
+        if self.finish_by is not None and self.finish_by.tzinfo is None:
+            raise ValueError("finish_by needs a time zone, e.g. datetime(..., tzinfo=timezone.utc)")
+        return self
+
+
+class RunOptions(BaseModel):
+    """Who a run belongs to and how urgent it is, beside its SLO."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slo: SLO | None = None
+    tenant: str = Field(default="default", min_length=1, max_length=200)
+    priority: int = Field(default=0, ge=-1000, le=1000, description="higher runs first")

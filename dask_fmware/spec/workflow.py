@@ -1,0 +1,244 @@
+"""What a workflow is: a document of nodes, read and written as JSON or YAML.
+
+A workflow has inputs and a `Block` of nodes with one output. Switches, maps and loops hold blocks of
+their own, whose nodes may refer to everything outside (lexical scope). The document is data: the
+Python functions of task nodes and the pydantic classes of typed outputs are named in it and travel
+beside it (`Workflow.functions`, `Workflow.schemas`), never inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
+
+from dask_fmware.spec.slo import SLO
+
+__all__ = [
+    "Binding",
+    "Block",
+    "Branch",
+    "Constant",
+    "Dictionary",
+    "Input",
+    "LoopNode",
+    "MapNode",
+    "ModelNode",
+    "Node",
+    "Reference",
+    "Sequence",
+    "SwitchNode",
+    "TaskNode",
+    "Turn",
+    "Workflow",
+    "references",
+]
+
+NAME = r"^[A-Za-z_][A-Za-z0-9_\-]*$"
+Name: TypeAlias = Annotated[str, Field(pattern=NAME, max_length=100)]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Reference(_Document):
+    """The value of a node or an input, by name."""
+
+    source: Name = Field(alias="from")
+
+
+class Constant(_Document):
+    """A value written into the workflow."""
+
+    value: JsonValue
+
+
+class Sequence(_Document):
+    """A list some of whose items are computed."""
+
+    items: list[Binding] = Field(alias="list")
+
+
+class Dictionary(_Document):
+    """A dictionary some of whose values are computed."""
+
+    entries: dict[str, Binding] = Field(alias="dict")
+
+
+Binding: TypeAlias = Reference | Constant | Sequence | Dictionary
+
+
+class Turn(_Document):
+    """One message of a chat; `content` is a template like `ModelNode.prompt`."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ModelNode(_Document):
+    """A call of a foundation model. Its value is text, a label of `choices`, or an object of `json_schema`."""
+
+    kind: Literal["model"] = "model"
+    name: Name
+    model: str = Field(min_length=1, max_length=200)
+    prompt: str | None = None
+    messages: list[Turn] | None = None
+    fields: dict[str, Binding] = Field(default_factory=dict)
+    max_tokens: int = Field(default=256, ge=1)
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
+    seed: int | None = None
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    choices: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, min_length=1)
+    json_schema: dict[str, JsonValue] | None = None
+
+
+class TaskNode(_Document):
+    """A plain Python function, named by `function` and supplied beside the document."""
+
+    kind: Literal["task"] = "task"
+    name: Name
+    function: str = Field(min_length=1)
+    args: list[Binding] = Field(default_factory=list)
+    kwargs: dict[str, Binding] = Field(default_factory=dict)
+
+
+class Branch(_Document):
+    """What a switch runs for one label."""
+
+    label: str
+    block: Block
+
+
+class SwitchNode(_Document):
+    """A choice of one block by the text of a value; its value is the output of the block that was taken."""
+
+    kind: Literal["switch"] = "switch"
+    name: Name
+    on: Reference
+    branches: list[Branch] = Field(min_length=1)
+    default: Block | None = None
+
+
+class MapNode(_Document):
+    """A block run once for each item of a list that is known at run time; its value is the list of outputs."""
+
+    kind: Literal["map"] = "map"
+    name: Name
+    over: Reference
+    item: Name
+    block: Block
+    max_items: int = Field(default=1000, ge=1, le=100_000)
+
+
+class LoopNode(_Document):
+    """A block run on its own output until `until` is true, at most `max_iterations` times."""
+
+    kind: Literal["loop"] = "loop"
+    name: Name
+    state: Name
+    initial: Binding
+    block: Block
+    until: Reference | None = None
+    max_iterations: int = Field(ge=1, le=10_000)
+
+
+Node: TypeAlias = Annotated[ModelNode | TaskNode | SwitchNode | MapNode | LoopNode, Field(discriminator="kind")]
+
+
+class Block(_Document):
+    """Nodes in any order, and the one whose value is the block's."""
+
+    nodes: list[Node] = Field(default_factory=list)
+    output: Reference
+
+    def blocks(self) -> Iterator[Block]:
+        """This block and every block inside it."""
+        yield self
+        for node in self.nodes:
+            for inner in inner_blocks(node):
+                yield from inner.blocks()
+
+    def walk(self) -> Iterator[ModelNode | TaskNode | SwitchNode | MapNode | LoopNode]:
+        """Every node, outer before inner."""
+        for block in self.blocks():
+            yield from block.nodes
+
+
+class Input(_Document):
+    """A named argument of a workflow."""
+
+    name: Name
+    required: bool = True
+    default: JsonValue = None
+
+
+class Workflow(_Document):
+    """A workflow: inputs, nodes, output and default SLO.
+
+    `functions` maps the name of each task node to its Python function and `schemas` the name of each
+    typed model node to its pydantic class; both stay behind when the document is written.
+    """
+
+    version: Literal[1] = 1
+    name: Name
+    description: str = ""
+    inputs: list[Input] = Field(default_factory=list)
+    block: Block
+    slo: SLO | None = None
+
+    _functions: dict[str, Callable[..., Any]] = PrivateAttr(default_factory=dict)
+    _schemas: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
+
+    @property
+    def functions(self) -> Mapping[str, Callable[..., Any]]:
+        """Python functions by task node name."""
+        return self._functions
+
+    @property
+    def schemas(self) -> Mapping[str, type[BaseModel]]:
+        """pydantic classes by model node name."""
+        return self._schemas
+
+    def with_code(
+        self, functions: Mapping[str, Callable[..., Any]], schemas: Mapping[str, type[BaseModel]] | None = None
+    ) -> Self:
+        """Return the same workflow with code attached, by node name."""
+        copy = self.model_copy()
+        copy._functions = {**self._functions, **functions}
+        copy._schemas = {**self._schemas, **(schemas or {})}
+        return copy
+
+    @property
+    def nodes(self) -> dict[str, ModelNode | TaskNode | SwitchNode | MapNode | LoopNode]:
+        """Every node by name, inner ones included."""
+        return {node.name: node for node in self.block.walk()}
+
+
+def inner_blocks(node: ModelNode | TaskNode | SwitchNode | MapNode | LoopNode) -> tuple[Block, ...]:
+    """Blocks held by a node."""
+    match node:
+        case SwitchNode():
+            return (*(branch.block for branch in node.branches), *((node.default,) if node.default else ()))
+        case MapNode() | LoopNode():
+            return (node.block,)
+        case _:
+            return ()
+
+
+def references(binding: Binding) -> Iterator[str]:
+    """Names that a binding refers to."""
+    match binding:
+        case Reference():
+            yield binding.source
+        case Sequence():
+            for item in binding.items:
+                yield from references(item)
+        case Dictionary():
+            for entry in binding.entries.values():
+                yield from references(entry)
+        case Constant():
+            pass
