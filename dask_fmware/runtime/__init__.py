@@ -1,0 +1,48 @@
+"""The runtime machine: events in, actions out. Pure; floor 2.
+
+The scheduler plugin feeds it what Dask and the workers report and performs what it answers; the
+simulator does the same in virtual time.
+"""
+
+from dask_fmware.runtime.actions import Action, Assign, Fail, Hold, Refuse, Skip
+from dask_fmware.runtime.admission import ModelLimits
+from dask_fmware.runtime.events import (
+    AttemptEnded,
+    Branched,
+    CallDropped,
+    CallRunnable,
+    CallWithdrawn,
+    Event,
+    FirstToken,
+    ReplicaDraining,
+    ReplicaGone,
+    ReplicaReady,
+    RunDropped,
+    RunEnded,
+    RunSubmitted,
+)
+from dask_fmware.runtime.machine import Machine
+
+__all__ = [
+    "Action",
+    "Assign",
+    "AttemptEnded",
+    "Branched",
+    "CallDropped",
+    "CallRunnable",
+    "CallWithdrawn",
+    "Event",
+    "Fail",
+    "FirstToken",
+    "Hold",
+    "Machine",
+    "ModelLimits",
+    "Refuse",
+    "ReplicaDraining",
+    "ReplicaGone",
+    "ReplicaReady",
+    "RunDropped",
+    "RunEnded",
+    "RunSubmitted",
+    "Skip",
+]

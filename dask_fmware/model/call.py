@@ -1,0 +1,82 @@
+"""A model node of one run, as it travels to the worker that executes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dask_fmware.model.engine import Message, Request, Sampling
+from dask_fmware.model.plan import Guard, SwitchRule
+from dask_fmware.spec.prompt import render
+
+__all__ = ["SKIPPED", "ModelCall", "Skipped", "Template"]
+
+
+class Skipped:
+    """The value of a node on a branch that was not taken; `SKIPPED` is the only one."""
+
+    _one: Skipped | None = None
+
+    def __new__(cls) -> Skipped:
+        """Return the only instance, in every process."""
+        if cls._one is None:
+            cls._one = super().__new__(cls)
+        return cls._one
+
+    def __reduce__(self) -> tuple[type[Skipped], tuple[()]]:
+        return (Skipped, ())
+
+    def __repr__(self) -> str:
+        return "SKIPPED"
+
+
+SKIPPED = Skipped()
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One prompt, or one turn of a chat, with named fields."""
+
+    text: str = field(repr=False)
+    role: str | None = None  # None: a plain completion
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """Everything a replica needs for one call, but the values of the fields, which Dask brings."""
+
+    run_id: str
+    workflow: str
+    node: str
+    call_id: str
+    model: str
+    templates: tuple[Template, ...] = field(repr=False)
+    max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    choices: tuple[str, ...] | None = None
+    json_schema: Mapping[str, Any] | None = field(default=None, repr=False)
+    guards: tuple[Guard, ...] = ()
+    decides: tuple[SwitchRule, ...] = ()  # switches that read this call's value
+
+    @property
+    def where(self) -> str:
+        """How messages name this call."""
+        return f"workflow '{self.workflow}', node '{self.node}'"
+
+    def request(self, values: Mapping[str, object], *, attempt: int, priority: float = 0.0) -> Request:
+        """Fill in the prompt and return what the engine is asked."""
+        texts = [render(template.text, values, self.where) for template in self.templates]
+        chat = self.templates[0].role is not None
+        return Request(
+            request_id=f"{self.call_id}#{attempt}",
+            max_tokens=self.max_tokens,
+            prompt=None if chat else texts[0],
+            messages=tuple(Message(t.role, text) for t, text in zip(self.templates, texts, strict=True))  # type: ignore[arg-type]
+            if chat
+            else None,
+            sampling=self.sampling,
+            choices=self.choices,
+            json_schema=self.json_schema,
+            priority=priority,
+        )

@@ -1,0 +1,60 @@
+"""What a model call gives back: text, tokens and times. It knows nothing of how it was routed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dask_fmware.model.engine import FinishReason, Usage
+
+__all__ = ["Chunk", "Completion", "Timing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Durations of one attempt on its replica, on that worker's clock."""
+
+    ttft_s: float  # from the call's arrival at the replica to its first token
+    latency_s: float  # from the call's arrival at the replica to its last token
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The answer of a model call.
+
+    `value` is what other nodes see: the text, the label that was chosen, or the parsed object.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timing: Timing
+    model: str
+    value: Any = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_markdown_(self) -> str:
+        """Show the answer in a notebook, escaped: model output is data, not markup."""
+        escaped = self.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return (
+            f"<div style='white-space:pre-wrap'>{escaped}</div>\n\n"
+            f"<small>{self.model}: {self.usage.prompt_tokens} + {self.usage.output_tokens} tokens, "
+            f"first after {self.timing.ttft_s:.3f} s, all after {self.timing.latency_s:.3f} s</small>"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer while it is generated; ``str(chunk)`` is its text.
+
+    `restarted` is true for the first chunk after the answer had to start again on another replica and
+    came out differently: what was shown before is void, and the text begins anew.
+    """
+
+    text: str
+    restarted: bool = False
+
+    def __str__(self) -> str:
+        return f"\n[the replica was lost; the answer starts again]\n{self.text}" if self.restarted else self.text

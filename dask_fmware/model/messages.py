@@ -1,0 +1,133 @@
+"""Messages between client, scheduler and workers: plain dictionaries with a version, built and read here.
+
+Worker streams carry them in order, so a message sent before a task's result is handled before it.
+They hold ids, counts and durations, never a prompt or an answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, Self
+
+from dask_fmware.errors import VersionMismatchError
+from dask_fmware.model.replica import Replica
+from dask_fmware.spec.deployment import Latency
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "AttemptEnded",
+    "Branched",
+    "FirstToken",
+    "Grant",
+    "ReplicaFailed",
+    "ReplicaReady",
+    "check_version",
+]
+
+PROTOCOL_VERSION = 1
+
+
+def check_version(theirs: object, who: str) -> None:
+    """Raise VersionMismatchError unless `theirs` is the version spoken here."""
+    if theirs != PROTOCOL_VERSION:
+        raise VersionMismatchError(
+            f"{who} speaks message version {theirs}, this side {PROTOCOL_VERSION}; "
+            "install the same dask-fmware on client, scheduler and workers"
+        )
+
+
+class _Message:
+    op: ClassVar[str]
+    __slots__ = ()
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the message as a dictionary of plain values, with its ``op``."""
+        return {"op": self.op, **asdict(self)}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_wire(cls, message: dict[str, Any]) -> Self:
+        """Read a message; fields of newer senders are ignored."""
+        return cls(**{f.name: message[f.name] for f in fields(cls) if f.name in message})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant(_Message):
+    """Scheduler to worker: this call may run here, as this attempt. Precedes the Dask task on the stream."""
+
+    op: ClassVar[str] = "fmware-grant"
+    call_id: str
+    attempt: int
+    priority: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken(_Message):
+    """Worker to scheduler: the engine produced the first token of an attempt."""
+
+    op: ClassVar[str] = "fmware-first-token"
+    call_id: str
+    attempt: int
+    ttft_s: float  # since the attempt reached the replica
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded(_Message):
+    """Worker to scheduler: the engine slot of an attempt is free."""
+
+    op: ClassVar[str] = "fmware-ended"
+    call_id: str
+    attempt: int
+    outcome: Literal["finished", "failed", "retry", "aborted", "skipped"]
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    ttft_s: float | None = None
+    latency_s: float | None = None
+    error: str = ""  # type and message of the cause, for "failed" and "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class Branched(_Message):
+    """Worker to scheduler: a switch has taken a branch; sent before the result of the node that decided it."""
+
+    op: ClassVar[str] = "fmware-branched"
+    run_id: str
+    switch: str
+    branch: int | None  # None: no branch at all (the value was skipped or matched nothing)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReady(_Message):
+    """Worker to scheduler: the engine of this worker serves."""
+
+    op: ClassVar[str] = "fmware-ready"
+    name: str
+    model: str
+    accelerator: str
+    card: str
+    slots: int
+    context_tokens: int
+    longest_token_bytes: int
+    engine: str
+    engine_version: str
+    latency: dict[str, float]
+    load_s: float
+    version: int = PROTOCOL_VERSION
+
+    def replica(self, worker: str) -> Replica:
+        """Return the replica that this message announces, on the worker at an address."""
+        check_version(self.version, f"worker {worker}")
+        mine = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("latency", "version")}
+        return Replica(replica_id=worker, latency=Latency(**self.latency), **mine)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaFailed(_Message):
+    """Worker to scheduler: the engine of this worker could not start, or died."""
+
+    op: ClassVar[str] = "fmware-replica-failed"
+    name: str
+    model: str
+    accelerator: str
+    error: str
+    will_retry: bool = False

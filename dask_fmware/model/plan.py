@@ -1,0 +1,78 @@
+"""What a submitted run asks of the runtime, before anything of it has happened.
+
+A plan is made by the compiler, carried to the scheduler inside the run's Dask graph and read by the
+runtime machine. It holds names and sizes, never a prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Guard", "Objective", "PlannedNode", "RunPlan", "SwitchRule"]
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchRule:
+    """How a switch reads its value: the text of the value names the branch."""
+
+    switch: str  # node name of the switch, with item path
+    labels: tuple[str, ...]  # branches that have a label
+    has_default: bool  # whether every other text takes the branch "default"
+
+    def branch(self, value: object) -> int | None:
+        """Index of the branch that `value` takes: ``len(labels)`` is the default, ``None`` no branch at all."""
+        text = str(value)
+        if text in self.labels:
+            return self.labels.index(text)
+        return len(self.labels) if self.has_default else None
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A node runs only if `switch` takes branch number `branch`."""
+
+    switch: str
+    branch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """When a run must have done what, relative to its submission unless said otherwise."""
+
+    ttft_s: float | None = None  # seconds to the first token of the answer
+    e2e_s: float | None = None  # seconds to the complete answer
+    finish_by: float | None = None  # complete answer, as seconds of the scheduler's clock
+    on_miss: Literal["finish", "reject"] = "finish"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNode:
+    """One node of a run. A node without a model is plain code."""
+
+    name: str  # node name, with the item path inside maps and loops: "summaries[3].small"
+    key: str  # the Dask key of its task; the call id of a model node
+    after: tuple[str, ...] = ()  # names of the planned nodes whose values it takes
+    model: str | None = None
+    max_tokens: int = 0
+    prompt_bytes: int = 0  # UTF-8 bytes that its prompt has at least
+    guards: tuple[Guard, ...] = ()  # outermost first
+    answers: bool = False  # its output may be the answer of the workflow
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """One run: its nodes in topological order and what it was promised.
+
+    A map or loop submits the plans of its bodies while the run is under way; they name the run in
+    `part_of` and add their nodes to it.
+    """
+
+    run_id: str
+    workflow: str
+    nodes: tuple[PlannedNode, ...]
+    output: str  # key of the task whose value is the result
+    objective: Objective | None = None
+    tenant: str = "default"
+    priority: int = 0  # higher first
+    part_of: str | None = None  # run_id of the run that this plan extends

@@ -1,0 +1,49 @@
+"""A replica as its worker announces it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dask_fmware.spec.deployment import Latency
+
+__all__ = ["ACCELERATOR_LABEL", "CARD_LABEL", "MODEL_LABEL", "Replica", "label", "read_label"]
+
+MODEL_LABEL = "fm-model"
+ACCELERATOR_LABEL = "fm-accelerator"
+CARD_LABEL = "fm-card"
+
+
+def label(kind: str, name: str) -> str:
+    """Name of the worker resource that labels a worker: ``fm-model:small``."""
+    return f"{kind}:{name}"
+
+
+def read_label(resources: object, kind: str) -> str | None:
+    """Value of a label among the names of a worker's resources, or None.
+
+    >>> read_label({"fm-model:small": 1, "GPU": 1}, MODEL_LABEL)
+    'small'
+    """
+    prefix = kind + ":"
+    for name in resources if isinstance(resources, dict) else ():
+        if isinstance(name, str) and name.startswith(prefix):
+            return name[len(prefix) :]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One engine serving one model on one worker, ready for calls."""
+
+    replica_id: str  # address of its worker; a restarted worker is another replica
+    name: str  # name of its worker, stable over restarts
+    model: str
+    accelerator: str
+    card: str  # replicas with equal cards share the hardware
+    slots: int
+    context_tokens: int
+    longest_token_bytes: int
+    engine: str
+    engine_version: str
+    latency: Latency  # a figure until a profile replaces it
+    load_s: float = 0.0  # seconds from the start of loading to ready

@@ -1,0 +1,127 @@
+"""What is known of a run, during and after it: the run, its calls and the attempts of each call.
+
+Times are seconds since the run was submitted, on the scheduler's clock, unless their name says else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self, TypeAlias
+
+__all__ = ["AttemptReport", "CallReport", "CallState", "RunReport", "RunState"]
+
+CallState: TypeAlias = Literal["planned", "held", "queued", "running", "finished", "failed", "cancelled", "skipped"]
+RunState: TypeAlias = Literal["running", "finished", "failed", "cancelled", "refused"]
+
+
+@dataclass(slots=True)
+class AttemptReport:
+    """One try of a call on one replica."""
+
+    attempt: int  # 1, 2, ...
+    replica: str  # name of its worker
+    replica_id: str  # address of its worker
+    accelerator: str
+    card: str
+    reason: str  # why the policy chose this replica
+    started_at: float
+    predicted_s: float | None = None  # expected seconds from start to end
+    first_token_at: float | None = None
+    ended_at: float | None = None
+    outcome: Literal["running", "finished", "failed", "retry", "aborted", "lost", "skipped"] = "running"
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    error: str = ""
+
+
+@dataclass(slots=True)
+class CallReport:
+    """One model node of a run."""
+
+    call_id: str
+    node: str
+    model: str
+    answers: bool
+    state: CallState = "planned"
+    runnable_at: float | None = None
+    reason: str = ""  # why it waits, was skipped or failed
+    attempts: list[AttemptReport] = field(default_factory=list)
+
+    @property
+    def last(self) -> AttemptReport | None:
+        """The attempt that counts."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def queued_s(self) -> float | None:
+        """Seconds from runnable to the start of the last attempt."""
+        if self.runnable_at is None or self.last is None:
+            return None
+        return self.last.started_at - self.runnable_at
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds from runnable to the first token of the last attempt."""
+        if self.runnable_at is None or self.last is None or self.last.first_token_at is None:
+            return None
+        return self.last.first_token_at - self.runnable_at
+
+    @property
+    def latency_s(self) -> float | None:
+        """Seconds from runnable to the end of the last attempt."""
+        if self.runnable_at is None or self.last is None or self.last.ended_at is None:
+            return None
+        return self.last.ended_at - self.runnable_at
+
+
+@dataclass(slots=True)
+class RunReport:
+    """One run of a workflow."""
+
+    run_id: str
+    workflow: str
+    tenant: str
+    priority: int
+    submitted: float  # seconds of the scheduler's clock
+    state: RunState = "running"
+    reason: str = ""  # why it failed, was refused or cancelled
+    ttft_slo_s: float | None = None
+    e2e_slo_s: float | None = None
+    finish_by_s: float | None = None
+    first_token_at: float | None = None  # of the answer; its completion for a workflow that ends in plain code
+    finished_at: float | None = None
+    calls: list[CallReport] = field(default_factory=list)
+
+    @property
+    def deadline_s(self) -> float | None:
+        """The earliest bound of its SLO."""
+        bounds = [b for b in (self.ttft_slo_s, self.e2e_slo_s, self.finish_by_s) if b is not None]
+        return min(bounds, default=None)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether every bound of the SLO held; None while it runs, without an SLO, or if it was cancelled."""
+        if self.deadline_s is None or self.state in ("running", "cancelled"):
+            return None
+        if self.state != "finished" or self.finished_at is None:
+            return False
+        first = self.first_token_at if self.first_token_at is not None else self.finished_at
+        return (
+            (self.ttft_slo_s is None or first <= self.ttft_slo_s)
+            and (self.e2e_slo_s is None or self.finished_at <= self.e2e_slo_s)
+            and (self.finish_by_s is None or self.finished_at <= self.finish_by_s)
+        )
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Self:
+        """Read what `to_wire` made."""
+        calls = [
+            CallReport(**{**call, "attempts": [AttemptReport(**attempt) for attempt in call["attempts"]]})
+            for call in wire["calls"]
+        ]
+        return cls(**{**wire, "calls": calls})

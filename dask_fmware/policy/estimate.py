@@ -1,0 +1,48 @@
+"""The paper's estimate of a call's cost on a replica: ``l_est = l_x + l_q + l_r``.
+
+From one latency figure for each model and accelerator (section 4.2 of the paper; the load terms are
+of the replica). It knows neither batching nor prefill interference: projections of a profile do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dask_fmware.policy.protocol import CallView, ReplicaView
+from dask_fmware.spec.deployment import Latency
+
+__all__ = ["Estimate", "estimate", "execution_s"]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds until a call has done what its node is for: first token of an answer, else completion."""
+
+    l_x: float  # its own execution
+    l_q: float  # calls that wait before it
+    l_r: float  # until a running call frees a slot
+
+    @property
+    def l_est(self) -> float:
+        """The whole of it."""
+        return self.l_x + self.l_q + self.l_r
+
+
+def execution_s(latency: Latency, prompt_tokens: float, output_tokens: float) -> float:
+    """Seconds of one call on an idle replica: first token, prompt, then `output_tokens` tokens.
+
+    >>> execution_s(Latency(first_token_s=0.1, prompt_token_s=0.001, output_token_s=0.02), 100, 10)
+    0.4
+    """
+    return latency.first_token_s + prompt_tokens * latency.prompt_token_s + output_tokens * latency.output_token_s
+
+
+def estimate(call: CallView, replica: ReplicaView, now: float) -> Estimate:
+    """Cost of `call` on `replica` if it were bound there at `now`."""
+    tokens = 0.0 if call.answers else call.output_tokens
+    l_r = 0.0 if replica.running < replica.slots else max(0.0, replica.slot_free_at - now)
+    return Estimate(
+        l_x=execution_s(replica.latency, call.prompt_tokens, tokens),
+        l_q=replica.waiting_s / replica.slots,
+        l_r=l_r,
+    )

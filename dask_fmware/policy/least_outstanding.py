@@ -1,0 +1,36 @@
+"""Least outstanding: the replica with the fewest unfinished calls on its card.
+
+**Why choose it.** The best cheap heuristic: no profile, yet it adapts to speed, because slow replicas
+keep their calls longer.
+**Inputs.** Running and waiting calls of each replica and of its card, relative to slots.
+**What it does.** Least outstanding calls for each slot; ties go to the card with less running on it,
+then to the accelerator with the lower latency figure, then to the first name.
+**Configuration.** None.
+**Trade-offs.** It uses a slow idle card before a fast one with one call on it, and knows no deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dask_fmware.policy.protocol import Bind, CallView, Choice, ReplicaView
+
+__all__ = ["LeastOutstanding"]
+
+
+class LeastOutstanding:
+    """The replica with the fewest unfinished calls."""
+
+    name = "least_outstanding"
+
+    def order(self, call: CallView) -> tuple[float, ...]:
+        """First come, first served inside a priority."""
+        return (-call.priority,)
+
+    def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
+        """Pick by outstanding calls for each slot, card load, speed and name."""
+        best = min(
+            replicas,
+            key=lambda r: (r.outstanding / r.slots, r.card_running, r.latency.output_token_s, r.name),
+        )
+        return Bind(best.replica_id, f"{best.outstanding} outstanding on {best.slots} slots is the least")

@@ -1,0 +1,106 @@
+"""What a routing policy is asked and what it may answer.
+
+A policy proposes and the machine disposes: the machine asks when a call becomes runnable and again
+when something changed for a call that waits, checks the answer against the contract (a ready replica
+of the call's model, slots never exceeded) and performs it. A policy keeps no state about the cluster;
+all it may keep is its own turn or its own random draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from dask_fmware.spec.deployment import Latency
+
+__all__ = ["Bind", "CallView", "Choice", "Draw", "Policy", "ReplicaView", "Wait"]
+
+
+class Draw(Protocol):
+    """A source of random numbers, given to a policy when it is made."""
+
+    def __call__(self) -> float:
+        """Return the next number in [0, 1)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallView:
+    """A call that needs a replica."""
+
+    call_id: str
+    workflow: str
+    node: str
+    model: str
+    tenant: str
+    priority: int  # higher first
+    runnable_at: float  # when its inputs were complete
+    deadline: float | None  # of its run, absolute; None without an SLO
+    prompt_tokens: int  # a lower bound until the engine has counted
+    output_tokens: float  # expected, from the history of this node; max_tokens without one
+    answers: bool  # its first token may be the run's
+    attempt: int  # 1 for the first try
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """A ready replica of the call's model, with its load as the scheduler knows it."""
+
+    replica_id: str
+    name: str
+    model: str
+    accelerator: str
+    card: str
+    slots: int
+    running: int  # attempts that hold a slot, <= slots
+    waiting: int  # calls bound to it that wait for a slot
+    card_running: int  # attempts on all replicas of its card
+    latency: Latency  # of its model on its accelerator
+    slot_free_at: float  # when a slot is expected to be free; in the past if one is
+    waiting_s: float  # expected work of the calls that wait, in seconds of one slot
+
+    @property
+    def outstanding(self) -> int:
+        """Calls it has not finished: running and waiting."""
+        return self.running + self.waiting
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a call bound now starts now."""
+        return self.running < self.slots and not self.waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """The call goes to this replica: at once if it has a free slot, else in its queue."""
+
+    replica_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The call stays in the central queue until something changes."""
+
+    reason: str
+
+
+Choice: TypeAlias = Bind | Wait
+
+
+class Policy(Protocol):
+    """A rule that picks a replica."""
+
+    @property
+    def name(self) -> str:
+        """Name in deployments and reports."""
+        ...
+
+    def order(self, call: CallView) -> tuple[float, ...]:
+        """Key by which waiting calls are served, least first; ties go to the call that waits longer."""
+        ...
+
+    def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
+        """Pick one of `replicas` (never empty, sorted by replica name) for `call`, or let it wait."""
+        ...

@@ -1,0 +1,66 @@
+"""What the machine wants done. A shell performs these in order; every one carries a reason for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from dask_fmware.errors import FMwareError
+
+__all__ = ["Action", "Assign", "Fail", "Hold", "Refuse", "Skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Run a call on a replica, which has a free slot for it."""
+
+    call_id: str
+    replica_id: str
+    attempt: int
+    priority: float  # of the engine's own queue, lower first
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep a call from running until an `Assign` follows."""
+
+    call_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Let a call on a branch that was not taken pass without an engine slot."""
+
+    call_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """End a held call with an error."""
+
+    call_id: str
+    error: FMwareError
+
+    @property
+    def reason(self) -> str:
+        """The error in words."""
+        return str(self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """End a run with an error before any of it has started."""
+
+    run_id: str
+    error: FMwareError
+
+    @property
+    def reason(self) -> str:
+        """The error in words."""
+        return str(self.error)
+
+
+Action: TypeAlias = Assign | Hold | Skip | Fail | Refuse

@@ -1,0 +1,70 @@
+"""Whether a run can be served at all, decided once, when it is submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from dask_fmware.errors import CapacityError, ContextOverflowError, FMwareError, UnknownModelError
+from dask_fmware.model.plan import RunPlan
+
+__all__ = ["ModelLimits", "least_prompt_tokens", "refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What is known of a deployed model before any replica of it is ready."""
+
+    context_tokens: int
+    longest_token_bytes: int = 16
+
+
+def least_prompt_tokens(prompt_bytes: int, limits: ModelLimits) -> int:
+    """Tokens that a prompt of so many bytes has at least: no token is longer than the longest."""
+    return -(-prompt_bytes // limits.longest_token_bytes)
+
+
+def refusal(
+    plan: RunPlan,
+    *,
+    limits: Callable[[str], ModelLimits | None],
+    hosted: Iterable[str],
+    held: int = 0,
+    max_held: int | None = None,
+) -> FMwareError | None:
+    """Why a run cannot be served, or None.
+
+    Parameters
+    ----------
+    plan
+        The run, or a body of one of its maps and loops.
+    limits
+        Limits of a model by name; None for one that is not deployed.
+    hosted
+        Names of the models that are, for the message.
+    held, max_held
+        Calls held by the runtime, and their bound. A body of an accepted run is never refused for it.
+    """
+    for node in plan.nodes:
+        if node.model is None:
+            continue
+        where = f"workflow '{plan.workflow}', node '{node.name}'"
+        known = limits(node.model)
+        if known is None:
+            return UnknownModelError(
+                f"{where}: no replica hosts model '{node.model}' (hosted: {', '.join(sorted(hosted)) or 'none'}); "
+                "add it to the deployment"
+            )
+        prompt = least_prompt_tokens(node.prompt_bytes, known)
+        if prompt + node.max_tokens > known.context_tokens:
+            return ContextOverflowError(
+                f"{where}: a prompt of at least {prompt} tokens and max_tokens={node.max_tokens} exceed the "
+                f"context of model '{node.model}' ({known.context_tokens} tokens); "
+                "shorten the prompt, lower max_tokens or raise context_tokens in the deployment"
+            )
+    if plan.part_of is None and max_held is not None and held >= max_held:
+        return CapacityError(
+            f"workflow '{plan.workflow}': {held} calls are held already, the bound is {max_held} "
+            "(router.max_held); submit again later"
+        )
+    return None

@@ -1,0 +1,109 @@
+"""What can happen to the runtime. A shell makes these from what it observes; nothing else enters the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken
+from dask_fmware.model.plan import RunPlan
+from dask_fmware.model.replica import Replica
+
+__all__ = [
+    "AttemptEnded",
+    "Branched",
+    "CallDropped",
+    "CallRunnable",
+    "CallWithdrawn",
+    "Event",
+    "FirstToken",
+    "ReplicaDraining",
+    "ReplicaGone",
+    "ReplicaReady",
+    "RunDropped",
+    "RunEnded",
+    "RunSubmitted",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSubmitted:
+    """A run, or a body of a map or loop of a run, was submitted."""
+
+    plan: RunPlan
+
+
+@dataclass(frozen=True, slots=True)
+class CallRunnable:
+    """All inputs of a call are there; also said again when an attempt was lost or is to be repeated."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallWithdrawn:
+    """A call is not to run as things stand; it may become runnable again."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallDropped:
+    """Nobody wants a call any more."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The result of a run is there, or will never be."""
+
+    run_id: str
+    state: Literal["finished", "failed", "cancelled"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDropped:
+    """Nobody holds the result of a run any more; its record goes to the history."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReady:
+    """A replica serves."""
+
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaGone:
+    """A replica and every attempt on it are lost."""
+
+    replica_id: str
+    reason: str = "its worker is gone"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaDraining:
+    """A replica takes no new calls (or does again, with ``draining=False``)."""
+
+    replica_id: str
+    draining: bool = True
+
+
+Event: TypeAlias = (
+    RunSubmitted
+    | CallRunnable
+    | CallWithdrawn
+    | CallDropped
+    | RunEnded
+    | RunDropped
+    | ReplicaReady
+    | ReplicaGone
+    | ReplicaDraining
+    | Branched
+    | FirstToken
+    | AttemptEnded
+)

@@ -1,0 +1,433 @@
+"""The machine that decides where and when every model call runs: events in, actions out.
+
+It owns the state of runs, calls and replicas and the contract between them: a call runs only on a
+ready replica of its model below its slots, attempts are bounded, every accepted run ends once. A
+policy proposes a replica; the machine checks and performs. It knows no Dask, no engine and no clock:
+`now` comes with each event, and equal events give equal actions.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import assert_never
+
+from dask_fmware.errors import AttemptsExhaustedError, DeadlineRejectedError, FMwareError
+from dask_fmware.model.plan import RunPlan
+from dask_fmware.model.report import AttemptReport, RunReport
+from dask_fmware.policy.estimate import execution_s
+from dask_fmware.policy.protocol import Bind, CallView, Policy, ReplicaView, Wait
+from dask_fmware.runtime.actions import Action, Assign, Fail, Hold, Refuse, Skip
+from dask_fmware.runtime.admission import ModelLimits, least_prompt_tokens, refusal
+from dask_fmware.runtime.events import (
+    AttemptEnded,
+    Branched,
+    CallDropped,
+    CallRunnable,
+    CallWithdrawn,
+    Event,
+    FirstToken,
+    ReplicaDraining,
+    ReplicaGone,
+    ReplicaReady,
+    RunDropped,
+    RunEnded,
+    RunSubmitted,
+)
+from dask_fmware.runtime.fleet import Fleet, ReplicaState, Ticket
+from dask_fmware.runtime.lengths import OutputLengths
+from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord, Runs
+
+__all__ = ["Machine", "ModelLimits"]
+
+
+class Machine:
+    """Calls, replicas and the decisions between them.
+
+    Parameters
+    ----------
+    policy
+        Picks replicas.
+    models
+        Deployed models; a run that names another is refused unless a replica of it is there.
+    max_attempts
+        Tries of one call before its run fails.
+    max_held
+        Calls held before new runs are refused.
+    keep_runs
+        Reports remembered of runs that nobody holds any more.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        models: Mapping[str, ModelLimits] | None = None,
+        max_attempts: int = 3,
+        max_held: int = 100_000,
+        keep_runs: int = 10_000,
+    ) -> None:
+        self.policy = policy
+        self.models = dict(models or {})
+        self.fleet = Fleet()
+        self.runs = Runs(keep_runs)
+        self.lengths = OutputLengths()
+        self.max_attempts = max_attempts
+        self.max_held = max_held
+        self._queues: dict[str, list[Ticket]] = defaultdict(list)
+        self._held: dict[str, int] = {}  # calls in a central queue -> arrival
+        self._waiting: set[str] = set()  # calls in any queue
+        self._arrivals = 0
+
+    # -- the one door ----------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take in what happened and return what is to be done, in order."""
+        match event:
+            case RunSubmitted():
+                return self._run_submitted(event.plan, now)
+            case CallRunnable():
+                return self._call_runnable(event.call_id, now)
+            case CallWithdrawn():
+                return self._call_gone(event.call_id, now, dropped=False)
+            case CallDropped():
+                return self._call_gone(event.call_id, now, dropped=True)
+            case Branched():
+                if (run := self.runs.get(event.run_id)) is not None:
+                    run.branches[event.switch] = event.branch
+                return []
+            case FirstToken():
+                return self._first_token(event, now)
+            case AttemptEnded():
+                return self._attempt_ended(event, now)
+            case RunEnded():
+                return self._run_ended(event, now)
+            case RunDropped():
+                return self._run_dropped(event.run_id, now)
+            case ReplicaReady():
+                state = self.fleet.get(event.replica.replica_id)
+                lost = self._replica_gone(event.replica.replica_id, "it started again", now) if state else []
+                self.fleet.add(event.replica)
+                return [*lost, *self._pump(event.replica.model, now)]
+            case ReplicaGone():
+                return self._replica_gone(event.replica_id, event.reason, now)
+            case ReplicaDraining():
+                return self._replica_draining(event.replica_id, event.draining, now)
+        assert_never(event)
+
+    # -- what others may ask ---------------------------------------------------------------------
+
+    def knows(self, call_id: str) -> bool:
+        """Whether a Dask key is a call of a live run."""
+        return call_id in self.runs.calls
+
+    def report(self, run_id: str) -> RunReport | None:
+        """Return what is known of a run, or None."""
+        return self.runs.report(run_id)
+
+    @property
+    def held(self) -> int:
+        """Calls that wait, centrally or in the queue of a replica."""
+        return len(self._waiting)
+
+    def deadline(self, run: RunRecord) -> float | None:
+        """When a run must have done the first thing it promised, absolute."""
+        bound = run.report.deadline_s
+        return None if bound is None else run.report.submitted + bound
+
+    def view(self, call: CallRecord) -> CallView:
+        """Return a call as policies see it."""
+        node, run = call.node, call.run
+        limits = self._limits(node.model or "")
+        return CallView(
+            call_id=call.call_id,
+            workflow=run.plan.workflow,
+            node=node.name,
+            model=node.model or "",
+            tenant=run.plan.tenant,
+            priority=run.plan.priority,
+            runnable_at=run.report.submitted + (call.report.runnable_at or 0.0),
+            deadline=self.deadline(run),
+            prompt_tokens=least_prompt_tokens(node.prompt_bytes, limits) if limits else 0,
+            output_tokens=self.lengths.expected(run.plan.workflow, node.name, node.max_tokens),
+            answers=node.answers,
+            attempt=call.tries + 1,
+        )
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    def _run_submitted(self, plan: RunPlan, now: float) -> list[Action]:
+        run = self.runs.add(plan, now)
+        if run is None:
+            return []
+        error = refusal(
+            plan,
+            limits=self._limits,
+            hosted={*self.models, *self.fleet.models},
+            held=len(self._waiting),
+            max_held=self.max_held,
+        )
+        if error is None:
+            return []
+        if plan.part_of is None:
+            run.report.state, run.report.reason, run.report.finished_at = "refused", str(error), 0.0
+        return [Refuse(plan.run_id, error)]
+
+    def _limits(self, model: str) -> ModelLimits | None:
+        limits = self.models.get(model)
+        if limits is None and self.fleet.hosts(model):
+            replica = next(s.replica for s in self.fleet if s.replica.model == model)
+            limits = ModelLimits(replica.context_tokens, replica.longest_token_bytes)
+        return limits
+
+    def _run_ended(self, event: RunEnded, now: float) -> list[Action]:
+        run = self.runs.get(event.run_id)
+        if run is None or run.plan.run_id != event.run_id or run.report.state != "running":
+            return []
+        report = run.report
+        report.state, report.reason, report.finished_at = event.state, event.reason, now - report.submitted
+        firsts = [
+            call.last.first_token_at
+            for call in report.calls
+            if call.answers and call.state != "skipped" and call.last and call.last.first_token_at is not None
+        ]
+        report.first_token_at = max(firsts, default=report.finished_at if event.state == "finished" else None)
+        return []
+
+    def _run_dropped(self, run_id: str, now: float) -> list[Action]:
+        freed = [self._withdraw(call, now) for call in self.runs.drop(run_id)]
+        return [action for state in freed if state is not None for action in self._serve(state, now)]
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def _call_runnable(self, call_id: str, now: float) -> list[Action]:
+        call = self.runs.calls.get(call_id)
+        if call is None:
+            return []
+        self._withdraw(call, now)
+        report, run = call.report, call.run
+        if (why := run.skips(call.node)) is not None:
+            report.state, report.reason = "skipped", why
+            return [Skip(call_id, why)]
+        if report.state == "finished":
+            call.tries = 0  # its result was lost, which is no failure of the call
+        if report.runnable_at is None or report.state == "finished":
+            report.runnable_at = now - run.report.submitted
+        if call.tries >= self.max_attempts:
+            last = report.last.error if report.last and report.last.error else "its replicas were lost"
+            return self._fail(
+                call,
+                AttemptsExhaustedError(
+                    f"workflow '{run.plan.workflow}', node '{call.node.name}': {call.tries} attempts failed "
+                    f"(router.max_attempts={self.max_attempts}), the last: {last}"
+                ),
+            )
+        deadline, objective = self.deadline(run), run.plan.objective
+        if deadline is not None and objective is not None and objective.on_miss == "reject" and now > deadline:
+            return self._fail(
+                call,
+                DeadlineRejectedError(
+                    f"workflow '{run.plan.workflow}', node '{call.node.name}': {now - deadline:.3f} s past the "
+                    "deadline of its run (on_miss='reject'); use on_miss='finish' to have it served late"
+                ),
+            )
+        self._arrivals += 1
+        call.arrival = self._arrivals
+        self._hold(call)
+        assert call.node.model is not None
+        actions = self._pump(call.node.model, now)
+        if report.state in ("held", "queued"):
+            actions.append(Hold(call_id, report.reason))
+        return actions
+
+    def _fail(self, call: CallRecord, error: FMwareError) -> list[Action]:
+        call.report.state, call.report.reason = "failed", str(error)
+        return [Fail(call.call_id, error)]
+
+    def _call_gone(self, call_id: str, now: float, *, dropped: bool) -> list[Action]:
+        call = self.runs.calls.get(call_id)
+        if call is None or call.report.state in TERMINAL:
+            return []
+        on = self._withdraw(call, now)
+        call.report.state = "cancelled" if dropped else "planned"
+        return self._serve(on, now) if on is not None else []
+
+    def _withdraw(self, call: CallRecord, now: float) -> ReplicaState | None:
+        """Take a call out of whatever queue it is in and close an attempt that is under way.
+
+        The slot of such an attempt stays taken until its worker says that it is free. Returns the
+        replica in whose queue it waited.
+        """
+        self._held.pop(call.call_id, None)
+        self._waiting.discard(call.call_id)
+        if (attempt := call.attempt) is not None:
+            attempt.outcome, attempt.ended_at = "lost", now - call.run.report.submitted
+        state = self.fleet.get(call.queued_on) if call.queued_on is not None else None
+        call.queued_on = None
+        if state is not None and state.withdraw(call.call_id):
+            self.fleet.changed(state)
+            return state
+        return None
+
+    def _hold(self, call: CallRecord) -> None:
+        """Put a call into the central queue of its model."""
+        self._held[call.call_id] = call.arrival
+        self._waiting.add(call.call_id)
+        call.report.state = "held"
+        ticket = (self.policy.order(self.view(call)), call.arrival, call.call_id)
+        heapq.heappush(self._queues[call.node.model or ""], ticket)
+
+    def _pump(self, model: str, now: float) -> list[Action]:
+        """Offer held calls of a model to the policy, in its order, until one has to wait."""
+        queue, actions = self._queues.get(model, []), list[Action]()
+        while queue:
+            _, arrival, call_id = queue[0]
+            if self._held.get(call_id) != arrival:
+                heapq.heappop(queue)
+                continue
+            call = self.runs.calls[call_id]
+            views = self._candidates(call)
+            choice = (
+                self.policy.choose(self.view(call), views, now)
+                if views
+                else Wait(f"no replica of model '{model}' is ready")
+            )
+            if isinstance(choice, Wait):
+                call.report.reason = choice.reason
+                break
+            heapq.heappop(queue)
+            del self._held[call_id]
+            actions.extend(self._bind(call, choice, now))
+        if not queue:
+            self._queues.pop(model, None)
+        return actions
+
+    def _candidates(self, call: CallRecord) -> tuple[ReplicaView, ...]:
+        """Ready replicas for a call: without those it failed on, if there are others."""
+        views = self.fleet.views(call.node.model or "")
+        if call.avoid:
+            return tuple(v for v in views if v.replica_id not in call.avoid) or views
+        return views
+
+    def _bind(self, call: CallRecord, choice: Bind, now: float) -> list[Action]:
+        """Give a call to the replica that the policy chose: a slot if one is free, else its queue."""
+        state = self.fleet.get(choice.replica_id)
+        if state is None or state.draining or state.replica.model != call.node.model:
+            raise ValueError(
+                f"policy '{self.policy.name}' chose '{choice.replica_id}' for call '{call.call_id}', "
+                f"which is no ready replica of model '{call.node.model}'"
+            )
+        call.report.reason = choice.reason
+        if state.free_slots > 0 and not state.waiting:
+            return [self._assign(call, state, choice.reason, now)]
+        call.report.state, call.queued_on = "queued", choice.replica_id
+        view = self.view(call)
+        state.enqueue(self.policy.order(view), call.arrival, call.call_id, self._expected_s(view, state))
+        self.fleet.changed(state)
+        return []
+
+    def _expected_s(self, view: CallView, state: ReplicaState) -> float:
+        return execution_s(state.replica.latency, view.prompt_tokens, view.output_tokens)
+
+    def _assign(self, call: CallRecord, state: ReplicaState, reason: str, now: float) -> Assign:
+        report, replica = call.report, state.replica
+        call.tries += 1
+        call.queued_on = None
+        self._waiting.discard(call.call_id)
+        expected_s = self._expected_s(self.view(call), state)
+        attempt = AttemptReport(
+            attempt=len(report.attempts) + 1,
+            replica=replica.name,
+            replica_id=replica.replica_id,
+            accelerator=replica.accelerator,
+            card=replica.card,
+            reason=reason,
+            started_at=now - call.run.report.submitted,
+            predicted_s=expected_s,
+        )
+        report.attempts.append(attempt)
+        report.state, report.reason = "running", reason
+        self.fleet.take(state, call.call_id, attempt.attempt, now + expected_s)
+        return Assign(call.call_id, replica.replica_id, attempt.attempt, -float(call.run.plan.priority), reason)
+
+    # -- attempts --------------------------------------------------------------------------------
+
+    def _first_token(self, event: FirstToken, now: float) -> list[Action]:
+        call = self.runs.calls.get(event.call_id)
+        if call is None or (attempt := call.attempt) is None or attempt.attempt != event.attempt:
+            return []
+        at = now - call.run.report.submitted
+        attempt.first_token_at = at
+        if call.node.answers and call.run.report.first_token_at is None:
+            call.run.report.first_token_at = at
+        return []
+
+    def _attempt_ended(self, event: AttemptEnded, now: float) -> list[Action]:
+        state = self.fleet.free(event.call_id, event.attempt)
+        call = self.runs.calls.get(event.call_id)
+        if call is not None:
+            self._record(call, event, now)
+        return self._serve(state, now) if state is not None else []
+
+    def _record(self, call: CallRecord, event: AttemptEnded, now: float) -> None:
+        """Write the outcome of an attempt into its call."""
+        if not 0 < event.attempt <= len(call.report.attempts):
+            return
+        attempt = call.report.attempts[event.attempt - 1]
+        attempt.prompt_tokens, attempt.output_tokens = event.prompt_tokens, event.output_tokens
+        attempt.cached_tokens, attempt.error = event.cached_tokens, event.error
+        if attempt is not call.attempt:
+            return  # withdrawn or lost before; only its slot was still taken
+        attempt.outcome, attempt.ended_at = event.outcome, now - call.run.report.submitted
+        match event.outcome:
+            case "finished":
+                call.report.state = "finished"
+                call.avoid.clear()
+                self.lengths.observe(call.run.plan.workflow, call.node.name, event.output_tokens)
+            case "failed":
+                call.report.state, call.report.reason = "failed", event.error
+            case "skipped":
+                call.report.state, call.report.reason = "skipped", "its branch was not taken"
+            case "retry" | "aborted":
+                call.report.state = "planned"
+                call.avoid.add(attempt.replica_id)
+
+    # -- replicas --------------------------------------------------------------------------------
+
+    def _serve(self, state: ReplicaState, now: float) -> list[Action]:
+        """Fill the free slots of a replica from its own queue, then offer what is held."""
+        actions: list[Action] = []
+        while state.free_slots > 0 and (call_id := state.next_waiting()) is not None:
+            call = self.runs.calls[call_id]
+            actions.append(self._assign(call, state, call.report.reason, now))
+        return actions + self._pump(state.replica.model, now)
+
+    def _replica_gone(self, replica_id: str, reason: str, now: float) -> list[Action]:
+        state = self.fleet.remove(replica_id)
+        if state is None:
+            return []
+        for call_id, number in state.running:
+            call = self.runs.calls.get(call_id)
+            if call is not None and (attempt := call.attempt) is not None and attempt.attempt == number:
+                attempt.outcome, attempt.error = "lost", reason
+                attempt.ended_at = now - call.run.report.submitted
+                call.report.state = "planned"  # its task comes back as runnable
+        return self._rehold(state, now)
+
+    def _replica_draining(self, replica_id: str, draining: bool, now: float) -> list[Action]:
+        state = self.fleet.get(replica_id)
+        if state is None:
+            return []
+        state.draining = draining
+        self.fleet.changed(state)
+        return self._rehold(state, now) if draining else self._pump(state.replica.model, now)
+
+    def _rehold(self, state: ReplicaState, now: float) -> list[Action]:
+        """Decide again for the calls that waited on a replica."""
+        for call_id in state.evict():
+            call = self.runs.calls[call_id]
+            call.queued_on = None
+            self._hold(call)
+        self.fleet.changed(state)
+        return self._pump(state.replica.model, now)

@@ -1,0 +1,144 @@
+"""The runs and calls that the machine answers for: states, records, history.
+
+It owns who is in which state. Which replica a call gets is not its business.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from dask_fmware.model.plan import PlannedNode, RunPlan
+from dask_fmware.model.report import AttemptReport, CallReport, CallState, RunReport
+
+__all__ = ["TERMINAL", "CallRecord", "RunRecord", "Runs"]
+
+TERMINAL: frozenset[CallState] = frozenset({"finished", "failed", "cancelled", "skipped"})
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One call and where it stands."""
+
+    node: PlannedNode
+    run: RunRecord
+    report: CallReport
+    arrival: int = 0  # order in which calls became runnable
+    queued_on: str | None = None  # replica whose queue holds it
+    tries: int = 0  # attempts since it last finished
+    avoid: set[str] = field(default_factory=set)  # replicas on which it failed
+
+    @property
+    def call_id(self) -> str:
+        """Dask key of the call."""
+        return self.node.key
+
+    @property
+    def attempt(self) -> AttemptReport | None:
+        """The attempt that runs, if one does."""
+        last = self.report.last
+        return last if last is not None and last.outcome == "running" else None
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """One run, with the plans that its maps and loops added."""
+
+    plan: RunPlan
+    report: RunReport
+    branches: dict[str, int | None] = field(default_factory=dict)  # switch -> branch taken
+    parts: list[str] = field(default_factory=list)  # run ids of its bodies
+
+    def skips(self, node: PlannedNode) -> str | None:
+        """Why a node is on a branch that was not taken, or None."""
+        for guard in node.guards:
+            if guard.switch in self.branches and self.branches[guard.switch] != guard.branch:
+                return f"switch '{guard.switch}' took another branch"
+        return None
+
+
+class Runs:
+    """Live runs, their calls, and the reports of those that ended last."""
+
+    def __init__(self, keep_runs: int) -> None:
+        self._runs: dict[str, RunRecord] = {}  # bodies of maps and loops point to their run
+        self._plans: dict[str, RunPlan] = {}
+        self._calls: dict[str, CallRecord] = {}
+        self._history: OrderedDict[str, RunReport] = OrderedDict()
+        self._keep_runs = keep_runs
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    @property
+    def calls(self) -> dict[str, CallRecord]:
+        """Live calls by id."""
+        return self._calls
+
+    def add(self, plan: RunPlan, now: float) -> RunRecord | None:
+        """Start the record of a plan; None if it extends a run that is not live, or is known already."""
+        if plan.run_id in self._plans:
+            return None
+        if plan.part_of is None:
+            o = plan.objective
+            report = RunReport(
+                run_id=plan.run_id,
+                workflow=plan.workflow,
+                tenant=plan.tenant,
+                priority=plan.priority,
+                submitted=now,
+                ttft_slo_s=o.ttft_s if o else None,
+                e2e_slo_s=o.e2e_s if o else None,
+                finish_by_s=max(0.0, o.finish_by - now) if o and o.finish_by is not None else None,
+            )
+            run = RunRecord(plan, report)
+        else:
+            parent = self._runs.get(plan.part_of)
+            if parent is None:
+                return None
+            run = parent
+            run.parts.append(plan.run_id)
+        self._runs[plan.run_id] = run
+        self._plans[plan.run_id] = plan
+        for node in plan.nodes:
+            if node.model is not None and node.key not in self._calls:
+                call = CallReport(call_id=node.key, node=node.name, model=node.model, answers=node.answers)
+                run.report.calls.append(call)
+                self._calls[node.key] = CallRecord(node, run, call)
+        return run
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """Return the live run that a plan belongs to."""
+        return self._runs.get(run_id)
+
+    def plan(self, run_id: str) -> RunPlan | None:
+        """Return a live plan."""
+        return self._plans.get(run_id)
+
+    def drop(self, run_id: str) -> list[CallRecord]:
+        """Forget a plan and return its calls; a run's report goes to the history, its bodies go with it."""
+        plan, run = self._plans.pop(run_id, None), self._runs.pop(run_id, None)
+        if plan is None or run is None:
+            return []
+        calls = [call for node in plan.nodes if (call := self._calls.pop(node.key, None)) is not None]
+        if plan.part_of is not None:
+            if run_id in run.parts:
+                run.parts.remove(run_id)
+            return calls
+        for part in list(run.parts):
+            calls.extend(self.drop(part))
+        self._history[run_id] = run.report
+        while len(self._history) > self._keep_runs:
+            self._history.popitem(last=False)
+        return calls
+
+    def report(self, run_id: str) -> RunReport | None:
+        """Return the report of a live or remembered run."""
+        run = self._runs.get(run_id)
+        return run.report if run is not None else self._history.get(run_id)
+
+    def reports(self) -> Iterator[RunReport]:
+        """Reports of remembered runs, then of live ones."""
+        yield from self._history.values()
+        yield from (run.report for run_id, run in self._runs.items() if run_id == run.plan.run_id)
