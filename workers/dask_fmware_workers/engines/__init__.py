@@ -1,0 +1,80 @@
+"""Engines by the names that deployments use.
+
+It owns the mapping from a name to a class and imports an engine only when one is made, so that no
+engine's dependencies are needed to read a deployment. Another package adds engines through the entry
+point group ``dask_fmware.engines``::
+
+    [project.entry-points."dask_fmware.engines"]
+    "my-engine" = "my_package.engine:MyEngine"
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware.model.engine import Engine
+
+__all__ = ["ENGINES", "ENTRY_POINT_GROUP", "create_engine", "engine_names"]
+
+ENTRY_POINT_GROUP = "dask_fmware.engines"
+
+ENGINES: dict[str, str] = {
+    "llama.cpp": "dask_fmware_workers.engines.llama_cpp:LlamaCppEngine",
+}
+"""Engines of this package, as ``module:Class``. They win over entry points of the same name."""
+
+
+def create_engine(name: str, arguments: Mapping[str, Any]) -> Engine:
+    """Return an engine that has not been started.
+
+    Parameters
+    ----------
+    name
+        As written in a deployment, such as ``"llama.cpp"``.
+    arguments
+        Keyword arguments of the engine's class.
+
+    Raises
+    ------
+    DeploymentError
+        If no engine has this name, or it refuses an argument.
+    EngineLoadError
+        If the engine's module cannot be imported.
+    """
+    engine_class = _engine_class(name)
+    accepted = inspect.signature(engine_class).parameters
+    unknown = sorted(set(arguments) - set(accepted))
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        raise DeploymentError(f"engine '{name}': unknown arguments {unknown}; it takes {', '.join(accepted)}")
+    try:
+        engine: Engine = engine_class(**arguments)
+    except DeploymentError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise DeploymentError(f"engine '{name}': {error}") from error
+    return engine
+
+
+def engine_names() -> list[str]:
+    """Return every name that `create_engine` knows, sorted."""
+    return sorted({*ENGINES, *entry_points(group=ENTRY_POINT_GROUP).names})
+
+
+def _engine_class(name: str) -> type[Any]:
+    target = ENGINES.get(name)
+    if target is None:
+        found = [point.value for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == name]
+        if not found:
+            raise DeploymentError(f"engine '{name}' does not exist; there are {', '.join(engine_names())}")
+        target = found[0]
+    module_name, _, class_name = target.partition(":")
+    try:
+        engine_class: type[Any] = getattr(import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise EngineLoadError(f"engine '{name}': cannot import {target} ({error}); install what it needs") from error
+    return engine_class
