@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
+
+from dask_fmware.spec.record import Record, did_you_mean, misfit
 
 __all__ = [
     "Accelerator",
@@ -25,16 +27,14 @@ __all__ = [
 Label: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=100)]
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Accelerator(_Document):
+class Accelerator(Record):
     """One type of card and how many of them the cluster has."""
 
     cards: int = Field(ge=1, description="cards of this type")
     replicas_per_card: int = Field(default=1, ge=1, description="replicas (of any models) that may share a card")
-    cores: list[list[int]] | None = Field(default=None, description="CPU cores of each card, for engines that run on cores")
+    cores: list[list[int]] | None = Field(
+        default=None, description="CPU cores of each card, for engines that run on cores"
+    )
     price_per_hour: float | None = Field(default=None, ge=0, description="price of one card for one hour")
 
     @model_validator(mode="after")
@@ -44,7 +44,7 @@ class Accelerator(_Document):
         return self
 
 
-class Latency(_Document):
+class Latency(Record):
     """A latency figure of one model on one accelerator: seconds before decoding, and for each token."""
 
     first_token_s: float = Field(ge=0, description="fixed seconds before the first token")
@@ -52,7 +52,7 @@ class Latency(_Document):
     output_token_s: float = Field(ge=0, description="seconds for each generated token")
 
 
-class Placement(_Document):
+class Placement(Record):
     """A model on one accelerator type."""
 
     replicas: int = Field(default=1, ge=0)
@@ -61,7 +61,7 @@ class Placement(_Document):
     latency: Latency | None = Field(default=None, description="replaces the figure measured when the replica starts")
 
 
-class ModelDeployment(_Document):
+class ModelDeployment(Record):
     """How one model is served."""
 
     engine: str = Field(default="llama.cpp", min_length=1)
@@ -72,20 +72,20 @@ class ModelDeployment(_Document):
     on: dict[Label, Placement] = Field(min_length=1, description="placement by accelerator")
 
 
-class LightWorkers(_Document):
+class LightWorkers(Record):
     """Workers that run plain code and hold results."""
 
     count: int = Field(default=1, ge=1)
     threads: int = Field(default=8, ge=1)
 
 
-class TenantOptions(_Document):
+class TenantOptions(Record):
     """How one tenant is treated among the others."""
 
     weight: float = Field(default=1.0, gt=0, description="share among runs of equal urgency")
 
 
-class RouterOptions(_Document):
+class RouterOptions(Record):
     """How calls are routed."""
 
     policy: str = Field(default="greedy", min_length=1, description="name of a routing policy")
@@ -94,7 +94,7 @@ class RouterOptions(_Document):
     max_held: int = Field(default=100_000, ge=1, description="calls held before submissions are refused")
 
 
-class ReplicaSpec(_Document):
+class ReplicaSpec(Record):
     """One replica that a deployment asks for."""
 
     name: str
@@ -109,7 +109,7 @@ class ReplicaSpec(_Document):
     latency: Latency | None
 
 
-class Deployment(_Document):
+class Deployment(Record):
     """Accelerators, models, light workers, router and tenants of one runtime."""
 
     version: Literal[1] = 1
@@ -122,24 +122,61 @@ class Deployment(_Document):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         wanted: dict[str, int] = {}
+        named: dict[str, tuple[str, str]] = {}
         for model, spec in self.models.items():
             for accelerator, placement in spec.on.items():
+                path = ("models", model, "on", accelerator)
                 if accelerator not in self.accelerators:
-                    raise ValueError(
-                        f"models.{model}.on.{accelerator}: no such accelerator "
-                        f"(known: {', '.join(self.accelerators)}); add it under accelerators"
-                    )
+                    known = ", ".join(self.accelerators)
+                    hint = did_you_mean(accelerator, self.accelerators)
+                    raise misfit(f"no such accelerator{hint} (known: {known}); add it under accelerators", *path)
                 wanted[accelerator] = wanted.get(accelerator, 0) + placement.replicas
+                # Labels hold hyphens, so ("a-b", "c") and ("a", "b-c") would name their replicas alike.
+                other = named.setdefault(f"{model}-{accelerator}", (model, accelerator))
+                if other != (model, accelerator):
+                    raise misfit(
+                        f"its replicas would have the names of those of models.{other[0]}.on.{other[1]}; "
+                        "rename one of the models or accelerators",
+                        *path,
+                    )
         for name, replicas in wanted.items():
             card = self.accelerators[name]
             room = card.cards * card.replicas_per_card
             if replicas > room:
-                raise ValueError(
-                    f"accelerators.{name}: {replicas} replicas asked for, room for {room} "
+                raise misfit(
+                    f"{replicas} replicas asked for, room for {room} "
                     f"({card.cards} cards x {card.replicas_per_card} replicas_per_card); "
-                    "lower the replicas or raise cards or replicas_per_card"
+                    "lower the replicas or raise cards or replicas_per_card",
+                    "accelerators",
+                    name,
                 )
         return self
+
+    def to_json(self) -> str:
+        """Write the document as JSON, without defaults."""
+        from dask_fmware.spec.documents import to_json
+
+        return to_json(self)
+
+    def to_yaml(self) -> str:
+        """Write the document as YAML, without defaults."""
+        from dask_fmware.spec.documents import to_yaml
+
+        return to_yaml(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Deployment:
+        """Read a deployment from JSON text; see `dask_fmware.spec.documents.load_deployment`."""
+        from dask_fmware.spec.documents import deployment_from_text
+
+        return deployment_from_text(text, "json")
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Deployment:
+        """Read a deployment from YAML text; see `dask_fmware.spec.documents.load_deployment`."""
+        from dask_fmware.spec.documents import deployment_from_text
+
+        return deployment_from_text(text, "yaml")
 
     def replicas(self) -> Iterator[ReplicaSpec]:
         """Every replica asked for, each with its card; models share cards in the order of the document."""

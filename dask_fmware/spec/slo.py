@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from dask_fmware.spec.record import Record
 
 __all__ = ["SLO", "RunOptions"]
 
 
-class SLO(BaseModel):
+class SLO(Record):
     """End-to-end objective of a workflow; a run that misses any bound that is set counts as missed.
 
     Parameters
@@ -26,8 +28,6 @@ class SLO(BaseModel):
         What happens to a run that can no longer make it: ``"finish"`` serves it when there is room,
         ``"reject"`` ends it with `DeadlineRejectedError`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ttft_s: float | None = Field(default=None, gt=0)
     e2e_s: float | None = Field(default=None, gt=0)
@@ -45,10 +45,8 @@ class SLO(BaseModel):
         return self
 
 
-class RunOptions(BaseModel):
+class RunOptions(Record):
     """Who a run belongs to and how urgent it is, beside its SLO."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     slo: SLO | None = None
     tenant: str = Field(default="default", min_length=1, max_length=200)

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ValidationError
 
 from dask_fmware.errors import WorkflowError
+from dask_fmware.spec.checks import check
 from dask_fmware.spec.slo import SLO
 from dask_fmware.spec.workflow import (
     Binding,
@@ -89,6 +90,7 @@ class _Trace:
     """One workflow being recorded."""
 
     taken: set[str]
+    counts: dict[str, int] = field(default_factory=dict)
     scopes: list[list[Node]] = field(default_factory=lambda: [[]])
     functions: dict[str, Callable[..., Any]] = field(default_factory=dict)
     schemas: dict[str, type[BaseModel]] = field(default_factory=dict)
@@ -99,12 +101,12 @@ class _Trace:
                 raise WorkflowError(f"node '{wanted}': the name is taken; give each node a name of its own")
             self.taken.add(wanted)
             return wanted
-        base = "".join(c if c.isalnum() and c.isascii() or c in "_-" else "_" for c in base) or "node"
+        base = "".join(c if (c.isalnum() and c.isascii()) or c in "_-" else "_" for c in base) or "node"
         base = base if base[0].isalpha() or base[0] == "_" else f"_{base}"
-        name, n = base, 1
-        while name in self.taken:
+        n = self.counts.get(base, 0) + 1
+        while (name := base if n == 1 else f"{base}_{n}") in self.taken:
             n += 1
-            name = f"{base}_{n}"
+        self.counts[base] = n
         self.taken.add(name)
         return name
 
@@ -194,7 +196,9 @@ class Model:
             raise WorkflowError(f"a model is named by a non-empty string, not {name!r}")
         unknown = sorted(set(defaults) - _GENERATION)
         if unknown:
-            raise WorkflowError(f"model '{name}': unknown default {unknown[0]!r} (known: {', '.join(sorted(_GENERATION))})")
+            raise WorkflowError(
+                f"model '{name}': unknown default {unknown[0]!r} (known: {', '.join(sorted(_GENERATION))})"
+            )
         self.name = name
         self.defaults = defaults
 
@@ -226,14 +230,18 @@ class Model:
         node_name = trace_.name(name, self.name)
         generation = {**self.defaults, **{k: arguments.pop(k) for k in list(arguments) if k in _GENERATION}}
         if isinstance(source.get("prompt"), Value) or not isinstance(source.get("prompt", ""), str):
-            raise WorkflowError(f"node '{node_name}': the prompt is a template; pass values as fields: model('{{x}}', x=value)")
+            raise WorkflowError(
+                f"node '{node_name}': the prompt is a template; pass values as fields: model('{{x}}', x=value)"
+            )
         if schema is not None:
             if isinstance(schema, type) and issubclass(schema, BaseModel):
                 trace_.schemas[node_name] = schema
                 schema = schema.model_json_schema()
             generation["json_schema"] = schema
         fields = {key: _bind(value, f"node '{node_name}', field '{key}'") for key, value in arguments.items()}
-        return trace_.add(lambda: ModelNode(name=node_name, model=self.name, fields=fields, **source, **generation), node_name)
+        return trace_.add(
+            lambda: ModelNode(name=node_name, model=self.name, fields=fields, **source, **generation), node_name
+        )
 
 
 _GENERATION = {"max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "choices"}
@@ -248,6 +256,7 @@ class Task:
         update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a task node, or call the function if no workflow is traced."""
         trace_ = _current.get()
         if trace_ is None:
             return self.function(*args, **kwargs)
@@ -255,7 +264,9 @@ class Task:
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise WorkflowError(f"node '{name}': {error}; its signature is {self.function.__name__}{self.signature}") from None
+            raise WorkflowError(
+                f"node '{name}': {error}; its signature is {self.function.__name__}{self.signature}"
+            ) from None
         trace_.functions[name] = self.function
         return trace_.add(
             lambda: TaskNode(
@@ -321,12 +332,16 @@ def map_(function: Callable[[Any], Any], values: Value, /, *, max_items: int = 1
     trace_ = _tracing("fm.map")
     node_name = trace_.name(name, "map")
     if not isinstance(values, Value):
-        raise WorkflowError(f"node '{node_name}': fm.map takes the value of a node or an input, not {type(values).__name__}")
+        raise WorkflowError(
+            f"node '{node_name}': fm.map takes the value of a node or an input, not {type(values).__name__}"
+        )
     item = trace_.name(None, f"{node_name}_item")
     with trace_.scope() as nodes:
         block = _block(trace_, nodes, function(Value(item)), f"node '{node_name}'")
     over = Reference(source=values._name)
-    return trace_.add(lambda: MapNode(name=node_name, over=over, item=item, block=block, max_items=max_items), node_name)
+    return trace_.add(
+        lambda: MapNode(name=node_name, over=over, item=item, block=block, max_items=max_items), node_name
+    )
 
 
 def loop(
@@ -347,7 +362,9 @@ def loop(
         output = function(Value(state))
         stop = until(output) if until is not None else None
         if stop is not None and not isinstance(stop, Value):
-            raise WorkflowError(f"node '{node_name}': until must return the value of a node; use a function decorated with @fm.task")
+            raise WorkflowError(
+                f"node '{node_name}': until must return the value of a node; use a function decorated with @fm.task"
+            )
         block = _block(trace_, nodes, output, f"node '{node_name}'")
     end = Reference(source=stop._name) if stop is not None else None
     return trace_.add(
@@ -395,4 +412,5 @@ def trace(function: Callable[..., Any], *, name: str | None = None, slo: SLO | N
         )
     except ValidationError as error:
         raise WorkflowError(f"{where}: {error.errors(include_url=False)[0]['msg']}") from None
+    check(made)
     return made.with_code(trace_.functions, trace_.schemas)

@@ -9,13 +9,29 @@ beside it (`Workflow.functions`, `Workflow.schemas`), never inside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+)
 
+from dask_fmware.spec.record import Record
 from dask_fmware.spec.slo import SLO
 
+if TYPE_CHECKING:
+    import networkx
+
+    from dask_fmware.spec.supply import Tasks
+
 __all__ = [
+    "AnyNode",
     "Binding",
     "Block",
     "Branch",
@@ -39,45 +55,71 @@ NAME = r"^[A-Za-z_][A-Za-z0-9_\-]*$"
 Name: TypeAlias = Annotated[str, Field(pattern=NAME, max_length=100)]
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Reference(_Document):
+class Reference(Record):
     """The value of a node or an input, by name."""
 
     source: Name = Field(alias="from")
 
 
-class Constant(_Document):
+class Constant(Record):
     """A value written into the workflow."""
 
     value: JsonValue
 
 
-class Sequence(_Document):
+class Sequence(Record):
     """A list some of whose items are computed."""
 
     items: list[Binding] = Field(alias="list")
 
 
-class Dictionary(_Document):
+class Dictionary(Record):
     """A dictionary some of whose values are computed."""
 
     entries: dict[str, Binding] = Field(alias="dict")
 
 
-Binding: TypeAlias = Reference | Constant | Sequence | Dictionary
+def _form(binding: object) -> str | None:
+    """Which form of binding a value has, by its one key."""
+    if isinstance(binding, Mapping):
+        return next((f"<{key}>" for key in ("from", "value", "list", "dict") if key in binding), None)
+    return _FORMS.get(type(binding))
 
 
-class Turn(_Document):
+_FORMS: dict[type, str] = {Reference: "<from>", Constant: "<value>", Sequence: "<list>", Dictionary: "<dict>"}
+
+# Tags are in angle brackets so that no key of a document can be mistaken for one in the path of an error.
+Binding: TypeAlias = Annotated[
+    Annotated[Reference, Tag("<from>")]
+    | Annotated[Constant, Tag("<value>")]
+    | Annotated[Sequence, Tag("<list>")]
+    | Annotated[Dictionary, Tag("<dict>")],
+    Discriminator(
+        _form,
+        custom_error_type="binding",
+        custom_error_message="a binding is one of {from: name}, {value: JSON}, {list: [...]} and {dict: {...}}",
+    ),
+]
+
+
+class Turn(Record):
     """One message of a chat; `content` is a template like `ModelNode.prompt`."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class ModelNode(_Document):
+class _Node(Record):
+    """What every kind of node does when it is written."""
+
+    @model_serializer(mode="wrap")
+    def _keep_kind(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Documents leave out defaults, and the kind of a node is one, yet nothing can be read without it.
+        kind: str = getattr(self, "kind")  # noqa: B009 - declared by each kind of node as a literal of its own
+        return {"kind": kind, **write(self)}
+
+
+class ModelNode(_Node):
     """A call of a foundation model. Its value is text, a label of `choices`, or an object of `json_schema`."""
 
     kind: Literal["model"] = "model"
@@ -96,7 +138,7 @@ class ModelNode(_Document):
     json_schema: dict[str, JsonValue] | None = None
 
 
-class TaskNode(_Document):
+class TaskNode(_Node):
     """A plain Python function, named by `function` and supplied beside the document."""
 
     kind: Literal["task"] = "task"
@@ -106,14 +148,14 @@ class TaskNode(_Document):
     kwargs: dict[str, Binding] = Field(default_factory=dict)
 
 
-class Branch(_Document):
+class Branch(Record):
     """What a switch runs for one label."""
 
     label: str
     block: Block
 
 
-class SwitchNode(_Document):
+class SwitchNode(_Node):
     """A choice of one block by the text of a value; its value is the output of the block that was taken."""
 
     kind: Literal["switch"] = "switch"
@@ -123,7 +165,7 @@ class SwitchNode(_Document):
     default: Block | None = None
 
 
-class MapNode(_Document):
+class MapNode(_Node):
     """A block run once for each item of a list that is known at run time; its value is the list of outputs."""
 
     kind: Literal["map"] = "map"
@@ -134,7 +176,7 @@ class MapNode(_Document):
     max_items: int = Field(default=1000, ge=1, le=100_000)
 
 
-class LoopNode(_Document):
+class LoopNode(_Node):
     """A block run on its own output until `until` is true, at most `max_iterations` times."""
 
     kind: Literal["loop"] = "loop"
@@ -146,10 +188,11 @@ class LoopNode(_Document):
     max_iterations: int = Field(ge=1, le=10_000)
 
 
-Node: TypeAlias = Annotated[ModelNode | TaskNode | SwitchNode | MapNode | LoopNode, Field(discriminator="kind")]
+AnyNode: TypeAlias = ModelNode | TaskNode | SwitchNode | MapNode | LoopNode
+Node: TypeAlias = Annotated[AnyNode, Field(discriminator="kind")]
 
 
-class Block(_Document):
+class Block(Record):
     """Nodes in any order, and the one whose value is the block's."""
 
     nodes: list[Node] = Field(default_factory=list)
@@ -162,13 +205,13 @@ class Block(_Document):
             for inner in inner_blocks(node):
                 yield from inner.blocks()
 
-    def walk(self) -> Iterator[ModelNode | TaskNode | SwitchNode | MapNode | LoopNode]:
+    def walk(self) -> Iterator[AnyNode]:
         """Every node, outer before inner."""
         for block in self.blocks():
             yield from block.nodes
 
 
-class Input(_Document):
+class Input(Record):
     """A named argument of a workflow."""
 
     name: Name
@@ -176,7 +219,7 @@ class Input(_Document):
     default: JsonValue = None
 
 
-class Workflow(_Document):
+class Workflow(Record):
     """A workflow: inputs, nodes, output and default SLO.
 
     `functions` maps the name of each task node to its Python function and `schemas` the name of each
@@ -192,6 +235,13 @@ class Workflow(_Document):
 
     _functions: dict[str, Callable[..., Any]] = PrivateAttr(default_factory=dict)
     _schemas: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        """Two workflows are equal if their documents are; the code beside them is not compared."""
+        # Fields live in __dict__ and attached code in __pydantic_private__, which BaseModel.__eq__ compares too.
+        return isinstance(other, Workflow) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def functions(self) -> Mapping[str, Callable[..., Any]]:
@@ -212,13 +262,57 @@ class Workflow(_Document):
         copy._schemas = {**self._schemas, **(schemas or {})}
         return copy
 
+    def check(self, *, code: bool = False) -> None:
+        """Raise `WorkflowError` unless this is a sound graph; see `dask_fmware.spec.graph.check`."""
+        from dask_fmware.spec.checks import check
+
+        check(self, code=code)
+
+    def graph(self) -> networkx.DiGraph:
+        """Return this workflow as a networkx graph; see `dask_fmware.spec.graph.graph`."""
+        from dask_fmware.spec.graph import graph
+
+        return graph(self)
+
+    def critical_path(self, weight: Callable[[AnyNode], float] | None = None) -> tuple[str, ...]:
+        """Names of the nodes on the heaviest path; see `dask_fmware.spec.graph.critical_path`."""
+        from dask_fmware.spec.graph import critical_path
+
+        return critical_path(self, weight)
+
+    def to_json(self) -> str:
+        """Write the document as JSON, without defaults."""
+        from dask_fmware.spec.documents import to_json
+
+        return to_json(self)
+
+    def to_yaml(self) -> str:
+        """Write the document as YAML, without defaults."""
+        from dask_fmware.spec.documents import to_yaml
+
+        return to_yaml(self)
+
+    @classmethod
+    def from_json(cls, text: str, *, tasks: Tasks | None = None) -> Workflow:
+        """Read a workflow from JSON text; see `dask_fmware.spec.documents.load_workflow`."""
+        from dask_fmware.spec.documents import workflow_from_text
+
+        return workflow_from_text(text, "json", tasks=tasks)
+
+    @classmethod
+    def from_yaml(cls, text: str, *, tasks: Tasks | None = None) -> Workflow:
+        """Read a workflow from YAML text; see `dask_fmware.spec.documents.load_workflow`."""
+        from dask_fmware.spec.documents import workflow_from_text
+
+        return workflow_from_text(text, "yaml", tasks=tasks)
+
     @property
-    def nodes(self) -> dict[str, ModelNode | TaskNode | SwitchNode | MapNode | LoopNode]:
+    def nodes(self) -> dict[str, AnyNode]:
         """Every node by name, inner ones included."""
         return {node.name: node for node in self.block.walk()}
 
 
-def inner_blocks(node: ModelNode | TaskNode | SwitchNode | MapNode | LoopNode) -> tuple[Block, ...]:
+def inner_blocks(node: AnyNode) -> tuple[Block, ...]:
     """Blocks held by a node."""
     match node:
         case SwitchNode():

@@ -1,0 +1,171 @@
+"""Workflows and deployments as JSON and YAML: reading, writing, and errors that name file and line.
+
+Reading never imports or executes code: the functions of task nodes are handed over by the caller.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from dask_fmware.errors import DeploymentError, SpecError, WorkflowError
+from dask_fmware.spec.checks import check
+from dask_fmware.spec.deployment import Deployment
+from dask_fmware.spec.record import Record, complaints, shorten
+from dask_fmware.spec.source import MAX_BYTES, SourceError, locate, read, write_json, write_yaml
+from dask_fmware.spec.supply import Tasks, supply
+from dask_fmware.spec.workflow import Workflow
+
+__all__ = [
+    "deployment_from_text",
+    "load_deployment",
+    "load_workflow",
+    "to_json",
+    "to_yaml",
+    "workflow_from_text",
+]
+
+Form: TypeAlias = Literal["json", "yaml"]
+Kind = TypeVar("Kind", bound=Record)
+SHOWN_COMPLAINTS = 5
+
+
+def load_workflow(
+    path_or_text: str | os.PathLike[str],
+    *,
+    tasks: Tasks | None = None,
+    schemas: Iterable[type[BaseModel]] | None = None,
+) -> Workflow:
+    """Read a workflow from a JSON or YAML file, or from such a text, and check it.
+
+    Parameters
+    ----------
+    path_or_text
+        A path, or a text: what has a line break or starts with ``{`` is a text.
+    tasks
+        The functions of its task nodes: a list, a mapping of names, or a module; see
+        `dask_fmware.spec.supply.supply`. Without it the workflow can be looked at, not run.
+    schemas
+        The pydantic classes of its typed outputs, matched by their JSON schema.
+
+    Raises
+    ------
+    WorkflowError
+        If the file cannot be read, the document is not a sound workflow, or a function is missing.
+    """
+    return _workflow(_fetch(path_or_text, WorkflowError, "workflow"), tasks, schemas)
+
+
+def load_deployment(path_or_text: str | os.PathLike[str]) -> Deployment:
+    """Read a deployment from a JSON or YAML file, or from such a text.
+
+    Raises
+    ------
+    DeploymentError
+        If the file cannot be read or the document is not a sound deployment.
+    """
+    return _parse(Deployment, _fetch(path_or_text, DeploymentError, "deployment"))
+
+
+def workflow_from_text(
+    text: str,
+    form: Form,
+    *,
+    tasks: Tasks | None = None,
+    schemas: Iterable[type[BaseModel]] | None = None,
+) -> Workflow:
+    """Read a workflow from a text of a known form; see `load_workflow`."""
+    return _workflow(_Source("workflow", text, form, WorkflowError), tasks, schemas)
+
+
+def deployment_from_text(text: str, form: Form) -> Deployment:
+    """Read a deployment from a text of a known form; see `load_deployment`."""
+    return _parse(Deployment, _Source("deployment", text, form, DeploymentError))
+
+
+def to_json(document: Workflow | Deployment) -> str:
+    """Write a document as JSON, without defaults; reading it gives an equal document."""
+    return write_json(_data(document))
+
+
+def to_yaml(document: Workflow | Deployment) -> str:
+    """Write a document as YAML, without defaults; reading it gives an equal document."""
+    return write_yaml(_data(document))
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A text, where it comes from, and the error that blames its author."""
+
+    name: str
+    text: str
+    form: Form
+    error: type[SpecError]
+
+    def wrong(self, what: str, position: tuple[int, int] | None = None) -> SpecError:
+        where = "" if position is None else f", line {position[0]}, column {position[1]}"
+        return self.error(f"{self.name}{where}: {what}")
+
+
+def _data(document: Record) -> dict[str, Any]:
+    return document.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+def _workflow(source: _Source, tasks: Tasks | None, schemas: Iterable[type[BaseModel]] | None) -> Workflow:
+    workflow = _parse(Workflow, source)
+    try:
+        check(workflow)
+        return supply(workflow, tasks, schemas)
+    except WorkflowError as error:
+        raise source.wrong(str(error)) from None
+
+
+def _parse(kind: type[Kind], source: _Source) -> Kind:
+    try:
+        data = read(source.text, source.form)
+    except SourceError as error:
+        form = source.form.upper()
+        raise source.wrong(f"{error} (read as {form})", error.position) from None
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        found = complaints(error)
+        lines = [str(source.wrong(str(item), locate(source.text, item.path))) for item in found[:SHOWN_COMPLAINTS]]
+        if len(found) > SHOWN_COMPLAINTS:
+            lines.append(f"and {len(found) - SHOWN_COMPLAINTS} more")
+        raise source.error("\n".join(lines)) from None
+
+
+def _fetch(path_or_text: str | os.PathLike[str], error: type[SpecError], what: str) -> _Source:
+    if not isinstance(path_or_text, (str, os.PathLike)):
+        raise error(f"a {what} is read from a path or a text, not from a {type(path_or_text).__name__}")
+    if isinstance(path_or_text, str) and ("\n" in path_or_text or path_or_text.lstrip().startswith("{")):
+        return _Source(what, path_or_text, _form(path_or_text), error)
+    path = Path(path_or_text)
+    name = shorten(str(path))
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise error(f"{name}: no such file; give the path of a {what} document, or its text") from None
+    except IsADirectoryError:
+        raise error(f"{name}: is a directory; give the path of a {what} document in it") from None
+    except (OSError, ValueError) as reason:  # ValueError: a null byte in the path
+        raise error(f"{name}: cannot be read ({getattr(reason, 'strerror', None) or reason})") from None
+    if len(content) > MAX_BYTES:
+        raise error(f"{name}: more than {MAX_BYTES:,} bytes; a {what} document is smaller: split it")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        raise error(f"{name}: byte {reason.start:,} is not UTF-8 text; is this a {what} document?") from None
+    return _Source(name, text, "json" if path.suffix.lower() == ".json" else _form(text), error)
+
+
+def _form(text: str) -> Form:
+    """What a text without a name is: YAML may start with a brace too, but then JSON is what was meant."""
+    return "json" if text.lstrip().startswith("{") else "yaml"

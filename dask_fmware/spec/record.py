@@ -1,0 +1,103 @@
+"""The base of every document class, and how a value that breaks one is reported.
+
+A record is frozen, refuses keys it does not know and numbers that JSON cannot write. It knows nothing
+of files: where in a text a value stands is the business of `dask_fmware.spec.documents`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+__all__ = ["Complaint", "Record", "complaints", "did_you_mean", "misfit", "shorten"]
+
+SHOWN_CHARACTERS = 80
+# Values under these keys are prompts or data of users: their errors never show them.
+PRIVATE = frozenset({"prompt", "content", "value", "default", "description"})
+
+
+class Record(BaseModel):
+    """A part of a document: frozen, complete and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_every_key(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            known = [info.alias or name for name, info in cls.model_fields.items()]
+            for key in data:
+                if key not in known and key not in cls.model_fields:
+                    # A custom error carries the key, so that a reader of a file can point at its line.
+                    shown = shorten(str(key))
+                    raise PydanticCustomError(
+                        "unknown_key",
+                        "unknown key '{shown}'{hint} (known: {known})",
+                        {"key": key, "shown": shown, "hint": did_you_mean(str(key), known), "known": ", ".join(known)},
+                    )
+        return data
+
+
+def misfit(message: str, *path: str | int) -> PydanticCustomError:
+    """Make the error of a validator that sees several values, about the one that `path` leads to."""
+    return PydanticCustomError("misfit", "{message}", {"message": message, "path": path})
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One thing that is wrong with a document."""
+
+    path: tuple[str | int, ...]
+    """Keys and indices that lead to the value, as pydantic reports them."""
+    message: str
+    """What is wrong, with the value where it may be shown."""
+
+    def __str__(self) -> str:
+        where = ".".join(str(part) for part in self.path if not str(part).startswith("<"))
+        return f"{where}: {self.message}" if where else self.message
+
+
+def complaints(error: ValidationError) -> list[Complaint]:
+    """What pydantic found wrong, in words that neither repeat its jargon nor show prompts."""
+    found = []
+    for item in error.errors(include_url=False):
+        path = item["loc"]
+        message = item["msg"].removeprefix("Value error, ")
+        context = item.get("ctx", {})
+        if item["type"] == "unknown_key":
+            path = (*path, context["key"])
+        elif item["type"] == "misfit":
+            path = (*path, *context["path"])
+        elif item["type"] == "missing":
+            message = "is missing; add it"
+        elif item["type"] != "value_error" and not isinstance(item["input"], (Mapping, BaseModel)):
+            # A validator that raises ValueError names its value itself; pydantic's own checks do not.
+            hidden = any(part in PRIVATE for part in path)
+            shown = type(item["input"]).__name__ if hidden else shorten(repr(item["input"]))
+            message = f"{message[0].lower()}{message[1:]}, not {shown}"
+        found.append(Complaint(path, message))
+    return found
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the known name that is closest, or nothing.
+
+    >>> did_you_mean("max_token", ["max_tokens", "seed"])
+    "; did you mean 'max_tokens'?"
+    """
+    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def shorten(text: str, characters: int = SHOWN_CHARACTERS) -> str:
+    """Cut a text to at most `characters`, so that errors stay readable and keep user text out of logs.
+
+    >>> shorten("a" * 10, 6)
+    'aaa...'
+    """
+    return text if len(text) <= characters else text[: characters - 3] + "..."
