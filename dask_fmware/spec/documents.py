@@ -6,7 +6,7 @@ Reading never imports or executes code: the functions of task nodes are handed o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -61,15 +61,17 @@ def load_workflow(
     return _workflow(_fetch(path_or_text, WorkflowError, "workflow"), tasks, schemas)
 
 
-def load_deployment(path_or_text: str | os.PathLike[str]) -> Deployment:
-    """Read a deployment from a JSON or YAML file, or from such a text.
+def load_deployment(source: str | os.PathLike[str] | Mapping[str, Any]) -> Deployment:
+    """Read a deployment from a JSON or YAML file, from such a text, or from a dictionary of the same form.
 
     Raises
     ------
     DeploymentError
         If the file cannot be read or the document is not a sound deployment.
     """
-    return _parse(Deployment, _fetch(path_or_text, DeploymentError, "deployment"))
+    if isinstance(source, Mapping):
+        return _validate(Deployment, source, _Source("deployment", "", "yaml", DeploymentError))
+    return _parse(Deployment, _fetch(source, DeploymentError, "deployment"))
 
 
 def workflow_from_text(
@@ -131,6 +133,10 @@ def _parse(kind: type[Kind], source: _Source) -> Kind:
     except SourceError as error:
         form = source.form.upper()
         raise source.wrong(f"{error} (read as {form})", error.position) from None
+    return _validate(kind, data, source)
+
+
+def _validate(kind: type[Kind], data: Any, source: _Source) -> Kind:
     try:
         return kind.model_validate(data)
     except ValidationError as error:

@@ -10,6 +10,7 @@ import string
 from collections.abc import Mapping
 
 from dask_fmware.errors import WorkflowError
+from dask_fmware.spec.record import shorten
 
 __all__ = ["literal_bytes", "render", "template_fields"]
 
@@ -24,8 +25,9 @@ def _parts(template: str, where: str) -> list[tuple[str, str | None]]:
     for literal, field, spec, conversion in parsed:
         if field is not None and (not field.isidentifier() or spec or conversion):
             shown = field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            # A brace in a prompt that shows JSON ends up here, with user text behind it.
             raise WorkflowError(
-                f"{where}: '{{{shown}}}' is not a field; a field is a plain name such as {{question}}, "
+                f"{where}: '{{{shorten(shown, 40)}}}' is not a field; a field is a plain name such as {{question}}, "
                 "and a literal brace is written twice"
             )
         parts.append((literal, field))
@@ -53,6 +55,11 @@ def literal_bytes(template: str, where: str = "prompt") -> int:
 def render(template: str, values: Mapping[str, object], where: str = "prompt") -> str:
     """Fill in the fields; lists become lines, everything else its ``str``.
 
+    Raises
+    ------
+    WorkflowError
+        If a field has no value, or the template is none.
+
     >>> render("{a}: {b}", {"a": 1, "b": ["x", "y"]})
     '1: x\\ny'
     """
@@ -60,6 +67,8 @@ def render(template: str, values: Mapping[str, object], where: str = "prompt") -
     for literal, field in _parts(template, where):
         out.append(literal)
         if field is not None:
+            if field not in values:
+                raise WorkflowError(f"{where}: no value for the field '{field}'; pass {field}=...")
             value = values[field]
             out.append("\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
     return "".join(out)

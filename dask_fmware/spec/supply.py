@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from pydantic import BaseModel
 
@@ -84,7 +84,8 @@ def _by_name(tasks: Tasks) -> dict[str, list[Function]]:
     elif isinstance(tasks, Mapping):
         pairs = list(tasks.items())
     else:
-        pairs = [(None, item) for item in tasks]
+        # mypy holds that any object may be a module
+        pairs = [(None, item) for item in cast(Iterable[Function], tasks)]
     named: dict[str, list[Function]] = {}
     for key, item in pairs:
         if not callable(item):
@@ -102,6 +103,6 @@ def _by_name(tasks: Tasks) -> dict[str, list[Function]]:
 
 
 def _unwrapped(item: Function) -> Function:
-    from dask_fmware.spec.tracing import Task
+    from dask_fmware.spec.calls import Task
 
     return item.function if isinstance(item, Task) else item
