@@ -1,0 +1,1 @@
+"""What a client of a cluster does: install the runtime, submit runs, stream answers, read reports."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from dask_fmware.model.engine import Message, Request, Sampling
-from dask_fmware.model.plan import Guard, SwitchRule
+from dask_fmware.model.plan import SwitchRule
 from dask_fmware.spec.prompt import render
 
 __all__ = ["SKIPPED", "ModelCall", "Skipped", "Template"]
@@ -39,24 +41,22 @@ class Template:
     """One prompt, or one turn of a chat, with named fields."""
 
     text: str = field(repr=False)
-    role: str | None = None  # None: a plain completion
+    role: Literal["system", "user", "assistant"] | None = None  # None: a plain completion
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """Everything a replica needs for one call, but the values of the fields, which Dask brings."""
+    """A model node as a replica needs it. Equal for all runs of a workflow; each run brings ids and values."""
 
-    run_id: str
     workflow: str
     node: str
-    call_id: str
     model: str
     templates: tuple[Template, ...] = field(repr=False)
     max_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     choices: tuple[str, ...] | None = None
     json_schema: Mapping[str, Any] | None = field(default=None, repr=False)
-    guards: tuple[Guard, ...] = ()
+    schema: type[BaseModel] | None = field(default=None, repr=False)  # validates what json_schema describes
     decides: tuple[SwitchRule, ...] = ()  # switches that read this call's value
 
     @property
@@ -64,17 +64,19 @@ class ModelCall:
         """How messages name this call."""
         return f"workflow '{self.workflow}', node '{self.node}'"
 
-    def request(self, values: Mapping[str, object], *, attempt: int, priority: float = 0.0) -> Request:
+    def request(self, values: Mapping[str, object], *, request_id: str, priority: float = 0.0) -> Request:
         """Fill in the prompt and return what the engine is asked."""
         texts = [render(template.text, values, self.where) for template in self.templates]
-        chat = self.templates[0].role is not None
+        turns = tuple(
+            Message(template.role, text)
+            for template, text in zip(self.templates, texts, strict=True)
+            if template.role is not None
+        )
         return Request(
-            request_id=f"{self.call_id}#{attempt}",
+            request_id=request_id,
             max_tokens=self.max_tokens,
-            prompt=None if chat else texts[0],
-            messages=tuple(Message(t.role, text) for t, text in zip(self.templates, texts, strict=True))  # type: ignore[arg-type]
-            if chat
-            else None,
+            prompt=None if turns else texts[0],
+            messages=turns or None,
             sampling=self.sampling,
             choices=self.choices,
             json_schema=self.json_schema,

@@ -6,7 +6,7 @@ They hold ids, counts and durations, never a prompt or an answer.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
 from dask_fmware.errors import VersionMismatchError
@@ -46,7 +46,13 @@ class _Message:
 
     @classmethod
     def from_wire(cls, message: dict[str, Any]) -> Self:
-        """Read a message; fields of newer senders are ignored."""
+        """Read a message; fields of newer senders are ignored, a field that is missing is another version."""
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in message]  # type: ignore[arg-type]
+        if missing:
+            raise VersionMismatchError(
+                f"message '{cls.op}' lacks {', '.join(missing)} (version {PROTOCOL_VERSION} is spoken here); "
+                "install the same dask-fmware on client, scheduler and workers"
+            )
         return cls(**{f.name: message[f.name] for f in fields(cls) if f.name in message})  # type: ignore[arg-type]
 
 

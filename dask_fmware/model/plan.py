@@ -76,3 +76,6 @@ class RunPlan:
     tenant: str = "default"
     priority: int = 0  # higher first
     part_of: str | None = None  # run_id of the run that this plan extends
+    decided: tuple[
+        tuple[str, int | None], ...
+    ] = ()  # branches taken by switches whose value is known: (switch, branch)

@@ -53,26 +53,26 @@ class CallReport:
         """The attempt that counts."""
         return self.attempts[-1] if self.attempts else None
 
+    def _since_runnable(self, at: float | None) -> float | None:
+        """Seconds from runnable; None for what was before it, by a call that runs again as its result was lost."""
+        if at is None or self.runnable_at is None or at < self.runnable_at:
+            return None
+        return at - self.runnable_at
+
     @property
     def queued_s(self) -> float | None:
         """Seconds from runnable to the start of the last attempt."""
-        if self.runnable_at is None or self.last is None:
-            return None
-        return self.last.started_at - self.runnable_at
+        return self._since_runnable(self.last.started_at if self.last else None)
 
     @property
     def ttft_s(self) -> float | None:
         """Seconds from runnable to the first token of the last attempt."""
-        if self.runnable_at is None or self.last is None or self.last.first_token_at is None:
-            return None
-        return self.last.first_token_at - self.runnable_at
+        return self._since_runnable(self.last.first_token_at if self.last else None)
 
     @property
     def latency_s(self) -> float | None:
         """Seconds from runnable to the end of the last attempt."""
-        if self.runnable_at is None or self.last is None or self.last.ended_at is None:
-            return None
-        return self.last.ended_at - self.runnable_at
+        return self._since_runnable(self.last.ended_at if self.last else None)
 
 
 @dataclass(slots=True)

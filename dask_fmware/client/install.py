@@ -1,0 +1,149 @@
+"""Installs the runtime on a running Dask cluster, and says how it does.
+
+Scheduler and workers must be able to import dask-fmware; nothing is copied there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+from distributed import Client
+
+from dask_fmware.compile.steps import HOST
+from dask_fmware.errors import DeploymentError, NotInstalledError
+from dask_fmware.spec.deployment import Deployment
+from dask_fmware.spec.documents import load_deployment
+
+__all__ = ["as_deployment", "install", "status", "uninstall", "wait_ready"]
+
+ROUTER = "fmware-router"  # name of the scheduler plugin
+
+
+def as_deployment(deployment: Deployment | str | PathLike[str] | Mapping[str, Any]) -> Deployment:
+    """Return a deployment from itself, a path or text of YAML or JSON, or a dictionary.
+
+    Raises
+    ------
+    DeploymentError
+        If it cannot be read; the message names file, line and value.
+    """
+    if isinstance(deployment, Deployment):
+        return deployment
+    return load_deployment(json.dumps(dict(deployment)) if isinstance(deployment, Mapping) else deployment)
+
+
+def install(
+    client: Client,
+    deployment: Deployment | str | PathLike[str] | Mapping[str, Any],
+    *,
+    stream_interval_s: float | None = None,
+) -> Any:
+    """Install replica router and model hosts on the cluster of a client.
+
+    Workers whose resources carry the labels ``fm-model:NAME`` and ``fm-accelerator:TYPE`` load that
+    model; all others run plain code. Workers that join later are taken in as well. Installing the same
+    deployment again changes nothing.
+
+    Parameters
+    ----------
+    client
+        Of a running cluster, synchronous or asynchronous (then await the result).
+    deployment
+        A `Deployment`, the path of its YAML or JSON document, or a dictionary.
+    stream_interval_s
+        Pause between two messages on the streams between scheduler, workers and clients, e.g. 50e-6.
+        None keeps Dask's own (2 to 10 ms), which cost a workflow some 5 ms for each hop.
+
+    Raises
+    ------
+    DeploymentError
+        If the document is wrong, or a runtime with another deployment is installed.
+    """
+    return client.sync(_install, client, as_deployment(deployment), stream_interval_s)
+
+
+async def _install(client: Client, deployment: Deployment, stream_interval_s: float | None) -> None:
+    from dask_fmware_scheduler.router import ReplicaRouter
+    from dask_fmware_workers.host import ModelHost
+
+    current = await client.scheduler.fmware_status()
+    if current is not None:
+        if Deployment.model_validate(current["deployment"]) != deployment:
+            raise DeploymentError(
+                "a runtime with another deployment is installed on this cluster; call fm.uninstall(client) first"
+            )
+    else:
+        await client.register_plugin(ReplicaRouter(deployment, stream_interval_s=stream_interval_s))
+        await client.register_plugin(ModelHost(deployment, stream_interval_s=stream_interval_s))
+    if stream_interval_s is not None:
+        client.scheduler_comm.interval = stream_interval_s
+
+
+def uninstall(client: Client) -> Any:
+    """Remove router and model hosts; engines are closed. Runs under way fail."""
+    return client.sync(_uninstall, client)
+
+
+async def _uninstall(client: Client) -> None:
+    if await client.scheduler.fmware_status() is None:
+        return
+    await client.unregister_worker_plugin(HOST)
+    await client.unregister_scheduler_plugin(ROUTER)
+
+
+def status(client: Client) -> Any:
+    """Return the state of the runtime: replicas with their load, held calls, failed replicas.
+
+    Raises
+    ------
+    NotInstalledError
+        If the cluster has no runtime.
+    """
+    return client.sync(_status, client)
+
+
+async def _status(client: Client) -> dict[str, Any]:
+    answer = await client.scheduler.fmware_status()
+    if answer is None:
+        raise NotInstalledError(
+            f"the cluster at {client.scheduler.address} has no dask-fmware runtime; call fm.install(client, deployment)"
+        )
+    return dict(answer)
+
+
+def wait_ready(client: Client, *, timeout_s: float = 120.0) -> Any:
+    """Wait until every replica of the deployment serves.
+
+    Raises
+    ------
+    DeploymentError
+        As soon as a replica has failed for good.
+    TimeoutError
+        After `timeout_s` seconds, naming what is missing.
+    """
+    return client.sync(_wait_ready, client, timeout_s)
+
+
+async def _wait_ready(client: Client, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        state = await _status(client)
+        wanted = list(Deployment.model_validate(state["deployment"]).replicas())
+        missing = len(wanted) - len(state["replicas"])
+        if missing <= 0:
+            return
+        failed = state["failed_replicas"]
+        for replica in failed:
+            if not replica["will_retry"]:
+                raise DeploymentError(
+                    f"replica '{replica['name']}' of model '{replica['model']}' cannot start: {replica['error']}"
+                )
+        if time.monotonic() > deadline:
+            why = "; ".join(f"'{r['name']}': {r['error']}" for r in failed) or "no failure was reported"
+            raise TimeoutError(f"{missing} of {len(wanted)} replicas are not ready after {timeout_s:g} s ({why})")
+        await asyncio.sleep(0.05)

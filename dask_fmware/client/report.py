@@ -1,0 +1,152 @@
+"""Reports of runs, as tables for people."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from distributed import Client, Future
+
+from dask_fmware.client.stream import run_id_of
+from dask_fmware.errors import NotInstalledError
+from dask_fmware.model.report import RunReport
+
+__all__ = ["Report", "report", "reports"]
+
+COLUMNS = (
+    "node",
+    "model",
+    "replica",
+    "accelerator",
+    "state",
+    "queued_s",
+    "ttft_s",
+    "latency_s",
+    "tokens",
+    "slack_s",
+    "attempts",
+)
+
+
+class Report:
+    """What is known of one run; prints as a table, `data` holds all of it."""
+
+    def __init__(self, data: RunReport) -> None:
+        self.data = data
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the SLO was met; None while the run goes on, without an SLO, or if it was cancelled."""
+        return self.data.met
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each call: durations in seconds since it became runnable, slack when it ended."""
+        rows = []
+        for call in self.data.calls:
+            last = call.last
+            ended = last.ended_at if last is not None else None
+            deadline = self.data.deadline_s
+            rows.append(
+                {
+                    "node": call.node,
+                    "model": call.model,
+                    "replica": last.replica if last else None,
+                    "accelerator": last.accelerator if last else None,
+                    "state": call.state,
+                    "queued_s": call.queued_s,
+                    "ttft_s": call.ttft_s,
+                    "latency_s": call.latency_s,
+                    "tokens": f"{last.prompt_tokens}+{last.output_tokens}" if last else None,
+                    "slack_s": deadline - self._decisive(call, ended)
+                    if deadline is not None and ended is not None
+                    else None,
+                    "attempts": len(call.attempts),
+                }
+            )
+        return rows
+
+    def _decisive(self, call: Any, ended: float) -> float:
+        """When a call had done what the SLO asks of it: an answer under a TTFT objective, its first token."""
+        first = call.last.first_token_at
+        return first if call.answers and self.data.ttft_slo_s is not None and first is not None else ended
+
+    @property
+    def title(self) -> str:
+        """The run in one line."""
+        run = self.data
+        verdict = (
+            {True: "SLO met", False: "SLO missed", None: "no verdict"}[run.met]
+            if run.deadline_s is not None
+            else "no SLO"
+        )
+        first = f", first token {run.first_token_at:.3f} s" if run.first_token_at is not None else ""
+        done = f", done {run.finished_at:.3f} s" if run.finished_at is not None else ""
+        why = f" ({run.reason})" if run.reason else ""
+        return f"{run.workflow} {run.run_id[:8]}: {run.state}{why}{first}{done}, {verdict}"
+
+    def __str__(self) -> str:
+        table = [COLUMNS, *(tuple(_cell(row[name]) for name in COLUMNS) for row in self.rows)]
+        widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+        ]
+        return "\n".join([self.title, *lines])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in COLUMNS)
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td style='text-align:left'>{escape(_cell(row[name]))}</td>" for name in COLUMNS)
+            + "</tr>"
+            for row in self.rows
+        )
+        return (
+            f"<div><b>{escape(self.title)}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def report(future: Future) -> Any:
+    """Return the `Report` of a run, during it or after.
+
+    Raises
+    ------
+    NotInstalledError
+        If the cluster has no runtime.
+    KeyError
+        If the run is not known, or no longer remembered.
+    """
+    client: Client = future.client
+    return client.sync(_report, client, run_id_of(future))
+
+
+async def _report(client: Client, run_id: str) -> Report:
+    from dask_fmware.client.install import _status
+
+    wire = await client.scheduler.fmware_report(run_id=run_id)
+    if wire is None:
+        await _status(client)  # raises NotInstalledError if that is why
+        raise KeyError(f"run {run_id[:8]} is not known to the runtime, or no longer remembered")
+    return Report(RunReport.from_wire(wire))
+
+
+def reports(client: Client, futures: list[Future] | None = None) -> Any:
+    """Return reports of the runs of these futures, or of all runs that the runtime remembers."""
+    return client.sync(_reports, client, [run_id_of(f) for f in futures] if futures is not None else None)
+
+
+async def _reports(client: Client, run_ids: list[str] | None) -> list[Report]:
+    wire = await client.scheduler.fmware_reports(run_ids=run_ids)
+    if wire is None:
+        raise NotInstalledError(
+            f"the cluster at {client.scheduler.address} has no dask-fmware runtime; call fm.install(client, deployment)"
+        )
+    return [Report(RunReport.from_wire(item)) for item in wire]

@@ -1,0 +1,143 @@
+"""Streams the answer of a run while it is generated, from the worker that generates it."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from distributed import Client, Future
+from distributed.comm import connect
+
+from dask_fmware.errors import NotInstalledError
+from dask_fmware.model.completion import Chunk, Completion
+
+__all__ = ["AnswerStream", "stream"]
+
+PATIENCE_S = 20.0  # of one long poll; the next follows at once
+
+
+def run_id_of(future: Future) -> str:
+    """Run that a future belongs to: the end of its key."""
+    return str(future.key)[-32:]
+
+
+class AnswerStream:
+    """The answer of one run, piece by piece; iterate with ``for`` or ``async for``.
+
+    The pieces are those of the model node that answers, as they come. If the workflow ends in plain
+    code, a map or a loop there is one piece, when it is done. Errors of the run are raised at the end.
+    Iterating once more starts from the beginning of the answer.
+    """
+
+    def __init__(self, future: Future) -> None:
+        self._future = future
+        self._client: Client = future.client
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self._chunks()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        if self._client.asynchronous:
+            raise TypeError("this client is asynchronous: use 'async for chunk in fm.stream(future)'")
+        pieces: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
+
+        async def pull() -> None:
+            try:
+                async for chunk in self._chunks():
+                    pieces.put(chunk)
+                pieces.put(None)
+            except BaseException as error:
+                pieces.put(error)
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+
+        running = asyncio.run_coroutine_threadsafe(pull(), self._client.loop.asyncio_loop)
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+        finally:
+            running.cancel()
+
+    async def _chunks(self) -> AsyncIterator[Chunk]:
+        shown, attempt = "", 0
+        while True:
+            where = await self._client.scheduler.fmware_answer(
+                run_id=run_id_of(self._future), after=attempt, patience_s=PATIENCE_S
+            )
+            if where is None:
+                raise NotInstalledError(
+                    f"the cluster at {self._client.scheduler.address} has no dask-fmware runtime; "
+                    "call fm.install(client, deployment)"
+                )
+            if "waiting" in where:
+                continue
+            if "ended" in where:
+                break
+            attempt = where["attempt"]
+            text, complete = "", False
+            async for piece, ended in _follow(self._client, where):
+                text += piece
+                complete = ended == "finished"
+                if text.startswith(shown):
+                    if len(text) > len(shown):
+                        yield Chunk(text[len(shown) :])
+                        shown = text
+                elif not shown.startswith(text):  # this attempt says something else than was shown
+                    yield Chunk(text, restarted=True)
+                    shown = text
+            if complete:
+                break
+        result: Any = await self._future.result() if self._client.asynchronous else await self._future._result()
+        final = result.text if isinstance(result, Completion) else None
+        if final is None:
+            if not shown:
+                yield Chunk(str(result))
+        elif final != shown:
+            if final.startswith(shown):
+                yield Chunk(final[len(shown) :])
+            else:
+                yield Chunk(final, restarted=True)
+
+
+async def _follow(client: Client, where: dict[str, Any]) -> AsyncIterator[tuple[str, str | None]]:
+    """Yield pieces of one attempt's text, and with the last how it ended; ends early if its worker is lost."""
+    try:
+        comm = await connect(where["worker"], **client.connection_args)
+    except OSError:
+        return
+    try:
+        await comm.write(
+            {"op": "fmware_stream", "call_id": where["call_id"], "attempt": where["attempt"], "reply": True}
+        )
+        while True:
+            message = await comm.read()
+            if not isinstance(message, dict) or "end" in message:
+                yield "", message["end"] if isinstance(message, dict) else None
+                return
+            yield message["text"], None
+    except OSError:
+        return
+    finally:
+        comm.abort()
+
+
+def stream(future: Future) -> AnswerStream:
+    """Return the answer of a run as an iterator of chunks, while it is generated.
+
+    Parameters
+    ----------
+    future
+        From ``client.compute(bound_workflow)``.
+
+    Examples
+    --------
+    >>> for chunk in fm.stream(future):  # doctest: +SKIP
+    ...     print(chunk, end="", flush=True)
+    """
+    if not isinstance(future, Future):
+        raise TypeError(f"fm.stream takes the Future of client.compute(...), not a {type(future).__name__}")
+    return AnswerStream(future)

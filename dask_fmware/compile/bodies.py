@@ -1,0 +1,89 @@
+"""Maps and loops: tasks on light workers that submit the runs of their bodies and wait for them.
+
+How often a body runs is known only at run time, so it cannot be part of the graph that was submitted.
+The task gives its thread slot back while it waits, holds no engine slot, and takes its bodies with it
+when it is cancelled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dask_fmware.compile.steps import HOST, _decide, _passes
+from dask_fmware.compile.values import fill, open_values, plain
+from dask_fmware.errors import NotInstalledError, WorkflowError
+from dask_fmware.model.call import SKIPPED
+
+if TYPE_CHECKING:
+    from dask_fmware.compile.template import LoopStep, MapStep
+
+__all__ = ["run_loop", "run_map"]
+
+
+async def run_map(
+    step: MapStep, top_id: str, run_id: str, key: str, prefix: str, /, *values: Any, plan: Any = None
+) -> Any:
+    """Run the body once for each item, all at once, and return the list of plain outputs."""
+    from dask_fmware.compile.graph import instantiate, new_run_id
+
+    named = open_values(step.sources, values)
+    if not _passes(step.guards, named):
+        return SKIPPED
+    items = plain(named[step.over])
+    where = f"workflow '{step.workflow}', node '{step.node}'"
+    if not isinstance(items, (list, tuple)):
+        raise WorkflowError(f"{where}: fm.map runs over a list, got a {type(items).__name__}")
+    if len(items) > step.max_items:
+        raise WorkflowError(
+            f"{where}: {len(items)} items, the bound is max_items={step.max_items}; raise it or send fewer"
+        )
+    graph: dict[str, Any] = {}
+    outputs: list[str] = []
+    for i, item in enumerate(items):
+        inputs = {**{name: named.get(name) for name in step.body.inputs}, step.item: item}
+        made, keys = instantiate(step.body, inputs, new_run_id(), part_of=top_id, prefix=f"{prefix}{step.node}[{i}].")
+        graph |= made
+        outputs += keys
+    results = await _submit(graph, outputs, key, where) if outputs else []
+    result = [plain(value) for value in results]
+    _decide(step, run_id, result)
+    return result
+
+
+async def run_loop(
+    step: LoopStep, top_id: str, run_id: str, key: str, prefix: str, /, *values: Any, plan: Any = None
+) -> Any:
+    """Run the body on its own output until the condition holds or the bound is reached."""
+    from dask_fmware.compile.graph import instantiate, new_run_id
+
+    named = open_values(step.sources, values)
+    if not _passes(step.guards, named):
+        return SKIPPED
+    where = f"workflow '{step.workflow}', node '{step.node}'"
+    state = fill(step.initial, named)
+    for i in range(step.max_iterations):
+        inputs = {**{name: named.get(name) for name in step.body.inputs}, step.state: state}
+        graph, keys = instantiate(step.body, inputs, new_run_id(), part_of=top_id, prefix=f"{prefix}{step.node}[{i}].")
+        state, *until = await _submit(graph, keys, key, where)
+        if until and plain(until[0]):
+            break
+    _decide(step, run_id, plain(state))
+    return state
+
+
+async def _submit(graph: dict[str, Any], keys: list[str], key: str, where: str) -> list[Any]:
+    """Run a graph from inside a task without holding the task's thread slot, and return the values of `keys`."""
+    from distributed import get_worker
+
+    try:
+        worker = get_worker()
+    except ValueError:
+        worker = None
+    host = worker.plugins.get(HOST) if worker is not None else None
+    if host is None:
+        raise NotInstalledError(
+            f"{where}: maps and loops need a Dask cluster with the dask-fmware runtime; start one with "
+            "fm.LocalModelCluster(deployment) or call fm.install(client, deployment)"
+        )
+    results: list[Any] = await host.submit(graph, keys, key)
+    return results

@@ -1,0 +1,245 @@
+"""The collection that users submit: a workflow with its inputs, as Dask sees it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pickle
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, overload
+
+from dask.base import DaskMethodsMixin
+from dask.delayed import single_key
+from dask.threaded import get as threaded_get
+from pydantic import ValidationError
+
+from dask_fmware.compile.graph import Graph, instantiate, new_run_id
+from dask_fmware.compile.template import BlockTemplate, template
+from dask_fmware.errors import WorkflowError
+from dask_fmware.model.plan import Objective
+from dask_fmware.spec.slo import SLO, RunOptions
+from dask_fmware.spec.tracing import trace
+from dask_fmware.spec.workflow import Workflow
+
+__all__ = ["BoundWorkflow", "WorkflowFunction", "workflow"]
+
+_picklable: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+class BoundWorkflow(DaskMethodsMixin):
+    """One run to be: a workflow, its inputs and its options. A Dask collection.
+
+    ``client.compute(bound)`` returns a `distributed.Future` of the result, which is a `Completion` if
+    the workflow ends in a model node and whatever its last function returns otherwise. Computing one
+    bound workflow twice gives the same run; bind again for another.
+    """
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        template: BlockTemplate,
+        inputs: Mapping[str, Any],
+        options: RunOptions,
+        run_id: str | None = None,
+    ) -> None:
+        self.workflow = workflow
+        self.run_options = options
+        self.run_id = run_id or new_run_id()
+        self._template = template
+        self._inputs = inputs
+        self._graph: Graph | None = None
+        self._keys: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<{self.workflow.name} run {self.run_id[:8]}, inputs: {', '.join(self._inputs) or 'none'}>"
+
+    def options(
+        self, *, slo: SLO | None = None, tenant: str | None = None, priority: int | None = None
+    ) -> BoundWorkflow:
+        """Return another run of the same workflow and inputs with other options.
+
+        Parameters
+        ----------
+        slo
+            Replaces the workflow's objective.
+        tenant
+            Who is accounted and weighted.
+        priority
+            -1000 to 1000; higher runs first.
+        """
+        given = {"slo": slo, "tenant": tenant, "priority": priority}
+        try:
+            merged = RunOptions(**{**dict(self.run_options), **{k: v for k, v in given.items() if v is not None}})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise WorkflowError(
+                f"workflow '{self.workflow.name}': {first['loc'][0]}={first['input']!r}: {first['msg']}"
+            ) from None
+        return BoundWorkflow(self.workflow, self._template, self._inputs, merged)
+
+    def _made(self) -> Graph:
+        if self._graph is None:
+            slo = self.run_options.slo or self.workflow.slo
+            self._graph, keys = instantiate(
+                self._template,
+                self._inputs,
+                self.run_id,
+                objective=_objective(slo),
+                tenant=self.run_options.tenant,
+                priority=self.run_options.priority,
+            )
+            self._keys = keys[:1]
+        return self._graph
+
+    # -- the Dask collection interface -----------------------------------------------------------
+
+    def __dask_graph__(self) -> Graph:
+        return self._made()
+
+    def __dask_keys__(self) -> list[str]:
+        self._made()
+        return self._keys
+
+    def __dask_layers__(self) -> tuple[str, ...]:
+        return (self.__dask_keys__()[0],)
+
+    def __dask_tokenize__(self) -> str:
+        return self.run_id
+
+    __dask_scheduler__ = staticmethod(threaded_get)
+
+    def __dask_postcompute__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        # The pair that Delayed has: Dask then adds no finalize task, and the Future carries our own key.
+        return single_key, ()
+
+    def __dask_postpersist__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _persisted, (self,)
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.workflow)
+
+
+def _persisted(
+    graph: Mapping[str, Any], bound: BoundWorkflow, *, rename: Mapping[str, str] | None = None
+) -> BoundWorkflow:
+    """Rebuild a bound workflow around the futures of its result."""
+    made = BoundWorkflow(bound.workflow, bound._template, bound._inputs, bound.run_options, bound.run_id)
+    key = bound.__dask_keys__()[0]
+    made._keys = [(rename or {}).get(key, key)]
+    made._graph = dict(graph)
+    return made
+
+
+class WorkflowFunction:
+    """A workflow that is bound by calling it, as `workflow` returns it."""
+
+    def __init__(self, spec: Workflow, function: Callable[..., Any] | None = None) -> None:
+        self.workflow = spec
+        if function is not None:
+            functools.update_wrapper(self, function)
+        self._template = template(spec)
+        for name, code in spec.functions.items():
+            _check_picklable(code, f"workflow '{spec.name}', node '{name}': function '{spec.nodes[name].function}'")  # type: ignore[union-attr]
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(i.name if i.required else f"{i.name}={i.default!r}" for i in self.workflow.inputs)
+        return f"<workflow {self.workflow.name}({inputs})>"
+
+    def _repr_html_(self) -> str:
+        return self.workflow._repr_html_()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> BoundWorkflow:
+        """Bind inputs, by name or position, to one run.
+
+        Raises
+        ------
+        WorkflowError
+            If an input is missing, unknown, given twice, or cannot be sent to a worker.
+        """
+        spec, where = self.workflow, f"workflow '{self.workflow.name}'"
+        names = [item.name for item in spec.inputs]
+        listed = ", ".join(names) or "none"
+        if len(args) > len(names):
+            raise WorkflowError(f"{where}: {len(args)} inputs given, it has {len(names)} (inputs: {listed})")
+        values = dict(zip(names, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in names:
+                raise WorkflowError(f"{where}: unknown input '{name}' (inputs: {listed})")
+            if name in values:
+                raise WorkflowError(f"{where}: input '{name}' is given twice, by position and by name")
+            values[name] = value
+        for item in spec.inputs:
+            if item.name not in values:
+                if item.required:
+                    raise WorkflowError(f"{where}: input '{item.name}' is missing (inputs: {listed})")
+                values[item.name] = item.default
+        for name, value in values.items():
+            if not isinstance(value, (str, int, float, bool, type(None))):
+                _check_picklable(value, f"{where}: input '{name}' (a {type(value).__name__})", remember=False)
+        return BoundWorkflow(spec, self._template, values, RunOptions())
+
+
+@overload
+def workflow(definition: Callable[..., Any] | Workflow, /) -> WorkflowFunction: ...
+@overload
+def workflow(*, slo: SLO | None = ..., name: str | None = ...) -> Callable[[Callable[..., Any]], WorkflowFunction]: ...
+def workflow(
+    definition: Callable[..., Any] | Workflow | None = None, /, *, slo: SLO | None = None, name: str | None = None
+) -> WorkflowFunction | Callable[[Callable[..., Any]], WorkflowFunction]:
+    """Make a workflow from a Python function (as a decorator) or from a loaded `Workflow`.
+
+    The function is called once, at decoration, with handles for its inputs; the models, tasks, switches,
+    maps and loops that it calls become nodes.
+
+    Parameters
+    ----------
+    definition
+        A function, or a `Workflow` whose functions are attached.
+    slo
+        Default objective of its runs; `BoundWorkflow.options` overrides it.
+    name
+        Instead of the function's name.
+
+    Examples
+    --------
+    >>> from dask_fmware.spec.tracing import Model
+    >>> small = Model("small")
+    >>> @workflow(slo=SLO(ttft_s=2.0))
+    ... def greet(name):
+    ...     return small("Say hello to {name}", name=name, max_tokens=16)
+    >>> greet
+    <workflow greet(name)>
+    """
+    if isinstance(definition, Workflow):
+        return WorkflowFunction(definition)
+    if definition is not None:
+        return WorkflowFunction(trace(definition), definition)
+    if slo is not None and not isinstance(slo, SLO):
+        raise WorkflowError(f"slo={slo!r}: give an fm.SLO, e.g. fm.SLO(ttft_s=2.0)")
+    return lambda function: WorkflowFunction(trace(function, name=name, slo=slo), function)
+
+
+def _objective(slo: SLO | None) -> Objective | None:
+    if slo is None:
+        return None
+    return Objective(slo.ttft_s, slo.e2e_s, slo.finish_by.timestamp() if slo.finish_by else None, slo.on_miss)
+
+
+def _check_picklable(value: Any, what: str, *, remember: bool = True) -> None:
+    """Raise a WorkflowError that names what cannot be sent to a worker."""
+    import cloudpickle
+
+    if remember and inspect.isfunction(value) and value in _picklable:
+        return
+    try:
+        cloudpickle.dumps(value)
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError, NotImplementedError) as error:
+        raise WorkflowError(
+            f"{what} cannot be sent to a worker: {error}; make what it refers to (files, locks, connections) "
+            "inside the function"
+        ) from None
+    if remember and inspect.isfunction(value):
+        _picklable.add(value)

@@ -1,0 +1,207 @@
+"""What the tasks of a run execute on the workers.
+
+A `Step` is one Dask task: a model call, a chain of plain code, a map or a loop. This module runs plain
+code itself, hands model calls to the model host of its worker, and leaves maps and loops to `bodies`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from dask_fmware.compile.values import Slot, fill, open_values, plain
+from dask_fmware.errors import NotInstalledError, WorkflowError
+from dask_fmware.model.call import SKIPPED, ModelCall
+from dask_fmware.model.plan import SwitchRule
+
+__all__ = [
+    "HOST",
+    "CallStep",
+    "Function",
+    "Merge",
+    "PlainStep",
+    "StepGuard",
+    "run_call",
+    "run_plain",
+    "run_plain_async",
+]
+
+HOST = "fmware-model-host"  # name of the worker plugin
+
+
+@dataclass(frozen=True, slots=True)
+class StepGuard:
+    """A step runs only if the value of `source` takes this branch of a switch."""
+
+    source: str
+    rule: SwitchRule
+    branch: int
+
+    def passes(self, values: Mapping[str, Any]) -> bool:
+        """Whether the branch is taken."""
+        value = values[self.source]
+        return value is not SKIPPED and self.rule.branch(plain(value)) == self.branch
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A task node: a Python function and its arguments."""
+
+    name: str
+    function: Callable[..., Any] = field(repr=False)
+    args: tuple[Slot, ...] = field(repr=False)
+    kwargs: Mapping[str, Slot] = field(repr=False)
+
+    def call(self, values: Mapping[str, Any]) -> Any:
+        """Call the function with its arguments filled in."""
+        return self.function(
+            *(fill(slot, values) for slot in self.args), **{k: fill(slot, values) for k, slot in self.kwargs.items()}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """The value of a switch: the output of the branch that was taken."""
+
+    name: str
+    source: str
+    rule: SwitchRule
+    outputs: tuple[str, ...]
+
+    def call(self, values: Mapping[str, Any]) -> Any:
+        """Pick the output; `WorkflowError` if no branch fits, without showing the value."""
+        value = plain(values[self.source])
+        branch = self.rule.branch(value)
+        if branch is None:
+            raise WorkflowError(
+                f"node '{self.name}': a value of {len(str(value))} characters matches none of its labels "
+                f"({', '.join(self.rule.labels)}); add a default, or give the node that decides choices=[...]"
+            )
+        return values[self.outputs[branch]]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The value of another node or of an input, as the result."""
+
+    name: str
+    source: str
+
+    def call(self, values: Mapping[str, Any]) -> Any:
+        """Return the value."""
+        return values[self.source]
+
+
+Operation: TypeAlias = Function | Merge | Identity
+
+
+@dataclass(frozen=True, slots=True)
+class PlainStep:
+    """Plain code: operations in order, the last one's value is the step's."""
+
+    workflow: str
+    operations: tuple[Operation, ...]
+    sources: tuple[str, ...]
+    guards: tuple[StepGuard, ...] = ()
+    decides: tuple[SwitchRule, ...] = ()
+
+    @property
+    def is_async(self) -> bool:
+        """Whether its functions are coroutine functions."""
+        return any(isinstance(op, Function) and inspect.iscoroutinefunction(op.function) for op in self.operations)
+
+
+@dataclass(frozen=True, slots=True)
+class CallStep:
+    """A model call with the values that its prompt takes."""
+
+    call: ModelCall
+    fields: Mapping[str, Slot] = field(repr=False)
+    sources: tuple[str, ...]
+    guards: tuple[StepGuard, ...] = ()
+
+
+def _passes(guards: tuple[StepGuard, ...], values: Mapping[str, Any]) -> bool:
+    return all(guard.passes(values) for guard in guards)
+
+
+async def run_call(step: CallStep, run_id: str, call_id: str, /, *values: Any, plan: Any = None) -> Any:
+    """Run a model call on the replica of this worker, or skip it."""
+    named = open_values(step.sources, values)
+    host = _host()
+    taken = _passes(step.guards, named)
+    if host is None:
+        if not taken:
+            return SKIPPED
+        raise NotInstalledError(
+            f"workflow '{step.call.workflow}', node '{step.call.node}': the dask-fmware runtime is not installed where "
+            "this runs; start a cluster with fm.LocalModelCluster(deployment) or call fm.install(client, deployment)"
+        )
+    if not taken:
+        host.skip(call_id)
+        return SKIPPED
+    return await host.call(step.call, run_id, call_id, {k: fill(slot, named) for k, slot in step.fields.items()})
+
+
+def run_plain(step: PlainStep, run_id: str, /, *values: Any, plan: Any = None) -> Any:
+    """Run plain code in a worker thread."""
+    named = open_values(step.sources, values)
+    if not _passes(step.guards, named):
+        return SKIPPED
+    result: Any = None
+    for operation in step.operations:
+        with _Noted(step, operation):
+            result = named[operation.name] = operation.call(named)
+    _decide(step, run_id, result)
+    return result
+
+
+async def run_plain_async(step: PlainStep, run_id: str, /, *values: Any, plan: Any = None) -> Any:
+    """Run coroutine functions on the worker's event loop."""
+    named = open_values(step.sources, values)
+    if not _passes(step.guards, named):
+        return SKIPPED
+    result: Any = None
+    for operation in step.operations:
+        with _Noted(step, operation):
+            result = operation.call(named)
+            if inspect.isawaitable(result):
+                result = await result
+            named[operation.name] = result
+    _decide(step, run_id, result)
+    return result
+
+
+class _Noted:
+    """Adds the node's name to an exception that leaves its code."""
+
+    __slots__ = ("operation", "step")
+
+    def __init__(self, step: PlainStep, operation: Operation) -> None:
+        self.step, self.operation = step, operation
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception):
+            error.add_note(f"in workflow '{self.step.workflow}', node '{self.operation.name}'")
+
+
+def _decide(step: PlainStep, run_id: str, value: Any) -> None:
+    """Tell the router which branches the value of a step takes, before its result arrives there."""
+    if step.decides and (host := _host()) is not None:
+        host.branched(run_id, step.decides, plain(value))
+
+
+def _host() -> Any:
+    """Return the model host of the worker that this runs on, or None."""
+    from distributed import get_worker
+
+    try:
+        worker = get_worker()
+    except ValueError:
+        return None
+    return worker.plugins.get(HOST)

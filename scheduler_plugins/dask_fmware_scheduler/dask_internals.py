@@ -1,0 +1,165 @@
+"""Everything we touch in `distributed.Scheduler` that carries no public promise, and nothing else.
+
+One method for each thing we do; each names the attributes it relies on. `tests/cluster` holds a
+contract test for each of them, so that a new release of distributed breaks a test and not a user.
+Verified with distributed 2026.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from distributed.core import Status
+from distributed.protocol.pickle import dumps
+from distributed.scheduler import Scheduler, TaskState
+
+from dask_fmware.model.plan import RunPlan
+
+__all__ = ["NOWHERE", "SchedulerInternals"]
+
+NOWHERE = "tcp://fmware-hold.invalid:1"  # a worker that never exists: a task restricted to it stays in no-worker
+
+
+class SchedulerInternals:
+    """A scheduler, seen through the internals that routing needs."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+
+    # -- handlers: Scheduler.handlers, Scheduler.stream_handlers ---------------------------------
+
+    def serve(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
+        """Answer RPCs."""
+        self.scheduler.handlers.update(handlers)
+
+    def listen(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
+        """Take messages from worker streams; an unknown one would close the stream of its worker."""
+        self.scheduler.stream_handlers.update(handlers)
+
+    def stop_serving(self, names: Iterable[str]) -> None:
+        """Answer these RPCs no more."""
+        for name in names:
+            self.scheduler.handlers.pop(name, None)
+
+    # -- settings: Scheduler.allowed_failures, stream_comms, client_comms, BatchedSend.interval --
+
+    def tolerate_worker_deaths(self, deaths: int) -> None:
+        """Do not blame tasks for the death of their worker: the machine counts attempts itself.
+
+        Stock Dask fails every task that was on `allowed-failures` (3) dying workers, innocent ones too.
+        """
+        self.scheduler.allowed_failures = max(self.scheduler.allowed_failures, deaths)
+
+    def send_at_once(self, *, worker: str | None = None, client: str | None = None, interval_s: float) -> None:
+        """Lower the pause between two messages to a worker or client (5 and 2 ms in stock Dask)."""
+        comms = self.scheduler.stream_comms if worker is not None else self.scheduler.client_comms
+        comm = comms.get(worker if worker is not None else client)
+        if comm is not None:
+            comm.interval = interval_s
+
+    # -- workers: Scheduler.workers, running, rpc, worker_send -----------------------------------
+
+    def resources(self, worker: str) -> dict[str, float]:
+        """Declared resources of a worker, which serve as labels."""
+        state = self.scheduler.workers.get(worker)
+        return dict(state.resources) if state is not None else {}
+
+    def is_known(self, worker: str) -> bool:
+        """Whether a worker is registered."""
+        return worker in self.scheduler.workers
+
+    def takes_tasks(self, worker: str) -> bool:
+        """Whether a worker is registered and running: neither paused nor being retired."""
+        state = self.scheduler.workers.get(worker)
+        return state is not None and state.status == Status.running and state in self.scheduler.running
+
+    def send(self, worker: str, message: dict[str, Any]) -> None:
+        """Send a stream message to a worker, in order with its tasks."""
+        self.scheduler.worker_send(worker, message)
+
+    # -- tasks: Scheduler.tasks, TaskState.{run_spec, state, waiting_on, dependents, who_has, ...} -
+
+    def task(self, key: str) -> TaskState | None:
+        """Return a task by key."""
+        return self.scheduler.tasks.get(key)
+
+    def take_plan(self, key: str) -> RunPlan | None:
+        """Take the plan of a run out of the task that carries it, so that it does not travel on."""
+        task = self.scheduler.tasks.get(key)
+        arguments = getattr(getattr(task, "run_spec", None), "kwargs", None)
+        if not arguments or not isinstance(arguments.get("plan"), RunPlan):
+            return None
+        plan: RunPlan = arguments.pop("plan")
+        return plan
+
+    def runnable_dependents(self, task: TaskState) -> list[TaskState]:
+        """Tasks that wait for nothing any more, as seen when `task` has just come into memory."""
+        return [d for d in task.dependents if d.state == "waiting" and not d.waiting_on]
+
+    def hold(self, task: TaskState) -> None:
+        """Let a task park in ``no-worker`` when it is next transitioned."""
+        task.worker_restrictions = {NOWHERE}
+        task.loose_restrictions = False
+
+    def pin(self, task: TaskState, workers: set[str]) -> None:
+        """Let a task run only on these workers."""
+        task.worker_restrictions = workers
+        task.loose_restrictions = False
+
+    def loosen(self, task: TaskState) -> None:
+        """Let a task run anywhere."""
+        task.worker_restrictions = None
+
+    def release_held(self, keys: Iterable[str], stimulus_id: str) -> None:
+        """Send held tasks to the workers that they were pinned to. Never call it inside a transition."""
+        ready = {key: "processing" for key in keys if self._is_parked(key)}
+        if ready:
+            self.scheduler.transitions(ready, stimulus_id)
+
+    def fail_held(self, key: str, error: Exception, stimulus_id: str) -> None:
+        """End a held task with an error. Never call it inside a transition."""
+        if self._is_parked(key):
+            recommendations = self.scheduler.transition(
+                key,
+                "erred",
+                exception=dumps(error),
+                exception_text=f"{type(error).__name__}: {error}",
+                traceback_text="",
+                cause=key,
+                stimulus_id=stimulus_id,
+            )
+            self.scheduler.transitions(recommendations, stimulus_id)
+
+    def _is_parked(self, key: str) -> bool:
+        task = self.scheduler.tasks.get(key)
+        return task is not None and task.state == "no-worker"
+
+    def failure_text(self, key: str) -> str:
+        """Why a task erred, in one line."""
+        task = self.scheduler.tasks.get(key)
+        blamed = task.exception_blame if task is not None and task.exception_blame is not None else task
+        text = getattr(blamed, "exception_text", None)
+        return str(text).splitlines()[0] if text else "its task failed"
+
+    # -- results: request_acquire_replicas, request_remove_replicas, TaskState.who_has -----------
+
+    def holders(self, key: str) -> set[str]:
+        """Addresses of the workers that hold a result; empty if it is not in memory."""
+        task = self.scheduler.tasks.get(key)
+        if task is None or task.state != "memory":
+            return set()
+        return {worker.address for worker in task.who_has or ()}
+
+    def is_used_on(self, key: str, worker: str) -> bool:
+        """Whether a dependent runs on a worker; removing its input there would close that worker."""
+        task, state = self.scheduler.tasks.get(key), self.scheduler.workers.get(worker)
+        return task is None or any(dependent.processing_on is state for dependent in task.dependents)
+
+    def copy_results(self, keys: list[str], to: str, stimulus_id: str) -> None:
+        """Ask a worker to fetch results."""
+        self.scheduler.request_acquire_replicas(to, keys, stimulus_id=stimulus_id)
+
+    def remove_results(self, keys: list[str], worker: str, stimulus_id: str) -> None:
+        """Ask a worker to forget results that others hold."""
+        self.scheduler.request_remove_replicas(worker, keys, stimulus_id=stimulus_id)

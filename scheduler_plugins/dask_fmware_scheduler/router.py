@@ -1,0 +1,429 @@
+"""The replica router: a scheduler plugin that turns what Dask and the workers report into events for the
+runtime machine, and the machine's actions into what Dask does.
+
+It decides nothing. A runnable call is held in ``no-worker``, pinned to the address of the replica that
+the machine assigns, and its slot is free when its worker says so: Dask's own transitions do not tell.
+Plain steps are pinned to light workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from distributed import Scheduler, SchedulerPlugin
+from distributed.metrics import time
+
+from dask_fmware.errors import FMwareError
+from dask_fmware.model.messages import (
+    PROTOCOL_VERSION,
+    AttemptEnded,
+    Branched,
+    FirstToken,
+    Grant,
+    ReplicaFailed,
+    ReplicaReady,
+    check_version,
+)
+from dask_fmware.model.plan import PlannedNode
+from dask_fmware.model.replica import MODEL_LABEL, read_label
+from dask_fmware.policy import create_policy
+from dask_fmware.runtime import (
+    Assign,
+    CallDropped,
+    CallRunnable,
+    CallWithdrawn,
+    Event,
+    Fail,
+    Hold,
+    Machine,
+    ModelLimits,
+    Refuse,
+    ReplicaDraining,
+    ReplicaGone,
+    RunDropped,
+    RunEnded,
+    RunSubmitted,
+    Skip,
+)
+from dask_fmware.runtime import ReplicaReady as ReplicaIsReady
+from dask_fmware.spec.deployment import Deployment
+from dask_fmware_scheduler.answers import AnswerBoard
+from dask_fmware_scheduler.dask_internals import SchedulerInternals
+from dask_fmware_scheduler.results import ResultMover
+
+__all__ = ["ReplicaRouter"]
+
+logger = logging.getLogger("dask_fmware.router")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _guarded(hook: F) -> F:
+    """Log and count what goes wrong in a hook: Dask would hide it in its INFO log."""
+
+    @wraps(hook)
+    def guarded(self: ReplicaRouter, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return hook(self, *args, **kwargs)
+        except Exception:
+            self.failures[hook.__name__] += 1
+            logger.exception("Replica router: %s failed", hook.__name__)
+            return None
+
+    return guarded  # type: ignore[return-value]
+
+
+class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
+    """Routes model calls of workflows to replicas.
+
+    Parameters
+    ----------
+    deployment
+        Models, and the routing policy.
+    stream_interval_s
+        Pause between two messages to a worker or client, or None for Dask's own (5 and 2 ms).
+    """
+
+    name = "fmware-router"
+    idempotent = True
+
+    def __init__(self, deployment: Deployment, *, stream_interval_s: float | None = None) -> None:
+        self.deployment = deployment
+        self.stream_interval_s = stream_interval_s
+        self.failures: Counter[str] = Counter()
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Begin to route; workers that are there already are asked who they are."""
+        router = self.deployment.router
+        self.dask = SchedulerInternals(scheduler)
+        self.machine = Machine(
+            create_policy(router.policy, random.Random(router.seed).random),
+            models={
+                name: ModelLimits(model.context_tokens, model.longest_token_bytes)
+                for name, model in self.deployment.models.items()
+            },
+            max_attempts=router.max_attempts,
+            max_held=router.max_held,
+        )
+        self.answers = AnswerBoard(self.machine)
+        self.results = ResultMover(self.dask, lambda: self._light)
+        self.failed_replicas: dict[str, dict[str, Any]] = {}
+        self._nodes: dict[str, tuple[str, PlannedNode]] = {}  # key -> (run id, node)
+        self._outputs: dict[str, str] = {}  # key of a result -> run id
+        self._refused: dict[str, FMwareError] = {}
+        self._light: list[str] = []
+        self._assigned: list[str] = []  # held tasks that are pinned and wait for the next flush
+        self._failing: list[tuple[str, FMwareError]] = []
+        self._flushing = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
+        self.dask.tolerate_worker_deaths(1000)
+        self.dask.listen(
+            {
+                FirstToken.op: self._on_first_token,
+                AttemptEnded.op: self._on_attempt_ended,
+                Branched.op: self._on_branched,
+                ReplicaFailed.op: self._on_replica_failed,
+            }
+        )
+        self.dask.serve(self._handlers())
+        for client in list(scheduler.clients):
+            self._tune(client=client)
+        for worker in list(scheduler.workers):
+            self.add_worker(scheduler, worker)
+
+    def _handlers(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "fmware_announce": self.announce,
+            "fmware_report": self.report,
+            "fmware_reports": self.reports,
+            "fmware_status": self.status,
+            "fmware_answer": self.answer,
+        }
+
+    async def close(self) -> None:
+        """Stop routing; the streams of workers stay served so that none of them breaks."""
+        self._stopped = True
+        self.results.close()
+        for task in self._tasks:
+            task.cancel()
+        self.dask.stop_serving(self._handlers())
+
+    def _later(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- workers and clients ---------------------------------------------------------------------
+
+    @_guarded
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Take in a new worker: light unless it is labelled with a model."""
+        self._tune(worker=worker)
+        if read_label(self.dask.resources(worker), MODEL_LABEL) is None and worker not in self._light:
+            self._light.append(worker)
+        self._later(self._greet(worker))
+
+    @_guarded
+    def remove_worker(self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any) -> None:
+        """Forget a worker. Dask has moved its tasks by now."""
+        if worker in self._light:
+            self._light.remove(worker)
+        self.failed_replicas.pop(worker, None)
+        self._handle(ReplicaGone(worker))
+
+    @_guarded
+    def add_client(self, scheduler: Scheduler, client: str) -> None:
+        """Take in a client; its stream exists only after this hook."""
+        asyncio.get_running_loop().call_soon(lambda: self._tune(client=client))
+
+    def _tune(self, *, worker: str | None = None, client: str | None = None) -> None:
+        if self.stream_interval_s is not None:
+            self.dask.send_at_once(worker=worker, client=client, interval_s=self.stream_interval_s)
+
+    async def _greet(self, worker: str) -> None:
+        """Ask a worker for its replica, in case it announced itself before this plugin was there."""
+        try:
+            answer = await asyncio.wait_for(
+                self.dask.scheduler.rpc(worker).fmware_hello(version=PROTOCOL_VERSION), timeout=30
+            )
+        except (OSError, TimeoutError) as error:
+            logger.info("Worker %s did not answer the router's greeting: %r", worker, error)
+            return
+        if answer is not None:  # None: its model host comes later and announces itself
+            self.announce(**answer)
+
+    def announce(self, worker: str, version: int, replica: dict[str, Any] | None) -> dict[str, Any]:
+        """Take in a worker's model host and, if its engine serves, its replica (RPC)."""
+        check_version(version, f"worker {worker}")
+        if replica is not None and self.dask.is_known(worker):
+            self.failed_replicas.pop(worker, None)
+            known = self.machine.fleet.get(worker)
+            made = ReplicaReady.from_wire(replica).replica(worker)
+            if known is None or known.replica != made:
+                logger.info("Replica %s of model %s on %s is ready", made.name, made.model, made.accelerator)
+                self._handle(ReplicaIsReady(made))
+        return {"version": PROTOCOL_VERSION}
+
+    @_guarded
+    def _on_replica_failed(self, worker: str, **message: Any) -> None:
+        failed = ReplicaFailed.from_wire(message)
+        logger.warning("Replica %s of model %s failed: %s", failed.name, failed.model, failed.error)
+        self.failed_replicas[worker] = message
+        self._handle(ReplicaGone(worker, failed.error))
+
+    # -- graphs and transitions ------------------------------------------------------------------
+
+    @_guarded
+    def update_graph(self, scheduler: Scheduler, *, tasks: list[Any], **kwargs: Any) -> None:
+        """Find the runs in a submitted graph."""
+        for key in tasks:
+            plan = self.dask.take_plan(key)
+            if plan is None:
+                continue
+            for node in plan.nodes:
+                self._nodes[node.key] = (plan.run_id, node)
+            self._outputs[plan.output] = plan.run_id
+            self._handle(RunSubmitted(plan))
+
+    @_guarded
+    def transition(self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any) -> None:
+        """Follow the tasks of runs. Called for every transition of every task on the cluster: be quick."""
+        known = self._nodes.get(key)
+        if known is None or start == finish:
+            return
+        run_id, node = known
+        task = self.dask.task(key)
+        if task is None:
+            return
+        match finish:
+            case "waiting":
+                if not task.waiting_on:
+                    self._runnable(task, run_id, node)
+            case "memory":
+                for dependent in self.dask.runnable_dependents(task):
+                    if (other := self._nodes.get(dependent.key)) is not None:
+                        self._runnable(dependent, *other)
+                if key in self._outputs:
+                    self._run_ended(self._outputs[key], "finished")
+                if node.model is not None and start == "processing" and (worker := kwargs.get("worker")) is not None:
+                    self._result_made(key, worker)
+            case "erred":
+                if key in self._outputs:
+                    self._run_ended(self._outputs[key], "failed", self.dask.failure_text(key))
+            case "released":
+                if node.model is not None:
+                    self._handle(CallWithdrawn(key))
+            case "forgotten":
+                self._forgotten(key, node)
+
+    def _forgotten(self, key: str, node: PlannedNode) -> None:
+        del self._nodes[key]
+        if node.model is not None:
+            self._handle(CallDropped(key))
+        if (run_id := self._outputs.pop(key, None)) is not None:
+            self._run_ended(run_id, "cancelled", "its future was released")
+            self._refused.pop(run_id, None)
+            self._handle(RunDropped(run_id))
+
+    def _run_ended(self, run_id: str, state: Any, reason: str = "") -> None:
+        self._handle(RunEnded(run_id, state, reason))
+        self.answers.wake(run_id)
+
+    def _result_made(self, key: str, worker: str) -> None:
+        if worker not in self._light:
+            self.results.add(key, worker)
+
+    def _runnable(self, task: Any, run_id: str, node: PlannedNode) -> None:
+        """All inputs of a task are there: hold or place it before Dask does."""
+        if (error := self._refused.get(run_id)) is not None:
+            self.dask.hold(task)
+            self._fail_soon(task.key, error)
+        elif node.model is None:
+            self._to_light(task)
+        else:
+            self.dask.hold(task)
+            self._sync_replica_of(task.key)
+            self._handle(CallRunnable(task.key))
+
+    def _sync_replica_of(self, key: str) -> None:
+        """Tell the machine of a dead replica before its calls return: Dask moves them first."""
+        call = self.machine.runs.calls.get(key)
+        attempt = call.attempt if call is not None else None
+        if attempt is not None and not self.dask.is_known(attempt.replica_id):
+            self._handle(ReplicaGone(attempt.replica_id))
+
+    def _to_light(self, task: Any) -> None:
+        if self._light:
+            self.dask.pin(task, set(self._light))
+        else:
+            self.dask.loosen(task)
+
+    # -- messages from workers -------------------------------------------------------------------
+
+    @_guarded
+    def _on_first_token(self, worker: str, **message: Any) -> None:
+        event = FirstToken.from_wire(message)
+        self._handle(event)
+
+    @_guarded
+    def _on_attempt_ended(self, worker: str, **message: Any) -> None:
+        self._handle(AttemptEnded.from_wire(message))
+
+    @_guarded
+    def _on_branched(self, worker: str, **message: Any) -> None:
+        self._handle(Branched.from_wire(message))
+
+    # -- the machine -----------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        """Give an event to the machine and do what it says."""
+        if self._stopped:
+            return
+        for action in self.machine.handle(event, time()):
+            match action:
+                case Assign():
+                    self._assign(action)
+                case Hold():
+                    pass  # held since it became runnable
+                case Skip():
+                    if (task := self.dask.task(action.call_id)) is not None:
+                        self._to_light(task)
+                        self._flush_soon(action.call_id)
+                case Fail():
+                    self._fail_soon(action.call_id, action.error)
+                case Refuse():
+                    self._refused[action.run_id] = action.error
+
+    def _assign(self, action: Assign) -> None:
+        task = self.dask.task(action.call_id)
+        if task is None or not self.dask.takes_tasks(action.replica_id):
+            gone = not self.dask.is_known(action.replica_id)
+            self._handle(ReplicaGone(action.replica_id) if gone else ReplicaDraining(action.replica_id))
+            self._handle(AttemptEnded(action.call_id, action.attempt, "aborted"))
+            if task is not None:
+                self._handle(CallRunnable(action.call_id))
+            return
+        grant = Grant(action.call_id, action.attempt, action.priority)
+        self.dask.send(action.replica_id, grant.to_wire())
+        self.dask.pin(task, {action.replica_id})
+        self._flush_soon(action.call_id)
+        node = self._nodes.get(action.call_id)
+        if node is not None and node[1].answers:
+            self.answers.wake(node[0])
+
+    def _fail_soon(self, key: str, error: FMwareError) -> None:
+        self._failing.append((key, error))
+        self._flush_soon()
+
+    def _flush_soon(self, key: str | None = None) -> None:
+        """Let Dask move a task that is parked, outside of the transition that may be under way.
+
+        A task that is just becoming runnable is not parked; it takes its pin along without this.
+        """
+        if key is not None:
+            self._assigned.append(key)
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    @_guarded
+    def _flush(self) -> None:
+        self._flushing = False
+        assigned, self._assigned = self._assigned, []
+        failing, self._failing = self._failing, []
+        self.dask.release_held(assigned, "fmware-assign")
+        for key, error in failing:
+            self.dask.fail_held(key, error, "fmware-fail")
+
+    # -- RPC for clients -------------------------------------------------------------------------
+
+    def report(self, run_id: str) -> dict[str, Any] | None:
+        """Return the report of a run, or None (RPC)."""
+        report = self.machine.report(run_id)
+        return report.to_wire() if report is not None else None
+
+    def reports(self, run_ids: list[str] | None = None) -> list[dict[str, Any]]:
+        """Return the reports of these runs, or of all that are remembered (RPC)."""
+        wanted = set(run_ids) if run_ids is not None else None
+        return [r.to_wire() for r in self.machine.runs.reports() if wanted is None or r.run_id in wanted]
+
+    async def answer(self, run_id: str, after: int = 0, patience_s: float = 20.0) -> dict[str, Any]:
+        """Return where the answer of a run is generated (RPC, long poll)."""
+        return await self.answers.find(run_id, after, patience_s)
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of the runtime in plain values (RPC)."""
+        return {
+            "version": PROTOCOL_VERSION,
+            "deployment": self.deployment.model_dump(mode="json"),
+            "policy": self.machine.policy.name,
+            "held": self.machine.held,
+            "runs": len(self.machine.runs),
+            "light_workers": len(self._light),
+            "failures": dict(self.failures),
+            "failed_replicas": [dict(message, worker=worker) for worker, message in self.failed_replicas.items()],
+            "replicas": [
+                {
+                    "worker": state.replica.replica_id,
+                    "name": state.replica.name,
+                    "model": state.replica.model,
+                    "accelerator": state.replica.accelerator,
+                    "card": state.replica.card,
+                    "slots": state.replica.slots,
+                    "running": len(state.running),
+                    "waiting": state.waiting,
+                    "draining": state.draining,
+                    "engine": state.replica.engine,
+                    "engine_version": state.replica.engine_version,
+                    "load_s": state.replica.load_s,
+                    "latency": state.replica.latency.model_dump(),
+                }
+                for state in self.machine.fleet
+            ],
+        }

@@ -1,0 +1,95 @@
+"""Everything we touch in `distributed.Worker` that carries no public promise, and nothing else.
+
+Verified with distributed 2026.8; `tests/cluster` holds a contract test for each item.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from time import time
+from typing import Any
+
+import dask.config
+from distributed import Client, Reschedule, Worker
+from distributed.worker_state_machine import SecedeEvent
+
+__all__ = ["Reschedule", "WorkerInternals"]
+
+
+class WorkerInternals:
+    """A worker, seen through the internals that hosting a model needs."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    @property
+    def address(self) -> str:
+        """Address by which the scheduler knows this worker."""
+        return str(self.worker.contact_address or self.worker.address)
+
+    @property
+    def name(self) -> str:
+        """Name of the worker, stable over restarts."""
+        return str(self.worker.name)
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Declared resources, which serve as labels (Worker.state.total_resources)."""
+        return dict(self.worker.state.total_resources)
+
+    def serve(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
+        """Answer RPCs (Worker.handlers)."""
+        self.worker.handlers.update(handlers)
+
+    def listen(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
+        """Take messages of the scheduler's stream (Worker.stream_handlers)."""
+        self.worker.stream_handlers.update(handlers)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message to the scheduler, before the result of the task that calls this, from any thread.
+
+        (Worker.batched_send. On the loop it must not be deferred: the task's result would overtake it.)
+        """
+        try:
+            on_loop = asyncio.get_running_loop() is self.worker.loop.asyncio_loop
+        except RuntimeError:
+            on_loop = False
+        if on_loop:
+            self.worker.batched_send(message)
+        else:
+            self.worker.loop.add_callback(self.worker.batched_send, message)
+
+    def send_at_once(self, interval_s: float) -> None:
+        """Lower the pause between two messages to the scheduler (2 ms in stock Dask; Worker.batched_stream)."""
+        self.worker.batched_stream.interval = interval_s
+
+    async def ask_scheduler(self, op: str, **message: Any) -> Any:
+        """Call an RPC of the scheduler; None if it does not know it."""
+        return await getattr(self.worker.scheduler, op)(**message)
+
+    def secede(self, key: str) -> None:
+        """Give back the thread slot of an async task that only waits (Worker.handle_stimulus)."""
+        if key in self.worker.state.tasks:
+            self.worker.handle_stimulus(
+                SecedeEvent(key=key, compute_duration=0.0, stimulus_id=f"fmware-secede-{time()}")
+            )
+
+    def give_up_dead_peers_after(self, seconds: float) -> None:
+        """Stop connecting to a dead worker sooner than after Dask's 30 s, during which a key would be stuck.
+
+        Only in a worker process of its own (with a nanny), where nothing else reads the setting.
+        """
+        if self.worker.nanny is not None:
+            dask.config.set({"distributed.comm.timeouts.connect": f"{seconds}s"})
+
+    async def client(self) -> Client:
+        """Return a client of this worker's own, to submit from inside tasks."""
+        return await Client(
+            self.worker.scheduler.address,
+            asynchronous=True,
+            set_as_default=False,
+            direct_to_workers=True,
+            security=self.worker.security,
+            name="fmware-bodies",
+        )

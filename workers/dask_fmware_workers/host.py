@@ -1,0 +1,234 @@
+"""The model host: a worker plugin that turns a Dask worker into a replica, and serves light workers too.
+
+A worker whose resources name a model and an accelerator (``fm-model:small``, ``fm-accelerator:L4``)
+loads that model's engine in the background and announces itself when it serves; loading in `setup`
+would stop the worker's heartbeats and hold up every other worker of the cluster. Scheduler and worker
+may start in either order: whoever comes second finds the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+from distributed import Worker, WorkerPlugin
+
+from dask_fmware.compile.steps import HOST
+from dask_fmware.errors import DeploymentError, EngineError, FMwareError, NotInstalledError
+from dask_fmware.model.call import ModelCall
+from dask_fmware.model.completion import Completion
+from dask_fmware.model.engine import Engine
+from dask_fmware.model.messages import PROTOCOL_VERSION, Branched, Grant, ReplicaFailed, ReplicaReady, check_version
+from dask_fmware.model.plan import SwitchRule
+from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, MODEL_LABEL, read_label
+from dask_fmware.spec.deployment import Deployment, Latency
+from dask_fmware_workers.bodies import BodyClient
+from dask_fmware_workers.dask_internals import WorkerInternals
+from dask_fmware_workers.engines import create_engine
+from dask_fmware_workers.runner import CallRunner
+from dask_fmware_workers.warmup import measure_latency
+
+__all__ = ["ModelHost"]
+
+logger = logging.getLogger("dask_fmware.host")
+
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
+
+
+class ModelHost(WorkerPlugin):  # type: ignore[misc]
+    """Hosts the model that a worker's labels name, and runs calls on it.
+
+    Parameters
+    ----------
+    deployment
+        Where engine, arguments and slots of the model are found.
+    stream_interval_s
+        Pause between two messages to the scheduler, or None for Dask's own (2 ms).
+    """
+
+    name = HOST
+    idempotent = True
+
+    def __init__(self, deployment: Deployment, *, stream_interval_s: float | None = None) -> None:
+        self.deployment = deployment
+        self.stream_interval_s = stream_interval_s
+
+    def setup(self, worker: Worker) -> None:
+        """Begin; returns at once."""
+        self.dask = WorkerInternals(worker)
+        self.runner = CallRunner(self.dask.send)
+        self.bodies = BodyClient(self.dask)
+        self.engine: Engine | None = None
+        self.replica: ReplicaReady | None = None
+        self.connected = False  # a router has spoken to us
+        resources = self.dask.resources
+        self.model = read_label(resources, MODEL_LABEL)
+        self.accelerator = read_label(resources, ACCELERATOR_LABEL)
+        self.card = read_label(resources, CARD_LABEL)
+        self.dask.serve({"fmware_hello": self.hello, "fmware_stream": self.runner.streams.serve})
+        self.dask.listen({Grant.op: self._on_grant})
+        self.dask.give_up_dead_peers_after(2.0)
+        self._work = asyncio.ensure_future(self._serve())
+
+    async def teardown(self, worker: Worker) -> None:
+        """Abort what runs and close the engine."""
+        self._work.cancel()
+        await asyncio.wait([self._work], timeout=1)
+        await self.bodies.close()
+        if self.engine is not None:
+            await self.engine.close()
+            self.engine = None
+
+    # -- becoming a replica ----------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        """Load the engine, if there is one to load, and announce this worker; try again after a failure."""
+        wait_s = FIRST_RETRY_S
+        while self.model is not None and self.replica is None:
+            try:
+                self.replica = await self._load(self.model)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                hopeless = isinstance(error, DeploymentError)
+                await self._announce_failure(error, will_retry=not hopeless)
+                if hopeless:
+                    return
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, LAST_RETRY_S)
+        await self._announce()
+
+    async def _load(self, model: str) -> ReplicaReady:
+        spec = self.deployment.models.get(model)
+        known = ", ".join(self.deployment.models)
+        if spec is None:
+            raise DeploymentError(f"worker '{self.dask.name}' is labelled for model '{model}', deployed are: {known}")
+        accelerator = self.accelerator or next(iter(spec.on))
+        placement = spec.on.get(accelerator)
+        if placement is None:
+            raise DeploymentError(
+                f"worker '{self.dask.name}' is labelled for model '{model}' on accelerator '{accelerator}', "
+                f"which is deployed on: {', '.join(spec.on)}"
+            )
+        slots = placement.slots or spec.slots
+        card = self.card or f"{accelerator}@{self.dask.address}"
+        arguments: dict[str, Any] = {
+            "slots": slots,
+            "context_tokens": spec.context_tokens,
+            **spec.arguments,
+            **placement.arguments,
+        }
+        cores = self._cores(accelerator, card)
+        if cores is not None:
+            arguments.setdefault("cores", cores)
+        start = perf_counter()
+        self.engine = engine = create_engine(spec.engine, arguments)
+        try:
+            await engine.start()
+            load_s = perf_counter() - start
+            latency = placement.latency or await measure_latency(engine)
+        except BaseException:
+            self.engine = None
+            await engine.close()
+            raise
+        made = engine.capabilities
+        return ReplicaReady(
+            name=self.dask.name,
+            model=model,
+            accelerator=accelerator,
+            card=card,
+            slots=min(slots, made.slots),
+            context_tokens=made.context_tokens,
+            longest_token_bytes=made.longest_token_bytes,
+            engine=made.engine,
+            engine_version=made.engine_version,
+            latency=latency.model_dump() if isinstance(latency, Latency) else dict(latency),
+            load_s=load_s,
+        )
+
+    def _cores(self, accelerator: str, card: str) -> list[int] | None:
+        """Cores of a card named ``accelerator-index``."""
+        sets = self.deployment.accelerators[accelerator].cores
+        index = card.removeprefix(f"{accelerator}-")
+        if sets is None or not index.isdigit() or int(index) >= len(sets):
+            return None
+        return list(sets[int(index)])
+
+    async def _announce(self) -> None:
+        """Tell the router that we are there; if there is none yet, it will ask when it comes."""
+        answer = await self.dask.ask_scheduler("fmware_announce", **self._identity())
+        if isinstance(answer, dict) and "version" in answer:
+            check_version(answer["version"], "the scheduler")
+            self._connect()
+
+    async def _announce_failure(self, error: Exception, *, will_retry: bool) -> None:
+        text = str(error) if isinstance(error, FMwareError) else f"{type(error).__name__}: {error}"
+        logger.error("Model '%s' could not be loaded: %s", self.model, text)
+        if not self.connected:
+            await self._announce()
+        if self.connected:
+            failed = ReplicaFailed(
+                self.dask.name, self.model or "", self.accelerator or "", text, will_retry=will_retry
+            )
+            self.dask.send(failed.to_wire())
+
+    def _identity(self) -> dict[str, Any]:
+        replica = None
+        if self.replica is not None:
+            replica = self.replica.to_wire()
+            del replica["op"]
+        return {"worker": self.dask.address, "version": PROTOCOL_VERSION, "replica": replica}
+
+    def _connect(self) -> None:
+        self.connected = True
+        if self.stream_interval_s is not None:
+            self.dask.send_at_once(self.stream_interval_s)
+
+    def hello(self, version: int) -> dict[str, Any]:
+        """A router came after us (RPC): return who we are."""
+        check_version(version, "the scheduler")
+        self._connect()
+        return self._identity()
+
+    # -- what steps ask for ----------------------------------------------------------------------
+
+    def _on_grant(self, **message: Any) -> None:
+        self.runner.grant(Grant.from_wire(message))
+
+    async def call(self, call: ModelCall, run_id: str, call_id: str, values: Mapping[str, Any]) -> Completion:
+        """Run a granted call on this worker's engine."""
+        if not self.connected:
+            raise NotInstalledError(
+                f"{call.where}: the scheduler runs no replica router; call fm.install(client, deployment)"
+            )
+        if self.engine is None:
+            raise EngineError(
+                f"{call.where}: worker '{self.dask.name}' has no engine; it should not have been sent here"
+            )
+        completion = await self.runner.run(self.engine, call, call_id, values)
+        self.branched(run_id, call.decides, completion.value)
+        return completion
+
+    def skip(self, call_id: str) -> None:
+        """A call is on a branch that was not taken."""
+        self.runner.skip(call_id)
+
+    def branched(self, run_id: str, rules: tuple[SwitchRule, ...], value: Any) -> None:
+        """Tell the router which branches a value takes; callable from any thread."""
+        if not self.connected:
+            return
+        for rule in rules:
+            self.dask.send(Branched(run_id, rule.switch, rule.branch(value)).to_wire())
+
+    async def submit(self, graph: dict[str, Any], keys: list[str], key: str) -> list[Any]:
+        """Run the bodies of a map or loop, for the task `key`."""
+        return await self.bodies.run(graph, keys, key)
+
+    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+        """Abort what a task has under way when Dask lets go of the task; Dask itself stops no coroutine."""
+        if finish in ("released", "forgotten", "cancelled") and isinstance(key, str):
+            self.runner.withdraw(key)
+            self.bodies.cancel(key)

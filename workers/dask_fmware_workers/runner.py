@@ -1,0 +1,170 @@
+"""Runs granted calls on the engine of this worker and says how each attempt ended.
+
+It owns the grants, the attempts under way and their streams. The slot of an attempt is free when
+`AttemptEnded` is sent, which happens after the engine has let go of the request, whatever Dask thinks
+of the task by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Literal
+
+from dask_fmware.errors import EngineCrashedError, FMwareError
+from dask_fmware.model.call import ModelCall
+from dask_fmware.model.completion import Completion, Timing
+from dask_fmware.model.engine import Engine, Usage
+from dask_fmware.model.messages import AttemptEnded, FirstToken, Grant
+from dask_fmware_workers.dask_internals import Reschedule
+from dask_fmware_workers.output import value_of
+from dask_fmware_workers.streams import AnswerStreams, TextStream
+
+__all__ = ["CallRunner"]
+
+logger = logging.getLogger("dask_fmware.runner")
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One attempt under way."""
+
+    grant: Grant
+    task: asyncio.Task[Completion] | None = None
+    usage: Usage = field(default_factory=Usage)
+    ttft_s: float | None = None
+
+
+class CallRunner:
+    """Attempts of one engine.
+
+    Parameters
+    ----------
+    send
+        Sends a message to the scheduler.
+    """
+
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        self._send = send
+        self.streams = AnswerStreams()
+        self._grants: dict[str, Grant] = {}
+        self._attempts: dict[str, _Attempt] = {}
+
+    @property
+    def running(self) -> int:
+        """Attempts under way."""
+        return len(self._attempts)
+
+    def grant(self, grant: Grant) -> None:
+        """The scheduler lets a call run here; its task follows on the same stream."""
+        self._grants[grant.call_id] = grant
+
+    def withdraw(self, call_id: str) -> None:
+        """The task of a call will not run here after all, or not any more."""
+        if (grant := self._grants.pop(call_id, None)) is not None:
+            self._send(AttemptEnded(call_id, grant.attempt, "aborted").to_wire())
+        attempt = self._attempts.get(call_id)
+        if attempt is not None and attempt.task is not None:
+            attempt.task.cancel()
+
+    def skip(self, call_id: str) -> None:
+        """A call turned out to be on a branch that was not taken."""
+        if (grant := self._grants.pop(call_id, None)) is not None:
+            self._send(AttemptEnded(call_id, grant.attempt, "skipped").to_wire())
+
+    async def run(self, engine: Engine, call: ModelCall, call_id: str, values: Mapping[str, Any]) -> Completion:
+        """Generate, and report how it ended.
+
+        Raises `distributed.Reschedule` if the call was not granted, was aborted, or its engine crashed:
+        the scheduler decides what becomes of it.
+        """
+        grant = self._grants.pop(call_id, None)
+        if grant is None:
+            logger.warning("%s: not granted to this replica; sent back", call.where)
+            raise Reschedule(f"{call.where}: not granted here")
+        attempt = _Attempt(grant)
+        self._attempts[call_id] = attempt
+        stream = self.streams.open(call_id, grant.attempt)
+        outcome: Literal["finished", "failed", "retry", "aborted"] = "failed"
+        error = ""
+        start = perf_counter()
+        try:
+            attempt.task = asyncio.ensure_future(self._generate(engine, call, call_id, values, attempt, stream))
+            completion = await attempt.task
+            outcome = "finished"
+            return completion
+        except asyncio.CancelledError:
+            outcome = "aborted"
+            if attempt.task is not None and not attempt.task.done():  # the worker closes: take the engine along
+                attempt.task.cancel()
+                await asyncio.wait([attempt.task], timeout=2)
+                raise
+            raise Reschedule(f"{call.where}: aborted") from None
+        except EngineCrashedError as crash:
+            outcome, error = "retry", f"{type(crash).__name__}: {crash}"
+            raise Reschedule(error) from crash
+        except FMwareError as fault:
+            error = f"{type(fault).__name__}: {fault}"
+            raise
+        except Exception as fault:
+            error = type(fault).__name__  # a stranger's message might hold a prompt
+            raise
+        finally:
+            if self._attempts.get(call_id) is attempt:
+                del self._attempts[call_id]
+            stream.end(outcome)
+            self._send(
+                AttemptEnded(
+                    call_id,
+                    grant.attempt,
+                    outcome,
+                    attempt.usage.prompt_tokens,
+                    attempt.usage.output_tokens,
+                    attempt.usage.cached_tokens,
+                    attempt.ttft_s,
+                    perf_counter() - start,
+                    error,
+                ).to_wire()
+            )
+
+    async def _generate(
+        self,
+        engine: Engine,
+        call: ModelCall,
+        call_id: str,
+        values: Mapping[str, Any],
+        attempt: _Attempt,
+        stream: TextStream,
+    ) -> Completion:
+        grant = attempt.grant
+        request = call.request(values, request_id=f"{call_id}#{grant.attempt}", priority=grant.priority)
+        start = perf_counter()
+        finish_reason, tokens = None, 0
+        async with aclosing(engine.generate(request)) as deltas:  # type: ignore[type-var]
+            async for delta in deltas:
+                if attempt.ttft_s is None and (delta.text or delta.tokens):
+                    attempt.ttft_s = perf_counter() - start
+                    self._send(FirstToken(call_id, grant.attempt, attempt.ttft_s).to_wire())
+                tokens += delta.tokens
+                attempt.usage = delta.usage or Usage(attempt.usage.prompt_tokens, tokens)
+                if delta.text:
+                    stream.add(delta.text)
+                finish_reason = delta.finish_reason or finish_reason
+        latency_s = perf_counter() - start
+        if finish_reason is None:
+            raise EngineCrashedError(f"{call.where}: the engine's stream ended without a reason")
+        if finish_reason == "abort":
+            raise asyncio.CancelledError
+        text = "".join(stream.pieces)
+        return Completion(
+            text=text,
+            finish_reason=finish_reason,
+            usage=attempt.usage,
+            timing=Timing(attempt.ttft_s if attempt.ttft_s is not None else latency_s, latency_s),
+            model=call.model,
+            value=value_of(call, text, finish_reason),
+        )
