@@ -34,7 +34,7 @@ class Greedy:
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """Pick by ``l_est``."""
         costs = {r.replica_id: estimate(call, r, now) for r in replicas}
-        best = min(replicas, key=lambda r: (costs[r.replica_id].l_est, r.card_running, r.name))
+        best = min(replicas, key=lambda r: (costs[r.replica_id].l_est, r.card_running, r.name, r.replica_id))
         cost = costs[best.replica_id]
         return Bind(
             best.replica_id,

@@ -31,6 +31,6 @@ class LeastOutstanding:
         """Pick by outstanding calls for each slot, card load, speed and name."""
         best = min(
             replicas,
-            key=lambda r: (r.outstanding / r.slots, r.card_running, r.latency.output_token_s, r.name),
+            key=lambda r: (r.outstanding / r.slots, r.card_running, r.latency.output_token_s, r.name, r.replica_id),
         )
         return Bind(best.replica_id, f"{best.outstanding} outstanding on {best.slots} slots is the least")

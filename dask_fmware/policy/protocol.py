@@ -102,5 +102,5 @@ class Policy(Protocol):
         ...
 
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
-        """Pick one of `replicas` (never empty, sorted by replica name) for `call`, or let it wait."""
+        """Pick one of `replicas` (never empty, sorted by name and id) for `call`, or let it wait."""
         ...

@@ -23,7 +23,7 @@ class RoundRobin:
     name = "round_robin"
 
     def __init__(self) -> None:
-        self._last: dict[str, str] = {}
+        self._last: dict[str, tuple[str, str]] = {}  # model -> name and id of the replica used last
 
     def order(self, call: CallView) -> tuple[float, ...]:
         """First come, first served inside a priority."""
@@ -31,7 +31,7 @@ class RoundRobin:
 
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """Pick the replica whose name follows the last one."""
-        last = self._last.get(call.model, "")
-        replica = next((r for r in replicas if r.name > last), replicas[0])
-        self._last[call.model] = replica.name
+        last = self._last.get(call.model, ("", ""))
+        replica = next((r for r in replicas if (r.name, r.replica_id) > last), replicas[0])
+        self._last[call.model] = replica.name, replica.replica_id
         return Bind(replica.replica_id, "next in turn")

@@ -5,63 +5,59 @@ It owns the accounting of slots. It does not know why a call is where it is.
 
 from __future__ import annotations
 
-import heapq
 from collections import defaultdict
 from collections.abc import Iterator
 
 from dask_fmware.model.replica import Replica
 from dask_fmware.policy.protocol import ReplicaView
+from dask_fmware.runtime.queue import CallQueue, Ticket
 
 __all__ = ["Fleet", "ReplicaState"]
-
-Ticket = tuple[tuple[float, ...], int, str]  # order by policy, arrival, call id
 
 
 class ReplicaState:
     """One replica: attempts that hold its slots, calls that wait for one."""
 
-    __slots__ = ("_queue", "_queued", "draining", "replica", "running", "waiting_s")
+    __slots__ = ("_expected_s", "_queue", "draining", "replica", "running", "waiting_s")
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
         self.draining = False
         self.running: dict[tuple[str, int], float] = {}  # (call id, attempt) -> expected end
         self.waiting_s = 0.0
-        self._queue: list[Ticket] = []
-        self._queued: dict[str, tuple[int, float]] = {}  # call id -> (arrival, expected seconds)
+        self._queue = CallQueue()
+        self._expected_s: dict[str, float] = {}  # call id -> expected seconds, of those in the queue
 
     @property
     def waiting(self) -> int:
         """Calls bound here that wait for a slot."""
-        return len(self._queued)
+        return len(self._queue)
 
     @property
     def free_slots(self) -> int:
         """Slots without an attempt."""
         return self.replica.slots - len(self.running)
 
-    def enqueue(self, order: tuple[float, ...], arrival: int, call_id: str, expected_s: float) -> None:
+    def enqueue(self, ticket: Ticket, expected_s: float) -> None:
         """Let a call wait for a slot of this replica."""
-        heapq.heappush(self._queue, (order, arrival, call_id))
-        self._queued[call_id] = (arrival, expected_s)
+        self._queue.push(ticket)
+        self._expected_s[ticket[2]] = expected_s
         self.waiting_s += expected_s
 
     def withdraw(self, call_id: str) -> bool:
         """Take a call out of the queue; False if it does not wait here."""
-        entry = self._queued.pop(call_id, None)
-        if entry is None:
+        if not self._queue.remove(call_id):
             return False
-        self.waiting_s = self.waiting_s - entry[1] if self._queued else 0.0
+        self._left(call_id)
         return True
 
     def next_waiting(self) -> str | None:
         """Take the first call out of the queue."""
-        while self._queue:
-            _, arrival, call_id = heapq.heappop(self._queue)
-            if self._queued.get(call_id, (None, 0.0))[0] == arrival:
-                self.withdraw(call_id)
-                return call_id
-        return None
+        ticket = self._queue.pop()
+        if ticket is None:
+            return None
+        self._left(ticket[2])
+        return ticket[2]
 
     def evict(self) -> list[str]:
         """Empty the queue and return its calls in order."""
@@ -69,6 +65,10 @@ class ReplicaState:
         while (call_id := self.next_waiting()) is not None:
             calls.append(call_id)
         return calls
+
+    def _left(self, call_id: str) -> None:
+        expected_s = self._expected_s.pop(call_id)
+        self.waiting_s = self.waiting_s - expected_s if self._expected_s else 0.0  # no rounding is left behind
 
 
 class Fleet:
@@ -133,6 +133,10 @@ class Fleet:
         state.running[call_id, attempt] = expected_end
         self._slots[call_id, attempt] = state
         self.changed(state)
+
+    def holds(self, call_id: str, attempt: int) -> bool:
+        """Whether an attempt has a slot."""
+        return (call_id, attempt) in self._slots
 
     def free(self, call_id: str, attempt: int) -> ReplicaState | None:
         """Free the slot of an attempt; None if it holds none (its replica is gone, or said so before)."""

@@ -8,14 +8,12 @@ policy proposes a replica; the machine checks and performs. It knows no Dask, no
 
 from __future__ import annotations
 
-import heapq
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import assert_never
 
-from dask_fmware.errors import AttemptsExhaustedError, DeadlineRejectedError, FMwareError
+from dask_fmware.errors import AttemptsExhaustedError, DeadlineRejectedError, FMwareError, RuntimeFaultError
 from dask_fmware.model.plan import RunPlan
-from dask_fmware.model.report import AttemptReport, RunReport
+from dask_fmware.model.report import AttemptReport, CallState, RunReport
 from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.protocol import Bind, CallView, Policy, ReplicaView, Wait
 from dask_fmware.runtime.actions import Action, Assign, Fail, Hold, Refuse, Skip
@@ -35,8 +33,9 @@ from dask_fmware.runtime.events import (
     RunEnded,
     RunSubmitted,
 )
-from dask_fmware.runtime.fleet import Fleet, ReplicaState, Ticket
+from dask_fmware.runtime.fleet import Fleet, ReplicaState
 from dask_fmware.runtime.lengths import OutputLengths
+from dask_fmware.runtime.queue import CallQueue, Ticket
 from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord, Runs
 
 __all__ = ["Machine", "ModelLimits"]
@@ -75,8 +74,7 @@ class Machine:
         self.lengths = OutputLengths()
         self.max_attempts = max_attempts
         self.max_held = max_held
-        self._queues: dict[str, list[Ticket]] = defaultdict(list)
-        self._held: dict[str, int] = {}  # calls in a central queue -> arrival
+        self._queues: dict[str, CallQueue] = {}  # model -> calls that are held, no queue is empty
         self._waiting: set[str] = set()  # calls in any queue
         self._arrivals = 0
 
@@ -95,7 +93,7 @@ class Machine:
                 return self._call_gone(event.call_id, now, dropped=True)
             case Branched():
                 if (run := self.runs.get(event.run_id)) is not None:
-                    run.branches[event.switch] = event.branch
+                    run.branches[event.run_id, event.switch] = event.branch
                 return []
             case FirstToken():
                 return self._first_token(event, now)
@@ -196,7 +194,8 @@ class Machine:
         return []
 
     def _run_dropped(self, run_id: str, now: float) -> list[Action]:
-        freed = [self._withdraw(call, now) for call in self.runs.drop(run_id)]
+        self._run_ended(RunEnded(run_id, "cancelled", "nobody waits for its result"), now)  # if it did not end before
+        freed = [self._let_go(call, "cancelled", now) for call in self.runs.drop(run_id)]
         return [action for state in freed if state is not None for action in self._serve(state, now)]
 
     # -- calls -----------------------------------------------------------------------------------
@@ -207,13 +206,15 @@ class Machine:
             return []
         self._withdraw(call, now)
         report, run = call.report, call.run
-        if (why := run.skips(call.node)) is not None:
+        if (why := run.skips(call)) is not None:
             report.state, report.reason = "skipped", why
             return [Skip(call_id, why)]
         if report.state == "finished":
             call.tries = 0  # its result was lost, which is no failure of the call
         if report.runnable_at is None or report.state == "finished":
             report.runnable_at = now - run.report.submitted
+            self._arrivals += 1
+            call.arrival = self._arrivals
         if call.tries >= self.max_attempts:
             last = report.last.error if report.last and report.last.error else "its replicas were lost"
             return self._fail(
@@ -232,8 +233,6 @@ class Machine:
                     "deadline of its run (on_miss='reject'); use on_miss='finish' to have it served late"
                 ),
             )
-        self._arrivals += 1
-        call.arrival = self._arrivals
         self._hold(call)
         assert call.node.model is not None
         actions = self._pump(call.node.model, now)
@@ -247,11 +246,16 @@ class Machine:
 
     def _call_gone(self, call_id: str, now: float, *, dropped: bool) -> list[Action]:
         call = self.runs.calls.get(call_id)
-        if call is None or call.report.state in TERMINAL:
-            return []
-        on = self._withdraw(call, now)
-        call.report.state = "cancelled" if dropped else "planned"
+        on = self._let_go(call, "cancelled" if dropped else "planned", now) if call is not None else None
         return self._serve(on, now) if on is not None else []
+
+    def _let_go(self, call: CallRecord, becomes: CallState, now: float) -> ReplicaState | None:
+        """Withdraw a call unless it is over already."""
+        if call.report.state in TERMINAL:
+            return None
+        on = self._withdraw(call, now)
+        call.report.state = becomes
+        return on
 
     def _withdraw(self, call: CallRecord, now: float) -> ReplicaState | None:
         """Take a call out of whatever queue it is in and close an attempt that is under way.
@@ -259,7 +263,9 @@ class Machine:
         The slot of such an attempt stays taken until its worker says that it is free. Returns the
         replica in whose queue it waited.
         """
-        self._held.pop(call.call_id, None)
+        model = call.node.model or ""
+        if (queue := self._queues.get(model)) is not None and queue.remove(call.call_id) and not queue:
+            del self._queues[model]
         self._waiting.discard(call.call_id)
         if (attempt := call.attempt) is not None:
             attempt.outcome, attempt.ended_at = "lost", now - call.run.report.submitted
@@ -272,35 +278,44 @@ class Machine:
 
     def _hold(self, call: CallRecord) -> None:
         """Put a call into the central queue of its model."""
-        self._held[call.call_id] = call.arrival
         self._waiting.add(call.call_id)
-        call.report.state = "held"
-        ticket = (self.policy.order(self.view(call)), call.arrival, call.call_id)
-        heapq.heappush(self._queues[call.node.model or ""], ticket)
+        call.report.state, call.report.reason = "held", "other calls of its model are served first"
+        self._queues.setdefault(call.node.model or "", CallQueue()).push(self._ticket(call))
+
+    def _ticket(self, call: CallRecord) -> Ticket:
+        return self.policy.order(self.view(call)), call.arrival, call.call_id
 
     def _pump(self, model: str, now: float) -> list[Action]:
-        """Offer held calls of a model to the policy, in its order, until one has to wait."""
-        queue, actions = self._queues.get(model, []), list[Action]()
-        while queue:
-            _, arrival, call_id = queue[0]
-            if self._held.get(call_id) != arrival:
-                heapq.heappop(queue)
-                continue
-            call = self.runs.calls[call_id]
+        """Offer held calls of a model to the policy, in its order, until one has to wait.
+
+        A call that waits only because it failed on the replicas that have room lets others pass.
+        """
+        actions: list[Action] = []
+        if (queue := self._queues.get(model)) is None:
+            return actions
+        passed: list[Ticket] = []
+        while (ticket := queue.first()) is not None:
+            call = self.runs.calls[ticket[2]]
             views = self._candidates(call)
             choice = (
                 self.policy.choose(self.view(call), views, now)
                 if views
                 else Wait(f"no replica of model '{model}' is ready")
             )
-            if isinstance(choice, Wait):
-                call.report.reason = choice.reason
+            if isinstance(choice, Bind):
+                queue.pop()
+                actions.extend(self._bind(call, choice, now))
+                continue
+            call.report.reason = choice.reason
+            everywhere = self.fleet.views(model)
+            if len(views) == len(everywhere) or not any(view.has_room for view in everywhere):
                 break
-            heapq.heappop(queue)
-            del self._held[call_id]
-            actions.extend(self._bind(call, choice, now))
+            queue.pop()
+            passed.append(ticket)
+        for ticket in passed:
+            queue.push(ticket)
         if not queue:
-            self._queues.pop(model, None)
+            del self._queues[model]
         return actions
 
     def _candidates(self, call: CallRecord) -> tuple[ReplicaView, ...]:
@@ -314,16 +329,20 @@ class Machine:
         """Give a call to the replica that the policy chose: a slot if one is free, else its queue."""
         state = self.fleet.get(choice.replica_id)
         if state is None or state.draining or state.replica.model != call.node.model:
-            raise ValueError(
-                f"policy '{self.policy.name}' chose '{choice.replica_id}' for call '{call.call_id}', "
-                f"which is no ready replica of model '{call.node.model}'"
+            self._waiting.discard(call.call_id)
+            return self._fail(
+                call,
+                RuntimeFaultError(
+                    f"workflow '{call.run.plan.workflow}', node '{call.node.name}': policy '{self.policy.name}' chose "
+                    f"'{choice.replica_id}', which is no ready replica of model '{call.node.model}'; "
+                    "choose another policy and report this one"
+                ),
             )
         call.report.reason = choice.reason
         if state.free_slots > 0 and not state.waiting:
             return [self._assign(call, state, choice.reason, now)]
         call.report.state, call.queued_on = "queued", choice.replica_id
-        view = self.view(call)
-        state.enqueue(self.policy.order(view), call.arrival, call.call_id, self._expected_s(view, state))
+        state.enqueue(self._ticket(call), self._expected_s(self.view(call), state))
         self.fleet.changed(state)
         return []
 
@@ -336,8 +355,11 @@ class Machine:
         call.queued_on = None
         self._waiting.discard(call.call_id)
         expected_s = self._expected_s(self.view(call), state)
+        number = report.last.attempt + 1 if report.last else 1
+        while self.fleet.holds(call.call_id, number):  # a run of the same id was dropped, and its abort is under way
+            number += 1
         attempt = AttemptReport(
-            attempt=len(report.attempts) + 1,
+            attempt=number,
             replica=replica.name,
             replica_id=replica.replica_id,
             accelerator=replica.accelerator,
@@ -357,6 +379,8 @@ class Machine:
         call = self.runs.calls.get(event.call_id)
         if call is None or (attempt := call.attempt) is None or attempt.attempt != event.attempt:
             return []
+        if attempt.first_token_at is not None:
+            return []
         at = now - call.run.report.submitted
         attempt.first_token_at = at
         if call.node.answers and call.run.report.first_token_at is None:
@@ -366,15 +390,17 @@ class Machine:
     def _attempt_ended(self, event: AttemptEnded, now: float) -> list[Action]:
         state = self.fleet.free(event.call_id, event.attempt)
         call = self.runs.calls.get(event.call_id)
+        if state is None:
+            return []  # said before, or its replica was lost
         if call is not None:
             self._record(call, event, now)
-        return self._serve(state, now) if state is not None else []
+        return self._serve(state, now)
 
     def _record(self, call: CallRecord, event: AttemptEnded, now: float) -> None:
         """Write the outcome of an attempt into its call."""
-        if not 0 < event.attempt <= len(call.report.attempts):
-            return
-        attempt = call.report.attempts[event.attempt - 1]
+        attempt = next((a for a in reversed(call.report.attempts) if a.attempt == event.attempt), None)
+        if attempt is None:
+            return  # of a run of the same id, which was dropped
         attempt.prompt_tokens, attempt.output_tokens = event.prompt_tokens, event.output_tokens
         attempt.cached_tokens, attempt.error = event.cached_tokens, event.error
         if attempt is not call.attempt:

@@ -23,6 +23,7 @@ class CallRecord:
 
     node: PlannedNode
     run: RunRecord
+    plan_id: str  # run_id of the plan that brought it: the run's own, or one of its bodies'
     report: CallReport
     arrival: int = 0  # order in which calls became runnable
     queued_on: str | None = None  # replica whose queue holds it
@@ -47,13 +48,14 @@ class RunRecord:
 
     plan: RunPlan
     report: RunReport
-    branches: dict[str, int | None] = field(default_factory=dict)  # switch -> branch taken
+    branches: dict[tuple[str, str], int | None] = field(default_factory=dict)  # (plan, switch) -> branch taken
     parts: list[str] = field(default_factory=list)  # run ids of its bodies
 
-    def skips(self, node: PlannedNode) -> str | None:
-        """Why a node is on a branch that was not taken, or None."""
-        for guard in node.guards:
-            if guard.switch in self.branches and self.branches[guard.switch] != guard.branch:
+    def skips(self, call: CallRecord) -> str | None:
+        """Why a call is on a branch that was not taken, or None."""
+        for guard in call.node.guards:
+            taken = self.branches.get((call.plan_id, guard.switch), guard.branch)
+            if taken != guard.branch:
                 return f"switch '{guard.switch}' took another branch"
         return None
 
@@ -101,11 +103,12 @@ class Runs:
             run.parts.append(plan.run_id)
         self._runs[plan.run_id] = run
         self._plans[plan.run_id] = plan
+        run.branches.update({(plan.run_id, switch): branch for switch, branch in plan.decided})
         for node in plan.nodes:
             if node.model is not None and node.key not in self._calls:
                 call = CallReport(call_id=node.key, node=node.name, model=node.model, answers=node.answers)
                 run.report.calls.append(call)
-                self._calls[node.key] = CallRecord(node, run, call)
+                self._calls[node.key] = CallRecord(node, run, plan.run_id, call)
         return run
 
     def get(self, run_id: str) -> RunRecord | None:
@@ -121,14 +124,19 @@ class Runs:
         plan, run = self._plans.pop(run_id, None), self._runs.pop(run_id, None)
         if plan is None or run is None:
             return []
-        calls = [call for node in plan.nodes if (call := self._calls.pop(node.key, None)) is not None]
+        named = [self._calls.get(node.key) for node in plan.nodes]  # a key may belong to the plan that named it first
+        calls = [call for call in named if call is not None and call.plan_id == run_id]
+        for call in calls:
+            del self._calls[call.call_id]
         if plan.part_of is not None:
             if run_id in run.parts:
                 run.parts.remove(run_id)
+            run.branches = {known: taken for known, taken in run.branches.items() if known[0] != run_id}
             return calls
         for part in list(run.parts):
             calls.extend(self.drop(part))
         self._history[run_id] = run.report
+        self._history.move_to_end(run_id)
         while len(self._history) > self._keep_runs:
             self._history.popitem(last=False)
         return calls

@@ -1,0 +1,432 @@
+"""A small shell: it obeys the machine as the Dask plugin does, and holds it to its contract.
+
+It stands for Dask (which tasks are runnable, done or forgotten) and for the workers (which attempts are
+on which engine), each with books of its own, so that the machine's books can be checked against them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+
+from dask_fmware.model.plan import PlannedNode, RunPlan
+from dask_fmware.model.replica import Replica
+from dask_fmware.policy import create_policy
+from dask_fmware.runtime import (
+    Action,
+    Assign,
+    AttemptEnded,
+    Branched,
+    CallDropped,
+    CallRunnable,
+    CallWithdrawn,
+    Event,
+    Fail,
+    FirstToken,
+    Hold,
+    Machine,
+    ModelLimits,
+    Refuse,
+    ReplicaDraining,
+    ReplicaGone,
+    ReplicaReady,
+    RunDropped,
+    RunEnded,
+    RunSubmitted,
+    Skip,
+)
+
+OVER = ("done", "erred")
+
+
+@dataclass
+class Task:
+    """A node of a plan, as Dask sees it."""
+
+    node: PlannedNode
+    plan_id: str
+    state: str = "waiting"  # waiting, held, running, ending, done, erred
+    on: tuple[str, int] | None = None  # replica id and attempt
+    tries: int = 0  # assignments since its value was there last
+
+
+@dataclass
+class Submitted:
+    """A plan that somebody holds."""
+
+    plan: RunPlan
+    decides: dict[str, tuple[str, int | None, bool]]  # node -> switch, branch it takes, whether that is announced
+    tasks: dict[str, Task] = field(default_factory=dict)  # by node name
+    refused: bool = False
+    ended: tuple[object, ...] | None = None  # what the report said when the run ended
+
+    @property
+    def root(self) -> bool:
+        return self.plan.part_of is None
+
+
+def told(action: Action) -> tuple[object, ...]:
+    """An action as something that compares equal: errors by type and message."""
+    if isinstance(action, Fail | Refuse):
+        subject = action.call_id if isinstance(action, Fail) else action.run_id
+        return type(action), subject, type(action.error), str(action.error)
+    return type(action), action
+
+
+class Shell:
+    """Dask, the workers and the client around one machine."""
+
+    MODELS = {"small": ModelLimits(1000, 4), "large": ModelLimits(1000, 4)}  # noqa: RUF012
+    MAX_ATTEMPTS = 3
+
+    def __init__(self, policy: str, seed: int = 0) -> None:
+        self.policy, self.seed = policy, seed
+        self.machine = self.new_machine()
+        self.now = 0.0
+        self.log: list[tuple[Event, float, list[tuple[object, ...]]]] = []
+        self.runs: dict[str, Submitted] = {}
+        self.tasks: dict[str, Task] = {}  # by key
+        self.replicas: dict[str, Replica] = {}
+        self.draining: set[str] = set()
+        self.engines: dict[str, list[tuple[str, int]]] = {}  # replica id -> attempts on it
+        self._due: deque[Event] = deque()
+
+    def new_machine(self) -> Machine:
+        draw = random.Random(self.seed).random
+        return Machine(
+            create_policy(self.policy, draw),
+            models=self.MODELS,
+            max_attempts=self.MAX_ATTEMPTS,
+            max_held=60,
+            keep_runs=3,
+        )
+
+    # -- what happens ----------------------------------------------------------------------------
+
+    def send(self, event: Event) -> None:
+        """Tell the machine and do what it says, with all that follows at once."""
+        self._due.append(event)
+        self.flush()
+
+    def flush(self) -> None:
+        """Deliver what is due, in order."""
+        while self._due:
+            event = self._due.popleft()
+            self.now += 0.125
+            actions = self.machine.handle(event, self.now)
+            self.log.append((event, self.now, [told(a) for a in actions]))
+            for action in actions:
+                assert action.reason, f"{action} has no reason"
+                self.perform(action)
+            self.check()
+
+    def perform(self, action: Action) -> None:
+        match action:
+            case Assign():
+                task, replica = self.tasks[action.call_id], self.replicas[action.replica_id]
+                assert task.state == "held", f"{action} of a call that is {task.state}"
+                assert replica.model == task.node.model
+                assert replica.replica_id not in self.draining
+                engine = self.engines[replica.replica_id]
+                assert len(engine) < replica.slots, f"{action} on a full replica"
+                assert not any((action.call_id, action.attempt) in e for e in self.engines.values())
+                engine.append((action.call_id, action.attempt))
+                task.state, task.on = "running", (replica.replica_id, action.attempt)
+                task.tries += 1
+                assert task.tries <= self.MAX_ATTEMPTS
+            case Hold():
+                assert self.tasks[action.call_id].state == "held"
+            case Skip():
+                assert self.tasks[action.call_id].state == "held"
+                assert not self.wanted_by_guards(self.tasks[action.call_id])
+                self.done(self.tasks[action.call_id])
+            case Fail():
+                assert self.tasks[action.call_id].state == "held"
+                self.erred(self.tasks[action.call_id], action.reason)
+            case Refuse():
+                run = self.runs[action.run_id]
+                assert not run.refused
+                run.refused = True
+                for task in run.tasks.values():
+                    task.state = "erred"
+                self._end(run, "failed", action.reason)
+
+    def _end(self, run: Submitted, state: str, reason: str = "") -> None:
+        if run.root:
+            self._due.append(RunEnded(run.plan.run_id, state, reason))  # type: ignore[arg-type]
+
+    def wanted_by_guards(self, task: Task) -> bool:
+        """Whether all switches took the branches that a task is on."""
+        run = self.runs[task.plan_id]
+        taken = {**dict(run.plan.decided), **{switch: branch for switch, branch, _ in run.decides.values()}}
+        return all(taken[guard.switch] == guard.branch for guard in task.node.guards)
+
+    # -- Dask ------------------------------------------------------------------------------------
+
+    def submit(self, plan: RunPlan, decides: dict[str, tuple[str, int | None, bool]]) -> None:
+        run = self.runs[plan.run_id] = Submitted(plan, decides)
+        for node in plan.nodes:
+            run.tasks[node.name] = self.tasks[node.key] = Task(node, plan.run_id)
+        self.send(RunSubmitted(plan))
+        self.advance(run)
+        self.flush()
+
+    def advance(self, run: Submitted) -> None:
+        """Start all tasks whose inputs are there; plain code takes no time."""
+        for node in run.plan.nodes:
+            task = run.tasks[node.name]
+            if task.state == "waiting" and all(run.tasks[name].state == "done" for name in node.after):
+                if node.model is None:
+                    self.done(task)
+                else:
+                    self.runnable(task)
+
+    def runnable(self, task: Task) -> None:
+        task.state, task.on = "held", None
+        self._due.append(CallRunnable(task.node.key))
+
+    def done(self, task: Task) -> None:
+        run = self.runs[task.plan_id]
+        task.state, task.on, task.tries = "done", None, 0
+        if (decision := run.decides.get(task.node.name)) is not None and decision[2]:
+            self._due.append(Branched(run.plan.run_id, decision[0], decision[1]))
+        self.advance(run)
+        if all(t.state == "done" for t in run.tasks.values()):
+            self._end(run, "finished")
+
+    def erred(self, task: Task, reason: str) -> None:
+        task.state, task.on = "erred", None
+        self._end(self.runs[task.plan_id], "failed", reason)
+
+    def withdraw(self, task: Task) -> None:
+        task.state, task.on = "waiting", None
+        self.send(CallWithdrawn(task.node.key))
+
+    def lose_result(self, task: Task, *, withdrawn: bool) -> None:
+        if withdrawn:
+            self.send(CallWithdrawn(task.node.key))
+        self.runnable(task)
+        self.flush()
+
+    def cancel(self, run: Submitted, *, calls_first: bool) -> None:
+        """The client lets go: attempts that run are aborted by their workers later."""
+        family = [r for r in self.runs.values() if r is run or self.root_of(r) is run]
+        for member in family:
+            for task in member.tasks.values():
+                if task.state not in OVER:
+                    task.state, task.on = "erred", None
+                    if calls_first and task.node.model is not None:
+                        self._due.append(CallDropped(task.node.key))
+        if calls_first:
+            self._end(run, "cancelled", "the client let go of it")
+        for member in family:
+            self._due.append(RunDropped(member.plan.run_id))
+            for task in member.tasks.values():
+                del self.tasks[task.node.key]
+            del self.runs[member.plan.run_id]
+        self.flush()
+
+    def root_of(self, run: Submitted) -> Submitted:
+        while run.plan.part_of is not None:
+            run = self.runs[run.plan.part_of]
+        return run
+
+    # -- workers ---------------------------------------------------------------------------------
+
+    def ready(self, replica: Replica) -> None:
+        """A replica announces itself, for the first time or after its engine started again."""
+        lost = self._lost(replica.replica_id)
+        self.replicas[replica.replica_id] = replica
+        self.engines[replica.replica_id] = []
+        self.draining.discard(replica.replica_id)
+        self._due.append(ReplicaReady(replica))
+        for task in lost:
+            self.runnable(task)
+        self.flush()
+
+    def gone(self, replica_id: str) -> None:
+        lost = self._lost(replica_id)
+        del self.replicas[replica_id], self.engines[replica_id]
+        self.draining.discard(replica_id)
+        self._due.append(ReplicaGone(replica_id))
+        for task in lost:
+            self.runnable(task)
+        self.flush()
+
+    def _lost(self, replica_id: str) -> list[Task]:
+        here = {call_id: attempt for call_id, attempt in self.engines.get(replica_id, ())}
+        return [t for t in self.tasks.values() if t.on is not None and t.on == (replica_id, here.get(t.node.key))]
+
+    def drain(self, replica_id: str, draining: bool) -> None:
+        self.draining.add(replica_id) if draining else self.draining.discard(replica_id)
+        self.send(ReplicaDraining(replica_id, draining))
+
+    def attempts(self) -> list[tuple[str, str, int]]:
+        return [(r, call_id, attempt) for r, engine in self.engines.items() for call_id, attempt in engine]
+
+    def current(self, replica_id: str, call_id: str, attempt: int) -> Task | None:
+        """The task that an attempt runs for, unless it was abandoned."""
+        task = self.tasks.get(call_id)
+        return task if task is not None and task.on == (replica_id, attempt) else None
+
+    def end(self, replica_id: str, call_id: str, attempt: int, outcome: str) -> None:
+        """The engine is done with an attempt: the message comes first, then the task."""
+        self.engines[replica_id].remove((call_id, attempt))
+        task = self.current(replica_id, call_id, attempt)
+        if task is None:
+            outcome = "aborted"
+        elif not self.wanted_by_guards(task):
+            outcome = "skipped"
+        if task is not None:
+            task.state, task.on = "ending", None  # the task's own end is the next message
+        tokens = 5 if outcome == "finished" else 0
+        self.send(AttemptEnded(call_id, attempt, outcome, output_tokens=tokens, error="it broke"))  # type: ignore[arg-type]
+        if task is None or self.tasks.get(call_id) is not task:
+            return
+        if outcome in ("finished", "skipped"):
+            self.done(task)
+        elif outcome == "failed":
+            self.erred(task, "it broke")
+        else:
+            self.runnable(task)
+        self.flush()
+
+    # -- the contract ----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Hold the machine to its contract, against the books of Dask and of the workers."""
+        machine, due = self.machine, {e.call_id for e in self._due if isinstance(e, CallRunnable)}
+        fleet, queues = machine.fleet, machine._queues
+        # slots: what runs where is what the workers say
+        if not any(isinstance(e, ReplicaGone | ReplicaReady) for e in self._due):
+            assert {s.replica.replica_id: sorted(s.running) for s in fleet} == {
+                r: sorted(engine) for r, engine in self.engines.items()
+            }
+        for state in fleet:
+            assert len(state.running) <= state.replica.slots
+            assert state.waiting == 0 or state.free_slots == 0, "a call waits for a replica that has a free slot"
+            assert state.waiting == 0 or not state.draining
+            assert state.waiting == len(state._expected_s)
+            assert state.waiting_s == pytest.approx(sum(state._expected_s.values()), abs=1e-9)
+        # places: each call is in one place, and only calls of live runs are anywhere
+        places: dict[str, list[str]] = {}
+        for model, queue in queues.items():
+            assert len(queue) > 0
+            for call_id in queue._tickets:
+                places.setdefault(call_id, []).append("held")
+                assert machine.runs.calls[call_id].node.model == model
+        for state in fleet:
+            for call_id in state._expected_s:
+                places.setdefault(call_id, []).append("queued")
+                assert machine.runs.calls[call_id].queued_on == state.replica.replica_id
+        assert machine._waiting == set(places)
+        assert machine.held == len(places)
+        for call_id, record in machine.runs.calls.items():
+            if record.attempt is not None:
+                assert fleet.holds(call_id, record.attempt.attempt)
+                places.setdefault(call_id, []).append("running")
+        assert all(len(where) == 1 for where in places.values()), places
+        for call_id, record in machine.runs.calls.items():
+            task = self.tasks.get(call_id)
+            if task is None or call_id in due or self._due:
+                continue  # a message is under way
+            expected = {"held": ("held", "queued"), "running": ("running",)}.get(task.state, (None,))
+            assert places.get(call_id, [None])[0] in expected, (call_id, task.state, places.get(call_id))
+            if call_id in places:
+                assert record.report.state == places[call_id][0]
+        # reports
+        for record in machine.runs.calls.values():
+            report = record.report
+            assert record.tries <= self.MAX_ATTEMPTS
+            assert [a.attempt for a in report.attempts] == sorted({a.attempt for a in report.attempts})
+            assert all(a.outcome != "running" and a.ended_at is not None for a in report.attempts[:-1])
+            assert all(s is None or s >= 0 for s in (report.queued_s, report.ttft_s, report.latency_s))
+        for run in self.runs.values():
+            report = machine.report(run.plan.run_id)
+            if run.root and report is not None and report.state != "running":
+                end = report.state, report.reason, report.finished_at
+                assert run.ended is None or run.ended == end, "a run ended twice"
+                run.ended = end
+        # work conservation: what is held could not run anywhere
+        for model, queue in queues.items():
+            views = fleet.views(model)
+            for call_id in queue._tickets:
+                avoid = machine.runs.calls[call_id].avoid
+                allowed = [v for v in views if v.replica_id not in avoid] or views
+                assert not any(v.has_room for v in allowed), f"{call_id} is held although a replica has room"
+        # views: what is kept is what would be made
+        for model in ("small", "large", "extra"):
+            kept = fleet.views(model)
+            assert [v.replica_id for v in kept] == [
+                r.replica_id
+                for r in sorted((s.replica for s in fleet), key=lambda r: (r.name, r.replica_id))
+                if r.model == model and not fleet.get(r.replica_id).draining  # type: ignore[union-attr]
+            ]
+            fleet._model_views.pop(model)
+            views_before = dict(fleet._views)
+            fleet._views.clear()
+            assert fleet.views(model) == kept
+            fleet._views.update(views_before)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Deliver what is under way, serve all work, let go of everything; nothing may stay behind."""
+        for replica_id in sorted(self.draining):
+            self.drain(replica_id, False)
+        for task in list(self.tasks.values()):
+            run = self.runs[task.plan_id]
+            ready = all(run.tasks[name].state == "done" for name in task.node.after)
+            if task.state == "waiting" and task.node.model is not None and ready:
+                self.runnable(task)
+        self.flush()
+        unserved = {t.node.model for t in self.tasks.values() if t.node.model and t.state not in OVER}
+        for number, model in enumerate(sorted(unserved - {r.model for r in self.replicas.values()})):
+            self.ready(self._spare(f"spare{number}", model))
+        while attempts := self.attempts():
+            replica_id, call_id, attempt = attempts[0]
+            self.send(FirstToken(call_id, attempt, 0.1))
+            self.end(replica_id, call_id, attempt, "finished")
+        assert self.machine.held == 0
+        for run in self.runs.values():
+            assert {t.state for t in run.tasks.values()} <= {*OVER, "waiting"}
+            assert any(t.state == "erred" for t in run.tasks.values()) or all(
+                t.state == "done" for t in run.tasks.values()
+            )
+            if run.root:
+                report = self.machine.report(run.plan.run_id)
+                assert report is not None
+                assert report.state in ("finished", "failed", "refused", "cancelled")
+                assert report.state == "finished" or report.reason
+        for run in [r for r in self.runs.values() if r.root]:
+            self.cancel(run, calls_first=False)
+        machine = self.machine
+        assert not machine._queues
+        assert not machine._waiting
+        assert not machine.runs.calls
+        assert len(machine.runs) == 0
+        assert not machine.runs._runs
+        assert not machine.fleet._slots
+        for report in machine.runs.reports():
+            assert report.state != "running"
+            assert not {c.state for c in report.calls} & {"held", "queued", "running", "planned"}
+        for replica_id in list(self.replicas):
+            self.gone(replica_id)
+        fleet = machine.fleet
+        assert len(fleet) == 0
+        assert not (fleet._by_model or fleet._by_card or fleet._views or any(fleet._model_views.values()))
+
+    @staticmethod
+    def _spare(name: str, model: str) -> Replica:
+        from tests.runtime.builders import replica
+
+        return replica(name, model, slots=2)
+
+    def replay(self) -> None:
+        """Equal events and an equal seed give equal actions."""
+        machine = self.new_machine()
+        for event, now, actions in self.log:
+            assert [told(a) for a in machine.handle(event, now)] == actions
