@@ -36,11 +36,6 @@ class GgufHeader:
         return self.values.get(f"{self.values.get('general.architecture')}.context_length")
 
     @property
-    def has_chat_template(self) -> bool:
-        """Whether messages can be turned into a prompt."""
-        return bool(self.values.get("tokenizer.chat_template"))
-
-    @property
     def longest_token_bytes(self) -> int:
         """UTF-8 bytes of the longest token, never too few."""
         tokens: list[bytes] = self.values.get(_TOKENS, [])

@@ -12,12 +12,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import importlib.metadata
-import json
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,19 +26,18 @@ from dask_fmware.errors import (
     EngineCrashedError,
     EngineError,
     EngineLoadError,
-    OutputFormatError,
     SpecError,
 )
-from dask_fmware.model.engine import Capabilities, Delta, EngineState, FinishReason, Request, Usage
+from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request
 from dask_fmware_workers.engines.gguf_header import GgufHeader, read_header
-from dask_fmware_workers.engines.grammar import choices_grammar
+from dask_fmware_workers.engines.llama_call import LlamaCall
 from dask_fmware_workers.engines.llama_server import LlamaServer
+from dask_fmware_workers.engines.request_checks import check_request
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
 
 __all__ = ["LlamaCppEngine"]
 
 _T = TypeVar("_T")
-_LARGEST_SEED = 0xFFFFFFFE  # llama.cpp reads the next one as "draw a seed"
 
 
 class LlamaCppEngine:
@@ -98,19 +96,16 @@ class LlamaCppEngine:
         self._verbose = verbose
 
         self._capabilities: Capabilities | None = None
-        self._header: GgufHeader | None = None
         self._server: LlamaServer | None = None
         self._loading: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._side_threads: ThreadPoolExecutor | None = None  # loading, tokenizing, closing
         self._slot_threads: ThreadPoolExecutor | None = None  # one blocked call for each slot
 
-        self._calls: dict[str, _Call] = {}
-        self._queue: list[tuple[float, int, _Call]] = []
+        self._calls: dict[str, LlamaCall] = {}
+        self._queue: list[tuple[float, int, LlamaCall]] = []
         self._accepted = 0
         self._running: set[asyncio.Future[None]] = set()
-
-    # ------------------------------------------------------------------ life
 
     @property
     def capabilities(self) -> Capabilities:
@@ -131,7 +126,7 @@ class LlamaCppEngine:
             await asyncio.shield(self._closing)
         if self._server is not None:
             return
-        if self._loading is None:
+        if self._loading is None or self._loading.done():  # done without a server: it failed, try again
             self._loading = asyncio.create_task(self._load(), name=f"load {self._name}")
         await asyncio.shield(self._loading)
 
@@ -144,18 +139,18 @@ class LlamaCppEngine:
     async def _load(self) -> None:
         side = self._side_threads = ThreadPoolExecutor(2, "llama-side")
         try:
-            self._server, self._header = await asyncio.get_running_loop().run_in_executor(side, self._open)
+            server, header = await asyncio.get_running_loop().run_in_executor(side, self._open)
         except BaseException:
-            self._loading = self._side_threads = None
+            self._side_threads = None
             side.shutdown(wait=True)
             raise
-        self._slot_threads = ThreadPoolExecutor(self._slots, "llama-slot")
+        self._server, self._slot_threads = server, ThreadPoolExecutor(self._slots, "llama-slot")
         self._capabilities = Capabilities(
             engine="llama.cpp",
             engine_version=importlib.metadata.version("xllamacpp"),
             slots=self._slots,
             context_tokens=self._context_tokens,
-            longest_token_bytes=self._header.longest_token_bytes,
+            longest_token_bytes=header.longest_token_bytes,
             choices=True,
             json_schema=True,
             priority=True,
@@ -174,9 +169,7 @@ class LlamaCppEngine:
             )
         available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         if self._cores is not None and (available is None or not available.issuperset(self._cores)):
-            found = (
-                "cores cannot be chosen on this platform" if available is None else f"available: {sorted(available)}"
-            )
+            found = f"available: {sorted(available)}" if available else "this platform does not pin threads"
             raise EngineLoadError(f"llama.cpp: cores={list(self._cores)} cannot be used ({found}); correct 'cores'")
         try:
             server = LlamaServer(
@@ -202,8 +195,7 @@ class LlamaCppEngine:
     async def _unload(self) -> None:
         try:
             if self._loading is not None:
-                await asyncio.wait([self._loading])
-                self._loading.cancelled() or self._loading.exception()  # seen: not reported as lost
+                await asyncio.gather(self._loading, return_exceptions=True)
             for call in self._calls.values():
                 call.abort()
             if self._running:  # each ends at its next token or prefill step
@@ -217,8 +209,6 @@ class LlamaCppEngine:
             self._side_threads = self._slot_threads = self._loading = None
         finally:
             self._closing = None
-
-    # -------------------------------------------------------------- requests
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         """Stream the output of one request; see `Engine.generate`.
@@ -234,21 +224,24 @@ class LlamaCppEngine:
         EngineCrashedError
             If the engine is not serving or fails.
         """
-        _check(request)
+        check_request(request, engine="llama.cpp")
         server = self._serving()
         if request.request_id in self._calls:
             raise SpecError(f"llama.cpp: request '{request.request_id}' is already running; ids are unique")
-        call = self._calls[request.request_id] = _Call(request, asyncio.get_running_loop())
+        call = self._calls[request.request_id] = LlamaCall(request, asyncio.get_running_loop())
+        self._accepted += 1
+        place = (request.priority, self._accepted)
         try:
             tokens = await self._tokenize(server, request)
             self._refuse_overflow(request, len(tokens))
-            call.prompt_tokens = len(tokens)
-            call.body = self._body(request, tokens)
-            self._accepted += 1
-            heapq.heappush(self._queue, (request.priority, self._accepted, call))
+            call.prepare(tokens, default_seed=self._random.getrandbits(31))
+            heapq.heappush(self._queue, (*place, call))
             self._fill_slots()
-            async for delta in call.deltas():
+            delta = await call.next_delta()
+            while delta.finish_reason is None:
                 yield delta
+                delta = await call.next_delta()
+            yield delta
         finally:
             call.aborted = True  # nothing if it has ended
             del self._calls[request.request_id]
@@ -260,15 +253,13 @@ class LlamaCppEngine:
 
     async def count_tokens(self, request: Request) -> int:
         """Prompt tokens of a request, counted by the model's own tokenizer and chat template."""
-        _check(request)
+        check_request(request, engine="llama.cpp")
         return len(await self._tokenize(self._serving(), request))
 
     def state(self) -> EngineState:
         """Load at this moment: a request runs from the moment a slot takes it until the slot lets go."""
         waiting = sum(not call.started and not call.aborted for call in self._calls.values())
         return EngineState(running=len(self._running), waiting=waiting)
-
-    # --------------------------------------------------------------- details
 
     @property
     def _name(self) -> str:
@@ -302,28 +293,6 @@ class LlamaCppEngine:
                 "lower max_tokens or raise context_tokens in the deployment"
             )
 
-    def _body(self, request: Request, tokens: list[int]) -> dict[str, Any]:
-        sampling = request.sampling
-        seed = self._random.getrandbits(31) if sampling.seed is None else sampling.seed % (_LARGEST_SEED + 1)
-        body: dict[str, Any] = {
-            "prompt": tokens,
-            "max_tokens": request.max_tokens,
-            "seed": seed,
-            "stop": list(sampling.stop),
-            "cache_prompt": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "timings_per_token": True,  # the only way to know how many tokens a chunk holds
-            "return_progress": True,  # a chunk for each prefill step: the chance to abort a long prompt
-        }
-        optional = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-        body |= {name: value for name, value in optional.items() if value is not None}
-        if request.choices is not None:
-            body["grammar"] = choices_grammar(request.choices)
-        if request.json_schema is not None:
-            body["json_schema"] = dict(request.json_schema)
-        return body
-
     def _fill_slots(self) -> None:
         """Give free slots to the first in the queue."""
         loop = asyncio.get_running_loop()
@@ -341,142 +310,8 @@ class LlamaCppEngine:
         self._fill_slots()
 
 
-@dataclass(eq=False, slots=True)
-class _Call:
-    """One request on its way: the thread that blocks in llama.cpp writes, the consumer on the loop reads."""
-
-    request: Request
-    loop: asyncio.AbstractEventLoop
-    chunks: asyncio.Queue[dict[str, Any] | Exception | None] = field(default_factory=asyncio.Queue)
-    body: dict[str, Any] = field(default_factory=dict, repr=False)
-    prompt_tokens: int = 0
-    started: bool = False
-    aborted: bool = False  # read by the thread at every token
-
-    def abort(self) -> None:
-        if not self.aborted:
-            self.aborted = True
-            self.chunks.put_nowait(None)
-
-    def serve(self, server: LlamaServer) -> None:
-        """Block until the text ends; runs in a thread."""
-
-        def on_chunk(chunk: dict[str, Any]) -> bool:
-            if not self.aborted:
-                self._hand_over(chunk)
-            return self.aborted
-
-        try:
-            server.complete(self.body, on_chunk)
-            # Without a last chunk, the consumer would wait for ever; after one, nobody reads this.
-            self._hand_over(EngineCrashedError("llama.cpp: a stream ended without a finish reason; try again"))
-        except Exception as error:
-            self._hand_over(EngineCrashedError(f"llama.cpp: a request failed ({type(error).__name__}: {error})"))
-
-    def _hand_over(self, item: dict[str, Any] | Exception) -> None:
-        try:
-            self.loop.call_soon_threadsafe(self.chunks.put_nowait, item)
-        except RuntimeError:  # the loop is closed: nobody will read
-            self.aborted = True
-
-    async def deltas(self) -> AsyncIterator[Delta]:
-        """Yield what llama.cpp sends, as deltas whose tokens add up."""
-        output_tokens = cached_tokens = 0
-        text: list[str] = []
-        constrained = self.request.choices is not None or self.request.json_schema is not None
-        while True:
-            chunk = await self.chunks.get()
-            if chunk is None:
-                yield Delta("", finish_reason="abort", usage=Usage(self.prompt_tokens, output_tokens, cached_tokens))
-                return
-            if isinstance(chunk, Exception):
-                raise chunk
-            if "error" in chunk:
-                raise self._engine_error(chunk["error"])
-            piece, finish_reason = _text_of(chunk)
-            counted: int = chunk["timings"]["predicted_n"]
-            cached_tokens = chunk["timings"]["cache_n"]
-            if constrained:
-                text.append(piece)
-            if finish_reason is not None:
-                if constrained:
-                    self._check_format("".join(text), finish_reason)
-                usage = Usage(self.prompt_tokens, counted, cached_tokens)
-                yield Delta(piece, counted - output_tokens, finish_reason, usage)
-                return
-            if piece or counted > output_tokens:
-                delta = Delta(piece, counted - output_tokens)
-                output_tokens = counted
-                yield delta
-
-    def _check_format(self, text: str, finish_reason: FinishReason) -> None:
-        request = self.request
-        if request.choices is not None:
-            sound, what = text in request.choices, "one of the choices"
-        else:
-            sound, what = _is_json(text), "a JSON document"
-        if not sound:
-            remedy = "raise max_tokens" if finish_reason == "length" else "simplify the schema"
-            raise OutputFormatError(
-                f"llama.cpp: request '{request.request_id}' ended ({finish_reason}, max_tokens={request.max_tokens}) "
-                f"before its text was {what}; {remedy}"
-            )
-
-    def _engine_error(self, error: Mapping[str, Any]) -> EngineError | ContextOverflowError:
-        """Name an error of llama.cpp, which saw token ids only: its message holds no prompt."""
-        request, message = self.request, f"{error.get('message', 'no reason given')}"
-        where = f"llama.cpp: request '{request.request_id}'"
-        if error.get("type") == "exceed_context_size_error":
-            return ContextOverflowError(f"{where}: {message}; shorten the prompt or raise context_tokens")
-        if error.get("code") == 400 and (request.choices is not None or request.json_schema is not None):
-            return OutputFormatError(f"{where}: {message}; correct the choices or the schema")
-        return EngineCrashedError(f"{where}: {message} (code {error.get('code')}); try again")
-
-
 def _tokenize_chat(server: LlamaServer, request: Request) -> list[int]:
     return server.tokenize(server.apply_template([asdict(message) for message in request.messages or ()]))
-
-
-def _text_of(chunk: Mapping[str, Any]) -> tuple[str, FinishReason | None]:
-    choice = chunk["choices"][0]
-    return choice["text"], choice["finish_reason"]
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _check(request: Request) -> None:
-    """Refuse a malformed request with words of our own rather than llama.cpp's."""
-    sampling, where = request.sampling, f"llama.cpp: request '{request.request_id}'"
-    if (request.prompt is None) == (request.messages is None):
-        raise SpecError(f"{where}: give exactly one of prompt and messages")
-    if request.messages is not None and not request.messages:
-        raise SpecError(f"{where}: messages is empty; give at least one")
-    if request.max_tokens < 1:
-        raise SpecError(f"{where}: max_tokens={request.max_tokens} is below 1")
-    if sampling.temperature is not None and not sampling.temperature >= 0:
-        raise SpecError(f"{where}: temperature={sampling.temperature} is below 0")
-    if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
-        raise SpecError(f"{where}: top_p={sampling.top_p} is outside 0..1")
-    if sampling.top_k is not None and sampling.top_k < 1:
-        raise SpecError(f"{where}: top_k={sampling.top_k} is below 1")
-    if not all(sampling.stop):
-        raise SpecError(f"{where}: a stop string is empty")
-    if request.choices is not None and request.json_schema is not None:
-        raise SpecError(f"{where}: give choices or json_schema, not both")
-    if request.choices is not None and not (request.choices and all(request.choices)):
-        raise SpecError(f"{where}: choices must be one or more labels, none of them empty")
-    texts = [request.prompt or "", *(message.content for message in request.messages or ())]
-    try:
-        for text in (*texts, *(request.choices or ()), *sampling.stop):
-            text.encode()
-    except UnicodeEncodeError:
-        raise SpecError(f"{where}: a text holds half of a surrogate pair, which is no character") from None
 
 
 def _integer(name: str, value: object, low: int, high: int) -> int:
@@ -498,6 +333,8 @@ def _tiny_model(tiny: TinyModel | Mapping[str, Any] | None) -> TinyModel:
 def _core_numbers(cores: Sequence[int] | None, threads: int) -> tuple[int, ...] | None:
     if cores is None:
         return None
+    if not isinstance(cores, Sequence):
+        raise DeploymentError(f"llama.cpp: cores={cores!r} is not a list of core numbers")
     numbers = tuple(_integer("cores", core, 0, 4095) for core in cores)
     if len(set(numbers)) != len(numbers) or len(numbers) < threads:
         raise DeploymentError(f"llama.cpp: cores={list(cores)} must be {threads} or more different cores (threads)")

@@ -15,6 +15,7 @@ import os
 import shutil
 import socket
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ class LlamaServer:
         import xllamacpp
 
         self._directory = _socket_directory()
+        self._remove_directory = weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
         self._socket_path = os.path.join(self._directory, "llama.sock")
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(path)
@@ -95,7 +97,7 @@ class LlamaServer:
             _read_through(path)
             self._server: Any = xllamacpp.Server(parameters)
         except BaseException:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._remove_directory()
             raise
         finally:
             _move_to(previous_cores)
@@ -116,7 +118,7 @@ class LlamaServer:
     def close(self) -> None:
         """Free the model. No call may be in progress: the destructor would wait for it and hold the GIL."""
         self._server = None
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._remove_directory()
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         connection = _UnixConnection(self._socket_path)

@@ -1,0 +1,61 @@
+"""Engines under conformance: one factory for each, small enough to start for every test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dask_fmware.model.engine import Engine
+
+EngineFactory = Callable[..., AbstractAsyncContextManager[Engine]]
+
+
+def _llama_cpp(**arguments: Any) -> Engine:
+    pytest.importorskip("xllamacpp")
+    from dask_fmware_workers.engines import create_engine
+
+    tiny = {"layers": 2, "width": 128, "heads": 4, "end_probability": 0.0}
+    return create_engine("llama.cpp", {"tiny": tiny, **arguments})
+
+
+FACTORIES: dict[str, Callable[..., Engine]] = {"llama.cpp": _llama_cpp}
+"""A factory takes `slots` and `context_tokens`. Add an engine here and the whole suite runs on it."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Tiny models are written once for the session and never into the cache of the user."""
+    directory = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(directory))
+        yield directory
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.engine) for name in FACTORIES])
+def make(request: pytest.FixtureRequest) -> Callable[..., Engine]:
+    """The factory of one engine."""
+
+    def engine(**arguments: Any) -> Engine:
+        return FACTORIES[request.param](**{"slots": 2, "context_tokens": 1024, **arguments})
+
+    return engine
+
+
+@pytest.fixture
+def serving(make: Callable[..., Engine]) -> EngineFactory:
+    """A context manager that starts an engine with the given arguments and closes it."""
+
+    @asynccontextmanager
+    async def context(**arguments: Any) -> AsyncIterator[Engine]:
+        engine = make(**arguments)
+        try:
+            await engine.start()
+            yield engine
+        finally:
+            await engine.close()
+
+    return context

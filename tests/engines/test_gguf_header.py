@@ -1,0 +1,77 @@
+"""Headers of GGUF files, sound and not."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dask_fmware.errors import EngineLoadError
+from dask_fmware_workers.engines.gguf_header import read_header
+
+pytest.importorskip("gguf")
+
+
+def text(value: str) -> bytes:
+    data = value.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def entry(name: str, kind: int, data: bytes) -> bytes:
+    return text(name) + struct.pack("<I", kind) + data
+
+
+def header(tokenizer: str, tokens: list[str]) -> bytes:
+    """A GGUF file without weights."""
+    entries = [
+        entry("general.architecture", 8, text("llama")),
+        entry("llama.context_length", 4, struct.pack("<I", 4096)),
+        entry("llama.rope.freq_base", 6, struct.pack("<f", 1e4)),
+        entry("tokenizer.ggml.scores", 9, struct.pack("<IQ3f", 6, 3, 0, 1, 2)),
+        entry("tokenizer.ggml.merges", 9, struct.pack("<IQ", 8, 1) + text("a b")),
+        entry("tokenizer.ggml.model", 8, text(tokenizer)),
+        entry("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, len(tokens)) + b"".join(map(text, tokens))),
+    ]
+    return struct.pack("<4sIQQ", b"GGUF", 3, 0, len(entries)) + b"".join(entries)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "tokens", "longest"),
+    [
+        ("gpt2", ["a", "Ġhello"], 6),  # each character is a byte
+        ("llama", ["<s>", "▁hello"], 6),  # the mark is a space
+        ("rwkv", ["a", "hello"], 5),
+        ("llama", [], 16),  # unknown: a safe guess
+    ],
+)
+def test_the_longest_token_is_measured_in_bytes_of_text(
+    tmp_path: Path, tokenizer: str, tokens: list[str], longest: int
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(header(tokenizer, tokens))
+    found = read_header(path)
+    assert found.longest_token_bytes == longest
+    assert found.trained_context_tokens == 4096
+    assert "tokenizer.ggml.merges" not in found.values
+
+
+def test_every_cut_is_noticed(tmp_path: Path) -> None:
+    whole, path = header("llama", ["a", "b"]), tmp_path / "model.gguf"
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(EngineLoadError, match=r"model\.gguf"):
+            read_header(path)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 400), value=st.integers(0, 255))
+def test_a_wrong_byte_never_escapes_as_another_error(tmp_path: Path, position: int, value: int) -> None:
+    data, path = bytearray(header("llama", ["a", "b"])), tmp_path / "model.gguf"
+    data[position % len(data)] = value
+    path.write_bytes(data)
+    with suppress(EngineLoadError):  # anything else fails the test
+        read_header(path)

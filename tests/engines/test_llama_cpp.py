@@ -1,0 +1,208 @@
+"""What is particular to the embedded engine: arguments, loading, quiet, cores, real output lengths."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware.model.engine import Sampling
+from dask_fmware_workers.engines.llama_cpp import LlamaCppEngine
+from dask_fmware_workers.engines.tiny_gguf import TinyModel
+from tests.engines.asking import ask, collect, native_threads, text_of
+
+pytest.importorskip("xllamacpp")
+
+SMALL = TinyModel(layers=1, width=64, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of 'gguf'"),
+        ({"gguf": "a.gguf", "tiny": {}}, "exactly one of 'gguf'"),
+        ({"tiny": {"layer": 2}}, "it takes layers, width"),
+        ({"tiny": {"layers": 0}}, "layers=0"),
+        ({"tiny": 5}, "tiny=5"),
+        ({"tiny": SMALL, "slots": 0}, "slots=0"),
+        ({"tiny": SMALL, "slots": "4"}, "slots='4'"),
+        ({"tiny": SMALL, "context_tokens": 1}, "context_tokens=1"),
+        ({"tiny": SMALL, "threads": 0}, "threads=0"),
+        ({"tiny": SMALL, "cores": []}, "cores"),
+        ({"tiny": SMALL, "cores": 3}, "cores=3"),
+        ({"tiny": SMALL, "cores": [0, 0]}, "cores"),
+        ({"tiny": SMALL, "cores": [0], "threads": 2}, "2 or more"),
+        ({"tiny": SMALL, "cores": [-1]}, "cores=-1"),
+        ({"tiny": SMALL, "gpu_layers": -2}, "gpu_layers=-2"),
+        ({"tiny": SMALL, "seed": 1.5}, "seed=1.5"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeploymentError, match=message):
+        LlamaCppEngine(**arguments)
+
+
+async def refused(engine: LlamaCppEngine) -> str:
+    """Why an engine does not start; it must be closable and refuse again afterwards."""
+    with pytest.raises(EngineLoadError) as caught:
+        await engine.start()
+    with pytest.raises(EngineLoadError):
+        await engine.start()
+    await engine.close()
+    return str(caught.value)
+
+
+async def test_a_missing_file_is_named_with_the_next_step(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere.gguf"
+    message = await refused(LlamaCppEngine(gguf=path))
+    assert str(path) in message
+    assert "download" in message
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "header", "weights", "directory", "version"])
+@pytest.mark.engine
+async def test_a_damaged_file_is_refused_not_served(tmp_path: Path, damage: str) -> None:
+    data, path = SMALL.cached_path().read_bytes(), tmp_path / "model.gguf"
+    match damage:
+        case "directory":
+            path.mkdir()
+        case "version":
+            path.write_bytes(data[:4] + b"\x63" + data[5:])
+        case _:
+            sizes = {"empty": 0, "text": 0, "header": 1000, "weights": len(data) * 3 // 4}
+            path.write_bytes(data[: sizes[damage]] or (b"<html>" if damage == "text" else b""))
+    assert str(path) in await refused(LlamaCppEngine(gguf=path))
+
+
+async def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    assert 'pip install "dask-fmware[embedded]"' in await refused(LlamaCppEngine(tiny=SMALL))
+
+
+async def test_a_context_beyond_the_models_is_refused() -> None:
+    small = TinyModel(layers=1, width=64, heads=2, context_tokens=512)
+    message = await refused(LlamaCppEngine(tiny=small, context_tokens=1024))
+    assert "1024" in message
+    assert "512" in message
+
+
+async def test_cores_that_are_not_there_are_refused() -> None:
+    assert "4000" in await refused(LlamaCppEngine(tiny=SMALL, cores=[4000]))
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the platform does not pin threads")
+async def test_a_replica_stays_on_its_cores_and_leaves_the_others_alone() -> None:
+    core = max(os.sched_getaffinity(0))
+    before, own = native_threads(), os.sched_getaffinity(0)
+    engine = LlamaCppEngine(tiny=SMALL, cores=[core], context_tokens=256)
+    await engine.start()
+    try:
+        await collect(engine, ask(max_tokens=3))
+        pinned = [thread for thread in native_threads() - before if os.sched_getaffinity(int(thread)) == {core}]
+    finally:
+        await engine.close()
+    assert pinned
+    assert os.sched_getaffinity(0) == own
+
+
+@pytest.mark.engine
+async def test_it_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    engine = LlamaCppEngine(tiny=SMALL, context_tokens=256)
+    await engine.start()
+    await collect(engine, ask())
+    await engine.close()
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def listening_ports() -> set[str]:
+    """Inodes of the TCP sockets on which this process listens."""
+    tables = [Path(f"/proc/net/{name}").read_text().splitlines() for name in ("tcp", "tcp6")]
+    inodes = {line.split()[9] for table in tables for line in table if line.split()[3] == "0A"}  # TCP_LISTEN
+    mine = {os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()}
+    return {inode for inode in inodes if f"socket:[{inode}]" in mine}
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads /proc")
+async def test_no_port_is_opened_and_the_private_socket_goes_away(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = listening_ports()
+    engine = LlamaCppEngine(tiny=SMALL, context_tokens=256)
+    await engine.start()
+    (directory,) = os.listdir(tmp_path)
+    assert os.stat(tmp_path / directory).st_mode & 0o077 == 0
+    assert listening_ports() == before
+    await engine.close()
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.engine
+async def test_end_probability_ends_some_texts_early() -> None:
+    chatty = TinyModel(layers=1, width=64, heads=2, end_probability=0.05)
+    engine = LlamaCppEngine(tiny=chatty, context_tokens=512)
+    await engine.start()
+    try:
+        streams = await asyncio.gather(
+            *(collect(engine, ask(f"r{seed}", 100, sampling=Sampling(seed=seed))) for seed in range(20))
+        )
+    finally:
+        await engine.close()
+    lengths = [deltas[-1].usage.output_tokens for deltas in streams]
+    assert {deltas[-1].finish_reason for deltas in streams} >= {"stop"}
+    assert 5 <= sum(lengths) / len(lengths) <= 60  # the mean of the geometric distribution is 20
+    assert all(text_of(deltas).isascii() for deltas in streams)
+
+
+@pytest.mark.engine
+async def test_requests_without_a_seed_differ_but_the_engines_seed_repeats_them() -> None:
+    async def texts(seed: int) -> list[str]:
+        engine = LlamaCppEngine(tiny=SMALL, context_tokens=256, seed=seed)
+        await engine.start()
+        try:
+            return [text_of(await collect(engine, ask(f"r{i}", sampling=Sampling()))) for i in range(2)]
+        finally:
+            await engine.close()
+
+    first, again, other = await texts(1), await texts(1), await texts(2)
+    assert first == again
+    assert len({*first, *other}) == 4
+
+
+@pytest.mark.engine
+async def test_two_replicas_serve_in_one_process() -> None:
+    engines = [LlamaCppEngine(tiny=SMALL, context_tokens=256) for _ in range(2)]
+    await asyncio.gather(*(engine.start() for engine in engines))
+    try:
+        streams = await asyncio.gather(*(collect(engine, ask()) for engine in engines))
+        await engines[0].close()
+        assert (await collect(engines[1], ask("after")))[-1].finish_reason == "length"
+    finally:
+        await asyncio.gather(*(engine.close() for engine in engines))
+    assert text_of(streams[0]) == text_of(streams[1])
+
+
+@pytest.mark.engine
+def test_an_engine_that_is_never_closed_does_not_keep_the_process() -> None:
+    code = """
+import asyncio
+from dask_fmware.model.engine import Request
+from dask_fmware_workers.engines.llama_cpp import LlamaCppEngine
+
+async def main():
+    engine = LlamaCppEngine(tiny={"layers": 1, "width": 64, "heads": 2})
+    await engine.start()
+    async for _ in engine.generate(Request("r", 1500, prompt="hello")):
+        return
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

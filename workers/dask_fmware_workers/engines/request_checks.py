@@ -1,0 +1,68 @@
+"""What every engine refuses before it spends anything on a request.
+
+A pure check with one wording for all engines; what depends on a model (the context, the tokenizer) is
+left to them.
+"""
+
+from __future__ import annotations
+
+from dask_fmware.errors import SpecError
+from dask_fmware.model.engine import Request
+
+__all__ = ["check_request"]
+
+
+def check_request(request: Request, *, engine: str) -> None:
+    """Refuse a malformed request.
+
+    Parameters
+    ----------
+    request
+        The request to look at.
+    engine
+        Name for the message.
+
+    Raises
+    ------
+    SpecError
+        If a field is missing, out of its bounds or contradicts another; the message holds no prompt.
+    """
+    reason = _fault(request)
+    if reason is not None:
+        raise SpecError(f"{engine}: request '{request.request_id}': {reason}")
+
+
+def _fault(request: Request) -> str | None:
+    sampling, choices = request.sampling, request.choices
+    if (request.prompt is None) == (request.messages is None):
+        return "give exactly one of prompt and messages"
+    if request.messages is not None and not request.messages:
+        return "messages is empty; give at least one"
+    if request.max_tokens < 1:
+        return f"max_tokens={request.max_tokens} is below 1"
+    if sampling.temperature is not None and not sampling.temperature >= 0:
+        return f"temperature={sampling.temperature} is below 0"
+    if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
+        return f"top_p={sampling.top_p} is not above 0 and at most 1"
+    if sampling.top_k is not None and sampling.top_k < 1:
+        return f"top_k={sampling.top_k} is below 1"
+    if not all(sampling.stop):
+        return "a stop string is empty; leave it out"
+    if choices is not None and request.json_schema is not None:
+        return "give choices or json_schema, not both"
+    if choices is not None and not (choices and all(choices)):
+        return "choices must be one or more labels, none of them empty"
+    if choices is not None and any("\0" in choice for choice in choices):
+        return "a choice holds a null character, which grammars cannot express; leave it out"
+    messages = [message.content for message in request.messages or ()]
+    if not all(map(_is_unicode, [request.prompt or "", *messages, *(choices or ()), *sampling.stop])):
+        return "a text holds half of a surrogate pair, which is no character; decode it with errors='replace'"
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
