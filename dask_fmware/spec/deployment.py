@@ -164,6 +164,11 @@ class Deployment(Record):
 
         return to_yaml(self)
 
+    def _repr_html_(self) -> str:
+        from dask_fmware.spec.drawing import deployment_to_html
+
+        return deployment_to_html(self)
+
     @classmethod
     def from_json(cls, text: str) -> Deployment:
         """Read a deployment from JSON text; see `dask_fmware.spec.documents.load_deployment`."""

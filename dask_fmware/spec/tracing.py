@@ -85,7 +85,7 @@ def _inputs(function: Callable[..., Any], called: str) -> list[Input]:
             about = error.errors(include_url=False)[0]["loc"][0]
             if about == "name":
                 raise WorkflowError(
-                    f"{where}: the input '{shorten(parameter.name)}' is not made of ASCII letters, digits and _; rename it"
+                    f"{where}: the input '{shorten(parameter.name)}' is no name of ASCII letters and digits; rename it"
                 ) from None
             raise WorkflowError(
                 f"{where}: the default of '{parameter.name}' is a {type(default).__name__} and not a JSON value; "

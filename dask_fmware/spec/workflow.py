@@ -292,6 +292,30 @@ class Workflow(Record):
 
         return to_yaml(self)
 
+    def to_mermaid(self) -> str:
+        """Write this workflow as a mermaid flowchart."""
+        from dask_fmware.spec.drawing import to_mermaid
+
+        self.check()
+        return to_mermaid(self)
+
+    def to_html(self) -> str:
+        """Draw this workflow as an HTML fragment."""
+        from dask_fmware.spec.drawing import to_html
+
+        self.check()
+        return to_html(self)
+
+    def to_svg(self) -> str:
+        """Draw this workflow as SVG with graphviz."""
+        from dask_fmware.spec.drawing import to_svg
+
+        self.check()
+        return to_svg(self)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
     @classmethod
     def from_json(cls, text: str, *, tasks: Tasks | None = None) -> Workflow:
         """Read a workflow from JSON text; see `dask_fmware.spec.documents.load_workflow`."""
