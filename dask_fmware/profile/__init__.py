@@ -1,0 +1,1 @@
+"""How fast a model is on a card: step-time laws, their fit, prediction, online correction, store and catalog."""
