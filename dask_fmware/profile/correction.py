@@ -1,0 +1,222 @@
+"""Bringing a profile up to date while a replica works: factors on the law, honest quantiles, and drift.
+
+A `Correction` scales the two parts of the law by recursive least squares, a `ConformalQuantile` turns a prediction
+into a bound that holds as often as it says, a `DriftDetector` notices when a replica has left its profile and since
+when. They take predicted and measured seconds; the time is passed in and nothing here knows whose replica it is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from dataclasses import dataclass
+from math import ceil, exp, log
+
+from dask_fmware.errors import SpecError
+from dask_fmware.profile.law import StepLaw
+
+__all__ = ["ConformalQuantile", "Correction", "Drift", "DriftDetector", "load_band"]
+
+LEAST, MOST = 0.05, 50.0  # bounds of a factor: beyond them the profile is of something else
+UNSURE = 1.0  # variance of a factor before anything was seen, and never more
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Factors on the decode and the prefill part of a law, learned from finished steps.
+
+    Recursive least squares on relative errors. Old steps fade by `forgetting`, so that about
+    ``1 / (1 - forgetting)`` steps count; the uncertainty is capped, or a replica that only decodes would forget all it
+    knows of prefill and jump at the first prompt.
+
+    Examples
+    --------
+    >>> correction = Correction()
+    >>> for _ in range(100):
+    ...     correction = correction.updated(decode_s=0.01, prefill_s=0.0, measured_s=0.016)
+    >>> round(correction.decode, 2), correction.prefill
+    (1.6, 1.0)
+    """
+
+    decode: float = 1.0  # measured over profiled time of the decode part
+    prefill: float = 1.0  # and of the prefill part
+    forgetting: float = 0.97  # 0..1, weight of the past after one step
+    decode_variance: float = UNSURE  # how unsure the factors are, and together
+    covariance: float = 0.0
+    prefill_variance: float = UNSURE
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.forgetting <= 1.0:
+            raise SpecError(f"forgetting of a correction must lie in (0, 1], got {self.forgetting}")
+
+    def updated(self, decode_s: float, prefill_s: float, measured_s: float) -> Correction:
+        """Return the correction after one more step (or sum of steps).
+
+        Parameters
+        ----------
+        decode_s, prefill_s
+            The two parts that the *uncorrected* law gives: `StepLaw.step_s` without prefill, `StepLaw.prefill_s`.
+        measured_s
+            What it took.
+        """
+        total_s = decode_s + prefill_s
+        if total_s <= 0 or measured_s <= 0:
+            return self
+        x, y = decode_s / total_s, prefill_s / total_s
+        to_decode = self.decode_variance * x + self.covariance * y
+        to_prefill = self.covariance * x + self.prefill_variance * y
+        scale = self.forgetting + x * to_decode + y * to_prefill
+        error = measured_s / total_s - self.decode * x - self.prefill * y
+        decode_variance = (self.decode_variance - to_decode * to_decode / scale) / self.forgetting
+        covariance = (self.covariance - to_decode * to_prefill / scale) / self.forgetting
+        prefill_variance = (self.prefill_variance - to_prefill * to_prefill / scale) / self.forgetting
+        shrink_x = min(1.0, (UNSURE / decode_variance) ** 0.5)
+        shrink_y = min(1.0, (UNSURE / prefill_variance) ** 0.5)
+        return Correction(
+            min(max(self.decode + error * to_decode / scale, LEAST), MOST),
+            min(max(self.prefill + error * to_prefill / scale, LEAST), MOST),
+            self.forgetting,
+            decode_variance * shrink_x * shrink_x,
+            covariance * shrink_x * shrink_y,
+            prefill_variance * shrink_y * shrink_y,
+        )
+
+    def corrected(self, law: StepLaw) -> StepLaw:
+        """Return the law with both factors applied."""
+        return law.scaled(self.decode, self.prefill)
+
+
+def load_band(running: int, waiting: int, slots: int) -> int:
+    """Band of load in which errors are alike: 0 idle, 1 half full, 2 full, from 3 on each doubling of the queue."""
+    if waiting <= 0:
+        return 0 if running <= 0 else 1 if 2 * running <= slots else 2
+    return 3 + min((waiting - 1).bit_length(), 5)
+
+
+class ConformalQuantile:
+    """A factor that lifts predictions so that a share `quantile` of what follows stays below.
+
+    Rolling conformal prediction: the factor is a rank among the latest ratios of measured to predicted in
+    the band of load. Ratios drift, so that rank alone would lag: after each miss the level moves up a little and after
+    each hit down (Gibbs and Candès, Adaptive conformal inference, 2021), which brings the long-run share to `quantile`.
+    """
+
+    def __init__(self, quantile: float = 0.9, window: int = 300, step: float = 0.01, needed: int = 20) -> None:
+        if not 0.0 < quantile < 1.0:
+            raise SpecError(f"a quantile must lie in (0, 1), got {quantile}")
+        self.quantile = quantile
+        self._window = window  # ratios kept in each band
+        self._step = step  # how far one miss moves the level
+        self._needed = needed  # ratios without which a band borrows from all bands
+        self._bands: dict[int | None, _Ratios] = {}
+
+    def factor(self, band: int) -> float:
+        """Return the factor on a prediction in `band`; 1 while nothing is known."""
+        for name in (band, None):
+            ratios = self._bands.get(name)
+            if ratios is not None and len(ratios.ordered) >= (self._needed if name is not None else 1):
+                return ratios.at(ratios.level)
+        return 1.0
+
+    def observe(self, band: int, predicted_s: float, measured_s: float) -> None:
+        """Take note of a prediction (before `factor`) and what came of it."""
+        if predicted_s <= 0 or measured_s < 0:
+            return
+        ratio = measured_s / predicted_s
+        for name in (band, None):
+            ratios = self._bands.setdefault(name, _Ratios(self.quantile))
+            missed = bool(ratios.ordered) and ratio > ratios.at(ratios.level)
+            if len(ratios.ordered) >= self._needed:
+                ratios.level += self._step * (missed - (1.0 - self.quantile))
+                ratios.level = min(max(ratios.level, self.quantile / 2), 1.0)
+            ratios.add(ratio, self._window)
+
+    def samples(self, band: int) -> int:
+        """Ratios known in a band."""
+        return len(self._bands[band].ordered) if band in self._bands else 0
+
+
+class _Ratios:
+    """The latest ratios of one band, also in order."""
+
+    def __init__(self, level: float) -> None:
+        self.level = level  # rank to read, moved by hits and misses
+        self.ordered: list[float] = []
+        self._latest: deque[float] = deque()
+
+    def add(self, ratio: float, window: int) -> None:
+        self._latest.append(ratio)
+        insort(self.ordered, ratio)
+        if len(self._latest) > window:
+            del self.ordered[bisect_left(self.ordered, self._latest.popleft())]
+
+    def at(self, level: float) -> float:
+        """Rank of conformal prediction: one more than the data, because the next point is one of them."""
+        count = len(self.ordered)
+        return self.ordered[min(max(ceil(level * (count + 1)), 1), count) - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A replica that runs off its profile."""
+
+    ratio: float  # measured over predicted since then; above 1 is slower
+    since_s: float  # on the clock of whoever observed
+
+    def sentence(self, replica: str, accelerator: str, since: str) -> str:
+        """Tell people; `since` is `since_s` as they read time.
+
+        >>> Drift(1.6, 100.0).sentence("r3", "L4", "14:02")
+        'replica r3 on L4 runs 1.6 times its profile since 14:02'
+        """
+        return f"replica {replica} on {accelerator} runs {self.ratio:.1f} times its profile since {since}"
+
+
+class DriftDetector:
+    """Notices a lasting change of the ratio of measured to profiled time, and when it began.
+
+    Two cumulative sums of the log ratio, one for slower and one for faster (Page 1954): each grows while the
+    ratio exceeds half of `least` and is reset by what contradicts it, so that its last reset dates the change.
+
+    Parameters
+    ----------
+    least
+        Ratio worth telling, above 1.
+    patience
+        Steps at a ratio of `least` until it is told; the further off, the sooner.
+    """
+
+    def __init__(self, least: float = 1.25, patience: float = 20.0) -> None:
+        if least <= 1.0 or patience <= 0:
+            raise SpecError(f"a drift needs least > 1 and patience > 0, got {least} and {patience}")
+        self._allowance = log(least) / 2
+        self._alarm = patience * self._allowance
+        self._sums = {1: 0.0, -1: 0.0}
+        self._since_s: dict[int, float | None] = {1: None, -1: None}
+        self._log_mean = {1: 0.0, -1: 0.0}
+
+    def observe(self, ratio: float, now_s: float) -> Drift | None:
+        """Take note of a step that took `ratio` times its profile; returns the drift that lasts, if any."""
+        if ratio <= 0:
+            return self.drift
+        for sign in (1, -1):
+            size = sign * log(ratio)
+            before = self._sums[sign]
+            # capped at twice the alarm: recovery is noticed as soon as drift is, however long it lasted
+            self._sums[sign] = min(max(before + size - self._allowance, 0.0), 2 * self._alarm)
+            if self._sums[sign] == 0.0:
+                self._since_s[sign], self._log_mean[sign] = None, 0.0
+                continue
+            if self._since_s[sign] is None:
+                self._since_s[sign], self._log_mean[sign] = now_s, size
+            self._log_mean[sign] += 0.1 * (size - self._log_mean[sign])
+        return self.drift
+
+    @property
+    def drift(self) -> Drift | None:
+        """What lasts at present."""
+        for sign in (1, -1):
+            since_s = self._since_s[sign]
+            if since_s is not None and self._sums[sign] >= self._alarm:
+                return Drift(exp(sign * self._log_mean[sign]), since_s)
+        return None
