@@ -1,0 +1,1 @@
+"""Benchmarks: one command for each table, see README.md."""

@@ -1,0 +1,255 @@
+"""What our layer adds: empty calls through the runtime, beside plain Dask, in one run.
+
+    python -m benchmarks.overhead [--quick]
+
+Three systems on equal clusters (a scheduler in this process, one light worker, two workers for calls):
+
+- ``stock``: Dask as it comes, empty coroutines;
+- ``tuned``: the same with the streams' send intervals at 50 us, as `LocalModelCluster` sets them;
+- ``fmware``: the same intervals; each empty coroutine is a model call: held, routed, granted, run on an
+  engine that answers at once, streamed, accounted.
+
+Repetitions alternate between the systems. Reported are medians over repetitions and ratios of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import numpy as np
+from dask._task_spec import Task, TaskRef
+from distributed import Client, Nanny, Scheduler, SchedulerPlugin, WorkerPlugin
+from distributed.deploy.spec import SpecCluster
+from rich.progress import track
+
+import dask_fmware as fm
+from benchmarks.environment import environment, write
+from dask_fmware.compile.graph import instantiate, new_run_id
+
+INTERVAL_S = 50e-6
+SLOTS = 256
+DEPLOYMENT = {
+    "accelerators": {"a": {"cards": 2}},
+    "models": {
+        "empty": {
+            "engine": "scripted",
+            "slots": SLOTS,
+            "arguments": {"text": "x", "token_s": 0.0},
+            "on": {"a": {"replicas": 2, "latency": {"first_token_s": 0.001, "output_token_s": 0.0}}},
+        }
+    },
+    "router": {"policy": "least_outstanding"},
+}
+model = fm.Model("empty", max_tokens=1)
+
+
+@fm.workflow
+def single(x):
+    return model("{x}", x=x)
+
+
+@fm.workflow
+def chain(x):
+    return model("{x}", x=model("{x}", x=model("{x}", x=x)))
+
+
+async def empty(x: Any = None) -> str:
+    return "x"
+
+
+def plain_graph(length: int) -> tuple[dict[str, Task], str]:
+    """Return a chain of empty tasks, as plain Dask has it."""
+    run_id = new_run_id()
+    graph: dict[str, Task] = {}
+    for i in range(length):
+        key = f"empty{i}-{run_id}"
+        graph[key] = Task(key, empty, TaskRef(f"empty{i - 1}-{run_id}") if i else "x")
+    return graph, key
+
+
+def fmware_graph(length: int) -> tuple[dict[str, Task], str]:
+    """Return the same chain as model calls."""
+    made = (chain if length == 3 else single)(x="x")
+    graph, keys = instantiate(made._template, {"x": "x"}, made.run_id)
+    return graph, keys[0]
+
+
+class TuneScheduler(SchedulerPlugin):
+    """The send intervals of `LocalModelCluster`, without its runtime."""
+
+    name = "tune"
+
+    async def start(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        for worker in scheduler.workers:
+            self.add_worker(scheduler, worker)
+        for client in scheduler.clients:
+            scheduler.client_comms[client].interval = INTERVAL_S
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        scheduler.stream_comms[worker].interval = INTERVAL_S
+
+
+class TuneWorker(WorkerPlugin):
+    """The same on the worker's side."""
+
+    name = "tune"
+
+    def setup(self, worker: Any) -> None:
+        worker.batched_stream.interval = INTERVAL_S
+
+
+class System:
+    """One cluster and the graphs it runs."""
+
+    def __init__(self, name: str, graph: Callable[[int], tuple[dict[str, Task], str]]) -> None:
+        self.name, self.graph = name, graph
+        if name == "fmware":
+            self.cluster: Any = fm.LocalModelCluster(DEPLOYMENT, dashboard_address=None)
+        else:
+            options = {"host": "127.0.0.1", "nthreads": SLOTS + 2, "dashboard": False, "memory_limit": 0}
+            light = {**options, "nthreads": 8}
+            specs = [light, options, options]
+            self.cluster = SpecCluster(
+                workers={str(i): {"cls": Nanny, "options": spec} for i, spec in enumerate(specs)},
+                scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
+                silence_logs=40,
+            )
+        self.client = Client(self.cluster, set_as_default=False)
+        self.client.wait_for_workers(3)
+        if name == "fmware":
+            fm.wait_ready(self.client)
+        if name != "stock":
+            self.client.scheduler_comm.interval = INTERVAL_S
+        if name == "tuned":
+            self.client.register_plugin(TuneScheduler())
+            self.client.register_plugin(TuneWorker())
+
+    def close(self) -> None:
+        self.client.close()
+        self.cluster.close()
+
+    # -- measurements ----------------------------------------------------------------------------
+
+    def latencies_s(self, length: int, repeats: int) -> list[float]:
+        """Seconds from submission to result of one chain after another."""
+        out = []
+        for _ in range(repeats):
+            graph, key = self.graph(length)
+            start = time.perf_counter()
+            self.client.get(graph, key)
+            out.append(time.perf_counter() - start)
+        return out
+
+    def calls_per_s(self, concurrency: int, seconds: float) -> float:
+        """Single calls in a closed loop."""
+
+        async def loop() -> float:
+            done, end = 0, time.perf_counter() + seconds
+
+            async def one() -> None:
+                nonlocal done
+                while time.perf_counter() < end:
+                    graph, key = self.graph(1)
+                    future = self.client.get(graph, key, sync=False)
+                    await future
+                    done += 1
+
+            start = time.perf_counter()
+            await asyncio.gather(*(one() for _ in range(concurrency)))
+            return done / (time.perf_counter() - start)
+
+        return self._on_loop(loop)
+
+    def tasks_per_s(self, length: int, chains: int) -> tuple[float, float]:
+        """Many chains in one graph: tasks per second, and CPU seconds of scheduler and client for each task."""
+        graph: dict[str, Task] = {}
+        keys = []
+        for _ in range(chains):
+            made, key = self.graph(length)
+            graph |= made
+            keys.append(key)
+        start, cpu = time.perf_counter(), time.process_time()
+        self.client.get(graph, keys)
+        spent, cpu = time.perf_counter() - start, time.process_time() - cpu
+        return chains * length / spent, cpu / (chains * length)
+
+    def _on_loop(self, work: Callable[[], Awaitable[float]]) -> float:
+        return asyncio.run_coroutine_threadsafe(work(), self.client.loop.asyncio_loop).result()
+
+
+@contextmanager
+def systems() -> Iterator[list[System]]:
+    """Start the three clusters and stop them."""
+    started: list[System] = []
+    try:
+        for name, graph in (("stock", plain_graph), ("tuned", plain_graph), ("fmware", fmware_graph)):
+            started.append(System(name, graph))
+        yield started
+    finally:
+        for system in started:
+            system.close()
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """Run all measurements on all systems, alternating."""
+    repeats, chains, seconds, size = (3, 40, 0.7, 400) if quick else (9, 120, 2.0, 2000)
+    raw: dict[str, dict[str, list[float]]] = {}
+    with systems() as started:
+        for system in started:
+            system.latencies_s(3, 20)
+            system.tasks_per_s(1, 200)
+        for _ in track(range(repeats), description="repetitions", transient=True):
+            for system in started:
+                mine = raw.setdefault(system.name, {})
+
+                def add(name: str, value: float, mine: dict[str, list[float]] = mine) -> None:
+                    mine.setdefault(name, []).append(value)
+
+                spent = system.latencies_s(3, chains)
+                add("chain of 3, p50 ms", 1e3 * float(np.percentile(spent, 50)))
+                add("chain of 3, p99 ms", 1e3 * float(np.percentile(spent, 99)))
+                for concurrency in (1, 8, 64):
+                    add(f"calls/s at concurrency {concurrency}", system.calls_per_s(concurrency, seconds))
+                rate, cpu = system.tasks_per_s(1, size)
+                add("tasks/s, flat graph", rate)
+                add("scheduler and client CPU us/task, flat graph", 1e6 * cpu)
+                rate, cpu = system.tasks_per_s(3, size // 3)
+                add("tasks/s, chains of 3", rate)
+                add("scheduler and client CPU us/task, chains of 3", 1e6 * cpu)
+    return raw
+
+
+def table(raw: dict[str, dict[str, list[float]]]) -> str:
+    """Return the medians and ratios as markdown."""
+    lines = [
+        "| | stock Dask | tuned Dask | dask-fmware | fmware / stock | fmware / tuned |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in raw["stock"]:
+        stock, tuned, ours = (median(raw[system][name]) for system in ("stock", "tuned", "fmware"))
+        lines.append(f"| {name} | {stock:.4g} | {tuned:.4g} | {ours:.4g} | {ours / stock:.2f} | {ours / tuned:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions; nothing is written")
+    quick = parser.parse_args().quick
+    raw = measure(quick)
+    made = table(raw)
+    print(made)
+    if not quick:
+        where = environment()
+        note = f"`{where['command']}`, {where['processor']}, {where['cores']} cores, Python {where['python']}, distributed {where['versions']['distributed']}."
+        write("overhead", {"environment": where, "raw": raw}, f"{made}\n\n{note}")
+
+
+if __name__ == "__main__":
+    main()
