@@ -47,5 +47,5 @@ class PowerOfTwo:
         second += second >= first
         drawn = [replicas[first]] if len(replicas) == 1 else [replicas[first], replicas[second]]
         fits = [r for r in drawn if r.has_room] or [open_[int(self._draw() * len(open_))]]
-        best = min(fits, key=lambda r: (r.outstanding, r.name, r.replica_id))
+        best = min(fits, key=lambda r: r.outstanding)  # of equals the one drawn first, not the first by name
         return Bind(best.replica_id, f"fewer ongoing calls ({best.outstanding}) of two drawn")

@@ -92,6 +92,7 @@ class Shell:
         self.replicas: dict[str, Replica] = {}
         self.draining: set[str] = set()
         self.engines: dict[str, list[tuple[str, int]]] = {}  # replica id -> attempts on it
+        self.silent: dict[str, str] = {}  # replica id -> "dead" or "paused", which the machine does not know yet
         self._due: deque[Event] = deque()
 
     def new_machine(self) -> Machine:
@@ -114,17 +115,21 @@ class Shell:
     def flush(self) -> None:
         """Deliver what is due, in order."""
         while self._due:
-            event = self._due.popleft()
-            self.now += 0.125
-            actions = self.machine.handle(event, self.now)
-            self.log.append((event, self.now, [told(a) for a in actions]))
-            for action in actions:
-                assert action.reason, f"{action} has no reason"
-                self.perform(action)
+            self._deliver(self._due.popleft())
             self.check()
+
+    def _deliver(self, event: Event) -> None:
+        self.now += 0.125
+        actions = self.machine.handle(event, self.now)
+        self.log.append((event, self.now, [told(a) for a in actions]))
+        for action in actions:
+            assert action.reason, f"{action} has no reason"
+            self.perform(action)
 
     def perform(self, action: Action) -> None:
         match action:
+            case Assign() if action.replica_id in self.silent or action.replica_id not in self.replicas:
+                self._cannot_assign(action)
             case Assign():
                 task, replica = self.tasks[action.call_id], self.replicas[action.replica_id]
                 assert task.state == "held", f"{action} of a call that is {task.state}"
@@ -153,6 +158,25 @@ class Shell:
                 for task in run.tasks.values():
                     task.state = "erred"
                 self._end(run, "failed", action.reason)
+
+    def _cannot_assign(self, action: Assign) -> None:
+        """Tell the machine at once, between two of its actions, that a replica takes no tasks."""
+        if self.silent.get(action.replica_id) == "paused":
+            self._deliver(ReplicaDraining(action.replica_id))
+            self.draining.add(action.replica_id)
+        else:
+            self._deliver(ReplicaGone(action.replica_id))
+            self._forget(action.replica_id)
+        self._deliver(AttemptEnded(action.call_id, action.attempt, "aborted"))
+        self._deliver(CallRunnable(action.call_id))
+
+    def _forget(self, replica_id: str) -> None:
+        """A worker is gone: Dask takes its tasks back."""
+        for task in self._lost(replica_id):
+            self.runnable(task)
+        for books in (self.replicas, self.engines, self.silent):
+            books.pop(replica_id, None)
+        self.draining.discard(replica_id)
 
     def _end(self, run: Submitted, state: str, reason: str = "") -> None:
         if run.root:
@@ -242,26 +266,27 @@ class Shell:
         self.replicas[replica.replica_id] = replica
         self.engines[replica.replica_id] = []
         self.draining.discard(replica.replica_id)
+        self.silent.pop(replica.replica_id, None)
         self._due.append(ReplicaReady(replica))
         for task in lost:
             self.runnable(task)
         self.flush()
 
     def gone(self, replica_id: str) -> None:
-        lost = self._lost(replica_id)
-        del self.replicas[replica_id], self.engines[replica_id]
-        self.draining.discard(replica_id)
         self._due.append(ReplicaGone(replica_id))
-        for task in lost:
-            self.runnable(task)
+        self._forget(replica_id)
         self.flush()
 
     def _lost(self, replica_id: str) -> list[Task]:
-        here = {call_id: attempt for call_id, attempt in self.engines.get(replica_id, ())}
-        return [t for t in self.tasks.values() if t.on is not None and t.on == (replica_id, here.get(t.node.key))]
+        return [t for t in self.tasks.values() if t.on is not None and t.on[0] == replica_id]
 
     def drain(self, replica_id: str, draining: bool) -> None:
-        self.draining.add(replica_id) if draining else self.draining.discard(replica_id)
+        if draining:
+            self.draining.add(replica_id)
+        else:
+            self.draining.discard(replica_id)
+            if self.silent.get(replica_id) == "paused":
+                del self.silent[replica_id]
         self.send(ReplicaDraining(replica_id, draining))
 
     def attempts(self) -> list[tuple[str, str, int]]:
@@ -375,7 +400,9 @@ class Shell:
 
     def finish(self) -> None:
         """Deliver what is under way, serve all work, let go of everything; nothing may stay behind."""
-        for replica_id in sorted(self.draining):
+        for replica_id in [r for r, how in self.silent.items() if how == "dead"]:
+            self.gone(replica_id)
+        for replica_id in sorted(self.draining | self.silent.keys()):
             self.drain(replica_id, False)
         for task in list(self.tasks.values()):
             run = self.runs[task.plan_id]
@@ -417,7 +444,7 @@ class Shell:
             self.gone(replica_id)
         fleet = machine.fleet
         assert len(fleet) == 0
-        assert not (fleet._by_model or fleet._by_card or fleet._views or any(fleet._model_views.values()))
+        assert not any((fleet._by_model, fleet._by_card, fleet._views, *fleet._model_views.values()))
 
     @staticmethod
     def _spare(name: str, model: str) -> Replica:

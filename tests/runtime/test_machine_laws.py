@@ -195,6 +195,11 @@ class World(RuleBasedStateMachine):
     def a_replica_drains(self, pick: int, draining: bool) -> None:
         self.shell.drain(self.one(list(self.shell.replicas), pick), draining)
 
+    @precondition(lambda self: self.shell.replicas)
+    @rule(pick=PICK, how=st.sampled_from(["dead", "paused"]))
+    def a_worker_stops_taking_tasks_unnoticed(self, pick: int, how: str) -> None:
+        self.shell.silent[self.one(list(self.shell.replicas), pick)] = how
+
     @precondition(lambda self: self.shell.attempts())
     @rule(pick=PICK)
     def a_first_token_comes(self, pick: int) -> None:
@@ -256,15 +261,17 @@ class World(RuleBasedStateMachine):
         self.shell.replay()
 
 
+@pytest.mark.parametrize("histories", [30, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 @pytest.mark.parametrize("policy", POLICY_NAMES)
-def test_every_history_keeps_the_contract(policy: str) -> None:
+def test_every_history_keeps_the_contract(policy: str, histories: int) -> None:
     world = type("World", (World,), {"policy": policy})
     run_state_machine_as_test(
         world,
         settings=settings(
-            max_examples=60,
+            max_examples=histories,
             stateful_step_count=40,
             deadline=None,
+            report_multiple_bugs=False,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )

@@ -1,0 +1,210 @@
+"""What tells each policy from the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from dask_fmware.errors import DeploymentError
+from dask_fmware.policy import POLICIES, Bind, Wait, create_policy
+from dask_fmware.policy.estimate import estimate, execution_s
+from dask_fmware.policy.greedy import Greedy
+from dask_fmware.policy.least_outstanding import LeastOutstanding
+from dask_fmware.policy.power_of_two import PowerOfTwo
+from dask_fmware.policy.round_robin import RoundRobin
+from dask_fmware.spec.deployment import Latency
+from tests.policy.views import FAST, SLOW, call, draws, replica
+
+
+def name_of(choice) -> str:
+    assert isinstance(choice, Bind)
+    return choice.replica_id.removeprefix("tcp://")
+
+
+# -- estimate ------------------------------------------------------------------------------------
+
+
+def test_execution_is_first_token_prompt_and_output() -> None:
+    assert execution_s(Latency(first_token_s=1.0, prompt_token_s=0.1, output_token_s=0.01), 10, 100) == pytest.approx(3)
+
+
+def test_an_answer_is_costed_in_time_to_first_token() -> None:
+    view = replica()
+    full = estimate(call(output_tokens=1000.0), view, 0.0)
+    first = estimate(call(output_tokens=1000.0, answers=True), view, 0.0)
+    assert first.l_x == pytest.approx(FAST.first_token_s + 100 * FAST.prompt_token_s)
+    assert full.l_x == pytest.approx(first.l_x + 1000 * FAST.output_token_s)
+
+
+def test_an_idle_replica_costs_nothing_but_the_call_itself() -> None:
+    cost = estimate(call(), replica(), 5.0)
+    assert (cost.l_q, cost.l_r) == (0.0, 0.0)
+    assert cost.l_est == cost.l_x
+
+
+def test_a_full_replica_costs_the_time_until_a_slot_is_free_and_the_queue_shared_by_its_slots() -> None:
+    cost = estimate(call(), replica(slots=2, running=2, waiting=3, waiting_s=6.0, slot_free_at=9.0), 5.0)
+    assert cost.l_r == pytest.approx(4.0)
+    assert cost.l_q == pytest.approx(3.0)
+    assert cost.l_est == pytest.approx(cost.l_x + 7.0)
+
+
+def test_a_slot_that_is_late_costs_nothing_rather_than_less_than_nothing() -> None:
+    assert estimate(call(), replica(running=1, slot_free_at=3.0), 5.0).l_r == 0.0
+
+
+def test_a_partly_busy_replica_has_a_slot_now() -> None:
+    assert estimate(call(), replica(slots=2, running=1, slot_free_at=99.0), 5.0).l_r == 0.0
+
+
+# -- greedy --------------------------------------------------------------------------------------
+
+
+def test_greedy_prefers_the_fast_card_when_both_are_idle() -> None:
+    views = [replica("a", latency=SLOW), replica("b", latency=FAST)]
+    assert name_of(Greedy().choose(call(), views, 0.0)) == "b"
+
+
+def test_greedy_takes_the_slow_card_when_the_fast_one_is_late() -> None:
+    views = [replica("a", latency=SLOW), replica("b", latency=FAST, running=1, slot_free_at=100.0)]
+    assert name_of(Greedy().choose(call(), views, 0.0)) == "a"
+
+
+def test_greedy_waits_for_the_fast_card_when_that_is_still_sooner() -> None:
+    views = [replica("a", latency=SLOW), replica("b", latency=FAST, running=1, slot_free_at=0.5)]
+    assert name_of(Greedy().choose(call(), views, 0.0)) == "b"
+
+
+def test_greedy_breaks_ties_by_the_emptier_card_then_by_name() -> None:
+    views = [replica("a", card_running=2), replica("b", card_running=1), replica("c", card_running=1)]
+    assert name_of(Greedy().choose(call(), views, 0.0)) == "b"
+
+
+def test_greedy_says_what_the_estimate_is_made_of() -> None:
+    choice = Greedy().choose(call(), [replica(running=1, waiting=1, slot_free_at=2.0, waiting_s=3.0)], 1.0)
+    assert choice.reason == "least estimate 4.650 s (own 0.650, queue 3.000, running 1.000)"
+
+
+def test_greedy_may_choose_differently_for_an_answer() -> None:
+    prefill = Latency(first_token_s=0.1, output_token_s=0.1)
+    decode = Latency(first_token_s=0.5, output_token_s=0.001)
+    views = [replica("a", latency=prefill), replica("b", latency=decode)]
+    assert name_of(Greedy().choose(call(answers=True), views, 0.0)) == "a"
+    assert name_of(Greedy().choose(call(answers=False), views, 0.0)) == "b"
+
+
+# -- least outstanding ---------------------------------------------------------------------------
+
+
+def test_least_outstanding_counts_calls_for_each_slot() -> None:
+    views = [replica("a", slots=1, running=1), replica("b", slots=8, running=4)]
+    assert name_of(LeastOutstanding().choose(call(), views, 0.0)) == "b"
+
+
+def test_least_outstanding_counts_calls_that_wait() -> None:
+    views = [replica("a", running=1, waiting=2), replica("b", running=1, waiting=1)]
+    assert name_of(LeastOutstanding().choose(call(), views, 0.0)) == "b"
+
+
+def test_least_outstanding_breaks_ties_by_card_then_speed_then_name() -> None:
+    busy, slow = replica("a", card_running=1), replica("b", latency=SLOW)
+    fast, same = replica("c", latency=FAST), replica("d", latency=FAST)
+    assert name_of(LeastOutstanding().choose(call(), [busy, slow, fast, same], 0.0)) == "c"
+    assert name_of(LeastOutstanding().choose(call(), [busy, slow], 0.0)) == "b"
+
+
+def test_least_outstanding_uses_a_slow_idle_card_before_a_fast_busy_one() -> None:
+    views = [replica("a", running=1, slots=2, latency=FAST), replica("b", slots=2, latency=SLOW)]
+    assert name_of(LeastOutstanding().choose(call(), views, 0.0)) == "b"
+
+
+# -- power of two --------------------------------------------------------------------------------
+
+
+def test_power_of_two_takes_the_less_loaded_of_the_two_drawn() -> None:
+    views = [replica(n, slots=9, running=r) for n, r in (("a", 5), ("b", 2), ("c", 0))]
+    numbers = iter([0.0, 0.0])  # draws the first, then the first of the others
+    assert name_of(PowerOfTwo(lambda: next(numbers)).choose(call(), views, 0.0)) == "b"
+
+
+def test_power_of_two_draws_every_pair_of_different_replicas() -> None:
+    views = [replica(n, slots=9, running=9 if n == "a" else 0) for n in "abc"]
+    policy = PowerOfTwo(draws(3))
+    chosen = Counter(name_of(policy.choose(call(), views, 0.0)) for _ in range(600))
+    assert set(chosen) == {"b", "c"}
+    assert 200 < chosen["b"] < 400
+
+
+def test_power_of_two_uses_equal_replicas_equally() -> None:
+    views, policy = [replica(n) for n in "abcd"], PowerOfTwo(draws(1))
+    chosen = Counter(name_of(policy.choose(call(), views, 0.0)) for _ in range(800))
+    assert all(150 < chosen[n] < 250 for n in "abcd"), chosen
+
+
+def test_power_of_two_copes_with_the_largest_draw() -> None:
+    policy = PowerOfTwo(lambda: 1.0 - 2**-53)
+    for count in (1, 2, 3, 1000):
+        views = [replica(f"w{i:04}") for i in range(count)]
+        assert name_of(policy.choose(call(), views, 0.0)) == f"w{count - 1:04}"
+
+
+def test_power_of_two_waits_when_all_are_full() -> None:
+    choice = PowerOfTwo(draws()).choose(call(), [replica("a", running=1), replica("b", running=1)], 0.0)
+    assert choice == Wait("all 2 replicas are at their bound of ongoing calls")
+
+
+def test_power_of_two_never_queues_on_a_replica() -> None:
+    views = [replica("a", running=1), replica("b", running=1), replica("c", slots=2, running=1)]
+    for seed in range(20):
+        assert name_of(PowerOfTwo(draws(seed)).choose(call(), views, 0.0)) == "c"
+
+
+# -- round robin ---------------------------------------------------------------------------------
+
+
+def test_round_robin_takes_turns_by_name() -> None:
+    views, policy = [replica(n) for n in "abc"], RoundRobin()
+    assert "".join(name_of(policy.choose(call(), views, 0.0)) for _ in range(7)) == "abcabca"
+
+
+def test_round_robin_keeps_a_turn_for_each_model() -> None:
+    policy = RoundRobin()
+    views = {m: [replace(replica(f"{m}{i}"), model=m) for i in range(2)] for m in "xy"}
+    order = [name_of(policy.choose(call(model=m), views[m], 0.0)) for m in "xyxy"]
+    assert order == ["x0", "y0", "x1", "y1"]
+
+
+def test_round_robin_goes_on_when_the_last_replica_is_gone() -> None:
+    policy = RoundRobin()
+    views = [replica(n) for n in "abc"]
+    assert [name_of(policy.choose(call(), views, 0.0)) for _ in range(2)] == ["a", "b"]
+    assert name_of(policy.choose(call(), [views[0], views[2]], 0.0)) == "c"
+
+
+def test_round_robin_gives_a_turn_to_each_of_two_replicas_of_one_name() -> None:
+    """A restarted worker has its old name and a new address; both may be there for a moment."""
+    views = [replica("a", replica_id="tcp://1"), replica("a", replica_id="tcp://2"), replica("b", replica_id="tcp://3")]
+    policy = RoundRobin()
+    assert [name_of(policy.choose(call(), views, 0.0)) for _ in range(4)] == ["1", "2", "3", "1"]
+
+
+# -- registry ------------------------------------------------------------------------------------
+
+
+def test_an_unknown_policy_is_refused_with_the_names_of_those_known() -> None:
+    with pytest.raises(DeploymentError, match=r"router\.policy: no policy is called 'fastest' \(known: .*greedy"):
+        create_policy("fastest", draws())
+
+
+def test_policies_do_not_share_their_turn() -> None:
+    for name in POLICIES:
+        assert create_policy(name, draws()) is not create_policy(name, draws())
+
+
+def test_a_replica_has_room_only_without_a_queue() -> None:
+    assert replica(slots=2, running=1).has_room
+    assert not replica(slots=2, running=2).has_room
+    assert not replica(slots=2, running=1, waiting=1).has_room
+    assert replica(slots=2, running=2, waiting=1).outstanding == 3

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dask_fmware.errors import CapacityError, ContextOverflowError, UnknownModelError
+from dask_fmware.runtime.admission import ModelLimits, least_prompt_tokens, refusal
+from tests.runtime.builders import node, plan
+
+LIMITS = {"small": ModelLimits(100, 4)}
+
+
+def refused(p, **options):
+    return refusal(p, limits=LIMITS.get, hosted=LIMITS, **options)
+
+
+@given(st.text(min_size=0, max_size=200), st.integers(1, 16))
+def test_no_prompt_has_fewer_tokens_than_its_lower_bound(text: str, longest: int) -> None:
+    size = len(text.encode())
+    bound = least_prompt_tokens(size, ModelLimits(100, longest))
+    assert (bound - 1) * longest < size <= bound * longest or (size == 0 == bound)
+
+
+def test_a_run_that_fits_is_accepted() -> None:
+    assert refused(plan("r", [node("r/a"), node("r/code", None, max_tokens=10**9)])) is None
+
+
+def test_an_unknown_model_is_named_with_those_that_are_hosted() -> None:
+    error = refused(plan("r", [node("r/judge", "llama")]))
+    assert isinstance(error, UnknownModelError)
+    assert str(error).startswith("workflow 'rag', node 'judge': no replica hosts model 'llama' (hosted: small)")
+
+
+def test_an_empty_cluster_says_that_it_hosts_nothing() -> None:
+    error = refusal(plan("r"), limits=lambda model: None, hosted=())
+    assert "(hosted: none)" in str(error)
+
+
+@pytest.mark.parametrize(("max_tokens", "fits"), [(90, True), (91, False)])
+def test_prompt_and_output_must_fit_the_context(max_tokens: int, fits: bool) -> None:
+    error = refused(plan("r", [node("r/a", prompt_bytes=40, max_tokens=max_tokens)]))
+    if fits:
+        assert error is None
+    else:
+        assert isinstance(error, ContextOverflowError)
+        assert "at least 10 tokens" in str(error)
+        assert "100 tokens" in str(error)
+
+
+def test_a_run_is_refused_when_too_many_calls_are_held() -> None:
+    assert refused(plan("r"), held=4, max_held=5) is None
+    error = refused(plan("r"), held=5, max_held=5)
+    assert isinstance(error, CapacityError)
+    assert "router.max_held" in str(error)
+
+
+def test_a_body_of_an_accepted_run_is_never_refused_for_calls_that_are_held() -> None:
+    assert refused(plan("r[0]", part_of="r"), held=5, max_held=5) is None
