@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dask_fmware.errors import WorkflowError
 from dask_fmware.spec.record import shorten
 from dask_fmware.spec.recording import Recording, Value, bind, required
 from dask_fmware.spec.workflow import Block, Branch, LoopNode, MapNode, SwitchNode
@@ -141,7 +140,7 @@ def _block(
 def _takes(made: Recording, function: object, arguments: int, node: str, what: str) -> None:
     """Refuse what cannot be called with so many arguments, before a TypeError from inside blames the wrong code."""
     count = ("no arguments", "one argument")[arguments]
-    if not callable(function):
+    if isinstance(function, Value) or not callable(function):
         hint = f"; write lambda: ... around {function!r}" if isinstance(function, Value) else ""
         raise made.wrong(node, f"{what} is a {type(function).__name__}, not a function of {count}{hint}")
     try:
@@ -149,4 +148,4 @@ def _takes(made: Recording, function: object, arguments: int, node: str, what: s
     except TypeError:
         raise made.wrong(node, f"{what} must be a function of {count}") from None
     except ValueError:  # builtins without a signature
-        raise WorkflowError(f"node '{node}': {what} has no signature; wrap it in a lambda") from None
+        raise made.wrong(node, f"{what} has no signature to check; wrap it in a lambda") from None

@@ -90,7 +90,8 @@ def to_dot(workflow: Workflow) -> str:
             yield f"{indent}}}"
 
     links = (f'  {link.source} -> {link.target} [label="{_dot_text(link.label)}"];' for link in drawn.links)
-    look = '  rankdir=LR; node [fontname="sans-serif", fontsize=11]; edge [fontname="sans-serif", fontsize=10];'
+    font = '[fontname="sans-serif", fontsize=11]'
+    look = f"  rankdir=LR; graph {font}; node {font}; edge {font};"
     return "\n".join(["digraph workflow {", look, *frame(drawn.frame, "  "), *links, "}"]) + "\n"
 
 

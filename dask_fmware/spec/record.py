@@ -73,6 +73,11 @@ def complaints(error: ValidationError) -> list[Complaint]:
             path = (*path, context["key"])
         elif item["type"] == "misfit":
             path = (*path, *context["path"])
+        elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            # The first added part stands where pydantic puts the kind once it knows it.
+            path = (*path, "<kind>", "kind")
+            given = f"'{shorten(str(context['tag']))}' is none of" if "tag" in context else "is missing; give one of"
+            message = f"{given} {context.get('expected_tags', 'the known kinds')}"
         elif item["type"] == "missing":
             message = "is missing; add it"
         elif item["type"] != "value_error" and not isinstance(item["input"], (Mapping, BaseModel)):

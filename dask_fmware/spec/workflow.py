@@ -82,10 +82,14 @@ class Dictionary(Record):
 def _form(binding: object) -> str | None:
     """Which form of binding a value has, by its one key."""
     if isinstance(binding, Mapping):
-        return next((f"<{key}>" for key in ("from", "value", "list", "dict") if key in binding), None)
+        return next((tag for key, tag in _KEYS.items() if key in binding), None)
     return _FORMS.get(type(binding))
 
 
+_KEYS = {
+    "from": "<from>", "source": "<from>", "value": "<value>",
+    "list": "<list>", "items": "<list>", "dict": "<dict>", "entries": "<dict>",
+}  # fmt: skip
 _FORMS: dict[type, str] = {Reference: "<from>", Constant: "<value>", Sequence: "<list>", Dictionary: "<dict>"}
 
 # Tags are in angle brackets so that no key of a document can be mistaken for one in the path of an error.

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import ValidationError
+
+from dask_fmware.spec.slo import SLO, RunOptions
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({}, "at least one of"),
+        ({"ttft_s": 0}, "greater than 0"),
+        ({"ttft_s": float("inf")}, "finite"),
+        ({"ttft_s": 3, "e2e_s": 2}, "the first token comes first"),
+        ({"finish_by": datetime(2030, 1, 1)}, "needs a time zone"),
+        ({"ttft": 1}, "unknown key 'ttft'; did you mean 'ttft_s'"),
+    ],
+)
+def test_objectives_that_cannot_be_meant_are_refused(bounds, message):
+    with pytest.raises(ValidationError, match=message):
+        SLO(**bounds)
+
+
+def test_objectives_and_options_are_values():
+    assert SLO(finish_by=datetime(2030, 1, 1, tzinfo=UTC)) == SLO(finish_by="2030-01-01T00:00:00Z")
+    assert RunOptions(priority=3) == RunOptions(priority=3)
+    with pytest.raises(ValidationError):
+        RunOptions(priority=5000)
