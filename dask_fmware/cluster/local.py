@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
-from distributed import Client, Nanny, Scheduler
+from distributed import Client, Nanny, Scheduler, Worker
 from distributed.deploy.spec import SpecCluster
 from distributed.protocol.pickle import dumps
 
@@ -37,6 +37,9 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         0 for any free port.
     stream_interval_s
         Pause between two messages on the streams of the cluster; None for Dask's own.
+    processes
+        Whether workers are processes. Without, they share this one with the scheduler, as tests of
+        workflows do; a worker that dies is not replaced then.
     silence_logs
         Level below which the workers' logs are not shown, or False.
 
@@ -58,6 +61,7 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         dashboard_address: str | None = "",
         scheduler_port: int = 0,
         stream_interval_s: float | None = STREAM_INTERVAL_S,
+        processes: bool = True,
         silence_logs: Any = 40,
         asynchronous: bool = False,
         **kwargs: Any,
@@ -72,10 +76,10 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         _check_free("127.0.0.1", scheduler_port, what="scheduler_port")
         light = self.deployment.light_workers
         workers: dict[str, Any] = {
-            f"light-{i}": _worker({}, light.threads, None, silence_logs) for i in range(light.count)
+            f"light-{i}": _worker(processes, {}, light.threads, None, silence_logs) for i in range(light.count)
         }
         for replica in self.deployment.replicas():
-            workers[replica.name] = _worker(_labels(replica), replica.slots + 2, 0, silence_logs)
+            workers[replica.name] = _worker(processes, _labels(replica), replica.slots + 2, 0, silence_logs)
         super().__init__(
             workers=workers,
             scheduler={
@@ -96,10 +100,13 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
 
     async def _start(self) -> None:
         """Start the scheduler and install the runtime on it before any worker comes."""
+        await super()._start()
+        await self._install()
+
+    async def _install(self) -> None:
         from dask_fmware_scheduler.router import ReplicaRouter
         from dask_fmware_workers.host import ModelHost
 
-        await super()._start()
         router = ReplicaRouter(self.deployment, stream_interval_s=self.stream_interval_s)
         host = ModelHost(self.deployment, stream_interval_s=self.stream_interval_s)
         await self.scheduler.register_scheduler_plugin(router, idempotent=True)
@@ -120,7 +127,9 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         )
 
 
-def _worker(resources: dict[str, float], threads: int, memory_limit: int | None, silence_logs: Any) -> dict[str, Any]:
+def _worker(
+    processes: bool, resources: dict[str, float], threads: int, memory_limit: int | None, silence_logs: Any
+) -> dict[str, Any]:
     options: dict[str, Any] = {
         "host": "127.0.0.1",
         "nthreads": threads,
@@ -131,7 +140,7 @@ def _worker(resources: dict[str, float], threads: int, memory_limit: int | None,
     }
     if memory_limit is not None:  # 0: Dask would pause or kill a replica for the memory of its engine
         options["memory_limit"] = memory_limit
-    return {"cls": Nanny, "options": options}
+    return {"cls": Nanny if processes else Worker, "options": options}
 
 
 def _labels(replica: ReplicaSpec) -> dict[str, float]:

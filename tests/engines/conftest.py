@@ -22,7 +22,13 @@ def _llama_cpp(**arguments: Any) -> Engine:
     return create_engine("llama.cpp", {"tiny": tiny, **arguments})
 
 
-FACTORIES: dict[str, Callable[..., Engine]] = {"llama.cpp": _llama_cpp}
+def _scripted(**arguments: Any) -> Engine:
+    from dask_fmware_workers.engines import create_engine
+
+    return create_engine("scripted", {"token_s": 0.001, **arguments})
+
+
+FACTORIES: dict[str, Callable[..., Engine]] = {"llama.cpp": _llama_cpp, "scripted": _scripted}
 """A factory takes `slots` and `context_tokens`. Add an engine here and the whole suite runs on it."""
 
 
@@ -40,7 +46,7 @@ def make(request: pytest.FixtureRequest) -> Callable[..., Engine]:
     """The factory of one engine."""
 
     def engine(**arguments: Any) -> Engine:
-        return FACTORIES[request.param](**{"slots": 2, "context_tokens": 1024, **arguments})
+        return FACTORIES[request.param](**{"slots": 2, "context_tokens": 8192, **arguments})
 
     return engine
 

@@ -25,6 +25,7 @@ ENTRY_POINT_GROUP = "dask_fmware.engines"
 
 ENGINES: dict[str, str] = {
     "llama.cpp": "dask_fmware_workers.engines.llama_cpp:LlamaCppEngine",
+    "scripted": "dask_fmware.testing.scripted:ScriptedEngine",
 }
 """Engines of this package, as ``module:Class``. They win over entry points of the same name."""
 

@@ -1,0 +1,201 @@
+"""A whole runtime inside the event loop of a test: scheduler, light workers and replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from types import TracebackType
+from typing import Any, Self
+
+import dask.config
+from distributed import Client, Scheduler, Worker
+
+from dask_fmware.client.install import wait_ready
+from dask_fmware.cluster.local import LocalModelCluster
+from dask_fmware.compile.steps import HOST
+from dask_fmware.spec.deployment import Deployment
+
+__all__ = ["InProcessCluster", "deployment"]
+
+PATIENCE_S = 30.0
+
+
+def deployment(
+    *models: str,
+    on: Mapping[str, int] | None = None,
+    slots: int = 4,
+    context_tokens: int = 2048,
+    light_workers: int = 1,
+    router: Mapping[str, Any] | None = None,
+    placements: Mapping[str, Mapping[str, Any]] | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Return a deployment of scripted engines, as a document.
+
+    Parameters
+    ----------
+    *models
+        Their names; every model has the same replicas.
+    on
+        Replicas of each model by accelerator; ``{"cpu": 1}`` by default.
+    slots, context_tokens, light_workers, router
+        As in the document.
+    placements
+        Arguments of the engines on one accelerator, over `arguments`.
+    **arguments
+        Of every engine; see `ScriptedEngine`.
+    """
+    on = on or {"cpu": 1}
+    latency = {"first_token_s": 0.001, "output_token_s": 0.001}  # nothing to measure when it starts
+    return {
+        "accelerators": {name: {"cards": replicas * len(models)} for name, replicas in on.items()},
+        "models": {
+            model: {
+                "engine": "scripted",
+                "slots": slots,
+                "context_tokens": context_tokens,
+                "arguments": arguments,
+                "on": {
+                    name: {
+                        "replicas": replicas,
+                        "latency": latency,
+                        "arguments": dict((placements or {}).get(name, {})),
+                    }
+                    for name, replicas in on.items()
+                },
+            }
+            for model in models
+        },
+        "light_workers": {"count": light_workers},
+        "router": dict(router or {}),
+    }
+
+
+class InProcessCluster:
+    """Use it with ``async with``; it is ready inside.
+
+    Parameters
+    ----------
+    deployment
+        As for `LocalModelCluster`; the function `deployment` makes one with scripted engines.
+    validate
+        Let Dask check the states of all its tasks after each transition.
+
+    Attributes
+    ----------
+    client
+        An asynchronous Dask client.
+    cluster, scheduler
+        What it runs on.
+    """
+
+    client: Client
+    cluster: LocalModelCluster
+    scheduler: Scheduler
+
+    def __init__(
+        self,
+        deployment: Deployment | str | PathLike[str] | Mapping[str, Any],
+        *,
+        validate: bool = False,
+        wait: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self._deployment, self._validate, self._wait, self._kwargs = deployment, validate, wait, kwargs
+
+    async def __aenter__(self) -> Self:
+        self._config = dask.config.set({"distributed.scheduler.validate": self._validate})
+        self._config.__enter__()
+        self.cluster = self._made()
+        await self.cluster
+        self.scheduler = self.cluster.scheduler
+        self.client = await Client(self.cluster, asynchronous=True, set_as_default=False)
+        if self._wait:
+            await wait_ready(self.client, timeout_s=PATIENCE_S)
+        return self
+
+    def _made(self) -> LocalModelCluster:
+        return LocalModelCluster(
+            self._deployment,
+            processes=False,
+            asynchronous=True,
+            dashboard_address=None,
+            **self._kwargs,
+        )
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.client.close()
+        await self.cluster.close()
+        self._config.__exit__(kind, error, traceback)
+
+    @property
+    def workers(self) -> dict[str, Worker]:
+        """Workers by name."""
+        return dict(self.cluster.workers)
+
+    @property
+    def router(self) -> Any:
+        """The scheduler plugin."""
+        return self.scheduler.plugins["fmware-router"]
+
+    @property
+    def hosts(self) -> dict[str, Any]:
+        """Model hosts of the workers that have one, by name of the worker."""
+        return {name: worker.plugins[HOST] for name, worker in self.workers.items() if HOST in worker.plugins}
+
+    @property
+    def engines(self) -> dict[str, Any]:
+        """Engines that serve, by name of their worker (``small-cpu-0``)."""
+        return {name: host.engine for name, host in self.hosts.items() if host.engine is not None}
+
+    def requests(self, holding: str = "") -> int:
+        """How many requests whose prompt holds a text the engines have taken."""
+        return sum(
+            holding in (request.prompt or "".join(message.content for message in request.messages or ()))
+            for engine in self.engines.values()
+            for request in engine.requests
+        )
+
+    async def until(self, condition: Callable[[], Any], what: str = "") -> None:
+        """Wait until a condition holds; for what no event announces."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not condition():  # noqa: ASYNC110 - it is polled because nothing tells
+                    await asyncio.sleep(0.002)
+        except TimeoutError:
+            raise AssertionError(f"not so after {PATIENCE_S:g} s: {what or condition}") from None
+
+    def leaks(self) -> Iterator[str]:
+        """What is left of runs whose futures were released, in words."""
+        router, machine = self.router, self.router.machine
+        if router.failures:
+            yield f"hooks of the router failed: {dict(router.failures)}"
+        yield from (f"task {task.key} is left in {task.state}" for task in self.scheduler.tasks.values())
+        if machine.held:
+            yield f"{machine.held} calls are held"
+        yield from (f"call {call_id} is known to the machine" for call_id in machine.runs.calls)
+        for state in machine.fleet:
+            if state.running or state.waiting:
+                yield f"replica {state.replica.name}: slots {list(state.running)}, {state.waiting} waiting"
+        for name, index in (("nodes", router._nodes), ("outputs", router._outputs), ("refused", router._refused)):
+            if index:
+                yield f"the router knows {name} {list(index)}"
+        for name, host in self.hosts.items():
+            if host.runner.running or host.runner._grants:
+                yield f"worker {name}: {host.runner.running} attempts, grants for {list(host.runner._grants)}"
+            if host.bodies._waiting:
+                yield f"worker {name}: maps or loops wait: {list(host.bodies._waiting)}"
+        for name, engine in self.engines.items():
+            load = engine.state()
+            if load.running or load.waiting:
+                yield f"engine of {name}: {load}"
+
+    async def settled(self) -> None:
+        """Wait until nothing is left of runs whose futures were released; say what is if that does not come."""
+        try:
+            await self.until(lambda: not list(self.leaks()))
+        except AssertionError:
+            raise AssertionError("\n".join(self.leaks())) from None
