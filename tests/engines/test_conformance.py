@@ -18,6 +18,7 @@ from dask_fmware.errors import ContextOverflowError, EngineCrashedError, EngineE
 from dask_fmware.model.engine import Engine, EngineState, Message, Request, Sampling, Usage
 from tests.engines.asking import WAIT_S, ask, collect, native_threads, settled_threads, text_of, until
 
+LONG = 8000  # tokens: more than any engine makes before a test has seen what it waits for
 AWKWARD_LABELS = ('say "yes"', "back\\slash", ".*[x](y){2}|z^$", "naïve ☃ 😀", "two\nlines\tand a tab", "-")
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -113,19 +114,19 @@ async def test_an_aborted_stream_ends_with_abort_and_frees_its_slot(serving: Any
     async with serving() as engine:
         deltas = []
         async with asyncio.timeout(WAIT_S):
-            async for delta in engine.generate(ask("long", 900)):
+            async for delta in engine.generate(ask("long", LONG)):
                 deltas.append(delta)
                 if len(deltas) == 3:
                     await engine.abort("long")
         await until(lambda: engine.state().running == 0)
         assert deltas[-1].finish_reason == "abort"
-        assert deltas[-1].usage.output_tokens == sum(delta.tokens for delta in deltas) < 900
+        assert deltas[-1].usage.output_tokens == sum(delta.tokens for delta in deltas) < LONG
         assert (await collect(engine, ask("next")))[-1].finish_reason == "length"
 
 
 async def test_closing_the_iterator_aborts(serving: Any) -> None:
     async with serving() as engine:
-        async with aclosing(engine.generate(ask(max_tokens=900))) as stream:
+        async with aclosing(engine.generate(ask(max_tokens=LONG))) as stream:
             await anext(stream)
             assert engine.state().running == 1
         await until(lambda: engine.state() == EngineState(0, 0, engine.state().kv_used))
@@ -133,7 +134,7 @@ async def test_closing_the_iterator_aborts(serving: Any) -> None:
 
 async def test_cancelling_the_consumer_aborts(serving: Any) -> None:
     async with serving() as engine:
-        consumer = asyncio.create_task(collect(engine, ask(max_tokens=900)))
+        consumer = asyncio.create_task(collect(engine, ask(max_tokens=LONG)))
         await until(lambda: engine.state().running == 1)
         consumer.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -143,21 +144,27 @@ async def test_cancelling_the_consumer_aborts(serving: Any) -> None:
 
 async def test_requests_beyond_the_slots_wait_and_are_served(serving: Any) -> None:
     async with serving(slots=2) as engine:
-        consumers = [asyncio.create_task(collect(engine, ask(f"r{i}", 60))) for i in range(5)]
-        await until(lambda: engine.state().running == 2 and engine.state().waiting == 3)
-        seen = []
+        blockers = [asyncio.create_task(collect(engine, ask(f"b{i}", LONG))) for i in range(2)]
+        await until(lambda: engine.state().running == 2)
+        consumers = [asyncio.create_task(collect(engine, ask(f"r{i}", 20))) for i in range(3)]
+        await until(lambda: engine.state().waiting == 3)
+        assert not any(consumer.done() for consumer in consumers)
+        for i in range(2):
+            await engine.abort(f"b{i}")
+        running = []
         while not all(consumer.done() for consumer in consumers):
-            seen.append(engine.state().running)
+            running.append(engine.state().running)
             await asyncio.sleep(0.001)
-        assert max(seen) <= 2
-        assert [consumer.result()[-1].usage.output_tokens for consumer in consumers] == [60] * 5
+        await asyncio.gather(*blockers)
+    assert max(running) <= 2
+    assert [consumer.result()[-1].usage.output_tokens for consumer in consumers] == [20] * 3
 
 
 async def test_a_waiting_request_can_be_aborted(serving: Any) -> None:
     async with serving(slots=1) as engine:
-        first = asyncio.create_task(collect(engine, ask("first", 900)))
+        first = asyncio.create_task(collect(engine, ask("first", LONG)))
         await until(lambda: engine.state().running == 1)
-        second = asyncio.create_task(collect(engine, ask("second", 900)))
+        second = asyncio.create_task(collect(engine, ask("second", LONG)))
         await until(lambda: engine.state().waiting == 1)
         await engine.abort("second")
         (only,) = await second
@@ -172,7 +179,7 @@ async def test_lower_priority_values_are_served_first(serving: Any) -> None:
     async with serving(slots=1) as engine:
         if not engine.capabilities.priority:
             pytest.skip("the engine takes no priorities")
-        blocker = asyncio.create_task(collect(engine, ask("blocker", 900)))
+        blocker = asyncio.create_task(collect(engine, ask("blocker", LONG)))
         await until(lambda: engine.state().running == 1)
         order: list[str] = []
 
@@ -334,7 +341,7 @@ async def test_malformed_requests_are_refused_and_do_no_harm(serving: Any) -> No
 
 async def test_two_requests_of_one_id_cannot_run_together(serving: Any) -> None:
     async with serving() as engine:
-        first = asyncio.create_task(collect(engine, ask("twin", 900)))
+        first = asyncio.create_task(collect(engine, ask("twin", LONG)))
         await until(lambda: engine.state().running == 1)
         with pytest.raises(SpecError, match="twin"):
             await collect(engine, ask("twin", 4))
@@ -353,7 +360,7 @@ async def test_unknown_and_finished_ids_are_ignored_by_abort(serving: Any) -> No
 
 async def test_closing_ends_running_and_waiting_streams_with_abort(serving: Any) -> None:
     async with serving(slots=1) as engine:
-        consumers = [asyncio.create_task(collect(engine, ask(f"r{i}", 900))) for i in range(3)]
+        consumers = [asyncio.create_task(collect(engine, ask(f"r{i}", LONG))) for i in range(3)]
         await until(lambda: engine.state().running == 1 and engine.state().waiting == 2)
         await engine.count_tokens(ask("flush"))
         await engine.close()

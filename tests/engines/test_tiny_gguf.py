@@ -134,6 +134,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"context_tokens": 1}, "context_tokens=1"),
         ({"end_probability": 0.9}, "end_probability=0.9"),
         ({"extra_words": ["ok", " "]}, "extra_words"),
+        ({"extra_words": "order"}, "give a list"),
         ({"extra_words": ["back\\slash"]}, "extra_words"),
     ],
 )

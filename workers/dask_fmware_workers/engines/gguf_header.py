@@ -104,7 +104,10 @@ def _value(data: mmap.mmap, offset: int, kind: int, *, keep: bool) -> tuple[Any,
     kind, count = struct.unpack_from("<IQ", data, offset)
     offset += 12
     if kind != _STRING:  # numbers: nobody asks for them
-        return None, offset + count * struct.calcsize(_SCALARS[kind])
+        end = offset + count * struct.calcsize(_SCALARS[kind])
+        if end > len(data):
+            raise ValueError(f"a list at byte {offset} ends beyond the file")
+        return None, end
     texts = []
     for _ in range(count):
         text, offset = _string(data, offset)

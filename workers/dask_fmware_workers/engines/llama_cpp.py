@@ -5,6 +5,12 @@ llama.cpp's words and back. llama.cpp has a queue of its own, but what waits the
 aborted nor reordered: requests therefore wait here, ordered by priority, and llama.cpp never holds
 more than it runs. What blocks runs in threads of this engine; the loop is entered again only through
 `call_soon_threadsafe`.
+
+What to know before choosing it: xllamacpp holds the GIL while it loads (0.1 s for a tiny model, about
+the time of a copy for a large one), so a worker is mute for that long. Prefixes are kept in the slots,
+one for each, and are lost to the next request that takes the slot. A GGUF file with sound metadata and
+unsound content can end the process inside llama.cpp. Text of equal seeds is equal only where the
+numbers are: a different batch around a request may change its last bits.
 """
 
 from __future__ import annotations
