@@ -3,25 +3,30 @@
 A workflow has inputs and a `Block` of nodes with one output. Switches, maps and loops hold blocks of
 their own, whose nodes may refer to everything outside (lexical scope). The document is data: the
 Python functions of task nodes and the pydantic classes of typed outputs are named in it and travel
-beside it (`Workflow.functions`, `Workflow.schemas`), never inside it.
+beside it (`Workflow.functions`, `Workflow.schemas`), never inside it. Nodes and bindings can be
+imported from here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    Discriminator,
-    Field,
-    JsonValue,
-    PrivateAttr,
-    SerializerFunctionWrapHandler,
-    Tag,
-    model_serializer,
+from pydantic import BaseModel, Field, JsonValue, PrivateAttr
+
+from dask_fmware.spec.binding import Binding, Constant, Dictionary, Name, Reference, Sequence, references
+from dask_fmware.spec.nodes import (
+    AnyNode,
+    Block,
+    Branch,
+    LoopNode,
+    MapNode,
+    ModelNode,
+    Node,
+    SwitchNode,
+    TaskNode,
+    Turn,
 )
-
 from dask_fmware.spec.record import Record
 from dask_fmware.spec.slo import SLO
 
@@ -50,169 +55,6 @@ __all__ = [
     "Workflow",
     "references",
 ]
-
-NAME = r"^[A-Za-z_][A-Za-z0-9_\-]*$"
-Name: TypeAlias = Annotated[str, Field(pattern=NAME, max_length=100)]
-
-
-class Reference(Record):
-    """The value of a node or an input, by name."""
-
-    source: Name = Field(alias="from")
-
-
-class Constant(Record):
-    """A value written into the workflow."""
-
-    value: JsonValue
-
-
-class Sequence(Record):
-    """A list some of whose items are computed."""
-
-    items: list[Binding] = Field(alias="list")
-
-
-class Dictionary(Record):
-    """A dictionary some of whose values are computed."""
-
-    entries: dict[str, Binding] = Field(alias="dict")
-
-
-def _form(binding: object) -> str | None:
-    """Which form of binding a value has, by its one key."""
-    if isinstance(binding, Mapping):
-        return next((tag for key, tag in _KEYS.items() if key in binding), None)
-    return _FORMS.get(type(binding))
-
-
-_KEYS = {
-    "from": "<from>", "source": "<from>", "value": "<value>",
-    "list": "<list>", "items": "<list>", "dict": "<dict>", "entries": "<dict>",
-}  # fmt: skip
-_FORMS: dict[type, str] = {Reference: "<from>", Constant: "<value>", Sequence: "<list>", Dictionary: "<dict>"}
-
-# Tags are in angle brackets so that no key of a document can be mistaken for one in the path of an error.
-Binding: TypeAlias = Annotated[
-    Annotated[Reference, Tag("<from>")]
-    | Annotated[Constant, Tag("<value>")]
-    | Annotated[Sequence, Tag("<list>")]
-    | Annotated[Dictionary, Tag("<dict>")],
-    Discriminator(
-        _form,
-        custom_error_type="binding",
-        custom_error_message="a binding is one of {from: name}, {value: JSON}, {list: [...]} and {dict: {...}}",
-    ),
-]
-
-
-class Turn(Record):
-    """One message of a chat; `content` is a template like `ModelNode.prompt`."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class _Node(Record):
-    """What every kind of node does when it is written."""
-
-    @model_serializer(mode="wrap")
-    def _keep_kind(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Documents leave out defaults, and the kind of a node is one, yet nothing can be read without it.
-        kind: str = getattr(self, "kind")  # noqa: B009 - declared by each kind of node as a literal of its own
-        return {"kind": kind, **write(self)}
-
-
-class ModelNode(_Node):
-    """A call of a foundation model. Its value is text, a label of `choices`, or an object of `json_schema`."""
-
-    kind: Literal["model"] = "model"
-    name: Name
-    model: str = Field(min_length=1, max_length=200)
-    prompt: str | None = None
-    messages: list[Turn] | None = None
-    fields: dict[str, Binding] = Field(default_factory=dict)
-    max_tokens: int = Field(default=256, ge=1)
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=1)
-    seed: int | None = None
-    stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
-    choices: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, min_length=1)
-    json_schema: dict[str, JsonValue] | None = None
-
-
-class TaskNode(_Node):
-    """A plain Python function, named by `function` and supplied beside the document."""
-
-    kind: Literal["task"] = "task"
-    name: Name
-    function: str = Field(min_length=1)
-    args: list[Binding] = Field(default_factory=list)
-    kwargs: dict[str, Binding] = Field(default_factory=dict)
-
-
-class Branch(Record):
-    """What a switch runs for one label."""
-
-    label: str
-    block: Block
-
-
-class SwitchNode(_Node):
-    """A choice of one block by the text of a value; its value is the output of the block that was taken."""
-
-    kind: Literal["switch"] = "switch"
-    name: Name
-    on: Reference
-    branches: list[Branch] = Field(min_length=1)
-    default: Block | None = None
-
-
-class MapNode(_Node):
-    """A block run once for each item of a list that is known at run time; its value is the list of outputs."""
-
-    kind: Literal["map"] = "map"
-    name: Name
-    over: Reference
-    item: Name
-    block: Block
-    max_items: int = Field(default=1000, ge=1, le=100_000)
-
-
-class LoopNode(_Node):
-    """A block run on its own output until `until` is true, at most `max_iterations` times."""
-
-    kind: Literal["loop"] = "loop"
-    name: Name
-    state: Name
-    initial: Binding
-    block: Block
-    until: Reference | None = None
-    max_iterations: int = Field(ge=1, le=10_000)
-
-
-AnyNode: TypeAlias = ModelNode | TaskNode | SwitchNode | MapNode | LoopNode
-Node: TypeAlias = Annotated[AnyNode, Field(discriminator="kind")]
-
-
-class Block(Record):
-    """Nodes in any order, and the one whose value is the block's."""
-
-    nodes: list[Node] = Field(default_factory=list)
-    output: Reference
-
-    def blocks(self) -> Iterator[Block]:
-        """This block and every block inside it."""
-        yield self
-        for node in self.nodes:
-            for inner in inner_blocks(node):
-                yield from inner.blocks()
-
-    def walk(self) -> Iterator[AnyNode]:
-        """Every node, outer before inner."""
-        for block in self.blocks():
-            yield from block.nodes
 
 
 class Input(Record):
@@ -338,29 +180,3 @@ class Workflow(Record):
     def nodes(self) -> dict[str, AnyNode]:
         """Every node by name, inner ones included."""
         return {node.name: node for node in self.block.walk()}
-
-
-def inner_blocks(node: AnyNode) -> tuple[Block, ...]:
-    """Blocks held by a node."""
-    match node:
-        case SwitchNode():
-            return (*(branch.block for branch in node.branches), *((node.default,) if node.default else ()))
-        case MapNode() | LoopNode():
-            return (node.block,)
-        case _:
-            return ()
-
-
-def references(binding: Binding) -> Iterator[str]:
-    """Names that a binding refers to."""
-    match binding:
-        case Reference():
-            yield binding.source
-        case Sequence():
-            for item in binding.items:
-                yield from references(item)
-        case Dictionary():
-            for entry in binding.entries.values():
-                yield from references(entry)
-        case Constant():
-            pass
