@@ -66,7 +66,7 @@ class Correction:
         to_decode = self.decode_variance * x + self.covariance * y
         to_prefill = self.covariance * x + self.prefill_variance * y
         scale = self.forgetting + x * to_decode + y * to_prefill
-        error = measured_s / total_s - self.decode * x - self.prefill * y
+        error = min(measured_s / total_s, MOST) - self.decode * x - self.prefill * y
         decode_variance = (self.decode_variance - to_decode * to_decode / scale) / self.forgetting
         covariance = (self.covariance - to_decode * to_prefill / scale) / self.forgetting
         prefill_variance = (self.prefill_variance - to_prefill * to_prefill / scale) / self.forgetting
