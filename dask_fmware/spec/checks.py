@@ -6,6 +6,7 @@ context, the submission finds out.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -13,7 +14,7 @@ import networkx as nx
 
 from dask_fmware.errors import WorkflowError
 from dask_fmware.spec.prompt import template_fields
-from dask_fmware.spec.record import did_you_mean, shorten
+from dask_fmware.spec.record import Record, did_you_mean, shorten
 from dask_fmware.spec.scopes import Inner, inner, needs, places, uses
 from dask_fmware.spec.workflow import (
     AnyNode,
@@ -30,6 +31,8 @@ __all__ = ["GENERATION", "MAX_DEPTH", "MAX_NODES", "check"]
 
 MAX_NODES = 10_000
 MAX_DEPTH = 50
+_HELD = {"block", "default", "branches"}
+"""Keys under which blocks stand; their nodes are looked at by themselves."""
 GENERATION = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "choices")
 """Arguments of a model call that are no fields of its prompt."""
 
@@ -62,6 +65,7 @@ class _Check:
         self.size()
         self.names()
         self.found = places(self.workflow)
+        self.text()
         self.references()
         self.cycles()
         for place in self.found.values():
@@ -104,6 +108,19 @@ class _Check:
                     f"the name '{name}' is given {len(kinds)} times ({', '.join(kinds)}); give each a name of its own"
                 )
                 raise self.wrong(node, what)
+
+    def text(self) -> None:
+        parts: list[tuple[str | None, Record]] = [(None, self.workflow)]
+        parts += [(name, place.node) for name, place in self.found.items()]
+        for name, part in parts:
+            try:
+                json.dumps(part.model_dump(mode="json", exclude=_HELD), ensure_ascii=False).encode()
+            except ValueError:  # UnicodeEncodeError is one, and so is what pydantic makes of it
+                raise self.wrong(
+                    name,
+                    "a text in it has half of a character (a lone surrogate), which UTF-8 cannot write; "
+                    "decode such text with errors='replace'",
+                ) from None
 
     def references(self) -> None:
         inputs = {item.name: None for item in self.workflow.inputs}

@@ -322,3 +322,11 @@ def test_value_leaves_protocols_of_notebooks_alone():
 
 def test_coroutine_functions_are_tasks():
     assert trace(lambda text: later(text), name="w").nodes["later"].function.endswith(":later")
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"a": ["\ud800"]}])
+def test_text_that_utf_8_cannot_write_is_refused(value):
+    with pytest.raises(WorkflowError, match="node 'small': a text in it has half of a character"):
+        trace(lambda text: small("{a}{b}", a=text, b=value), name="w")
+    with pytest.raises(WorkflowError, match="workflow 'w': a text in it has half of a character"):
+        trace(lambda text=value: small("{a}", a=text), name="w")
