@@ -1,0 +1,107 @@
+"""Runs the demo's coroutine so that Ctrl-C at any moment ends it in order and leaves no process behind.
+
+The coroutine runs in a thread with SIGINT blocked. Processes that it starts inherit the block, so a
+Ctrl-C, which a terminal sends to all of them, reaches nobody but this thread: it cancels the coroutine,
+whose ``finally`` closes the cluster. What is left after that is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["run_in_foreground"]
+
+T = TypeVar("T")
+CLOSING_S = 30.0  # a cluster that starts is waited for, then closed
+POLL_S = 0.2
+
+
+def run_in_foreground(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end and return its result, or raise what ended it.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C, when the coroutine has ended. A second Ctrl-C does not wait for that.
+    SystemExit
+        The same for SIGTERM, with the code that shells expect.
+    """
+    worker = _Worker(main)
+    others = set(multiprocessing.active_children())
+    if threading.current_thread() is not threading.main_thread():
+        worker.start()
+        return worker.wait()
+    block = {signal.SIGINT}
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, block)
+    try:
+        worker.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return worker.wait()
+    except (KeyboardInterrupt, SystemExit):
+        worker.cancel()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _kill_children(others)
+
+
+class _Worker(threading.Thread):
+    """The thread, its loop and its one task."""
+
+    def __init__(self, main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        super().__init__(name="demo", daemon=True)
+        self._main = main
+        self._cancelled = threading.Event()
+        self._task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = asyncio.run(self._outer())
+        except BaseException as error:
+            self.error = error
+
+    async def _outer(self) -> Any:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        if self._cancelled.is_set():
+            return None
+        return await self._main()
+
+    def wait(self) -> Any:
+        while self.is_alive():
+            self.join(POLL_S)
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    def cancel(self) -> None:
+        """Cancel the task and wait until the thread has ended, within bounds."""
+        self._cancelled.set()
+        loop, task = self._loop, self._task
+        if loop is not None and task is not None and self.is_alive():
+            try:
+                loop.call_soon_threadsafe(task.cancel)
+            except RuntimeError:  # the loop has just closed
+                return
+        self.join(CLOSING_S)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _kill_children(others: set[Any]) -> None:
+    """Kill processes that the cluster did not close: none, unless closing failed or was cut short."""
+    for child in set(multiprocessing.active_children()) - others:
+        child.kill()
+        child.join(5)
