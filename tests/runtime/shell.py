@@ -382,19 +382,20 @@ class Shell:
                 avoid = machine.runs.calls[call_id].avoid
                 allowed = [v for v in views if v.replica_id not in avoid] or views
                 assert not any(v.has_room for v in allowed), f"{call_id} is held although a replica has room"
-        # views: what is kept is what would be made
+        # views: what policies see is what is there
         for model in ("small", "large", "extra"):
-            kept = fleet.views(model)
-            assert [v.replica_id for v in kept] == [
-                r.replica_id
-                for r in sorted((s.replica for s in fleet), key=lambda r: (r.name, r.replica_id))
-                if r.model == model and not fleet.get(r.replica_id).draining  # type: ignore[union-attr]
+            states = [s for s in fleet if s.replica.model == model and not s.draining]
+            views = fleet.views(model)
+            assert [v.replica_id for v in views] == [
+                r.replica_id for r in sorted((s.replica for s in states), key=lambda r: (r.name, r.replica_id))
             ]
-            fleet._model_views.pop(model)
-            views_before = dict(fleet._views)
-            fleet._views.clear()
-            assert fleet.views(model) == kept
-            fleet._views.update(views_before)
+            for view in views:
+                state = fleet.get(view.replica_id)
+                assert state is not None
+                assert (view.running, view.waiting) == (len(state.running), state.waiting)
+                assert view.card_running == sum(len(s.running) for s in fleet if s.replica.card == view.card)
+                assert view.waiting_s == pytest.approx(state.waiting_s, abs=1e-9)
+                assert view.slot_free_at == (0.0 if state.free_slots else min(state.running.values()))
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -444,7 +445,8 @@ class Shell:
             self.gone(replica_id)
         fleet = machine.fleet
         assert len(fleet) == 0
-        assert not any((fleet._by_model, fleet._by_card, fleet._views, *fleet._model_views.values()))
+        for index in vars(fleet).values():
+            assert not isinstance(index, dict) or not any(index.values())
 
     @staticmethod
     def _spare(name: str, model: str) -> Replica:

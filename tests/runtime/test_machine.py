@@ -471,6 +471,22 @@ def test_a_call_is_never_given_to_a_replica_of_another_model() -> None:
     assert assigned(d.start("x", "y")) == [("x", "tcp://b", 1)]
 
 
+class Stubborn(RoundRobin):
+    """A policy that insists on one replica."""
+
+    def choose(self, call, replicas, now):
+        return Bind("tcp://a", "it was good before")
+
+
+@pytest.mark.parametrize("model", ["small", "large"])
+def test_a_policy_cannot_choose_a_replica_that_drains_or_is_of_another_model(model: str) -> None:
+    d = Driver()
+    d.machine.policy = Stubborn()
+    d.ready(replica("a", model), replica("b"))
+    d.tell(ReplicaDraining("tcp://a"))
+    assert [type(a) for a in d.start("x")] == [Fail]
+
+
 class Wilful(RoundRobin):
     """A policy that breaks its contract."""
 

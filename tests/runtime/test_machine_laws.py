@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from dask_fmware.model.plan import Guard, Objective, PlannedNode, RunPlan
 from dask_fmware.runtime import (
@@ -91,6 +91,15 @@ class World(RuleBasedStateMachine):
     def tasks(self, *states: str) -> list:
         return [t for t in self.shell.tasks.values() if t.state in states and t.node.model is not None]
 
+    @initialize(
+        shapes=st.lists(st.sampled_from(SHAPES), max_size=4), slots=st.integers(1, 2), replicas=st.integers(0, 3)
+    )
+    def a_cluster_at_work(self, shapes: list[str], slots: int, replicas: int) -> None:
+        for number, model in enumerate(("small", "large", "small")[:replicas]):
+            self.shell.ready(replica(f"{model}{number}", model, slots=slots, card=f"host/{number % 2}"))
+        for shape in shapes:
+            self.a_run_is_submitted(shape, 1, True, False)
+
     # -- clients ---------------------------------------------------------------------------------
 
     @rule(
@@ -111,7 +120,7 @@ class World(RuleBasedStateMachine):
     @rule(pick=PICK, branch=st.sampled_from([0, 1]), decided=st.booleans())
     def a_map_submits_a_body(self, pick: int, branch: int, decided: bool) -> None:
         parent = self.one(list(self.shell.runs.values()), pick)
-        if parent.refused or self.shell.root_of(parent).refused:
+        if len(self.shell.runs) > 12 or parent.refused or self.shell.root_of(parent).refused:
             return
         self.serial += 1
         run_id = f"body{self.serial}"
@@ -261,7 +270,7 @@ class World(RuleBasedStateMachine):
         self.shell.replay()
 
 
-@pytest.mark.parametrize("histories", [30, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.parametrize("histories", [80, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 @pytest.mark.parametrize("policy", POLICY_NAMES)
 def test_every_history_keeps_the_contract(policy: str, histories: int) -> None:
     world = type("World", (World,), {"policy": policy})
@@ -269,7 +278,7 @@ def test_every_history_keeps_the_contract(policy: str, histories: int) -> None:
         world,
         settings=settings(
             max_examples=histories,
-            stateful_step_count=40,
+            stateful_step_count=50,
             deadline=None,
             report_multiple_bugs=False,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
