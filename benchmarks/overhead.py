@@ -89,8 +89,8 @@ class TuneScheduler(SchedulerPlugin):
         self.scheduler = scheduler
         for worker in scheduler.workers:
             self.add_worker(scheduler, worker)
-        for client in scheduler.clients:
-            scheduler.client_comms[client].interval = INTERVAL_S
+        for comm in scheduler.client_comms.values():
+            comm.interval = INTERVAL_S
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         scheduler.stream_comms[worker].interval = INTERVAL_S
@@ -247,7 +247,10 @@ def main() -> None:
     print(made)
     if not quick:
         where = environment()
-        note = f"`{where['command']}`, {where['processor']}, {where['cores']} cores, Python {where['python']}, distributed {where['versions']['distributed']}."
+        note = (
+            f"`{where['command']}`, {where['processor']}, {where['cores']} cores, "
+            f"Python {where['python']}, distributed {where['versions']['distributed']}."
+        )
         write("overhead", {"environment": where, "raw": raw}, f"{made}\n\n{note}")
 
 

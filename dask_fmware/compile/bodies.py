@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dask_fmware.compile.shared import Shared
 from dask_fmware.compile.steps import HOST, _decide, _passes
 from dask_fmware.compile.values import fill, open_values, plain
 from dask_fmware.errors import NotInstalledError, WorkflowError
@@ -21,11 +22,12 @@ __all__ = ["run_loop", "run_map"]
 
 
 async def run_map(
-    step: MapStep, top_id: str, run_id: str, key: str, prefix: str, /, *values: Any, plan: Any = None
+    shared: Shared[MapStep], top_id: str, run_id: str, key: str, prefix: str, /, *values: Any, plan: Any = None
 ) -> Any:
     """Run the body once for each item, all at once, and return the list of plain outputs."""
     from dask_fmware.compile.graph import instantiate, new_run_id
 
+    step = shared.value
     named = open_values(step.sources, values)
     if not _passes(step.guards, named):
         return SKIPPED
@@ -51,11 +53,12 @@ async def run_map(
 
 
 async def run_loop(
-    step: LoopStep, top_id: str, run_id: str, key: str, prefix: str, /, *values: Any, plan: Any = None
+    shared: Shared[LoopStep], top_id: str, run_id: str, key: str, prefix: str, /, *values: Any, plan: Any = None
 ) -> Any:
     """Run the body on its own output until the condition holds or the bound is reached."""
     from dask_fmware.compile.graph import instantiate, new_run_id
 
+    step = shared.value
     named = open_values(step.sources, values)
     if not _passes(step.guards, named):
         return SKIPPED

@@ -107,6 +107,7 @@ class BoundWorkflow(DaskMethodsMixin):
     def __dask_tokenize__(self) -> str:
         return self.run_id
 
+    __dask_optimize__ = None  # nothing to fuse or cull: the compiler has done it
     __dask_scheduler__ = staticmethod(threaded_get)
 
     def __dask_postcompute__(self) -> tuple[Callable[..., Any], tuple[()]]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import astuple
 from typing import Any
 
 from dask._task_spec import Task, TaskRef
 
 from dask_fmware.compile.bodies import run_loop, run_map
+from dask_fmware.compile.draft import PlanDraft
 from dask_fmware.compile.steps import CallStep, PlainStep, run_call, run_plain, run_plain_async
-from dask_fmware.compile.template import BlockTemplate, LoopStep, MapStep, Step
+from dask_fmware.compile.template import BlockTemplate, LoopStep, MapStep
 from dask_fmware.compile.values import Private, plain
-from dask_fmware.model.plan import Guard, Objective, PlannedNode, RunPlan
+from dask_fmware.model.plan import Objective
 
 __all__ = ["Graph", "instantiate", "new_run_id"]
 
@@ -54,49 +56,40 @@ def instantiate(
     prefix
         Item path in front of node names: ``"summaries[3]."``.
     """
-    keys = {step.name: f"{template.workflow}.{step.name}-{run_id}" for step in template.steps}
+    keys = {name: key + run_id for name, key in template.keys.items()}
     private = {name: Private(value) for name, value in inputs.items()}
-    plan = RunPlan(
-        run_id=run_id,
-        workflow=template.workflow,
-        nodes=tuple(_planned(step, keys, inputs, prefix) for step in template.steps),
-        output=keys[template.outputs[0]],
-        objective=objective,
-        tenant=tenant,
-        priority=priority,
-        part_of=part_of,
-        decided=tuple((rule.switch, rule.branch(plain(inputs[name]))) for name, rule in template.switches_on_inputs),
+    draft = PlanDraft(
+        template.planned,
+        template.workflow,
+        run_id,
+        keys[template.outputs[0]],
+        tuple(sum(_text_bytes(inputs[name]) for name in step.inputs_in_prompt) for step in template.steps),
+        astuple(objective) if objective is not None else None,
+        tenant,
+        priority,
+        part_of,
+        prefix,
+        tuple((rule.switch, rule.branch(plain(inputs[name]))) for name, rule in template.switches_on_inputs),
     )
     graph: Graph = {}
     for step in template.steps:
-        key, payload = keys[step.name], step.payload
+        key, payload, shared = keys[step.name], step.payload, step.shared
         values = [TaskRef(keys[s]) if s in keys else private[s] for s in payload.sources]
-        extra = {"plan": plan} if step.name == template.outputs[0] else {}
+        extra = {"plan": draft} if step.name == template.outputs[0] else {}
         match payload:
             case CallStep():
-                graph[key] = Task(key, run_call, payload, run_id, key, *values, **extra)
+                task = Task(key, run_call, shared, run_id, key, *values, **extra)
             case PlainStep():
-                function = run_plain_async if payload.is_async else run_plain
-                graph[key] = Task(key, function, payload, run_id, *values, **extra)
+                task = Task(key, run_plain_async if payload.is_async else run_plain, shared, run_id, *values, **extra)
             case MapStep():
-                graph[key] = Task(key, run_map, payload, part_of or run_id, run_id, key, prefix, *values, **extra)
+                task = Task(key, run_map, shared, part_of or run_id, run_id, key, prefix, *values, **extra)
             case LoopStep():
-                graph[key] = Task(key, run_loop, payload, part_of or run_id, run_id, key, prefix, *values, **extra)
+                task = Task(key, run_loop, shared, part_of or run_id, run_id, key, prefix, *values, **extra)
+        task._token = key  # keys are unique, and Dask would walk through every argument for it
+        graph[key] = task
     return graph, [keys[name] for name in template.outputs]
 
 
-def _planned(step: Step, keys: Mapping[str, str], inputs: Mapping[str, Any], prefix: str) -> PlannedNode:
-    size = step.prompt_bytes
-    for name in step.inputs_in_prompt:
-        value = plain(inputs[name])
-        size += len(value.encode(errors="replace")) if isinstance(value, str) else 0
-    return PlannedNode(
-        name=prefix + step.name,
-        key=keys[step.name],
-        after=tuple(prefix + name for name in step.after),
-        model=step.model,
-        max_tokens=step.max_tokens,
-        prompt_bytes=size,
-        guards=tuple(Guard(guard.rule.switch, guard.branch) for guard in step.payload.guards),
-        answers=step.answers,
-    )
+def _text_bytes(value: Any) -> int:
+    seen = plain(value)
+    return len(seen.encode(errors="replace")) if isinstance(seen, str) else 0

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from dask_fmware.compile.shared import Shared
 from dask_fmware.compile.values import Slot, fill, open_values, plain
 from dask_fmware.errors import NotInstalledError, WorkflowError
 from dask_fmware.model.call import SKIPPED, ModelCall
@@ -127,8 +128,9 @@ def _passes(guards: tuple[StepGuard, ...], values: Mapping[str, Any]) -> bool:
     return all(guard.passes(values) for guard in guards)
 
 
-async def run_call(step: CallStep, run_id: str, call_id: str, /, *values: Any, plan: Any = None) -> Any:
+async def run_call(shared: Shared[CallStep], run_id: str, call_id: str, /, *values: Any, plan: Any = None) -> Any:
     """Run a model call on the replica of this worker, or skip it."""
+    step = shared.value
     named = open_values(step.sources, values)
     host = _host()
     taken = _passes(step.guards, named)
@@ -145,8 +147,9 @@ async def run_call(step: CallStep, run_id: str, call_id: str, /, *values: Any, p
     return await host.call(step.call, run_id, call_id, {k: fill(slot, named) for k, slot in step.fields.items()})
 
 
-def run_plain(step: PlainStep, run_id: str, /, *values: Any, plan: Any = None) -> Any:
+def run_plain(shared: Shared[PlainStep], run_id: str, /, *values: Any, plan: Any = None) -> Any:
     """Run plain code in a worker thread."""
+    step = shared.value
     named = open_values(step.sources, values)
     if not _passes(step.guards, named):
         return SKIPPED
@@ -158,8 +161,9 @@ def run_plain(step: PlainStep, run_id: str, /, *values: Any, plan: Any = None) -
     return result
 
 
-async def run_plain_async(step: PlainStep, run_id: str, /, *values: Any, plan: Any = None) -> Any:
+async def run_plain_async(shared: Shared[PlainStep], run_id: str, /, *values: Any, plan: Any = None) -> Any:
     """Run coroutine functions on the worker's event loop."""
+    step = shared.value
     named = open_values(step.sources, values)
     if not _passes(step.guards, named):
         return SKIPPED
@@ -190,7 +194,7 @@ class _Noted:
             error.add_note(f"in workflow '{self.step.workflow}', node '{self.operation.name}'")
 
 
-def _decide(step: PlainStep, run_id: str, value: Any) -> None:
+def _decide(step: Any, run_id: str, value: Any) -> None:
     """Tell the router which branches the value of a step takes, before its result arrives there."""
     if step.decides and (host := _host()) is not None:
         host.branched(run_id, step.decides, plain(value))

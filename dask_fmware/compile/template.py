@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+from dask_fmware.compile.shared import Shared
 from dask_fmware.compile.steps import CallStep, Function, Identity, Merge, PlainStep, StepGuard
 from dask_fmware.compile.values import Slot, slots
 from dask_fmware.errors import WorkflowError
 from dask_fmware.model.call import ModelCall, Template
 from dask_fmware.model.engine import Sampling
-from dask_fmware.model.plan import SwitchRule
+from dask_fmware.model.plan import Guard, PlannedNode, SwitchRule
 from dask_fmware.spec.graph import answer_nodes, order
 from dask_fmware.spec.prompt import literal_bytes
 from dask_fmware.spec.scopes import needs, uses
@@ -81,6 +82,10 @@ class Step:
     prompt_bytes: int = 0  # of the fixed text of its prompt
     inputs_in_prompt: tuple[str, ...] = ()
     answers: bool = False
+    shared: Shared[Payload] = field(init=False, repr=False)  # the payload as it travels
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shared", Shared(self.payload))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,26 @@ class BlockTemplate:
     outputs: tuple[str, ...]  # steps: the result first, then the condition that ends a loop
     inputs: tuple[str, ...]
     switches_on_inputs: tuple[tuple[str, SwitchRule], ...] = ()  # (input, rule)
+    keys: Mapping[str, str] = field(init=False, repr=False)  # Dask key of each step, but for the run id
+    planned: Shared[tuple[PlannedNode, ...]] = field(init=False, repr=False)  # as the router sees the steps
+
+    def __post_init__(self) -> None:
+        keys = {step.name: f"{self.workflow}.{step.name}-" for step in self.steps}
+        planned = tuple(
+            PlannedNode(
+                name=step.name,
+                key=keys[step.name],
+                after=step.after,
+                model=step.model,
+                max_tokens=step.max_tokens,
+                prompt_bytes=step.prompt_bytes,
+                guards=tuple(Guard(guard.rule.switch, guard.branch) for guard in step.payload.guards),
+                answers=step.answers,
+            )
+            for step in self.steps
+        )
+        object.__setattr__(self, "keys", keys)
+        object.__setattr__(self, "planned", Shared(planned))
 
 
 def template(workflow: Workflow) -> BlockTemplate:
@@ -227,6 +252,8 @@ class _Compiler:
         if not isinstance(payload, CallStep) or not isinstance(node, ModelNode):
             return Step(name, payload, after)
         texts = [node.prompt] if node.prompt is not None else [turn.content for turn in node.messages or ()]
+        if answers:
+            payload = replace(payload, call=replace(payload.call, answers=True))
         return Step(
             name,
             payload,

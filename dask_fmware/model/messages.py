@@ -6,7 +6,8 @@ They hold ids, counts and durations, never a prompt or an answer.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, Literal, Self
 
 from dask_fmware.errors import VersionMismatchError
@@ -37,23 +38,35 @@ def check_version(theirs: object, who: str) -> None:
 
 
 class _Message:
+    """Reading and writing; the fields of a class are looked up once."""
+
     op: ClassVar[str]
     __slots__ = ()
 
     def to_wire(self) -> dict[str, Any]:
         """Return the message as a dictionary of plain values, with its ``op``."""
-        return {"op": self.op, **asdict(self)}  # type: ignore[call-overload]
+        wire: dict[str, Any] = {"op": self.op}
+        for name, _ in _fields(type(self)):
+            wire[name] = getattr(self, name)
+        return wire
 
     @classmethod
     def from_wire(cls, message: dict[str, Any]) -> Self:
         """Read a message; fields of newer senders are ignored, a field that is missing is another version."""
-        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in message]  # type: ignore[arg-type]
+        known = _fields(cls)
+        missing = [name for name, required in known if required and name not in message]
         if missing:
             raise VersionMismatchError(
                 f"message '{cls.op}' lacks {', '.join(missing)} (version {PROTOCOL_VERSION} is spoken here); "
                 "install the same dask-fmware on client, scheduler and workers"
             )
-        return cls(**{f.name: message[f.name] for f in fields(cls) if f.name in message})  # type: ignore[arg-type]
+        return cls(**{name: message[name] for name, _ in known if name in message})
+
+
+@cache
+def _fields(kind: type[Any]) -> tuple[tuple[str, bool], ...]:
+    """Names of a message's fields, and whether each is required."""
+    return tuple((f.name, f.default is MISSING) for f in fields(kind))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from distributed.core import Status
 from distributed.protocol.pickle import dumps
 from distributed.scheduler import Scheduler, TaskState
 
+from dask_fmware.compile.draft import PlanDraft
 from dask_fmware.model.plan import RunPlan
 
 __all__ = ["NOWHERE", "SchedulerInternals"]
@@ -78,6 +79,13 @@ class SchedulerInternals:
         """Send a stream message to a worker, in order with its tasks."""
         self.scheduler.worker_send(worker, message)
 
+    @staticmethod
+    def status_change(event: Any) -> bool | None:
+        """Whether a worker has begun to take tasks, or stopped; None for every other event of the log."""
+        if not isinstance(event, dict) or event.get("action") != "worker-status-change":
+            return None
+        return bool(event.get("status") == Status.running.name)
+
     # -- tasks: Scheduler.tasks, TaskState.{run_spec, state, waiting_on, dependents, who_has, ...} -
 
     def task(self, key: str) -> TaskState | None:
@@ -88,10 +96,10 @@ class SchedulerInternals:
         """Take the plan of a run out of the task that carries it, so that it does not travel on."""
         task = self.scheduler.tasks.get(key)
         arguments = getattr(getattr(task, "run_spec", None), "kwargs", None)
-        if not arguments or not isinstance(arguments.get("plan"), RunPlan):
+        if not arguments or not isinstance(arguments.get("plan"), PlanDraft):
             return None
-        plan: RunPlan = arguments.pop("plan")
-        return plan
+        draft: PlanDraft = arguments.pop("plan")
+        return draft.plan()
 
     def runnable_dependents(self, task: TaskState) -> list[TaskState]:
         """Tasks that wait for nothing any more, as seen when `task` has just come into memory."""
@@ -101,6 +109,10 @@ class SchedulerInternals:
         """Let a task park in ``no-worker`` when it is next transitioned."""
         task.worker_restrictions = {NOWHERE}
         task.loose_restrictions = False
+
+    def is_held(self, task: TaskState) -> bool:
+        """Whether a task is kept from running."""
+        return bool(task.worker_restrictions == {NOWHERE})
 
     def pin(self, task: TaskState, workers: set[str]) -> None:
         """Let a task run only on these workers."""
@@ -113,13 +125,13 @@ class SchedulerInternals:
 
     def release_held(self, keys: Iterable[str], stimulus_id: str) -> None:
         """Send held tasks to the workers that they were pinned to. Never call it inside a transition."""
-        ready = {key: "processing" for key in keys if self._is_parked(key)}
+        ready = {key: "processing" for key in keys if self.is_parked(key)}
         if ready:
             self.scheduler.transitions(ready, stimulus_id)
 
     def fail_held(self, key: str, error: Exception, stimulus_id: str) -> None:
         """End a held task with an error. Never call it inside a transition."""
-        if self._is_parked(key):
+        if self.is_parked(key):
             recommendations = self.scheduler.transition(
                 key,
                 "erred",
@@ -131,9 +143,14 @@ class SchedulerInternals:
             )
             self.scheduler.transitions(recommendations, stimulus_id)
 
-    def _is_parked(self, key: str) -> bool:
+    def is_parked(self, key: str) -> bool:
+        """Whether a task is in ``no-worker``."""
         task = self.scheduler.tasks.get(key)
         return task is not None and task.state == "no-worker"
+
+    def deaths(self, task: TaskState) -> int:
+        """How many workers have died while a task was on them (TaskState.suspicious)."""
+        return int(task.suspicious)
 
     def failure_text(self, key: str) -> str:
         """Why a task erred, in one line."""

@@ -46,10 +46,15 @@ class CallRunner:
     ----------
     send
         Sends a message to the scheduler.
+    crashed
+        Called when an engine has died under a call.
     """
 
-    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self, send: Callable[[dict[str, Any]], None], crashed: Callable[[Engine, EngineCrashedError], None]
+    ) -> None:
         self._send = send
+        self._crashed = crashed
         self.streams = AnswerStreams()
         self._grants: dict[str, Grant] = {}
         self._attempts: dict[str, _Attempt] = {}
@@ -106,6 +111,7 @@ class CallRunner:
             raise Reschedule(f"{call.where}: aborted") from None
         except EngineCrashedError as crash:
             outcome, error = "retry", f"{type(crash).__name__}: {crash}"
+            self._crashed(engine, crash)
             raise Reschedule(error) from crash
         except FMwareError as fault:
             error = f"{type(fault).__name__}: {fault}"
@@ -148,7 +154,8 @@ class CallRunner:
             async for delta in deltas:
                 if attempt.ttft_s is None and (delta.text or delta.tokens):
                     attempt.ttft_s = perf_counter() - start
-                    self._send(FirstToken(call_id, grant.attempt, attempt.ttft_s).to_wire())
+                    if call.answers:  # others say it when they end
+                        self._send(FirstToken(call_id, grant.attempt, attempt.ttft_s).to_wire())
                 tokens += delta.tokens
                 attempt.usage = delta.usage or Usage(attempt.usage.prompt_tokens, tokens)
                 if delta.text:

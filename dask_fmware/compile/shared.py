@@ -1,0 +1,60 @@
+"""Values that are equal for all runs of a workflow, pickled once and unpickled once in each process.
+
+A run brings little that is its own; templates, functions and schemas come again with every task. A
+`Shared` value travels as the same bytes each time, and a process that has seen them does not look into
+them again. The scheduler never does: it only passes them on.
+"""
+
+from __future__ import annotations
+
+import pickle
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, Generic, TypeVar
+
+import cloudpickle
+
+__all__ = ["Shared"]
+
+T = TypeVar("T")
+_UNREAD: Any = object()
+
+
+class Shared(Generic[T]):
+    """A constant and its bytes, of which one is made from the other when it is needed."""
+
+    __slots__ = ("_bytes", "_value")
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+        self._bytes: bytes | None = None
+
+    @property
+    def value(self) -> T:
+        """The constant."""
+        if self._value is _UNREAD:
+            assert self._bytes is not None
+            self._value = pickle.loads(self._bytes)
+        return self._value
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return _known, (self._as_bytes(),)
+
+    def _as_bytes(self) -> bytes:
+        if self._bytes is None:
+            self._bytes = cloudpickle.dumps(self._value)
+        return self._bytes
+
+    def __dask_tokenize__(self) -> str:
+        return blake2b(self._as_bytes(), digest_size=16).hexdigest()
+
+    def __repr__(self) -> str:
+        return "<shared>" if self._value is _UNREAD else f"<shared {type(self._value).__name__}>"
+
+
+@lru_cache(maxsize=4096)
+def _known(data: bytes) -> Shared[Any]:
+    """Return the one `Shared` of this process for these bytes."""
+    shared: Shared[Any] = Shared(_UNREAD)
+    shared._bytes = data
+    return shared
