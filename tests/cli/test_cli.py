@@ -1,0 +1,184 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from dask_fmware.cli import fmware
+from dask_fmware.errors import EngineError, WorkflowError
+
+DEPLOYMENT = """\
+accelerators:
+  cpu: {cards: 1}
+models:
+  small:
+    on: {cpu: {}}
+"""
+
+
+@pytest.fixture
+def invoke():
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(fmware, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def deployment(tmp_path):
+    path = tmp_path / "deployment.yaml"
+    path.write_text(DEPLOYMENT)
+    return path
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["check"], ["draw"], ["schema"], ["status"]])
+def test_every_command_has_help(invoke, command):
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage:")
+
+
+def test_help_imports_neither_distributed_nor_an_engine():
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom dask_fmware.cli import fmware\n"
+        "assert CliRunner().invoke(fmware, ['demo', '--help']).exit_code == 0\n"
+        "print([m for m in ('distributed', 'dask', 'xllamacpp', 'bokeh', 'rich', 'pydantic') if m in sys.modules])"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == "[]"
+
+
+def test_dask_has_our_command():
+    from importlib.metadata import entry_points
+
+    (point,) = entry_points(group="dask_cli", name="fmware")
+    assert point.load() is fmware
+
+
+@pytest.mark.parametrize("kind", ["deployment", "workflow"])
+def test_schema_is_a_json_schema(invoke, kind):
+    schema = json.loads(invoke("schema", kind).output)
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert ("accelerators" if kind == "deployment" else "block") in schema["properties"]
+
+
+def test_demo_deployment_satisfies_the_printed_schema(invoke):
+    import jsonschema
+
+    from dask_fmware.demo.machine import demo_deployment
+
+    schema = json.loads(invoke("schema", "deployment").output)
+    jsonschema.validate(json.loads(demo_deployment([0, 1]).to_json()), schema)
+
+
+def test_check_sums_up_a_deployment(invoke, deployment):
+    result = invoke("check", deployment)
+    assert result.exit_code == 0
+    assert "1 models, 1 replicas, sound" in result.output
+    assert "1 of 1 places used" in result.output
+
+
+def test_check_names_the_line_of_a_mistake(invoke, deployment):
+    deployment.write_text(DEPLOYMENT.replace("on: {cpu: {}}", "on: {gpu: {}}"))
+    result = invoke("check", deployment)
+    assert result.exit_code == 2
+    assert "line 5" in result.output
+    assert "no such accelerator" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_check_refuses_a_policy_that_does_not_exist(invoke, deployment):
+    deployment.write_text(DEPLOYMENT + "router: {policy: magic}\n")
+    result = invoke("check", deployment)
+    assert result.exit_code == 2
+    assert "'magic'" in result.output
+
+
+def test_check_recognises_a_workflow(invoke, tmp_path):
+    from dask_fmware.demo.rag import rag
+
+    path = tmp_path / "rag.yaml"
+    path.write_text(rag.workflow.to_yaml())
+    result = invoke("check", path)
+    assert result.exit_code == 0, result.output
+    assert "workflow 'rag': 3 nodes, sound" in result.output
+    assert "rewrite > retrieve > answer" in result.output
+    assert "ttft_s=2.5" in result.output
+
+
+def test_check_of_a_missing_file_says_so(invoke, tmp_path):
+    result = invoke("check", tmp_path / "nothing.yaml")
+    assert result.exit_code == 2
+    assert "no such file" in result.output
+
+
+def test_draw_takes_a_decorated_function(invoke):
+    result = invoke("draw", "dask_fmware.demo.shopping:shopping")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("flowchart")
+    assert "intent" in result.output
+
+
+def test_draw_writes_html_by_the_ending_of_the_file(invoke, tmp_path):
+    from dask_fmware.demo.rag import rag
+
+    document, picture = tmp_path / "rag.json", tmp_path / "rag.html"
+    document.write_text(rag.workflow.to_json())
+    result = invoke("draw", document, "-o", picture)
+    assert result.exit_code == 0, result.output
+    assert "<svg" in picture.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_module_here:rag", "cannot import"),
+        ("dask_fmware.demo.rag:nothing", "has no 'nothing'"),
+        ("dask_fmware.demo.rag:retrieve", "not a workflow"),
+        ("nothing.yaml", "no such file"),
+    ],
+)
+def test_draw_says_what_it_cannot_find(invoke, name, said):
+    result = invoke("draw", name)
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_status_without_a_scheduler_is_one_line(invoke):
+    result = invoke("status", "tcp://127.0.0.1:1", "--timeout", "0.5")
+    assert result.exit_code == 1
+    assert "no Dask scheduler answers" in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(WorkflowError("x"), 2), (EngineError("x"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_exit_codes_tell_who_is_to_blame(invoke, monkeypatch, deployment, raised, code):
+    def fail(path):
+        raise raised
+
+    monkeypatch.setattr("dask_fmware.spec.documents.load_deployment", fail)
+    assert invoke("check", deployment).exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--runs", "0"], "0 is not in the range"),
+        (["--policy", "magic"], "no policy is called 'magic'"),
+        (["--trace", "nothing.csv"], "cannot be read"),
+        (["--deployment", "nothing.yaml"], "no such file"),
+        (["--json", "nowhere/runs.json"], "cannot be written"),
+        (["--slo", "0"], "0 is not in the range"),
+    ],
+)
+def test_demo_refuses_wrong_options_before_it_starts_anything(invoke, arguments, said):
+    result = invoke("demo", *arguments)
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_demo_refuses_a_deployment_without_its_models(invoke, deployment):
+    result = invoke("demo", "--deployment", deployment)
+    assert result.exit_code == 2
+    assert "large is not deployed" in result.output
