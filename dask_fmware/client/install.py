@@ -71,7 +71,7 @@ async def _install(client: Client, deployment: Deployment, stream_interval_s: fl
     from dask_fmware_scheduler.router import ReplicaRouter
     from dask_fmware_workers.host import ModelHost
 
-    current = await client.scheduler.fmware_status()
+    current = await _asked(client)
     if current is not None:
         if Deployment.model_validate(current["deployment"]) != deployment:
             raise DeploymentError(
@@ -92,6 +92,7 @@ def uninstall(client: Client) -> Any:
 async def _uninstall(client: Client) -> None:
     if await client.scheduler.fmware_status() is None:
         return
+    await client.scheduler.fmware_uninstall()
     await client.unregister_worker_plugin(HOST)
     await client.unregister_scheduler_plugin(ROUTER)
 
@@ -108,12 +109,18 @@ def status(client: Client) -> Any:
 
 
 async def _status(client: Client) -> dict[str, Any]:
-    answer = await client.scheduler.fmware_status()
+    answer = await _asked(client)
     if answer is None:
         raise NotInstalledError(
             f"the cluster at {client.scheduler.address} has no dask-fmware runtime; call fm.install(client, deployment)"
         )
-    return dict(answer)
+    return answer
+
+
+async def _asked(client: Client) -> dict[str, Any] | None:
+    """Return what the router says of itself, or None if there is none."""
+    answer = await client.scheduler.fmware_status()
+    return {**answer, "deployment": json.loads(answer["deployment"])} if answer is not None else None
 
 
 def wait_ready(client: Client, *, timeout_s: float = 120.0) -> Any:

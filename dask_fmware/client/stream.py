@@ -16,6 +16,7 @@ from dask_fmware.model.completion import Chunk, Completion
 __all__ = ["AnswerStream", "stream"]
 
 PATIENCE_S = 20.0  # of one long poll; the next follows at once
+CONNECT_S = 2.0  # Dask's 30 would be spent on a replica that has just died
 
 
 def run_id_of(future: Future) -> str:
@@ -65,18 +66,19 @@ class AnswerStream:
     async def _chunks(self) -> AsyncIterator[Chunk]:
         shown, attempt = "", 0
         while True:
+            done = self._future.done()
             where = await self._client.scheduler.fmware_answer(
-                run_id=run_id_of(self._future), after=attempt, patience_s=PATIENCE_S
+                run_id=run_id_of(self._future), after=attempt, patience_s=0 if done else PATIENCE_S
             )
             if where is None:
                 raise NotInstalledError(
                     f"the cluster at {self._client.scheduler.address} has no dask-fmware runtime; "
                     "call fm.install(client, deployment)"
                 )
+            if "ended" in where or ("waiting" in where and done):
+                break
             if "waiting" in where:
                 continue
-            if "ended" in where:
-                break
             attempt = where["attempt"]
             text, complete = "", False
             async for piece, ended in _follow(self._client, where):
@@ -106,7 +108,7 @@ class AnswerStream:
 async def _follow(client: Client, where: dict[str, Any]) -> AsyncIterator[tuple[str, str | None]]:
     """Yield pieces of one attempt's text, and with the last how it ended; ends early if its worker is lost."""
     try:
-        comm = await connect(where["worker"], **client.connection_args)
+        comm = await connect(where["worker"], timeout=CONNECT_S, **client.connection_args)
     except OSError:
         return
     try:

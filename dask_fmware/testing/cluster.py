@@ -107,12 +107,15 @@ class InProcessCluster:
     async def __aenter__(self) -> Self:
         self._config = dask.config.set({"distributed.scheduler.validate": self._validate})
         self._config.__enter__()
-        self.cluster = self._made()
-        await self.cluster
-        self.scheduler = self.cluster.scheduler
-        self.client = await Client(self.cluster, asynchronous=True, set_as_default=False)
-        if self._wait:
-            await wait_ready(self.client, timeout_s=PATIENCE_S)
+        try:
+            self.cluster = await self._made()
+            self.scheduler = self.cluster.scheduler
+            self.client = await Client(self.cluster, asynchronous=True, set_as_default=False)
+            if self._wait:
+                await wait_ready(self.client, timeout_s=PATIENCE_S)
+        except BaseException:
+            await self._close()
+            raise
         return self
 
     def _made(self) -> LocalModelCluster:
@@ -127,9 +130,13 @@ class InProcessCluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.client.close()
-        await self.cluster.close()
-        self._config.__exit__(kind, error, traceback)
+        await self._close()
+
+    async def _close(self) -> None:
+        for opened in ("client", "cluster"):
+            if hasattr(self, opened):
+                await getattr(self, opened).close()
+        self._config.__exit__(None, None, None)
 
     @property
     def workers(self) -> dict[str, Worker]:

@@ -9,6 +9,8 @@ from dask_fmware.runtime import Machine
 
 __all__ = ["AnswerBoard"]
 
+UNKNOWN_PATIENCE_S = 2.0  # a poll overtakes the graph of its run by milliseconds
+
 
 class AnswerBoard:
     """Long polls of clients, woken when the answer of their run starts or the run ends."""
@@ -27,14 +29,15 @@ class AnswerBoard:
         """Return where the answer's attempt later than number `after` runs.
 
         The answer is a dictionary with ``worker``, ``call_id`` and ``attempt``; or with ``ended`` (the
-        state of the run) if there is no such attempt; or with ``waiting`` after `patience_s` seconds.
+        state of the run) if there is no such attempt; or with ``waiting`` after `patience_s` seconds. A
+        run that is not known is waited for a little: the poll may overtake its graph.
         """
+        if self._machine.report(run_id) is None:
+            patience_s = min(patience_s, UNKNOWN_PATIENCE_S)
         deadline = asyncio.get_running_loop().time() + patience_s
         while True:
             report = self._machine.report(run_id)
-            if report is None:
-                return {"ended": "unknown"}
-            for call in report.calls:
+            for call in report.calls if report is not None else ():
                 last = call.last
                 if (
                     call.answers
@@ -43,7 +46,7 @@ class AnswerBoard:
                     and last.outcome in ("running", "finished")
                 ):
                     return {"worker": last.replica_id, "call_id": call.call_id, "attempt": last.attempt}
-            if report.state != "running":
+            if report is not None and report.state != "running":
                 return {"ended": report.state}
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:

@@ -19,13 +19,12 @@ from typing import Any, TypeVar
 from distributed import Scheduler, SchedulerPlugin
 from distributed.metrics import time
 
-from dask_fmware.errors import FMwareError
+from dask_fmware.errors import AttemptsExhaustedError, FMwareError, NotInstalledError
 from dask_fmware.model.messages import (
     PROTOCOL_VERSION,
     AttemptEnded,
     Branched,
     FirstToken,
-    Grant,
     ReplicaFailed,
     ReplicaReady,
     check_version,
@@ -55,11 +54,14 @@ from dask_fmware.runtime import ReplicaReady as ReplicaIsReady
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware_scheduler.answers import AnswerBoard
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
+from dask_fmware_scheduler.placement import Placement
 from dask_fmware_scheduler.results import ResultMover
 
 __all__ = ["ReplicaRouter"]
 
 logger = logging.getLogger("dask_fmware.router")
+
+DEATHS = 10  # of workers under one plain task, before the task is blamed for them
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -111,15 +113,12 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             max_held=router.max_held,
         )
         self.answers = AnswerBoard(self.machine)
-        self.results = ResultMover(self.dask, lambda: self._light)
+        self.placement = Placement(self.dask, self._put_back)
+        self.results = ResultMover(self.dask, lambda: self.placement.light)
         self.failed_replicas: dict[str, dict[str, Any]] = {}
         self._nodes: dict[str, tuple[str, PlannedNode]] = {}  # key -> (run id, node)
         self._outputs: dict[str, str] = {}  # key of a result -> run id
         self._refused: dict[str, FMwareError] = {}
-        self._light: list[str] = []
-        self._assigned: list[str] = []  # held tasks that are pinned and wait for the next flush
-        self._failing: list[tuple[str, FMwareError]] = []
-        self._flushing = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
         self.dask.tolerate_worker_deaths(1000)
@@ -144,20 +143,35 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             "fmware_reports": self.reports,
             "fmware_status": self.status,
             "fmware_answer": self.answer,
+            "fmware_uninstall": self.uninstall,
         }
 
     async def close(self) -> None:
         """Stop routing; the streams of workers stay served so that none of them breaks."""
         self._stopped = True
         self.results.close()
+        self.placement.close()
         for task in self._tasks:
             task.cancel()
         self.dask.stop_serving(self._handlers())
 
+    async def uninstall(self) -> None:
+        """Fail what is held, since nobody will place it any more, and stop routing (RPC)."""
+        self._stopped = True
+        error = NotInstalledError("the dask-fmware runtime was uninstalled while this run was under way")
+        self.placement.fail_parked(list(self._nodes), error)
+        await self.close()
+
     def _later(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failures["background"] += 1
+            logger.error("Replica router: %s", error, exc_info=error)
 
     # -- workers and clients ---------------------------------------------------------------------
 
@@ -165,17 +179,34 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Take in a new worker: light unless it is labelled with a model."""
         self._tune(worker=worker)
-        if read_label(self.dask.resources(worker), MODEL_LABEL) is None and worker not in self._light:
-            self._light.append(worker)
+        if read_label(self.dask.resources(worker), MODEL_LABEL) is None:
+            self.placement.add_light(worker)
         self._later(self._greet(worker))
 
     @_guarded
     def remove_worker(self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any) -> None:
         """Forget a worker. Dask has moved its tasks by now."""
-        if worker in self._light:
-            self._light.remove(worker)
+        self.placement.remove_light(worker)
         self.failed_replicas.pop(worker, None)
-        self._handle(ReplicaGone(worker))
+        self._replica_gone(worker)
+
+    def _replica_gone(self, worker: str, reason: str = "its worker is gone") -> None:
+        """Tell the machine, and offer it again what had not left for that replica yet: Dask will not."""
+        undelivered = self.placement.take_back_from(worker)
+        self._handle(ReplicaGone(worker, reason))
+        for action in undelivered:
+            self._handle(CallRunnable(action.call_id))
+
+    @_guarded
+    def log_event(self, topic: str, msg: Any) -> None:
+        """Follow workers that are paused, resumed or being retired; the log is where Dask says so."""
+        takes_tasks = self.dask.status_change(msg)
+        if takes_tasks is None:
+            return
+        if self.machine.fleet.get(topic) is not None:
+            self._handle(ReplicaDraining(topic, not takes_tasks))
+        elif takes_tasks and topic in self.placement.light:
+            self.placement.add_light(topic)
 
     @_guarded
     def add_client(self, scheduler: Scheduler, client: str) -> None:
@@ -215,7 +246,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         failed = ReplicaFailed.from_wire(message)
         logger.warning("Replica %s of model %s failed: %s", failed.name, failed.model, failed.error)
         self.failed_replicas[worker] = message
-        self._handle(ReplicaGone(worker, failed.error))
+        self._replica_gone(worker, failed.error)
 
     # -- graphs and transitions ------------------------------------------------------------------
 
@@ -230,6 +261,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 self._nodes[node.key] = (plan.run_id, node)
             self._outputs[plan.output] = plan.run_id
             self._handle(RunSubmitted(plan))
+            self.answers.wake(plan.run_id)
 
     @_guarded
     def transition(self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any) -> None:
@@ -245,6 +277,10 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             case "waiting":
                 if not task.waiting_on:
                     self._runnable(task, run_id, node)
+            case "processing":
+                self.placement.left(key)
+            case "no-worker":
+                self.placement.parked(task)
             case "memory":
                 for dependent in self.dask.runnable_dependents(task):
                     if (other := self._nodes.get(dependent.key)) is not None:
@@ -254,18 +290,26 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 if node.model is not None and start == "processing" and (worker := kwargs.get("worker")) is not None:
                     self._result_made(key, worker)
             case "erred":
+                self._take_back(key)
                 if key in self._outputs:
                     self._run_ended(self._outputs[key], "failed", self.dask.failure_text(key))
             case "released":
                 if node.model is not None:
                     self._handle(CallWithdrawn(key))
+                self._take_back(key)
             case "forgotten":
                 self._forgotten(key, node)
+
+    def _take_back(self, key: str) -> None:
+        """A task is not to run; a slot that was given to it without its replica knowing is free again."""
+        if (action := self.placement.take_back(key)) is not None:
+            self._handle(AttemptEnded(key, action.attempt, "aborted"))
 
     def _forgotten(self, key: str, node: PlannedNode) -> None:
         del self._nodes[key]
         if node.model is not None:
             self._handle(CallDropped(key))
+        self._take_back(key)
         if (run_id := self._outputs.pop(key, None)) is not None:
             self._run_ended(run_id, "cancelled", "its future was released")
             self._refused.pop(run_id, None)
@@ -276,16 +320,16 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.answers.wake(run_id)
 
     def _result_made(self, key: str, worker: str) -> None:
-        if worker not in self._light:
+        if worker not in self.placement.light:
             self.results.add(key, worker)
 
     def _runnable(self, task: Any, run_id: str, node: PlannedNode) -> None:
         """All inputs of a task are there: hold or place it before Dask does."""
         if (error := self._refused.get(run_id)) is not None:
             self.dask.hold(task)
-            self._fail_soon(task.key, error)
+            self.placement.fail_soon(task.key, error)
         elif node.model is None:
-            self._to_light(task)
+            self._place_plain(task, node)
         else:
             self.dask.hold(task)
             self._sync_replica_of(task.key)
@@ -296,13 +340,19 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         call = self.machine.runs.calls.get(key)
         attempt = call.attempt if call is not None else None
         if attempt is not None and not self.dask.is_known(attempt.replica_id):
-            self._handle(ReplicaGone(attempt.replica_id))
+            self._replica_gone(attempt.replica_id)
 
-    def _to_light(self, task: Any) -> None:
-        if self._light:
-            self.dask.pin(task, set(self._light))
-        else:
-            self.dask.loosen(task)
+    def _place_plain(self, task: Any, node: PlannedNode) -> None:
+        """Send plain code to light workers, unless it has killed too many of them."""
+        deaths = self.dask.deaths(task)
+        if deaths < DEATHS:
+            self.placement.to_light(task)
+            return
+        self.dask.hold(task)
+        error = AttemptsExhaustedError(
+            f"node '{node.name}': {deaths} workers died while they ran it; look for what ends a process, or for memory"
+        )
+        self.placement.fail_soon(task.key, error)
 
     # -- messages from workers -------------------------------------------------------------------
 
@@ -333,53 +383,34 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                     pass  # held since it became runnable
                 case Skip():
                     if (task := self.dask.task(action.call_id)) is not None:
-                        self._to_light(task)
-                        self._flush_soon(action.call_id)
+                        self.placement.to_light(task)
+                        self.placement.move_soon(action.call_id)
                 case Fail():
-                    self._fail_soon(action.call_id, action.error)
+                    self.placement.fail_soon(action.call_id, action.error)
                 case Refuse():
                     self._refused[action.run_id] = action.error
 
     def _assign(self, action: Assign) -> None:
         task = self.dask.task(action.call_id)
         if task is None or not self.dask.takes_tasks(action.replica_id):
-            gone = not self.dask.is_known(action.replica_id)
-            self._handle(ReplicaGone(action.replica_id) if gone else ReplicaDraining(action.replica_id))
-            self._handle(AttemptEnded(action.call_id, action.attempt, "aborted"))
-            if task is not None:
-                self._handle(CallRunnable(action.call_id))
+            self._put_back([action])
             return
-        grant = Grant(action.call_id, action.attempt, action.priority)
-        self.dask.send(action.replica_id, grant.to_wire())
-        self.dask.pin(task, {action.replica_id})
-        self._flush_soon(action.call_id)
+        self.placement.assign(task, action)
         node = self._nodes.get(action.call_id)
         if node is not None and node[1].answers:
             self.answers.wake(node[0])
 
-    def _fail_soon(self, key: str, error: FMwareError) -> None:
-        self._failing.append((key, error))
-        self._flush_soon()
-
-    def _flush_soon(self, key: str | None = None) -> None:
-        """Let Dask move a task that is parked, outside of the transition that may be under way.
-
-        A task that is just becoming runnable is not parked; it takes its pin along without this.
-        """
-        if key is not None:
-            self._assigned.append(key)
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
     @_guarded
-    def _flush(self) -> None:
-        self._flushing = False
-        assigned, self._assigned = self._assigned, []
-        failing, self._failing = self._failing, []
-        self.dask.release_held(assigned, "fmware-assign")
-        for key, error in failing:
-            self.dask.fail_held(key, error, "fmware-fail")
+    def _put_back(self, actions: list[Assign]) -> None:
+        """The replica of these assignments takes no tasks: let the machine decide again."""
+        for action in actions:
+            if not self.dask.is_known(action.replica_id):
+                self._replica_gone(action.replica_id)
+            elif not self.dask.takes_tasks(action.replica_id):
+                self._handle(ReplicaDraining(action.replica_id))
+            self._handle(AttemptEnded(action.call_id, action.attempt, "aborted"))
+            if self.dask.task(action.call_id) is not None:
+                self._handle(CallRunnable(action.call_id))
 
     # -- RPC for clients -------------------------------------------------------------------------
 
@@ -401,11 +432,11 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         """Return the state of the runtime in plain values (RPC)."""
         return {
             "version": PROTOCOL_VERSION,
-            "deployment": self.deployment.model_dump(mode="json"),
+            "deployment": self.deployment.model_dump_json(),  # as text: lists would arrive as tuples
             "policy": self.machine.policy.name,
             "held": self.machine.held,
             "runs": len(self.machine.runs),
-            "light_workers": len(self._light),
+            "light_workers": len(self.placement.light),
             "failures": dict(self.failures),
             "failed_replicas": [dict(message, worker=worker) for worker, message in self.failed_replicas.items()],
             "replicas": [

@@ -17,7 +17,13 @@ from typing import Any
 from distributed import Worker, WorkerPlugin
 
 from dask_fmware.compile.steps import HOST
-from dask_fmware.errors import DeploymentError, EngineError, FMwareError, NotInstalledError
+from dask_fmware.errors import (
+    DeploymentError,
+    EngineCrashedError,
+    FMwareError,
+    NotInstalledError,
+    VersionMismatchError,
+)
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.completion import Completion
 from dask_fmware.model.engine import Engine
@@ -26,7 +32,7 @@ from dask_fmware.model.plan import SwitchRule
 from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, MODEL_LABEL, read_label
 from dask_fmware.spec.deployment import Deployment, Latency
 from dask_fmware_workers.bodies import BodyClient
-from dask_fmware_workers.dask_internals import WorkerInternals
+from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 from dask_fmware_workers.engines import create_engine
 from dask_fmware_workers.runner import CallRunner
 from dask_fmware_workers.warmup import measure_latency
@@ -59,11 +65,13 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
     def setup(self, worker: Worker) -> None:
         """Begin; returns at once."""
         self.dask = WorkerInternals(worker)
-        self.runner = CallRunner(self.dask.send)
+        self.runner = CallRunner(self.dask.send, self._crashed)
         self.bodies = BodyClient(self.dask)
         self.engine: Engine | None = None
         self.replica: ReplicaReady | None = None
         self.connected = False  # a router has spoken to us
+        self._pause_s = 0.0  # before the engine is started again after a crash
+        self._ready_at = 0.0
         resources = self.dask.resources
         self.model = read_label(resources, MODEL_LABEL)
         self.accelerator = read_label(resources, ACCELERATOR_LABEL)
@@ -101,6 +109,24 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
                 wait_s = min(2 * wait_s, LAST_RETRY_S)
         await self._announce()
 
+    def _crashed(self, engine: Engine, error: EngineCrashedError) -> None:
+        """An engine died under a call: stop being a replica, and start it again."""
+        if engine is self.engine and self._work.done():
+            self.engine = self.replica = None
+            if perf_counter() - self._ready_at > LAST_RETRY_S:
+                self._pause_s = 0.0  # it served for a while
+            self._work = asyncio.ensure_future(self._recover(engine, error))
+
+    async def _recover(self, engine: Engine, error: EngineCrashedError) -> None:
+        await self._announce_failure(error, will_retry=True)
+        try:
+            await engine.close()
+        except Exception:
+            logger.exception("Model '%s': what is left of its engine could not be closed", self.model)
+        await asyncio.sleep(self._pause_s)
+        self._pause_s = min(max(2 * self._pause_s, FIRST_RETRY_S), LAST_RETRY_S)
+        await self._serve()
+
     async def _load(self, model: str) -> ReplicaReady:
         spec = self.deployment.models.get(model)
         known = ", ".join(self.deployment.models)
@@ -134,7 +160,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             self.engine = None
             await engine.close()
             raise
-        made = engine.capabilities
+        made, self._ready_at = engine.capabilities, perf_counter()
         return ReplicaReady(
             name=self.dask.name,
             model=model,
@@ -159,14 +185,25 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     async def _announce(self) -> None:
         """Tell the router that we are there; if there is none yet, it will ask when it comes."""
-        answer = await self.dask.ask_scheduler("fmware_announce", **self._identity())
-        if isinstance(answer, dict) and "version" in answer:
-            check_version(answer["version"], "the scheduler")
-            self._connect()
+        wait_s = FIRST_RETRY_S
+        while True:
+            try:
+                answer = await self.dask.ask_scheduler("fmware_announce", **self._identity())
+                if isinstance(answer, dict) and "version" in answer:
+                    check_version(answer["version"], "the scheduler")
+                    self._connect()
+                return
+            except VersionMismatchError as error:
+                logger.error("Worker '%s' cannot serve: %s", self.dask.name, error)
+                return
+            except OSError as error:
+                logger.warning("Worker '%s' could not announce itself (%r); it tries again", self.dask.name, error)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LAST_RETRY_S)
 
     async def _announce_failure(self, error: Exception, *, will_retry: bool) -> None:
         text = str(error) if isinstance(error, FMwareError) else f"{type(error).__name__}: {error}"
-        logger.error("Model '%s' could not be loaded: %s", self.model, text)
+        logger.error("Model '%s' is not served: %s", self.model, text)
         if not self.connected:
             await self._announce()
         if self.connected:
@@ -204,10 +241,9 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             raise NotInstalledError(
                 f"{call.where}: the scheduler runs no replica router; call fm.install(client, deployment)"
             )
-        if self.engine is None:
-            raise EngineError(
-                f"{call.where}: worker '{self.dask.name}' has no engine; it should not have been sent here"
-            )
+        if self.engine is None:  # it died while the call was on its way here
+            self.runner.withdraw(call_id)
+            raise Reschedule(f"{call.where}: worker '{self.dask.name}' has no engine")
         completion = await self.runner.run(self.engine, call, call_id, values)
         self.branched(run_id, call.decides, completion.value)
         return completion
@@ -229,6 +265,6 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Abort what a task has under way when Dask lets go of the task; Dask itself stops no coroutine."""
-        if finish in ("released", "forgotten", "cancelled") and isinstance(key, str):
+        if finish in ("released", "forgotten", "cancelled", "error") and isinstance(key, str):
             self.runner.withdraw(key)
             self.bodies.cancel(key)

@@ -1,0 +1,250 @@
+"""Engines that fail, crash, hang or never load, and workers that go."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import dask_fmware as fm
+from dask_fmware.errors import AttemptsExhaustedError, DeploymentError
+from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
+from dask_fmware.testing import InProcessCluster, deployment
+from tests.cluster.flows import fan, one, rag, where
+
+CRASH = {"when": "boom", "fault": "crash", "at_token": 3}
+
+
+async def test_a_call_whose_engine_crashes_finishes_on_another_replica(serving: Any) -> None:
+    async with serving("small", on={"bad": 1, "good": 1}, placements={"bad": {"rules": [CRASH]}}) as cluster:
+        futures = [cluster.client.compute(one(f"boom {n}")) for n in range(6)]
+        answers = await cluster.client.gather(futures)
+        assert len(answers) == 6
+        attempts = [a for f in futures for call in (await fm.report(f)).data.calls for a in call.attempts]
+        assert any(a.accelerator == "bad" and a.outcome in ("retry", "lost", "aborted") for a in attempts)
+        assert {a.accelerator for a in attempts if a.outcome == "finished"} == {"good"}
+        for future in futures:
+            future.release()
+
+
+async def test_a_crashed_engine_is_started_again_and_serves(serving: Any) -> None:
+    async with serving("small", rules=[{**CRASH, "times": 1}], router={"max_attempts": 3}) as cluster:
+        before = cluster.engines["small-cpu-0"]
+        future = cluster.client.compute(one("boom"))
+        await cluster.until(lambda: cluster.engines.get("small-cpu-0") not in (None, before))
+        cluster.engines["small-cpu-0"].rules.clear()
+        assert (await cluster.client.compute(one("fine"))).model == "small"
+        assert (await future).model == "small"
+        future.release()
+
+
+async def test_a_call_that_crashes_every_engine_ends_after_the_permitted_attempts(serving: Any) -> None:
+    async with serving("small", on={"cpu": 3}, rules=[CRASH], router={"max_attempts": 3}) as cluster:
+        future = cluster.client.compute(one("boom"))
+        with pytest.raises(AttemptsExhaustedError, match=r"node 'call': 3 attempts failed \(router.max_attempts=3\)"):
+            await future
+        (call,) = (await fm.report(future)).data.calls
+        assert [attempt.outcome for attempt in call.attempts] == ["retry"] * 3
+        assert len({attempt.replica for attempt in call.attempts}) == 3
+        future.release()
+        await cluster.until(lambda: len(cluster.router.machine.fleet) == 3, "the replicas come back")
+
+
+async def test_calls_on_their_way_to_a_crashed_engine_are_served_elsewhere(serving: Any) -> None:
+    async with serving("small", on={"bad": 1, "good": 1}, slots=16) as cluster:
+        bad = cluster.engines["small-bad-0"]
+        bad.pause()
+        futures = [cluster.client.compute(one(f"{n}")) for n in range(16)]
+        await cluster.until(lambda: bad.state().running > 0)
+        bad.crash()
+        more = [cluster.client.compute(one(f"more {n}")) for n in range(16)]
+        assert len(await cluster.client.gather([*futures, *more])) == 32
+        for future in [*futures, *more]:
+            future.release()
+
+
+async def test_a_replica_that_cannot_load_is_reported_with_its_reason() -> None:
+    document = deployment(
+        "small", on={"bad": 1, "good": 1}, placements={"bad": {"load_error": "no such file: model.gguf"}}
+    )
+    async with InProcessCluster(document, wait=False) as cluster:
+        await cluster.until(lambda: cluster.router.failed_replicas and len(cluster.router.machine.fleet) == 1)
+        (failed,) = (await fm.status(cluster.client))["failed_replicas"]
+        assert failed["name"] == "small-bad-0"
+        assert "no such file: model.gguf" in failed["error"]
+        assert failed["will_retry"] is True
+        with pytest.raises(
+            TimeoutError, match=r"1 of 2 replicas are not ready after 0.1 s \('small-bad-0': .*model.gguf"
+        ):
+            await fm.wait_ready(cluster.client, timeout_s=0.1)
+        assert (await cluster.client.compute(one("x"))).model == "small"  # the other one serves
+
+
+async def test_a_replica_whose_engine_does_not_exist_fails_wait_ready_at_once() -> None:
+    document = deployment("small")
+    document["models"]["small"]["engine"] = "fusion"
+    async with InProcessCluster(document, wait=False) as cluster:
+        with pytest.raises(DeploymentError, match=r"replica 'small-cpu-0' .* cannot start: engine 'fusion'"):
+            await fm.wait_ready(cluster.client, timeout_s=30)
+
+
+async def test_calls_wait_for_a_replica_that_joins_later() -> None:
+    document = deployment("small")
+    async with InProcessCluster(document, wait=False) as cluster:
+        await _leave(cluster, "small-cpu-0")
+        future = cluster.client.compute(one("x"))
+        await cluster.until(lambda: cluster.router.machine.held == 1)
+        (call,) = (await fm.report(future)).data.calls
+        assert (call.state, call.reason) == ("held", "no replica of model 'small' is ready")
+        await _join(cluster, "late", {label(MODEL_LABEL, "small"): 1, label(ACCELERATOR_LABEL, "cpu"): 1})
+        assert (await future).model == "small"
+        assert (await fm.report(future)).rows[0]["replica"] == "late"
+        future.release()
+        await cluster.settled()
+
+
+async def test_retiring_a_replica_while_its_calls_run_moves_them_elsewhere(serving: Any) -> None:
+    async with serving("small", on={"old": 1, "new": 1}) as cluster:
+        for engine in cluster.engines.values():
+            engine.pause()
+        futures = [cluster.client.compute(one(f"{n}")) for n in range(8)]
+        await cluster.until(lambda: cluster.engines["small-old-0"].state().running == 4)
+        await cluster.client.retire_workers(names=["small-old-0"])
+        cluster.engines["small-new-0"].resume()
+        assert len(await cluster.client.gather(futures)) == 8
+        assert [r["accelerator"] for r in (await fm.status(cluster.client))["replicas"]] == ["new"]
+        for future in futures:
+            future.release()
+
+
+async def test_a_paused_replica_gets_no_calls_and_gets_them_again_when_it_resumes(serving: Any) -> None:
+    from distributed.core import Status
+
+    async with serving("small", on={"a": 1, "b": 1}) as cluster:
+        worker, engine = cluster.workers["small-a-0"], cluster.engines["small-a-0"]
+        worker.status = Status.paused
+        await cluster.until(lambda: cluster.router.machine.fleet.get(worker.address).draining)
+        futures = [cluster.client.compute(one(f"{n}")) for n in range(12)]
+        await cluster.client.gather(futures)
+        assert not engine.requests
+        worker.status = Status.running
+        await cluster.until(lambda: not cluster.router.machine.fleet.get(worker.address).draining)
+        more = [cluster.client.compute(one(f"{n}")) for n in range(12)]
+        await cluster.client.gather(more)
+        assert engine.requests
+        for future in [*futures, *more]:
+            future.release()
+
+
+async def test_plain_code_waits_for_the_next_light_worker_when_the_only_one_goes(serving: Any) -> None:
+    @fm.task
+    def name_after(value: str) -> str:
+        return where()
+
+    @fm.workflow
+    def spot(text):
+        return name_after(fm.Model("small")("{text}", text=text))
+
+    async with serving("small") as cluster:
+        engine = cluster.engines["small-cpu-0"]
+        engine.pause()
+        futures = [cluster.client.compute(spot(f"{n}")) for n in range(3)]
+        await cluster.until(lambda: engine.state().running == 3)
+        await _leave(cluster, "light-0")
+        engine.resume()
+        await cluster.until(lambda: len(cluster.scheduler.unrunnable) == 3)
+        await _join(cluster, "light-again", {})
+        assert await cluster.client.gather(futures) == ["light-again"] * 3
+        for future in futures:
+            future.release()
+
+
+async def test_results_and_maps_on_a_light_worker_that_goes_are_made_again(serving: Any) -> None:
+    async with serving("small", light_workers=2, token_s=0.002) as cluster:
+        futures = [cluster.client.compute(fan([f"{n} {i}" for i in range(4)])) for n in range(8)]
+        await cluster.until(lambda: cluster.requests() >= 8)
+        await _leave(cluster, "light-1")
+        assert [len(result) for result in await cluster.client.gather(futures)] == [4] * 8
+        for future in futures:
+            future.release()
+
+
+async def test_a_slot_given_for_a_call_that_is_cancelled_before_it_leaves_is_free_again(serving: Any) -> None:
+    async with serving("small", slots=1) as cluster:
+        engine = cluster.engines["small-cpu-0"]
+        engine.pause()
+        first = cluster.client.compute(one("first"))
+        await cluster.until(lambda: engine.state().running == 1)
+        second = cluster.client.compute(one("second"))
+        await cluster.until(lambda: cluster.router.machine.held == 1)
+        flush = cluster.router.placement._flush
+        cancelled = asyncio.Event()
+
+        def cancel_then_flush() -> None:
+            cluster.scheduler.client_releases_keys([second.key], cluster.client.id, "test-cancel")
+            flush()
+            cancelled.set()
+
+        cluster.router.placement._flush = cancel_then_flush
+        engine.resume()
+        await first
+        await asyncio.wait_for(cancelled.wait(), 30)
+        del cluster.router.placement._flush
+        third = cluster.client.compute(one("third"))
+        await third
+        assert not any("second" in (request.prompt or "") for request in engine.requests)
+        for future in (first, second, third):
+            future.release()
+
+
+async def test_a_replica_that_goes_before_a_call_has_left_for_it_gives_the_call_back(serving: Any) -> None:
+    async with serving("small", on={"a": 1, "b": 1}, slots=1) as cluster:
+        for engine in cluster.engines.values():
+            engine.pause()
+        futures = [cluster.client.compute(one(f"{n}")) for n in range(3)]
+        await cluster.until(lambda: cluster.router.machine.held == 1)
+        leaving = cluster.workers["small-a-0"]
+        flush = cluster.router.placement._flush
+
+        def leave_then_flush() -> None:
+            del cluster.router.placement._flush
+            state = cluster.scheduler.workers[leaving.address]
+            cluster.scheduler.handle_worker_status_change("paused", state, "test-pause")
+            flush()
+
+        cluster.router.placement._flush = leave_then_flush
+        cluster.engines["small-a-0"].resume()
+        other = next(engine for name, engine in cluster.engines.items() if name != "small-a-0")
+        await cluster.until(lambda: "_flush" not in vars(cluster.router.placement))
+        other.resume()
+        assert len(await cluster.client.gather(futures)) == 3
+        for future in futures:
+            future.release()
+
+
+async def test_a_whole_workflow_survives_the_loss_of_each_replica_in_turn(serving: Any) -> None:
+    async with serving(on={"a": 2}, token_s=0.001) as cluster:
+        futures = [cluster.client.compute(rag(question=f"{n}")) for n in range(30)]
+        for name in ("small-a-0", "large-a-2"):
+            await cluster.until(lambda wanted=name: cluster.engines[wanted].outcomes["length"])
+            await _leave(cluster, name)
+        assert len(await cluster.client.gather(futures)) == 30
+        for future in futures:
+            future.release()
+
+
+async def _leave(cluster: Any, name: str) -> None:
+    """Close a worker as if it had died: nothing is handed over."""
+    worker = cluster.cluster.workers.pop(name)
+    cluster.cluster.worker_spec.pop(name)
+    await worker.close(nanny=False, reason="test")
+    await cluster.until(lambda: worker.address not in cluster.scheduler.workers)
+
+
+async def _join(cluster: Any, name: str, resources: dict[str, float]) -> None:
+    from distributed import Worker
+
+    options = {"host": "127.0.0.1", "nthreads": 6, "resources": resources, "dashboard_address": "127.0.0.1:0"}
+    cluster.cluster.worker_spec[name] = {"cls": Worker, "options": options}
+    await cluster.cluster._correct_state()

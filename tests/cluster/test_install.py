@@ -1,0 +1,139 @@
+"""Installing the runtime on clusters that are there already."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import dask_fmware as fm
+from dask_fmware.cluster.local import LocalModelCluster
+from dask_fmware.errors import DeploymentError, NotInstalledError
+from dask_fmware.testing import InProcessCluster, deployment
+from tests.cluster.flows import one
+
+
+class _Bare(LocalModelCluster):
+    """Workers with labels, and nothing of ours."""
+
+    async def _install(self) -> None:
+        pass
+
+
+class _BareInProcess(InProcessCluster):
+    def _made(self) -> LocalModelCluster:
+        return _Bare(self._deployment, processes=False, asynchronous=True, dashboard_address=None)
+
+
+@asynccontextmanager
+async def bare(document: Any) -> AsyncIterator[InProcessCluster]:
+    async with _BareInProcess(document, wait=False, validate=True) as cluster:
+        yield cluster
+
+
+async def _answers(cluster: InProcessCluster) -> None:
+    future = cluster.client.compute(one("x"))
+    assert (await future).model == "small"
+    future.release()
+    await cluster.settled()
+
+
+async def test_workers_that_were_there_before_become_replicas() -> None:
+    document = deployment("small", on={"cpu": 2})
+    async with bare(document) as cluster:
+        await fm.install(cluster.client, document, stream_interval_s=50e-6)
+        await fm.wait_ready(cluster.client)
+        assert len((await fm.status(cluster.client))["replicas"]) == 2
+        await _answers(cluster)
+
+
+async def test_model_hosts_that_are_there_before_the_router_are_found() -> None:
+    from dask_fmware_scheduler.router import ReplicaRouter
+    from dask_fmware_workers.host import ModelHost
+
+    document = fm.Deployment.model_validate(deployment("small"))
+    async with bare(document) as cluster:
+        await cluster.client.register_plugin(ModelHost(document))
+        await cluster.until(lambda: cluster.engines)
+        await cluster.client.register_plugin(ReplicaRouter(document))
+        await fm.wait_ready(cluster.client)
+        await _answers(cluster)
+
+
+async def test_installing_the_same_again_changes_nothing() -> None:
+    document = deployment("small", rules=[{"when": "a list", "text": "b"}])
+    async with bare(document) as cluster:
+        await fm.install(cluster.client, document)
+        await fm.wait_ready(cluster.client)
+        router, engines = cluster.router, cluster.engines
+        await fm.install(cluster.client, document)
+        assert cluster.router is router
+        assert cluster.engines == engines
+
+
+async def test_another_deployment_is_refused_and_says_what_to_do() -> None:
+    async with bare(deployment("small")) as cluster:
+        await fm.install(cluster.client, deployment("small"))
+        with pytest.raises(DeploymentError, match=r"another deployment is installed.*fm.uninstall\(client\)"):
+            await fm.install(cluster.client, deployment("small", slots=2))
+
+
+async def test_uninstalling_ends_what_runs_and_another_deployment_can_follow() -> None:
+    first, second = deployment("small", slots=1, text="first"), deployment("small", slots=2, text="second")
+    async with bare(first) as cluster:
+        await fm.install(cluster.client, first)
+        await fm.wait_ready(cluster.client)
+        cluster.engines["small-cpu-0"].pause()
+        futures = [cluster.client.compute(one(f"{n}")) for n in range(3)]  # one runs, two are held
+        await cluster.until(lambda: cluster.router.machine.held == 2)
+        await fm.uninstall(cluster.client)
+        for future in futures:
+            with pytest.raises(NotInstalledError):
+                await asyncio.wait_for(future.result(), 30)
+        assert not cluster.engines
+        with pytest.raises(NotInstalledError, match=r"fm.install\(client, deployment\)"):
+            await fm.status(cluster.client)
+        for future in futures:
+            future.release()
+        await fm.install(cluster.client, second)
+        await fm.wait_ready(cluster.client)
+        future = cluster.client.compute(one("x"))
+        assert (await future).text == "second"
+        future.release()
+        await fm.uninstall(cluster.client)
+        await fm.uninstall(cluster.client)
+
+
+async def test_without_the_runtime_a_run_ends_with_the_next_step() -> None:
+    async with bare(deployment("small")) as cluster:
+        future = cluster.client.compute(one("x"))
+        with pytest.raises(NotInstalledError, match=r"node 'call': .*fm.install\(client, deployment\)"):
+            await future
+        for call in (fm.report(future), fm.wait_ready(cluster.client), fm.reports(cluster.client)):
+            with pytest.raises(NotInstalledError, match=r"fm\.install"):
+                await call
+        with pytest.raises(NotInstalledError):
+            async for _ in fm.stream(future):
+                pass
+        future.release()
+
+
+async def test_a_deployment_that_cannot_be_read_is_refused_before_anything_is_installed(tmp_path: Any) -> None:
+    path = tmp_path / "deployment.yaml"
+    path.write_text("models:\n  small: [1,\n")
+    async with bare(deployment("small")) as cluster:
+        with pytest.raises(DeploymentError, match=r"deployment.yaml.*line 3"):
+            await fm.install(cluster.client, path)
+        assert "fmware-router" not in cluster.scheduler.plugins
+
+
+async def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
+    document = deployment("small", router={"policy": "psychic"})
+    async with bare(document) as cluster:
+        with pytest.raises(DeploymentError, match=r"psychic.*greedy"):
+            await fm.install(cluster.client, document)
+        with pytest.raises(NotInstalledError):
+            await fm.status(cluster.client)

@@ -1,0 +1,167 @@
+"""Answers read while they are generated."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from distributed import Client
+
+import dask_fmware as fm
+from dask_fmware.errors import EngineError
+from tests.cluster.flows import fan, one, rag
+
+WORDS = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich 👩‍👩‍👧 日本語"
+
+
+async def _read(future: Any) -> list[str]:
+    return await _rest(aiter(fm.stream(future)))
+
+
+async def _rest(stream: Any) -> list[str]:
+    return [chunk.text async for chunk in stream]
+
+
+async def test_the_stream_begins_before_the_answer_is_done_and_adds_up_to_it(serving: Any) -> None:
+    async with serving(rules=[{"when": "Answer", "text": WORDS}]) as cluster:
+        engine = cluster.engines["large-cpu-1"]
+        future = cluster.client.compute(rag(question="x"))
+        engine.pause()
+        stream = aiter(fm.stream(future))
+        await cluster.until(lambda: engine.state().running == 1)
+        engine.resume()
+        pieces = [(await anext(stream)).text]
+        pieces += [chunk.text async for chunk in stream]
+        assert "".join(pieces) == (await future).text
+        assert not any("\ufffd" in piece for piece in pieces)
+        future.release()
+
+
+async def test_pieces_come_while_the_engine_still_generates(serving: Any) -> None:
+    async with serving("small", token_s=0.002) as cluster:
+        future = cluster.client.compute(one("x"))
+        stream = aiter(fm.stream(future))
+        first = await anext(stream)
+        assert not future.done()
+        rest = [chunk.text async for chunk in stream]
+        assert len(rest) > 3
+        assert first.text + "".join(rest) == (await future).text
+        future.release()
+
+
+async def test_a_reader_that_comes_late_or_again_gets_everything(serving: Any) -> None:
+    async with serving("small", text=WORDS) as cluster:
+        future = cluster.client.compute(one("x"))
+        await future
+        assert "".join(await _read(future)) == WORDS
+        stream = fm.stream(future)
+        for _ in range(2):
+            assert "".join([chunk.text async for chunk in stream]) == WORDS
+        future.release()
+
+
+async def test_two_readers_get_the_same_text(serving: Any) -> None:
+    async with serving("small", token_s=0.001) as cluster:
+        future = cluster.client.compute(one("x"))
+        first, second = await asyncio.gather(_read(future), _read(future))
+        assert "".join(first) == "".join(second) == (await future).text
+        future.release()
+
+
+async def test_a_slow_reader_misses_nothing(serving: Any) -> None:
+    async with serving("small", token_s=0.001) as cluster:
+        future = cluster.client.compute(one("x"))
+        pieces = []
+        async for chunk in fm.stream(future):
+            pieces.append(chunk.text)
+            if len(pieces) == 1:
+                await future
+        assert "".join(pieces) == (await future).text
+        future.release()
+
+
+async def test_a_reader_that_leaves_early_disturbs_nobody(serving: Any) -> None:
+    async with serving("small", token_s=0.002) as cluster:
+        future = cluster.client.compute(one("x"))
+        async for _ in fm.stream(future):
+            break
+        assert (await future).usage.output_tokens == 64
+        future.release()
+
+
+async def test_a_workflow_that_ends_in_plain_code_gives_one_piece(serving: Any) -> None:
+    async with serving("small", text="ab") as cluster:
+        future = cluster.client.compute(fan(["x", "y"]))
+        assert await _read(future) == ["['ab', 'ab']"]
+        future.release()
+
+
+async def test_an_error_of_the_run_is_raised_at_the_end_of_the_stream(serving: Any) -> None:
+    async with serving("small", rules=[{"when": "x", "fault": "error", "at_token": 4}]) as cluster:
+        future = cluster.client.compute(one("x"))
+        stream = aiter(fm.stream(future))
+        assert (await anext(stream)).text
+        with pytest.raises(EngineError):
+            await _rest(stream)
+        future.release()
+
+
+async def test_an_attempt_that_goes_on_alike_elsewhere_continues_the_stream(serving: Any) -> None:
+    rule = {"when": "x", "fault": "crash", "at_token": 5}
+    async with serving("small", on={"bad": 1, "good": 1}, text=WORDS, placements={"bad": {"rules": [rule]}}) as cluster:
+        worker = cluster.workers["small-good-0"]
+        cluster.scheduler.handle_worker_status_change("paused", worker.address, "test")  # the bad one is first
+        future = cluster.client.compute(one("x"))
+        await cluster.until(lambda: cluster.requests() == 1)
+        cluster.scheduler.handle_worker_status_change("running", worker.address, "test")
+        chunks = [chunk async for chunk in fm.stream(future)]
+        assert "".join(chunk.text for chunk in chunks) == WORDS
+        assert not any(chunk.restarted for chunk in chunks)
+        assert len((await fm.report(future)).data.calls[0].attempts) > 1
+        future.release()
+
+
+async def test_an_attempt_that_says_something_else_restarts_the_stream_and_says_so(serving: Any) -> None:
+    rule = {"when": "x", "text": "the first answer is lost", "fault": "crash", "at_token": 5}
+    async with serving(
+        "small", on={"bad": 1, "good": 1}, text="Another answer.", placements={"bad": {"rules": [rule]}}
+    ) as cluster:
+        bad = cluster.engines["small-bad-0"]
+        future = None
+        while not bad.requests:  # until the policy sends one there
+            future = cluster.client.compute(one("x"))
+            shown, restarts = "", 0
+            async for chunk in fm.stream(future):
+                restarts += chunk.restarted
+                shown = chunk.text if chunk.restarted else shown + chunk.text
+            assert shown == (await future).text == "Another answer."
+        assert restarts == 1
+        future.release()
+
+
+async def test_only_futures_can_be_streamed(serving: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes the Future of client.compute\(...\), not a str"):
+        fm.stream("x")
+    async with serving("small") as cluster:
+        future = cluster.client.compute(one("x"))
+        with pytest.raises(TypeError, match="async for"):
+            list(fm.stream(future))
+        await future
+        future.release()
+
+
+async def test_a_synchronous_client_streams_with_for(serving: Any) -> None:
+    async with serving("small", token_s=0.001, text=WORDS) as cluster:
+
+        def read() -> tuple[list[str], str]:
+            with Client(cluster.cluster.scheduler_address, set_as_default=False) as client:
+                future = client.compute(one("x"))
+                pieces = [str(chunk) for chunk in fm.stream(future)]
+                text = future.result().text
+                future.release()
+            return pieces, text
+
+        pieces, text = await asyncio.to_thread(read)
+        assert "".join(pieces) == text == WORDS
+        assert len(pieces) > 1
