@@ -63,7 +63,7 @@ def demo(
     from dask_fmware.demo.session import Settings, run
 
     command = shlex.join(["dask", "fmware", *sys.argv[sys.argv.index("demo") :]] if "demo" in sys.argv else ["demo"])
-    run(
+    finished = run(
         Settings(
             runs=runs,
             rate=rate,
@@ -78,3 +78,5 @@ def demo(
             command=command,
         )
     )
+    if not finished:
+        click.get_current_context().exit(1)

@@ -9,6 +9,8 @@ import click
 
 __all__ = ["status"]
 
+PIPE_WIDTH = 200  # a pipe has no width, and cutting a table there loses data
+
 
 @click.command()
 @click.argument("address")
@@ -51,12 +53,14 @@ def _show(state: dict[str, Any]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("replica", "model", "accelerator", "card", "engine"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in ("running", "waiting", "slots", "ms/token"):
-        table.add_column(name, justify="right")
-    table.add_column("state")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     for item in sorted(state["replicas"], key=lambda replica: str(replica["name"])):
         table.add_row(
             *(Text(str(item[key])) for key in ("name", "model", "accelerator", "card", "engine")),

@@ -21,8 +21,11 @@ def show_summary(console: Console, summary: Summary) -> None:
     console.print()
     console.print(_nodes(summary))
     console.print()
+    if summary.token_s:
+        paces = ", ".join(f"{1e3 * pace:.1f} ms on {name}" for name, pace in summary.token_s.items())
+        console.print(Text(f"{INDENT}One token took {paces} (median of calls).", style="dim"))
     failed = len(summary.failures)
-    console.print(Text(f"{INDENT}{summary.retries} retries, {failed} failed runs", style="red" if failed else "dim"))
+    console.print(Text(f"{INDENT}{summary.retries} retries, {failed} failed runs.", style="red" if failed else "dim"))
     for reason in summary.failures[:SHOWN_FAILURES]:
         console.print(Text(f"{INDENT}{reason}", style="red"))
     if failed > SHOWN_FAILURES:

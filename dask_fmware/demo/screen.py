@@ -62,18 +62,20 @@ class Screen:
             yield
 
     def replicas(self, replicas: list[dict[str, Any]]) -> None:
-        """Print the replicas and their speed."""
+        """Print the replicas."""
         table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
         table.add_column(f"{INDENT}  replica")
         table.add_column("card")
         table.add_column("engine")
-        table.add_column("one token", justify="right")
+        table.add_column("slots", justify="right")
+        table.add_column("loaded in", justify="right")
         for item in sorted(replicas, key=lambda replica: str(replica["name"])):
             table.add_row(
                 Text(f"{INDENT}  {item['name']}"),
                 Text(str(item["card"])),
                 Text(f"{item['engine']} {item['engine_version']}"),
-                f"{1e3 * item['latency']['output_token_s']:.1f} ms",
+                str(item["slots"]),
+                f"{item['load_s']:.1f} s",
             )
         self.console.print(table)
 

@@ -157,7 +157,7 @@ async def _session(settings: Settings, load: _Load, screen: Screen) -> bool:
 async def _show_one(client: Client, screen: Screen, seed: int) -> None:
     """Stream one answer; with it and two more runs, the first use of everything is over before the load begins."""
     question = QUESTIONS[seed % len(QUESTIONS)]
-    screen.title(question)
+    screen.title(f"One answer, live: {question}")
     future = client.compute(rag(question))
     warming = client.compute([shopping(message) for message in MESSAGES[:WARMING_RUNS]])
     first_s, last_s = await screen.answer(aiter(stream(future)))

@@ -14,6 +14,8 @@ from dask_fmware.model.report import CallReport, RunReport
 
 __all__ = ["CallShares", "Percentiles", "Summary", "WorkflowSummary", "percentile", "percentiles", "summarise"]
 
+PACED_TOKENS = 8  # a call with fewer tokens says little about the time of one
+
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
@@ -57,6 +59,7 @@ class Summary:
     calls: int  # that ran, skipped ones apart
     by_accelerator: dict[str, int]  # calls
     by_replica: dict[str, int]  # calls
+    token_s: dict[str, float]  # median seconds from one token to the next, by accelerator
     retries: int  # attempts beyond the first of a call
     failures: tuple[str, ...]  # reasons of runs that did not finish
 
@@ -99,6 +102,7 @@ def summarise(runs: Sequence[RunReport], accelerators: Iterable[str] = ()) -> Su
         calls=len(ran),
         by_accelerator={**dict.fromkeys(accelerators, 0), **_count([call for _, call in ran], "accelerator")},
         by_replica=_count([call for _, call in ran], "replica"),
+        token_s=_token_s([call for _, call in ran]),
         retries=sum(len(call.attempts) - 1 for _, call in ran),
         failures=tuple(
             f"{run.workflow}: {run.state}{f', {run.reason}' if run.reason else ''}"
@@ -129,6 +133,18 @@ def _workflow(name: str, runs: Sequence[RunReport]) -> WorkflowSummary:
 
 def _known(runs: Sequence[RunReport], value: Callable[[RunReport], float | None]) -> list[float]:
     return [found for run in runs if (found := value(run)) is not None]
+
+
+def _token_s(calls: Sequence[CallReport]) -> dict[str, float]:
+    """Pace of decoding, from calls that are long enough to tell."""
+    paces: dict[str, list[float]] = {}
+    for call in calls:
+        last = call.last
+        if last is None or last.first_token_at is None or last.ended_at is None or last.output_tokens < PACED_TOKENS:
+            continue
+        pace = (last.ended_at - last.first_token_at) / (last.output_tokens - 1)
+        paces.setdefault(last.accelerator, []).append(pace)
+    return {name: percentile(found, 0.5) or 0.0 for name, found in sorted(paces.items())}
 
 
 def _count(calls: Sequence[CallReport], name: str) -> dict[str, int]:

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from statistics import mean
 
 import pytest
@@ -19,7 +20,7 @@ def test_rate_changes_arrivals_but_not_inputs():
 
 def test_poisson_arrivals_have_the_mean_and_the_spread_of_an_exponential():
     times = poisson(20_001, 2.0, seed=1)
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(times)]
     assert mean(gaps) == pytest.approx(0.5, rel=0.03)
     assert mean((gap - 0.5) ** 2 for gap in gaps) == pytest.approx(0.25, rel=0.08)
 

@@ -72,3 +72,13 @@ def test_accelerator_without_calls_is_shown():
 def test_nothing_has_no_figures():
     made = summarise([])
     assert (made.total.goodput, made.total.ttft_s.p50, made.workflows) == (0.0, None, ())
+
+
+def test_pace_of_a_card_is_the_median_over_calls_long_enough():
+    def paced(node, seconds, tokens):
+        made = attempt()
+        made.first_token_at, made.ended_at, made.output_tokens = 1.0, 1.0 + seconds, tokens
+        return call(node, made)
+
+    calls = [paced("a", 0.1, 11), paced("b", 0.3, 11), paced("c", 0.2, 11), paced("d", 9.0, 2)]
+    assert summarise([run(calls=calls)]).token_s == pytest.approx({"fast": 0.02})

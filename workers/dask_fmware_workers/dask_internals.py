@@ -38,6 +38,11 @@ class WorkerInternals:
         """Declared resources, which serve as labels (Worker.state.total_resources)."""
         return dict(self.worker.state.total_resources)
 
+    def declare(self, resources: Mapping[str, float]) -> None:
+        """Add resources before the worker registers (Worker.state.total_resources, available_resources)."""
+        self.worker.state.total_resources.update(resources)
+        self.worker.state.available_resources.update(resources)
+
     def serve(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
         """Answer RPCs (Worker.handlers)."""
         self.worker.handlers.update(handlers)
