@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
+import dask
 import numpy as np
 from dask._task_spec import Task, TaskRef
 from distributed import Client, Nanny, Scheduler, SchedulerPlugin, WorkerPlugin
@@ -38,9 +39,8 @@ DEPLOYMENT = {
     "accelerators": {"a": {"cards": 2}},
     "models": {
         "empty": {
-            "engine": "scripted",
+            "engine": "null",
             "slots": SLOTS,
-            "arguments": {"text": "x", "token_s": 0.0},
             "on": {"a": {"replicas": 2, "latency": {"first_token_s": 0.001, "output_token_s": 0.0}}},
         }
     },
@@ -111,7 +111,8 @@ class System:
     def __init__(self, name: str, graph: Callable[[int], tuple[dict[str, Task], str]]) -> None:
         self.name, self.graph = name, graph
         if name == "fmware":
-            self.cluster: Any = fm.LocalModelCluster(DEPLOYMENT, dashboard_address=None)
+            with dask.config.set({"distributed.worker.preload": ["benchmarks.null_engine"]}):
+                self.cluster: Any = fm.LocalModelCluster(DEPLOYMENT, dashboard_address=None)
         else:
             options = {"host": "127.0.0.1", "nthreads": SLOTS + 2, "dashboard": False, "memory_limit": 0}
             light = {**options, "nthreads": 8}

@@ -32,6 +32,17 @@ class Completion:
     model: str
     value: Any = field(default=None, repr=False)
 
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:  # a tenth of the time of a frozen dataclass' own
+        usage, timing = self.usage, self.timing
+        return _completion, (
+            self.text,
+            self.finish_reason,
+            (usage.prompt_tokens, usage.output_tokens, usage.cached_tokens),
+            (timing.ttft_s, timing.latency_s),
+            self.model,
+            None if self.value is self.text else (self.value,),
+        )
+
     def __str__(self) -> str:
         return self.text
 
@@ -43,6 +54,18 @@ class Completion:
             f"<small>{self.model}: {self.usage.prompt_tokens} + {self.usage.output_tokens} tokens, "
             f"first after {self.timing.ttft_s:.3f} s, all after {self.timing.latency_s:.3f} s</small>"
         )
+
+
+def _completion(
+    text: str,
+    finish_reason: FinishReason,
+    usage: tuple[int, int, int],
+    timing: tuple[float, float],
+    model: str,
+    value: tuple[Any] | None,
+) -> Completion:
+    value_ = text if value is None else value[0]
+    return Completion(text, finish_reason, Usage(*usage), Timing(*timing), model, value_)
 
 
 @dataclass(frozen=True, slots=True)

@@ -406,6 +406,8 @@ class Machine:
         if attempt is not call.attempt:
             return  # withdrawn or lost before; only its slot was still taken
         attempt.outcome, attempt.ended_at = event.outcome, now - call.run.report.submitted
+        if attempt.first_token_at is None and event.ttft_s is not None:  # only answers report it when it comes
+            attempt.first_token_at = min(attempt.started_at + event.ttft_s, attempt.ended_at)
         match event.outcome:
             case "finished":
                 call.report.state = "finished"

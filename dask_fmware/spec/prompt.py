@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
+from functools import lru_cache
 
 from dask_fmware.errors import WorkflowError
 from dask_fmware.spec.record import shorten
@@ -15,7 +16,8 @@ from dask_fmware.spec.record import shorten
 __all__ = ["literal_bytes", "render", "template_fields"]
 
 
-def _parts(template: str, where: str) -> list[tuple[str, str | None]]:
+@lru_cache(maxsize=4096)
+def _parts(template: str, where: str) -> tuple[tuple[str, str | None], ...]:
     """Split a template into (literal text, field name or None), refusing all but plain names."""
     parts: list[tuple[str, str | None]] = []
     try:
@@ -31,7 +33,7 @@ def _parts(template: str, where: str) -> list[tuple[str, str | None]]:
                 "and a literal brace is written twice"
             )
         parts.append((literal, field))
-    return parts
+    return tuple(parts)
 
 
 def template_fields(template: str, where: str = "prompt") -> tuple[str, ...]:

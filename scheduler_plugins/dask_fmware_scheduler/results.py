@@ -14,7 +14,7 @@ from dask_fmware_scheduler.dask_internals import SchedulerInternals
 
 __all__ = ["ResultMover"]
 
-PATIENCE_S = 0.2  # most results are used sooner
+PATIENCE_S = 1.0  # most results are used or fetched sooner, and moving one costs as much as a small call
 STIMULUS = "fmware-move-result"
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal
 
@@ -34,8 +34,11 @@ class _Attempt:
     """One attempt under way."""
 
     grant: Grant
-    task: asyncio.Task[Completion] | None = None
-    usage: Usage = field(default_factory=Usage)
+    task: asyncio.Task[Any] | None  # the Dask task that runs it
+    withdrawn: bool = False
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
     ttft_s: float | None = None
 
 
@@ -73,7 +76,8 @@ class CallRunner:
         if (grant := self._grants.pop(call_id, None)) is not None:
             self._send(AttemptEnded(call_id, grant.attempt, "aborted").to_wire())
         attempt = self._attempts.get(call_id)
-        if attempt is not None and attempt.task is not None:
+        if attempt is not None and attempt.task is not None and not attempt.withdrawn:
+            attempt.withdrawn = True
             attempt.task.cancel()
 
     def skip(self, call_id: str) -> None:
@@ -91,23 +95,21 @@ class CallRunner:
         if grant is None:
             logger.warning("%s: not granted to this replica; sent back", call.where)
             raise Reschedule(f"{call.where}: not granted here")
-        attempt = _Attempt(grant)
+        attempt = _Attempt(grant, asyncio.current_task())
         self._attempts[call_id] = attempt
-        stream = self.streams.open(call_id, grant.attempt)
+        stream = self.streams.open(call_id, grant.attempt) if call.answers else TextStream()
         outcome: Literal["finished", "failed", "retry", "aborted"] = "failed"
         error = ""
         start = perf_counter()
         try:
-            attempt.task = asyncio.ensure_future(self._generate(engine, call, call_id, values, attempt, stream))
-            completion = await attempt.task
+            completion = await self._generate(engine, call, call_id, values, attempt, stream)
             outcome = "finished"
             return completion
         except asyncio.CancelledError:
             outcome = "aborted"
-            if attempt.task is not None and not attempt.task.done():  # the worker closes: take the engine along
-                attempt.task.cancel()
-                await asyncio.wait([attempt.task], timeout=2)
+            if not attempt.withdrawn or attempt.task is None:  # the worker closes
                 raise
+            attempt.task.uncancel()
             raise Reschedule(f"{call.where}: aborted") from None
         except EngineCrashedError as crash:
             outcome, error = "retry", f"{type(crash).__name__}: {crash}"
@@ -128,9 +130,9 @@ class CallRunner:
                     call_id,
                     grant.attempt,
                     outcome,
-                    attempt.usage.prompt_tokens,
-                    attempt.usage.output_tokens,
-                    attempt.usage.cached_tokens,
+                    attempt.prompt_tokens,
+                    attempt.output_tokens,
+                    attempt.cached_tokens,
                     attempt.ttft_s,
                     perf_counter() - start,
                     error,
@@ -149,28 +151,31 @@ class CallRunner:
         grant = attempt.grant
         request = call.request(values, request_id=f"{call_id}#{grant.attempt}", priority=grant.priority)
         start = perf_counter()
-        finish_reason, tokens = None, 0
+        finish_reason, usage = None, None
         async with aclosing(engine.generate(request)) as deltas:  # type: ignore[type-var]
             async for delta in deltas:
                 if attempt.ttft_s is None and (delta.text or delta.tokens):
                     attempt.ttft_s = perf_counter() - start
                     if call.answers:  # others say it when they end
                         self._send(FirstToken(call_id, grant.attempt, attempt.ttft_s).to_wire())
-                tokens += delta.tokens
-                attempt.usage = delta.usage or Usage(attempt.usage.prompt_tokens, tokens)
+                attempt.output_tokens += delta.tokens
                 if delta.text:
                     stream.add(delta.text)
-                finish_reason = delta.finish_reason or finish_reason
+                if delta.finish_reason is not None:
+                    finish_reason, usage = delta.finish_reason, delta.usage
         latency_s = perf_counter() - start
         if finish_reason is None:
             raise EngineCrashedError(f"{call.where}: the engine's stream ended without a reason")
         if finish_reason == "abort":
+            attempt.withdrawn = True
             raise asyncio.CancelledError
+        usage = usage or Usage(output_tokens=attempt.output_tokens)
+        attempt.prompt_tokens, attempt.cached_tokens = usage.prompt_tokens, usage.cached_tokens
         text = "".join(stream.pieces)
         return Completion(
             text=text,
             finish_reason=finish_reason,
-            usage=attempt.usage,
+            usage=usage,
             timing=Timing(attempt.ttft_s if attempt.ttft_s is not None else latency_s, latency_s),
             model=call.model,
             value=value_of(call, text, finish_reason),

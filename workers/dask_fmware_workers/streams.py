@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["AnswerStreams", "TextStream"]
 
-KEEP_ENDED = 256  # ended streams that are remembered
+KEEP_ENDED = 256  # streams that are remembered, oldest first, once they have ended
 
 
 class TextStream:
@@ -75,9 +75,8 @@ class AnswerStreams:
         for waiter in self._expected.pop((call_id, attempt), ()):
             if not waiter.done():
                 waiter.set_result(stream)
-        ended = [key for key, old in self._streams.items() if old.ended is not None]
-        for key in ended[: max(0, len(ended) - KEEP_ENDED)]:
-            del self._streams[key]
+        while len(self._streams) > KEEP_ENDED and next(iter(self._streams.values())).ended is not None:
+            self._streams.popitem(last=False)
         return stream
 
     async def find(self, call_id: str, attempt: int, patience_s: float) -> TextStream | None:
