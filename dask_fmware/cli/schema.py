@@ -16,13 +16,9 @@ def schema(document: str) -> None:
 
     Point your editor at it to get completion and checks while you write YAML.
     """
-    if document == "deployment":
-        from dask_fmware.spec.deployment import Deployment as Kind
-    else:
-        from dask_fmware.spec.workflow import Workflow as Kind
-    click.echo(
-        json.dumps(
-            {"$schema": "https://json-schema.org/draft/2020-12/schema", **Kind.model_json_schema(by_alias=True)},
-            indent=2,
-        )
-    )
+    from dask_fmware.spec.deployment import Deployment
+    from dask_fmware.spec.workflow import Workflow
+
+    kind = Deployment if document == "deployment" else Workflow
+    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **kind.model_json_schema(by_alias=True)}
+    click.echo(json.dumps(made, indent=2))

@@ -12,7 +12,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 __all__ = ["run_in_foreground"]
 
@@ -53,16 +53,16 @@ def run_in_foreground(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         _kill_children(others)
 
 
-class _Worker(threading.Thread):
+class _Worker(threading.Thread, Generic[T]):
     """The thread, its loop and its one task."""
 
-    def __init__(self, main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    def __init__(self, main: Callable[[], Coroutine[Any, Any, T]]) -> None:
         super().__init__(name="demo", daemon=True)
         self._main = main
         self._cancelled = threading.Event()
         self._task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.result: Any = None
+        self.result: T | None = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -71,18 +71,18 @@ class _Worker(threading.Thread):
         except BaseException as error:
             self.error = error
 
-    async def _outer(self) -> Any:
+    async def _outer(self) -> T | None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         if self._cancelled.is_set():
             return None
         return await self._main()
 
-    def wait(self) -> Any:
+    def wait(self) -> T:
         while self.is_alive():
             self.join(POLL_S)
         if self.error is not None:
             raise self.error
-        return self.result
+        return cast(T, self.result)
 
     def cancel(self) -> None:
         """Cancel the task and wait until the thread has ended, within bounds."""

@@ -18,6 +18,7 @@ def show_summary(console: Console, summary: Summary) -> None:
     """Print the figures of a load."""
     console.print()
     console.print(_workflows(summary))
+    console.print(Text(f"{INDENT}TTFT and latency in seconds from submission.", style="dim"))
     console.print()
     console.print(_nodes(summary))
     console.print()
@@ -75,7 +76,7 @@ def _nodes(summary: Summary) -> Table:
 
 
 def _seconds(figures: Percentiles) -> tuple[str, ...]:
-    return tuple("-" if value is None else f"{value:.2f} s" for value in (figures.p50, figures.p90, figures.p99))
+    return tuple("-" if value is None else f"{value:.2f}" for value in (figures.p50, figures.p90, figures.p99))
 
 
 def _percent(part: int, whole: int) -> str:

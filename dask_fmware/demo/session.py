@@ -43,7 +43,7 @@ class Settings:
     """What a user asks of the demo."""
 
     runs: int = 60
-    rate: float = 1.6  # runs per second
+    rate: float = 1.2  # runs per second
     seed: int = 0
     policy: str | None = None  # None: the deployment's
     slo_s: float | None = None  # to the first token; None: each workflow's own
@@ -182,7 +182,7 @@ async def _drive(client: Client, screen: Screen, settings: Settings, load: _Load
 def _objectives(slo: SLO | None) -> str:
     bounds = {name: slo or function.workflow.slo for name, function in WORKFLOWS.items()}
     said = ", ".join(f"{name} {bound.ttft_s:g} s" for name, bound in bounds.items() if bound is not None)
-    return f"Goodput: share of runs whose first token came in time ({said})."
+    return f"Goodput: share of runs whose first token came in time: {said}."
 
 
 @asynccontextmanager
