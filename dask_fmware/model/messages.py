@@ -7,7 +7,6 @@ They hold ids, counts and durations, never a prompt or an answer.
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
-from functools import cache
 from typing import Any, ClassVar, Literal, Self
 
 from dask_fmware.errors import VersionMismatchError
@@ -63,10 +62,15 @@ class _Message:
         return cls(**{name: message[name] for name, _ in known if name in message})
 
 
-@cache
+_FIELDS: dict[type, tuple[tuple[str, bool], ...]] = {}
+
+
 def _fields(kind: type[Any]) -> tuple[tuple[str, bool], ...]:
-    """Names of a message's fields, and whether each is required."""
-    return tuple((f.name, f.default is MISSING) for f in fields(kind))
+    """Names of a message's fields, and whether each is required; looked up once for each class."""
+    known = _FIELDS.get(kind)
+    if known is None:
+        known = _FIELDS[kind] = tuple((f.name, f.default is MISSING) for f in fields(kind))
+    return known
 
 
 @dataclass(frozen=True, slots=True)
