@@ -9,9 +9,9 @@ from typing import Any
 
 from dask._task_spec import Task, TaskRef
 
-from dask_fmware.compile.bodies import run_loop, run_map
 from dask_fmware.compile.draft import PlanDraft
-from dask_fmware.compile.steps import CallStep, PlainStep, run_call, run_plain, run_plain_async
+from dask_fmware.compile.start import coroutine_task, start_call, start_loop, start_map, start_plain
+from dask_fmware.compile.steps import CallStep, PlainStep, run_plain
 from dask_fmware.compile.template import BlockTemplate, LoopStep, MapStep
 from dask_fmware.compile.values import Private, plain
 from dask_fmware.model.plan import Objective
@@ -78,13 +78,17 @@ def instantiate(
         extra = {"plan": draft} if step.name == template.outputs[0] else {}
         match payload:
             case CallStep():
-                task = Task(key, run_call, shared, run_id, key, *values, **extra)
+                task = coroutine_task(key, start_call, shared, run_id, key, *values, **extra)
+            case PlainStep() if payload.is_async:
+                task = coroutine_task(key, start_plain, shared, run_id, *values, **extra)
             case PlainStep():
-                task = Task(key, run_plain_async if payload.is_async else run_plain, shared, run_id, *values, **extra)
+                task = Task(key, run_plain, shared, run_id, *values, **extra)
             case MapStep():
-                task = Task(key, run_map, shared, part_of or run_id, run_id, key, prefix, *values, **extra)
+                args = (shared, part_of or run_id, run_id, key, prefix, *values)
+                task = coroutine_task(key, start_map, *args, **extra)
             case LoopStep():
-                task = Task(key, run_loop, shared, part_of or run_id, run_id, key, prefix, *values, **extra)
+                args = (shared, part_of or run_id, run_id, key, prefix, *values)
+                task = coroutine_task(key, start_loop, *args, **extra)
         task._token = key  # keys are unique, and Dask would walk through every argument for it
         graph[key] = task
     return graph, [keys[name] for name in template.outputs]

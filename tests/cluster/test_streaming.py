@@ -110,11 +110,13 @@ async def test_an_error_of_the_run_is_raised_at_the_end_of_the_stream(serving: A
 async def test_an_attempt_that_goes_on_alike_elsewhere_continues_the_stream(serving: Any) -> None:
     rule = {"when": "x", "fault": "crash", "at_token": 5}
     async with serving("small", on={"bad": 1, "good": 1}, text=WORDS, placements={"bad": {"rules": [rule]}}) as cluster:
-        worker = cluster.workers["small-good-0"]
-        cluster.scheduler.handle_worker_status_change("paused", worker.address, "test")  # the bad one is first
+        worker, bad = cluster.workers["small-good-0"], cluster.engines["small-bad-0"]
+        bad.pause()
+        cluster.scheduler.handle_worker_status_change("paused", worker.address, "test")  # so the bad one is first
         future = cluster.client.compute(one("x"))
-        await cluster.until(lambda: cluster.requests() == 1)
+        await cluster.until(lambda: bad.state().running == 1)
         cluster.scheduler.handle_worker_status_change("running", worker.address, "test")
+        bad.resume()
         chunks = [chunk async for chunk in fm.stream(future)]
         assert "".join(chunk.text for chunk in chunks) == WORDS
         assert not any(chunk.restarted for chunk in chunks)

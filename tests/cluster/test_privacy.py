@@ -1,0 +1,96 @@
+"""Prompts, answers and field values appear nowhere they were not asked for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+import dask_fmware as fm
+from dask_fmware.errors import EngineError
+from dask_fmware.testing import InProcessCluster, deployment
+from tests.cluster.flows import small
+
+PROMPT, ANSWER, FIELD = "canary-of-the-prompt", "canary-of-the-answer", "canary-of-the-field"
+CANARIES = (PROMPT, ANSWER, FIELD)
+
+
+@fm.task
+def passes(text: str, extra: object) -> str:
+    return text
+
+
+@fm.task
+def fails(text: str, extra: object) -> str:
+    raise ArithmeticError("a message without secrets")
+
+
+@fm.workflow
+def open_book(secret, items):
+    answer = small("Say " + PROMPT + " {secret}", secret=secret, max_tokens=64, name="answer")
+    each = fm.map(lambda item: small("{item} {secret}", item=item, secret=secret, name="each"), items)
+    return passes(answer, [each, {"secret": secret}])
+
+
+@fm.workflow
+def breaks(secret):
+    return fails(small("{secret}", secret=secret, name="answer"), {"kept": [secret, FIELD]})
+
+
+def _clean(where: str, text: str) -> None:
+    for canary in CANARIES:
+        assert canary not in text, f"{canary} in {where}: ...{text[max(0, text.find(canary) - 300) :][:700]}..."
+
+
+async def test_no_canary_leaves_the_values_that_carry_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    fault, crash = {"when": "engine-fault", "fault": "error"}, {"when": "crash-here", "fault": "crash"}
+    bad = {"rules": [fault, crash]}
+    document = deployment("small", on={"bad": 1, "good": 1}, text=ANSWER, rules=[fault], placements={"bad": bad})
+    async with InProcessCluster(document, silence_logs=False, validate=True) as cluster:
+        client, scheduler = cluster.client, cluster.scheduler
+        bound = [
+            open_book(FIELD, [FIELD + str(n) for n in range(3)]),
+            breaks(FIELD),
+            breaks(FIELD + " engine-fault"),
+            open_book(FIELD + " crash-here", []),
+        ]
+        futures = client.compute(bound)
+        for future, error in zip(futures, (None, ArithmeticError, EngineError, None), strict=True):
+            if error is None:
+                assert ANSWER in await future
+            else:
+                with pytest.raises(error) as caught:
+                    await future
+                _clean("an error", f"{caught.value} {getattr(caught.value, '__notes__', '')}")
+        reports = await fm.reports(client)
+        _clean("reports", " ".join(map(str, reports)) + json.dumps([r.data.to_wire() for r in reports]))
+        _clean("status", json.dumps(await fm.status(client)).replace(f'"text": "{ANSWER}"', ""))
+        _clean("futures", repr(futures))
+        for task in scheduler.tasks.values():
+            _clean("a task", f"{task.key} {task.annotations} {task.run_spec!r} {task.exception_text} {task!r}")
+        _clean("events", str([list(topic.events) for topic in scheduler._broker._topics.values()]))
+        _clean("the story", str(scheduler.story(*scheduler.tasks)))
+        for worker in cluster.workers.values():
+            _clean(
+                "tasks of a worker",
+                " ".join(f"{t!r} {t.run_spec!r} {t.annotations}" for t in worker.state.tasks.values()),
+            )
+            _clean("the log of a worker", str(list(worker.state.log)))
+        for one in bound:
+            _clean("a bound workflow", f"{one!r} {list(one.__dask_graph__())} {list(one.__dask_graph__().values())}")
+        for future in futures:
+            future.release()
+        await cluster.settled()
+    _clean("the logs", caplog.text)
+
+
+async def test_requests_completions_and_chunks_keep_their_text_out_of_repr_where_logs_show_them(serving: Any) -> None:
+    async with serving("small", text=ANSWER) as cluster:
+        future = cluster.client.compute(open_book(FIELD, [FIELD]))
+        await future
+        for engine in cluster.engines.values():
+            _clean("requests", repr(engine.requests))
+        future.release()

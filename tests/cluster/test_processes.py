@@ -1,0 +1,175 @@
+"""Real worker processes, killed in the middle of their work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from distributed import Client
+
+import dask_fmware as fm
+from dask_fmware.errors import AttemptsExhaustedError
+from dask_fmware.testing import deployment
+from tests.cluster.flows import fan, one, rag
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[fm.LocalModelCluster]:
+    """Two replicas of two models and two light workers, each a process."""
+    poison = {"when": "poison", "fault": "exit", "at_token": 2}
+    document = deployment("small", "large", on={"cpu": 2}, light_workers=2, token_s=0.01, rules=[poison])
+    with fm.LocalModelCluster(document, dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster: fm.LocalModelCluster) -> Iterator[Client]:
+    """A client of the whole cluster, and nothing left of it after the test."""
+    with Client(cluster, set_as_default=False) as client:
+        fm.wait_ready(client)
+        yield client
+        until(lambda: not client.run_on_scheduler(leftovers), lambda: client.run_on_scheduler(leftovers))
+
+
+def until(condition: Callable[[], Any], story: Callable[[], Any] = str) -> None:
+    """Wait for what nothing announces."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, str(story())
+        time.sleep(0.02)
+
+
+def leftovers(dask_scheduler: Any) -> list[str]:
+    """What is left of runs, on the scheduler."""
+    router = dask_scheduler.plugins["fmware-router"]
+    left = [f"{task.key} in {task.state}" for task in dask_scheduler.tasks.values()]
+    left += [f"failures {dict(router.failures)}"] if router.failures else []
+    left += [f"slots of {s.replica.name}: {list(s.running)}" for s in router.machine.fleet if s.running or s.waiting]
+    left += [f"known {list(index)}" for index in (router._nodes, router._outputs, router._refused) if index]
+    return left + ([f"{router.machine.held} held"] if router.machine.held else [])
+
+
+def processes(client: Client) -> dict[str, int]:
+    """Process ids by the name of the worker."""
+    pids = client.run(os.getpid)
+    return {
+        info["name"]: pids[address] for address, info in client.scheduler_info(-1)["workers"].items() if address in pids
+    }
+
+
+def running(client: Client, name: str) -> int:
+    """Slots taken on a replica."""
+    return next((r["running"] for r in fm.status(client)["replicas"] if r["name"] == name), 0)
+
+
+def story(client: Client) -> str:
+    """Replicas that are there, and those that are not with their reason."""
+    state = fm.status(client)
+    there = [(r["name"], r["worker"], r["running"]) for r in state["replicas"]]
+    return f"{there}, failed: {state['failed_replicas']}, workers: {client.scheduler_info(-1)['workers']}"
+
+
+def replica_address(client: Client, name: str) -> str | None:
+    """Address of a replica that is ready."""
+    return next((r["worker"] for r in fm.status(client)["replicas"] if r["name"] == name), None)
+
+
+def test_calls_streamed_from_a_killed_replica_finish_elsewhere_and_never_repeat_text(client: Client) -> None:
+    bound = [one(f"tell me about {n}") for n in range(8)]
+    futures = [client.compute(b) for b in bound]
+    shown: dict[int, str] = {}
+    restarts: list[bool] = []
+
+    def read(n: int) -> None:
+        text = ""
+        for chunk in fm.stream(futures[n]):
+            restarts.append(chunk.restarted)
+            text = chunk.text if chunk.restarted else text + chunk.text
+        shown[n] = text
+
+    readers = [threading.Thread(target=read, args=(n,)) for n in range(8)]
+    for reader in readers:
+        reader.start()
+    until(lambda: running(client, "small-cpu-0") > 0 and len(restarts) > 20)
+    before = replica_address(client, "small-cpu-0")
+    os.kill(processes(client)["small-cpu-0"], signal.SIGKILL)
+    answers = client.gather(futures)
+    for reader in readers:
+        reader.join(PATIENCE_S)
+    assert shown == {n: answer.text for n, answer in enumerate(answers)}
+    attempts = [a for f in futures for call in fm.report(f).data.calls for a in call.attempts]
+    assert "lost" in {attempt.outcome for attempt in attempts}
+    until(lambda: replica_address(client, "small-cpu-0") not in (None, before), lambda: story(client))
+    again = [client.compute(one(f"again {n}")) for n in range(8)]
+    client.gather(again)
+    assert "small-cpu-0" in {fm.report(f).rows[0]["replica"] for f in again}  # the nanny brought it back, it serves
+
+
+def test_whole_workflows_survive_the_loss_of_a_replica(client: Client) -> None:
+    futures = [client.compute(rag(question=f"{n}")) for n in range(16)]
+    until(lambda: running(client, "large-cpu-2") > 0)
+    os.kill(processes(client)["large-cpu-2"], signal.SIGKILL)
+    assert {answer.model for answer in client.gather(futures)} == {"large"}
+    until(lambda: len(fm.status(client)["replicas"]) == 4, lambda: story(client))
+
+
+def test_maps_and_results_survive_the_loss_of_their_light_worker(client: Client) -> None:
+    done = [client.compute(one(f"done {n}")) for n in range(4)]
+    texts = [answer.text for answer in client.gather(done)]
+    futures = [client.compute(fan([f"{n} {i}" for i in range(4)])) for n in range(8)]
+    until(lambda: any(r["running"] for r in fm.status(client)["replicas"]))
+    pids = processes(client)
+    for name in ("light-0", "light-1"):
+        os.kill(pids[name], signal.SIGKILL)
+    assert [len(result) for result in client.gather(futures)] == [4] * 8
+    assert [answer.text for answer in client.gather(done)] == texts
+    until(lambda: fm.status(client)["light_workers"] == 2)
+
+
+def test_a_prompt_that_kills_every_process_it_comes_to_ends_after_the_permitted_attempts(client: Client) -> None:
+    future = client.compute(one("poison"))
+    with pytest.raises(AttemptsExhaustedError, match="3 attempts failed"):
+        future.result(timeout=PATIENCE_S)
+    assert [a.outcome for a in fm.report(future).data.calls[0].attempts] == ["lost"] * 3
+    until(lambda: len(fm.status(client)["replicas"]) == 4, lambda: story(client))
+    assert client.compute(one("fine")).result(timeout=PATIENCE_S).model == "small"
+    future.release()  # its error keeps the frame of this test alive
+
+
+def test_scheduler_and_dashboard_listen_on_the_loopback_only(cluster: fm.LocalModelCluster) -> None:
+    pytest.importorskip("bokeh")
+    with open("/proc/net/tcp") as lines:
+        next(lines)
+        sockets = [line.split() for line in lines]
+    ports = {int(s[1].split(":")[1], 16): s[1].split(":")[0] for s in sockets if s[3] == "0A"}
+    for url in (cluster.dashboard_link.removesuffix("/status"), cluster.scheduler_address):
+        assert ports[int(url.rsplit(":", 1)[1])] == "0100007F", url
+
+
+def test_every_socket_of_every_process_listens_on_the_loopback_only(client: Client) -> None:
+    def listening() -> list[str]:
+        inodes = set()
+        for number in os.listdir("/proc/self/fd"):
+            try:
+                target = os.readlink(f"/proc/self/fd/{number}")
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+        found = []
+        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+            with open(table) as lines:
+                next(lines)
+                found += [f[1] for f in map(str.split, lines) if f[3] == "0A" and f[9] in inodes]
+        return found
+
+    for addresses in [*client.run(listening).values(), client.run_on_scheduler(listening)]:
+        assert all(address.startswith("0100007F:") for address in addresses), addresses

@@ -1,0 +1,99 @@
+"""What a report says of a run, while it goes on and after."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import dask_fmware as fm
+from tests.cluster.flows import one, rag, shopping
+
+
+async def test_a_report_has_a_row_for_each_call_with_replica_tokens_and_slack(serving: Any) -> None:
+    async with serving(on={"gpu": 1}) as cluster:
+        future = cluster.client.compute(rag(question="How?"))
+        completion = await future
+        report = await fm.report(future)
+        rewrite, answer = report.rows
+        assert (rewrite["node"], rewrite["model"], rewrite["replica"]) == ("rewrite", "small", "small-gpu-0")
+        assert (answer["node"], answer["replica"], answer["accelerator"]) == ("answer", "large-gpu-1", "gpu")
+        assert answer["tokens"] == f"{completion.usage.prompt_tokens}+{completion.usage.output_tokens}"
+        assert 0 <= answer["queued_s"] <= answer["ttft_s"] <= answer["latency_s"]
+        assert 0 < answer["slack_s"] < rewrite["slack_s"] < 60
+        assert report.met is True
+        assert report.data.first_token_at <= report.data.finished_at
+        assert "SLO met" in str(report)
+        assert "<table>" in report._repr_html_()
+        future.release()
+
+
+async def test_a_report_during_the_run_shows_what_is_known(serving: Any) -> None:
+    async with serving(slots=1) as cluster:
+        for engine in cluster.engines.values():
+            engine.pause()
+        future = cluster.client.compute(rag(question="How?"))
+        await cluster.until(lambda: cluster.engines["small-cpu-0"].state().running == 1)
+        report = await fm.report(future)
+        assert (report.data.state, report.met) == ("running", None)
+        assert [row["state"] for row in report.rows] == ["running", "planned"]
+        assert report.rows[1]["replica"] is None
+        for engine in cluster.engines.values():
+            engine.resume()
+        await future
+        future.release()
+
+
+async def test_a_missed_objective_is_said(serving: Any) -> None:
+    async with serving("small", token_s=0.005) as cluster:
+        future = cluster.client.compute(one("x").options(slo=fm.SLO(e2e_s=0.01)))
+        await future
+        report = await fm.report(future)
+        assert report.met is False
+        assert report.rows[0]["slack_s"] < 0
+        assert "SLO missed" in str(report)
+        future.release()
+
+
+async def test_a_report_survives_its_future_and_tells_that_it_was_cancelled(serving: Any) -> None:
+    async with serving("small") as cluster:
+        finished, cancelled = cluster.client.compute(one("a")), None
+        await finished
+        cluster.engines["small-cpu-0"].pause()
+        cancelled = cluster.client.compute(one("b"))
+        await cluster.until(lambda: cluster.engines["small-cpu-0"].state().running == 1)
+        await cancelled.cancel()
+        finished.release()
+        await cluster.settled()
+        states = {report.data.state for report in await fm.reports(cluster.client, [finished, cancelled])}
+        assert states == {"finished", "cancelled"}
+
+
+async def test_options_of_a_run_reach_the_report(serving: Any) -> None:
+    async with serving("small") as cluster:
+        bound = one("x").options(slo=fm.SLO(ttft_s=9.0, e2e_s=30.0), tenant="lab", priority=5)
+        future = cluster.client.compute(bound)
+        await future
+        data = (await fm.report(future)).data
+        assert (data.tenant, data.priority, data.ttft_slo_s, data.e2e_slo_s) == ("lab", 5, 9.0, 30.0)
+        future.release()
+
+
+async def test_reports_of_all_runs_are_remembered(serving: Any) -> None:
+    async with serving() as cluster:
+        futures = cluster.client.compute([shopping(message=f"{n}") for n in range(5)])
+        await cluster.client.gather(futures)
+        reports = await fm.reports(cluster.client)
+        assert [report.data.workflow for report in reports] == ["shopping"] * 5
+        assert len(await fm.reports(cluster.client, futures[:2])) == 2
+        for future in futures:
+            future.release()
+
+
+async def test_a_future_of_something_else_has_no_report(serving: Any) -> None:
+    async with serving("small") as cluster:
+        future = cluster.client.submit(len, "abc")
+        await future
+        with pytest.raises(KeyError, match="not known to the runtime"):
+            await fm.report(future)
+        future.release()

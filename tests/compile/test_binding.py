@@ -1,0 +1,84 @@
+"""Binding inputs and options: what is refused names the workflow, the input and the next step."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+import dask_fmware as fm
+from dask_fmware.errors import WorkflowError
+
+small = fm.Model("small")
+
+
+@fm.workflow
+def greet(who, tone="kind"):
+    """Say hello."""
+    return small("Say a {tone} hello to {who}", who=who, tone=tone)
+
+
+def test_inputs_are_given_by_position_or_name_and_have_defaults() -> None:
+    for bound in (greet("Ada", "dry"), greet("Ada", tone="dry"), greet(tone="dry", who="Ada")):
+        assert dict(bound._inputs) == {"who": "Ada", "tone": "dry"}
+    assert dict(greet("Ada")._inputs)["tone"] == "kind"
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((), {}, "workflow 'greet': input 'who' is missing (inputs: who, tone)"),
+        (("a", "b", "c"), {}, "workflow 'greet': 3 inputs given, it has 2 (inputs: who, tone)"),
+        (("a",), {"who": "b"}, "workflow 'greet': input 'who' is given twice, by position and by name"),
+        (("a",), {"hwo": "b"}, "workflow 'greet': unknown input 'hwo' (inputs: who, tone)"),
+    ],
+)
+def test_wrong_inputs_are_refused_in_words(args: Any, kwargs: Any, message: str) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        greet(*args, **kwargs)
+    assert str(caught.value) == message
+
+
+def test_an_input_that_cannot_travel_is_refused_and_not_shown() -> None:
+    with pytest.raises(WorkflowError, match=r"workflow 'greet': input 'who' \(a lock\) cannot be sent to a worker"):
+        greet(threading.Lock())
+
+
+def test_a_task_that_cannot_travel_is_refused_with_its_node() -> None:
+    lock = threading.Lock()
+
+    @fm.task
+    def guarded(text: str) -> str:
+        with lock:
+            return text
+
+    with pytest.raises(WorkflowError, match=r"workflow 'locked', node 'guarded': .*cannot be sent to a worker"):
+        fm.workflow(name="locked")(lambda text: guarded(text))
+
+
+def test_a_bad_objective_is_refused_at_decoration() -> None:
+    with pytest.raises(WorkflowError, match=r"give an fm.SLO"):
+        fm.workflow(slo=2.0)(lambda x: small("{x}", x=x))
+
+
+def test_options_make_another_run_and_leave_the_first_alone() -> None:
+    first = greet("Ada")
+    other = first.options(tenant="lab", priority=3, slo=fm.SLO(e2e_s=1.0))
+    assert other.run_id != first.run_id
+    assert (other.run_options.tenant, other.run_options.priority) == ("lab", 3)
+    assert (first.run_options.tenant, first.run_options.priority) == ("default", 0)
+    assert other.options(priority=4).run_options.tenant == "lab"
+
+
+@pytest.mark.parametrize(("option", "value"), [("priority", 10_000), ("priority", "high"), ("tenant", "")])
+def test_a_bad_option_is_named_with_its_value(option: str, value: Any) -> None:
+    with pytest.raises(WorkflowError, match=rf"workflow 'greet': {option}={value!r}"):
+        greet("Ada").options(**{option: value})
+
+
+def test_a_workflow_shows_its_inputs_and_keeps_its_docstring() -> None:
+    assert repr(greet) == "<workflow greet(who, tone='kind')>"
+    assert greet.__doc__ == "Say hello."
+    assert repr(greet("Ada")).endswith("inputs: who, tone>")
+    assert "Ada" not in repr(greet("Ada"))
