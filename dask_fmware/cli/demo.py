@@ -17,7 +17,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--runs", default=60, show_default=True, type=click.IntRange(1, 100_000), help="Runs to submit.")
 @click.option(
     "--rate",
-    default=1.2,
+    default=1.5,
     show_default=True,
     type=click.FloatRange(0, 10_000, min_open=True),
     help="Mean arrivals in runs per second; a trace is stretched to it.",

@@ -43,7 +43,7 @@ class Settings:
     """What a user asks of the demo."""
 
     runs: int = 60
-    rate: float = 1.2  # runs per second
+    rate: float = 1.5  # runs per second
     seed: int = 0
     policy: str | None = None  # None: the deployment's
     slo_s: float | None = None  # to the first token; None: each workflow's own
@@ -167,11 +167,9 @@ async def _show_one(client: Client, screen: Screen, seed: int) -> None:
 
 async def _drive(client: Client, screen: Screen, settings: Settings, load: _Load, slo: SLO | None) -> list[DrivenRun]:
     """Drive the load under a progress bar."""
-    source = f"as in {settings.trace.name}" if settings.trace is not None else "Poisson"
-    screen.title(
-        f"{len(load.planned)} runs, {source} arrivals, {settings.rate:g} a second, "
-        f"policy {load.deployment.router.policy}, seed {settings.seed}"
-    )
+    source = f"those of {settings.trace.name}" if settings.trace is not None else "Poisson"
+    screen.title(f"{len(load.planned)} runs, {settings.rate:g} a second")
+    screen.note(f"arrivals: {source} · policy: {load.deployment.router.policy} · seed: {settings.seed}")
     if load.note:
         screen.note(load.note)
     tally = Tally(len(load.planned))

@@ -74,6 +74,6 @@ def _chat(message: Any) -> Any:
 @fm.workflow(slo=fm.SLO(ttft_s=2.5))
 def shopping(message: Any) -> Any:
     """Serve a customer's message along the path that its intent asks for."""
-    intent = small("Customer: {m}\nIntent:", name="intent", m=message, choices=["order", "search", "chat"])
+    intent = small("Intent of: {m}", name="intent", m=message, choices=["order", "search", "chat"])
     return fm.switch(intent, {"order": lambda: _order(message), "search": lambda: _search(message)},
                      default=lambda: _chat(message))  # fmt: skip
