@@ -2,12 +2,13 @@
 
     python -m benchmarks.overhead [--quick]
 
-Three systems on equal clusters (a scheduler in this process, one light worker, two workers for calls):
+Four systems on equal clusters (a scheduler in this process, one light worker, two workers for calls):
 
 - ``stock``: Dask as it comes, empty coroutines;
 - ``tuned``: the same with the streams' send intervals at 50 us, as `LocalModelCluster` sets them;
-- ``fmware``: the same intervals; each empty coroutine is a model call: held, routed, granted, run on an
-  engine that answers at once, streamed, accounted.
+- ``by hand``: the same intervals; each coroutine calls an engine that answers at once, which a worker plugin
+  holds: what one writes without us, no routing, no slots, no account;
+- ``fmware``: the same intervals and engine; each call is held, routed, granted, streamed and accounted.
 
 Repetitions alternate between the systems. Reported are medians over repetitions and ratios of medians.
 """
@@ -25,13 +26,14 @@ from typing import Any
 import dask
 import numpy as np
 from dask._task_spec import Task, TaskRef
-from distributed import Client, Nanny, Scheduler, SchedulerPlugin, WorkerPlugin
+from distributed import Client, Nanny, Scheduler, SchedulerPlugin, WorkerPlugin, get_worker
 from distributed.deploy.spec import SpecCluster
 from rich.progress import track
 
 import dask_fmware as fm
 from benchmarks.environment import environment, write
 from dask_fmware.compile.graph import instantiate, new_run_id
+from dask_fmware.model.engine import Request
 
 INTERVAL_S = 50e-6
 SLOTS = 256
@@ -78,6 +80,38 @@ def fmware_graph(length: int) -> tuple[dict[str, Task], str]:
     made = (chain if length == 3 else single)(x="x")
     graph, keys = instantiate(made._template, {"x": "x"}, made.run_id)
     return graph, keys[0]
+
+
+async def call_by_hand(x: Any = None) -> dict[str, Any]:
+    """What a user would write to call an engine on a worker."""
+    engine = get_worker().plugins["engine"].engine
+    start, text, usage = time.perf_counter(), "", None
+    prompt = x["text"] if isinstance(x, dict) else x
+    async for delta in engine.generate(Request("r", 1, prompt)):
+        text += delta.text
+        usage = delta.usage
+    return {"text": text, "output_tokens": usage.output_tokens, "latency_s": time.perf_counter() - start}
+
+
+def by_hand_graph(length: int) -> tuple[dict[str, Task], str]:
+    """Return the same chain as calls by hand."""
+    run_id = new_run_id()
+    graph: dict[str, Task] = {}
+    for i in range(length):
+        key = f"call{i}-{run_id}"
+        graph[key] = Task(key, call_by_hand, TaskRef(f"call{i - 1}-{run_id}") if i else "x")
+    return graph, key
+
+
+class EngineByHand(WorkerPlugin):
+    """Holds an engine on a worker."""
+
+    name = "engine"
+
+    def setup(self, worker: Any) -> None:
+        from benchmarks.null_engine import NullEngine
+
+        self.engine = NullEngine(slots=SLOTS, context_tokens=2048)
 
 
 class TuneScheduler(SchedulerPlugin):
@@ -128,9 +162,10 @@ class System:
             fm.wait_ready(self.client)
         if name != "stock":
             self.client.scheduler_comm.interval = INTERVAL_S
-        if name == "tuned":
+        if name in ("tuned", "by hand"):
             self.client.register_plugin(TuneScheduler())
             self.client.register_plugin(TuneWorker())
+            self.client.register_plugin(EngineByHand())
 
     def close(self) -> None:
         self.client.close()
@@ -185,12 +220,15 @@ class System:
         return asyncio.run_coroutine_threadsafe(work(), self.client.loop.asyncio_loop).result()
 
 
+SYSTEMS = {"stock": plain_graph, "tuned": plain_graph, "by hand": by_hand_graph, "fmware": fmware_graph}
+
+
 @contextmanager
 def systems() -> Iterator[list[System]]:
     """Start the three clusters and stop them."""
     started: list[System] = []
     try:
-        for name, graph in (("stock", plain_graph), ("tuned", plain_graph), ("fmware", fmware_graph)):
+        for name, graph in SYSTEMS.items():
             started.append(System(name, graph))
         yield started
     finally:
@@ -230,12 +268,13 @@ def measure(quick: bool) -> dict[str, Any]:
 def table(raw: dict[str, dict[str, list[float]]]) -> str:
     """Return the medians and ratios as markdown."""
     lines = [
-        "| | stock Dask | tuned Dask | dask-fmware | fmware / stock | fmware / tuned |",
-        "|---|---|---|---|---|---|",
+        "| | stock Dask | tuned Dask | by hand | dask-fmware | fmware / stock | fmware / tuned | fmware / by hand |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in raw["stock"]:
-        stock, tuned, ours = (median(raw[system][name]) for system in ("stock", "tuned", "fmware"))
-        lines.append(f"| {name} | {stock:.4g} | {tuned:.4g} | {ours:.4g} | {ours / stock:.2f} | {ours / tuned:.2f} |")
+        values = [median(raw[system][name]) for system in SYSTEMS]
+        ratios = [values[-1] / value for value in values[:-1]]
+        lines.append(f"| {name} | " + " | ".join([f"{v:.4g}" for v in values] + [f"{r:.2f}" for r in ratios]) + " |")
     return "\n".join(lines)
 
 
