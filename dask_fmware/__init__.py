@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from dask_fmware.spec.slo import SLO as SLO
     from dask_fmware.spec.tracing import Model as Model
     from dask_fmware.spec.tracing import loop as loop
-    from dask_fmware.spec.tracing import map_ as map  # noqa: F401
+    from dask_fmware.spec.tracing import map_
     from dask_fmware.spec.tracing import switch as switch
     from dask_fmware.spec.tracing import task as task
     from dask_fmware.spec.workflow import Workflow as Workflow
+
+    map = map_
 
 __version__ = "0.1.0"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from time import perf_counter
+from typing import NamedTuple
 
 from dask_fmware.model.engine import Engine, Request, Sampling
 from dask_fmware.spec.deployment import Latency
@@ -23,24 +24,32 @@ async def measure_latency(engine: Engine) -> Latency:
 
     Differences of whole generations, the quickest of three each: single tokens may reach us in bursts.
     """
-    await _quickest(engine, SHORT, 1)
-    short_tokens, _, short_s = await _quickest(engine, SHORT, 1)
-    long_tokens, _, long_s = await _quickest(engine, LONG, 1)
-    _, output_tokens, decode_s = await _quickest(engine, SHORT, OUTPUT_TOKENS)
-    prompt_token_s = max(0.0, (long_s - short_s) / max(1, long_tokens - short_tokens))
+    await _generate(engine, SHORT, 1, seed=0)
+    short = await _repeat(engine, SHORT, 1)
+    long = await _repeat(engine, LONG, 1)
+    decoding = await _repeat(engine, SHORT, OUTPUT_TOKENS)
+    short_s, long_s = min(made.seconds for made in short), min(made.seconds for made in long)
+    prompt_token_s = max(0.0, (long_s - short_s) / max(1, long[0].prompt_tokens - short[0].prompt_tokens))
+    longest = max(made.output_tokens for made in decoding)  # an answer may end early
+    decode_s = min(made.seconds for made in decoding if made.output_tokens == longest)
     return Latency(
-        first_token_s=max(0.0, short_s - prompt_token_s * short_tokens),
+        first_token_s=max(0.0, short_s - prompt_token_s * short[0].prompt_tokens),
         prompt_token_s=prompt_token_s,
-        output_token_s=max(0.0, (decode_s - short_s) / max(1, output_tokens - 1)),
+        output_token_s=max(0.0, (decode_s - short_s) / max(1, longest - 1)),
     )
 
 
-async def _quickest(engine: Engine, prompt: str, max_tokens: int) -> tuple[int, int, float]:
-    """Return prompt tokens, output tokens and seconds of the quickest of some equal generations."""
-    return min([await _generate(engine, prompt, max_tokens, n) for n in range(REPEATS)], key=lambda made: made[2])
+class _Generation(NamedTuple):
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
 
 
-async def _generate(engine: Engine, prompt: str, max_tokens: int, seed: int) -> tuple[int, int, float]:
+async def _repeat(engine: Engine, prompt: str, max_tokens: int) -> list[_Generation]:
+    return [await _generate(engine, prompt, max_tokens, seed) for seed in range(1, REPEATS + 1)]
+
+
+async def _generate(engine: Engine, prompt: str, max_tokens: int, seed: int) -> _Generation:
     room = engine.capabilities.context_tokens
     request = Request(
         request_id=f"warmup {len(prompt)} {max_tokens} {seed}",
@@ -53,4 +62,4 @@ async def _generate(engine: Engine, prompt: str, max_tokens: int, seed: int) -> 
         async for delta in deltas:
             usage = delta.usage or usage
     seconds = perf_counter() - start
-    return (usage.prompt_tokens, usage.output_tokens, seconds) if usage is not None else (0, 0, seconds)
+    return _Generation(usage.prompt_tokens, usage.output_tokens, seconds) if usage else _Generation(0, 0, seconds)
