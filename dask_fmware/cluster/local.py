@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
 from distributed import Client, Nanny, Scheduler, Worker
+from distributed.core import Status
+from distributed.deploy.cluster import Cluster
 from distributed.deploy.spec import SpecCluster
 from distributed.protocol.pickle import dumps
 
@@ -18,6 +21,7 @@ from dask_fmware.spec.deployment import Deployment, ReplicaSpec
 
 __all__ = ["LocalModelCluster"]
 
+LOST_S = 15.0  # after which a nanny that has closed is forgotten, as by Dask
 STREAM_INTERVAL_S = 50e-6  # a hop between two tasks takes 1.3 ms instead of 6; zero has worse tails
 
 
@@ -111,6 +115,22 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         host = ModelHost(self.deployment, stream_interval_s=self.stream_interval_s)
         await self.scheduler.register_scheduler_plugin(router, idempotent=True)
         await self.scheduler.register_worker_plugin(None, dumps(host), name=host.name, idempotent=True)
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        """Leave workers to their nannies.
+
+        SpecCluster closes a worker that is not there 15 seconds after it was lost, and its nanny with
+        it: a replica that is slow to start, or dies twice, would never come back.
+        """
+        if op == "remove":
+            name = self.scheduler_info["workers"][msg]["name"]
+            asyncio.get_running_loop().call_later(LOST_S, self._forget_closed, name)
+        Cluster._update_worker_status(self, op, msg)
+
+    def _forget_closed(self, name: str) -> None:
+        worker = self.workers.get(name)
+        if worker is not None and worker.status in (Status.closed, Status.failed):
+            del self.workers[name]
 
     def get_client(self) -> Client:
         """Return a client whose stream is as quick as the cluster's."""

@@ -1,0 +1,322 @@
+"""One test for each thing we rely on that distributed does not promise, named for what would break."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from dask._task_spec import Task
+from distributed import Reschedule, SchedulerPlugin, WorkerPlugin
+from distributed.core import Status
+from distributed.deploy.spec import SpecCluster
+from distributed.scheduler import Scheduler, TaskState
+from distributed.worker import Worker
+
+from dask_fmware.model.plan import RunPlan
+from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware_scheduler.dask_internals import NOWHERE, SchedulerInternals
+from dask_fmware_workers.dask_internals import WorkerInternals
+from tests.cluster.flows import one
+
+
+_local: dict[str, Callable[[], Awaitable[Any]]] = {}
+
+
+async def call_local(name: str) -> Any:
+    """As a task: call a coroutine function of this process, which is not copied."""
+    return await _local[name]()
+
+
+@pytest.fixture
+async def cluster() -> Any:
+    """A cluster with one replica and two light workers."""
+    async with InProcessCluster(deployment("small", light_workers=2), validate=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def dask(cluster: InProcessCluster) -> SchedulerInternals:
+    return SchedulerInternals(cluster.scheduler)
+
+
+class _Hold(SchedulerPlugin):
+    """Holds what becomes runnable, as the router does; records what it was told."""
+
+    name = "test-hold"
+
+    def __init__(self, dask: SchedulerInternals) -> None:
+        self.dask = dask
+        self.seen: list[tuple[str, str, str]] = []
+
+    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        self.seen.append((str(key), start, finish))
+        if str(key).startswith("held") and finish == "waiting":
+            task = self.dask.task(key)
+            assert task is not None
+            self.dask.hold(task)
+
+
+@pytest.fixture
+def plugin(cluster: InProcessCluster, dask: SchedulerInternals) -> _Hold:
+    plugin = _Hold(dask)
+    cluster.scheduler.add_plugin(plugin)
+    return plugin
+
+
+async def test_a_task_restricted_to_a_worker_that_never_exists_parks_and_is_released_by_a_pin(
+    cluster: InProcessCluster, dask: SchedulerInternals, plugin: _Hold
+) -> None:
+    future = cluster.client.submit(len, "abc", key="held-1")
+    await cluster.until(lambda: dask.is_parked("held-1"))
+    task = dask.task("held-1")
+    assert task is not None
+    assert dask.is_held(task)
+    dask.pin(task, {cluster.workers["light-1"].address})
+    dask.release_held(["held-1"], "test")
+    assert await future == 3
+    assert dask.holders("held-1") == {cluster.workers["light-1"].address}
+    assert ("held-1", "waiting", "no-worker") in plugin.seen
+    assert ("held-1", "no-worker", "processing") in plugin.seen
+
+
+async def test_a_parked_task_can_be_failed_with_an_error_that_the_client_gets(
+    cluster: InProcessCluster, dask: SchedulerInternals, plugin: _Hold
+) -> None:
+    future = cluster.client.submit(len, "abc", key="held-2")
+    await cluster.until(lambda: dask.is_parked("held-2"))
+    dask.fail_held("held-2", KeyError("reason"), "test")
+    with pytest.raises(KeyError, match="reason"):
+        await future
+    assert dask.failure_text("held-2") == "KeyError: 'reason'"
+
+
+async def test_dependents_are_seen_as_runnable_before_dask_places_them(
+    cluster: InProcessCluster, dask: SchedulerInternals
+) -> None:
+    seen: list[list[str]] = []
+
+    class Watch(SchedulerPlugin):
+        name = "test-watch"
+
+        def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+            if key == "first" and finish == "memory":
+                task = dask.task("first")
+                assert task is not None
+                seen.append([d.key for d in dask.runnable_dependents(task)])
+                for dependent in dask.runnable_dependents(task):
+                    dask.pin(dependent, {cluster.workers["light-0"].address})
+
+    cluster.scheduler.add_plugin(Watch())
+    future = cluster.client.get({"first": (int, "1"), "second": (float, "first")}, "second", sync=False)
+    assert await future == 1.0
+    assert seen == [["second"]]
+
+
+async def test_the_plan_is_found_in_a_tasks_arguments_and_taken_out(cluster: InProcessCluster) -> None:
+    taken: list[Any] = []
+    router = cluster.router
+    original = router.dask.take_plan
+
+    def take(key: str) -> RunPlan | None:
+        plan = original(key)
+        taken.append((plan, router.dask.task(key).run_spec.kwargs))
+        return plan
+
+    router.dask.take_plan = take
+    assert (await cluster.client.compute(one("x"))).model == "small"
+    assert isinstance(taken[0][0], RunPlan)
+    assert "plan" not in taken[0][1]
+
+
+async def test_messages_of_our_own_travel_both_ways_on_the_worker_stream(
+    cluster: InProcessCluster, dask: SchedulerInternals
+) -> None:
+    there: asyncio.Queue[Any] = asyncio.Queue()
+    back: asyncio.Queue[Any] = asyncio.Queue()
+    worker = cluster.workers["light-0"]
+    internals = WorkerInternals(worker)
+    internals.listen({"test-there": lambda **message: there.put_nowait(message)})
+    dask.listen({"test-back": lambda worker, **message: back.put_nowait((worker, message))})
+    dask.send(worker.address, {"op": "test-there", "n": 1})
+    assert (await asyncio.wait_for(there.get(), 30))["n"] == 1
+    internals.send({"op": "test-back", "n": 2})
+    sender, message = await asyncio.wait_for(back.get(), 30)
+    assert (sender, message["n"]) == (worker.address, 2)
+
+
+async def test_a_message_sent_from_a_thread_arrives_too(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
+    back: asyncio.Queue[int] = asyncio.Queue()
+    dask.listen({"test-back": lambda worker, n, **message: back.put_nowait(n)})
+    internals = WorkerInternals(cluster.workers["light-0"])
+    await asyncio.to_thread(internals.send, {"op": "test-back", "n": 3})
+    assert await asyncio.wait_for(back.get(), 30) == 3
+
+
+async def test_rpc_handlers_can_be_added_to_scheduler_and_worker(
+    cluster: InProcessCluster, dask: SchedulerInternals
+) -> None:
+    dask.serve({"test_scheduler": lambda: "here"})
+    WorkerInternals(cluster.workers["light-0"]).serve({"test_worker": lambda: "there"})
+    assert await cluster.client.scheduler.test_scheduler() == "here"
+    assert await cluster.scheduler.rpc(cluster.workers["light-0"].address).test_worker() == "there"
+    assert await WorkerInternals(cluster.workers["light-1"]).ask_scheduler("test_scheduler") == "here"
+    dask.stop_serving(["test_scheduler"])
+    assert await cluster.client.scheduler.test_scheduler() is None  # how we know that there is no router
+
+
+async def test_batched_streams_have_an_interval_that_can_be_lowered(
+    cluster: InProcessCluster, dask: SchedulerInternals
+) -> None:
+    worker = cluster.workers["light-0"]
+    dask.send_at_once(worker=worker.address, interval_s=0.001)
+    dask.send_at_once(client=cluster.client.id, interval_s=0.001)
+    WorkerInternals(worker).send_at_once(0.001)
+    assert cluster.scheduler.stream_comms[worker.address].interval == 0.001
+    assert cluster.scheduler.client_comms[cluster.client.id].interval == 0.001
+    assert worker.batched_stream.interval == 0.001
+    assert hasattr(cluster.client.scheduler_comm, "interval")
+
+
+async def test_the_scheduler_logs_status_changes_of_workers_to_plugins(
+    cluster: InProcessCluster, dask: SchedulerInternals
+) -> None:
+    heard: list[tuple[str, bool | None]] = []
+
+    class Log(SchedulerPlugin):
+        name = "test-log"
+
+        def log_event(self, topic: str, msg: Any) -> None:
+            if (change := dask.status_change(msg)) is not None:
+                heard.append((topic, change))
+
+    cluster.scheduler.add_plugin(Log())
+    worker = cluster.workers["light-0"]
+    worker.status = Status.paused
+    await cluster.until(lambda: not dask.takes_tasks(worker.address))
+    worker.status = Status.running
+    await cluster.until(lambda: dask.takes_tasks(worker.address))
+    assert heard == [(worker.address, False), (worker.address, True)]
+    assert dask.is_known(worker.address)
+    assert not dask.takes_tasks("tcp://127.0.0.1:1")
+
+
+async def test_results_are_moved_by_acquire_and_remove(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
+    source, target = cluster.workers["light-0"].address, cluster.workers["light-1"].address
+    future = cluster.client.submit(str, 5, key="result", workers=[source])
+    await future
+    assert not dask.is_used_on("result", source)
+    dask.copy_results(["result"], target, "test")
+    await cluster.until(lambda: dask.holders("result") == {source, target})
+    dask.remove_results(["result"], source, "test")
+    await cluster.until(lambda: dask.holders("result") == {target})
+    assert await future == "5"
+
+
+async def test_resources_of_a_worker_serve_as_labels(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
+    worker = cluster.workers["small-cpu-0"]
+    assert dask.resources(worker.address) == WorkerInternals(worker).resources
+    assert dask.resources(worker.address)["fm-model:small"] == 1
+    assert dask.resources("tcp://127.0.0.1:1") == {}
+
+
+async def test_a_worker_tells_its_plugins_when_a_running_task_is_released(cluster: InProcessCluster) -> None:
+    heard: list[tuple[str, str]] = []
+    started = asyncio.Event()
+
+    class Watch(WorkerPlugin):
+        name = "test-watch"
+
+        def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+            if key == "endless":
+                heard.append((start, finish))
+
+    async def endless() -> None:
+        started.set()
+        await asyncio.sleep(3600)
+
+    worker = cluster.workers["light-0"]
+    await worker.plugin_add(Watch(), name="test-watch")
+    _local["endless"] = endless
+    future = cluster.client.submit(call_local, "endless", key="endless", workers=[worker.address])
+    await cluster.until(lambda: ("ready", "executing") in heard)
+    await future.cancel()
+    await cluster.until(lambda: ("executing", "released") in heard)
+
+
+async def test_a_task_that_raises_reschedule_becomes_waiting_again(cluster: InProcessCluster) -> None:
+    tries: list[int] = []
+
+    async def again() -> int:
+        tries.append(1)
+        if len(tries) == 1:
+            raise Reschedule
+        return len(tries)
+
+    _local["again"] = again
+    assert await cluster.client.submit(call_local, "again", key="again") == 2
+
+
+async def test_a_seceded_coroutine_gives_its_thread_slot_back(cluster: InProcessCluster) -> None:
+    worker = cluster.workers["light-0"]
+    threads, go_on = worker.state.nthreads, asyncio.Event()
+    internals = WorkerInternals(worker)
+
+    def waiting(n: int) -> Any:
+        async def wait() -> int:
+            internals.secede(f"wait-{n}")
+            await go_on.wait()
+            return n
+
+        return wait
+
+    futures = []
+    for n in range(2 * threads):
+        _local[f"wait-{n}"] = waiting(n)
+        future = cluster.client.submit(call_local, f"wait-{n}", key=f"wait-{n}", workers=[worker.address])
+        futures.append(future)
+    await cluster.until(lambda: sum(t.state == "long-running" for t in worker.state.tasks.values()) == 2 * threads)
+    go_on.set()
+    assert sorted(await cluster.client.gather(futures)) == list(range(2 * threads))
+
+
+async def test_a_worker_can_open_a_client_of_its_own(cluster: InProcessCluster) -> None:
+    client = await WorkerInternals(cluster.workers["light-0"]).client()
+    async with client:
+        assert await client.submit(len, "abc") == 3
+
+
+async def test_deaths_of_workers_are_counted_and_tolerated(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
+    assert cluster.scheduler.allowed_failures >= 1000
+    future = cluster.client.submit(len, "abc", key="counted")
+    await future
+    task = dask.task("counted")
+    assert task is not None
+    assert dask.deaths(task) == 0
+
+
+def test_a_task_can_say_itself_that_it_is_a_coroutine() -> None:
+    task = Task("key", len, "abc")
+    assert not task.is_coro
+    task = Task("key", len, "abc")
+    task._is_coro = True
+    assert task.is_coro
+
+
+def test_the_attributes_that_the_adapters_name_exist() -> None:
+    for attribute in ("worker_restrictions", "loose_restrictions", "waiting_on", "dependents", "who_has", "suspicious"):
+        assert attribute in TaskState.__slots__
+    for attribute in (
+        "transitions",
+        "transition",
+        "worker_send",
+        "request_acquire_replicas",
+        "request_remove_replicas",
+    ):
+        assert callable(getattr(Scheduler, attribute))
+    for attribute in ("batched_send", "handle_stimulus"):
+        assert callable(getattr(Worker, attribute))
+    for attribute in ("_correct_state", "_update_worker_status", "_start"):
+        assert callable(getattr(SpecCluster, attribute))
+    assert NOWHERE.startswith("tcp://")
