@@ -135,6 +135,7 @@ class ReplicaReady(_Message):
     engine_version: str
     latency: dict[str, float]
     load_s: float
+    profile: str | None = None  # JSON of `dask_fmware.profile.record.LiveProfile`, if its speed was measured
     version: int = PROTOCOL_VERSION
 
     def replica(self, worker: str) -> Replica:

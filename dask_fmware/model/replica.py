@@ -47,3 +47,4 @@ class Replica:
     engine_version: str
     latency: Latency  # a figure until a profile replaces it
     load_s: float = 0.0  # seconds from the start of loading to ready
+    profile: str | None = None  # JSON of `dask_fmware.profile.record.LiveProfile`; None: only `latency` is known

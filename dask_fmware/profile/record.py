@@ -15,7 +15,16 @@ from dask_fmware.profile.fit import Fit, PhaseFit
 from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.points import StepPoint
 
-__all__ = ["CurveRecord", "LawRecord", "PhaseRecord", "PointRecord", "Profile", "ProfileKey", "Provenance"]
+__all__ = [
+    "CurveRecord",
+    "LawRecord",
+    "LiveProfile",
+    "PhaseRecord",
+    "PointRecord",
+    "Profile",
+    "ProfileKey",
+    "Provenance",
+]
 
 FORMAT = 1  # of this document; another one is refused
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -157,6 +166,7 @@ class Profile(_Record):
     weight_bytes: int | None = Field(default=None, ge=0)
     kv_bytes_per_token: float | None = Field(default=None, ge=0)
     largest_batch: int | None = Field(default=None, ge=1)
+    step_tokens: int | None = Field(default=None, ge=1)  # most tokens of one step; None: a prompt is never cut
     points: tuple[PointRecord, ...] = ()  # raw; empty in the catalog
 
     @classmethod
@@ -171,6 +181,7 @@ class Profile(_Record):
         weight_bytes: int | None = None,
         kv_bytes_per_token: float | None = None,
         largest_batch: int | None = None,
+        step_tokens: int | None = None,
     ) -> Profile:
         """Return the profile of a fit."""
         return cls(
@@ -186,6 +197,7 @@ class Profile(_Record):
             weight_bytes=weight_bytes,
             kv_bytes_per_token=kv_bytes_per_token,
             largest_batch=largest_batch,
+            step_tokens=step_tokens,
             points=tuple(
                 PointRecord(
                     step_s=point.step_s,
@@ -220,3 +232,26 @@ class Profile(_Record):
         if self.key != key:
             raise SpecError(f"a profile of {self.key} cannot be used for {key}; profile that one")
         return self
+
+
+class LiveProfile(_Record):
+    """What a replica announces of its profile: what predictions need, and no raw points."""
+
+    law: LawRecord
+    step_tokens: int | None = Field(default=None, ge=1)  # as in `Profile`
+    error: Seconds | None = None  # cross-validated median error of decode steps, relative
+
+    @classmethod
+    def of(cls, profile: Profile) -> LiveProfile:
+        """Return what predictions need of a profile."""
+        error = profile.decode.cv_median_error if profile.decode is not None else None
+        return cls(law=profile.law, step_tokens=profile.step_tokens, error=error)
+
+    def to_wire(self) -> str:
+        """Write it as `Replica.profile` carries it."""
+        return self.model_dump_json(exclude_defaults=True)
+
+    @classmethod
+    def from_wire(cls, text: str) -> LiveProfile:
+        """Read what `to_wire` wrote."""
+        return cls.model_validate_json(text)

@@ -21,7 +21,13 @@ from pydantic import ValidationError
 from dask_fmware.errors import SpecError
 from dask_fmware.profile.record import Profile, ProfileKey
 
-__all__ = ["ProfileStore", "StoreProblem"]
+__all__ = ["ProfileStore", "StoreProblem", "default_location"]
+
+
+def default_location() -> str:
+    """Where profiles are kept unless said otherwise: ``$XDG_CACHE_HOME/dask-fmware/profiles``, or in ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return str((Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "dask-fmware" / "profiles")
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self._outputs: dict[str, str] = {}  # key of a result -> run id
         self._refused: dict[str, FMwareError] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._drained: dict[str, asyncio.TimerHandle] = {}  # replicas on leave -> when it ends
         self._stopped = False
         self.dask.tolerate_worker_deaths(1000)
         self.dask.listen(
@@ -143,6 +144,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             "fmware_reports": self.reports,
             "fmware_status": self.status,
             "fmware_answer": self.answer,
+            "fmware_drain": self.drain,
             "fmware_uninstall": self.uninstall,
         }
 
@@ -151,6 +153,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self._stopped = True
         self.results.close()
         self.placement.close()
+        for leave in self._drained.values():
+            leave.cancel()
         for task in self._tasks:
             task.cancel()
         self.dask.stop_serving(self._handlers())
@@ -428,6 +432,27 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         """Return where the answer of a run is generated (RPC, long poll)."""
         return await self.answers.find(run_id, after, patience_s)
 
+    def drain(self, workers: list[str], lease_s: float) -> dict[str, int]:
+        """Give these replicas no calls for `lease_s` seconds, 0: again at once; return the calls on each (RPC).
+
+        A lease, because whoever asked for it may die.
+        """
+        for worker in workers:
+            if (leave := self._drained.pop(worker, None)) is not None:
+                leave.cancel()
+            if lease_s > 0:
+                self._drained[worker] = asyncio.get_running_loop().call_later(lease_s, self._return_to_routing, worker)
+                self._handle(ReplicaDraining(worker))
+            elif self.dask.takes_tasks(worker):
+                self._handle(ReplicaDraining(worker, False))
+        states = {worker: self.machine.fleet.get(worker) for worker in workers}
+        return {worker: len(state.running) for worker, state in states.items() if state is not None}
+
+    def _return_to_routing(self, worker: str) -> None:
+        self._drained.pop(worker, None)
+        if self.dask.takes_tasks(worker):
+            self._handle(ReplicaDraining(worker, False))
+
     def status(self) -> dict[str, Any]:
         """Return the state of the runtime in plain values (RPC)."""
         return {
@@ -454,6 +479,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                     "engine_version": state.replica.engine_version,
                     "load_s": state.replica.load_s,
                     "latency": state.replica.latency.model_dump(),
+                    "profiled": state.replica.profile is not None,
                 }
                 for state in self.machine.fleet
             ],

@@ -46,6 +46,7 @@ MESSAGES = st.one_of(
         engine_version=text,
         latency=st.fixed_dictionaries({"first_token_s": seconds, "output_token_s": seconds}),
         load_s=seconds,
+        profile=st.none() | text,
     ),
 )
 READY = ReplicaReady(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -34,6 +35,7 @@ from dask_fmware.spec.deployment import Deployment, Latency
 from dask_fmware_workers.bodies import BodyClient
 from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 from dask_fmware_workers.engines import create_engine
+from dask_fmware_workers.profiling import Footprint, measure, stored_profile
 from dask_fmware_workers.runner import CallRunner
 from dask_fmware_workers.warmup import measure_latency
 
@@ -69,6 +71,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.bodies = BodyClient(self.dask)
         self.engine: Engine | None = None
         self.replica: ReplicaReady | None = None
+        self.footprint = Footprint()
         self.connected = False  # a router has spoken to us
         self._pause_s = 0.0  # before the engine is started again after a crash
         self._ready_at = 0.0
@@ -76,7 +79,14 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.model = read_label(resources, MODEL_LABEL)
         self.accelerator = read_label(resources, ACCELERATOR_LABEL)
         self.card = read_label(resources, CARD_LABEL)
-        self.dask.serve({"fmware_hello": self.hello, "fmware_stream": self.runner.streams.serve})
+        self.dask.serve(
+            {
+                "fmware_hello": self.hello,
+                "fmware_stream": self.runner.streams.serve,
+                "fmware_profile": self.profile,
+                "fmware_profiled": self.profiled,
+            }
+        )
         self.dask.listen({Grant.op: self._on_grant})
         self.dask.give_up_dead_peers_after(2.0)
         self._work = asyncio.ensure_future(self._serve())
@@ -150,11 +160,12 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         cores = self._cores(accelerator, card)
         if cores is not None:
             arguments.setdefault("cores", cores)
-        start = perf_counter()
+        start, before = perf_counter(), Footprint.now()
         self.engine = engine = create_engine(spec.engine, arguments)
         try:
             await engine.start()
             load_s = perf_counter() - start
+            self.footprint = Footprint.now().beyond(before)
             latency = placement.latency or await measure_latency(engine)
         except BaseException:
             self.engine = None
@@ -173,6 +184,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             engine_version=made.engine_version,
             latency=latency.model_dump() if isinstance(latency, Latency) else dict(latency),
             load_s=load_s,
+            profile=await asyncio.to_thread(stored_profile, model, accelerator, made),
         )
 
     def _cores(self, accelerator: str, card: str) -> list[int] | None:
@@ -229,6 +241,20 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         check_version(version, "the scheduler")
         self._connect()
         return self._identity()
+
+    async def profile(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Measure something on this worker's engine, which has no calls meanwhile (RPC)."""
+        if self.engine is None or self.replica is None:
+            return {"error": f"worker '{self.dask.name}' has no engine that serves"}
+        arguments = self.deployment.models[self.replica.model].on[self.replica.accelerator].arguments
+        arguments = {**self.deployment.models[self.replica.model].arguments, **arguments}
+        return await measure(self.engine, question, self.footprint, arguments)
+
+    async def profiled(self, profile: str) -> None:
+        """Announce a profile that was made since this worker loaded its engine (RPC)."""
+        if self.replica is not None:
+            self.replica = replace(self.replica, profile=profile)
+            await self._announce()
 
     # -- what steps ask for ----------------------------------------------------------------------
 

@@ -1,0 +1,233 @@
+"""Measures an engine for the Profiler: what it is asked to run, with the time of every token.
+
+It runs one experiment at a time on an engine that has no other calls, and says how much memory the
+engine took. It draws no conclusions: steps and laws are found by `dask_fmware.profile` from what it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import dask.config
+import psutil
+
+from dask_fmware.errors import FMwareError
+from dask_fmware.model.engine import Capabilities, Engine, Request, Sampling
+from dask_fmware.profile.record import LiveProfile, ProfileKey
+from dask_fmware.profile.store import ProfileStore, default_location
+
+__all__ = ["Footprint", "measure", "stored_profile"]
+
+WORDS = ("the", "of", "and", "to", "in", "is", "was", "for", "on", "that", "by", "with", "as", "at", "from", "it")
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory that this process holds."""
+
+    process_bytes: int = 0  # resident
+    gpu_bytes: int | None = None  # on all GPUs that NVML shows; None without
+
+    @classmethod
+    def now(cls) -> Footprint:
+        """Ask the system, and NVML where `nvidia-ml-py` is installed."""
+        return cls(psutil.Process().memory_info().rss, _gpu_bytes())
+
+    def beyond(self, before: Footprint) -> Footprint:
+        """What was added since."""
+        gpu = None if self.gpu_bytes is None else max(0, self.gpu_bytes - (before.gpu_bytes or 0))
+        return Footprint(max(0, self.process_bytes - before.process_bytes), gpu)
+
+
+def stored_profile(model: str, accelerator: str, made: Capabilities) -> str | None:
+    """Return what to announce of the profile of exactly this engine, or None.
+
+    The store is where Dask's configuration says under ``fmware.profiles``, else in the cache of this user.
+    """
+    try:
+        key = ProfileKey(model=model, accelerator=accelerator, engine=made.engine, engine_version=made.engine_version)
+        found, _problem = ProfileStore(dask.config.get("fmware.profiles", None) or default_location()).get(key)
+    except (OSError, ValueError):  # a replica without a profile is slower to learn, not broken
+        return None
+    return None if found is None else LiveProfile.of(found).to_wire()
+
+
+async def measure(
+    engine: Engine, question: Mapping[str, Any], footprint: Footprint, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Answer one question of the Profiler in plain values.
+
+    Parameters
+    ----------
+    question
+        ``{"kind": "facts"}``, or ``{"kind": "streams", ...}`` with `background` and `probes` as pairs of
+        prompt tokens and output tokens, `lead_tokens` and a `seed`: probes are submitted together as soon as
+        every background stream has that many tokens.
+    footprint
+        What loading the engine added.
+    arguments
+        Of the engine in the deployment.
+    """
+    try:
+        if question["kind"] == "facts":
+            made = engine.capabilities
+            return {
+                "slots": made.slots,
+                "context_tokens": made.context_tokens,
+                "weight_bytes": await asyncio.to_thread(_weight_bytes, arguments, footprint),
+                "kv_bytes_per_token": await asyncio.to_thread(_kv_bytes_per_token, arguments),
+                "process_bytes": footprint.process_bytes,
+                "gpu_bytes": footprint.gpu_bytes,
+            }
+        experiment = _Streams(engine, int(question["seed"]))
+        traces = await experiment.run(question["background"], question["probes"], int(question["lead_tokens"]))
+        return {"traces": traces}
+    except FMwareError as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """One request of an experiment."""
+
+    request: Request
+    prompt_tokens: int
+    submitted_s: float = 0.0
+    cached_tokens: int = 0
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "submitted_s": self.submitted_s,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "arrivals": self.arrivals,
+        }
+
+
+class _Streams:
+    """Concurrent requests on one engine, each token with its time."""
+
+    def __init__(self, engine: Engine, seed: int) -> None:
+        self._engine = engine
+        self._random = random.Random(seed)
+        self._led = asyncio.Event()
+
+    async def run(
+        self, background: Sequence[Sequence[int]], probes: Sequence[Sequence[int]], lead_tokens: int
+    ) -> list[dict[str, Any]]:
+        """Return a trace for each stream, background first."""
+        first = [await self._stream(*wanted) for wanted in background]
+        second = [await self._stream(*wanted) for wanted in probes]
+        began = perf_counter()
+        running = [asyncio.create_task(self._follow(stream, began, first, lead_tokens)) for stream in first]
+        try:
+            if second:
+                if first:
+                    led = asyncio.create_task(self._led.wait())
+                    await asyncio.wait([led, asyncio.gather(*running)], return_when=asyncio.FIRST_COMPLETED)
+                    led.cancel()
+                await asyncio.gather(*(self._follow(stream, began, (), 0) for stream in second))
+            else:
+                await asyncio.gather(*running)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        return [stream.to_wire() for stream in (*first, *second)]
+
+    async def _follow(self, stream: _Stream, began: float, group: Sequence[_Stream], lead_tokens: int) -> None:
+        stream.submitted_s = perf_counter() - began
+        async with aclosing(self._engine.generate(stream.request)) as deltas:  # type: ignore[type-var]
+            async for delta in deltas:
+                if delta.tokens:
+                    stream.arrivals.append((perf_counter() - began, delta.tokens))
+                    if group and all(len(other.arrivals) >= lead_tokens for other in group):
+                        self._led.set()
+                if delta.usage is not None:
+                    stream.cached_tokens = delta.usage.cached_tokens
+
+    async def _stream(self, prompt_tokens: int, max_tokens: int) -> _Stream:
+        """Make a prompt of about so many tokens, different from all others from its first word on."""
+        words = [f"{self._random.getrandbits(40):x}"]
+        while True:
+            request = Request(
+                request_id=f"profile {self._random.getrandbits(64):x}",
+                max_tokens=max_tokens,
+                prompt=" ".join(words),
+                sampling=Sampling(seed=self._random.getrandbits(31)),
+            )
+            counted = await self._engine.count_tokens(request)
+            short = prompt_tokens - counted
+            if short <= 1 or counted + max_tokens >= self._engine.capabilities.context_tokens:
+                return _Stream(request, counted)
+            words += self._random.choices(WORDS, k=max(1, short * 2 // 5))  # a word has at most 2.5 tokens or so
+
+
+def _gpu_bytes() -> int | None:
+    """Memory of this process on all GPUs, through NVML."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        total = 0
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(index)):
+                if process.pid == os.getpid():
+                    total += process.usedGpuMemory or 0
+        return total
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _weights_file(arguments: Mapping[str, Any]) -> Path | None:
+    """The GGUF file that an engine serves, if it serves one."""
+    if arguments.get("gguf") is not None:
+        return Path(arguments["gguf"]).expanduser()
+    if isinstance(arguments.get("tiny"), Mapping):
+        from dask_fmware_workers.engines.tiny_gguf import TinyModel
+
+        return TinyModel(**arguments["tiny"]).cached_path()
+    return None
+
+
+def _weight_bytes(arguments: Mapping[str, Any], footprint: Footprint) -> int | None:
+    """Size of the weights: of their file, else what loading took on the GPUs, else in the process."""
+    path = _weights_file(arguments)
+    if path is not None and path.exists():
+        return path.stat().st_size
+    return footprint.gpu_bytes or footprint.process_bytes or None
+
+
+def _kv_bytes_per_token(arguments: Mapping[str, Any]) -> float | None:
+    """Bytes of keys and values of one token in 16 bits, from what a GGUF file says of its shape."""
+    from dask_fmware_workers.engines.gguf_header import read_header
+
+    path = _weights_file(arguments)
+    if path is None or not path.exists():
+        return None
+    values = read_header(path).values
+    family = values.get("general.architecture")
+    layers, heads = values.get(f"{family}.block_count"), values.get(f"{family}.attention.head_count")
+    groups = values.get(f"{family}.attention.head_count_kv", heads)
+    width = values.get(f"{family}.embedding_length")
+    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(groups, int) and isinstance(width, int)):
+        return None  # a list: layers differ
+    key = values.get(f"{family}.attention.key_length", width // heads)
+    value = values.get(f"{family}.attention.value_length", width // heads)
+    return 2.0 * layers * groups * (key + value)
