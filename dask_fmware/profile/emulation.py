@@ -106,6 +106,11 @@ class EmulatedBatch:
         return len(self._waiting)
 
     @property
+    def reserved_tokens(self) -> int:
+        """KV tokens reserved for sequences that hold a slot, for their whole length."""
+        return self._kv
+
+    @property
     def idle(self) -> bool:
         """Whether it holds no sequence at all."""
         return not self._used and not self._waiting

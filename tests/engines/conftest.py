@@ -28,7 +28,14 @@ def _scripted(**arguments: Any) -> Engine:
     return create_engine("scripted", {"token_s": 0.001, **arguments})
 
 
-FACTORIES: dict[str, Callable[..., Engine]] = {"llama.cpp": _llama_cpp, "scripted": _scripted}
+def _emulated(**arguments: Any) -> Engine:
+    from dask_fmware_workers.engines import create_engine
+
+    law = {"w0": 1e-3, "w1": 1e-7, "w2": 1e-6, "w3": 1e-9}
+    return create_engine("emulated", {"law": law, "stream_interval_s": 0.003, **arguments})
+
+
+FACTORIES: dict[str, Callable[..., Engine]] = {"emulated": _emulated, "llama.cpp": _llama_cpp, "scripted": _scripted}
 """A factory takes `slots` and `context_tokens`. Add an engine here and the whole suite runs on it."""
 
 

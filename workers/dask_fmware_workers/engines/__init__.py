@@ -24,6 +24,7 @@ __all__ = ["ENGINES", "ENTRY_POINT_GROUP", "create_engine", "engine_names"]
 ENTRY_POINT_GROUP = "dask_fmware.engines"
 
 ENGINES: dict[str, str] = {
+    "emulated": "dask_fmware_workers.engines.emulated:EmulatedEngine",
     "llama.cpp": "dask_fmware_workers.engines.llama_cpp:LlamaCppEngine",
     "scripted": "dask_fmware.testing.scripted:ScriptedEngine",
 }

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dask_fmware.errors import (
-    ContextOverflowError,
     DeploymentError,
     EngineCrashedError,
     EngineError,
@@ -38,7 +37,7 @@ from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request
 from dask_fmware_workers.engines.gguf_header import GgufHeader, read_header
 from dask_fmware_workers.engines.llama_call import LlamaCall
 from dask_fmware_workers.engines.llama_server import LlamaServer
-from dask_fmware_workers.engines.request_checks import check_request
+from dask_fmware_workers.engines.request_checks import check_context, check_request
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
 
 __all__ = ["LlamaCppEngine"]
@@ -239,7 +238,7 @@ class LlamaCppEngine:
         place = (request.priority, self._accepted)
         try:
             tokens = await self._tokenize(server, request)
-            self._refuse_overflow(request, len(tokens))
+            check_context(request, len(tokens), self._context_tokens, engine="llama.cpp")
             call.prepare(tokens, default_seed=self._random.getrandbits(31))
             heapq.heappush(self._queue, (*place, call))
             self._fill_slots()
@@ -290,14 +289,6 @@ class LlamaCppEngine:
         if not tokens:
             raise SpecError(f"llama.cpp: the prompt of request '{request.request_id}' is empty; give it some text")
         return tokens
-
-    def _refuse_overflow(self, request: Request, prompt_tokens: int) -> None:
-        if prompt_tokens + request.max_tokens > self._context_tokens:
-            raise ContextOverflowError(
-                f"llama.cpp: request '{request.request_id}' needs {prompt_tokens} prompt tokens + max_tokens="
-                f"{request.max_tokens}, more than the context of {self._context_tokens} tokens; shorten the prompt, "
-                "lower max_tokens or raise context_tokens in the deployment"
-            )
 
     def _fill_slots(self) -> None:
         """Give free slots to the first in the queue."""

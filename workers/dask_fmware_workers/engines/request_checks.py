@@ -6,10 +6,10 @@ left to them.
 
 from __future__ import annotations
 
-from dask_fmware.errors import SpecError
+from dask_fmware.errors import ContextOverflowError, SpecError
 from dask_fmware.model.engine import Request
 
-__all__ = ["check_request"]
+__all__ = ["check_context", "check_request"]
 
 
 def check_request(request: Request, *, engine: str) -> None:
@@ -30,6 +30,37 @@ def check_request(request: Request, *, engine: str) -> None:
     reason = _fault(request)
     if reason is not None:
         raise SpecError(f"{engine}: request '{request.request_id}': {reason}")
+
+
+def check_context(request: Request, prompt_tokens: int, context_tokens: int, *, engine: str) -> None:
+    """Refuse a request that does not fit into the context, or has no prompt at all.
+
+    Parameters
+    ----------
+    request
+        The request to look at.
+    prompt_tokens
+        Tokens of its prompt, as the engine counts them.
+    context_tokens
+        Prompt plus output of one request on this engine.
+    engine
+        Name for the message.
+
+    Raises
+    ------
+    SpecError
+        If the prompt is empty.
+    ContextOverflowError
+        If prompt plus ``max_tokens`` exceed the context.
+    """
+    if not prompt_tokens:
+        raise SpecError(f"{engine}: the prompt of request '{request.request_id}' is empty; give it some text")
+    if prompt_tokens + request.max_tokens > context_tokens:
+        raise ContextOverflowError(
+            f"{engine}: request '{request.request_id}' needs {prompt_tokens} prompt tokens + max_tokens="
+            f"{request.max_tokens}, more than the context of {context_tokens} tokens; shorten the prompt, "
+            "lower max_tokens or raise context_tokens in the deployment"
+        )
 
 
 def _fault(request: Request) -> str | None:

@@ -1,0 +1,355 @@
+"""The emulated engine: the step-time law of a profile, played on the clock.
+
+Why choose it
+    Planning, tests and routing benchmarks on hardware that is not there: "eight replicas on L4 cards"
+    on a laptop. Everything around the engine is real (Dask, router, streams); only the card is not.
+
+Inputs
+    A law (coefficients, a bundled catalog entry or a profile document) and the limits of an engine.
+
+What it does
+    It keeps its requests in an `EmulatedBatch`, the closed form that the simulator uses: continuous
+    batching, prefill in chunks of what a step has room for, whole sequences reserved in the KV cache,
+    waiting requests by priority. One timer wakes the engine when a first or last token is due, and every
+    `stream_interval_s` while tokens come between them. A late timer makes pieces larger; counts and
+    finish times stay those of the law, since the batch advances by its own times and not by the clock's.
+    Texts are placeholders: common words, a label of the choices, the smallest document of a schema.
+    A token is a word of the answer, or four characters of a prompt, label or document.
+
+Configuration
+    See `EmulatedEngine`; ``time_scale: 0.1`` plays ten times as fast.
+
+Trade-offs
+    A short stream interval shows every token and costs CPU time; 0.05 s is what a reader notices. Outputs
+    reach their consumer 0 to 1 ms late, the resolution of the event loop's timer, so a law with steps
+    below some 5 ms is played unevenly. Cards are not shared: two replicas on one card do not slow each
+    other here, as they do in the simulator. The prefix cache is credited when a request arrives, not when
+    it is admitted, and knows no pressure from running requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from random import Random
+
+from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineError, OutputFormatError, SpecError
+from dask_fmware.model.engine import Capabilities, Delta, EngineState, FinishReason, Request, Usage
+from dask_fmware.profile.emulation import FIRST, EmulatedBatch
+from dask_fmware.profile.replica import Limits
+from dask_fmware_workers.engines.emulated_answer import CHARACTERS_PER_TOKEN, Answer, Answers, prompt_text
+from dask_fmware_workers.engines.emulated_law import find_law
+from dask_fmware_workers.engines.prefix_blocks import PrefixBlocks
+from dask_fmware_workers.engines.request_checks import check_context, check_request
+
+__all__ = ["EmulatedEngine"]
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """One accepted request."""
+
+    request: Request
+    answer: Answer
+    prompt_tokens: int
+    cached_tokens: int
+    blocks: list[int]  # of the prompt, for the prefix cache
+    made: int = 0  # tokens that the law has given it
+    given: int = 0  # tokens in its deltas
+    ended: FinishReason | None = None
+    waiter: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def end(self, reason: FinishReason) -> None:
+        if self.ended is None:
+            self.ended = reason
+            self.wake()
+
+    async def changed(self) -> None:
+        """Wait until there are tokens to give or the stream has ended."""
+        while self.made == self.given and self.ended is None:
+            self.waiter = asyncio.get_running_loop().create_future()
+            await self.waiter
+
+
+class EmulatedEngine:
+    """Answers at the pace of a step-time law.
+
+    Parameters
+    ----------
+    law
+        Coefficients of the plain law in seconds, ``{"w0": .., "w1": .., "w2": .., "w3": .., "w4": ..}``: each
+        step, each prefill token, each decoding sequence, each token of their context, prefill squared.
+        Exactly one of `law`, `catalog` and `profile` is given.
+    catalog
+        A bundled profile, ``{"model": "Llama-3.1-8B", "accelerator": "H100"}``.
+    profile
+        Path of a profile document, as the profile store keeps them.
+    time_scale
+        Seconds on the clock for one second of the law.
+    slots
+        Sequences that run at once.
+    context_tokens
+        Prompt plus output of one request.
+    step_tokens
+        Token budget of a step: decoding sequences first, the rest is the chunk of prefill.
+    kv_tokens
+        Tokens that the KV cache holds; None for no limit but the slots.
+    prefix_cache_tokens
+        Tokens of prompts that are remembered; None for `kv_tokens` or `slots` full contexts, 0 for no cache.
+    output_tokens
+        Length of answers without a format: None for ``max_tokens``, a number, a list to draw from, or
+        ``{"median": 120, "sigma": 0.6}`` of a log-normal distribution.
+    labels
+        Odds of labels where choices are asked for, ``{"order": 0.7, "search": 0.3}``; None for equal odds.
+    load_s
+        Seconds that `start` takes, scaled too; None for those of the profile, or 0.
+    stream_interval_s
+        Seconds on the clock between two pieces of a stream, at least.
+    seed
+        Of what is drawn for requests that bring no seed.
+    cores
+        Taken and ignored.
+
+    Raises
+    ------
+    DeploymentError
+        If an argument is out of its bounds, or the law cannot be found.
+
+    Examples
+    --------
+    >>> engine = EmulatedEngine(catalog={"model": "Llama-3.1-8B", "accelerator": "H100"}, slots=64)
+    """
+
+    def __init__(
+        self,
+        *,
+        law: Mapping[str, float] | None = None,
+        catalog: Mapping[str, str] | None = None,
+        profile: str | None = None,
+        time_scale: float = 1.0,
+        slots: int = 4,
+        context_tokens: int = 2048,
+        step_tokens: int = 2048,
+        kv_tokens: int | None = None,
+        prefix_cache_tokens: int | None = None,
+        output_tokens: int | Sequence[int] | Mapping[str, float] | None = None,
+        labels: Mapping[str, float] | None = None,
+        load_s: float | None = None,
+        stream_interval_s: float = 0.05,
+        seed: int = 0,
+        cores: Sequence[int] | None = None,
+    ) -> None:
+        if not 0 < time_scale < inf or not 0.001 <= stream_interval_s <= 60:
+            raise DeploymentError(
+                f"emulated: time_scale={time_scale} must be above 0 and "
+                f"stream_interval_s={stream_interval_s} in 0.001..60"
+            )
+        if context_tokens < 2 or (kv_tokens is not None and kv_tokens < context_tokens):
+            raise DeploymentError(
+                f"emulated: context_tokens={context_tokens} must be at least 2 and fit into kv_tokens={kv_tokens}; "
+                "raise kv_tokens"
+            )
+        try:
+            self._limits = Limits(slots, step_tokens, kv_tokens)
+            found, profile_load_s = find_law(law, catalog, profile)
+        except SpecError as error:
+            raise DeploymentError(f"emulated: {error}") from error
+        self._law = found.scaled(time_scale, time_scale)
+        self._load_s = time_scale * (profile_load_s if load_s is None else load_s)
+        self._context_tokens = context_tokens
+        self._cache_tokens = (
+            (kv_tokens or slots * context_tokens) if prefix_cache_tokens is None else prefix_cache_tokens
+        )
+        self._answers = Answers(output_tokens, labels)
+        self._interval_s = stream_interval_s
+        self._random = Random(seed)
+        self._capabilities: Capabilities | None = None
+        self._serving = False
+        self._batch = EmulatedBatch(self._law, self._limits)
+        self._prefixes = PrefixBlocks(self._cache_tokens, CHARACTERS_PER_TOKEN)
+        self._calls: dict[str, _Call] = {}
+        self._streaming: dict[str, _Call] = {}  # between first and last token
+        self._tick_at = 0.0  # when streams are due next
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- the Engine protocol ---------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can do; valid after `start`."""
+        if self._capabilities is None:
+            raise EngineError("emulated: the engine has not been started; await start() first")
+        return self._capabilities
+
+    async def start(self) -> None:
+        """Serve from now on, after the load time."""
+        await asyncio.sleep(self._load_s)
+        self._capabilities = Capabilities(
+            engine="emulated",
+            engine_version=importlib.metadata.version("dask-fmware"),
+            slots=self._limits.slots,
+            context_tokens=self._context_tokens,
+            longest_token_bytes=4 * CHARACTERS_PER_TOKEN,
+            choices=True,
+            json_schema=True,
+            priority=True,
+            prefix_cache=self._cache_tokens > 0,
+        )
+        self._serving = True
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta]:
+        """Stream the placeholder answer to a request; see `Engine.generate`.
+
+        Raises
+        ------
+        SpecError
+            If the request is malformed, or its id is in use.
+        ContextOverflowError
+            If prompt plus ``max_tokens`` exceed the context.
+        OutputFormatError
+            If ``max_tokens`` cuts a label or a document.
+        EngineCrashedError
+            If the engine is not serving.
+        """
+        call = self._accept(request)
+        try:
+            while True:
+                await call.changed()
+                if call.made > call.given and call.ended != "abort":
+                    before, call.given = call.given, call.made
+                    yield Delta(call.answer.text(before, call.given), call.given - before)
+                if call.ended is not None and (call.ended == "abort" or call.made == call.given):
+                    break
+            if call.ended == "length" and call.answer.has_format:
+                raise OutputFormatError(
+                    f"emulated: request '{request.request_id}' ended before its text had the format asked for "
+                    f"(cut at max_tokens={request.max_tokens}); raise max_tokens"
+                )
+            yield Delta("", 0, call.ended, Usage(call.prompt_tokens, call.given, call.cached_tokens))
+        finally:
+            self._leave(call)
+
+    async def abort(self, request_id: str) -> None:
+        """Stop a request; its stream ends at once, its slot is free after the step. Unknown ids are ignored."""
+        if (call := self._calls.get(request_id)) is not None:
+            call.end("abort")
+            self._withdraw(call)
+
+    async def count_tokens(self, request: Request) -> int:
+        """Prompt tokens of a request: one for four characters."""
+        self._check_serving()
+        return _token_count(prompt_text(request))
+
+    def state(self) -> EngineState:
+        """Load at this moment; `kv_used` counts whole sequences, as they are reserved."""
+        batch, limit = self._batch, self._limits.kv_tokens
+        return EngineState(batch.running, batch.waiting, None if limit is None else batch.reserved_tokens / limit)
+
+    async def close(self) -> None:
+        """End all streams with abort."""
+        self._serving, self._capabilities = False, None
+        for call in self._calls.values():
+            call.end("abort")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._streaming.clear()
+        self._batch = EmulatedBatch(self._law, self._limits)
+        self._prefixes = PrefixBlocks(self._cache_tokens, CHARACTERS_PER_TOKEN)
+        await asyncio.sleep(0)
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def _check_serving(self) -> None:
+        if not self._serving:
+            raise EngineCrashedError("emulated: the engine is not serving; start it, or try another replica")
+
+    def _accept(self, request: Request) -> _Call:
+        check_request(request, engine="emulated")
+        self._check_serving()
+        if request.request_id in self._calls:
+            raise SpecError(f"emulated: request '{request.request_id}' is already running; ids are unique")
+        prompt = prompt_text(request)
+        prompt_tokens = _token_count(prompt)
+        check_context(request, prompt_tokens, self._context_tokens, engine="emulated")
+        default_seed = self._random.getrandbits(31) if request.sampling.seed is None else 0
+        answer = self._answers.answer(request, prompt, default_seed)
+        blocks = self._prefixes.blocks(prompt)
+        cached_tokens = min(self._prefixes.ready_tokens(blocks), prompt_tokens - 1)
+        call = _Call(request, answer, prompt_tokens, cached_tokens, blocks)
+        now = asyncio.get_running_loop().time()
+        self._play(now)
+        self._batch.add(
+            now, request.request_id, prompt_tokens, len(answer.pieces), cached_tokens, priority=request.priority
+        )
+        self._calls[request.request_id] = call
+        self._set_timer()
+        return call
+
+    def _withdraw(self, call: _Call) -> None:
+        """Take a call out of the batch, if it is there."""
+        self._streaming.pop(call.request.request_id, None)
+        if self._serving:
+            now = asyncio.get_running_loop().time()
+            self._play(now)
+            self._batch.abort(now, call.request.request_id)
+            self._set_timer()
+
+    def _leave(self, call: _Call) -> None:
+        """Forget a call whose stream is over, however it ended."""
+        if call.ended is None:
+            self._withdraw(call)
+        del self._calls[call.request.request_id]
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _play(self, now: float) -> None:
+        """Do what the law has due by `now`."""
+        for _, kind, request_id in self._batch.advance(now):
+            call = self._calls[request_id]
+            if kind == FIRST:
+                self._prefixes.remember(call.blocks)
+                if not self._streaming:
+                    self._tick_at = now + self._interval_s
+                self._streaming[request_id] = call
+                call.made = self._batch.tokens(request_id, now) or 1
+                call.wake()
+            else:
+                del self._streaming[request_id]
+                call.made = len(call.answer.pieces)
+                call.end(call.answer.finish_reason)
+
+    def _set_timer(self) -> None:
+        """Wake up when the law or a stream is due next."""
+        due = self._batch.next_event_at
+        if self._streaming:
+            due = min(due, self._tick_at)
+        if self._timer is not None:
+            if self._timer.when() == due:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due < inf:
+            self._timer = asyncio.get_running_loop().call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        self._play(now)
+        if self._streaming and now >= self._tick_at:
+            self._tick_at = now + self._interval_s
+            for request_id, call in self._streaming.items():
+                call.made = self._batch.tokens(request_id, now)
+                call.wake()
+        self._set_timer()
+
+
+def _token_count(text: str) -> int:
+    return -(-len(text) // CHARACTERS_PER_TOKEN)
