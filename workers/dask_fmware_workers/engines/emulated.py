@@ -21,8 +21,8 @@ Configuration
 
 Trade-offs
     A short stream interval shows every token and costs CPU time; 0.05 s is what a reader notices. Outputs
-    reach their consumer 0 to 1 ms late, the resolution of the event loop's timer, so a law with steps
-    below some 5 ms is played unevenly. Cards are not shared: two replicas on one card do not slow each
+    reach their consumer within 1 ms of the law on an idle loop, the resolution of its timer, so a law with
+    steps below some 5 ms is played unevenly. Cards are not shared: two replicas on one card do not slow each
     other here, as they do in the simulator. The prefix cache is credited when a request arrives, not when
     it is admitted, and knows no pressure from running requests.
 """
@@ -46,6 +46,8 @@ from dask_fmware_workers.engines.prefix_blocks import PrefixBlocks
 from dask_fmware_workers.engines.request_checks import check_context, check_request
 
 __all__ = ["EmulatedEngine"]
+
+EARLY_S = 0.001  # what is due within this counts as due: the loop's timer rounds up to whole milliseconds
 
 
 @dataclass(eq=False, slots=True)
@@ -177,6 +179,7 @@ class EmulatedEngine:
         self._calls: dict[str, _Call] = {}
         self._streaming: dict[str, _Call] = {}  # between first and last token
         self._tick_at = 0.0  # when streams are due next
+        self._clock = 0.0  # end of the last step that was played; up to EARLY_S ahead of the loop's clock
         self._timer: asyncio.TimerHandle | None = None
 
     # -- the Engine protocol ---------------------------------------------------------------------
@@ -284,10 +287,13 @@ class EmulatedEngine:
         blocks = self._prefixes.blocks(prompt)
         cached_tokens = min(self._prefixes.ready_tokens(blocks), prompt_tokens - 1)
         call = _Call(request, answer, prompt_tokens, cached_tokens, blocks)
-        now = asyncio.get_running_loop().time()
-        self._play(now)
         self._batch.add(
-            now, request.request_id, prompt_tokens, len(answer.pieces), cached_tokens, priority=request.priority
+            self._play(),
+            request.request_id,
+            prompt_tokens,
+            len(answer.pieces),
+            cached_tokens,
+            priority=request.priority,
         )
         self._calls[request.request_id] = call
         self._set_timer()
@@ -297,9 +303,7 @@ class EmulatedEngine:
         """Take a call out of the batch, if it is there."""
         self._streaming.pop(call.request.request_id, None)
         if self._serving:
-            now = asyncio.get_running_loop().time()
-            self._play(now)
-            self._batch.abort(now, call.request.request_id)
+            self._batch.abort(self._play(), call.request.request_id)
             self._set_timer()
 
     def _leave(self, call: _Call) -> None:
@@ -310,25 +314,36 @@ class EmulatedEngine:
 
     # -- time ------------------------------------------------------------------------------------
 
-    def _play(self, now: float) -> None:
-        """Do what the law has due by `now`."""
-        for _, kind, request_id in self._batch.advance(now):
-            call = self._calls[request_id]
-            if kind == FIRST:
-                self._prefixes.remember(call.blocks)
-                if not self._streaming:
-                    self._tick_at = now + self._interval_s
-                self._streaming[request_id] = call
-                call.made = self._batch.tokens(request_id, now) or 1
-                call.wake()
-            else:
-                del self._streaming[request_id]
-                call.made = len(call.answer.pieces)
-                call.end(call.answer.finish_reason)
+    def _play(self) -> float:
+        """Do what the law has due and return the time of the batch.
+
+        A request that comes after a step was played early is added at the end of that step, where the law
+        would have let it in.
+        """
+        loop_s, batch = asyncio.get_running_loop().time(), self._batch
+        while batch.next_event_at <= loop_s + EARLY_S:
+            self._clock = batch.next_event_at
+            for _, kind, request_id in batch.advance(self._clock):
+                self._hand_out(self._calls[request_id], kind, loop_s)
+        return max(self._clock, loop_s)
+
+    def _hand_out(self, call: _Call, kind: int, loop_s: float) -> None:
+        request_id = call.request.request_id
+        if kind == FIRST:
+            self._prefixes.remember(call.blocks)
+            if not self._streaming:
+                self._tick_at = loop_s + self._interval_s
+            self._streaming[request_id] = call
+            call.made = 1
+            call.wake()
+        else:
+            del self._streaming[request_id]
+            call.made = len(call.answer.pieces)
+            call.end(call.answer.finish_reason)
 
     def _set_timer(self) -> None:
         """Wake up when the law or a stream is due next."""
-        due = self._batch.next_event_at
+        due = self._batch.next_event_at - EARLY_S
         if self._streaming:
             due = min(due, self._tick_at)
         if self._timer is not None:
@@ -341,8 +356,7 @@ class EmulatedEngine:
 
     def _on_timer(self) -> None:
         self._timer = None
-        now = asyncio.get_running_loop().time()
-        self._play(now)
+        now = self._play()
         if self._streaming and now >= self._tick_at:
             self._tick_at = now + self._interval_s
             for request_id, call in self._streaming.items():
