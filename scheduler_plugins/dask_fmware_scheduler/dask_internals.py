@@ -80,11 +80,9 @@ class SchedulerInternals:
         self.scheduler.worker_send(worker, message)
 
     @staticmethod
-    def status_change(event: Any) -> bool | None:
-        """Whether a worker has begun to take tasks, or stopped; None for every other event of the log."""
-        if not isinstance(event, dict) or event.get("action") != "worker-status-change":
-            return None
-        return bool(event.get("status") == Status.running.name)
+    def is_status_change(event: Any) -> bool:
+        """Whether an entry of the event log says that a worker takes tasks again, or no more."""
+        return isinstance(event, dict) and event.get("action") == "worker-status-change"
 
     # -- tasks: Scheduler.tasks, TaskState.{run_spec, state, waiting_on, dependents, who_has, ...} -
 

@@ -204,13 +204,16 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     @_guarded
     def log_event(self, topic: str, msg: Any) -> None:
         """Follow workers that are paused, resumed or being retired; the log is where Dask says so."""
-        takes_tasks = self.dask.status_change(msg)
-        if takes_tasks is None:
-            return
-        if self.machine.fleet.get(topic) is not None:
-            self._handle(ReplicaDraining(topic, not takes_tasks))
-        elif takes_tasks and topic in self.placement.light:
-            self.placement.add_light(topic)
+        if self.dask.is_status_change(msg):  # told before Dask has done it
+            asyncio.get_running_loop().call_soon(self._status_changed, topic)
+
+    @_guarded
+    def _status_changed(self, worker: str) -> None:
+        state, takes_tasks = self.machine.fleet.get(worker), self.dask.takes_tasks(worker)
+        if state is not None and state.draining is takes_tasks:
+            self._handle(ReplicaDraining(worker, not takes_tasks))
+        elif takes_tasks and worker in self.placement.light:
+            self.placement.add_light(worker)
 
     @_guarded
     def add_client(self, scheduler: Scheduler, client: str) -> None:
