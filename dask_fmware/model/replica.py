@@ -48,3 +48,4 @@ class Replica:
     latency: Latency  # a figure until a profile replaces it
     load_s: float = 0.0  # seconds from the start of loading to ready
     profile: str | None = None  # JSON of `dask_fmware.profile.record.LiveProfile`; None: only `latency` is known
+    card_slots: int | None = None  # calls at once over all replicas of its card; None: no bound but their slots

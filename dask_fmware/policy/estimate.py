@@ -1,17 +1,17 @@
 """The paper's estimate of a call's cost on a replica: ``l_est = l_x + l_q + l_r``.
 
 From one latency figure for each model and accelerator (section 4.2 of the paper; the load terms are
-of the replica). It knows neither batching nor prefill interference: projections of a profile do.
+of the card where replicas share its slots, as the paper keys them, else of the replica). It knows neither batching nor prefill interference: projections of a profile do.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dask_fmware.policy.protocol import CallView, ReplicaView
+from dask_fmware.policy.protocol import CallView, Rank, ReplicaView
 from dask_fmware.spec.deployment import Latency
 
-__all__ = ["Estimate", "estimate", "execution_s"]
+__all__ = ["Estimate", "estimate", "execution_s", "free_first"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,16 @@ def execution_s(latency: Latency, prompt_tokens: float, output_tokens: float) ->
 def estimate(call: CallView, replica: ReplicaView, now: float) -> Estimate:
     """Cost of `call` on `replica` if it were bound there at `now`."""
     tokens = 0.0 if call.answers else call.output_tokens
-    l_r = 0.0 if replica.running < replica.slots else max(0.0, replica.slot_free_at - now)
+    l_r = max(0.0, replica.slot_free_at - now) if replica.is_full else 0.0
     return Estimate(
         l_x=execution_s(replica.latency, call.prompt_tokens, tokens),
-        l_q=replica.waiting_s / replica.slots,
+        l_q=replica.waiting_s / (replica.card_slots or replica.slots),
         l_r=l_r,
     )
+
+
+def free_first(replica: ReplicaView) -> Rank:
+    """Order of equally fast replicas by when they could start one more call."""
+    queue_s = replica.waiting_s / (replica.card_slots or replica.slots)
+    free_at = replica.slot_free_at if replica.is_full else 0.0
+    return (free_at + queue_s, replica.card_running, replica.name, replica.replica_id)

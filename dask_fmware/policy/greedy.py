@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dask_fmware.policy.estimate import estimate
-from dask_fmware.policy.protocol import Bind, CallView, Choice, ReplicaView
+from dask_fmware.policy.estimate import estimate, free_first
+from dask_fmware.policy.kinds import leaders
+from dask_fmware.policy.protocol import Bind, CallView, Choice, Rank, ReplicaView
 
 __all__ = ["Greedy"]
 
@@ -31,11 +32,14 @@ class Greedy:
         """First come, first served inside a priority."""
         return (-call.priority,)
 
+    def rank(self, replica: ReplicaView) -> Rank:
+        """Of equally fast replicas, the one that is free first."""
+        return free_first(replica)
+
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """Pick by ``l_est``."""
-        costs = {r.replica_id: estimate(call, r, now) for r in replicas}
-        best = min(replicas, key=lambda r: (costs[r.replica_id].l_est, r.card_running, r.name, r.replica_id))
-        cost = costs[best.replica_id]
+        costs = [(estimate(call, r, now), r) for r in leaders(replicas, self.rank)]
+        cost, best = min(costs, key=lambda c: (c[0].l_est, c[1].card_running, c[1].name, c[1].replica_id))
         return Bind(
             best.replica_id,
             f"least estimate {cost.l_est:.3f} s (own {cost.l_x:.3f}, queue {cost.l_q:.3f}, running {cost.l_r:.3f})",

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dask_fmware.policy.protocol import Bind, CallView, Choice, ReplicaView
+from dask_fmware.policy.kinds import leaders
+from dask_fmware.policy.protocol import Bind, CallView, Choice, Rank, ReplicaView
 
 __all__ = ["LeastOutstanding"]
 
@@ -27,10 +28,12 @@ class LeastOutstanding:
         """First come, first served inside a priority."""
         return (-call.priority,)
 
+    def rank(self, replica: ReplicaView) -> Rank:
+        """By outstanding calls for each slot, card load, speed and name."""
+        outstanding = replica.outstanding / replica.slots
+        return (outstanding, replica.card_running, replica.latency.output_token_s, replica.name, replica.replica_id)
+
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
-        """Pick by outstanding calls for each slot, card load, speed and name."""
-        best = min(
-            replicas,
-            key=lambda r: (r.outstanding / r.slots, r.card_running, r.latency.output_token_s, r.name, r.replica_id),
-        )
+        """Pick the first by `rank`."""
+        best = min(leaders(replicas, self.rank), key=self.rank)
         return Bind(best.replica_id, f"{best.outstanding} outstanding on {best.slots} slots is the least")

@@ -4,7 +4,8 @@
 ongoing requests and takes the smaller; a replica at ``max_ongoing_requests`` is no candidate, and if
 neither has room the request waits at the router.
 **Inputs.** Running and waiting calls of two replicas.
-**What it does.** As above, with the engine's slots as the bound, so no call ever waits on a replica.
+**What it does.** As above. The bound on ongoing calls is that of Ray Serve, or the slots of the engine if
+those are more: 5 in `power_of_two` (Ray 2.32, July 2024, and later), 100 in `power_of_two_100` (before).
 **Configuration.** The seed of the draws (`router.seed`).
 **Trade-offs.** Constant cost at any number of replicas and no herding; blind to speed and deadlines.
 
@@ -16,36 +17,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dask_fmware.policy.protocol import Bind, CallView, Choice, Draw, ReplicaView, Wait
+from dask_fmware.policy.kinds import leaders
+from dask_fmware.policy.protocol import Bind, CallView, Choice, Draw, Rank, ReplicaView, Wait
 
 __all__ = ["PowerOfTwo"]
 
 
 class PowerOfTwo:
-    """The less loaded of two replicas drawn at random."""
+    """The less loaded of two replicas drawn at random.
 
-    name = "power_of_two"
+    Parameters
+    ----------
+    draw
+        Source of the draws.
+    most_ongoing
+        Bound on ongoing calls of one replica, unless it has more slots.
+    name
+        Name in deployments and reports.
+    """
 
-    def __init__(self, draw: Draw) -> None:
+    def __init__(self, draw: Draw, most_ongoing: int = 5, name: str = "power_of_two") -> None:
+        self.name = name
         self._draw = draw
+        self._most_ongoing = most_ongoing
 
     def order(self, call: CallView) -> tuple[float, ...]:
         """First come, first served inside a priority."""
         return (-call.priority,)
 
-    def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
-        """Draw two different replicas and take the one with fewer ongoing calls, if it has room.
+    def rank(self, replica: ReplicaView) -> Rank:
+        """Fewest ongoing calls, relative to the bound."""
+        return (replica.outstanding - self._bound(replica), replica.name, replica.replica_id)
 
-        Ray Serve repeats the draw with a backoff while both are full; here the call waits and is asked
-        again when a slot frees, so replicas with room outside the draw are drawn from next.
+    def _bound(self, replica: ReplicaView) -> int:
+        return max(self._most_ongoing, replica.slots)
+
+    def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
+        """Draw two different replicas and take the one with fewer ongoing calls, if it is below its bound.
+
+        Ray Serve repeats the draw with a backoff while both are full; here it is repeated at once a few
+        times, then the emptiest is taken, and if that is full too the call waits.
         """
-        open_ = [r for r in replicas if r.has_room]
-        if not open_:
-            return Wait(f"all {len(replicas)} replicas are at their bound of ongoing calls")
-        first = int(self._draw() * len(replicas))
-        second = int(self._draw() * (len(replicas) - 1))
-        second += second >= first
-        drawn = [replicas[first]] if len(replicas) == 1 else [replicas[first], replicas[second]]
-        fits = [r for r in drawn if r.has_room] or [open_[int(self._draw() * len(open_))]]
-        best = min(fits, key=lambda r: r.outstanding)  # of equals the one drawn first, not the first by name
-        return Bind(best.replica_id, f"fewer ongoing calls ({best.outstanding}) of two drawn")
+        count = len(replicas)
+        for _ in range(3):
+            first = int(self._draw() * count)
+            second = int(self._draw() * (count - 1))
+            second += second >= first
+            drawn = [replicas[first]] if count == 1 else [replicas[first], replicas[second]]
+            fits = [r for r in drawn if r.outstanding < self._bound(r)]
+            if fits:
+                best = min(fits, key=lambda r: r.outstanding)  # a tie goes to the one drawn first, as in Ray
+                return Bind(best.replica_id, f"fewer ongoing calls ({best.outstanding}) of two drawn")
+        best = min(leaders(replicas, self.rank), key=self.rank)
+        if best.outstanding >= self._bound(best):
+            return Wait(f"all {count} replicas are at their bound of ongoing calls")
+        return Bind(best.replica_id, f"{best.outstanding} ongoing calls, after three draws of full replicas")

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from dask_fmware.profile.law import StepLaw
 from dask_fmware.spec.deployment import Latency
 
-__all__ = ["Bind", "CallView", "Choice", "Draw", "Policy", "ReplicaView", "Wait"]
+__all__ = ["Bind", "CallView", "Choice", "Draw", "Park", "Policy", "Rank", "ReplicaView", "Wait"]
+
+Rank: TypeAlias = tuple[float | int | str, ...]
 
 
 class Draw(Protocol):
@@ -37,10 +40,20 @@ class CallView:
     priority: int  # higher first
     runnable_at: float  # when its inputs were complete
     deadline: float | None  # of its run, absolute; None without an SLO
-    prompt_tokens: int  # a lower bound until the engine has counted
+    prompt_tokens: int  # expected; a lower bound until the engine has counted
     output_tokens: float  # expected, from the history of this node; max_tokens without one
     answers: bool  # its first token may be the run's
     attempt: int  # 1 for the first try
+    after_s: float = 0.0  # expected critical path of its run after it, on idle fast replicas
+    own_s: float = 0.0  # expected of the call itself, on an idle replica of the fastest kind
+    budget_due: float | None = None  # when its node is due by the static budgets of its workflow
+    parked: bool = False  # it was found too late before
+    submitted: float = 0.0  # when its run was
+
+    @property
+    def due(self) -> float | None:
+        """When it must have done what its node is for, so that the rest of its run can be in time."""
+        return None if self.deadline is None else self.deadline - self.after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,11 @@ class ReplicaView:
     latency: Latency  # of its model on its accelerator
     slot_free_at: float  # when a slot is expected to be free; in the past if one is
     waiting_s: float  # expected work of the calls that wait, in seconds of one slot
+    card_slots: int | None = None  # attempts at once on its card; None: as many as its replicas have slots
+    law: StepLaw | None = None  # step-time law, where a profile is known
+    prefill_tokens: int = 0  # prompt tokens of its running attempts that gave no token yet
+    context_tokens: int = 0  # expected KV tokens of all its running attempts
+    card_waiting: int = 0  # calls that wait for a slot of any replica of its card
 
     @property
     def outstanding(self) -> int:
@@ -68,7 +86,14 @@ class ReplicaView:
     @property
     def has_room(self) -> bool:
         """Whether a call bound now starts now."""
+        if self.card_slots is not None and (self.card_running >= self.card_slots or self.card_waiting):
+            return False
         return self.running < self.slots and not self.waiting
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a running attempt must end before another starts."""
+        return self.running >= self.slots or (self.card_slots is not None and self.card_running >= self.card_slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +102,7 @@ class Bind:
 
     replica_id: str
     reason: str
+    priority: float | None = None  # for the engine's own queue, lower first; None: by the priority of the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +110,18 @@ class Wait:
     """The call stays in the central queue until something changes."""
 
     reason: str
+    lets_pass: bool = False  # whether calls behind it may be served meanwhile
+    until: float | None = None  # when to ask again even if nothing has changed
 
 
-Choice: TypeAlias = Bind | Wait
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The call goes behind those that can still be in time; its place is asked for again, with `parked` set."""
+
+    reason: str
+
+
+Choice: TypeAlias = Bind | Wait | Park
 
 
 class Policy(Protocol):
@@ -99,6 +134,13 @@ class Policy(Protocol):
 
     def order(self, call: CallView) -> tuple[float, ...]:
         """Key by which waiting calls are served, least first; ties go to the call that waits longer."""
+        ...
+
+    def rank(self, replica: ReplicaView) -> Rank:
+        """Key by which replicas of one kind are preferred, least first, for any call and at any time.
+
+        The fleet keeps each kind in this order, so that `choose` looks at kinds and not at replicas.
+        """
         ...
 
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:

@@ -10,14 +10,19 @@ from dask_fmware.policy.least_outstanding import LeastOutstanding
 from dask_fmware.policy.power_of_two import PowerOfTwo
 from dask_fmware.policy.protocol import Draw, Policy
 from dask_fmware.policy.round_robin import RoundRobin
+from dask_fmware.policy.slack import Slack
+from dask_fmware.policy.target import Target
 
 __all__ = ["POLICIES", "create_policy"]
 
 POLICIES: dict[str, Callable[[Draw], Policy]] = {
     "round_robin": lambda draw: RoundRobin(),
     "power_of_two": PowerOfTwo,
+    "power_of_two_100": lambda draw: PowerOfTwo(draw, 100, "power_of_two_100"),
     "least_outstanding": lambda draw: LeastOutstanding(),
     "greedy": lambda draw: Greedy(),
+    "target": lambda draw: Target(),
+    "slack": lambda draw: Slack(),
 }
 
 

@@ -10,9 +10,10 @@ once and waits in that replica's queue if it is full.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
-from dask_fmware.policy.protocol import Bind, CallView, Choice, ReplicaView
+from dask_fmware.policy.protocol import Bind, CallView, Choice, Rank, ReplicaView
 
 __all__ = ["RoundRobin"]
 
@@ -29,9 +30,14 @@ class RoundRobin:
         """First come, first served inside a priority."""
         return (-call.priority,)
 
+    def rank(self, replica: ReplicaView) -> Rank:
+        """No replica is better than another."""
+        return (replica.name, replica.replica_id)
+
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """Pick the replica whose name follows the last one."""
         last = self._last.get(call.model, ("", ""))
-        replica = next((r for r in replicas if (r.name, r.replica_id) > last), replicas[0])
+        position = bisect_right(replicas, last, key=lambda r: (r.name, r.replica_id))
+        replica = replicas[position % len(replicas)]
         self._last[call.model] = replica.name, replica.replica_id
         return Bind(replica.replica_id, "next in turn")

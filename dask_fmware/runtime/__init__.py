@@ -20,6 +20,7 @@ from dask_fmware.runtime.events import (
     RunDropped,
     RunEnded,
     RunSubmitted,
+    Tick,
 )
 from dask_fmware.runtime.machine import Machine
 
@@ -45,4 +46,5 @@ __all__ = [
     "RunEnded",
     "RunSubmitted",
     "Skip",
+    "Tick",
 ]

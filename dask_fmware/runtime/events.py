@@ -23,6 +23,7 @@ __all__ = [
     "RunDropped",
     "RunEnded",
     "RunSubmitted",
+    "Tick",
 ]
 
 
@@ -93,6 +94,11 @@ class ReplicaDraining:
     draining: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`Machine.wake_at` has come."""
+
+
 Event: TypeAlias = (
     RunSubmitted
     | CallRunnable
@@ -106,4 +112,5 @@ Event: TypeAlias = (
     | Branched
     | FirstToken
     | AttemptEnded
+    | Tick
 )

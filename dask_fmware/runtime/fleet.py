@@ -1,29 +1,67 @@
 """The replicas as the machine knows them: slots, queues, and the immutable views that policies see.
 
-It owns the accounting of slots. It does not know why a call is where it is.
+It owns the accounting of slots, of replicas and of their cards. It does not know why a call is where it is.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from dask_fmware.model.replica import Replica
-from dask_fmware.policy.protocol import ReplicaView
+from dask_fmware.policy.kinds import RankedReplicas
+from dask_fmware.policy.protocol import Rank, ReplicaView
+from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.record import LiveProfile
 from dask_fmware.runtime.queue import CallQueue, Ticket
 
-__all__ = ["Fleet", "ReplicaState"]
+__all__ = ["Card", "Fleet", "Held", "ReplicaState"]
+
+
+class Held:
+    """What an attempt takes of its replica."""
+
+    __slots__ = ("context_tokens", "expected_end", "prefill_tokens")
+
+    def __init__(self, expected_end: float, prefill_tokens: int = 0, output_tokens: float = 0.0) -> None:
+        self.expected_end = expected_end
+        self.prefill_tokens = prefill_tokens  # 0 once the first token is there
+        self.context_tokens = prefill_tokens + int(output_tokens / 2)
+
+
+class Card:
+    """One piece of hardware and the replicas on it."""
+
+    __slots__ = ("replicas", "running", "slots", "waiting")
+
+    def __init__(self) -> None:
+        self.replicas: list[ReplicaState] = []
+        self.running = 0
+        self.waiting = 0
+        self.slots: int | None = None  # attempts at once over all replicas
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more attempt may run."""
+        return self.slots is None or self.running < self.slots
 
 
 class ReplicaState:
     """One replica: attempts that hold its slots, calls that wait for one."""
 
-    __slots__ = ("_expected_s", "_queue", "draining", "replica", "running", "waiting_s")
+    __slots__ = (
+        "_expected_s", "_queue", "card", "context_tokens", "draining", "position", "prefill_tokens", "replica",
+        "running", "waiting_s",
+    )  # fmt: skip
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, card: Card | None = None) -> None:
         self.replica = replica
+        self.card = card or Card()
         self.draining = False
-        self.running: dict[tuple[str, int], float] = {}  # (call id, attempt) -> expected end
+        self.position = -1  # among the views of its model; -1 while it is not offered
+        self.running: dict[tuple[str, int], Held] = {}  # (call id, attempt)
+        self.prefill_tokens = 0
+        self.context_tokens = 0
         self.waiting_s = 0.0
         self._queue = CallQueue()
         self._expected_s: dict[str, float] = {}  # call id -> expected seconds, of those in the queue
@@ -35,12 +73,13 @@ class ReplicaState:
 
     @property
     def free_slots(self) -> int:
-        """Slots without an attempt."""
-        return self.replica.slots - len(self.running)
+        """Slots without an attempt, as far as the card has room for one."""
+        return self.replica.slots - len(self.running) if self.card.has_room else 0
 
     def enqueue(self, ticket: Ticket, expected_s: float) -> None:
         """Let a call wait for a slot of this replica."""
         self._queue.push(ticket)
+        self.card.waiting += 1
         self._expected_s[ticket[2]] = expected_s
         self.waiting_s += expected_s
 
@@ -50,6 +89,10 @@ class ReplicaState:
             return False
         self._left(call_id)
         return True
+
+    def first_waiting(self) -> Ticket | None:
+        """Ticket of the first call in the queue."""
+        return self._queue.first()
 
     def next_waiting(self) -> str | None:
         """Take the first call out of the queue."""
@@ -67,20 +110,39 @@ class ReplicaState:
         return calls
 
     def _left(self, call_id: str) -> None:
+        self.card.waiting -= 1
         expected_s = self._expected_s.pop(call_id)
         self.waiting_s = self.waiting_s - expected_s if self._expected_s else 0.0  # no rounding is left behind
 
 
-class Fleet:
-    """All replicas, by id, by model and by card."""
+def _unranked(view: ReplicaView) -> Rank:
+    return (view.name, view.replica_id)
 
-    def __init__(self) -> None:
+
+class Fleet:
+    """All replicas, by id, by model and by card.
+
+    Parameters
+    ----------
+    rank
+        Order in which replicas of one kind are kept, a policy's `rank`.
+    laws
+        Step-time laws by model and accelerator, where profiles are known.
+    """
+
+    def __init__(
+        self,
+        rank: Callable[[ReplicaView], Rank] = _unranked,
+        laws: Mapping[tuple[str, str], StepLaw] | None = None,
+    ) -> None:
+        self._laws = dict(laws or {})
+        self._rank = rank
         self._replicas: dict[str, ReplicaState] = {}
         self._by_model: dict[str, list[ReplicaState]] = defaultdict(list)
-        self._by_card: dict[str, list[ReplicaState]] = defaultdict(list)
+        self._cards: dict[str, Card] = {}
         self._slots: dict[tuple[str, int], ReplicaState] = {}  # (call id, attempt) -> where it runs
-        self._views: dict[str, ReplicaView] = {}
-        self._model_views: dict[str, tuple[ReplicaView, ...]] = {}
+        self._offered: dict[str, RankedReplicas] = {}  # model -> replicas that take calls
+        self._stale: dict[str, set[ReplicaState]] = {}  # model -> replicas whose view is out of date
 
     def __iter__(self) -> Iterator[ReplicaState]:
         return iter(self._replicas.values())
@@ -101,13 +163,24 @@ class Fleet:
         """Models with at least one replica."""
         return sorted(model for model, states in self._by_model.items() if states)
 
+    def first(self, model: str) -> Replica | None:
+        """Return a replica of a model, or None."""
+        states = self._by_model.get(model)
+        return states[0].replica if states else None
+
     def add(self, replica: Replica) -> ReplicaState:
         """Add a replica that is ready."""
-        state = ReplicaState(replica)
+        card = self._cards.setdefault(replica.card, Card())
+        if replica.card_slots is not None:
+            card.slots = min(replica.card_slots, card.slots or replica.card_slots)
+        state = ReplicaState(replica, card)
+        if replica.profile is not None:
+            self._laws[replica.model, replica.accelerator] = LiveProfile.from_wire(replica.profile).law.law()
+        card.replicas.append(state)
         self._replicas[replica.replica_id] = state
         self._by_model[replica.model].append(state)
         self._by_model[replica.model].sort(key=lambda s: (s.replica.name, s.replica.replica_id))
-        self._by_card[replica.card].append(state)
+        self._offered.pop(replica.model, None)
         self.changed(state)
         return state
 
@@ -118,19 +191,27 @@ class Fleet:
             return None
         for held in state.running:
             self._slots.pop(held, None)
-        for index, key in ((self._by_model, state.replica.model), (self._by_card, state.replica.card)):
-            index[key].remove(state)
-            if not index[key]:
-                del index[key]
-        self._views.pop(replica_id, None)
-        self._model_views.pop(state.replica.model, None)
-        for neighbour in self._by_card.get(state.replica.card, ()):
-            self.changed(neighbour)
+        card, model = state.card, state.replica.model
+        card.running -= len(state.running)
+        card.replicas.remove(state)
+        self._by_model[model].remove(state)
+        if not self._by_model[model]:
+            del self._by_model[model]
+        self._offered.pop(model, None)
+        self._stale.pop(model, None)
+        if not card.replicas:
+            del self._cards[state.replica.card]
+        for neighbour in card.replicas:
+            self._dirty(neighbour)
+        state.position = -1
         return state
 
-    def take(self, state: ReplicaState, call_id: str, attempt: int, expected_end: float) -> None:
+    def take(self, state: ReplicaState, call_id: str, attempt: int, held: Held) -> None:
         """Give a slot of a replica to an attempt."""
-        state.running[call_id, attempt] = expected_end
+        state.running[call_id, attempt] = held
+        state.card.running += 1
+        state.prefill_tokens += held.prefill_tokens
+        state.context_tokens += held.context_tokens
         self._slots[call_id, attempt] = state
         self.changed(state)
 
@@ -138,45 +219,86 @@ class Fleet:
         """Whether an attempt has a slot."""
         return (call_id, attempt) in self._slots
 
+    def prefilled(self, call_id: str, attempt: int) -> None:
+        """Take note that an attempt gave its first token."""
+        state = self._slots.get((call_id, attempt))
+        if state is not None:
+            held = state.running[call_id, attempt]
+            state.prefill_tokens -= held.prefill_tokens
+            held.prefill_tokens = 0
+            self._dirty(state)
+
     def free(self, call_id: str, attempt: int) -> ReplicaState | None:
         """Free the slot of an attempt; None if it holds none (its replica is gone, or said so before)."""
         state = self._slots.pop((call_id, attempt), None)
         if state is not None:
-            del state.running[call_id, attempt]
+            held = state.running.pop((call_id, attempt))
+            state.prefill_tokens -= held.prefill_tokens
+            state.context_tokens -= held.context_tokens
+            state.card.running -= 1
             self.changed(state)
         return state
 
-    def changed(self, state: ReplicaState) -> None:
-        """Forget the views that show a replica or its card."""
-        for neighbour in self._by_card.get(state.replica.card, (state,)):
-            self._views.pop(neighbour.replica.replica_id, None)
-            self._model_views.pop(neighbour.replica.model, None)
+    def drain(self, state: ReplicaState, draining: bool) -> None:
+        """Offer a replica no more, or again."""
+        state.draining = draining
+        self._offered.pop(state.replica.model, None)
 
-    def views(self, model: str) -> tuple[ReplicaView, ...]:
+    def changed(self, state: ReplicaState) -> None:
+        """Take note that a replica's load is another, and with it that of its card."""
+        self._dirty(state)
+        if len(state.card.replicas) > 1:
+            for neighbour in state.card.replicas:
+                self._dirty(neighbour)
+
+    def _dirty(self, state: ReplicaState) -> None:
+        stale = self._stale.get(state.replica.model)
+        if stale is None:
+            self._stale[state.replica.model] = {state}
+        else:
+            stale.add(state)
+
+    def views(self, model: str) -> RankedReplicas:
         """Replicas of a model that take calls, sorted by name."""
-        made = self._model_views.get(model)
-        if made is None:
-            made = tuple(self._view(state) for state in self._by_model.get(model, ()) if not state.draining)
-            self._model_views[model] = made
-        return made
+        offered = self._offered.get(model)
+        if offered is None:
+            states = self._by_model.get(model, ())
+            for state in states:
+                state.position = -1
+            open_ = [state for state in states if not state.draining]
+            for position, state in enumerate(open_):
+                state.position = position
+            offered = self._offered[model] = RankedReplicas(map(self._view, open_), self._rank)
+            self._stale.pop(model, None)
+        elif stale := self._stale.get(model):
+            for state in stale:
+                if state.position >= 0:
+                    offered.replace(state.position, self._view(state))
+            stale.clear()
+        return offered
 
     def _view(self, state: ReplicaState) -> ReplicaView:
-        replica = state.replica
-        view = self._views.get(replica.replica_id)
-        if view is None:
-            full = len(state.running) >= replica.slots
-            view = self._views[replica.replica_id] = ReplicaView(
-                replica_id=replica.replica_id,
-                name=replica.name,
-                model=replica.model,
-                accelerator=replica.accelerator,
-                card=replica.card,
-                slots=replica.slots,
-                running=len(state.running),
-                waiting=state.waiting,
-                card_running=sum(len(s.running) for s in self._by_card[replica.card]),
-                latency=replica.latency,
-                slot_free_at=min(state.running.values()) if full else 0.0,
-                waiting_s=state.waiting_s,
-            )
-        return view
+        replica, card, running = state.replica, state.card, state.running
+        free_at = min(held.expected_end for held in running.values()) if len(running) >= replica.slots else 0.0
+        if card.slots is not None and card.running >= card.slots:
+            ends = [held.expected_end for other in card.replicas for held in other.running.values()]
+            free_at = max(free_at, min(ends, default=0.0))
+        return ReplicaView(
+            replica.replica_id,
+            replica.name,
+            replica.model,
+            replica.accelerator,
+            replica.card,
+            replica.slots,
+            len(running),
+            state.waiting,
+            card.running,
+            replica.latency,
+            free_at,
+            state.waiting_s if card.slots is None else sum(s.waiting_s for s in card.replicas),
+            card.slots,
+            self._laws.get((replica.model, replica.accelerator)),
+            state.prefill_tokens,
+            state.context_tokens,
+            card.waiting,
+        )

@@ -21,7 +21,7 @@ class OutputLengths:
         """Items of a map and iterations of a loop share their node's history."""
         return workflow, ".".join(part.partition("[")[0] for part in node.split("."))
 
-    def observe(self, workflow: str, node: str, output_tokens: int) -> None:
+    def observe(self, workflow: str, node: str, output_tokens: float) -> None:
         """Add a finished call."""
         key = self._key(workflow, node)
         n, mean = self._means.pop(key, (0, 0.0))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, RunReport
+from dask_fmware.policy.protocol import CallView
+from dask_fmware.runtime.knowledge import Shape
 
 __all__ = ["TERMINAL", "CallRecord", "RunRecord", "Runs"]
 
@@ -29,6 +31,8 @@ class CallRecord:
     queued_on: str | None = None  # replica whose queue holds it
     tries: int = 0  # attempts since it last finished
     avoid: set[str] = field(default_factory=set)  # replicas on which it failed
+    parked: bool = False  # found too late by the policy
+    view: CallView | None = None  # as policies saw it last
 
     @property
     def call_id(self) -> str:
@@ -50,6 +54,10 @@ class RunRecord:
     report: RunReport
     branches: dict[tuple[str, str], int | None] = field(default_factory=dict)  # (plan, switch) -> branch taken
     parts: list[str] = field(default_factory=list)  # run ids of its bodies
+    shape: Shape | None = None  # of its workflow
+    deadline: float | None = None  # absolute
+    idle_since: float = 0.0  # when the last of its calls ended
+    rounds: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies that ran one after the other
 
     def skips(self, call: CallRecord) -> str | None:
         """Why a call is on a branch that was not taken, or None."""
@@ -94,7 +102,8 @@ class Runs:
                 e2e_slo_s=o.e2e_s if o else None,
                 finish_by_s=max(0.0, o.finish_by - now) if o and o.finish_by is not None else None,
             )
-            run = RunRecord(plan, report)
+            bound = report.deadline_s
+            run = RunRecord(plan, report, deadline=None if bound is None else now + bound, idle_since=now)
         else:
             parent = self._runs.get(plan.part_of)
             if parent is None:

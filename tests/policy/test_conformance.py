@@ -8,10 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_fmware.policy import POLICIES, Bind, CallView, Choice, ReplicaView, Wait, create_policy
+from dask_fmware.policy import POLICIES, Bind, CallView, Choice, Park, ReplicaView, Wait, create_policy
 from tests.policy.views import SLOW, call, calls, draws, fleets, replica
 
-TURN_OR_DRAW = {"round_robin", "power_of_two"}  # choose by the place in the list, so its order matters
+TURN_OR_DRAW = {
+    "round_robin",
+    "power_of_two",
+    "power_of_two_100",
+}  # choose by the place in the list, so its order matters
 
 few = settings(max_examples=25, deadline=None)
 every_policy = pytest.mark.parametrize("name", sorted(POLICIES))
@@ -36,7 +40,7 @@ def test_a_choice_is_one_of_the_given_replicas_or_to_wait_with_a_reason(
     for _ in range(3):
         choice = policy.choose(question, views, now)
         assert choice.reason
-        assert isinstance(choice, Wait) or choice.replica_id in {v.replica_id for v in views}
+        assert isinstance(choice, Wait | Park) or choice.replica_id in {v.replica_id for v in views}
 
 
 @every_policy
@@ -52,8 +56,8 @@ def test_equal_questions_and_draws_get_equal_answers(
 
 @every_policy
 @few
-@given(question=calls, views=fleets(), now=st.floats(0, 1e4))
-def test_a_call_waits_only_if_no_replica_has_room(
+@given(question=calls.filter(lambda c: c.deadline is None), views=fleets(), now=st.floats(0, 1e4))
+def test_a_call_without_an_objective_waits_only_if_no_replica_has_room(
     name: str, question: CallView, views: list[ReplicaView], now: float
 ) -> None:
     if isinstance(create_policy(name, draws()).choose(question, views, now), Wait):

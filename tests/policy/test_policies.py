@@ -151,12 +151,13 @@ def test_power_of_two_copes_with_the_largest_draw() -> None:
 
 
 def test_power_of_two_waits_when_all_are_full() -> None:
-    choice = PowerOfTwo(draws()).choose(call(), [replica("a", running=1), replica("b", running=1)], 0.0)
+    full = [replica("a", running=1, waiting=4), replica("b", running=1, waiting=4)]
+    choice = PowerOfTwo(draws()).choose(call(), full, 0.0)
     assert choice == Wait("all 2 replicas are at their bound of ongoing calls")
 
 
-def test_power_of_two_never_queues_on_a_replica() -> None:
-    views = [replica("a", running=1), replica("b", running=1), replica("c", slots=2, running=1)]
+def test_power_of_two_finds_the_only_replica_below_its_bound() -> None:
+    views = [replica(n, running=1, waiting=w) for n, w in (("a", 4), ("b", 4), ("c", 3))]
     for seed in range(20):
         assert name_of(PowerOfTwo(draws(seed)).choose(call(), views, 0.0)) == "c"
 

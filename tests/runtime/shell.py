@@ -40,6 +40,7 @@ from dask_fmware.runtime import (
 )
 
 OVER = ("done", "erred")
+WAITS_ON_PURPOSE = ("an urgent call is likely", "only a busy replica", "other calls of its model")
 
 
 @dataclass
@@ -379,6 +380,8 @@ class Shell:
         for model, queue in queues.items():
             views = fleet.views(model)
             for call_id in queue._tickets:
+                if self.policy == "slack" and machine.runs.calls[call_id].report.reason.startswith(WAITS_ON_PURPOSE):
+                    continue
                 avoid = machine.runs.calls[call_id].avoid
                 allowed = [v for v in views if v.replica_id not in avoid] or views
                 assert not any(v.has_room for v in allowed), f"{call_id} is held although a replica has room"
@@ -395,7 +398,8 @@ class Shell:
                 assert (view.running, view.waiting) == (len(state.running), state.waiting)
                 assert view.card_running == sum(len(s.running) for s in fleet if s.replica.card == view.card)
                 assert view.waiting_s == pytest.approx(state.waiting_s, abs=1e-9)
-                assert view.slot_free_at == (0.0 if state.free_slots else min(state.running.values()))
+                ends = [held.expected_end for held in state.running.values()]
+                assert view.slot_free_at == (0.0 if state.free_slots else min(ends))
 
     # -- the end ---------------------------------------------------------------------------------
 

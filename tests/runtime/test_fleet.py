@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dask_fmware.runtime.fleet import Fleet, ReplicaState
+from dask_fmware.runtime.fleet import Fleet, Held, ReplicaState
 from tests.runtime.builders import replica
 
 
@@ -14,10 +14,10 @@ def test_views_are_sorted_by_name_and_kept_until_something_changes() -> None:
     fleet = Fleet()
     for name in ("b", "a"):
         fleet.add(replica(name))
-    views = fleet.views("small")
+    views = list(fleet.views("small"))
     assert [v.name for v in views] == ["a", "b"]
-    assert fleet.views("small") is views
-    fleet.take(fleet.get("tcp://a"), "call", 1, 9.0)  # type: ignore[arg-type]
+    assert all(one is other for one, other in zip(fleet.views("small"), views, strict=True))
+    fleet.take(fleet.get("tcp://a"), "call", 1, Held(9.0))  # type: ignore[arg-type]
     assert [v.running for v in fleet.views("small")] == [1, 0]
     assert fleet.views("small")[1] is views[1]
 
@@ -27,7 +27,7 @@ def test_a_view_shows_the_load_of_its_card() -> None:
     small = fleet.add(replica("a", "small", card="host/0"))
     fleet.add(replica("b", "large", card="host/0"))
     assert fleet.views("large")[0].card_running == 0
-    fleet.take(small, "call", 1, 9.0)
+    fleet.take(small, "call", 1, Held(9.0))
     assert fleet.views("large")[0].card_running == 1
     fleet.remove("tcp://a")
     assert fleet.views("large")[0].card_running == 0
@@ -36,10 +36,10 @@ def test_a_view_shows_the_load_of_its_card() -> None:
 def test_a_full_replica_says_when_a_slot_is_expected_to_be_free() -> None:
     fleet = Fleet()
     state = fleet.add(replica("a", slots=2))
-    fleet.take(state, "x", 1, 9.0)
+    fleet.take(state, "x", 1, Held(9.0))
     assert fleet.views("small")[0].slot_free_at == 0.0
     assert fleet.views("small")[0].has_room
-    fleet.take(state, "y", 1, 7.0)
+    fleet.take(state, "y", 1, Held(7.0))
     assert fleet.views("small")[0].slot_free_at == 7.0
     assert not fleet.views("small")[0].has_room
 
@@ -47,7 +47,7 @@ def test_a_full_replica_says_when_a_slot_is_expected_to_be_free() -> None:
 def test_a_slot_is_freed_once() -> None:
     fleet = Fleet()
     state = fleet.add(replica("a"))
-    fleet.take(state, "x", 1, 9.0)
+    fleet.take(state, "x", 1, Held(9.0))
     assert fleet.holds("x", 1)
     assert fleet.free("x", 1) is state
     assert fleet.free("x", 1) is None
@@ -58,11 +58,11 @@ def test_a_slot_is_freed_once() -> None:
 def test_a_replica_that_is_gone_takes_its_slots_along() -> None:
     fleet = Fleet()
     state = fleet.add(replica("a"))
-    fleet.take(state, "x", 1, 9.0)
+    fleet.take(state, "x", 1, Held(9.0))
     assert fleet.remove("tcp://a") is state
     assert fleet.free("x", 1) is None
     assert fleet.remove("tcp://a") is None
-    assert fleet.views("small") == ()
+    assert fleet.views("small") == []
     assert not fleet.hosts("small")
     assert fleet.models == []
     assert len(fleet) == 0
@@ -71,9 +71,8 @@ def test_a_replica_that_is_gone_takes_its_slots_along() -> None:
 def test_a_draining_replica_is_hosted_but_not_offered() -> None:
     fleet = Fleet()
     state = fleet.add(replica("a"))
-    state.draining = True
-    fleet.changed(state)
-    assert fleet.views("small") == ()
+    fleet.drain(state, True)
+    assert fleet.views("small") == []
     assert fleet.hosts("small")
     assert fleet.models == ["small"]
     assert [s.replica.name for s in fleet] == ["a"]

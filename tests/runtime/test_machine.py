@@ -81,11 +81,11 @@ def test_calls_that_wait_are_served_by_priority_then_in_turn(policy: str) -> Non
 
 
 def test_every_hold_says_why() -> None:
-    d = Driver("power_of_two")
+    d = Driver("slack")
     d.ready(replica("a"))
     holds = [a for a in d.start("x", "y", "z") if isinstance(a, Hold)]
     assert [h.reason for h in holds] == [
-        "all 1 replicas are at their bound of ongoing calls",
+        "all replicas are busy",
         "other calls of its model are served first",
     ]
 
@@ -201,7 +201,7 @@ def test_a_call_that_runs_again_has_no_negative_times() -> None:
 
 
 def test_a_call_that_failed_on_the_only_free_replica_lets_others_pass() -> None:
-    d = Driver("power_of_two")
+    d = Driver("slack")
     d.ready(replica("a"), replica("b"))
     d.start("x", "y")
     on = {c: d.call(c).last.replica_id for c in "xy"}
@@ -215,7 +215,7 @@ def test_a_call_that_failed_on_the_only_free_replica_lets_others_pass() -> None:
 
 
 def test_calls_that_pass_stay_in_order() -> None:
-    d = Driver("power_of_two")
+    d = Driver("slack")
     d.ready(replica("a"), replica("b"))
     d.start("x", "y")
     d.end("x", "retry")
@@ -280,7 +280,7 @@ def test_finished_calls_teach_how_long_answers_are() -> None:
     d.ready(replica("a"))
     d.start("x")
     d.end("x", output_tokens=4)
-    assert d.machine.lengths.expected("rag", "x", 10) == 4.0
+    assert d.machine.knowledge.outputs.expected("rag", "x", 10) == 4.0
 
 
 def test_the_prediction_of_an_attempt_is_kept_with_it() -> None:

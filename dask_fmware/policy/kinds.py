@@ -1,0 +1,103 @@
+"""Replicas of one kind: same accelerator, same slots, about the same speed. Only their load tells them apart.
+
+A policy that looks at the best replica of each kind costs the same at ten replicas and at a thousand: the
+fleet keeps each kind in the order of the policy's `rank`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from math import log
+from typing import TypeAlias, overload
+
+from dask_fmware.policy.protocol import Rank, ReplicaView
+
+__all__ = ["Kind", "RankedReplicas", "kind_of", "leaders"]
+
+Kind: TypeAlias = tuple[object, ...]
+STEPS = 10.0  # speeds are one kind within about ten percent
+
+
+def kind_of(replica: ReplicaView) -> Kind:
+    """What replicas of one kind have in common."""
+    latency = replica.latency
+    figures = (latency.first_token_s, latency.prompt_token_s, latency.output_token_s)
+    return (replica.accelerator, replica.slots, *(round(STEPS * log(f)) if f > 0 else None for f in figures))
+
+
+def leaders(replicas: Sequence[ReplicaView], rank: Callable[[ReplicaView], Rank]) -> Iterable[ReplicaView]:
+    """The least-ranked replica of each kind: from the fleet's index, or by looking at each of a plain sequence."""
+    if isinstance(replicas, RankedReplicas):
+        return replicas.leaders
+    # Without an index every replica is looked at anyway, so none is left out for being one of a kind.
+    return sorted(replicas, key=rank)
+
+
+class _Ranking:
+    """A heap of the replicas of one kind, which skips what is out of date."""
+
+    __slots__ = ("heap", "members")
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[Rank, int, int, ReplicaView]] = []  # rank, position, tie, view
+        self.members = 0
+
+
+class RankedReplicas(Sequence[ReplicaView]):
+    """The ready replicas of one model, sorted by name and id, each kind also in the order of a rank.
+
+    A view is replaced when its replica has changed: O(log n), and asking for the leaders O(kinds).
+    """
+
+    __slots__ = ("_kind", "_rank", "_rankings", "_ties", "_views")
+
+    def __init__(self, views: Iterable[ReplicaView], rank: Callable[[ReplicaView], Rank]) -> None:
+        self._rank = rank
+        self._views = list(views)
+        self._ties = 0
+        self._kind: list[_Ranking] = []
+        self._rankings: dict[Kind, _Ranking] = {}
+        for position, view in enumerate(self._views):
+            ranking = self._rankings.setdefault(kind_of(view), _Ranking())
+            ranking.heap.append((rank(view), position, 0, view))
+            ranking.members += 1
+            self._kind.append(ranking)
+        for ranking in self._rankings.values():
+            heapify(ranking.heap)
+
+    def replace(self, position: int, view: ReplicaView) -> None:
+        """Show a replica as it is."""
+        self._views[position] = view
+        ranking = self._kind[position]
+        self._ties += 1
+        heappush(ranking.heap, (self._rank(view), position, self._ties, view))
+        if len(ranking.heap) > 4 * ranking.members + 16:
+            ranking.heap = [entry for entry in ranking.heap if self._views[entry[1]] is entry[3]]
+            heapify(ranking.heap)
+
+    @property
+    def leaders(self) -> list[ReplicaView]:
+        """The least-ranked replica of each kind."""
+        views, found = self._views, []
+        for ranking in self._rankings.values():
+            heap = ranking.heap
+            while views[heap[0][1]] is not heap[0][3]:
+                heappop(heap)
+            found.append(heap[0][3])
+        return found
+
+    @overload
+    def __getitem__(self, index: int) -> ReplicaView: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ReplicaView]: ...
+    def __getitem__(self, index: int | slice) -> ReplicaView | list[ReplicaView]:
+        return self._views[index]
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]

@@ -1,0 +1,205 @@
+"""What finished calls say about the runs under way: lengths of nodes, odds of branches, rounds of loops, pauses.
+
+From these and the speed of each model on its fastest replicas it tells how long the critical path of a run
+still is after a node. All is kept by (workflow, node), bounded, and forgets slowly; no text and no clock. Paths
+are worked out rarely, not for each decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from typing import TypeAlias
+
+from dask_fmware.model.plan import PlannedNode, RunPlan
+from dask_fmware.runtime.lengths import OutputLengths
+
+__all__ = ["Execution", "Knowledge", "Shape", "base_name"]
+
+Execution: TypeAlias = Callable[[str, float, float], tuple[float, float]]
+"""First token and completion of a call of a model, by prompt and output tokens, on an idle fast replica, in seconds."""
+
+Decided: TypeAlias = frozenset[tuple[str, int | None]]
+MOST_OUTCOMES = 256  # combinations of branches that are told apart
+
+
+def base_name(node: str) -> str:
+    """Name of the map or loop in whose body a node is, else of the node itself.
+
+    >>> base_name("pitches[3].small")
+    'pitches'
+    """
+    return node.partition("[")[0]
+
+
+@dataclass(slots=True)
+class Shape:
+    """The nodes of a workflow, and its critical paths as far as they were asked for."""
+
+    workflow: str
+    nodes: tuple[PlannedNode, ...]
+    branches: dict[str, int]  # switch -> branches it has
+    after: dict[Decided, tuple[int, dict[str, float]]] = field(default_factory=dict)  # with when to look again
+    share: dict[str, float] = field(default_factory=dict)  # of the objective, used up when a node has ended
+
+
+class Knowledge:
+    """What is known of all workflows.
+
+    Parameters
+    ----------
+    execution
+        How long calls take on idle replicas of the fastest kind.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self.outputs = OutputLengths()
+        self.prompts = OutputLengths()
+        self._execution = execution
+        self._pauses = OutputLengths()  # seconds of plain code before a node
+        self._rounds = OutputLengths()  # bodies that a loop runs one after the other
+        self._branches: dict[tuple[str, str], dict[int | None, float]] = {}
+        self._bodies: dict[tuple[str, str], tuple[PlannedNode, ...]] = {}
+        self._shapes: dict[tuple[str, tuple[str, ...]], Shape] = {}
+        self._version = 0  # grows with each observation
+
+    # -- observations ----------------------------------------------------------------------------
+
+    def observe_call(self, workflow: str, node: str, prompt_tokens: int, output_tokens: int) -> None:
+        """Take note of a finished call."""
+        self._version += 1
+        self.outputs.observe(workflow, node, output_tokens)
+        if prompt_tokens:
+            self.prompts.observe(workflow, node, prompt_tokens)
+
+    def observe_branch(self, workflow: str, switch: str, branch: int | None) -> None:
+        """Take note of a branch that was taken."""
+        counts = self._branches.setdefault((workflow, switch), {})
+        counts[branch] = counts.get(branch, 0.0) + 1.0
+        if sum(counts.values()) > 1000.0:
+            for known in counts:
+                counts[known] /= 2
+
+    def observe_pause(self, workflow: str, node: str, pause_s: float) -> None:
+        """Take note of what plain code took between the last call before a node and the node."""
+        self._pauses.observe(workflow, node, pause_s)
+
+    def observe_body(self, workflow: str, base: str, nodes: Iterable[PlannedNode]) -> None:
+        """Take note of what the body of a map or loop is."""
+        if (workflow, base) not in self._bodies:
+            self._bodies[workflow, base] = tuple(node for node in nodes if node.model is not None)
+            self._version += 1000
+
+    def observe_rounds(self, workflow: str, base: str, rounds: int) -> None:
+        """Take note of how many bodies ran one after the other."""
+        self._rounds.observe(workflow, base, rounds)
+
+    def refresh(self) -> None:
+        """Work out all paths again when they are next asked for."""
+        self._version += 1 << 20
+        for shape in self._shapes.values():
+            shape.share.clear()
+
+    # -- what follows ----------------------------------------------------------------------------
+
+    def shape(self, plan: RunPlan) -> Shape:
+        """Return the shape of a plan."""
+        key = plan.workflow, tuple([node.name for node in plan.nodes])
+        shape = self._shapes.get(key)
+        if shape is None:
+            if len(self._shapes) >= 1000:
+                self._shapes.clear()
+            branches: dict[str, int] = {}
+            for node in plan.nodes:
+                for guard in node.guards:
+                    branches[guard.switch] = max(branches.get(guard.switch, 1), guard.branch + 1)
+            shape = self._shapes[key] = Shape(plan.workflow, plan.nodes, branches)
+        return shape
+
+    def after_s(self, shape: Shape, node: str, decided: Decided) -> float:
+        """Expected seconds of the critical path after a node, to the answer's first token."""
+        base = base_name(node)
+        known = shape.after.get(decided)
+        if known is None or self._version >= known[0]:
+            if len(shape.after) > 1000:
+                shape.after.clear()
+            known = (self._version + self._version // 20 + 20, self._paths(shape, decided))
+            shape.after[decided] = known
+        after_s = known[1].get(base, 0.0)
+        if base != node:
+            done = int(node[len(base) + 1 :].partition("]")[0])
+            rounds = self._rounds.expected(shape.workflow, base, 1 << 30)
+            if 1.0 < rounds < 1 << 30:
+                after_s += max(rounds - done - 1, 0.0) * self._body_s(shape.workflow, base)
+        return after_s
+
+    def call_s(self, workflow: str, node: PlannedNode) -> float:
+        """Expected seconds of a call until it has done what its node is for."""
+        assert node.model is not None
+        output = self.outputs.expected(workflow, node.name, node.max_tokens)
+        prompt = self.prompts.expected(workflow, node.name, 1 << 30)
+        return self._execution(node.model, prompt if prompt < 1 << 30 else 0.0, output)[0 if node.answers else 1]
+
+    def share(self, shape: Shape, node: str) -> float:
+        """Share of the objective that may be used up when a node ends: static budgets, in proportion to latency."""
+        if not shape.share:
+            after = self._longest(shape, lambda _: True)
+            before: dict[str, float] = {}
+            for one in shape.nodes:
+                start = max((before[name] for name in one.after if name in before), default=0.0)
+                before[one.name] = start + self._node_s(shape.workflow, one)
+            for one in shape.nodes:
+                whole = before[one.name] + after[one.name]
+                shape.share[one.name] = before[one.name] / whole if whole > 0 else 1.0
+        return shape.share.get(base_name(node), 1.0)
+
+    def _node_s(self, workflow: str, node: PlannedNode) -> float:
+        if node.model is not None:
+            return self.call_s(workflow, node)
+        rounds = self._rounds.expected(workflow, node.name, 1 << 30)
+        return self._body_s(workflow, node.name) * (rounds if rounds < 1 << 30 else 1.0)
+
+    def _body_s(self, workflow: str, base: str) -> float:
+        return sum(self.call_s(workflow, node) for node in self._bodies.get((workflow, base), ()))
+
+    def _paths(self, shape: Shape, decided: Decided) -> dict[str, float]:
+        """Mean over the outcomes of open switches of the longest path after each node."""
+        known = dict(decided)
+        open_ = [switch for switch in shape.branches if switch not in known]
+        if prod(shape.branches[switch] for switch in open_) > MOST_OUTCOMES:
+            open_ = []
+        odds = [self._odds(shape, switch) for switch in open_]
+        total: dict[str, float] = {}
+        for outcome in product(*[range(shape.branches[switch]) for switch in open_]):
+            weight = prod(chances[branch] for chances, branch in zip(odds, outcome, strict=True))
+            taken: Mapping[str, int | None] = known | dict(zip(open_, outcome, strict=True))
+            longest = self._longest(
+                shape, lambda node, t=taken: all(t.get(g.switch, g.branch) == g.branch for g in node.guards)
+            )
+            for name, seconds in longest.items():
+                total[name] = total.get(name, 0.0) + weight * seconds
+        return total
+
+    def _odds(self, shape: Shape, switch: str) -> list[float]:
+        counts = self._branches.get((shape.workflow, switch), {})
+        weights = [counts.get(branch, 0.0) + 0.5 for branch in range(shape.branches[switch])]
+        return [weight / sum(weights) for weight in weights]
+
+    def _longest(self, shape: Shape, is_taken: Callable[[PlannedNode], bool]) -> dict[str, float]:
+        """Longest path after each node over the nodes that are taken, to the first token of an answer."""
+        after = dict.fromkeys((node.name for node in shape.nodes), 0.0)
+        for node in reversed(shape.nodes):
+            if not is_taken(node):
+                continue
+            whole = self._node_s(shape.workflow, node)
+            if not node.answers:
+                whole += after[node.name]
+            if node.model is not None:
+                pause = self._pauses.expected(shape.workflow, node.name, 1 << 30)
+                whole += pause if pause < 1 << 30 else 0.0
+            for name in node.after:
+                if name in after:
+                    after[name] = max(after[name], whole)
+        return after

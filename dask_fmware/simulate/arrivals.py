@@ -1,0 +1,63 @@
+"""When runs arrive: at random times of a window, by a Poisson or gamma process, or as in a trace."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from dask_fmware.errors import SpecError
+from dask_fmware.simulate.scenario import GammaArrivals, PoissonArrivals, TraceArrivals, WindowArrivals
+
+__all__ = ["Arrival", "arrivals"]
+
+
+class Arrival(NamedTuple):
+    """One arrival; traces bring lengths along."""
+
+    at: float
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+def arrivals(
+    spec: WindowArrivals | PoissonArrivals | GammaArrivals | TraceArrivals, source: random.Random, rate: float | None
+) -> Iterator[Arrival]:
+    """Arrivals in order; `rate` replaces the one of `spec` (of a trace, it sets the time scale)."""
+    match spec:
+        case WindowArrivals():
+            yield from (Arrival(at) for at in sorted(source.uniform(0.0, spec.window_s) for _ in range(spec.count)))
+        case PoissonArrivals() | GammaArrivals():
+            per_s = rate or spec.rate
+            if per_s is None:
+                raise SpecError("these arrivals have no rate of their own; give one, or a load")
+            shape = 1.0 / spec.burstiness if isinstance(spec, GammaArrivals) else 1.0
+            at = 0.0
+            while (at := at + source.gammavariate(shape, 1.0 / shape) / per_s) < spec.duration_s:
+                yield Arrival(at)
+        case TraceArrivals():
+            rows = _trace(spec.path)
+            scale = spec.time_scale or 1.0
+            if rate is not None:
+                scale = len(rows) / max(rows[-1].at - rows[0].at, 1e-9) / rate
+            span = rows[-1].at * scale
+            length = spec.duration_s or span
+            start = spec.start_s * scale if spec.start_s else source.uniform(0.0, max(span - length, 0.0))
+            for row in rows:
+                at = row.at * scale - start
+                if 0.0 <= at < length:
+                    yield row._replace(at=at)
+
+
+@lru_cache(maxsize=8)
+def _trace(path: str) -> list[Arrival]:
+    opened = gzip.open(path, "rt") if path.endswith(".gz") else Path(path).open(encoding="utf-8")
+    with opened as file:
+        return [
+            Arrival(float(row["arrival_s"]), int(float(row["prompt_tokens"])), int(float(row["output_tokens"])))
+            for row in csv.DictReader(file)
+        ]

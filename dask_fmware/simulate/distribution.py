@@ -1,0 +1,86 @@
+"""Distributions of token counts and seconds, as scenarios write them."""
+
+from __future__ import annotations
+
+import random
+from math import exp, log
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dask_fmware.spec.record import Record
+
+__all__ = ["Distribution", "Spread"]
+
+
+class Spread(Record):
+    """One distribution; exactly one of `fixed`, `uniform`, `lognormal` and `values` is given.
+
+    Examples
+    --------
+    >>> Spread(uniform=(10, 20)).typical
+    15.0
+    """
+
+    fixed: float | None = Field(default=None, ge=0, description="always this")
+    uniform: tuple[float, float] | None = Field(default=None, description="least and most")
+    lognormal: tuple[float, float] | None = Field(default=None, description="median and standard deviation of the log")
+    values: list[float] | None = Field(default=None, min_length=1, description="each as likely as any other")
+    least: float = Field(default=0.0, ge=0)
+    most: float | None = Field(default=None, description="what is drawn above becomes this")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        given = [f for f in ("fixed", "uniform", "lognormal", "values") if getattr(self, f) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a distribution is one of fixed, uniform, lognormal and values; given: {given or 'none'}")
+        return self
+
+    def draw(self, source: random.Random) -> float:
+        """Return the next value."""
+        if self.fixed is not None:
+            value = self.fixed
+        elif self.uniform is not None:
+            value = source.uniform(*self.uniform)
+        elif self.lognormal is not None:
+            value = source.lognormvariate(log(self.lognormal[0]), self.lognormal[1])
+        else:
+            value = source.choice(self.values or [0.0])
+        return self._bounded(value)
+
+    @property
+    def typical(self) -> float:
+        """What stands for it where lengths are deterministic: its mean."""
+        if self.fixed is not None:
+            value = self.fixed
+        elif self.uniform is not None:
+            value = sum(self.uniform) / 2
+        elif self.lognormal is not None:
+            value = self.lognormal[0] * exp(self.lognormal[1] ** 2 / 2)
+        else:
+            value = sum(self.values or [0.0]) / len(self.values or [0.0])
+        return self._bounded(value)
+
+    @property
+    def bound(self) -> float:
+        """A value that is hardly ever exceeded."""
+        if self.most is not None:
+            return self.most
+        if self.fixed is not None:
+            return self.fixed
+        if self.uniform is not None:
+            return self.uniform[1]
+        if self.lognormal is not None:
+            return self.lognormal[0] * exp(3 * self.lognormal[1])
+        return max(self.values or [0.0])
+
+    def _bounded(self, value: float) -> float:
+        value = max(value, self.least)
+        return value if self.most is None else min(value, self.most)
+
+
+def _spread(value: Any) -> Any:
+    return {"fixed": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Distribution = Annotated[Spread, BeforeValidator(_spread)]  # a bare number is fixed
