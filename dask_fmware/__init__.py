@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dask_fmware.client.install import status as status
     from dask_fmware.client.install import uninstall as uninstall
     from dask_fmware.client.install import wait_ready as wait_ready
+    from dask_fmware.client.profiling import profile_models as profile_models
     from dask_fmware.client.report import Report as Report
     from dask_fmware.client.report import report as report
     from dask_fmware.client.report import reports as reports
@@ -51,6 +52,7 @@ _NAMES = {
     "install": "dask_fmware.client.install",
     "loop": "dask_fmware.spec.tracing",
     "map": "dask_fmware.spec.tracing:map_",
+    "profile_models": "dask_fmware.client.profiling",  # `profile` is the package of laws and stores
     "report": "dask_fmware.client.report",
     "reports": "dask_fmware.client.report",
     "status": "dask_fmware.client.install",

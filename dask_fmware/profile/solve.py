@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dask_fmware.errors import SpecError
 
-__all__ = ["nonnegative_fit"]
+__all__ = ["nonnegative_fit", "require_solver"]
 
 Floats = NDArray[np.float64]
 ROUNDS = 6  # reweighting has settled by then on every profile at hand
@@ -57,6 +57,11 @@ def nonnegative_fit(design: Floats, target_s: Floats, scale_s: Floats, ties: Flo
         limit = max(float(np.median(error)), LEAST_ERROR)
         weight = np.sqrt(np.minimum(1.0, limit / np.maximum(error, 1e-12)))
     return np.asarray(coefficients / unit)
+
+
+def require_solver() -> None:
+    """Raise SpecError if SciPy is not installed: better before a measurement than after it."""
+    _nnls()
 
 
 def _nnls() -> Callable[..., tuple[Floats, float]]:

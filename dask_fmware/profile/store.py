@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from dask_fmware.errors import SpecError
+from dask_fmware.profile.progress import PartialProfile
 from dask_fmware.profile.record import Profile, ProfileKey
 
 __all__ = ["ProfileStore", "StoreProblem", "default_location"]
@@ -68,6 +69,22 @@ class ProfileStore:
         self._files.write(name, profile.model_dump_json(indent=1).encode() + b"\n")
         return self._files.show(name)
 
+    def get_part(self, key: ProfileKey) -> PartialProfile | None:
+        """Return what an interrupted measurement of exactly `key` left, or None; damage counts as absent."""
+        try:
+            found = PartialProfile.model_validate_json(self._files.read(_part_name(key)))
+        except (OSError, ValueError):
+            return None
+        return found if found.key == key else None
+
+    def put_part(self, part: PartialProfile) -> None:
+        """Keep what a measurement has so far."""
+        self._files.write(_part_name(part.key), part.model_dump_json().encode())
+
+    def drop_part(self, key: ProfileKey) -> None:
+        """Forget what a measurement had, if anything."""
+        self._files.remove(_part_name(key))
+
     def scan(self) -> tuple[list[Profile], list[StoreProblem]]:
         """Return all profiles, ordered by key, and what could not be read."""
         profiles: list[Profile] = []
@@ -108,10 +125,15 @@ def entry_name(key: ProfileKey) -> str:
     return f"{readable}--{digest}.json"
 
 
+def _part_name(key: ProfileKey) -> str:
+    return entry_name(key).removesuffix(".json") + ".points"
+
+
 class _Files(Protocol):
     def names(self) -> Iterator[str]: ...
     def read(self, name: str) -> bytes: ...
     def write(self, name: str, content: bytes) -> None: ...
+    def remove(self, name: str) -> None: ...
     def show(self, name: str) -> str: ...
 
 
@@ -139,6 +161,9 @@ class _Local:
             part.replace(self._root / name)
         finally:
             part.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        (self._root / name).unlink(missing_ok=True)
 
     def show(self, name: str) -> str:
         return str(self._root / name)
@@ -173,6 +198,12 @@ class _Remote:
         part = f"{self._root}/.{name}.{os.getpid()}.part"
         self._system.pipe_file(part, content)
         self._system.mv(part, f"{self._root}/{name}")
+
+    def remove(self, name: str) -> None:
+        try:
+            self._system.rm_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            pass
 
     def show(self, name: str) -> str:
         return f"{self._url}/{name}"

@@ -102,6 +102,7 @@ class _Stream:
     prompt_tokens: int
     submitted_s: float = 0.0
     cached_tokens: int = 0
+    finished: bool = False
     arrivals: list[tuple[float, int]] = field(default_factory=list)
 
     def to_wire(self) -> dict[str, Any]:
@@ -109,6 +110,7 @@ class _Stream:
             "submitted_s": self.submitted_s,
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
+            "finished": self.finished,
             "arrivals": self.arrivals,
         }
 
@@ -133,7 +135,7 @@ class _Streams:
             if second:
                 if first:
                     led = asyncio.create_task(self._led.wait())
-                    await asyncio.wait([led, asyncio.gather(*running)], return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait([led, *running], return_when=asyncio.FIRST_COMPLETED)
                     led.cancel()
                 await asyncio.gather(*(self._follow(stream, began, (), 0) for stream in second))
             else:
@@ -153,7 +155,7 @@ class _Streams:
                     if group and all(len(other.arrivals) >= lead_tokens for other in group):
                         self._led.set()
                 if delta.usage is not None:
-                    stream.cached_tokens = delta.usage.cached_tokens
+                    stream.cached_tokens, stream.finished = delta.usage.cached_tokens, True
 
     async def _stream(self, prompt_tokens: int, max_tokens: int) -> _Stream:
         """Make a prompt of about so many tokens, different from all others from its first word on."""

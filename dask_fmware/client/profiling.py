@@ -1,0 +1,273 @@
+"""Profiles the models of a running cluster: each once on each accelerator, on a replica that is on leave.
+
+It decides what is measured and in which order, and keeps what comes in the store. What the engine does, the worker
+times; what the times say, `dask_fmware.profile` finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from time import monotonic
+from typing import Any, Literal
+
+import dask.config
+import numpy as np
+from distributed import Client
+
+from dask_fmware.client.install import _status
+from dask_fmware.errors import CapacityError, DeploymentError, EngineError, FMwareError
+from dask_fmware.profile.experiments import Experiment
+from dask_fmware.profile.progress import EngineFacts, PartialProfile, TraceRecord
+from dask_fmware.profile.record import LiveProfile, Profile, ProfileKey
+from dask_fmware.profile.solve import require_solver
+from dask_fmware.profile.store import ProfileStore, default_location
+
+__all__ = ["ProfileProgress", "ProfiledModel", "open_store", "profile_models"]
+
+LEASE_S = 60.0  # a replica is back in routing so long after whoever measures it has died
+RENEW_S = 15.0
+PATIENCE_S = 300.0  # for calls that run on the replica
+DEAR_S = 20.0  # an experiment that takes longer is the longest of its phase
+SAVE_S = 1.0  # between two writes of what was measured so far
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileProgress:
+    """How far the measurement of one model on one accelerator is."""
+
+    key: ProfileKey
+    done: int  # experiments run, those of an interrupted run included
+    total: int
+    experiment: str  # that comes next, or "" at the end
+
+
+@dataclass(frozen=True, slots=True)
+class ProfiledModel:
+    """What became of one (model, accelerator, engine, engine version)."""
+
+    key: ProfileKey
+    state: Literal["measured", "kept", "failed"]  # "kept": the store had it
+    profile: Profile | None
+    reason: str = ""  # why it failed
+
+
+def open_store(store: ProfileStore | str | None = None) -> ProfileStore:
+    """Return a store; without a location that of Dask's configuration (``fmware.profiles``), else the user's cache."""
+    if isinstance(store, ProfileStore):
+        return store
+    return ProfileStore(store or dask.config.get("fmware.profiles", None) or default_location())
+
+
+def profile_models(
+    client: Client,
+    models: Iterable[str] | None = None,
+    accelerators: Iterable[str] | None = None,
+    *,
+    store: ProfileStore | str | None = None,
+    force: bool = False,
+    repeats: int = 3,
+    progress: Callable[[ProfileProgress], None] | None = None,
+) -> Any:
+    """Measure the models of a cluster on its accelerators and keep their profiles.
+
+    Each (model, accelerator, engine, engine version) is measured once, on a replica that gets no calls meanwhile;
+    replicas that share its card get none either, because they would slow it. What an interrupted
+    measurement had is taken up again.
+
+    Parameters
+    ----------
+    client
+        Of a cluster with the runtime installed; with an asynchronous one, await the result.
+    models, accelerators
+        Only these; all by default.
+    store
+        Directory or fsspec URL; without, see `open_store`.
+    force
+        Measure again what the store has.
+    repeats
+        Rounds of experiments. More rounds take longer and lessen the error on noisy machines.
+    progress
+        Called after each experiment, in the thread of the client's event loop.
+
+    Returns
+    -------
+    list of ProfiledModel
+
+    Raises
+    ------
+    NotInstalledError
+        The cluster has no runtime.
+    DeploymentError
+        No replica that serves is of these models and accelerators.
+    SpecError
+        SciPy is not installed.
+    """
+    require_solver()
+    stop = threading.Event()
+    work = _Profiling(client, open_store(store), force, repeats, progress or (lambda _progress: None), stop)
+    try:
+        return client.sync(work.run, _names(models), _names(accelerators))
+    except KeyboardInterrupt:
+        stop.set()  # the coroutine runs on in the client's thread
+        raise
+
+
+def _names(names: Iterable[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else (names,) if isinstance(names, str) else tuple(names)
+
+
+class _Profiling:
+    """One run over a cluster."""
+
+    def __init__(
+        self,
+        client: Client,
+        store: ProfileStore,
+        force: bool,
+        repeats: int,
+        progress: Callable[[ProfileProgress], None],
+        stop: threading.Event,
+    ) -> None:
+        self.client, self.store, self.force, self.repeats = client, store, force, repeats
+        self.progress, self.stop = progress, stop
+
+    async def run(self, models: Sequence[str] | None, accelerators: Sequence[str] | None) -> list[ProfiledModel]:
+        state = await _status(self.client)
+        replicas = state["replicas"]
+        wanted = _chosen(replicas, models, accelerators, state["failed_replicas"])
+        return [await self.one(key, same, replicas) for key, same in wanted.items()]
+
+    async def one(self, key: ProfileKey, same: list[dict[str, Any]], replicas: list[dict[str, Any]]) -> ProfiledModel:
+        found, _problem = self.store.get(key)
+        if found is not None and not self.force:
+            await self.announce(found, same)
+            return ProfiledModel(key, "kept", found)
+        replica = min(same, key=lambda r: (r["running"] + r["waiting"], r["name"]))
+        shared = [r["worker"] for r in replicas if r["card"] == replica["card"]]
+        leave = asyncio.create_task(self.keep_on_leave(shared))
+        try:
+            await self.until_idle(shared)
+            profile = await self.measure(key, replica)
+        except (FMwareError, OSError) as error:
+            return ProfiledModel(key, "failed", None, str(error) or type(error).__name__)
+        finally:
+            leave.cancel()
+            await self.client.scheduler.fmware_drain(workers=shared, lease_s=0)
+        await self.announce(profile, same)
+        return ProfiledModel(key, "measured", profile)
+
+    async def keep_on_leave(self, workers: list[str]) -> None:
+        while True:
+            await self.client.scheduler.fmware_drain(workers=workers, lease_s=LEASE_S)
+            await asyncio.sleep(RENEW_S)
+
+    async def until_idle(self, workers: list[str]) -> None:
+        deadline = monotonic() + PATIENCE_S
+        while True:
+            calls = await self.client.scheduler.fmware_drain(workers=workers, lease_s=LEASE_S)
+            if not any(calls.values()):
+                return
+            if monotonic() > deadline:
+                raise CapacityError(
+                    f"{sum(calls.values())} calls still run on its card after {PATIENCE_S:g} s; profile when it is idle"
+                )
+            await asyncio.sleep(0.05)
+
+    async def measure(self, key: ProfileKey, replica: dict[str, Any]) -> Profile:
+        worker = replica["worker"]
+        facts = await self.ask(worker, {"kind": "facts"})
+        said = {name: facts[name] for name in EngineFacts.model_fields if name in facts}
+        part = PartialProfile(key=key, facts=EngineFacts(load_s=replica["load_s"] or None, **said))
+        earlier = None if self.force else self.store.get_part(key)
+        if earlier is not None and earlier.facts.slots == part.facts.slots:
+            part = earlier
+        saved = monotonic()
+        try:
+            while to_do := part.to_do(self.repeats):
+                self.tell(part, to_do)
+                if self.stop.is_set():
+                    raise asyncio.CancelledError
+                began = monotonic()
+                part = part.with_traces(to_do[0], await self.experiment(worker, to_do[0]))
+                if monotonic() - began > DEAR_S:
+                    part = part.without([e for e in to_do[1:] if _is_dearer(e, to_do[0])])
+                if monotonic() - saved > SAVE_S:
+                    self.store.put_part(part)
+                    saved = monotonic()
+        finally:
+            self.store.put_part(part)
+        self.tell(part, [])
+        made = part.profile(f"profiled here with dask-fmware {version('dask-fmware')}", np.random.default_rng(0))
+        self.store.put(made)
+        self.store.drop_part(key)
+        return made
+
+    def tell(self, part: PartialProfile, to_do: list[Experiment]) -> None:
+        done = len(part.traces)
+        self.progress(ProfileProgress(part.key, done, done + len(to_do), to_do[0].id if to_do else ""))
+
+    async def experiment(self, worker: str, experiment: Experiment) -> tuple[TraceRecord, ...]:
+        answer = await self.ask(
+            worker,
+            {
+                "kind": "streams",
+                "background": experiment.background,
+                "probes": experiment.probes,
+                "lead_tokens": experiment.lead_tokens,
+                "seed": int(np.random.SeedSequence([*experiment.id.encode()]).generate_state(1)[0]),
+            },
+        )
+        return tuple(TraceRecord.model_validate(trace) for trace in answer["traces"])
+
+    async def ask(self, worker: str, question: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = await self.client.rpc(worker).fmware_profile(question=question)
+        if "error" in answer:
+            raise EngineError(answer["error"])
+        return answer
+
+    async def announce(self, profile: Profile, replicas: list[dict[str, Any]]) -> None:
+        """Let replicas that loaded without this profile announce it."""
+        text = LiveProfile.of(profile).to_wire()
+        for replica in replicas:
+            try:
+                await self.client.rpc(replica["worker"]).fmware_profiled(profile=text)
+            except OSError:  # it is gone; its successor reads the store
+                continue
+
+
+def _is_dearer(experiment: Experiment, than: Experiment) -> bool:
+    return experiment.phase == than.phase and experiment.prompt_tokens > than.prompt_tokens
+
+
+def _chosen(
+    replicas: list[dict[str, Any]],
+    models: Sequence[str] | None,
+    accelerators: Sequence[str] | None,
+    failed: list[dict[str, Any]],
+) -> dict[ProfileKey, list[dict[str, Any]]]:
+    """Replicas by what a profile is of, in order of the names."""
+    for what, names in (("model", models), ("accelerator", accelerators)):
+        known = sorted({str(replica[what]) for replica in replicas})
+        for name in names or ():
+            if name not in known:
+                why = "; ".join(f"{r['name']}: {r['error']}" for r in failed if r[what] == name)
+                raise DeploymentError(
+                    f"no replica that serves is of {what} '{name}' (there are: {', '.join(known) or 'none'})"
+                    f"{'; ' + why if why else ''}; add one to the deployment, or wait until it is ready"
+                )
+    found: dict[ProfileKey, list[dict[str, Any]]] = {}
+    for replica in sorted(replicas, key=lambda r: (r["model"], r["accelerator"], r["name"])):
+        if (models is None or replica["model"] in models) and (
+            accelerators is None or replica["accelerator"] in accelerators
+        ):
+            key = ProfileKey(**{name: replica[name] for name in ProfileKey.model_fields})
+            found.setdefault(key, []).append(replica)
+    if not found:
+        raise DeploymentError(
+            "no replica that serves is of these models and accelerators; see fm.status(client)['replicas']"
+        )
+    return found
