@@ -121,7 +121,7 @@ async def test_retiring_a_replica_while_its_calls_run_moves_them_elsewhere(servi
 async def test_a_paused_replica_gets_no_calls_and_gets_them_again_when_it_resumes(serving: Any) -> None:
     from distributed.core import Status
 
-    async with serving("small", on={"a": 1, "b": 1}) as cluster:
+    async with serving("small", on={"a": 1, "b": 1}, router={"policy": "power_of_two"}) as cluster:  # it binds late
         worker, engine = cluster.workers["small-a-0"], cluster.engines["small-a-0"]
         worker.status = Status.paused
         await cluster.until(lambda: cluster.router.machine.fleet.get(worker.address).draining)
