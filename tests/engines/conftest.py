@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dask_fmware.model.engine import Engine
+from tests.engines.servers import llama_server, stop_servers
 
 EngineFactory = Callable[..., AbstractAsyncContextManager[Engine]]
 
@@ -35,7 +36,22 @@ def _emulated(**arguments: Any) -> Engine:
     return create_engine("emulated", {"law": law, "stream_interval_s": 0.003, **arguments})
 
 
-FACTORIES: dict[str, Callable[..., Engine]] = {"emulated": _emulated, "llama.cpp": _llama_cpp, "scripted": _scripted}
+def _openai(slots: int, context_tokens: int, **arguments: Any) -> Engine:
+    pytest.importorskip("xllamacpp")
+    pytest.importorskip("openai")
+    from dask_fmware_workers.engines import create_engine
+
+    address = llama_server(slots, context_tokens)
+    at = {"base_url": f"{address}/v1", "model": "tiny", "dialect": "llama.cpp"}
+    return create_engine("openai", {**at, "slots": slots, "context_tokens": context_tokens, **arguments})
+
+
+FACTORIES: dict[str, Callable[..., Engine]] = {
+    "emulated": _emulated,
+    "llama.cpp": _llama_cpp,
+    "openai": _openai,
+    "scripted": _scripted,
+}
 """A factory takes `slots` and `context_tokens`. Add an engine here and the whole suite runs on it."""
 
 
@@ -46,6 +62,7 @@ def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(directory))
         yield directory
+    stop_servers()
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.engine) for name in FACTORIES])

@@ -26,6 +26,7 @@ ENTRY_POINT_GROUP = "dask_fmware.engines"
 ENGINES: dict[str, str] = {
     "emulated": "dask_fmware_workers.engines.emulated:EmulatedEngine",
     "llama.cpp": "dask_fmware_workers.engines.llama_cpp:LlamaCppEngine",
+    "openai": "dask_fmware_workers.engines.openai_server:OpenAIEngine",
     "scripted": "dask_fmware.testing.scripted:ScriptedEngine",
 }
 """Engines of this package, as ``module:Class``. They win over entry points of the same name."""

@@ -8,7 +8,6 @@ queues or the life of the engine.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from dask_fmware.errors import ContextOverflowError, EngineCrashedError, EngineE
 from dask_fmware.model.engine import Delta, FinishReason, Request, Usage
 from dask_fmware_workers.engines.grammar import choices_grammar
 from dask_fmware_workers.engines.llama_server import LlamaServer
+from dask_fmware_workers.engines.request_checks import check_format
 
 __all__ = ["LlamaCall"]
 
@@ -112,29 +112,13 @@ class LlamaCall:
             if self.is_constrained:
                 self._text.append(text)
             if finish_reason is not None:
-                self._check_format(finish_reason)
+                check_format(self.request, "".join(self._text), finish_reason, engine="llama.cpp")
                 return Delta(text, tokens, finish_reason, self._usage())
             if text or tokens:  # else it reports prefill
                 return Delta(text, tokens)
 
     def _usage(self) -> Usage:
         return Usage(self.prompt_tokens, self.output_tokens, self.cached_tokens)
-
-    def _check_format(self, finish_reason: FinishReason) -> None:
-        """Check what a grammar promised: it cannot help a text that ran out of tokens, or an unknown schema."""
-        request, text = self.request, "".join(self._text)
-        if request.choices is not None:
-            is_sound, wanted = text in request.choices, "one of the choices"
-        elif request.json_schema is not None:
-            is_sound, wanted = _is_json(text), "a JSON document"
-        else:
-            return
-        if not is_sound:
-            remedy = "raise max_tokens" if finish_reason == "length" else "simplify the schema"
-            raise OutputFormatError(
-                f"llama.cpp: request '{request.request_id}' ended ({finish_reason}, max_tokens={request.max_tokens}) "
-                f"before its text was {wanted}; {remedy}"
-            )
 
     def _named(self, error: Mapping[str, Any]) -> EngineError | ContextOverflowError:
         """Name an error of llama.cpp. It was given token ids, so that its message holds no prompt."""
@@ -144,11 +128,3 @@ class LlamaCall:
         if error.get("code") == 400 and self.is_constrained:
             return OutputFormatError(f"{where}: {message}; correct the choices or the schema")
         return EngineCrashedError(f"{where}: {message} (code {error.get('code')}); try again")
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True

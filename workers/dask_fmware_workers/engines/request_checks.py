@@ -1,15 +1,17 @@
-"""What every engine refuses before it spends anything on a request.
+"""What every engine refuses before it spends anything on a request, and when its output is cut.
 
-A pure check with one wording for all engines; what depends on a model (the context, the tokenizer) is
+Pure checks with one wording for all engines; what depends on a model (the context, the tokenizer) is
 left to them.
 """
 
 from __future__ import annotations
 
-from dask_fmware.errors import ContextOverflowError, SpecError
-from dask_fmware.model.engine import Request
+import json
 
-__all__ = ["check_context", "check_request"]
+from dask_fmware.errors import ContextOverflowError, OutputFormatError, SpecError
+from dask_fmware.model.engine import FinishReason, Request
+
+__all__ = ["check_context", "check_format", "check_request"]
 
 
 def check_request(request: Request, *, engine: str) -> None:
@@ -61,6 +63,38 @@ def check_context(request: Request, prompt_tokens: int, context_tokens: int, *, 
             f"{request.max_tokens}, more than the context of {context_tokens} tokens; shorten the prompt, "
             "lower max_tokens or raise context_tokens in the deployment"
         )
+
+
+def check_format(request: Request, text: str, finish_reason: FinishReason, *, engine: str) -> None:
+    """Refuse a whole text that lacks the format asked for.
+
+    No mechanism helps a text that ran out of tokens, or a schema that the engine does not understand.
+
+    Raises
+    ------
+    OutputFormatError
+        If the text is none of the choices, or no JSON; the message does not hold it.
+    """
+    if request.choices is not None:
+        is_sound, wanted = text in request.choices, "one of the choices"
+    elif request.json_schema is not None:
+        is_sound, wanted = _is_json(text), "a JSON document"
+    else:
+        return
+    if not is_sound:
+        remedy = "raise max_tokens" if finish_reason == "length" else "simplify the schema"
+        raise OutputFormatError(
+            f"{engine}: request '{request.request_id}' ended ({finish_reason}, max_tokens={request.max_tokens}) "
+            f"before its text was {wanted}; {remedy}"
+        )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _fault(request: Request) -> str | None:

@@ -1,0 +1,202 @@
+"""How servers that speak OpenAI's protocol differ: fields, formats, token counts.
+
+Pure functions from requests to bodies and from stream events to pieces. One entry of `DIALECTS` for each
+kind of server; nothing else asks which server it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dask_fmware.errors import EngineCrashedError, EngineError, SpecError
+from dask_fmware.model.engine import FinishReason, Request, Usage
+from dask_fmware_workers.engines.grammar import choices_grammar
+
+__all__ = ["DIALECTS", "Answer", "Dialect"]
+
+CHOICE = "choice"  # the only property of the document that stands for a choice, where only schemas are taken
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What one kind of server takes and says."""
+
+    name: str
+    serves_prompts: bool  # it has /completions; else a prompt is sent as the only message of a chat
+    limit_field: str  # what it calls max_tokens
+    seeds: int  # it takes seeds below this number
+    takes_top_k: bool
+    formats: Literal["response_format", "structured_outputs", "grammar"]
+    counts: Literal["chunks", "usage", "timings"]  # how the tokens of a piece are known
+    tokenizer: Literal["vllm", "llama.cpp"] | None = None  # how prompts are counted; None: they are estimated
+
+    @property
+    def wraps_choices(self) -> bool:
+        """Whether a choice comes as a JSON document around the label."""
+        return self.formats == "response_format"
+
+    def body(self, request: Request, default_seed: int) -> dict[str, Any]:
+        """Return what is asked, without the model's name.
+
+        Raises
+        ------
+        SpecError
+            If the server cannot be asked that.
+        """
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            self.limit_field: request.max_tokens,
+            "seed": (default_seed if sampling.seed is None else sampling.seed) % self.seeds,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if request.messages is not None:
+            body["messages"] = [{"role": turn.role, "content": turn.content} for turn in request.messages]
+        elif self.serves_prompts:
+            body["prompt"] = request.prompt
+        else:
+            body["messages"] = [{"role": "user", "content": request.prompt}]
+        for name in ("temperature", "top_p"):
+            if (value := getattr(sampling, name)) is not None:
+                body[name] = value
+        if sampling.top_k is not None:
+            if self.takes_top_k:
+                body["top_k"] = sampling.top_k
+            elif sampling.top_k == 1:
+                body["temperature"] = 0.0
+            else:
+                raise SpecError(
+                    f"openai: request '{request.request_id}': top_k={sampling.top_k} has no place in dialect "
+                    f"'{self.name}'; leave it out, or use top_p"
+                )
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if self.counts == "usage":
+            body["stream_options"]["continuous_usage_stats"] = True
+        elif self.counts == "timings":
+            body |= {"timings_per_token": True, "cache_prompt": True}
+        return body | self._format(request)
+
+    def _format(self, request: Request) -> dict[str, Any]:
+        choices, schema = request.choices, request.json_schema
+        if choices is None and schema is None:
+            return {}
+        match self.formats:
+            case "structured_outputs":
+                wanted = {"choice": list(choices)} if choices is not None else {"json": dict(schema or {})}
+                return {"structured_outputs": wanted}
+            case "grammar":
+                return (
+                    {"grammar": choices_grammar(choices)}
+                    if choices is not None
+                    else {"json_schema": dict(schema or {})}
+                )
+            case "response_format":
+                wanted = dict(schema or {}) if choices is None else _choice_schema(choices)
+                described = {"name": "answer", "schema": wanted, "strict": _is_strict(wanted)}
+                return {"response_format": {"type": "json_schema", "json_schema": described}}
+
+
+DIALECTS: dict[str, Dialect] = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect("openai", False, "max_completion_tokens", 2**63 - 1, False, "response_format", "chunks"),
+        Dialect("vllm", True, "max_tokens", 2**63 - 1, True, "structured_outputs", "usage", "vllm"),
+        # llama.cpp takes 32 bits and reads the largest as "draw a seed"
+        Dialect("llama.cpp", True, "max_tokens", 2**32 - 1, True, "grammar", "timings", "llama.cpp"),
+    )
+}
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer as its events come in."""
+
+    dialect: Dialect
+    request: Request
+    where: str  # for messages
+    tokens: int = 0  # generated so far, as far as is known
+    usage: Usage | None = None
+    finish_reason: FinishReason | None = None
+    _held: list[str] = field(default_factory=list, repr=False)  # text of a wrapped choice
+
+    @property
+    def _is_wrapped(self) -> bool:
+        return self.dialect.wraps_choices and self.request.choices is not None
+
+    def take(self, event: Mapping[str, Any]) -> tuple[str, int]:
+        """Take one event in and return the text and the tokens that it adds.
+
+        Raises
+        ------
+        EngineError
+            If the server ended the answer for a reason of its own.
+        EngineCrashedError
+            If it reports that it failed.
+        """
+        if event.get("error") is not None:
+            raise EngineCrashedError(f"{self.where}: the server reports an error in the middle of a stream; try again")
+        before, text, has_content = self.tokens, "", False
+        for choice in event.get("choices") or ():
+            delta = choice.get("delta") or choice
+            text += delta.get("content") or delta.get("text") or ""
+            has_content = bool(text or delta.get("reasoning_content") or delta.get("reasoning"))
+            if choice.get("finish_reason") is not None:
+                self.finish_reason = self._reason(choice["finish_reason"])
+        usage = event.get("usage")
+        if usage is not None:
+            cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+            self.usage = Usage(usage["prompt_tokens"], usage.get("completion_tokens") or 0, cached)
+            self.tokens = max(self.tokens, self.usage.output_tokens)
+        elif "timings" in event:
+            self.tokens = max(self.tokens, event["timings"]["predicted_n"])
+        elif has_content and self.dialect.counts == "chunks":
+            self.tokens += 1
+        if self._is_wrapped:
+            self._held.append(text)
+            text = ""
+        return text, self.tokens - before
+
+    def _reason(self, reason: str) -> FinishReason:
+        match reason:
+            case "stop" | "length":
+                return reason
+            case "abort":
+                raise EngineCrashedError(f"{self.where}: the server gave it up; try again")
+        raise EngineError(
+            f"{self.where}: the server ended the answer with finish_reason {reason!r}; change the prompt or its filter"
+        )
+
+    def rest(self) -> str:
+        """Text that was held back: the label out of its document, or what came instead of one."""
+        if not self._is_wrapped:
+            return ""
+        text = "".join(self._held)
+        try:
+            label = json.loads(text)[CHOICE]
+        except (ValueError, TypeError, KeyError):
+            return text
+        return label if isinstance(label, str) else text
+
+
+def _choice_schema(choices: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {CHOICE: {"type": "string", "enum": list(choices)}},
+        "required": [CHOICE],
+        "additionalProperties": False,
+    }
+
+
+def _is_strict(schema: Any) -> bool:
+    """Whether every object in a schema is closed with all properties required, which `strict` needs."""
+    if isinstance(schema, Mapping):
+        if schema.get("type") == "object" or "properties" in schema:
+            names = set(schema.get("properties", {}))
+            if schema.get("additionalProperties") is not False or names != set(schema.get("required", ())):
+                return False
+        return all(_is_strict(value) for value in schema.values())
+    return all(map(_is_strict, schema)) if isinstance(schema, list) else True

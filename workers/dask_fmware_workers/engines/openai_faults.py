@@ -1,0 +1,111 @@
+"""What an HTTP answer that is no success means to us, and how long a rate limit asks us to wait.
+
+Pure. A server's own message is never passed on: it may hold the prompt or a part of the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from dask_fmware.errors import (
+    CapacityError,
+    ContextOverflowError,
+    EngineCrashedError,
+    EngineError,
+    FMwareError,
+    OutputFormatError,
+)
+from dask_fmware.model.engine import Request
+
+__all__ = ["fault_of", "retry_after_s"]
+
+OVERFLOW = ("context_length_exceeded", "exceed_context_size_error", "context length", "context size")
+
+
+def retry_after_s(status: int, headers: Mapping[str, str], body: object, now_s: float) -> float | None:
+    """Seconds after which a refused request may be sent again; None if waiting does not help.
+
+    Parameters
+    ----------
+    status
+        HTTP status.
+    headers
+        Of the answer, with names in lower case or case-insensitive.
+    body
+        The answer, parsed if it was JSON.
+    now_s
+        Seconds since the epoch, for headers that hold a date.
+    """
+    if status not in (429, 503) or "insufficient_quota" in _kind(body):
+        return None
+    value = headers.get("retry-after-ms")
+    try:
+        if value is not None:
+            return max(0.0, float(value) / 1000)
+        value = headers.get("retry-after")
+        if value is None:
+            return 1.0 if status == 429 else None
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(str(value)).timestamp() - now_s)
+    except ValueError:
+        return 1.0
+
+
+def fault_of(status: int, body: object, request: Request, where: str, key: str) -> FMwareError:
+    """Return the error that stands for an HTTP status.
+
+    Parameters
+    ----------
+    status, body
+        Of the answer.
+    request
+        What was asked.
+    where
+        The server, for messages.
+    key
+        Where its key comes from, for messages.
+    """
+    what = f"openai: {where}: request '{request.request_id}'"
+    kind = _kind(body)
+    if status in (401, 403):
+        return EngineCrashedError(
+            f"openai: {where} refuses the key from {key} (HTTP {status}): it is wrong, expired or lacks a right; "
+            "renew it"
+        )
+    if status == 429:
+        return CapacityError(
+            f"{what} is over the rate limit or quota of its key (HTTP 429 {kind}); lower slots or wait"
+        )
+    if status >= 500 or status == 408:
+        return EngineCrashedError(f"{what}: the server failed (HTTP {status}); try again")
+    if status in (400, 413, 422) and any(word in f"{kind} {_message(body)}" for word in OVERFLOW):
+        return ContextOverflowError(
+            f"{what}: prompt and max_tokens={request.max_tokens} exceed the server's context; shorten the prompt or "
+            "lower max_tokens"
+        )
+    if status in (400, 422) and (request.choices is not None or request.json_schema is not None):
+        return OutputFormatError(
+            f"{what} is refused (HTTP {status} {kind}), perhaps for its choices or schema; simplify them, or correct "
+            "'dialect'"
+        )
+    return EngineError(f"{what} is refused (HTTP {status} {kind}); correct the model's name, 'dialect' or 'extra'")
+
+
+def _error(body: object) -> Mapping[str, Any]:
+    error = body.get("error", body) if isinstance(body, Mapping) else None
+    return error if isinstance(error, Mapping) else {}
+
+
+def _kind(body: object) -> str:
+    """Return the type and code of an error, where they are short words."""
+    words = [str(_error(body).get(name) or "") for name in ("type", "code")]
+    return " ".join(word for word in words if 0 < len(word) < 60 and word.replace("_", "").isalnum())
+
+
+def _message(body: object) -> str:
+    return str(_error(body).get("message", ""))
