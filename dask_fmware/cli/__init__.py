@@ -12,6 +12,7 @@ from dask_fmware.cli.check import check
 from dask_fmware.cli.demo import demo
 from dask_fmware.cli.draw import draw
 from dask_fmware.cli.faults import FaultLineGroup
+from dask_fmware.cli.profile import profile
 from dask_fmware.cli.schema import schema
 from dask_fmware.cli.status import status
 
@@ -24,5 +25,5 @@ def fmware() -> None:
     """SLA-aware serving of foundation-model workflows on Dask."""
 
 
-for command in (demo, check, draw, schema, status):
+for command in (demo, check, draw, profile, schema, status):
     fmware.add_command(command)

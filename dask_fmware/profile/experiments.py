@@ -17,10 +17,20 @@ from dask_fmware.profile.law import chunk_pairs
 from dask_fmware.profile.meter import MeteredStep, StepMeter
 from dask_fmware.profile.points import StepPoint
 
-__all__ = ["Experiment", "RequestTrace", "experiments_for", "largest_batch", "points_of", "step_tokens_of", "steps_of"]
+__all__ = [
+    "Experiment",
+    "RequestTrace",
+    "experiments_for",
+    "largest_batch",
+    "points_of",
+    "step_tokens_of",
+    "steps_of",
+    "without_bursts",
+]
 
 WINDOW = 8  # steps whose mean makes a decode point: single tokens reach us in bursts
-LEAST_WINDOW = 3
+LEAST_WINDOW = 4
+BURST = 1 / 3  # of what no more work takes: tokens that had waited somewhere came all at once
 LEAD_TOKENS, TAIL_TOKENS = 6, 40  # of a background stream: before a probe, and from there on
 OUTPUT_TOKENS = 33
 MARGIN_TOKENS = 16  # of the context, because prompts are as long as asked for but for a few tokens
@@ -169,6 +179,20 @@ def points_of(steps: Sequence[MeteredStep], step_tokens: int | None = None) -> l
         if (point := _prefill_point(episode, usual_s, step_tokens)) is not None:
             points.append(point)
     return points
+
+
+def without_bursts(points: Sequence[StepPoint]) -> list[StepPoint]:
+    """Leave out decode steps that are far quicker than steps with no more sequences and no more context.
+
+    Errors are relative, so that one step of a few microseconds would weigh as much as a hundred sound ones.
+    """
+    decode = [point for point in points if not point.prefill_tokens]
+
+    def is_burst(point: StepPoint) -> bool:
+        lesser = [p.step_s for p in decode if p.batch <= point.batch and p.context_tokens <= point.context_tokens]
+        return point.step_s < BURST * median(lesser)
+
+    return [point for point in points if point.prefill_tokens or not is_burst(point)]
 
 
 def _prompts(longest: int) -> list[int]:

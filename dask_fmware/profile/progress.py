@@ -19,6 +19,7 @@ from dask_fmware.profile.experiments import (
     points_of,
     step_tokens_of,
     steps_of,
+    without_bursts,
 )
 from dask_fmware.profile.fit import fit_law
 from dask_fmware.profile.meter import MeteredStep
@@ -87,7 +88,7 @@ class PartialProfile(_Record):
         """
         steps = self.steps()
         step_tokens = step_tokens_of(found for id_, found in steps.items() if id_.startswith("mixed"))
-        points = [point for found in steps.values() for point in points_of(found, step_tokens)]
+        points = without_bursts([point for found in steps.values() for point in points_of(found, step_tokens)])
         fit = fit_law(points, rng)
         note = f"left out, because it would have taken long: {', '.join(self.left_out)}" if self.left_out else None
         return Profile.of(

@@ -10,7 +10,8 @@ from dask_fmware.errors import SpecError
 from dask_fmware.profile.fit import Fit, PhaseFit
 from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.points import StepPoint
-from dask_fmware.profile.record import LawRecord, Profile, ProfileKey, Provenance
+from dask_fmware.profile.progress import EngineFacts, PartialProfile, TraceRecord
+from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileKey, Provenance
 from dask_fmware.profile.store import ProfileStore, entry_name
 
 LAW = StepLaw(0.01, Curve((1e-3, 2e-3), (8.0,)), Curve((1e-6,)), 0.002, Curve((1e-4,)), Curve((0.01,)), 1e-9)
@@ -154,3 +155,28 @@ def test_use_of_a_profile_for_something_else_is_refused() -> None:
 
 def test_a_law_survives_its_record() -> None:
     assert LawRecord.of(LAW).law() == LAW
+
+
+def test_what_an_interrupted_measurement_had_survives_until_it_is_dropped(store: ProfileStore, tmp_path: Path) -> None:
+    trace = TraceRecord(submitted_s=0.0, prompt_tokens=10, arrivals=((0.1, 1), (0.2, 1)))
+    part = PartialProfile(key=KEY, facts=EngineFacts(slots=2, context_tokens=64), traces={"prefill 16 #0": (trace,)})
+    store.put_part(part)
+    assert store.get_part(KEY) == part
+    assert store.scan() == ([], [])
+    store.drop_part(KEY)
+    store.drop_part(KEY)
+    assert store.get_part(KEY) is None
+
+
+def test_a_damaged_part_counts_as_absent(store: ProfileStore, tmp_path: Path) -> None:
+    store.put_part(PartialProfile(key=KEY, facts=EngineFacts(slots=2, context_tokens=64)))
+    (part,) = (tmp_path / "profiles").iterdir()
+    part.write_text("{")
+    assert store.get_part(KEY) is None
+
+
+def test_what_a_replica_announces_survives_the_wire() -> None:
+    said = LiveProfile.of(profile())
+    assert LiveProfile.from_wire(said.to_wire()) == said
+    assert said.law.law() == LAW
+    assert said.error == PHASE.cv_median_error

@@ -1,0 +1,192 @@
+"""``dask fmware profile``: measure models on accelerators, show what was measured, list the catalog."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from distributed import Client
+
+    from dask_fmware.client.profiling import ProfileProgress
+    from dask_fmware.profile.record import Profile
+
+__all__ = ["profile"]
+
+PIPE_WIDTH = 240  # a pipe has no width, and cutting a table there loses data
+STORE = click.option(
+    "--store", metavar="DIR", help="Directory or fsspec URL; by default fmware.profiles of Dask's configuration."
+)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--deployment", metavar="FILE", help="Measure the models of this deployment on this machine.")
+@click.option("--address", metavar="ADDRESS", help="Measure on the running cluster at this scheduler instead.")
+@click.option("--model", "models", multiple=True, help="Only this one; may be given several times.")
+@click.option("--accelerator", "accelerators", multiple=True, help="Only this one; may be given several times.")
+@STORE
+@click.option("--force", is_flag=True, help="Measure again what the store has.")
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1, 100), help="Rounds of experiments.")
+@click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds to wait for engines to load.")
+@click.pass_context
+def profile(
+    ctx: click.Context,
+    deployment: str | None,
+    address: str | None,
+    models: tuple[str, ...],
+    accelerators: tuple[str, ...],
+    store: str | None,
+    force: bool,
+    repeats: int,
+    timeout_s: float,
+) -> None:
+    """Measure how fast models are on accelerators, and keep it.
+
+    Each (model, accelerator, engine, engine version) is measured once, in minutes; what the store has is
+    skipped. Interrupt with Ctrl-C: what was measured is kept and taken up by the next run.
+
+    \b
+    dask fmware profile --deployment deployment.yaml
+    dask fmware profile show --plot profiles.png
+    dask fmware profile catalog llama
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if (deployment is None) == (address is None):
+        raise click.UsageError("give --deployment FILE, or --address of a running cluster (or: show, catalog)")
+    from dask_fmware.client.install import wait_ready
+    from dask_fmware.client.profiling import open_store, profile_models
+    from dask_fmware.profile.solve import require_solver
+
+    require_solver()
+    kept = open_store(store)
+    with _client(deployment, address, timeout_s) as client, _bar() as progress:
+        if deployment is not None:
+            wait_ready(client, timeout_s=timeout_s)
+        made = profile_models(
+            client, models or None, accelerators or None, store=kept, force=force, repeats=repeats, progress=progress
+        )
+    _show([item.profile for item in made if item.profile is not None])
+    counts = {state: sum(item.state == state for item in made) for state in ("measured", "kept", "failed")}
+    click.echo(
+        f"\n{counts['measured']} measured, {counts['kept']} were in the store, {counts['failed']} failed · "
+        f"{kept.location}"
+    )
+    for item in made:
+        if item.state == "failed":
+            click.secho(f"{item.key}: {item.reason}", fg="red", err=True)
+    if counts["failed"]:
+        ctx.exit(1)
+
+
+@profile.command()
+@STORE
+@click.option("--model", "models", multiple=True, help="Only this one; may be given several times.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw: .png or .html.")
+@click.option("--json", "as_json", is_flag=True, help="Print the documents, points included.")
+def show(store: str | None, models: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
+    """Show what was measured, and draw measured points against the law."""
+    from dask_fmware.client.profiling import open_store
+
+    kept = open_store(store)
+    found, problems = kept.scan()
+    found = [item for item in found if not models or item.key.model in models]
+    for problem in problems:
+        click.secho(str(problem), fg="yellow", err=True)
+    if as_json:
+        click.echo(json.dumps([item.model_dump(mode="json") for item in found], indent=1))
+    elif found:
+        _show(found)
+    else:
+        click.echo(f"nothing was measured in {kept.location}; run: dask fmware profile --deployment FILE")
+    if plot is not None:
+        from dask_fmware.client.profile_picture import draw_profiles
+
+        draw_profiles(found, plot)
+        click.echo(f"drawn into {plot}")
+
+
+@profile.command()
+@click.argument("model", required=False)
+def catalog(model: str | None) -> None:
+    """List the bundled figures, of models whose name holds MODEL."""
+    from dask_fmware.profile.catalog import catalog as bundled
+
+    found = [item for item in bundled() if model is None or model.casefold() in item.key.model.casefold()]
+    if not found:
+        from dask_fmware.profile.catalog import find
+
+        find(model or "", "")  # raises, naming what is near
+    _show(sorted(found, key=lambda item: (item.key.model, item.key.accelerator, item.key.engine)))
+    click.echo(f"\n{len(found)} bundled figures, of other engine builds than yours: good for planning")
+
+
+@contextmanager
+def _client(deployment: str | None, address: str | None, timeout_s: float) -> Iterator[Client]:
+    from distributed import Client
+
+    from dask_fmware.errors import RuntimeFaultError
+
+    if deployment is not None:
+        from dask_fmware.cluster.local import LocalModelCluster
+        from dask_fmware.spec.documents import load_deployment
+
+        read = load_deployment(Path(deployment))
+        with (
+            LocalModelCluster(read, dashboard_address=None) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
+        return
+    try:
+        client = Client(address, timeout=min(timeout_s, 10.0), set_as_default=False)
+    except (OSError, TimeoutError, ValueError):
+        raise RuntimeFaultError(
+            f"no Dask scheduler answers at '{address}'; give its address, e.g. tcp://127.0.0.1:8786"
+        ) from None
+    with client:
+        yield client
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[ProfileProgress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[experiment]}"), console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(progress: ProfileProgress) -> None:
+            name = f"{progress.key.model} on {progress.key.accelerator}"
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, experiment="")
+            bar.update(tasks[name], completed=progress.done, total=progress.total, experiment=progress.experiment)
+
+        yield tell
+
+
+def _show(profiles: Sequence[Profile]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from dask_fmware.profile.table import COLUMNS, ProfileTable
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in COLUMNS:
+        words = name in ("model", "accelerator", "engine", "from")
+        table.add_column(name, justify="left" if words else "right", no_wrap=name in ("model", "accelerator"))
+    for row in ProfileTable(profiles).rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)

@@ -1,0 +1,128 @@
+"""Profiling on a cluster in this event loop; the engine is emulated, so its law is known."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from dask_fmware.client.profiling import ProfileProgress, profile_models
+from dask_fmware.errors import DeploymentError
+from dask_fmware.profile.record import LiveProfile
+from dask_fmware.profile.store import ProfileStore
+from dask_fmware.testing import InProcessCluster
+
+pytest.importorskip("scipy")
+
+
+def document(**arguments: Any) -> dict[str, Any]:
+    law = {"w0": 2e-3, "w1": 1e-5, "w2": 2e-4, "w3": 0.0}
+    return {
+        "accelerators": {"cpu": {"cards": 1, "replicas_per_card": 2}},
+        "models": {
+            name: {
+                "engine": "emulated",
+                "slots": 2,
+                "context_tokens": 96,
+                "arguments": {"law": law, "stream_interval_s": 0.001, **arguments},
+                "on": {"cpu": {"latency": {"first_token_s": 0.002, "output_token_s": 0.002}}},
+            }
+            for name in ("small", "large")
+        },
+    }
+
+
+@pytest.fixture
+async def cluster():
+    async with InProcessCluster(document()) as made:
+        yield made
+
+
+async def test_each_model_is_measured_once_and_kept(cluster, tmp_path) -> None:
+    seen: list[ProfileProgress] = []
+    first = await profile_models(cluster.client, store=tmp_path, repeats=1, progress=seen.append)
+    assert [(item.key.model, item.state, item.reason) for item in first] == [
+        ("large", "measured", ""),
+        ("small", "measured", ""),
+    ]
+    assert seen[-1].done == seen[-1].total
+    assert first[0].profile.largest_batch == 2
+    again = await profile_models(cluster.client, models="small", store=tmp_path)
+    assert [(item.key.model, item.state) for item in again] == [("small", "kept")]
+    assert not list(tmp_path.glob("*.points"))
+
+
+async def test_replicas_announce_what_was_measured_and_are_back_in_routing(cluster, tmp_path) -> None:
+    (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1)
+    states = {state.replica.model: state for state in cluster.router.machine.fleet}
+    assert not any(state.draining for state in states.values())
+    assert LiveProfile.from_wire(states["small"].replica.profile) == LiveProfile.of(made.profile)
+    assert states["large"].replica.profile is None
+
+
+async def test_all_replicas_of_the_card_are_on_leave_meanwhile(cluster, tmp_path) -> None:
+    seen: list[bool] = []
+
+    def look(_progress: ProfileProgress) -> None:
+        seen.append(all(state.draining for state in cluster.router.machine.fleet))
+
+    await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1, progress=look)
+    assert seen
+    assert all(seen)
+
+
+async def test_an_interrupted_run_is_taken_up_where_it_was(cluster, tmp_path) -> None:
+    class Enough(Exception):
+        pass
+
+    def interrupt(progress: ProfileProgress) -> None:
+        if progress.done == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1, progress=interrupt)
+    assert not any(state.draining for state in cluster.router.machine.fleet)
+    assert len(list(tmp_path.glob("*.points"))) == 1
+    seen: list[int] = []
+    (made,) = await profile_models(
+        cluster.client, ["small"], store=tmp_path, repeats=1, progress=lambda p: seen.append(p.done)
+    )
+    assert made.state == "measured"
+    assert seen[0] == 3
+
+
+async def test_a_lease_ends_by_itself(cluster) -> None:
+    (state, *_others) = cluster.router.machine.fleet
+    cluster.router.drain([state.replica.replica_id], 0.01)
+    assert state.draining
+    await cluster.until(lambda: not state.draining, "the replica is back")
+
+
+async def test_an_unknown_model_is_refused_with_what_there_is(cluster, tmp_path) -> None:
+    with pytest.raises(DeploymentError, match=r"model 'tiny' \(there are: large, small\)"):
+        await profile_models(cluster.client, ["tiny"], store=tmp_path)
+
+
+async def test_a_replica_that_cannot_be_measured_is_told_and_the_others_are_measured(cluster, tmp_path) -> None:
+    async def broken(question: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return {"error": "EngineCrashedError: it died"}
+
+    cluster.workers["large-cpu-1"].handlers["fmware_profile"] = broken
+    made = await profile_models(cluster.client, store=tmp_path, repeats=1)
+    assert [(item.key.model, item.state) for item in made] == [("large", "failed"), ("small", "measured")]
+    assert "it died" in made[0].reason
+
+
+async def test_a_loading_replica_announces_the_profile_of_its_store(tmp_path) -> None:
+    import dask.config
+
+    with dask.config.set({"fmware.profiles": str(tmp_path)}):
+        async with InProcessCluster(document()) as cluster:
+            await profile_models(cluster.client, ["small"], repeats=1)
+        (kept,) = ProfileStore(tmp_path).scan()[0]
+        async with InProcessCluster(document()) as cluster:
+            replicas = {state.replica.model: state.replica for state in cluster.router.machine.fleet}
+    assert replicas["small"].profile == LiveProfile.of(kept).to_wire()
+    assert replicas["large"].profile is None
