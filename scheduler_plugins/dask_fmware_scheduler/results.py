@@ -15,6 +15,7 @@ from dask_fmware_scheduler.dask_internals import SchedulerInternals
 __all__ = ["ResultMover"]
 
 PATIENCE_S = 1.0  # most results are used or fetched sooner, and moving one costs as much as a small call
+CHECK_S = 0.1  # until a copy has arrived; within two seconds Dask would remove it as one too many
 STIMULUS = "fmware-move-result"
 
 
@@ -27,6 +28,7 @@ class ResultMover:
         self._made: list[tuple[str, str]] = []  # (key, replica)
         self._copied: list[tuple[str, str, str, int]] = []  # (key, replica, light worker, checks left)
         self._timer: asyncio.TimerHandle | None = None
+        self._check_timer: asyncio.TimerHandle | None = None
         self._turn = 0
 
     def add(self, key: str, replica: str) -> None:
@@ -36,8 +38,9 @@ class ResultMover:
 
     def close(self) -> None:
         """Stop moving."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._check_timer):
+            if timer is not None:
+                timer.cancel()
         self._made.clear()
         self._copied.clear()
 
@@ -47,7 +50,6 @@ class ResultMover:
 
     def _move(self) -> None:
         self._timer = None
-        self._remove_copied()
         made, self._made = self._made, []
         light = self._light()
         if light:
@@ -60,10 +62,14 @@ class ResultMover:
                     self._copied.append((key, replica, target, 20))
             for target, keys in wanted.items():
                 self._dask.copy_results(keys, target, STIMULUS)
-        if self._copied:
-            self._wake()
+        self._check_soon()
+
+    def _check_soon(self) -> None:
+        if self._copied and self._check_timer is None:
+            self._check_timer = asyncio.get_running_loop().call_later(CHECK_S, self._remove_copied)
 
     def _remove_copied(self) -> None:
+        self._check_timer = None
         waiting: list[tuple[str, str, str, int]] = []
         removable: dict[str, list[str]] = {}
         for key, replica, target, checks in self._copied:
@@ -77,3 +83,4 @@ class ResultMover:
         self._copied = waiting
         for replica, keys in removable.items():
             self._dask.remove_results(keys, replica, STIMULUS)
+        self._check_soon()
