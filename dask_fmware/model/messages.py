@@ -107,6 +107,7 @@ class AttemptEnded(_Message):
     ttft_s: float | None = None
     latency_s: float | None = None
     error: str = ""  # type and message of the cause, for "failed" and "retry"
+    is_repaired: bool = False  # the answer had to be mended to have the format asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class AttemptReport:
     output_tokens: int = 0
     cached_tokens: int = 0
     error: str = ""
+    is_repaired: bool = False  # the answer had to be mended to have the format asked for
 
 
 @dataclass(slots=True)

@@ -513,6 +513,7 @@ class Machine:
             return  # of a run of the same id, which was dropped
         attempt.prompt_tokens, attempt.output_tokens = event.prompt_tokens, event.output_tokens
         attempt.cached_tokens, attempt.error = event.cached_tokens, event.error
+        attempt.is_repaired = event.is_repaired
         if attempt is not call.attempt:
             return  # withdrawn or lost before; only its slot was still taken
         attempt.outcome, attempt.ended_at = event.outcome, now - call.run.report.submitted

@@ -29,8 +29,8 @@ from dask_fmware.errors import (
     SpecError,
 )
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, FinishReason, Request, Usage
-from dask_fmware_workers.engines.samples import sample
 from dask_fmware_workers.engines.request_checks import check_request
+from dask_fmware_workers.engines.samples import sample
 
 __all__ = ["Fault", "Rule", "ScriptedEngine"]
 

@@ -1,8 +1,13 @@
-"""From the text of an engine to the value that other nodes see, checked against what was asked for."""
+"""From the text of an engine to the value that other nodes see, checked against what was asked for.
+
+An answer that breaks its format is mended once where that invents nothing (see `repair`); what then still
+does not fit is an error. Whether a call is tried again is not decided here.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,12 +15,21 @@ from pydantic import ValidationError
 from dask_fmware.errors import OutputFormatError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.engine import FinishReason
+from dask_fmware_workers.repair import repaired_json, repaired_label
 
-__all__ = ["value_of"]
+__all__ = ["Output", "output_of"]
 
 
-def value_of(call: ModelCall, text: str, finish_reason: FinishReason) -> Any:
-    """Return the label, the object or the text.
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The value of an answer."""
+
+    value: Any  # the label, the object or the text
+    is_repaired: bool = False  # the text had to be mended to give it
+
+
+def output_of(call: ModelCall, text: str, finish_reason: FinishReason) -> Output:
+    """Return the value of a whole answer.
 
     Raises
     ------
@@ -23,18 +37,35 @@ def value_of(call: ModelCall, text: str, finish_reason: FinishReason) -> Any:
         If the text is none of the choices, no JSON, or JSON of another shape. The message holds sizes
         and positions, never the text.
     """
-    cut = f" (cut at max_tokens={call.max_tokens}: raise it)" if finish_reason == "length" else ""
+    is_cut = finish_reason == "length"
+    hint = f" (cut at max_tokens={call.max_tokens}: raise it)" if is_cut else ""
     if call.choices is not None:
-        if text in call.choices:
-            return text
-        stripped = text.strip()
-        if stripped in call.choices:
-            return stripped
-        raise OutputFormatError(
-            f"{call.where}: an answer of {len(text)} characters is none of the {len(call.choices)} choices{cut}"
-        )
+        return _label(call, text, hint, is_cut)
     if call.json_schema is None:
-        return text
+        return Output(text)
+    try:
+        return Output(_document(call, text, hint))
+    except OutputFormatError:
+        mended = None if is_cut else repaired_json(text)
+        if mended is None:
+            raise
+        return Output(_document(call, mended, hint), is_repaired=True)
+
+
+def _label(call: ModelCall, text: str, hint: str, is_cut: bool) -> Output:
+    choices = call.choices or ()
+    for label in (text, text.strip()):
+        if label in choices:
+            return Output(label)
+    meant = None if is_cut else repaired_label(text, choices)
+    if meant is None:
+        raise OutputFormatError(
+            f"{call.where}: an answer of {len(text)} characters is none of the {len(choices)} choices{hint}"
+        )
+    return Output(meant, is_repaired=True)
+
+
+def _document(call: ModelCall, text: str, hint: str) -> Any:
     try:
         if call.schema is not None:
             return call.schema.model_validate_json(text)
@@ -43,9 +74,13 @@ def value_of(call: ModelCall, text: str, finish_reason: FinishReason) -> Any:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the document"
         raise OutputFormatError(
-            f"{call.where}: the answer does not fit its schema at {where}: {first['type']}{cut}"
+            f"{call.where}: the answer does not fit its schema at {where}: {first['type']}{hint}"
         ) from None
     except json.JSONDecodeError as error:
         raise OutputFormatError(
-            f"{call.where}: the answer is no JSON, at character {error.pos} of {len(text)}{cut}"
+            f"{call.where}: the answer is no JSON, at character {error.pos} of {len(text)}{hint}"
+        ) from None
+    except RecursionError:
+        raise OutputFormatError(
+            f"{call.where}: the answer nests deeper than can be read, in {len(text)} characters{hint}"
         ) from None

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal
 
-from dask_fmware.errors import EngineCrashedError, FMwareError
+from dask_fmware.errors import EngineCrashedError, FMwareError, OutputFormatError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.completion import Completion, Timing
 from dask_fmware.model.engine import Engine, Usage
 from dask_fmware.model.messages import AttemptEnded, FirstToken, Grant
 from dask_fmware_workers.dask_internals import Reschedule
-from dask_fmware_workers.output import value_of
+from dask_fmware_workers.output import output_of
 from dask_fmware_workers.streams import AnswerStreams, TextStream
 
 __all__ = ["CallRunner"]
@@ -40,6 +40,8 @@ class _Attempt:
     output_tokens: int = 0
     cached_tokens: int = 0
     ttft_s: float | None = None
+    is_whole: bool = False  # the answer came to its own end
+    is_repaired: bool = False  # and had to be mended to have its format
 
 
 class CallRunner:
@@ -115,6 +117,12 @@ class CallRunner:
             outcome, error = "retry", f"{type(crash).__name__}: {crash}"
             self._crashed(engine, crash)
             raise Reschedule(error) from crash
+        except OutputFormatError as fault:
+            error = f"{type(fault).__name__}: {fault}"
+            if grant.attempt > 1 or not attempt.is_whole or _repeats_itself(call):
+                raise
+            outcome = "retry"  # the same model may keep to the format next time: once
+            raise Reschedule(error) from fault
         except FMwareError as fault:
             error = f"{type(fault).__name__}: {fault}"
             raise
@@ -136,6 +144,7 @@ class CallRunner:
                     attempt.ttft_s,
                     perf_counter() - start,
                     error,
+                    attempt.is_repaired,
                 ).to_wire()
             )
 
@@ -172,11 +181,19 @@ class CallRunner:
         usage = usage or Usage(output_tokens=attempt.output_tokens)
         attempt.prompt_tokens, attempt.cached_tokens = usage.prompt_tokens, usage.cached_tokens
         text = "".join(stream.pieces)
+        attempt.is_whole = finish_reason == "stop"
+        output = output_of(call, text, finish_reason)
+        attempt.is_repaired = output.is_repaired
         return Completion(
             text=text,
             finish_reason=finish_reason,
             usage=usage,
             timing=Timing(attempt.ttft_s if attempt.ttft_s is not None else latency_s, latency_s),
             model=call.model,
-            value=value_of(call, text, finish_reason),
+            value=output.value,
         )
+
+
+def _repeats_itself(call: ModelCall) -> bool:
+    """Whether the same question gets the same answer."""
+    return call.sampling.seed is not None or call.sampling.temperature == 0
