@@ -7,7 +7,7 @@ import inspect
 import pickle
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from dask.base import DaskMethodsMixin
 from dask.delayed import single_key
@@ -21,6 +21,9 @@ from dask_fmware.model.plan import Objective
 from dask_fmware.spec.slo import SLO, RunOptions
 from dask_fmware.spec.tracing import trace
 from dask_fmware.spec.workflow import Workflow
+
+if TYPE_CHECKING:
+    from dask_fmware.profile.budgets import Budgets
 
 __all__ = ["BoundWorkflow", "WorkflowFunction", "workflow"]
 
@@ -151,6 +154,24 @@ class WorkflowFunction:
 
     def _repr_html_(self) -> str:
         return self.workflow._repr_html_()
+
+    def budgets(self, deployment: Any, profiles: Any = None, *, slo: SLO | None = None, **assumed: Any) -> Budgets:
+        """Split the SLO over the nodes, before any run: budgets, feasible or not, and cost per thousand runs.
+
+        Parameters
+        ----------
+        deployment
+            A `Deployment`, the path of its document, or a dictionary.
+        profiles
+            Where profiles are kept, or profiles; by default where ``dask fmware profile`` keeps them.
+        slo
+            Instead of the workflow's own.
+        **assumed
+            See `dask_fmware.profile.budgets.Assumptions`: ``prompt_tokens=``, ``output_tokens=``, ``odds=`` ...
+        """
+        from dask_fmware.compile.budgeting import workflow_budgets
+
+        return workflow_budgets(self.workflow, deployment, profiles, slo, **assumed)
 
     def __call__(self, *args: Any, **kwargs: Any) -> BoundWorkflow:
         """Bind inputs, by name or position, to one run.

@@ -36,9 +36,9 @@ class _Box:
     draw: Callable[[float, float], str]
 
 
-def picture(workflow: Workflow) -> str:
-    """Draw a workflow that passes `check` as an ``<svg>`` element."""
-    artist = _Artist(workflow)
+def picture(workflow: Workflow, notes: Mapping[str, str] | None = None) -> str:
+    """Draw a workflow that passes `check` as an ``<svg>`` element, with a note below the text of some nodes."""
+    artist = _Artist(workflow, notes or {})
     box = artist.top()
     width, height = box.width + 2, box.height + 2
     return (
@@ -51,8 +51,8 @@ def picture(workflow: Workflow) -> str:
 
 
 class _Artist:
-    def __init__(self, workflow: Workflow) -> None:
-        self.workflow = workflow
+    def __init__(self, workflow: Workflow, notes: Mapping[str, str]) -> None:
+        self.workflow, self.notes = workflow, notes
         self.needs = needs(workflow.block)
         self.answers = answer_nodes(workflow)
 
@@ -71,7 +71,8 @@ class _Artist:
 
     def node(self, node: AnyNode) -> _Box:
         if isinstance(node, ModelNode | TaskNode):
-            return _card(lines(node), COLOURS[node.kind], node.name in self.answers)
+            note = (self.notes[node.name],) if node.name in self.notes else ()
+            return _card((*lines(node), *note), COLOURS[node.kind], node.name in self.answers)
         blocks = inner(node)
         pill = max(_pill(held.label).width for held in blocks) if isinstance(node, SwitchNode) else 0.0
         lanes = [self.lane(held, pill) for held in blocks]
@@ -100,8 +101,8 @@ def _rectangle(x: float, y: float, width: float, height: float, radius: float, e
 
 
 def _card(text: Sequence[str], colour: str, answers: bool) -> _Box:
-    """A node: its name, and below what it runs; a strong border if it may give the answer."""
-    width, height = max(map(_width, text)) + 2 * PAD + 4, 44.0
+    """A node: its name, below it what it runs, and a note; a strong border if it may give the answer."""
+    width, height = max(map(_width, text)) + 2 * PAD + 4, 44.0 + 16 * (len(text) - 2)
 
     def draw(x: float, y: float) -> str:
         border = f'fill="{colour}" fill-opacity="0.12" stroke="{colour}" stroke-width="{2.2 if answers else 1.1}"'
@@ -112,6 +113,7 @@ def _card(text: Sequence[str], colour: str, answers: bool) -> _Box:
             + _rectangle(x + 5, y + 8, 3, height - 16, 1.5, stripe)
             + _text(x + PAD + 4, y + 19, text[0], 'font-weight="600"')
             + _text(x + PAD + 4, y + 35, text[1], 'font-size="11" opacity="0.75"', SHOWN + 4)
+            + "".join(_text(x + PAD + 4, y + 51, note, 'font-size="11"', SHOWN + 4) for note in text[2:])
             + "</g>"
         )
 

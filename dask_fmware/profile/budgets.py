@@ -1,0 +1,405 @@
+"""The SLO of a workflow as budgets of its nodes, before a run: is it feasible, and what would it cost?
+
+Section 4 of the paper splits the end-to-end SLO in proportion to profiled latency on the critical path.
+Here each node gets ``deadline * latency / longest path through the node``: on the critical path that is
+the paper's split, and on no path do budgets add up to more than the deadline, because the longest path
+through a node is at least as long as any path it is on. Branches of a switch are alternatives, so a path
+takes one of them; items of a map run side by side and count once; a loop counts its bound.
+
+It plans with idle cards and reference token counts; what load does to a run, projections know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import networkx as nx
+
+from dask_fmware.errors import SpecError
+from dask_fmware.profile.record import Profile
+from dask_fmware.profile.reference import CardLatency, card_latencies
+from dask_fmware.spec.deployment import Deployment
+from dask_fmware.spec.graph import answer_nodes, graph
+from dask_fmware.spec.scopes import Place, inner, places
+from dask_fmware.spec.slo import SLO
+from dask_fmware.spec.workflow import LoopNode, MapNode, ModelNode, SwitchNode, Workflow
+
+__all__ = ["PROMPT_TOKENS", "Assumptions", "Budgets", "NodeBudget", "budgets"]
+
+PROMPT_TOKENS = 256  # of a call, where nothing better is known
+LABEL_BYTES = 3  # of a token, at least, where the output is one of some labels
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What a plan takes for granted; every table says it."""
+
+    prompt_tokens: int | Mapping[str, int] = PROMPT_TOKENS  # of a call, or by node
+    output_tokens: Mapping[str, int] = field(default_factory=dict)  # by node; else max_tokens or the longest label
+    task_s: Mapping[str, float] = field(default_factory=dict)  # of task nodes; 0 otherwise
+    odds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of branches by switch; else even
+    rounds: Mapping[str, float] = field(default_factory=dict)  # of loops, for cost; their bound otherwise
+    items: Mapping[str, float] = field(default_factory=dict)  # of maps, for cost; 1 otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBudget:
+    """What one model node may take."""
+
+    node: str
+    model: str
+    answers: bool  # its output may be the answer
+    budgets_s: Mapping[str, float]  # by bound of the SLO ("ttft_s", "e2e_s"), for each execution on a path
+    latencies_s: Mapping[str, Mapping[str, float]]  # by bound, then by accelerator: what one execution takes
+    executions: float  # expected in a run, for cost
+    repeats: int  # executions one after the other, because of loops
+    cards: tuple[CardLatency, ...]
+
+    @property
+    def slack_s(self) -> float:
+        """What is left of the tightest budget on the quickest card; negative: the budget cannot be met."""
+        return min(budget - min(self.latencies_s[bound].values()) for bound, budget in self.budgets_s.items())
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """Accelerators on which an idle replica meets every budget."""
+        return tuple(
+            card.accelerator
+            for card in self.cards
+            if all(self.latencies_s[bound][card.accelerator] <= s for bound, s in self.budgets_s.items())
+        )
+
+    @property
+    def card(self) -> CardLatency:
+        """The cheapest card within the budget, else the quickest."""
+        fitting = [card for card in self.cards if card.accelerator in self.within] or list(self.cards[:1])
+        return min(fitting, key=lambda c: (c.price_per_hour is None, c.shared_card_s * (c.price_per_hour or 0.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Budgets of a workflow on a deployment; prints as a table, in a notebook with the drawing."""
+
+    workflow: Workflow
+    deadlines_s: Mapping[str, float]  # by bound of the SLO
+    quickest_s: Mapping[str, float]  # critical path on the quickest cards, idle
+    usual_s: Mapping[str, float]  # critical path on the mean of the deployed replicas, idle
+    critical_path: tuple[str, ...]  # model and task nodes on it, for the tightest bound
+    nodes: tuple[NodeBudget, ...]
+    assumed: tuple[str, ...]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether idle cards of the quickest type meet every bound."""
+        return all(self.quickest_s[bound] <= deadline_s for bound, deadline_s in self.deadlines_s.items())
+
+    @property
+    def verdict(self) -> str:
+        """In one line."""
+        parts = []
+        for bound, deadline_s in self.deadlines_s.items():
+            quickest_s, usual_s = self.quickest_s[bound], self.usual_s[bound]
+            if quickest_s > deadline_s:
+                said = f"not feasible: the quickest cards need {_seconds(quickest_s)} when idle"
+            elif usual_s > deadline_s:
+                said = (
+                    f"feasible on the quickest cards only: {_seconds(quickest_s)}, {_seconds(usual_s)} on the mean of "
+                    "the replicas"
+                )
+            else:
+                said = f"feasible: {_seconds(quickest_s)} on the quickest cards, {_seconds(usual_s)} on the mean"
+            parts.append(f"{bound}={deadline_s:g} {said}")
+        return "; ".join(parts)
+
+    def cost_per_1000_runs(self, *, busy: bool = True) -> float | None:
+        """Price of the card time of a thousand runs, each node on `NodeBudget.card`; None if a price is missing.
+
+        Parameters
+        ----------
+        busy
+            Cards are shared by as many calls as they have slots; else each call has a card of its own.
+        """
+        total = 0.0
+        for node in self.nodes:
+            card = node.card
+            if card.price_per_hour is None:
+                return None
+            card_s = card.shared_card_s if busy else card.completion_s
+            total += 1000 * node.executions * card_s * card.price_per_hour / 3600
+        return total
+
+    @property
+    def cost(self) -> str:
+        """In one line."""
+        busy, alone = self.cost_per_1000_runs(), self.cost_per_1000_runs(busy=False)
+        if busy is None or alone is None:
+            bare = sorted({node.card.accelerator for node in self.nodes if node.card.price_per_hour is None})
+            return f"cost unknown: give price_per_hour of {', '.join(bare)} in the deployment"
+        return f"1,000 runs cost {busy:.3g} on busy cards, {alone:.3g} with a card for each call"
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """Cells of the table, head first."""
+        head = ("node", "model", "executions", *(f"budget {b}" for b in self.deadlines_s), "idle", "slack", "within")
+        return [head, *(self._row(node) for node in self.nodes)]
+
+    def _row(self, node: NodeBudget) -> tuple[str, ...]:
+        bounds = tuple(_seconds(node.budgets_s[b]) if b in node.budgets_s else "-" for b in self.deadlines_s)
+        tightest = next(iter(node.budgets_s), None)
+        idle = node.latencies_s[tightest] if tightest is not None else {}
+        return (
+            node.node,
+            node.model,
+            f"{node.executions:.3g}",
+            *bounds,
+            ", ".join(f"{_seconds(s)} {card}" for card, s in idle.items()),
+            _seconds(node.slack_s) if node.budgets_s else "-",
+            ", ".join(node.within) or "none",
+        )
+
+    def __str__(self) -> str:
+        rows = self.rows
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        assumed = [f"  - {text}" for text in self.assumed]
+        return "\n".join([f"{self.workflow.name}: {self.verdict}", *lines, self.cost, "assumed:", *assumed])
+
+    __repr__ = __str__
+
+    def notes(self) -> dict[str, str]:
+        """What the drawing says below each model node."""
+        notes = {}
+        for node in self.nodes:
+            if node.budgets_s:
+                bound, budget_s = min(node.budgets_s.items(), key=lambda item: item[1])
+                quickest_s = min(node.latencies_s[bound].values())
+                notes[node.node] = f"{_seconds(quickest_s)} of {_seconds(budget_s)}"
+        return notes
+
+    def _repr_html_(self) -> str:
+        from dask_fmware.profile.budget_table import to_html
+
+        return to_html(self)
+
+
+def budgets(
+    workflow: Workflow,
+    deployment: Deployment,
+    profiles: Sequence[Profile] = (),
+    *,
+    slo: SLO | None = None,
+    assumptions: Assumptions | None = None,
+) -> Budgets:
+    """Split the SLO of a workflow over its nodes.
+
+    Parameters
+    ----------
+    workflow
+        A workflow that passes `check`.
+    deployment
+        Models, cards and prices.
+    profiles
+        What was measured; the catalog and the deployment's latency figures stand in for what is missing.
+    slo
+        Instead of the workflow's own.
+    assumptions
+        Token counts, odds and counts to plan with.
+
+    Raises
+    ------
+    SpecError
+        The workflow has no SLO in seconds, or nothing is known of a model's speed on a card.
+    """
+    return _Plan(workflow, deployment, profiles, slo, assumptions or Assumptions()).made()
+
+
+class _Plan:
+    """One split."""
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        deployment: Deployment,
+        profiles: Sequence[Profile],
+        slo: SLO | None,
+        assumptions: Assumptions,
+    ) -> None:
+        workflow.check()
+        self.workflow, self.assume = workflow, assumptions
+        self.found = places(workflow)
+        self.graph = graph(workflow)
+        self.answers = answer_nodes(workflow)
+        self.deadlines_s = _deadlines(workflow, slo or workflow.slo)
+        self.cards = {
+            name: card_latencies(place.node.model, deployment, profiles, *self.tokens(place.node))
+            for name, place in self.found.items()
+            if isinstance(place.node, ModelNode)
+        }
+
+    def tokens(self, node: ModelNode) -> tuple[int, int]:
+        """Prompt and output tokens to plan with."""
+        given = self.assume.prompt_tokens
+        prompt = given if isinstance(given, int) else given.get(node.name, PROMPT_TOKENS)
+        usual = node.max_tokens
+        if node.choices is not None:
+            longest = max(len(label.encode()) for label in node.choices)
+            usual = min(usual, -(-longest // LABEL_BYTES) + 1)
+        return prompt, self.assume.output_tokens.get(node.name, usual)
+
+    def made(self) -> Budgets:
+        shares: dict[str, dict[str, float]] = {name: {} for name in self.cards}
+        takes: dict[str, dict[str, dict[str, float]]] = {name: {} for name in self.cards}
+        quickest_s, usual_s = {}, {}
+        critical: tuple[str, ...] = ()
+        tightest = 0.0
+        for bound, deadline_s in self.deadlines_s.items():
+            part, first = self.part(bound)
+            usual = {name: self.usual_s(name, name in first) for name in part}
+            quick = {name: self.quickest_s(name, name in first) for name in part}
+            through = _through(part, usual)
+            usual_s[bound] = max(through.values(), default=0.0)
+            quickest_s[bound] = max(_through(part, quick).values(), default=0.0)
+            for name in part:
+                if name in self.cards:
+                    whole_s = deadline_s * usual[name] / through[name] if through[name] > 0 else 0.0
+                    shares[name][bound] = whole_s / self.repeats(name)
+                    takes[name][bound] = {
+                        card.accelerator: card.ttft_s if name in first else card.completion_s
+                        for card in self.cards[name]
+                    }
+            if usual_s[bound] / deadline_s > tightest:
+                tightest = usual_s[bound] / deadline_s
+                path = _critical(part, usual)
+                critical = tuple(name for name in path if usual[name] > 0)
+        nodes = tuple(
+            NodeBudget(
+                name, _model(self.found[name]), name in self.answers, shares[name], takes[name],
+                self.executions(name), self.repeats(name), cards,
+            )
+            for name, cards in self.cards.items()
+        )  # fmt: skip
+        return Budgets(self.workflow, self.deadlines_s, quickest_s, usual_s, critical, nodes, tuple(self.assumed()))
+
+    def part(self, bound: str) -> tuple[nx.DiGraph, frozenset[str]]:
+        """Nodes that a bound is about, and those of them of which the first token counts."""
+        if bound != "ttft_s" or not self.answers:
+            return self.graph, frozenset()
+        before = {name for answer in self.answers for name in (answer, *nx.ancestors(self.graph, answer))}
+        part = self.graph.subgraph(before)
+        return part, frozenset(name for name in self.answers if not part.out_degree(name))
+
+    def usual_s(self, name: str, first: bool) -> float:
+        """All executions of a node one after the other, on the mean of the deployed replicas."""
+        cards = self.cards.get(name)
+        if cards is None:
+            return self.repeats(name) * self.assume.task_s.get(name, 0.0)
+        weight = sum(card.replicas for card in cards)
+        each = [(card.replicas if weight else 1, card.ttft_s if first else card.completion_s) for card in cards]
+        return self.repeats(name) * sum(n * s for n, s in each) / sum(n for n, _s in each)
+
+    def quickest_s(self, name: str, first: bool) -> float:
+        """The same on the quickest card."""
+        cards = self.cards.get(name)
+        if cards is None:
+            return self.usual_s(name, first)
+        return self.repeats(name) * min(card.ttft_s if first else card.completion_s for card in cards)
+
+    def repeats(self, name: str) -> int:
+        loops = (self.found[loop].node for loop in self.found[name].loops)
+        return prod(loop.max_iterations for loop in loops if isinstance(loop, LoopNode))
+
+    def executions(self, name: str) -> float:
+        """Expected executions of a node in a run."""
+        count, place = 1.0, self.found[name]
+        while place.parent is not None:
+            outer = self.found[place.parent]
+            match outer.node:
+                case SwitchNode() as switch:
+                    branches = len(inner(switch))
+                    odds = self.assume.odds.get(switch.name)
+                    count *= 1.0 / branches if odds is None else odds.get(place.label or "", 0.0)
+                case MapNode() as mapped:
+                    count *= self.assume.items.get(mapped.name, 1.0)
+                case LoopNode() as loop:
+                    count *= self.assume.rounds.get(loop.name, float(loop.max_iterations))
+                case ModelNode() | _:
+                    pass
+            place = outer
+        return count
+
+    def assumed(self) -> list[str]:
+        given = self.assume.prompt_tokens
+        prompt = f"{given}" if isinstance(given, int) else f"{PROMPT_TOKENS} where none are given"
+        said = [
+            f"tokens of a prompt: {prompt}; of an output: max_tokens or the longest label, unless given; idle cards"
+        ]
+        for name, place in self.found.items():
+            match place.node:
+                case SwitchNode() if name not in self.assume.odds:
+                    said.append(f"switch '{name}': every branch is equally likely (cost), the slowest counts (budget)")
+                case MapNode() if name not in self.assume.items:
+                    said.append(f"map '{name}': 1 item (cost); items run side by side (budget)")
+                case LoopNode() as loop if name not in self.assume.rounds:
+                    said.append(f"loop '{name}': all {loop.max_iterations} rounds")
+                case _:
+                    pass
+        sources = dict.fromkeys(
+            f"{_model(self.found[name])} on {card.accelerator}: {card.source}"
+            for name, cards in self.cards.items()
+            for card in cards
+        )
+        return [*said, *sources]
+
+
+def _model(place: Place) -> str:
+    assert isinstance(place.node, ModelNode)
+    return place.node.model
+
+
+def _deadlines(workflow: Workflow, slo: SLO | None) -> dict[str, float]:
+    bounds = {"ttft_s": slo.ttft_s, "e2e_s": slo.e2e_s} if slo is not None else {}
+    found = {name: float(value) for name, value in bounds.items() if value is not None}
+    if not found:
+        why = "has no SLO" if slo is None else "has only finish_by, which is a time of day"
+        raise SpecError(
+            f"workflow '{workflow.name}' {why}: there is nothing to split; give slo=fm.SLO(ttft_s=...) or e2e_s"
+        )
+    return found
+
+
+def _through(part: nx.DiGraph, weights: Mapping[str, float]) -> dict[str, float]:
+    """Length of the longest path through each node."""
+    order = list(nx.topological_sort(part))
+    before: dict[str, float] = {}
+    after: dict[str, float] = {}
+    for name in order:
+        before[name] = weights[name] + max((before[n] for n in part.predecessors(name)), default=0.0)
+    for name in reversed(order):
+        after[name] = weights[name] + max((after[n] for n in part.successors(name)), default=0.0)
+    return {name: before[name] + after[name] - weights[name] for name in order}
+
+
+def _critical(part: nx.DiGraph, weights: Mapping[str, float]) -> list[str]:
+    """Nodes on the longest path, in order."""
+    total: dict[str, float] = {}
+    best: dict[str, str | None] = {}
+    for name in nx.topological_sort(part):
+        best[name] = max(part.predecessors(name), key=total.__getitem__, default=None)
+        earlier = best[name]
+        total[name] = weights[name] + (total[earlier] if earlier is not None else 0.0)
+    path: list[str] = []
+    step = max(total, key=total.__getitem__, default=None)
+    while step is not None:
+        path.append(step)
+        step = best[step]
+    return path[::-1]
+
+
+def _seconds(value: float) -> str:
+    if abs(value) >= 10:
+        return f"{value:,.1f} s"
+    if abs(value) >= 1:
+        return f"{value:.2f} s"
+    return f"{1e3 * value:.0f} ms" if abs(value) >= 0.01 else f"{1e3 * value:.2g} ms"

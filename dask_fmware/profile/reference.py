@@ -1,0 +1,98 @@
+"""What one call costs on an idle card of each type that a model is deployed on: seconds, and seconds of the card.
+
+From the profile of exactly that model, accelerator and engine; else the bundled catalog, where the names
+are known there; else the latency figure of the deployment. Which of these it was stands beside each figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dask_fmware.errors import SpecError
+from dask_fmware.profile.catalog import catalog
+from dask_fmware.profile.catalog import find as find_in_catalog
+from dask_fmware.profile.projection import Projection
+from dask_fmware.profile.record import Profile
+from dask_fmware.profile.replica import Limits, ReplicaLoad, SequenceState
+from dask_fmware.spec.deployment import Deployment, Latency
+
+__all__ = ["CardLatency", "card_latencies"]
+
+
+@dataclass(frozen=True, slots=True)
+class CardLatency:
+    """One call of a model on one type of card."""
+
+    accelerator: str
+    replicas: int  # deployed there
+    ttft_s: float  # first token, on an idle replica
+    completion_s: float  # last token, on an idle replica
+    shared_card_s: float  # seconds of the card that the call takes up while all slots are busy
+    price_per_hour: float | None
+    source: str  # for people
+
+
+def card_latencies(
+    model: str, deployment: Deployment, profiles: Sequence[Profile], prompt_tokens: int, output_tokens: int
+) -> tuple[CardLatency, ...]:
+    """Return the figures of one call on every accelerator that `model` is deployed on, quickest first.
+
+    Raises
+    ------
+    SpecError
+        The model is not deployed, or nothing is known of its speed on one of the accelerators.
+    """
+    spec = deployment.models.get(model)
+    if spec is None:
+        raise SpecError(
+            f"model '{model}' is not deployed (deployed: {', '.join(deployment.models)}); add it to the deployment"
+        )
+    placed = {name: p for name, p in spec.on.items() if p.replicas} or spec.on
+    found = []
+    for accelerator, placement in placed.items():
+        price = deployment.accelerators[accelerator].price_per_hour
+        slots = placement.slots or spec.slots
+        profile = _profile(model, accelerator, spec.engine, profiles)
+        if profile is not None:
+            figures = _by_law(profile, slots, prompt_tokens, output_tokens)
+            source = ("catalog, " if profile.provenance.from_catalog else "profile, ") + str(profile.key)
+        elif placement.latency is not None:
+            figures = _by_figure(placement.latency, prompt_tokens, output_tokens)
+            source = "latency figure of the deployment"
+        else:
+            raise SpecError(
+                f"nothing is known of the speed of model '{model}' on accelerator '{accelerator}' under engine "
+                f"'{spec.engine}'; run dask fmware profile --deployment FILE --model {model}, or give its latency in "
+                "the deployment"
+            )
+        found.append(CardLatency(accelerator, placement.replicas, *figures, price, source))
+    return tuple(sorted(found, key=lambda card: (card.completion_s, card.accelerator)))
+
+
+def _profile(model: str, accelerator: str, engine: str, profiles: Sequence[Profile]) -> Profile | None:
+    wanted = (model, accelerator, engine)
+    mine = [p for p in profiles if (p.key.model, p.key.accelerator, p.key.engine) == wanted]
+    if mine:
+        return max(mine, key=lambda p: p.key.engine_version)
+    if not any(p.key.model.casefold() == model.casefold() for p in catalog()):
+        return None
+    try:
+        return find_in_catalog(model, accelerator)
+    except SpecError:
+        return None
+
+
+def _by_law(profile: Profile, slots: int, prompt_tokens: int, output_tokens: int) -> tuple[float, float, float]:
+    law = profile.step_law
+    limits = Limits(slots, max(profile.step_tokens or prompt_tokens, slots + 1))
+    alone = Projection(ReplicaLoad(), limits, law).estimate(SequenceState(prompt_tokens, output_tokens))
+    context = slots * (prompt_tokens + output_tokens / 2)
+    decode_s = law.step_s(0, slots, context) / slots
+    return alone.ttft_s, alone.completion_s, alone.ttft_s + (output_tokens - 1) * decode_s
+
+
+def _by_figure(latency: Latency, prompt_tokens: int, output_tokens: int) -> tuple[float, float, float]:
+    ttft_s = latency.first_token_s + prompt_tokens * latency.prompt_token_s
+    completion_s = ttft_s + output_tokens * latency.output_token_s
+    return ttft_s, completion_s, completion_s  # a figure knows no batches
