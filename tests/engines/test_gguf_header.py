@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dask_fmware.errors import EngineLoadError
-from dask_fmware_workers.engines.gguf_header import read_header
+from dask_fmware_workers.engines.gguf_header import GgufHeader, read_header
 
 pytest.importorskip("gguf")
 
@@ -75,3 +75,12 @@ def test_a_wrong_byte_never_escapes_as_another_error(tmp_path: Path, position: i
     path.write_bytes(data)
     with suppress(EngineLoadError):  # anything else fails the test
         read_header(path)
+
+
+def test_the_kv_cache_of_a_token_follows_from_the_shape() -> None:
+    shape = {"general.architecture": "llama", "llama.block_count": 32, "llama.embedding_length": 4096}
+    heads = {"llama.attention.head_count": 32, "llama.attention.head_count_kv": 8}
+    assert GgufHeader(shape | heads).kv_bytes_per_token == 131072  # 128 KiB of Llama 3 8B
+    assert GgufHeader(shape | heads | {"llama.attention.key_length": 256}).kv_bytes_per_token == 196608
+    assert GgufHeader(shape).kv_bytes_per_token is None
+    assert GgufHeader({}).kv_bytes_per_token is None

@@ -13,6 +13,8 @@ import pytest
 
 from dask_fmware.errors import DeploymentError, EngineLoadError
 from dask_fmware.model.engine import Sampling
+from dask_fmware_workers.accelerators import Card
+from dask_fmware_workers.engines import llama_cpp
 from dask_fmware_workers.engines.llama_cpp import LlamaCppEngine
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
 from tests.engines.asking import ask, collect, native_threads, text_of
@@ -194,6 +196,8 @@ def test_an_engine_that_is_never_closed_does_not_keep_the_process() -> None:
     code = """
 import asyncio
 from dask_fmware.model.engine import Request
+from dask_fmware_workers.accelerators import Card
+from dask_fmware_workers.engines import llama_cpp
 from dask_fmware_workers.engines.llama_cpp import LlamaCppEngine
 
 async def main():
@@ -206,3 +210,19 @@ asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+async def test_a_model_that_does_not_fit_into_memory_is_refused_before_it_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = Card("cpu", "CPU", free_bytes=1_000_000, cores=(0,))
+    monkeypatch.setattr(llama_cpp, "cpu_card", lambda cores: small)
+    engine = LlamaCppEngine(tiny=SMALL, slots=64, context_tokens=2048)
+    with pytest.raises(EngineLoadError, match=r"needs .*for 64 slots of 2048 tokens\) and CPU \(cores 0\) has"):
+        await engine.start()
+    await engine.close()
+    monkeypatch.setattr(llama_cpp, "nvidia_cards", lambda: [Card("nvidia", "L4", free_bytes=500_000)])
+    engine = LlamaCppEngine(tiny=SMALL, gpu_layers=-1)
+    with pytest.raises(EngineLoadError, match=r"and L4 #0 has 0\.00 GiB free"):
+        await engine.start()
+    await engine.close()

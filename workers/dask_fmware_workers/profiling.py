@@ -223,13 +223,4 @@ def _kv_bytes_per_token(arguments: Mapping[str, Any]) -> float | None:
     path = _weights_file(arguments)
     if path is None or not path.exists():
         return None
-    values = read_header(path).values
-    family = values.get("general.architecture")
-    layers, heads = values.get(f"{family}.block_count"), values.get(f"{family}.attention.head_count")
-    groups = values.get(f"{family}.attention.head_count_kv", heads)
-    width = values.get(f"{family}.embedding_length")
-    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(groups, int) and isinstance(width, int)):
-        return None  # a list: layers differ
-    key = values.get(f"{family}.attention.key_length", width // heads)
-    value = values.get(f"{family}.attention.value_length", width // heads)
-    return 2.0 * layers * groups * (key + value)
+    return read_header(path).kv_bytes_per_token

@@ -36,6 +36,26 @@ class GgufHeader:
         return self.values.get(f"{self.values.get('general.architecture')}.context_length")
 
     @property
+    def layers(self) -> int | None:
+        """Blocks of the model, where the file says."""
+        return self._shape("block_count")
+
+    @property
+    def kv_bytes_per_token(self) -> float | None:
+        """Bytes of keys and values of one token in 16 bits; None where the layers differ or the file is silent."""
+        layers, heads, width = self.layers, self._shape("attention.head_count"), self._shape("embedding_length")
+        groups = self._shape("attention.head_count_kv") or heads
+        if not (layers and heads and groups and width):
+            return None
+        key = self._shape("attention.key_length") or width // heads
+        value = self._shape("attention.value_length") or width // heads
+        return 2.0 * layers * groups * (key + value)
+
+    def _shape(self, name: str) -> int | None:
+        value = self.values.get(f"{self.values.get('general.architecture')}.{name}")
+        return value if isinstance(value, int) else None
+
+    @property
     def longest_token_bytes(self) -> int:
         """UTF-8 bytes of the longest token, never too few."""
         tokens: list[bytes] = self.values.get(_TOKENS, [])

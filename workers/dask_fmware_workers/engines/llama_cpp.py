@@ -34,6 +34,7 @@ from dask_fmware.errors import (
     SpecError,
 )
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request
+from dask_fmware_workers.accelerators import Need, check_memory, cpu_card, nvidia_cards
 from dask_fmware_workers.engines.gguf_header import GgufHeader, read_header
 from dask_fmware_workers.engines.llama_call import LlamaCall
 from dask_fmware_workers.engines.llama_server import LlamaServer
@@ -125,7 +126,7 @@ class LlamaCppEngine:
         Raises
         ------
         EngineLoadError
-            If the file, the ``embedded`` extra, a core or memory is missing, or llama.cpp refuses the model.
+            If the file, the ``embedded`` extra, a core or enough memory is missing, or llama.cpp refuses the model.
         """
         if self._closing is not None:
             await asyncio.shield(self._closing)
@@ -176,6 +177,7 @@ class LlamaCppEngine:
         if self._cores is not None and (available is None or not available.issuperset(self._cores)):
             found = f"available: {sorted(available)}" if available else "this platform does not pin threads"
             raise EngineLoadError(f"llama.cpp: cores={list(self._cores)} cannot be used ({found}); correct 'cores'")
+        self._check_memory(path, header)
         try:
             server = LlamaServer(
                 path,
@@ -196,6 +198,20 @@ class LlamaCppEngine:
                 f"whole and that memory suffices for {self._slots} slots of {self._context_tokens} tokens"
             ) from error
         return server, header
+
+    def _check_memory(self, path: Path, header: GgufHeader) -> None:
+        """Refuse what cannot fit, before llama.cpp takes the memory of others; layers kept on the CPU are its own."""
+        cache = self._slots * self._context_tokens * (header.kv_bytes_per_token or 0.0)
+        share, card = 1.0, cpu_card(self._cores)
+        if self._gpu_layers:
+            cards = nvidia_cards()
+            if len(cards) != 1:
+                return  # llama.cpp spreads layers over several, or uses cards that nobody can ask
+            layers, card = (header.layers or 0) + 1, cards[0]  # the output counts as one
+            share = 1.0 if self._gpu_layers < 0 else min(1.0, self._gpu_layers / layers)
+        because = f"{self._slots} slots of {self._context_tokens} tokens"
+        need = Need(int(share * path.stat().st_size), int(share * cache), because)
+        check_memory(need, card, what=f"llama.cpp: '{path}'")
 
     async def _unload(self) -> None:
         try:

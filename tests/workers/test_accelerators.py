@@ -1,0 +1,126 @@
+"""Cards without cards: NVML is played, memory is said."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dask_fmware.errors import EngineLoadError
+from dask_fmware_workers import accelerators
+from dask_fmware_workers.accelerators import GIB, Card, Need, check_memory, cpu_card, nvidia_cards, visible
+
+
+class FakeNvml:
+    """As much of `pynvml` as is asked."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, names: list[Any], *, has_driver: bool = True, tells_all: bool = True) -> None:
+        self.names, self.has_driver, self.tells_all = names, has_driver, tells_all
+        self.open = 0
+
+    def nvmlInit(self) -> None:
+        if not self.has_driver:
+            raise self.NVMLError("Driver Not Loaded")
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.names)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> Any:
+        return self.names[handle]
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return f"GPU-{handle}{handle}-ab"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        return SimpleNamespace(total=24 * GIB, free=(20 - handle) * GIB)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        if not self.tells_all:
+            raise self.NVMLError("Not Supported")
+        return SimpleNamespace(gpu=37, memory=5)
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def install(*names: Any, **options: Any) -> FakeNvml:
+        fake = FakeNvml(list(names), **options)
+        monkeypatch.setitem(sys.modules, "pynvml", fake)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        return fake
+
+    return install
+
+
+def test_every_nvidia_card_is_told_with_name_memory_and_load(nvml: Any) -> None:
+    fake = nvml("NVIDIA L4", b"NVIDIA H100")
+    first, second = nvidia_cards()
+    assert first == Card("nvidia", "NVIDIA L4", 0, "GPU-00-ab", 24 * GIB, 20 * GIB, 0.37)
+    assert (second.name, second.free_bytes, str(second)) == ("NVIDIA H100", 19 * GIB, "NVIDIA H100 #1")
+    assert fake.open == 0
+
+
+def test_without_library_or_driver_there_are_no_cards(nvml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml("NVIDIA L4", has_driver=False)
+    assert nvidia_cards() == []
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvidia_cards() == []
+
+
+def test_what_a_card_does_not_tell_is_unknown(nvml: Any) -> None:
+    nvml("NVIDIA L4", tells_all=False)
+    assert nvidia_cards()[0].utilisation is None
+
+
+def test_only_visible_cards_count(nvml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml("a", "b", "c")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert [card.name for card in nvidia_cards()] == ["b"]
+    assert [card.name for card in nvidia_cards("GPU-22,0")] == ["c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "seen"), [(None, [0, 1]), ("", []), ("1,0", [1, 0]), ("0,7,1", [0]), ("0,0", [0]), ("-1", [])]
+)
+def test_devices_are_read_as_cuda_reads_them(devices: str | None, seen: list[int]) -> None:
+    cards = [Card("nvidia", "L4", index, f"GPU-{index}") for index in range(2)]
+    assert [card.index for card in visible(cards, devices)] == seen
+
+
+def test_a_model_that_does_not_fit_names_both_figures_and_the_next_step() -> None:
+    card = Card("nvidia", "L4", memory_bytes=24 * GIB, free_bytes=15 * GIB)
+    with pytest.raises(
+        EngineLoadError,
+        match=r"m\.gguf' needs 16\.00 GiB \(weights 14\.00 GiB \+ KV cache 2\.00 GiB for 4 slots\) and L4 #0 has "
+        r"15\.00 GiB free of 24\.00 GiB; lower slots",
+    ):
+        check_memory(Need(14 * GIB, 2 * GIB, "4 slots"), card, what="'m.gguf'")
+    check_memory(Need(14 * GIB, 1 * GIB), card, what="it just fits")
+    check_memory(Need(99 * GIB), Card("label", "Ascend"), what="nobody knows")
+
+
+def test_a_cpu_card_is_its_cores_and_what_its_group_may_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(accelerators, "CGROUP", tmp_path)
+    free = cpu_card().free_bytes
+    assert free is not None
+    assert free > 0
+    (tmp_path / "memory.max").write_text("max\n")
+    assert cpu_card((3, 1)).cores == (1, 3)
+    (tmp_path / "memory.max").write_text("100000\n")
+    (tmp_path / "memory.current").write_text("70000\n")
+    assert cpu_card().free_bytes == 30000
+    (tmp_path / "memory.stat").write_text("anon 10000\nactive_file 20000\ninactive_file 30000\nfile_mapped 9\n")
+    assert cpu_card().free_bytes == 80000
+    assert cpu_card().memory_bytes == 100000
