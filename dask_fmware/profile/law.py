@@ -92,7 +92,8 @@ class Curve:
         while count > 0:
             terms = count
             if stride > 0 and piece < len(knots):
-                terms = min(count, max(1, int(-(-(knots[piece] - start) // stride))))
+                until_knot = -(-(knots[piece] - start) // stride)  # infinite where the stride is next to nothing
+                terms = count if until_knot >= count else max(1, int(until_knot))
             begins, value_s = self._starts[piece]
             total_s += terms * (value_s + self.slopes_s[piece] * (start - begins + stride * (terms - 1) / 2))
             start += terms * stride
