@@ -275,6 +275,7 @@ class EmulatedEngine:
             raise EngineCrashedError("emulated: the engine is not serving; start it, or try another replica")
 
     def _accept(self, request: Request) -> _Call:
+        arrived_s = asyncio.get_running_loop().time()  # before anything that takes time of its own
         check_request(request, engine="emulated")
         self._check_serving()
         if request.request_id in self._calls:
@@ -287,8 +288,9 @@ class EmulatedEngine:
         blocks = self._prefixes.blocks(prompt)
         cached_tokens = min(self._prefixes.ready_tokens(blocks), prompt_tokens - 1)
         call = _Call(request, answer, prompt_tokens, cached_tokens, blocks)
+        self._play()
         self._batch.add(
-            self._play(),
+            max(arrived_s, self._clock),
             request.request_id,
             prompt_tokens,
             len(answer.pieces),
