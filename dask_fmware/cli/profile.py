@@ -80,8 +80,8 @@ def profile(
         f"{kept.location}"
     )
     for item in made:
-        if item.state == "failed":
-            click.secho(f"{item.key}: {item.reason}", fg="red", err=True)
+        if item.reason:
+            click.secho(f"{item.key}: {item.reason}", fg="red" if item.state == "failed" else "yellow", err=True)
     if counts["failed"]:
         ctx.exit(1)
 

@@ -52,7 +52,7 @@ class ProfiledModel:
     key: ProfileKey
     state: Literal["measured", "kept", "failed"]  # "kept": the store had it
     profile: Profile | None
-    reason: str = ""  # why it failed
+    reason: str = ""  # why it failed, or was measured although the store had an entry
 
 
 def open_store(store: ProfileStore | str | None = None) -> ProfileStore:
@@ -142,7 +142,7 @@ class _Profiling:
         return [await self.one(key, same, replicas) for key, same in wanted.items()]
 
     async def one(self, key: ProfileKey, same: list[dict[str, Any]], replicas: list[dict[str, Any]]) -> ProfiledModel:
-        found, _problem = self.store.get(key)
+        found, problem = self.store.get(key)
         if found is not None and not self.force:
             await self.announce(found, same)
             return ProfiledModel(key, "kept", found)
@@ -158,7 +158,7 @@ class _Profiling:
             leave.cancel()
             await self.client.scheduler.fmware_drain(workers=shared, lease_s=0)
         await self.announce(profile, same)
-        return ProfiledModel(key, "measured", profile)
+        return ProfiledModel(key, "measured", profile, str(problem or ""))
 
     async def keep_on_leave(self, workers: list[str]) -> None:
         while True:
@@ -183,7 +183,7 @@ class _Profiling:
         said = {name: facts[name] for name in EngineFacts.model_fields if name in facts}
         part = PartialProfile(key=key, facts=EngineFacts(load_s=replica["load_s"] or None, **said))
         earlier = None if self.force else self.store.get_part(key)
-        if earlier is not None and earlier.facts.slots == part.facts.slots:
+        if earlier is not None and _asks_the_same(earlier.facts, part.facts):
             part = earlier
         saved = monotonic()
         try:
@@ -237,6 +237,11 @@ class _Profiling:
                 await self.client.rpc(replica["worker"]).fmware_profiled(profile=text)
             except OSError:  # it is gone; its successor reads the store
                 continue
+
+
+def _asks_the_same(one: EngineFacts, other: EngineFacts) -> bool:
+    """Whether the same experiments are run on both."""
+    return (one.slots, one.context_tokens) == (other.slots, other.context_tokens)
 
 
 def _is_dearer(experiment: Experiment, than: Experiment) -> bool:

@@ -126,3 +126,13 @@ async def test_a_loading_replica_announces_the_profile_of_its_store(tmp_path) ->
             replicas = {state.replica.model: state.replica for state in cluster.router.machine.fleet}
     assert replicas["small"].profile == LiveProfile.of(kept).to_wire()
     assert replicas["large"].profile is None
+
+
+async def test_a_damaged_entry_is_told_and_measured_again(cluster, tmp_path) -> None:
+    await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1)
+    (entry,) = tmp_path.glob("*.json")
+    entry.write_text("{")
+    (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1)
+    assert made.state == "measured"
+    assert "measured again" in made.reason
+    assert ProfileStore(tmp_path).scan() == ([made.profile], [])
