@@ -13,9 +13,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from distributed import Client
-
-    from dask_fmware.client.profiling import ProfileProgress
+    from dask_fmware.client.profiling import ProfiledModel, ProfileProgress
     from dask_fmware.profile.record import Profile
 
 __all__ = ["profile"]
@@ -61,18 +59,16 @@ def profile(
         return
     if (deployment is None) == (address is None):
         raise click.UsageError("give --deployment FILE, or --address of a running cluster (or: show, catalog)")
-    from dask_fmware.client.install import wait_ready
-    from dask_fmware.client.profiling import open_store, profile_models
+    from dask_fmware.client.profiling import open_store
+    from dask_fmware.demo.foreground import run_in_foreground
     from dask_fmware.profile.solve import require_solver
 
     require_solver()
     kept = open_store(store)
-    with _client(deployment, address, timeout_s) as client, _bar() as progress:
-        if deployment is not None:
-            wait_ready(client, timeout_s=timeout_s)
-        made = profile_models(
-            client, models or None, accelerators or None, store=kept, force=force, repeats=repeats, progress=progress
-        )
+    with _bar() as progress:
+        only = (models or None, accelerators or None)
+        options = {"store": kept, "force": force, "repeats": repeats, "progress": progress}
+        made = run_in_foreground(lambda: _measured(deployment, address, timeout_s, only, options))
     _show([item.profile for item in made if item.profile is not None])
     counts = {state: sum(item.state == state for item in made) for state in ("measured", "kept", "failed")}
     click.echo(
@@ -128,10 +124,17 @@ def catalog(model: str | None) -> None:
     click.echo(f"\n{len(found)} bundled figures, of other engine builds than yours: good for planning")
 
 
-@contextmanager
-def _client(deployment: str | None, address: str | None, timeout_s: float) -> Iterator[Client]:
+async def _measured(
+    deployment: str | None,
+    address: str | None,
+    timeout_s: float,
+    only: tuple[Sequence[str] | None, Sequence[str] | None],
+    options: dict[str, Any],
+) -> list[ProfiledModel]:
     from distributed import Client
 
+    from dask_fmware.client.install import wait_ready
+    from dask_fmware.client.profiling import profile_models
     from dask_fmware.errors import RuntimeFaultError
 
     if deployment is not None:
@@ -139,20 +142,20 @@ def _client(deployment: str | None, address: str | None, timeout_s: float) -> It
         from dask_fmware.spec.documents import load_deployment
 
         read = load_deployment(Path(deployment))
-        with (
-            LocalModelCluster(read, dashboard_address=None) as cluster,
-            Client(cluster, set_as_default=False) as client,
+        async with (
+            LocalModelCluster(read, dashboard_address=None, asynchronous=True) as cluster,
+            Client(cluster, asynchronous=True, set_as_default=False) as client,
         ):
-            yield client
-        return
+            await wait_ready(client, timeout_s=timeout_s)
+            return list(await profile_models(client, *only, **options))
     try:
-        client = Client(address, timeout=min(timeout_s, 10.0), set_as_default=False)
+        client = await Client(address, asynchronous=True, timeout=min(timeout_s, 10.0), set_as_default=False)
     except (OSError, TimeoutError, ValueError):
         raise RuntimeFaultError(
             f"no Dask scheduler answers at '{address}'; give its address, e.g. tcp://127.0.0.1:8786"
         ) from None
-    with client:
-        yield client
+    async with client:
+        return list(await profile_models(client, *only, **options))
 
 
 @contextmanager
