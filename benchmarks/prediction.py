@@ -30,12 +30,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import RESULTS, environment
-from benchmarks.scheduler_view import Known, Prediction, SchedulerView, StepReporter
+from benchmarks.scheduler_view import Known, Prediction, SchedulerView
 from dask_fmware.model.engine import Engine, Request, Sampling
 from dask_fmware.profile.meter import StepMeter
 from dask_fmware.profile.progress import EngineFacts, PartialProfile, TraceRecord
 from dask_fmware.profile.record import Profile, ProfileKey
 from dask_fmware.profile.replica import Limits
+from dask_fmware.profile.step_report import StepReporter
 from dask_fmware_workers.engines import create_engine
 from dask_fmware_workers.profiling import WORDS, Footprint, measure
 

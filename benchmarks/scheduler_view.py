@@ -6,18 +6,16 @@ into the engine. Used by `benchmarks.prediction`.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass, field
 
 from dask_fmware.profile.correction import ConformalQuantile, Correction, Drift, DriftDetector, load_band
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.lengths import OutputLengths
-from dask_fmware.profile.meter import MeteredStep
 from dask_fmware.profile.projection import Estimate, Projection
 from dask_fmware.profile.replica import Limits, ReplicaLoad, SequenceState
+from dask_fmware.profile.step_report import StepReport
 
-WINDOW = 8  # steps in one report of a worker, unless a prompt is done before
 RECENT = 20  # calls in the moving average
 
 
@@ -45,40 +43,6 @@ class Prediction:
     latency_s: dict[str, float]
     ttft_p90_s: float
     latency_p90_s: float
-
-
-@dataclass(slots=True)
-class StepReport:
-    """What a worker tells of the steps since its last report: what the profile says, and what they took."""
-
-    decode_s: float = 0.0
-    prefill_s: float = 0.0
-    measured_s: float = 0.0
-    steps: int = 0
-
-
-class StepReporter:
-    """The worker's side of online correction: sums up steps until no prompt is half done."""
-
-    def __init__(self, law: StepLaw, step_tokens: int | None) -> None:
-        self._law, self._step_tokens = law, step_tokens
-        self._open = StepReport()
-
-    def add(self, step: MeteredStep) -> StepReport | None:
-        """Take a step; returns a report when one is due."""
-        law, report = self._law, self._open
-        context = step.context_tokens + step.batch * (step.steps - 1) / 2
-        report.decode_s += step.steps * law.step_s(0, step.batch, context)
-        report.measured_s += step.took_s
-        report.steps += step.steps
-        for tokens, cached in step.firsts:
-            parts = 1 if self._step_tokens is None else max(1, math.ceil(tokens / self._step_tokens))
-            pairs = tokens * (cached + tokens / 2)
-            report.prefill_s += parts * law.prefill_s(tokens / parts, 1, pairs / parts)
-        if step.prefilling == len(step.firsts) and (report.steps >= WINDOW or step.firsts):
-            self._open = StepReport()
-            return report
-        return None
 
 
 @dataclass(slots=True)
@@ -115,7 +79,7 @@ class SchedulerView:
     def stepped(self, report: StepReport, now: float) -> None:
         self.correction = self.correction.updated(report.decode_s, report.prefill_s, report.measured_s)
         before = self.drift.drift
-        after = self.drift.observe(report.measured_s / (report.decode_s + report.prefill_s), now)
+        after = self.drift.observe(report.ratio, now)
         if after is not None and before is None:
             self.drifts.append(after)
 

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from dask_fmware.profile.correction import Correction
+from dask_fmware.profile.experiments import Experiment, steps_of
+from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.step_report import StepReporter
+from tests.profile.playing import played
+
+LAW = StepLaw.plain(0.010, 1e-4, 1e-3, 1e-6)
+MIXED = Experiment("x", "mixed", ((100, 60),) * 3, ((300, 1),), 10)
+
+
+def reports(played_on: StepLaw, step_tokens: int | None = None):
+    reporter = StepReporter(LAW, step_tokens)
+    traces = played(MIXED, played_on, 4, step_tokens or 1 << 30)
+    return [report for step in steps_of(traces, 4) if (report := reporter.add(step)) is not None]
+
+
+@pytest.mark.parametrize("step_tokens", [None, 128])
+def test_an_engine_that_runs_its_profile_is_reported_so(step_tokens: int | None) -> None:
+    found = reports(LAW, step_tokens)
+    assert len(found) >= 3
+    assert any(report.prefill_s for report in found)
+    for report in found[1:]:
+        assert report.ratio == pytest.approx(1.0, rel=0.02)
+
+
+def test_reports_correct_the_law_of_a_slower_engine() -> None:
+    correction = Correction()
+    for _ in range(20):
+        for report in reports(LAW.scaled(1.6, 1.3)):
+            correction = correction.updated(report.decode_s, report.prefill_s, report.measured_s)
+    assert correction.decode == pytest.approx(1.6, rel=0.03)
+    assert correction.prefill == pytest.approx(1.3, rel=0.03)
+
+
+def test_a_prompt_that_is_half_done_is_not_reported() -> None:
+    law = StepLaw.plain(0.010, 1e-4, 1e-3, 1e-6)
+    reporter = StepReporter(law, 128)
+    traces = played(Experiment("x", "prefill", probes=((1000, 1),)), law, 4, 128)
+    found = [reporter.add(step) for step in steps_of(traces, 4)]
+    assert [report is not None for report in found] == [True]
+    assert found[0].ratio == pytest.approx(1.0, rel=0.01)
