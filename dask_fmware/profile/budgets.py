@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 
 import networkx as nx
 
@@ -59,8 +59,12 @@ class NodeBudget:
 
     @property
     def slack_s(self) -> float:
-        """What is left of the tightest budget on the quickest card; negative: the budget cannot be met."""
-        return min(budget - min(self.latencies_s[bound].values()) for bound, budget in self.budgets_s.items())
+        """What is left of the tightest budget on the quickest card; negative: the budget cannot be met.
+
+        Infinite for a node that no bound of the SLO waits for.
+        """
+        left = (budget - min(self.latencies_s[bound].values()) for bound, budget in self.budgets_s.items())
+        return min(left, default=inf)
 
     @property
     def within(self) -> tuple[str, ...]:

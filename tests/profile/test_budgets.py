@@ -208,3 +208,23 @@ def test_the_drawing_shows_budgets() -> None:
     made = rag.budgets(deployment(), profiles=())
     assert made.notes()["large"] in made._repr_html_()
     assert "<svg" in made._repr_html_()
+
+
+def test_what_no_bound_waits_for_has_no_budget_and_all_the_slack() -> None:
+    from dask_fmware.demo.shopping import shopping
+
+    made = {node.node: node for node in shopping.budgets(deployment(), profiles=(), slo=SLO(ttft_s=30)).nodes}
+    assert made["draft"].budgets_s == {}
+    assert made["draft"].slack_s == float("inf")
+    assert made["recommend"].slack_s > 0
+
+
+def test_a_workflow_without_models_costs_nothing() -> None:
+    @fm.workflow(slo=SLO(e2e_s=1.0))
+    def plain(question):
+        return look_up(question)
+
+    made = plain.budgets(deployment(), profiles=())
+    assert made.feasible
+    assert made.cost_per_1000_runs() == 0
+    assert made._repr_html_()
