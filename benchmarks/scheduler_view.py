@@ -92,8 +92,11 @@ class SchedulerView:
         self.lengths.observe("benchmark", known.node, output_tokens)
         self.tokens_per_byte += 0.05 * (prompt_tokens / known.prompt_bytes - self.tokens_per_byte)
         self.recent.append(ttft_s)
-        self.upper["ttft"].observe(predicted.band, predicted.ttft_s["corrected"], ttft_s)
-        self.upper["latency"].observe(predicted.band, predicted.latency_s["corrected"], latency_s)
+        for what, point_s, took_s, bound_s in (
+            ("ttft", predicted.ttft_s["corrected"], ttft_s, predicted.ttft_p90_s),
+            ("latency", predicted.latency_s["corrected"], latency_s, predicted.latency_p90_s),
+        ):
+            self.upper[what].observe(predicted.band, point_s, took_s, bound_s)
         if output_tokens > 1:
             self.pace.observe(predicted.band, (output_tokens - 1) * self._full_step_s(), latency_s - ttft_s)
 

@@ -18,6 +18,7 @@ from dask_fmware.profile.law import StepLaw
 __all__ = ["ConformalQuantile", "Correction", "Drift", "DriftDetector", "load_band"]
 
 LEAST, MOST = 0.05, 50.0  # bounds of a factor: beyond them the profile is of something else
+HIGHEST = 2.0  # level of a conformal quantile
 UNSURE = 1.0  # variance of a factor before anything was seen, and never more
 
 
@@ -118,17 +119,23 @@ class ConformalQuantile:
                 return ratios.at(ratios.level)
         return 1.0
 
-    def observe(self, band: int, predicted_s: float, measured_s: float) -> None:
-        """Take note of a prediction (before `factor`) and what came of it."""
+    def observe(self, band: int, predicted_s: float, measured_s: float, bound_s: float | None = None) -> None:
+        """Take note of a prediction (before `factor`) and what came of it.
+
+        `bound_s` is the bound that was given for it. Without, it is judged by today's ratios, which flatters:
+        they have seen what came between the prediction and its end.
+        """
         if predicted_s <= 0 or measured_s < 0:
             return
         ratio = measured_s / predicted_s
         for name in (band, None):
             ratios = self._bands.setdefault(name, _Ratios(self.quantile))
-            missed = bool(ratios.ordered) and ratio > ratios.at(ratios.level)
+            missed = (
+                bool(ratios.ordered) and ratio > ratios.at(ratios.level) if bound_s is None else measured_s > bound_s
+            )
             if len(ratios.ordered) >= self._needed:
                 ratios.level += self._step * (missed - (1.0 - self.quantile))
-                ratios.level = min(max(ratios.level, self.quantile / 2), 1.0)
+                ratios.level = min(max(ratios.level, self.quantile / 2), HIGHEST)
             ratios.add(ratio, self._window)
 
     def samples(self, band: int) -> int:
@@ -153,7 +160,8 @@ class _Ratios:
     def at(self, level: float) -> float:
         """Rank of conformal prediction: one more than the data, because the next point is one of them."""
         count = len(self.ordered)
-        return self.ordered[min(max(ceil(level * (count + 1)), 1), count) - 1]
+        beyond = max(level, 1.0)  # more than ever seen: else misses at the top would teach nothing
+        return beyond * self.ordered[min(max(ceil(level * (count + 1)), 1), count) - 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import random
+from collections import deque
+from math import exp
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -135,3 +139,16 @@ def test_a_ratio_of_nothing_is_no_drift() -> None:
 def test_a_drift_that_is_none_is_refused(least: float, patience: float) -> None:
     with pytest.raises(SpecError, match="drift"):
         DriftDetector(least, patience)
+
+
+def test_the_bound_holds_also_where_ratios_wander_and_their_news_are_late() -> None:
+    draw = random.Random(3)
+    quantile, late, hits, wander = ConformalQuantile(0.9, window=200), deque(), 0, 0.0
+    for n in range(6000):
+        wander = 0.97 * wander + 0.05 * draw.gauss(0, 1)
+        bound_s, measured_s = quantile.factor(0), exp(wander + 0.1 * draw.gauss(0, 1))
+        hits += measured_s <= bound_s and n >= 1000
+        late.append((measured_s, bound_s))
+        if len(late) > 25:
+            quantile.observe(0, 1.0, *late.popleft())
+    assert 0.88 <= hits / 5000 <= 0.92
