@@ -1,7 +1,8 @@
 """The paper's estimate of a call's cost on a replica: ``l_est = l_x + l_q + l_r``.
 
-From one latency figure for each model and accelerator (section 4.2 of the paper; the load terms are
-of the card where replicas share its slots, as the paper keys them, else of the replica). It knows neither batching nor prefill interference: projections of a profile do.
+From one latency figure for each model and accelerator (section 4.2 of the paper). The load terms are of the card
+where replicas share its slots, as the paper keys them, else of the replica. That estimate knows neither batching
+nor prefill interference; `expected_s` does where a step-time law is known.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from dask_fmware.policy.protocol import CallView, Rank, ReplicaView
 from dask_fmware.spec.deployment import Latency
 
-__all__ = ["Estimate", "estimate", "execution_s", "free_first"]
+__all__ = ["Estimate", "estimate", "execution_s", "expected_s", "free_first"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,20 @@ def estimate(call: CallView, replica: ReplicaView, now: float) -> Estimate:
         l_q=replica.waiting_s / (replica.card_slots or replica.slots),
         l_r=l_r,
     )
+
+
+def expected_s(prompt_tokens: float, output_tokens: float, replica: ReplicaView, now: float) -> float:
+    """Seconds until a call started now on a replica has given `output_tokens` tokens; 0 stands for the first alone.
+
+    By its step-time law with what runs there, where one is known and the engine batches, else by the figure.
+    """
+    law = replica.law
+    if law is None or replica.slots == 1:
+        return execution_s(replica.latency, prompt_tokens, output_tokens)
+    context = replica.context_tokens + prompt_tokens + output_tokens / 2
+    step_s = law.step_s(0, replica.running + 1, context)
+    first_s = max(replica.prefill_until - now, 0.0) + law.prefill_s(prompt_tokens) + 1.5 * step_s
+    return first_s + output_tokens * step_s
 
 
 def free_first(replica: ReplicaView) -> Rank:

@@ -49,6 +49,7 @@ class CallView:
     budget_due: float | None = None  # when its node is due by the static budgets of its workflow
     parked: bool = False  # it was found too late before
     submitted: float = 0.0  # when its run was
+    begun: bool = False  # whether a call of its run has started before
 
     @property
     def due(self) -> float | None:
@@ -74,9 +75,10 @@ class ReplicaView:
     waiting_s: float  # expected work of the calls that wait, in seconds of one slot
     card_slots: int | None = None  # attempts at once on its card; None: as many as its replicas have slots
     law: StepLaw | None = None  # step-time law, where a profile is known
-    prefill_tokens: int = 0  # prompt tokens of its running attempts that gave no token yet
+    prefill_until: float = 0.0  # when the prompts of its running attempts are expected to be processed
     context_tokens: int = 0  # expected KV tokens of all its running attempts
     card_waiting: int = 0  # calls that wait for a slot of any replica of its card
+    stretch: float = 1.0  # measured over expected duration of calls on replicas like it, a high quantile
 
     @property
     def outstanding(self) -> int:

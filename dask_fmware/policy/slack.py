@@ -9,11 +9,13 @@ known, else a latency figure) and its load.
 critical path after it - own execution). It goes to the replica that ends it first among those that end it in time.
 If only a busy replica can still be in time, it waits for that one and lets others pass. If none can, it is
 *parked* behind all that can, or rejected if the run asks for that.
-Parked calls, and those without an SLO, are background: they take a replica when nothing urgent waits and the
-chance that an urgent call finds it taken is below what their age allows; one start in twenty is
-theirs by right once they have waited for long, so that nothing starves. The order is handed to engines that
-take priorities.
-**Configuration.** None; `weight` of a tenant sets its share among calls of equal urgency.
+On engines that batch, a quarter of the slots is kept for runs that have begun: a run that is let in and lost
+half-way has cost others their time.
+Parked calls, and those without an SLO, are background: they take a replica when nothing urgent waits, and either
+no urgent call is likely to come meanwhile, or, on engines that batch, the typical urgent call is still in
+time beside them. One start in twenty is theirs by right once they have waited for long, so that nothing starves.
+The order is handed to engines that take priorities.
+**Configuration.** None.
 **Trade-offs.** A replica may stay idle for a moment although parked calls wait. It needs deadlines to be of use,
 and estimates: with wrong ones it parks too early or too late.
 """
@@ -22,16 +24,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from math import exp, inf
+from math import inf
 
-from dask_fmware.policy.estimate import execution_s
+from dask_fmware.policy.estimate import expected_s
 from dask_fmware.policy.kinds import leaders
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
 
 __all__ = ["Slack"]
 
 REMEMBERED = 16  # urgent calls whose arrivals tell the rate of the next
-PATIENCE = 10.0  # objectives after which a parked call accepts an even chance of being in the way
+PATIENCE = 10.0  # objectives that a call is parked before it has a right to a turn
+RIGHT = 20  # urgent starts for one such turn
+EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
+SPARE = 0.5  # of the slack of urgent calls, that background calls on the same replica may use up
+FOR_BEGUN = 0.25  # share of a batch that is kept for calls of runs under way
+FOR_URGENT = 0.4  # share of a batch that is kept for urgent calls
 URGENT, PARKED, BACKGROUND = 0.0, 1.0, 2.0
 
 
@@ -42,6 +49,8 @@ class Slack:
 
     def __init__(self) -> None:
         self._arrivals: deque[float] = deque(maxlen=REMEMBERED)  # of urgent calls
+        self._typical: dict[str, tuple[float, ...]] = {}  # model -> prompt, output and allowed seconds of urgent calls
+        self._starts = 0  # of urgent calls since a background call had its turn
 
     # -- order -----------------------------------------------------------------------------------
 
@@ -54,6 +63,10 @@ class Slack:
             return (-call.priority, PARKED, call.submitted)
         if not self._arrivals or call.runnable_at > self._arrivals[-1]:
             self._arrivals.append(call.runnable_at)
+        if not call.answers and due - call.runnable_at >= call.own_s:
+            typical = (float(call.prompt_tokens), call.output_tokens, due - call.runnable_at)
+            known = self._typical.get(call.model, typical)
+            self._typical[call.model] = tuple(k + (t - k) / 20 for k, t in zip(known, typical, strict=True))
         return (-call.priority, URGENT, due - call.own_s)
 
     def rank(self, replica: ReplicaView) -> Rank:
@@ -71,43 +84,73 @@ class Slack:
             return self._background(call, replicas, now)
         best: tuple[float, str, str] | None = None
         soonest = inf
+        tokens = 0.0 if call.answers else call.output_tokens
         for replica in leaders(replicas, self.rank):
-            own_s = _until_done_s(call, replica)
-            if replica.has_room:
+            own_s = expected_s(call.prompt_tokens, tokens, replica, now) * (1.0 if call.answers else replica.stretch)
+            if replica.has_room and (call.begun or replica.running < _open_slots(replica, FOR_BEGUN)):
                 end = now + own_s
                 if end <= due and (best is None or (end, replica.name, replica.replica_id) < best):
                     best = end, replica.name, replica.replica_id
             else:
-                soonest = min(soonest, max(now, replica.slot_free_at) + own_s)
+                soonest = min(soonest, max(now, replica.slot_free_at if replica.is_full else now) + own_s)
         if best is not None:
+            self._starts += 1
             return Bind(best[2], f"ends {due - best[0]:.3f} s before it is due, soonest of those with room", due)
         if soonest <= due:
             return Wait("only a busy replica can still be in time", lets_pass=True)
         return Park(f"cannot be in time any more: {soonest - due:.3f} s late at best" if soonest < inf else "too late")
 
     def _background(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
+        """Fill a replica that no urgent call needs."""
         room = [replica for replica in leaders(replicas, self.rank) if replica.has_room]
         if not room:
             return Wait("all replicas are busy")
-        spent_s, best = min(
-            ((execution_s(r.latency, call.prompt_tokens, call.output_tokens), r) for r in room),
-            key=lambda found: (found[0], found[1].name, found[1].replica_id),
-        )
-        patience_s = PATIENCE * (call.deadline - call.submitted if call.deadline is not None else 1.0)
-        accepted = 1.0 - exp(-max(now - call.runnable_at, 0.0) / patience_s)
-        at_risk = 1.0 - exp(-self._rate(now) * spent_s)
-        if at_risk > accepted:
-            return Wait("an urgent call is likely to come meanwhile", until=now + 0.1 * patience_s)
-        return Bind(best.replica_id, "no urgent call wants the replica", inf)
+        rate = self._rate(now)
+        best: tuple[float, str, str] | None = None
+        for replica in room:
+            spent_s = expected_s(call.prompt_tokens, call.output_tokens, replica, now)
+            found = spent_s, replica.name, replica.replica_id
+            if (best is None or found < best) and (rate * spent_s <= EVEN_ODDS or self._is_spare(replica, now)):
+                best = found
+        if best is None:
+            if self._turn(call, now):
+                replica = room[0]
+                return Bind(replica.replica_id, "it has waited for long", inf)
+            pause_s = 1.0 / rate if rate > 0 else 1.0
+            return Wait("an urgent call is likely to come meanwhile", until=now + pause_s)
+        return Bind(best[2], "no urgent call needs the replica", inf)
+
+    def _is_spare(self, replica: ReplicaView, now: float) -> bool:
+        """Whether urgent calls can do without what one more call takes of a replica."""
+        typical, law = self._typical.get(replica.model), replica.law
+        if typical is None or law is None or replica.slots == 1:
+            return False
+        if replica.running >= _open_slots(replica, FOR_URGENT):
+            return False
+        prompt, output, allowed_s = typical
+        idle_s = law.prefill_s(prompt) + (output + 1) * law.step_s(0, 1, prompt)
+        if idle_s > allowed_s:
+            return True
+        with_it_s = replica.stretch * expected_s(prompt, output, replica, now)
+        return with_it_s <= idle_s + SPARE * (allowed_s - idle_s)
+
+    def _turn(self, call: CallView, now: float) -> bool:
+        """One start in so many is for background calls that have waited for long."""
+        objective_s = call.deadline - call.submitted if call.deadline is not None else 1.0
+        if now - call.runnable_at < PATIENCE * objective_s or self._starts < RIGHT:
+            return False
+        self._starts = 0
+        return True
 
     def _rate(self, now: float) -> float:
-        """Urgent calls a second, lately; it falls while none comes."""
+        """Urgent calls a second, lately; a pause longer than is usual ends a burst."""
         if len(self._arrivals) < 2:
             return 0.0
-        return len(self._arrivals) / max(now - self._arrivals[0], 1e-9)
+        mean_s = (self._arrivals[-1] - self._arrivals[0]) / (len(self._arrivals) - 1)
+        silence_s = now - self._arrivals[-1]
+        return 1.0 / max(mean_s, silence_s / 3.0, 1e-9)
 
 
-def _until_done_s(call: CallView, replica: ReplicaView) -> float:
-    """Seconds until a call started now on a replica would have done what its node is for."""
-    tokens = 0.0 if call.answers else call.output_tokens
-    return execution_s(replica.latency, call.prompt_tokens, tokens)
+def _open_slots(replica: ReplicaView, kept: float) -> int:
+    """Slots of a replica that may be taken while a share of them is kept; an engine of few slots keeps none."""
+    return replica.slots - int(kept * replica.slots)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dask_fmware.model.replica import Replica
 from dask_fmware.policy.kinds import RankedReplicas
 from dask_fmware.policy.protocol import Rank, ReplicaView
+from dask_fmware.profile.correction import ConformalQuantile
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LiveProfile
 from dask_fmware.runtime.queue import CallQueue, Ticket
@@ -18,15 +19,17 @@ from dask_fmware.runtime.queue import CallQueue, Ticket
 __all__ = ["Card", "Fleet", "Held", "ReplicaState"]
 
 
+STRETCH = 0.5  # quantile of measured over expected duration that policies reckon with
+
+
 class Held:
     """What an attempt takes of its replica."""
 
-    __slots__ = ("context_tokens", "expected_end", "prefill_tokens")
+    __slots__ = ("context_tokens", "expected_end")
 
-    def __init__(self, expected_end: float, prefill_tokens: int = 0, output_tokens: float = 0.0) -> None:
+    def __init__(self, expected_end: float, context_tokens: int = 0) -> None:
         self.expected_end = expected_end
-        self.prefill_tokens = prefill_tokens  # 0 once the first token is there
-        self.context_tokens = prefill_tokens + int(output_tokens / 2)
+        self.context_tokens = context_tokens  # on average while it runs
 
 
 class Card:
@@ -50,7 +53,7 @@ class ReplicaState:
     """One replica: attempts that hold its slots, calls that wait for one."""
 
     __slots__ = (
-        "_expected_s", "_queue", "card", "context_tokens", "draining", "position", "prefill_tokens", "replica",
+        "_expected_s", "_queue", "card", "context_tokens", "draining", "position", "prefill_until", "replica",
         "running", "waiting_s",
     )  # fmt: skip
 
@@ -60,7 +63,7 @@ class ReplicaState:
         self.draining = False
         self.position = -1  # among the views of its model; -1 while it is not offered
         self.running: dict[tuple[str, int], Held] = {}  # (call id, attempt)
-        self.prefill_tokens = 0
+        self.prefill_until = 0.0
         self.context_tokens = 0
         self.waiting_s = 0.0
         self._queue = CallQueue()
@@ -137,6 +140,7 @@ class Fleet:
     ) -> None:
         self._laws = dict(laws or {})
         self._rank = rank
+        self.stretches: dict[tuple[str, str], ConformalQuantile] = defaultdict(lambda: ConformalQuantile(STRETCH))
         self._replicas: dict[str, ReplicaState] = {}
         self._by_model: dict[str, list[ReplicaState]] = defaultdict(list)
         self._cards: dict[str, Card] = {}
@@ -149,6 +153,10 @@ class Fleet:
 
     def __len__(self) -> int:
         return len(self._replicas)
+
+    def law(self, replica: Replica) -> StepLaw | None:
+        """Return the step-time law of a replica, or None where no profile is known."""
+        return self._laws.get((replica.model, replica.accelerator))
 
     def get(self, replica_id: str) -> ReplicaState | None:
         """Return a replica, or None."""
@@ -210,7 +218,6 @@ class Fleet:
         """Give a slot of a replica to an attempt."""
         state.running[call_id, attempt] = held
         state.card.running += 1
-        state.prefill_tokens += held.prefill_tokens
         state.context_tokens += held.context_tokens
         self._slots[call_id, attempt] = state
         self.changed(state)
@@ -219,21 +226,11 @@ class Fleet:
         """Whether an attempt has a slot."""
         return (call_id, attempt) in self._slots
 
-    def prefilled(self, call_id: str, attempt: int) -> None:
-        """Take note that an attempt gave its first token."""
-        state = self._slots.get((call_id, attempt))
-        if state is not None:
-            held = state.running[call_id, attempt]
-            state.prefill_tokens -= held.prefill_tokens
-            held.prefill_tokens = 0
-            self._dirty(state)
-
     def free(self, call_id: str, attempt: int) -> ReplicaState | None:
         """Free the slot of an attempt; None if it holds none (its replica is gone, or said so before)."""
         state = self._slots.pop((call_id, attempt), None)
         if state is not None:
             held = state.running.pop((call_id, attempt))
-            state.prefill_tokens -= held.prefill_tokens
             state.context_tokens -= held.context_tokens
             state.card.running -= 1
             self.changed(state)
@@ -268,16 +265,17 @@ class Fleet:
             open_ = [state for state in states if not state.draining]
             for position, state in enumerate(open_):
                 state.position = position
-            offered = self._offered[model] = RankedReplicas(map(self._view, open_), self._rank)
+            offered = self._offered[model] = RankedReplicas(map(self.view, open_), self._rank)
             self._stale.pop(model, None)
         elif stale := self._stale.get(model):
             for state in stale:
                 if state.position >= 0:
-                    offered.replace(state.position, self._view(state))
+                    offered.replace(state.position, self.view(state))
             stale.clear()
         return offered
 
-    def _view(self, state: ReplicaState) -> ReplicaView:
+    def view(self, state: ReplicaState) -> ReplicaView:
+        """Return a replica as it is."""
         replica, card, running = state.replica, state.card, state.running
         free_at = min(held.expected_end for held in running.values()) if len(running) >= replica.slots else 0.0
         if card.slots is not None and card.running >= card.slots:
@@ -297,8 +295,9 @@ class Fleet:
             free_at,
             state.waiting_s if card.slots is None else sum(s.waiting_s for s in card.replicas),
             card.slots,
-            self._laws.get((replica.model, replica.accelerator)),
-            state.prefill_tokens,
+            self.law(replica),
+            state.prefill_until,
             state.context_tokens,
             card.waiting,
+            self.stretches[replica.model, replica.accelerator].factor(0),
         )

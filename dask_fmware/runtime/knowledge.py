@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from math import prod
 from typing import TypeAlias
@@ -175,9 +176,7 @@ class Knowledge:
         for outcome in product(*[range(shape.branches[switch]) for switch in open_]):
             weight = prod(chances[branch] for chances, branch in zip(odds, outcome, strict=True))
             taken: Mapping[str, int | None] = known | dict(zip(open_, outcome, strict=True))
-            longest = self._longest(
-                shape, lambda node, t=taken: all(t.get(g.switch, g.branch) == g.branch for g in node.guards)
-            )
+            longest = self._longest(shape, partial(_is_taken, taken))
             for name, seconds in longest.items():
                 total[name] = total.get(name, 0.0) + weight * seconds
         return total
@@ -203,3 +202,8 @@ class Knowledge:
                 if name in after:
                     after[name] = max(after[name], whole)
         return after
+
+
+def _is_taken(taken: Mapping[str, int | None], node: PlannedNode) -> bool:
+    """Whether a node is on no branch that was not taken."""
+    return all(taken.get(guard.switch, guard.branch) == guard.branch for guard in node.guards)

@@ -14,6 +14,7 @@ from typing import assert_never
 from dask_fmware.errors import AttemptsExhaustedError, DeadlineRejectedError, FMwareError, RuntimeFaultError
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.report import AttemptReport, CallState, RunReport
+from dask_fmware.policy import estimate
 from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.protocol import Bind, CallView, Park, Policy, ReplicaView, Wait
 from dask_fmware.profile.law import StepLaw
@@ -185,6 +186,7 @@ class Machine:
                 None if deadline is None else submitted + (deadline - submitted) * knowledge.share(shape, node.name),
                 call.parked,
                 submitted,
+                run.begun,
             )
         return call.view
 
@@ -460,7 +462,7 @@ class Machine:
         call.queued_on = None
         self._waiting.discard(call.call_id)
         view = self.view(call)
-        expected_s = self._expected_s(view, state)
+        expected_s = estimate.expected_s(view.prompt_tokens, view.output_tokens, self.fleet.view(state), now)
         number = report.last.attempt + 1 if report.last else 1
         while self.fleet.holds(call.call_id, number):  # a run of the same id was dropped, and its abort is under way
             number += 1
@@ -476,7 +478,11 @@ class Machine:
         )
         report.attempts.append(attempt)
         report.state, report.reason = "running", reason
-        held = Held(now + expected_s, view.prompt_tokens, view.output_tokens)
+        call.run.begun = True
+        held = Held(now + expected_s, view.prompt_tokens + int(view.output_tokens / 2))
+        law = self.fleet.law(replica)
+        if law is not None:
+            state.prefill_until = max(state.prefill_until, now) + law.prefill_s(view.prompt_tokens)
         self.fleet.take(state, call.call_id, attempt.attempt, held)
         if priority is None:
             priority = -float(call.run.plan.priority)
@@ -492,7 +498,6 @@ class Machine:
             return []
         at = now - call.run.report.submitted
         attempt.first_token_at = at
-        self.fleet.prefilled(event.call_id, event.attempt)
         if call.node.answers and call.run.report.first_token_at is None:
             call.run.report.first_token_at = at
         return []
@@ -526,6 +531,9 @@ class Machine:
                 call.run.idle_since = now
                 workflow = call.run.plan.workflow
                 self.knowledge.observe_call(workflow, call.node.name, event.prompt_tokens, event.output_tokens)
+                if attempt.predicted_s and attempt.ended_at is not None and not call.node.answers:
+                    stretch = self.fleet.stretches[call.node.model or "", attempt.accelerator]
+                    stretch.observe(0, attempt.predicted_s, attempt.ended_at - attempt.started_at)
             case "failed":
                 call.report.state, call.report.reason = "failed", event.error
             case "skipped":

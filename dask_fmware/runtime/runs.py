@@ -56,6 +56,7 @@ class RunRecord:
     parts: list[str] = field(default_factory=list)  # run ids of its bodies
     shape: Shape | None = None  # of its workflow
     deadline: float | None = None  # absolute
+    begun: bool = False  # whether any of its calls has started
     idle_since: float = 0.0  # when the last of its calls ended
     rounds: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies that ran one after the other
 

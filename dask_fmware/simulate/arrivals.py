@@ -55,9 +55,9 @@ def arrivals(
 
 @lru_cache(maxsize=8)
 def _trace(path: str) -> list[Arrival]:
-    opened = gzip.open(path, "rt") if path.endswith(".gz") else Path(path).open(encoding="utf-8")
-    with opened as file:
-        return [
-            Arrival(float(row["arrival_s"]), int(float(row["prompt_tokens"])), int(float(row["output_tokens"])))
-            for row in csv.DictReader(file)
-        ]
+    data = Path(path).read_bytes()
+    text = (gzip.decompress(data) if path.endswith(".gz") else data).decode()
+    return [
+        Arrival(float(row["arrival_s"]), int(float(row["prompt_tokens"])), int(float(row["output_tokens"])))
+        for row in csv.DictReader(text.splitlines())
+    ]

@@ -108,7 +108,7 @@ class NodeScenario(Record):
     """One node of a workflow: a call of `model`, or plain code of so many `seconds`."""
 
     model: str | None = None
-    after: list[str] = []
+    after: tuple[str, ...] = ()
     prompt: Distribution | None = None
     output: Distribution | None = None
     max_tokens: int | None = Field(default=None, ge=1, description="bound of the output; left out: of its distribution")
@@ -131,7 +131,7 @@ class NodeScenario(Record):
 
 
 class ObjectiveScenario(Record):
-    """The SLO of a workflow's runs: ``ttft_s``, or ``factor`` times the unloaded TTFT of the run's path plus ``plus_s``.
+    """SLO of runs: ``ttft_s``, or ``factor`` times the unloaded TTFT of the path taken plus ``plus_s``.
 
     Unloaded means alone on a card of type `on`, with the lengths that the run has.
     """
@@ -192,7 +192,7 @@ class GammaArrivals(Record):
 
 
 class TraceArrivals(Record):
-    """Arrivals, and lengths of the answers' prompts and outputs, of a CSV with ``arrival_s,prompt_tokens,output_tokens``."""
+    """Arrivals and the lengths of answers, of a CSV with ``arrival_s,prompt_tokens,output_tokens``."""
 
     kind: Literal["trace"]
     path: str
@@ -228,7 +228,7 @@ class Scenario(Record):
     )
     hop_s: float = Field(default=0.0, ge=0, description="between a node's end and the next one's start")
     tenants: dict[str, TenantOptions] = Field(default_factory=dict)
-    failures: list[Failure] = []
+    failures: tuple[Failure, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
