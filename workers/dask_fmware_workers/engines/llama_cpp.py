@@ -1,16 +1,28 @@
 """The embedded engine: llama.cpp in this process, on CPU or GPU, from any GGUF file.
 
-It owns the life of one `LlamaServer`, the queue before its slots and the translation of requests into
-llama.cpp's words and back. llama.cpp has a queue of its own, but what waits there can be neither
-aborted nor reordered: requests therefore wait here, ordered by priority, and llama.cpp never holds
-more than it runs. What blocks runs in threads of this engine; the loop is entered again only through
-`call_soon_threadsafe`.
+Why choose it
+    Real tokens after one pip install, without a GPU or a server; small models on the cores that a cluster has.
 
-What to know before choosing it: xllamacpp holds the GIL while it loads (0.1 s for a tiny model, about
-the time of a copy for a large one), so a worker is mute for that long. Prefixes are kept in the slots,
-one for each, and are lost to the next request that takes the slot. A GGUF file with sound metadata and
-unsound content can end the process inside llama.cpp. Text of equal seeds is equal only where the
-numbers are: a different batch around a request may change its last bits.
+Inputs
+    A GGUF file, or the shape of a random model to write and serve instead.
+
+What it does
+    It owns the life of one `LlamaServer`, the queue before its slots and the translation of requests into
+    llama.cpp's words and back. llama.cpp has a queue of its own, but what waits there can be neither aborted nor
+    reordered: requests therefore wait here, ordered by priority, and llama.cpp never holds more than it runs.
+    Choices become a grammar, schemas are llama.cpp's own. What blocks runs in threads of this engine; the loop is
+    entered again only through `call_soon_threadsafe`. A model that cannot fit into free memory is refused
+    before it is loaded.
+
+Configuration
+    See `LlamaCppEngine`.
+
+Trade-offs
+    xllamacpp holds the GIL while it loads (0.1 s for a tiny model, about the time of a copy for a large one), so a
+    worker is mute for that long. Prefixes are kept in the slots, one for each, and are lost to the next request
+    that takes the slot. A GGUF file with sound metadata and unsound content can end the process inside llama.cpp.
+    Text of equal seeds is equal only where the numbers are: a different batch around a request may change its
+    last bits.
 """
 
 from __future__ import annotations

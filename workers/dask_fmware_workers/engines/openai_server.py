@@ -41,7 +41,6 @@ import asyncio
 import importlib.metadata
 import json
 import os
-from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from random import Random
@@ -60,6 +59,7 @@ from dask_fmware.errors import (
 )
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request, Usage
 from dask_fmware_workers.engines.api_key import ApiKey
+from dask_fmware_workers.engines.engine_call import EngineCall
 from dask_fmware_workers.engines.openai_dialects import DIALECTS, Answer
 from dask_fmware_workers.engines.openai_faults import fault_of, retry_after_s
 from dask_fmware_workers.engines.request_checks import check_context, check_format, check_request
@@ -79,47 +79,6 @@ class Spent:
     usage: Usage = field(default_factory=Usage)
     cost: float | None = None  # in the currency of the prices; None without prices
     rate_limited: int = 0  # answers that told us to wait
-
-
-@dataclass(eq=False, slots=True)
-class _Call:
-    """One accepted request: what has come in and not been read yet."""
-
-    request: Request
-    prompt_tokens: int = 0  # counted or estimated
-    given: int = 0  # tokens in its deltas
-    has_slot: bool = False  # has or had one
-    is_over: bool = False
-    task: asyncio.Task[None] | None = None
-    _items: deque[Delta | FMwareError] = field(default_factory=deque, repr=False)
-    _waiter: asyncio.Future[None] | None = None
-
-    def put(self, item: Delta | FMwareError) -> None:
-        if self.is_over:
-            return
-        if isinstance(item, Delta):
-            self.given += item.tokens
-            self.is_over = item.finish_reason is not None
-        else:
-            self.is_over = True
-        self._items.append(item)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def abort(self) -> None:
-        """End the stream here and let go of the server."""
-        self.put(Delta("", finish_reason="abort", usage=Usage(self.prompt_tokens, self.given)))
-        if self.task is not None:
-            self.task.cancel()
-
-    async def next_delta(self) -> Delta:
-        while not self._items:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        item = self._items.popleft()
-        if isinstance(item, Delta):
-            return item
-        raise item
 
 
 class OpenAIEngine:
@@ -203,7 +162,7 @@ class OpenAIEngine:
         self._capabilities: Capabilities | None = None
         self._starting: asyncio.Task[None] | None = None
         self._queue = SlotQueue(slots)
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, EngineCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._not_before = 0.0  # on the loop's clock; requests wait until then
         self._spent = Spent(cost=None if self._prices is None else 0.0)
@@ -274,7 +233,7 @@ class OpenAIEngine:
         if request.request_id in self._calls:
             raise SpecError(f"openai: request '{request.request_id}' is already running; ids are unique")
         body = self._dialect.body(request, self._random.getrandbits(31)) | self._extra
-        call = self._calls[request.request_id] = _Call(request)
+        call = self._calls[request.request_id] = EngineCall(request)
         call.task = asyncio.create_task(self._serve(call, body), name=f"request {request.request_id}")
         self._tasks.add(call.task)
         call.task.add_done_callback(self._tasks.discard)
@@ -378,7 +337,7 @@ class OpenAIEngine:
 
     # -- one request -----------------------------------------------------------------------------
 
-    async def _serve(self, call: _Call, body: dict[str, Any]) -> None:
+    async def _serve(self, call: EngineCall, body: dict[str, Any]) -> None:
         """Run one request to its end, whatever that is."""
         request = call.request
         try:
@@ -391,7 +350,7 @@ class OpenAIEngine:
         except Exception as error:
             call.put(self._failure(error, request))
 
-    async def _check_room(self, call: _Call) -> None:
+    async def _check_room(self, call: EngineCall) -> None:
         """Refuse what cannot fit; ask the server's tokenizer only where that is in doubt."""
         request = call.request
         size = _prompt_bytes(request)
@@ -404,7 +363,7 @@ class OpenAIEngine:
             call.prompt_tokens = await self._count(request)
             check_context(request, call.prompt_tokens, self._context_tokens, engine="openai")
 
-    async def _exchange(self, call: _Call, body: dict[str, Any]) -> None:
+    async def _exchange(self, call: EngineCall, body: dict[str, Any]) -> None:
         """Send a request until the server takes it, and read the answer."""
         import openai
 
@@ -430,7 +389,7 @@ class OpenAIEngine:
                 self._spent = replace(self._spent, rate_limited=self._spent.rate_limited + 1)
                 self._not_before = max(self._not_before, loop.time() + max(wait_s, 0.05))
 
-    async def _read(self, call: _Call, body: dict[str, Any]) -> None:
+    async def _read(self, call: EngineCall, body: dict[str, Any]) -> None:
         request, texts = call.request, []
         answer = Answer(self._dialect, request, f"openai: {self._where}: request '{request.request_id}'")
         loop = asyncio.get_running_loop()
