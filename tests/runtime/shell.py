@@ -37,6 +37,7 @@ from dask_fmware.runtime import (
     RunEnded,
     RunSubmitted,
     Skip,
+    Tick,
 )
 
 OVER = ("done", "erred")
@@ -419,7 +420,11 @@ class Shell:
         unserved = {t.node.model for t in self.tasks.values() if t.node.model and t.state not in OVER}
         for number, model in enumerate(sorted(unserved - {r.model for r in self.replicas.values()})):
             self.ready(self._spare(f"spare{number}", model))
-        while attempts := self.attempts():
+        while (attempts := self.attempts()) or self.machine.wake_at is not None:
+            if not attempts:  # what is left waits for a time and not for an event
+                self.now = max(self.now, self.machine.wake_at or 0.0)
+                self.send(Tick())
+                continue
             replica_id, call_id, attempt = attempts[0]
             self.send(FirstToken(call_id, attempt, 0.1))
             self.end(replica_id, call_id, attempt, "finished")
