@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dask_fmware.errors import FMwareError as FMwareError
     from dask_fmware.model.completion import Chunk as Chunk
     from dask_fmware.model.completion import Completion as Completion
+    from dask_fmware.simulate.run import simulate as simulate
     from dask_fmware.spec.deployment import Deployment as Deployment
     from dask_fmware.spec.slo import SLO as SLO
     from dask_fmware.spec.tracing import Model as Model
@@ -55,6 +56,7 @@ _NAMES = {
     "profile_models": "dask_fmware.client.profiling",  # `profile` is the package of laws and stores
     "report": "dask_fmware.client.report",
     "reports": "dask_fmware.client.report",
+    "simulate": "dask_fmware.simulate.run",
     "status": "dask_fmware.client.install",
     "stream": "dask_fmware.client.stream",
     "switch": "dask_fmware.spec.tracing",

@@ -14,6 +14,7 @@ from dask_fmware.cli.draw import draw
 from dask_fmware.cli.faults import FaultLineGroup
 from dask_fmware.cli.profile import profile
 from dask_fmware.cli.schema import schema
+from dask_fmware.cli.simulate import simulate
 from dask_fmware.cli.status import status
 
 __all__ = ["fmware"]
@@ -25,5 +26,5 @@ def fmware() -> None:
     """SLA-aware serving of foundation-model workflows on Dask."""
 
 
-for command in (demo, check, draw, profile, schema, status):
+for command in (demo, check, draw, profile, schema, simulate, status):
     fmware.add_command(command)

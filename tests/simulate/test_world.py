@@ -1,0 +1,168 @@
+"""The simulated cluster: theory, determinism, the contract of runs, and what policies make of the same arrivals."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import pairwise
+from math import inf
+
+import pytest
+
+from dask_fmware.policy import POLICIES
+from dask_fmware.simulate.clairvoyant import most_in_time
+from dask_fmware.simulate.report import crossing, interval, measure
+from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulate.workload import SampledRun, Workload
+from dask_fmware.simulate.world import World
+
+SERIAL = {
+    "cards": {"fast": {"slots": 1, "price_per_hour": 2.0}, "slow": {"slots": 1}},
+    "models": {
+        m: {"on": {"fast": {"plain": {"w0": w}}, "slow": {"plain": {"w0": 2 * w}}}}
+        for m, w in (("small", 0.01), ("large", 0.02))
+    },
+    "workflows": {
+        "chain": {
+            "slo": {"on": "fast", "plus_s": 0.5},
+            "nodes": {
+                "ask": {"model": "small", "prompt": 50, "output": 10, "decides": {"a": 0.5, "b": 0.5}},
+                "each": {
+                    "model": "small", "prompt": 20, "output": {"uniform": [2, 6]}, "items": 3, "when": {"ask": "a"},
+                },
+                "turn": {"model": "small", "prompt": 20, "output": 4, "rounds": 2, "when": {"ask": "b"}},
+                "join": {"seconds": 0.01, "after": ["each", "turn"]},
+                "answer": {"model": "large", "prompt": 100, "output": 20, "after": ["join"], "answers": True},
+            },
+        }
+    },
+    "arrivals": {"kind": "window", "count": 12, "window_s": 5.0},
+    "history": 20,
+}  # fmt: skip
+
+
+def scenario(**changes: object) -> Scenario:
+    return Scenario.model_validate({**SERIAL, **changes})
+
+
+def play(policy: str, seed: int = 0, **changes: object):
+    made = scenario(**changes)
+    return World(made, policy, Workload(made, seed).runs(), seed).play()
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_every_run_ends_once_and_no_call_is_lost(policy: str) -> None:
+    outcomes = play(policy)
+    assert len(outcomes) == 12
+    assert all(o.finished_at < inf and o.first_token_at <= o.finished_at for o in outcomes)
+    for outcome in outcomes:
+        expected = sum(len(node.calls) for node in outcome.run.nodes if node.taken)
+        assert len(outcome.calls) == expected
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_a_serial_card_runs_one_call_at_a_time(policy: str) -> None:
+    stays: dict[str, list[tuple[float, float]]] = {}
+    for outcome in play(policy):
+        for _, accelerator, start, end in outcome.calls:
+            stays.setdefault(accelerator, []).append((start, end))
+    for one in stays.values():
+        one.sort()
+        assert all(end <= start + 1e-9 for (_, end), (start, _) in pairwise(one))
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_equal_seeds_play_alike(policy: str) -> None:
+    def told(seed: int) -> list[tuple[float, float]]:
+        return [(o.first_token_at, o.finished_at) for o in play(policy, seed)]
+
+    assert told(3) == told(3)
+    assert told(3) != told(4)
+
+
+def test_all_policies_get_the_same_runs() -> None:
+    runs = [Workload(scenario(), 5).runs() for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+def test_a_lost_card_comes_back_and_its_calls_run_elsewhere() -> None:
+    outcomes = play("slack", failures=[{"card": "fast-0", "at_s": 1.0, "down_s": 2.0}])
+    assert all(o.finished_at < inf for o in outcomes)
+    assert {call[1] for o in outcomes for call in o.calls if 1.0 < call[2] < 3.0} == {"slow"}
+
+
+def test_a_late_replica_serves_from_when_it_is_loaded() -> None:
+    models = {
+        m: {"on": {"fast": {"plain": {"w0": w}, "load_s": 3.0}, "slow": {"plain": {"w0": 2 * w}}}}
+        for m, w in (("small", 0.01), ("large", 0.02))
+    }
+    outcomes = play("slack", models=models)
+    assert min(call[2] for o in outcomes for call in o.calls if call[1] == "fast") >= 3.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_clairvoyant_schedule_is_at_least_as_good_as_every_policy(seed: int) -> None:
+    made = scenario()
+    met = {name: sum(o.met for o in play(name, seed)) for name in POLICIES}
+    assert most_in_time(made, Workload(made, seed).runs(), max(met.values()), tries=50) >= max(met.values())
+
+
+# -- theory --------------------------------------------------------------------------------------
+
+
+def single(servers: int, rate: float, service: Iterator[float], seed: int, count: int) -> float:
+    """Mean time in system of a queue with one call for each run."""
+    made = Scenario.model_validate(
+        {
+            "cards": {"card": {"count": servers}},
+            "models": {"m": {"on": {"card": {"plain": {"w0": 0.001}}}}},
+            "workflows": {"one": {"nodes": {"answer": {"model": "m", "prompt": 1, "output": 1, "answers": True}}}},
+            "arrivals": {"kind": "poisson", "rate": rate, "duration_s": count / rate},
+            "history": 0,
+        }
+    )
+
+    def runs() -> Iterator[SampledRun]:
+        for run in Workload(made, seed).runs():
+            run.nodes[0].calls = ((1, max(1, round(next(service) * 1000))),)
+            yield run
+
+    outcomes = World(made, "slack", runs()).play()
+    return sum(o.finished_at - o.run.arrival for o in outcomes) / len(outcomes)
+
+
+def test_a_queue_with_constant_service_is_as_long_as_theory_says() -> None:
+    """M/D/1 at 70 %: mean wait is rho / (2 (1 - rho)) of a service."""
+    found = [single(1, 0.7, iter(lambda: 1.0, None), seed, 6000) for seed in range(4)]
+    expected = 1.0 + 0.7 / (2 * 0.3)
+    assert sum(found) / len(found) == pytest.approx(expected, rel=0.06)
+
+
+def test_several_servers_with_one_queue_are_as_quick_as_theory_says() -> None:
+    """M/M/2 at 70 %: Erlang C gives a mean time in system of 1 / (1 - rho**2) services."""
+    draws = random.Random(1)
+    found = [single(2, 1.4, iter(lambda: draws.expovariate(1.0), None), seed, 6000) for seed in range(4)]
+    assert sum(found) / len(found) == pytest.approx(1.0 / (1 - 0.7**2), rel=0.06)
+
+
+# -- reports -------------------------------------------------------------------------------------
+
+
+def test_a_report_counts_what_happened() -> None:
+    outcomes = play("greedy")
+    told = measure(scenario(), outcomes)
+    assert told.goodput == sum(o.met for o in outcomes) / 12
+    assert told.finished_late == sum(not o.met for o in outcomes)
+    assert sum(told.share.values()) == pytest.approx(1.0)
+    assert told.cost == pytest.approx(2.0 * told.makespan_s / 3600)
+
+
+def test_an_interval_holds_its_mean_and_is_the_same_each_time() -> None:
+    one = interval([0.2, 0.4, 0.9])
+    assert one.low <= one.mean <= one.high
+    assert one == interval([0.2, 0.4, 0.9])
+
+
+def test_the_crossing_is_the_last_one_down() -> None:
+    assert crossing([1, 2, 3, 4, 5], [1.0, 0.6, 0.8, 0.6, 0.1]) == pytest.approx(3.5)
+    assert crossing([1, 2], [1.0, 0.9]) == inf
