@@ -211,6 +211,7 @@ async def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     core = max(os.sched_getaffinity(0))
     arguments = engine_arguments(options.engine, core)
     engine = create_engine(options.engine, arguments)
+    load_before = os.getloadavg()[0]
     await engine.start()
     try:
         profile = await profiled(engine, options.engine, options.repeats)
@@ -227,7 +228,10 @@ async def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "engine": options.engine,
         "arguments": arguments,
-        "environment": environment(seed=options.seed, packages=("dask", "distributed", "numpy")),
+        "environment": {
+            **environment(seed=options.seed, packages=("dask", "distributed", "numpy")),
+            "load_average": f"{load_before:.1f} before, {os.getloadavg()[0]:.1f} after",
+        },
         "profile": {
             "law": profile.law.model_dump(exclude_defaults=True),
             "step_tokens": profile.step_tokens,
@@ -262,7 +266,9 @@ def markdown(result: dict[str, Any]) -> str:
         "static": "profile as measured", "projected": "+ step times", "corrected": "+ step times, pace of calls",
         "average": "mean of the last 20 TTFTs",
     }  # fmt: skip
-    lines = [f"## {result['engine']}", "", f"`{result['environment']['command']}`", ""]
+    about = result["environment"]
+    machine = f"{about['processor']}, {about['cores']} cores, load average: {about['load_average']}"
+    lines = [f"## {result['engine']}", "", f"`{about['command']}`", "", machine, ""]
     parts = [("after the first 100 calls", result["usual"])]
     if "slowed" in result:
         parts += [

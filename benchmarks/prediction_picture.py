@@ -47,8 +47,8 @@ def slowed(axes: Any, calls: list[dict[str, Any]], begins: int) -> None:
         axes.plot(numbers, rolling, color=colour, label=label, linewidth=1.8)
     axes.axhline(1, color=GREY, linewidth=1)
     axes.axvspan(0, numbers[-1], color=GREY, alpha=0.12, linewidth=0)
-    axes.set_title(f"a process on the engine's core from call 0 on (rolling median of {NOTICED})", fontsize=11)
-    axes.set(xlabel="calls", ylabel="predicted over measured TTFT", ylim=(0, 1.6))
+    axes.set_title("another process on its core from call 0 on", fontsize=11)
+    axes.set(xlabel="calls", ylabel=f"predicted / measured TTFT, median of {NOTICED}", ylim=(0, 1.6))
     axes.legend(frameon=False, fontsize=9)
 
 
