@@ -1,6 +1,6 @@
 """What our layer adds: empty calls through the runtime, beside plain Dask, in one run.
 
-    python -m benchmarks.overhead [--quick]
+    python -m benchmarks.overhead [--rounds N | --quick]
 
 Four systems on equal clusters (a scheduler in this process, one light worker, two workers for calls):
 
@@ -240,9 +240,9 @@ SYSTEMS: dict[str, Callable[[int], tuple[dict[str, Task], str]]] = {
 }
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(rounds: int, quick: bool) -> dict[str, Any]:
     """Run all measurements on one system after the other, in rounds: an idle cluster beside would take part."""
-    rounds, chains, seconds, size = (1, 60, 1.0, 600) if quick else (5, 200, 3.0, 2000)
+    chains, seconds, size = (60, 1.0, 600) if quick else (150, 2.0, 1500)
     raw: dict[str, dict[str, list[float]]] = {name: {} for name in SYSTEMS}
     for name in track([name for _ in range(rounds) for name in SYSTEMS], description="systems in turn"):
         system = System(name, SYSTEMS[name])
@@ -271,9 +271,11 @@ def table(raw: dict[str, dict[str, list[float]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions; nothing is written")
-    quick = parser.parse_args().quick
-    raw = measure(quick)
+    parser.add_argument("--quick", action="store_true", help="one short round; nothing is written")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds over all systems (default 5)")
+    asked = parser.parse_args()
+    quick = asked.quick
+    raw = measure(1 if quick else asked.rounds, quick)
     made = table(raw)
     print(made)
     if not quick:

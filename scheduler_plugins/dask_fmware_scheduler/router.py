@@ -49,6 +49,7 @@ from dask_fmware.runtime import (
     RunEnded,
     RunSubmitted,
     Skip,
+    Tick,
 )
 from dask_fmware.runtime import ReplicaReady as ReplicaIsReady
 from dask_fmware.spec.deployment import Deployment
@@ -122,6 +123,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self._tasks: set[asyncio.Task[None]] = set()
         self._drained: dict[str, asyncio.TimerHandle] = {}  # replicas on leave -> when it ends
         self._stopped = False
+        self._wakes_at: float | None = None  # when the machine is told that its time has come
         self.dask.tolerate_worker_deaths(1000)
         self.dask.listen(
             {
@@ -396,6 +398,20 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                     self.placement.fail_soon(action.call_id, action.error)
                 case Refuse():
                     self._refused[action.run_id] = action.error
+        self._wake_in_time()
+
+    def _wake_in_time(self) -> None:
+        """Tell the machine when the time has come that a held call waits for."""
+        wake_at = self.machine.wake_at
+        if wake_at is not None and wake_at != self._wakes_at:
+            self._wakes_at = wake_at
+            asyncio.get_running_loop().call_later(max(wake_at - time(), 0.0), self._wake, wake_at)
+
+    @_guarded
+    def _wake(self, due: float) -> None:
+        if due == self._wakes_at:  # else an earlier time was set meanwhile
+            self._wakes_at = None
+            self._handle(Tick())
 
     def _assign(self, action: Assign) -> None:
         task = self.dask.task(action.call_id)
