@@ -31,8 +31,8 @@ from distributed import Client
 if __name__ == "__main__":
     with fm.LocalModelCluster(deployment("small"), dashboard_address=None) as cluster, Client(cluster) as client:
         fm.wait_ready(client)
-        print("ready", flush=True)
         client.compute(fm.workflow(name="one")(lambda text: fm.Model("small")("{text}", text=text))("x")).result()
+        print("ready", flush=True)  # the main thread is idle: Python loses a Ctrl-C that comes inside a GC callback
         if sys.argv[1] == "wait":
             import threading
             threading.Event().wait()
