@@ -5,8 +5,8 @@ runs be in time that still can be, serves the others when there is room, and is 
 **Inputs.** For each call: the deadline of its run, the expected critical path after it and its own expected
 execution, from learnt lengths and branch odds. For each replica: its speed (a step-time law where a profile is
 known, else a latency figure) and its load.
-**What it does.** A call is held centrally and bound when a replica has room, least latest start first (deadline -
-critical path after it - own execution). It goes to the replica that ends it first among those that end it in time.
+**What it does.** A call is held centrally and bound when a replica has room, runs under way before fresh ones and
+then least latest start first (deadline - critical path after it - own execution). It goes to the replica that ends it first among those that end it in time.
 If only a busy replica can still be in time, it waits for that one and lets others pass. If none can, it is
 *parked* behind all that can, or rejected if the run asks for that.
 On engines that batch, a quarter of the slots is kept for runs that have begun: a run that is let in and lost
@@ -39,7 +39,7 @@ EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
 SPARE = 0.5  # of the slack of urgent calls, that background calls on the same replica may use up
 FOR_BEGUN = 0.25  # share of a batch that is kept for calls of runs under way
 FOR_URGENT = 0.4  # share of a batch that is kept for urgent calls
-URGENT, PARKED, BACKGROUND = 0.0, 1.0, 2.0
+URGENT, FRESH, PARKED, BACKGROUND = 0.0, 0.5, 1.0, 2.0
 
 
 class Slack:
@@ -55,7 +55,7 @@ class Slack:
     # -- order -----------------------------------------------------------------------------------
 
     def order(self, call: CallView) -> tuple[float, ...]:
-        """Priority; urgent before parked before background; least latest start, or first come."""
+        """Priority; runs under way, then fresh ones, parked and background calls; least latest start, or first come."""
         due = call.due
         if due is None:
             return (-call.priority, BACKGROUND, call.runnable_at)
@@ -67,7 +67,7 @@ class Slack:
             typical = (float(call.prompt_tokens), call.output_tokens, due - call.runnable_at)
             known = self._typical.get(call.model, typical)
             self._typical[call.model] = tuple(k + (t - k) / 20 for k, t in zip(known, typical, strict=True))
-        return (-call.priority, URGENT, due - call.own_s)
+        return (-call.priority, URGENT if call.begun else FRESH, due - call.own_s)
 
     def rank(self, replica: ReplicaView) -> Rank:
         """Replicas with room first, then those that have room soonest; emptier ones first."""
@@ -84,8 +84,10 @@ class Slack:
             return self._background(call, replicas, now)
         best: tuple[float, str, str] | None = None
         soonest = inf
+        any_room = False
         tokens = 0.0 if call.answers else call.output_tokens
         for replica in leaders(replicas, self.rank):
+            any_room = any_room or replica.has_room
             own_s = expected_s(call.prompt_tokens, tokens, replica, now) * (1.0 if call.answers else replica.stretch)
             if replica.has_room and (call.begun or replica.running < _open_slots(replica, FOR_BEGUN)):
                 end = now + own_s
@@ -96,6 +98,8 @@ class Slack:
         if best is not None:
             self._starts += 1
             return Bind(best[2], f"ends {due - best[0]:.3f} s before it is due, soonest of those with room", due)
+        if not any_room:
+            return Wait("all replicas are busy")
         if soonest <= due:
             return Wait("only a busy replica can still be in time", lets_pass=True)
         return Park(f"cannot be in time any more: {soonest - due:.3f} s late at best" if soonest < inf else "too late")

@@ -16,10 +16,11 @@ class OutputLengths:
         self._means: dict[tuple[str, str], tuple[int, float]] = {}
         self._max_nodes = max_nodes
 
-    @staticmethod
-    def _key(workflow: str, node: str) -> tuple[str, str]:
+    def _key(self, workflow: str, node: str) -> tuple[str, str]:
         """Items of a map and iterations of a loop share their node's history."""
-        return workflow, ".".join(part.partition("[")[0] for part in node.split("."))
+        if "[" not in node:
+            return workflow, node
+        return workflow, ".".join([part.partition("[")[0] for part in node.split(".")])
 
     def observe(self, workflow: str, node: str, output_tokens: float) -> None:
         """Add a finished call."""

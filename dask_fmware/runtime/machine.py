@@ -45,7 +45,7 @@ from dask_fmware.spec.deployment import Latency
 __all__ = ["Machine", "ModelLimits"]
 
 
-LOOK_AHEAD = 32  # calls that may be passed in one go, which bounds what a decision costs
+LOOK_AHEAD = 8  # calls that may be passed in one go, which bounds what a decision costs
 
 
 def _first_ticket(entry: tuple[str, CallQueue]) -> Ticket:

@@ -297,6 +297,7 @@ class World:
     def _lose(self, card: list[_Engine], down_s: float | None) -> None:
         for engine in card:
             engine.up, engine.wakes_at = False, inf
+            engine.batch = EmulatedBatch(engine.hosting.step_law, engine.hosting.limits)
             lost = [name for name, attempt in self._attempts.items() if attempt.engine is engine]
             calls = [self._attempts.pop(name).call_id for name in lost]
             self._tell(ReplicaGone(engine.replica.replica_id))
