@@ -6,7 +6,8 @@ runs be in time that still can be, serves the others when there is room, and is 
 execution, from learnt lengths and branch odds. For each replica: its speed (a step-time law where a profile is
 known, else a latency figure) and its load.
 **What it does.** A call is held centrally and bound when a replica has room, runs under way before fresh ones and
-then least latest start first (deadline - critical path after it - own execution). It goes to the replica that ends it first among those that end it in time.
+then least latest start first (deadline - critical path after it - own execution). It goes to the replica that
+ends it first among those that end it in time.
 If only a busy replica can still be in time, it waits for that one and lets others pass. If none can, it is
 *parked* behind all that can, or rejected if the run asks for that.
 On engines that batch, a quarter of the slots is kept for runs that have begun: a run that is let in and lost
