@@ -30,7 +30,7 @@ __all__ = ["BoundWorkflow", "WorkflowFunction", "workflow"]
 _picklable: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-class BoundWorkflow(DaskMethodsMixin):
+class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
     """One run to be: a workflow, its inputs and its options. A Dask collection.
 
     ``client.compute(bound)`` returns a `distributed.Future` of the result, which is a `Completion` if

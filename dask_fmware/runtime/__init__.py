@@ -23,6 +23,7 @@ from dask_fmware.runtime.events import (
     Tick,
 )
 from dask_fmware.runtime.machine import Machine
+from dask_fmware.runtime.observer import Observer
 
 __all__ = [
     "Action",
@@ -38,6 +39,7 @@ __all__ = [
     "Hold",
     "Machine",
     "ModelLimits",
+    "Observer",
     "Refuse",
     "ReplicaDraining",
     "ReplicaGone",

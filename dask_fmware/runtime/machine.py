@@ -38,6 +38,7 @@ from dask_fmware.runtime.events import (
 )
 from dask_fmware.runtime.fleet import Fleet, Held, ReplicaState
 from dask_fmware.runtime.knowledge import Knowledge, base_name
+from dask_fmware.runtime.observer import Observer
 from dask_fmware.runtime.queue import CallQueue, Ticket
 from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord, Runs
 from dask_fmware.spec.deployment import Latency
@@ -84,6 +85,7 @@ class Machine:
         laws: Mapping[tuple[str, str], StepLaw] | None = None,
     ) -> None:
         self.policy = policy
+        self.observers: list[Observer] = []
         self.models = dict(models or {})
         self.fleet = Fleet(policy.rank, laws)
         self.runs = Runs(keep_runs)
@@ -100,6 +102,12 @@ class Machine:
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in what happened and return what is to be done, in order."""
+        actions = self._take(event, now)
+        for observer in self.observers:
+            observer.observe(event, actions, now)
+        return actions
+
+    def _take(self, event: Event, now: float) -> list[Action]:
         match event:
             case RunSubmitted():
                 return self._run_submitted(event.plan, now)

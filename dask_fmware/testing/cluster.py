@@ -156,7 +156,7 @@ class InProcessCluster:
     @property
     def engines(self) -> dict[str, Any]:
         """Engines that serve, by name of their worker (``small-cpu-0``)."""
-        return {name: host.engine for name, host in self.hosts.items() if host.engine is not None}
+        return {name: host.loaded.engine for name, host in self.hosts.items() if host.loaded is not None}
 
     def requests(self, holding: str = "") -> int:
         """How many requests whose prompt holds a text the engines have taken."""

@@ -57,6 +57,7 @@ from dask_fmware_scheduler.answers import AnswerBoard
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.placement import Placement
 from dask_fmware_scheduler.results import ResultMover
+from dask_fmware_scheduler.services import SERVICES
 
 __all__ = ["ReplicaRouter"]
 
@@ -133,14 +134,19 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 ReplicaFailed.op: self._on_replica_failed,
             }
         )
-        self.dask.serve(self._handlers())
+        self.services = [make(self) for make in SERVICES]
+        for service in self.services:
+            self.dask.listen(service.messages())
+            service.start()
+        self._served = self._handlers()
+        self.dask.serve(self._served)
         for client in list(scheduler.clients):
             self._tune(client=client)
         for worker in list(scheduler.workers):
             self.add_worker(scheduler, worker)
 
     def _handlers(self) -> dict[str, Callable[..., Any]]:
-        return {
+        handlers: dict[str, Callable[..., Any]] = {
             "fmware_announce": self.announce,
             "fmware_report": self.report,
             "fmware_reports": self.reports,
@@ -149,17 +155,23 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             "fmware_drain": self.drain,
             "fmware_uninstall": self.uninstall,
         }
+        for service in self.services:
+            handlers.update(service.rpcs())
+        return handlers
 
     async def close(self) -> None:
         """Stop routing; the streams of workers stay served so that none of them breaks."""
         self._stopped = True
+        for service in reversed(self.services):
+            service.close()
+        self.services = []
         self.results.close()
         self.placement.close()
         for leave in self._drained.values():
             leave.cancel()
         for task in self._tasks:
             task.cancel()
-        self.dask.stop_serving(self._handlers())
+        self.dask.stop_serving(self._served)
 
     async def uninstall(self) -> None:
         """Fail what is held, since nobody will place it any more, and stop routing (RPC)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -28,16 +28,15 @@ from dask_fmware.errors import (
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.completion import Completion
 from dask_fmware.model.engine import Engine
-from dask_fmware.model.messages import PROTOCOL_VERSION, Branched, Grant, ReplicaFailed, ReplicaReady, check_version
+from dask_fmware.model.messages import PROTOCOL_VERSION, Branched, Grant, ReplicaFailed, check_version
 from dask_fmware.model.plan import SwitchRule
 from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, MODEL_LABEL, read_label
-from dask_fmware.spec.deployment import Deployment, Latency
+from dask_fmware.spec.deployment import Deployment
 from dask_fmware_workers.bodies import BodyClient
 from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
-from dask_fmware_workers.engines import create_engine
-from dask_fmware_workers.profiling import Footprint, measure, stored_profile
+from dask_fmware_workers.loading import Labels, Loaded, load
+from dask_fmware_workers.profiling import measure
 from dask_fmware_workers.runner import CallRunner
-from dask_fmware_workers.warmup import measure_latency
 
 __all__ = ["ModelHost"]
 
@@ -69,16 +68,18 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.dask = WorkerInternals(worker)
         self.runner = CallRunner(self.dask.send, self._crashed)
         self.bodies = BodyClient(self.dask)
-        self.engine: Engine | None = None
-        self.replica: ReplicaReady | None = None
-        self.footprint = Footprint()
+        self.loaded: Loaded | None = None
         self.connected = False  # a router has spoken to us
         self._pause_s = 0.0  # before the engine is started again after a crash
         self._ready_at = 0.0
         resources = self.dask.resources
-        self.model = read_label(resources, MODEL_LABEL)
-        self.accelerator = read_label(resources, ACCELERATOR_LABEL)
-        self.card = read_label(resources, CARD_LABEL)
+        self.labels = Labels(
+            self.dask.name,
+            self.dask.address,
+            read_label(resources, MODEL_LABEL),
+            read_label(resources, ACCELERATOR_LABEL),
+            read_label(resources, CARD_LABEL),
+        )
         self.dask.serve(
             {
                 "fmware_hello": self.hello,
@@ -89,25 +90,29 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         )
         self.dask.listen({Grant.op: self._on_grant})
         self.dask.give_up_dead_peers_after(2.0)
-        self._work = asyncio.ensure_future(self._serve())
+        self._begin(self._serve())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._work = asyncio.ensure_future(work)
+        self._work.add_done_callback(_log_fault)
 
     async def teardown(self, worker: Worker) -> None:
         """Abort what runs and close the engine."""
         self._work.cancel()
         await asyncio.wait([self._work], timeout=1)
         await self.bodies.close()
-        if self.engine is not None:
-            await self.engine.close()
-            self.engine = None
+        if self.loaded is not None:
+            await self.loaded.engine.close()
+            self.loaded = None
 
     # -- becoming a replica ----------------------------------------------------------------------
 
     async def _serve(self) -> None:
         """Load the engine, if there is one to load, and announce this worker; try again after a failure."""
         wait_s = FIRST_RETRY_S
-        while self.model is not None and self.replica is None:
+        while self.labels.model is not None and self.loaded is None:
             try:
-                self.replica = await self._load(self.model)
+                self.loaded = await load(self.deployment, self.labels)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -117,83 +122,27 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
                     return
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, LAST_RETRY_S)
+            self._ready_at = perf_counter()
         await self._announce()
 
     def _crashed(self, engine: Engine, error: EngineCrashedError) -> None:
         """An engine died under a call: stop being a replica, and start it again."""
-        if engine is self.engine and self._work.done():
-            self.engine = self.replica = None
+        if self.loaded is not None and engine is self.loaded.engine:
+            self.loaded = None
+            self._work.cancel()  # it may still be announcing the engine
             if perf_counter() - self._ready_at > LAST_RETRY_S:
                 self._pause_s = 0.0  # it served for a while
-            self._work = asyncio.ensure_future(self._recover(engine, error))
+            self._begin(self._recover(engine, error))
 
     async def _recover(self, engine: Engine, error: EngineCrashedError) -> None:
         await self._announce_failure(error, will_retry=True)
         try:
             await engine.close()
         except Exception:
-            logger.exception("Model '%s': what is left of its engine could not be closed", self.model)
+            logger.exception("Model '%s': what is left of its engine could not be closed", self.labels.model)
         await asyncio.sleep(self._pause_s)
         self._pause_s = min(max(2 * self._pause_s, FIRST_RETRY_S), LAST_RETRY_S)
         await self._serve()
-
-    async def _load(self, model: str) -> ReplicaReady:
-        spec = self.deployment.models.get(model)
-        known = ", ".join(self.deployment.models)
-        if spec is None:
-            raise DeploymentError(f"worker '{self.dask.name}' is labelled for model '{model}', deployed are: {known}")
-        accelerator = self.accelerator or next(iter(spec.on))
-        placement = spec.on.get(accelerator)
-        if placement is None:
-            raise DeploymentError(
-                f"worker '{self.dask.name}' is labelled for model '{model}' on accelerator '{accelerator}', "
-                f"which is deployed on: {', '.join(spec.on)}"
-            )
-        slots = placement.slots or spec.slots
-        card = self.card or f"{accelerator}@{self.dask.address}"
-        arguments: dict[str, Any] = {
-            "slots": slots,
-            "context_tokens": spec.context_tokens,
-            **spec.arguments,
-            **placement.arguments,
-        }
-        cores = self._cores(accelerator, card)
-        if cores is not None:
-            arguments.setdefault("cores", cores)
-        start, before = perf_counter(), Footprint.now()
-        self.engine = engine = create_engine(spec.engine, arguments)
-        try:
-            await engine.start()
-            load_s = perf_counter() - start
-            self.footprint = Footprint.now().beyond(before)
-            latency = placement.latency or await measure_latency(engine)
-        except BaseException:
-            self.engine = None
-            await engine.close()
-            raise
-        made, self._ready_at = engine.capabilities, perf_counter()
-        return ReplicaReady(
-            name=self.dask.name,
-            model=model,
-            accelerator=accelerator,
-            card=card,
-            slots=min(slots, made.slots),
-            context_tokens=made.context_tokens,
-            longest_token_bytes=made.longest_token_bytes,
-            engine=made.engine,
-            engine_version=made.engine_version,
-            latency=latency.model_dump() if isinstance(latency, Latency) else dict(latency),
-            load_s=load_s,
-            profile=await asyncio.to_thread(stored_profile, model, accelerator, made),
-        )
-
-    def _cores(self, accelerator: str, card: str) -> list[int] | None:
-        """Cores of a card named ``accelerator-index``."""
-        sets = self.deployment.accelerators[accelerator].cores
-        index = card.removeprefix(f"{accelerator}-")
-        if sets is None or not index.isdigit() or int(index) >= len(sets):
-            return None
-        return list(sets[int(index)])
 
     async def _announce(self) -> None:
         """Tell the router that we are there; if there is none yet, it will ask when it comes."""
@@ -215,19 +164,19 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     async def _announce_failure(self, error: Exception, *, will_retry: bool) -> None:
         text = str(error) if isinstance(error, FMwareError) else f"{type(error).__name__}: {error}"
-        logger.error("Model '%s' is not served: %s", self.model, text)
+        logger.error("Model '%s' is not served: %s", self.labels.model, text)
         if not self.connected:
             await self._announce()
         if self.connected:
             failed = ReplicaFailed(
-                self.dask.name, self.model or "", self.accelerator or "", text, will_retry=will_retry
+                self.dask.name, self.labels.model or "", self.labels.accelerator or "", text, will_retry=will_retry
             )
             self.dask.send(failed.to_wire())
 
     def _identity(self) -> dict[str, Any]:
         replica = None
-        if self.replica is not None:
-            replica = self.replica.to_wire()
+        if self.loaded is not None:
+            replica = self.loaded.replica.to_wire()
             del replica["op"]
         return {"worker": self.dask.address, "version": PROTOCOL_VERSION, "replica": replica}
 
@@ -244,16 +193,14 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     async def profile(self, question: dict[str, Any]) -> dict[str, Any]:
         """Measure something on this worker's engine, which has no calls meanwhile (RPC)."""
-        if self.engine is None or self.replica is None:
+        if self.loaded is None:
             return {"error": f"worker '{self.dask.name}' has no engine that serves"}
-        arguments = self.deployment.models[self.replica.model].on[self.replica.accelerator].arguments
-        arguments = {**self.deployment.models[self.replica.model].arguments, **arguments}
-        return await measure(self.engine, question, self.footprint, arguments)
+        return await measure(self.loaded.engine, question, self.loaded.footprint, self.loaded.arguments)
 
     async def profiled(self, profile: str) -> None:
         """Announce a profile that was made since this worker loaded its engine (RPC)."""
-        if self.replica is not None:
-            self.replica = replace(self.replica, profile=profile)
+        if self.loaded is not None:
+            self.loaded = replace(self.loaded, replica=replace(self.loaded.replica, profile=profile))
             await self._announce()
 
     # -- what steps ask for ----------------------------------------------------------------------
@@ -267,10 +214,10 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             raise NotInstalledError(
                 f"{call.where}: the scheduler runs no replica router; call fm.install(client, deployment)"
             )
-        if self.engine is None:  # it died while the call was on its way here
+        if self.loaded is None:  # it died while the call was on its way here
             self.runner.withdraw(call_id)
             raise Reschedule(f"{call.where}: worker '{self.dask.name}' has no engine")
-        completion = await self.runner.run(self.engine, call, call_id, values)
+        completion = await self.runner.run(self.loaded.engine, call, call_id, values)
         self.branched(run_id, call.decides, completion.value)
         return completion
 
@@ -294,3 +241,8 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         if finish in ("released", "forgotten", "cancelled", "error") and isinstance(key, str):
             self.runner.withdraw(key)
             self.bodies.cancel(key)
+
+
+def _log_fault(work: asyncio.Task[None]) -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        logger.error("Model host: %s", error, exc_info=error)

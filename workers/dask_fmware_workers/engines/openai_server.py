@@ -455,8 +455,8 @@ class OpenAIEngine:
                     prompt = request.prompt
                     if messages:
                         prompt = (await self._post("/apply-template", {"messages": messages}))["prompt"]
-                    asked = {"content": prompt, "add_special": True, "parse_special": True}
-                    return len((await self._post("/tokenize", asked))["tokens"])
+                    content = {"content": prompt, "add_special": True, "parse_special": True}
+                    return len((await self._post("/tokenize", content))["tokens"])
 
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Ask one of the server's own questions, which lie beside the protocol."""

@@ -1,0 +1,106 @@
+"""Starts the engine that a worker's labels ask for and measures what it takes: time, memory, a first latency."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from dask_fmware.errors import DeploymentError
+from dask_fmware.model.engine import Engine
+from dask_fmware.model.messages import ReplicaReady
+from dask_fmware.spec.deployment import Deployment, Latency, Placement
+from dask_fmware_workers.engines import create_engine
+from dask_fmware_workers.profiling import Footprint, stored_profile
+from dask_fmware_workers.warmup import measure_latency
+
+__all__ = ["Labels", "Loaded", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a worker's resources say of it; `model` is None on light workers."""
+
+    worker: str  # its name
+    address: str
+    model: str | None
+    accelerator: str | None
+    card: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An engine that serves."""
+
+    engine: Engine
+    replica: ReplicaReady  # how it is announced
+    footprint: Footprint  # memory that it took
+    arguments: dict[str, Any]  # it was started with
+
+
+async def load(deployment: Deployment, labels: Labels) -> Loaded:
+    """Start the engine of the labelled model; it is closed again if that fails.
+
+    Raises
+    ------
+    DeploymentError
+        If the deployment has no such model on that accelerator, or the engine cannot start as it is told to.
+    """
+    model = labels.model
+    known = ", ".join(deployment.models)
+    if model is None or (spec := deployment.models.get(model)) is None:
+        raise DeploymentError(f"worker '{labels.worker}' is labelled for model '{model}', deployed are: {known}")
+    accelerator = labels.accelerator or next(iter(spec.on))
+    placement: Placement | None = spec.on.get(accelerator)
+    if placement is None:
+        raise DeploymentError(
+            f"worker '{labels.worker}' is labelled for model '{model}' on accelerator '{accelerator}', "
+            f"which is deployed on: {', '.join(spec.on)}"
+        )
+    slots = placement.slots or spec.slots
+    card = labels.card or f"{accelerator}@{labels.address}"
+    arguments: dict[str, Any] = {
+        "slots": slots,
+        "context_tokens": spec.context_tokens,
+        **spec.arguments,
+        **placement.arguments,
+    }
+    if (cores := _cores(deployment, accelerator, card)) is not None:
+        arguments.setdefault("cores", cores)
+    start, before = perf_counter(), Footprint.now()
+    engine = create_engine(spec.engine, arguments)
+    try:
+        await engine.start()
+        load_s = perf_counter() - start
+        footprint = Footprint.now().beyond(before)
+        latency = placement.latency or await measure_latency(engine)
+        made = engine.capabilities
+        profile = await asyncio.to_thread(stored_profile, model, accelerator, made)
+    except BaseException:
+        await engine.close()
+        raise
+    ready = ReplicaReady(
+        name=labels.worker,
+        model=model,
+        accelerator=accelerator,
+        card=card,
+        slots=min(slots, made.slots),
+        context_tokens=made.context_tokens,
+        longest_token_bytes=made.longest_token_bytes,
+        engine=made.engine,
+        engine_version=made.engine_version,
+        latency=latency.model_dump() if isinstance(latency, Latency) else dict(latency),
+        load_s=load_s,
+        profile=profile,
+    )
+    return Loaded(engine, ready, footprint, arguments)
+
+
+def _cores(deployment: Deployment, accelerator: str, card: str) -> list[int] | None:
+    """Cores of a card named ``accelerator-index``."""
+    sets = deployment.accelerators[accelerator].cores
+    index = card.removeprefix(f"{accelerator}-")
+    if sets is None or not index.isdigit() or int(index) >= len(sets):
+        return None
+    return list(sets[int(index)])
