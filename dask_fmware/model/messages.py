@@ -95,12 +95,15 @@ class FirstToken(_Message):
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded(_Message):
-    """Worker to scheduler: the engine slot of an attempt is free."""
+    """Worker to scheduler: the engine slot of an attempt is free.
+
+    "undelivered" is said by the scheduler itself: the assignment never left for its replica.
+    """
 
     op: ClassVar[str] = "fmware-ended"
     call_id: str
     attempt: int
-    outcome: Literal["finished", "failed", "retry", "aborted", "skipped"]
+    outcome: Literal["finished", "failed", "retry", "aborted", "skipped", "undelivered"]
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0

@@ -28,7 +28,7 @@ class AttemptReport:
     predicted_s: float | None = None  # expected seconds from start to end
     first_token_at: float | None = None
     ended_at: float | None = None
-    outcome: Literal["running", "finished", "failed", "retry", "aborted", "lost", "skipped"] = "running"
+    outcome: Literal["running", "finished", "failed", "retry", "aborted", "lost", "skipped", "undelivered"] = "running"
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0

@@ -213,6 +213,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         undelivered = self.placement.take_back_from(worker)
         self._handle(ReplicaGone(worker, reason))
         for action in undelivered:
+            self._handle(AttemptEnded(action.call_id, action.attempt, "undelivered"))
             self._handle(CallRunnable(action.call_id))
 
     @_guarded
@@ -316,6 +317,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                     self._run_ended(self._outputs[key], "failed", self.dask.failure_text(key))
             case "released":
                 if node.model is not None:
+                    self._sync_replica_of(key)
                     self._handle(CallWithdrawn(key))
                 self._take_back(key)
             case "forgotten":
@@ -324,7 +326,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _take_back(self, key: str) -> None:
         """A task is not to run; a slot that was given to it without its replica knowing is free again."""
         if (action := self.placement.take_back(key)) is not None:
-            self._handle(AttemptEnded(key, action.attempt, "aborted"))
+            self._handle(AttemptEnded(key, action.attempt, "undelivered"))
 
     def _forgotten(self, key: str, node: PlannedNode) -> None:
         del self._nodes[key]
@@ -443,7 +445,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 self._replica_gone(action.replica_id)
             elif not self.dask.takes_tasks(action.replica_id):
                 self._handle(ReplicaDraining(action.replica_id))
-            self._handle(AttemptEnded(action.call_id, action.attempt, "aborted"))
+            self._handle(AttemptEnded(action.call_id, action.attempt, "undelivered"))
             if self.dask.task(action.call_id) is not None:
                 self._handle(CallRunnable(action.call_id))
 

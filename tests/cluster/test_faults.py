@@ -243,6 +243,24 @@ async def test_a_whole_workflow_survives_the_loss_of_each_replica_in_turn(servin
             future.release()
 
 
+async def test_the_machine_knows_that_a_replica_is_dead_before_its_calls_come_back(serving: Any) -> None:
+    """Else they are given to the dead replica again, as Dask takes them back before it says that the worker is gone."""
+    async with serving("small", on={"a": 2}, slots=8) as cluster:
+        for engine in cluster.engines.values():
+            engine.pause()
+        futures = [cluster.client.compute(one(f"{n}")) for n in range(8)]
+        await cluster.until(lambda: all(engine.state().running == 4 for engine in cluster.engines.values()))
+        survivor = cluster.engines["small-a-1"]
+        dead = cluster.cluster.workers["small-a-0"].address
+        await cluster.scheduler.remove_worker(dead, stimulus_id="test", expected=False)
+        survivor.resume()
+        assert len(await cluster.client.gather(futures)) == 8
+        attempts = [[a.outcome for a in call.attempts] for f in futures for call in (await fm.report(f)).data.calls]
+        assert sorted(attempts) == [["finished"]] * 4 + [["lost", "finished"]] * 4
+        for future in futures:
+            future.release()
+
+
 async def _leave(cluster: Any, name: str) -> None:
     """Close a worker as if it had died: nothing is handed over."""
     worker = cluster.cluster.workers.pop(name)

@@ -170,7 +170,7 @@ class Shell:
         else:
             self._deliver(ReplicaGone(action.replica_id))
             self._forget(action.replica_id)
-        self._deliver(AttemptEnded(action.call_id, action.attempt, "aborted"))
+        self._deliver(AttemptEnded(action.call_id, action.attempt, "undelivered"))
         self._deliver(CallRunnable(action.call_id))
 
     def _forget(self, replica_id: str) -> None:
@@ -327,7 +327,7 @@ class Shell:
     def check(self) -> None:
         """Hold the machine to its contract, against the books of Dask and of the workers."""
         machine, due = self.machine, {e.call_id for e in self._due if isinstance(e, CallRunnable)}
-        fleet, queues = machine.fleet, machine._queues
+        fleet, queues = machine.fleet, machine.dispatcher._queues
         # slots: what runs where is what the workers say
         if not any(isinstance(e, ReplicaGone | ReplicaReady) for e in self._due):
             assert {s.replica.replica_id: sorted(s.running) for s in fleet} == {
@@ -350,7 +350,7 @@ class Shell:
             for call_id in state._expected_s:
                 places.setdefault(call_id, []).append("queued")
                 assert machine.runs.calls[call_id].queued_on == state.replica.replica_id
-        assert machine._waiting == set(places)
+        assert machine.dispatcher._waiting == set(places)
         assert machine.held == len(places)
         for call_id, record in machine.runs.calls.items():
             if record.attempt is not None:
@@ -442,8 +442,8 @@ class Shell:
         for run in [r for r in self.runs.values() if r.root]:
             self.cancel(run, calls_first=False)
         machine = self.machine
-        assert not machine._queues
-        assert not machine._waiting
+        assert not machine.dispatcher._queues
+        assert not machine.dispatcher._waiting
         assert not machine.runs.calls
         assert len(machine.runs) == 0
         assert not machine.runs._runs

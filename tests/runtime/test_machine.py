@@ -176,6 +176,23 @@ def test_attempts_lost_with_their_replicas_are_counted() -> None:
     assert "its replicas were lost" in fail.reason
 
 
+@pytest.mark.parametrize("known_to_be_gone", [True, False])
+def test_an_assignment_that_never_left_for_its_replica_is_no_try(known_to_be_gone: bool) -> None:
+    d = Driver(max_attempts=1)
+    d.ready(*[replica(name) for name in "abcd"])
+    (first,) = assigned(d.start("x"))
+    for number in range(1, 4):
+        if known_to_be_gone:
+            d.tell(ReplicaGone(first[1], ""))
+        assert d.end("x", "undelivered", number) == []
+        assert d.end("x", "undelivered", number) == []  # said twice
+        (first,) = assigned(d.runnable("x"))
+        assert first[2] == number + 1
+    d.end("x", "finished", 4)
+    assert d.state("x") == "finished"
+    assert [a.outcome for a in d.call("x").attempts] == ["undelivered"] * 3 + ["finished"]
+
+
 def test_a_lost_result_is_made_again_and_does_not_count_as_a_failure() -> None:
     d = Driver(max_attempts=1)
     d.ready(replica("a"))
@@ -346,7 +363,7 @@ def test_a_dropped_run_leaves_nothing_behind(policy: str) -> None:
     d.start("x", "y")
     d.tell(RunDropped("x"), RunDropped("y"))
     assert d.machine.held == 0
-    assert not d.machine._queues
+    assert not d.machine.dispatcher._queues
     assert not d.machine.knows("x")
     assert d.ready(replica("a")) == []
 
@@ -481,7 +498,7 @@ class Stubborn(RoundRobin):
 @pytest.mark.parametrize("model", ["small", "large"])
 def test_a_policy_cannot_choose_a_replica_that_drains_or_is_of_another_model(model: str) -> None:
     d = Driver()
-    d.machine.policy = Stubborn()
+    d.machine.dispatcher.policy = Stubborn()
     d.ready(replica("a", model), replica("b"))
     d.tell(ReplicaDraining("tcp://a"))
     assert [type(a) for a in d.start("x")] == [Fail]
@@ -500,7 +517,7 @@ class Wilful(RoundRobin):
 
 def test_a_policy_that_breaks_its_contract_fails_the_call_and_nothing_else() -> None:
     d = Driver()
-    d.machine.policy = Wilful()
+    d.machine.dispatcher.policy = Wilful()
     for call_id in ("good1", "bad", "good2"):
         d.start(call_id)
     actions = d.ready(replica("a", slots=2))
@@ -639,4 +656,4 @@ def test_calls_that_come_and_go_behind_one_that_stays_are_forgotten() -> None:
         d.start(str(i))
         d.tell(RunDropped(str(i)))
     assert d.machine.held == 1
-    assert len(d.machine._queues["small"]._heap) < 20
+    assert len(d.machine.dispatcher._queues["small"]._heap) < 20

@@ -1,0 +1,108 @@
+"""The record of attempts: what is written when one begins, gives its first token, ends or is lost.
+
+It writes into calls and knows nothing of slots, queues or policies.
+"""
+
+from __future__ import annotations
+
+from dask_fmware.errors import DeadlineRejectedError, FMwareError
+from dask_fmware.model.messages import AttemptEnded
+from dask_fmware.model.replica import Replica
+from dask_fmware.model.report import AttemptReport
+from dask_fmware.runtime.actions import Fail
+from dask_fmware.runtime.runs import CallRecord
+
+__all__ = ["begin", "close", "end", "fail", "first_token", "reject", "undelivered"]
+
+
+def begin(call: CallRecord, replica: Replica, number: int, reason: str, expected_s: float, now: float) -> None:
+    """A call is given to a replica."""
+    report = call.report
+    report.attempts.append(
+        AttemptReport(
+            attempt=number,
+            replica=replica.name,
+            replica_id=replica.replica_id,
+            accelerator=replica.accelerator,
+            card=replica.card,
+            reason=reason,
+            started_at=now - call.run.report.submitted,
+            predicted_s=expected_s,
+        )
+    )
+    report.state, report.reason = "running", reason
+    call.tries += 1
+    call.run.begun = True
+
+
+def first_token(call: CallRecord, number: int, now: float) -> None:
+    """The engine has given the first token of an attempt, if it is still the one that counts."""
+    attempt = call.attempt
+    if attempt is None or attempt.attempt != number or attempt.first_token_at is not None:
+        return
+    attempt.first_token_at = now - call.run.report.submitted
+    if call.node.answers and call.run.report.first_token_at is None:
+        call.run.report.first_token_at = attempt.first_token_at
+
+
+def end(call: CallRecord, event: AttemptEnded, now: float) -> AttemptReport | None:
+    """Write the outcome of an attempt into its call; return it if it is the one that counts."""
+    attempt = next((a for a in reversed(call.report.attempts) if a.attempt == event.attempt), None)
+    if attempt is None:
+        return None  # of a run of the same id, which was dropped
+    attempt.prompt_tokens, attempt.output_tokens = event.prompt_tokens, event.output_tokens
+    attempt.cached_tokens, attempt.error = event.cached_tokens, event.error
+    attempt.is_repaired = event.is_repaired
+    if attempt is not call.attempt:
+        return None  # withdrawn or lost before; only its slot was still taken
+    attempt.outcome, attempt.ended_at = event.outcome, now - call.run.report.submitted
+    if attempt.first_token_at is None and event.ttft_s is not None:  # only answers report it when it comes
+        attempt.first_token_at = min(attempt.started_at + event.ttft_s, attempt.ended_at)
+    match event.outcome:
+        case "finished":
+            call.report.state = "finished"
+            call.avoid.clear()
+            call.run.idle_since = now
+        case "failed":
+            call.report.state, call.report.reason = "failed", event.error
+        case "skipped":
+            call.report.state, call.report.reason = "skipped", "its branch was not taken"
+        case "retry" | "aborted":
+            call.report.state = "planned"
+            call.avoid.add(attempt.replica_id)
+    return attempt
+
+
+def undelivered(call: CallRecord, number: int, now: float) -> None:
+    """An assignment never left for its replica: it is no try of the call, and says nothing of the replica."""
+    attempt = next((a for a in reversed(call.report.attempts) if a.attempt == number), None)
+    if attempt is None or attempt.outcome not in ("running", "lost"):
+        return  # told before, or of a run of the same id, which was dropped
+    if attempt.outcome == "running":
+        attempt.ended_at = now - call.run.report.submitted
+        call.report.state = "planned"
+    attempt.outcome = "undelivered"
+    call.tries = max(call.tries - 1, 0)
+
+
+def close(call: CallRecord, now: float, error: str = "") -> None:
+    """The attempt under way, if there is one, is of no use any more."""
+    if (attempt := call.attempt) is not None:
+        attempt.outcome, attempt.error, attempt.ended_at = "lost", error, now - call.run.report.submitted
+
+
+def fail(call: CallRecord, error: FMwareError) -> Fail:
+    """End a call with an error."""
+    call.report.state, call.report.reason = "failed", str(error)
+    return Fail(call.call_id, error)
+
+
+def reject(call: CallRecord, why: str) -> Fail:
+    """End a call that would be late, as its run asks for."""
+    return fail(
+        call,
+        DeadlineRejectedError(
+            f"workflow '{call.run.plan.workflow}', node '{call.node.name}': {why} (on_miss='reject'); "
+            "use on_miss='finish' to have it served late"
+        ),
+    )

@@ -1,0 +1,240 @@
+"""Which calls wait where, and which start now: the central queues, the queues of replicas, the slots.
+
+A policy proposes; this checks the proposal against the contract (a ready replica of the call's model, slots never
+exceeded) and performs it. It does not know why calls come or go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dask_fmware.errors import RuntimeFaultError
+from dask_fmware.policy import estimate
+from dask_fmware.policy.protocol import Bind, Park, Policy, ReplicaView, Wait
+from dask_fmware.runtime import attempts
+from dask_fmware.runtime.actions import Action, Assign
+from dask_fmware.runtime.fleet import Fleet, Held, ReplicaState
+from dask_fmware.runtime.queue import CallQueue, Ticket
+from dask_fmware.runtime.runs import CallRecord, Runs
+from dask_fmware.runtime.views import CallViews
+
+__all__ = ["Dispatcher"]
+
+
+LOOK_AHEAD = 8  # calls that may be passed in one go, which bounds what a decision costs
+
+
+def _first_ticket(entry: tuple[str, CallQueue]) -> Ticket:
+    ticket = entry[1].first()
+    assert ticket is not None
+    return ticket
+
+
+class Dispatcher:
+    """Calls that wait and replicas that take them.
+
+    Parameters
+    ----------
+    policy
+        Picks replicas.
+    fleet
+        The replicas.
+    runs
+        The calls.
+    views
+        How policies see them.
+    """
+
+    def __init__(self, policy: Policy, fleet: Fleet, runs: Runs, views: CallViews) -> None:
+        self.policy = policy
+        self.wake_at: float | None = None  # when to look again, because a call waits for a time and not for an event
+        self._fleet = fleet
+        self._runs = runs
+        self._views = views
+        self._queues: dict[str, CallQueue] = {}  # model -> calls that are held, no queue is empty
+        self._waiting: set[str] = set()  # calls in any queue
+
+    def __len__(self) -> int:
+        """Calls that wait, centrally or in the queue of a replica."""
+        return len(self._waiting)
+
+    @property
+    def models(self) -> list[str]:
+        """Models of which calls are held centrally."""
+        return list(self._queues)
+
+    # -- calls that come and go ------------------------------------------------------------------
+
+    def hold(self, call: CallRecord) -> None:
+        """Put a call into the central queue of its model."""
+        self._waiting.add(call.call_id)
+        call.report.state, call.report.reason = "held", "other calls of its model are served first"
+        call.view = None
+        self._push(call)
+
+    def withdraw(self, call: CallRecord, now: float) -> ReplicaState | None:
+        """Take a call out of whatever queue it is in and close an attempt that is under way.
+
+        The slot of such an attempt stays taken until its worker says that it is free. Returns the
+        replica in whose queue it waited.
+        """
+        model = call.node.model or ""
+        if (queue := self._queues.get(model)) is not None and queue.remove(call.call_id) and not queue:
+            del self._queues[model]
+        self._waiting.discard(call.call_id)
+        attempts.close(call, now)
+        state = self._fleet.get(call.queued_on) if call.queued_on is not None else None
+        call.queued_on = None
+        if state is not None and state.withdraw(call.call_id):
+            self._fleet.changed(state)
+            return state
+        return None
+
+    def rehold(self, state: ReplicaState, now: float) -> list[Action]:
+        """Decide again for the calls that waited on a replica."""
+        for call_id in state.evict():
+            call = self._runs.calls[call_id]
+            call.queued_on = None
+            self.hold(call)
+        self._fleet.changed(state)
+        return self.serve(state, now)
+
+    def _push(self, call: CallRecord) -> None:
+        model = call.node.model or ""
+        queue = self._queues.get(model)
+        if queue is None:
+            queue = self._queues[model] = CallQueue()
+        queue.push(self._ticket(call))
+
+    def _ticket(self, call: CallRecord) -> Ticket:
+        return self.policy.order(self._views.view(call)), call.arrival, call.call_id
+
+    # -- calls that start ------------------------------------------------------------------------
+
+    def serve(self, state: ReplicaState, now: float) -> list[Action]:
+        """Fill the free slots of a replica and of its card from their own queues, then offer what is held."""
+        actions: list[Action] = []
+        card = state.card
+        if card.slots is None:
+            while state.free_slots > 0 and (call_id := state.next_waiting()) is not None:
+                actions.append(self._start_next(call_id, state, now))
+            return actions + self.offer((state.replica.model,), now)
+        while card.waiting and (open_ := [s for s in card.replicas if s.waiting and s.free_slots > 0]):
+            first = min(open_, key=lambda s: s.first_waiting() or ((), 0, ""))
+            actions.append(self._start_next(first.next_waiting() or "", first, now))
+        models = dict.fromkeys([state.replica.model, *[s.replica.model for s in card.replicas]])
+        return actions + self.offer(models, now)
+
+    def offer(self, models: Iterable[str], now: float) -> list[Action]:
+        """Offer held calls of some models to the policy, in its order, until one has to wait.
+
+        A call lets others pass if the policy says so, and if it waits only because it failed on the
+        replicas that have room.
+        """
+        actions: list[Action] = []
+        open_ = [(model, self._queues[model]) for model in models if model in self._queues]
+        passed: list[tuple[CallQueue, Ticket]] = []
+        look_ahead = LOOK_AHEAD
+        while open_:
+            if len(open_) > 1:
+                open_ = [(model, queue) for model, queue in open_ if queue]
+                if not open_:
+                    break
+                model, queue = min(open_, key=_first_ticket)
+            else:
+                model, queue = open_[0]
+            ticket = queue.first()
+            if ticket is None:
+                break
+            call = self._runs.calls[ticket[2]]
+            views = self._candidates(call)
+            choice = (
+                self.policy.choose(self._views.view(call), views, now)
+                if views
+                else Wait(f"no replica of model '{model}' is ready")
+            )
+            match choice:
+                case Bind():
+                    queue.pop()
+                    actions.extend(self._bind(call, choice, now))
+                case Park():
+                    queue.pop()
+                    if (objective := call.run.plan.objective) is not None and objective.on_miss == "reject":
+                        self._waiting.discard(call.call_id)
+                        actions.append(attempts.reject(call, choice.reason))
+                        continue
+                    call.parked, call.view, call.report.reason = True, None, choice.reason
+                    self._push(call)
+                case Wait():
+                    call.report.reason = choice.reason
+                    if choice.until is not None and (self.wake_at is None or choice.until < self.wake_at):
+                        self.wake_at = choice.until
+                    everywhere = self._fleet.views(model)
+                    if (choice.lets_pass and look_ahead > 0) or (
+                        len(views) != len(everywhere) and any(view.has_room for view in everywhere)
+                    ):
+                        look_ahead -= 1
+                        queue.pop()
+                        passed.append((queue, ticket))
+                    else:
+                        open_.remove((model, queue))
+        for queue, ticket in passed:
+            queue.push(ticket)
+        for model in models:
+            if model in self._queues and not self._queues[model]:
+                del self._queues[model]
+        return actions
+
+    def _candidates(self, call: CallRecord) -> Sequence[ReplicaView]:
+        """Ready replicas for a call: without those it failed on, if there are others."""
+        views = self._fleet.views(call.node.model or "")
+        if call.avoid:
+            return tuple(v for v in views if v.replica_id not in call.avoid) or views
+        return views
+
+    def _bind(self, call: CallRecord, choice: Bind, now: float) -> list[Action]:
+        """Give a call to the replica that the policy chose: a slot if one is free, else its queue."""
+        state = self._fleet.get(choice.replica_id)
+        if state is None or state.draining or state.replica.model != call.node.model:
+            self._waiting.discard(call.call_id)
+            error = RuntimeFaultError(
+                f"workflow '{call.run.plan.workflow}', node '{call.node.name}': policy '{self.policy.name}' chose "
+                f"'{choice.replica_id}', which is no ready replica of model '{call.node.model}'; "
+                "choose another policy and report this one"
+            )
+            return [attempts.fail(call, error)]
+        call.report.reason = choice.reason
+        if state.free_slots > 0 and not state.waiting and (state.card.slots is None or not state.card.waiting):
+            return [self._assign(call, state, choice.reason, now, choice.priority)]
+        call.report.state, call.queued_on = "queued", choice.replica_id
+        view = self._views.view(call)
+        expected_s = estimate.execution_s(state.replica.latency, view.prompt_tokens, view.output_tokens)
+        state.enqueue(self._ticket(call), expected_s)
+        self._fleet.changed(state)
+        return []
+
+    def _start_next(self, call_id: str, state: ReplicaState, now: float) -> Assign:
+        call = self._runs.calls[call_id]
+        return self._assign(call, state, call.report.reason, now)
+
+    def _assign(
+        self, call: CallRecord, state: ReplicaState, reason: str, now: float, priority: float | None = None
+    ) -> Assign:
+        report, replica, fleet = call.report, state.replica, self._fleet
+        call.queued_on = None
+        self._waiting.discard(call.call_id)
+        view = self._views.view(call)
+        expected_s = estimate.expected_s(view.prompt_tokens, view.output_tokens, fleet.view(state), now)
+        number = report.last.attempt + 1 if report.last else 1
+        while fleet.holds(call.call_id, number):  # a run of the same id was dropped, and its abort is under way
+            number += 1
+        attempts.begin(call, replica, number, reason, expected_s, now)
+        law = fleet.law(replica)
+        if law is not None:
+            state.prefill_until = max(state.prefill_until, now) + law.prefill_s(view.prompt_tokens)
+        fleet.take(
+            state, call.call_id, number, Held(now + expected_s, view.prompt_tokens + int(view.output_tokens / 2))
+        )
+        if priority is None:
+            priority = -float(call.run.plan.priority)
+        return Assign(call.call_id, replica.replica_id, number, priority, reason)

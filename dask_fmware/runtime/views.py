@@ -1,0 +1,101 @@
+"""Calls as policies see them: what is known of a call, of its run, and of how long both still take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dask_fmware.policy.estimate import execution_s
+from dask_fmware.policy.protocol import CallView
+from dask_fmware.runtime.admission import ModelLimits, least_prompt_tokens
+from dask_fmware.runtime.fleet import Fleet
+from dask_fmware.runtime.knowledge import Knowledge
+from dask_fmware.runtime.runs import CallRecord
+from dask_fmware.spec.deployment import Latency
+
+__all__ = ["CallViews"]
+
+NEVER = 1 << 30  # more tokens or seconds than anything takes: nothing is known yet
+
+
+class CallViews:
+    """Makes the views of calls, from knowledge and from what the deployment and the replicas say of models.
+
+    Parameters
+    ----------
+    fleet
+        Replicas, for the speed of a model.
+    models
+        Limits of the deployed models.
+    """
+
+    def __init__(self, fleet: Fleet, models: Mapping[str, ModelLimits]) -> None:
+        self.knowledge = Knowledge(self._execution)
+        self._fleet = fleet
+        self._models = models
+        self._fastest: dict[str, Latency] = {}  # model -> figure of its fastest replicas
+
+    def view(self, call: CallRecord) -> CallView:
+        """Return a call as policies see it; made once for each time that it waits."""
+        if call.view is None:
+            call.view = self._make(call)
+        return call.view
+
+    def limits(self, model: str) -> ModelLimits | None:
+        """Return the limits of a model that is deployed or hosted, or None."""
+        limits = self._models.get(model)
+        if limits is None and (replica := self._fleet.first(model)) is not None:
+            limits = ModelLimits(replica.context_tokens, replica.longest_token_bytes)
+        return limits
+
+    def replicas_changed(self, model: str) -> None:
+        """Another replica of a model is the fastest, maybe."""
+        self._fastest.pop(model, None)
+
+    def _make(self, call: CallRecord) -> CallView:
+        node, run, knowledge = call.node, call.run, self.knowledge
+        workflow = run.plan.workflow
+        shape = run.shape
+        if shape is None:
+            shape = run.shape = knowledge.shape(run.plan)
+        prompt = knowledge.prompts.expected(workflow, node.name, NEVER)
+        limits = self.limits(node.model or "") if node.prompt_bytes else None
+        least = least_prompt_tokens(node.prompt_bytes, limits) if limits else 0
+        after_s, deadline = 0.0, run.deadline
+        if deadline is not None and not node.answers:
+            root = run.plan.run_id
+            decided = frozenset((switch, taken) for (plan, switch), taken in run.branches.items() if plan == root)
+            after_s = knowledge.after_s(shape, node.name, decided)
+        submitted = run.report.submitted
+        return CallView(
+            call_id=node.key,
+            workflow=workflow,
+            node=node.name,
+            model=node.model or "",
+            tenant=run.plan.tenant,
+            priority=run.plan.priority,
+            runnable_at=submitted + (call.report.runnable_at or 0.0),
+            deadline=deadline,
+            prompt_tokens=max(least, round(prompt)) if prompt < NEVER else least,
+            output_tokens=knowledge.outputs.expected(workflow, node.name, node.max_tokens),
+            answers=node.answers,
+            attempt=call.tries + 1,
+            after_s=after_s,
+            own_s=knowledge.call_s(workflow, node),
+            budget_due=None
+            if deadline is None
+            else submitted + (deadline - submitted) * knowledge.share(shape, node.name),
+            parked=call.parked,
+            submitted=submitted,
+            begun=run.begun,
+        )
+
+    def _execution(self, model: str, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
+        """First token and completion on an idle replica of the fastest kind; 0 while none is known."""
+        latency = self._fastest.get(model)
+        if latency is None:
+            offered = [state.replica.latency for state in self._fleet if state.replica.model == model]
+            if not offered:
+                return 0.0, 0.0
+            latency = self._fastest[model] = min(offered, key=lambda figure: execution_s(figure, 500, 50))
+        first_s = execution_s(latency, prompt_tokens, 0.0)
+        return first_s, first_s + output_tokens * latency.output_token_s
