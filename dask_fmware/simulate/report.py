@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, inf
 from typing import Any
 
+from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.world import Outcome
 
 __all__ = ["Cell", "Interval", "Measured", "crossing", "interval", "measure", "paired"]
 
@@ -45,7 +45,7 @@ class Measured:
     scale_99: float
     finished_late: int  # runs that missed and were served all the same
     makespan_s: float
-    cost: float  # of all cards until the last run ended, at the scenario's prices
+    cost: float  # of the cards in use until the last run ended, at the scenario's prices
     share: dict[str, float]  # of calls, by accelerator
 
 
@@ -76,8 +76,13 @@ class Cell:
         return row
 
 
-def measure(scenario: Scenario, outcomes: Sequence[Outcome]) -> Measured:
-    """Sum up one simulation of at least one run."""
+def measure(
+    scenario: Scenario, outcomes: Sequence[Outcome], card_seconds: Mapping[str, float] | None = None
+) -> Measured:
+    """Sum up one simulation of at least one run.
+
+    `card_seconds` is `World.card_seconds`; left out, all cards of the scenario were there all the time.
+    """
     ttft = sorted(o.first_token_at - o.run.arrival for o in outcomes)
     latency = sorted(o.finished_at - o.run.arrival for o in outcomes)
     scale = sorted(
@@ -87,7 +92,9 @@ def measure(scenario: Scenario, outcomes: Sequence[Outcome]) -> Measured:
     met = sum(o.met for o in outcomes)
     end = max((o.finished_at for o in outcomes if o.finished_at < inf), default=0.0)
     calls = Counter(call[1] for o in outcomes for call in o.calls)
-    price = sum(card.count * card.price_per_hour for card in scenario.cards.values())
+    if card_seconds is None:
+        card_seconds = {name: card.count * end for name, card in scenario.cards.items()}
+    cost = sum(card_seconds[name] * card.price_per_hour for name, card in scenario.cards.items()) / 3600.0
     return Measured(
         runs=len(outcomes),
         goodput=met / len(outcomes),
@@ -101,7 +108,7 @@ def measure(scenario: Scenario, outcomes: Sequence[Outcome]) -> Measured:
         scale_99=_rank(scale, 0.99),
         finished_late=sum(not o.met and o.finished_at < inf for o in outcomes),
         makespan_s=end,
-        cost=price * end / 3600.0,
+        cost=cost,
         share={accelerator: calls[accelerator] / max(calls.total(), 1) for accelerator in scenario.cards},
     )
 

@@ -18,7 +18,7 @@ from dask_fmware.profile.catalog import find
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord
 from dask_fmware.profile.replica import Limits
-from dask_fmware.simulate.distribution import Distribution
+from dask_fmware.simulate.distribution import Distribution, Spread
 from dask_fmware.spec.deployment import Latency, TenantOptions
 from dask_fmware.spec.record import Record, complaints, misfit
 from dask_fmware.spec.source import SourceError, read
@@ -40,9 +40,21 @@ __all__ = [
 class CardScenario(Record):
     """Cards of one type."""
 
-    count: int = Field(default=1, ge=1)
+    count: int = Field(default=1, ge=0, description="in use at the start")
+    most: int | None = Field(default=None, ge=0, description="that can be had in all; left out: as many as `count`")
     slots: int | None = Field(default=None, ge=1, description="calls at once over all replicas of a card; None: shared")
     price_per_hour: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _within_most(self) -> Self:
+        if self.most is not None and self.most < self.count:
+            raise ValueError(f"most ({self.most}) is below count ({self.count}); raise most or lower count")
+        return self
+
+    @property
+    def limit(self) -> int:
+        """Cards that can be in use at once."""
+        return self.count if self.most is None else self.most
 
 
 class PlainLaw(Record):
@@ -56,7 +68,9 @@ class PlainLaw(Record):
 
 
 class Hosting(Record):
-    """A model on one type of card: one replica on every card."""
+    """A model on one type of card."""
+
+    replicas: int | None = Field(default=None, ge=0, description="at the start; left out: one on every card")
 
     slots: int = Field(default=1, ge=1)
     step_tokens: int = Field(default=2048, ge=1, description="token budget of an engine step")
@@ -64,7 +78,8 @@ class Hosting(Record):
     plain: PlainLaw | None = None
     law: LawRecord | None = None
     catalog: tuple[str, str] | None = Field(default=None, description="model and accelerator in the bundled catalog")
-    load_s: float = Field(default=0.0, ge=0, description="seconds from the start of the simulation to ready")
+    load_s: Distribution = Field(default=Spread(fixed=0.0), description="seconds from the start of a replica to ready")
+    failed_starts: float = Field(default=0.0, ge=0, lt=1, description="share of starts that fail, after `load_s`")
 
     @model_validator(mode="after")
     def _one_law(self) -> Self:
@@ -205,11 +220,15 @@ Arrivals = Annotated[WindowArrivals | PoissonArrivals | GammaArrivals | TraceArr
 
 
 class Failure(Record):
-    """A card that is lost at `at_s`, with all of its replicas, and back after `down_s`."""
+    """A card that is lost with all of its replicas, or slows down, and is as before after `down_s`.
 
-    card: str
+    Replicas of a card that comes back are loaded again, which takes their `load_s`.
+    """
+
+    card: str = Field(description="accelerator and number, from 0: A100-0")
     at_s: float = Field(ge=0)
-    down_s: float | None = Field(default=None, gt=0)
+    down_s: float | None = Field(default=None, gt=0, description="left out: for good")
+    slow: float | None = Field(default=None, gt=0, description="not lost: steps take so many times as long")
 
 
 class Scenario(Record):
@@ -229,6 +248,7 @@ class Scenario(Record):
     hop_s: float = Field(default=0.0, ge=0, description="between a node's end and the next one's start")
     tenants: dict[str, TenantOptions] = Field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
+    warm_start: bool = Field(default=False, description="replicas of the start are loaded already")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -241,33 +261,50 @@ class Scenario(Record):
                 if node.model is not None and node.model not in self.models:
                     known = ", ".join(self.models)
                     raise misfit(f"no model '{node.model}' (known: {known})", "workflows", name, "nodes", node_name)
+        for number, failure in enumerate(self.failures):
+            accelerator, _, index = failure.card.rpartition("-")
+            card = self.cards.get(accelerator)
+            if card is None or not index.isdigit() or int(index) >= card.limit:
+                known = ", ".join(f"{name}-0 to {name}-{card.limit - 1}" for name, card in self.cards.items())
+                raise misfit(f"no card '{failure.card}' (known: {known})", "failures", number, "card")
         return self
 
-    def replicas(self) -> Iterator[tuple[Replica, Hosting]]:
-        """Every replica with how it is hosted."""
+    def placement(self) -> Iterator[tuple[str, str]]:
+        """Model and card of each replica at the start; on the emptiest cards where there is a choice."""
         for accelerator, card in self.cards.items():
-            for index in range(card.count):
-                for model, spec in self.models.items():
-                    if (hosting := spec.on.get(accelerator)) is None:
-                        continue
-                    name = f"{model}-{accelerator}-{index:04d}"
-                    yield (
-                        Replica(
-                            replica_id=name,
-                            name=name,
-                            model=model,
-                            accelerator=accelerator,
-                            card=f"{accelerator}-{index}",
-                            slots=hosting.slots,
-                            context_tokens=spec.context_tokens,
-                            longest_token_bytes=1,
-                            engine="emulated",
-                            engine_version="1",
-                            latency=hosting.latency,
-                            card_slots=card.slots,
-                        ),
-                        hosting,
+            load = [0] * card.count
+            for model, spec in self.models.items():
+                if (hosting := spec.on.get(accelerator)) is None:
+                    continue
+                wanted = card.count if hosting.replicas is None else hosting.replicas
+                if wanted > card.count:
+                    raise SpecError(
+                        f"model '{model}' wants {wanted} replicas on {card.count} cards of type '{accelerator}'; "
+                        "a card takes one of each model: raise count or lower replicas"
                     )
+                for index in sorted(range(card.count), key=lambda i: (load[i], i))[:wanted]:
+                    load[index] += 1
+                    yield model, f"{accelerator}-{index}"
+
+    def replica(self, model: str, accelerator: str, card: str, replica_id: str | None = None) -> Replica:
+        """Return a replica of a model on a card."""
+        spec = self.models[model]
+        hosting = spec.on[accelerator]
+        name = f"{model}-{accelerator}-{int(card.rpartition('-')[2]):04d}"
+        return Replica(
+            replica_id=replica_id or name,
+            name=name,
+            model=model,
+            accelerator=accelerator,
+            card=card,
+            slots=hosting.slots,
+            context_tokens=spec.context_tokens,
+            longest_token_bytes=1,
+            engine="emulated",
+            engine_version="1",
+            latency=hosting.latency,
+            card_slots=self.cards[accelerator].slots,
+        )
 
 
 def load_scenario(path: str | Path) -> Scenario:

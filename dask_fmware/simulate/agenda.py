@@ -1,0 +1,31 @@
+"""What is due when, in virtual time. It owns the clock of a simulation and knows nothing of what it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+__all__ = ["Agenda"]
+
+
+class Agenda:
+    """Things to do, least time first; equal times in the order in which they were noted."""
+
+    __slots__ = ("_heap", "_ties", "now")
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
+        self._ties = 0
+
+    def at(self, when: float, do: Callable[..., None], *arguments: object) -> None:
+        """Call ``do(*arguments)`` at `when`, which is not in the past."""
+        self._ties += 1
+        heappush(self._heap, (when, self._ties, do, arguments))
+
+    def play(self, is_over: Callable[[], bool], until: float) -> None:
+        """Do what is due, one after the other, until nothing is left, `is_over` or `until`."""
+        heap = self._heap
+        while heap and heap[0][0] <= until and not is_over():
+            self.now, _, do, arguments = heappop(heap)
+            do(*arguments)

@@ -1,0 +1,60 @@
+"""What the runtime knows when a simulation starts: finished calls of each node, as a profile or the past would say."""
+
+from __future__ import annotations
+
+from dask_fmware.model.plan import PlannedNode
+from dask_fmware.runtime import Machine
+from dask_fmware.simulate.arrivals import Arrival
+from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulate.workload import SampledNode, SampledRun, Workload
+
+__all__ = ["teach"]
+
+
+def teach(machine: Machine, scenario: Scenario) -> None:
+    """Let a machine know `scenario.history` runs of each workflow."""
+    for run in _past(scenario):
+        _teach_run(machine, run)
+    machine.knowledge.refresh()
+
+
+def _teach_run(machine: Machine, run: SampledRun) -> None:
+    knowledge = machine.knowledge
+    for node, planned in zip(run.nodes, run.plan.nodes, strict=True):
+        if not node.taken:
+            continue
+        if node.decides is not None:
+            knowledge.observe_branch(run.workflow, node.name, node.decides)
+        if planned.model is None and node.calls:
+            body = PlannedNode(f"{node.name}[0]", "", model=node.model, max_tokens=planned.max_tokens)
+            knowledge.observe_body(run.workflow, node.name, (body,))
+            knowledge.observe_rounds(run.workflow, node.name, len(node.calls) if node.in_turn else 1)
+        for prompt, output in node.calls:
+            knowledge.observe_call(run.workflow, node.name, prompt, output)
+        if planned.model is not None:
+            knowledge.observe_pause(run.workflow, node.name, _pause_s(run.nodes, node))
+
+
+_PAST: list[tuple[Scenario, list[SampledRun]]] = []  # the latest, since the seeds of a sweep share it
+
+
+def _past(scenario: Scenario) -> list[SampledRun]:
+    """Runs before the simulation, alike for all seeds, arrivals and policies."""
+    for known, runs in _PAST:
+        if (known.workflows, known.cards, known.models) == (scenario.workflows, scenario.cards, scenario.models) and (
+            known.history,
+            known.lengths,
+        ) == (scenario.history, scenario.lengths):
+            return runs
+    past = Workload(scenario, -1)
+    runs = [past.run(name, f"past{n}", Arrival(0.0)) for n in range(scenario.history) for name in scenario.workflows]
+    _PAST.insert(0, (scenario, runs))
+    del _PAST[4:]
+    return runs
+
+
+def _pause_s(nodes: tuple[SampledNode, ...], node: SampledNode) -> float:
+    """Longest chain of plain code right before a node."""
+    return max((
+        nodes[i].seconds + _pause_s(nodes, nodes[i]) for i in node.after if not nodes[i].calls and nodes[i].taken
+    ), default=0.0)  # fmt: skip

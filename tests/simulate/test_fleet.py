@@ -1,0 +1,172 @@
+"""Replicas that start, fail to start, slow down, drain and stop while a simulation plays."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import pytest
+
+from dask_fmware.errors import CapacityError, SpecError
+from dask_fmware.runtime import Action, Assign, Event, Machine
+from dask_fmware.simulate.engines import VirtualFleet
+from dask_fmware.simulate.report import measure
+from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulate.world import World
+
+ELASTIC: dict[str, Any] = {
+    "cards": {"L4": {"count": 1, "most": 3, "price_per_hour": 3600.0}},
+    "models": {"m": {"on": {"L4": {"plain": {"w0": 0.1}, "load_s": 5.0}}}},
+    "workflows": {
+        "one": {"slo": {"ttft_s": 1.0}, "nodes": {"a": {"model": "m", "prompt": 10, "output": 5, "answers": True}}}
+    },
+    "arrivals": {"kind": "poisson", "rate": 4.0, "duration_s": 30.0},
+    "history": 5,
+    "warm_start": True,
+}
+
+
+def scenario(**changes: object) -> Scenario:
+    return Scenario.model_validate({**ELASTIC, **changes})
+
+
+def nothing(fleet: VirtualFleet) -> None: ...
+
+
+class Script:
+    """Does one thing at each of some times, and keeps what it saw."""
+
+    def __init__(self, *steps: tuple[float, Any]) -> None:
+        self.steps = list(steps)
+        self.seen: list[tuple[float, dict[str, str]]] = []
+
+    def control(self, fleet: VirtualFleet, machine: Machine, now: float) -> float | None:
+        while self.steps and self.steps[0][0] <= now:
+            self.steps.pop(0)[1](fleet)
+        self.seen.append((now, {replica.replica_id: replica.state for replica in fleet}))
+        return self.steps[0][0] if self.steps else None
+
+
+def play(script: Script, **changes: object) -> World:
+    made = scenario(**changes)
+    world = World(made, "greedy", Workload(made, 1).runs(), 1, controller=script)
+    world.play()
+    return world
+
+
+def starts_on(world: World) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for outcome in world.outcomes:
+        for _, accelerator, start, _ in outcome.calls:
+            found.setdefault(accelerator, []).append(start)
+    return found
+
+
+def test_a_started_replica_serves_after_its_load_time_and_its_card_is_paid_from_the_start() -> None:
+    script = Script(
+        (10.0, lambda fleet: fleet.start("m", "L4")), (14.9, lambda fleet: None), (15.1, lambda fleet: None)
+    )
+    world = play(script)
+    states = [state for _, state in script.seen]
+    assert states[1] == {"m-L4-0000": "ready", "m-L4-0001": "starting"}
+    assert states[2]["m-L4-0001"] == "starting"
+    assert states[3]["m-L4-0001"] == "ready"
+    assert world.card_seconds["L4"] == pytest.approx(world.end_s + world.end_s - 10.0)
+    assert measure(world.scenario, world.outcomes, world.card_seconds).cost == pytest.approx(world.card_seconds["L4"])
+
+
+def test_more_replicas_than_cards_are_refused() -> None:
+    def greedy(fleet: VirtualFleet) -> None:
+        assert fleet.cards_left("L4") == 2
+        fleet.start("m", "L4")
+        fleet.start("m", "L4")
+        with pytest.raises(CapacityError, match="all 3 cards of type 'L4' are in use"):
+            fleet.start("m", "L4")
+        with pytest.raises(SpecError, match="has a replica of model 'm' already"):
+            fleet.start("m", "L4", "L4-0")
+        with pytest.raises(SpecError, match="not hosted on 'H100'"):
+            fleet.start("m", "H100")
+
+    play(Script((1.0, greedy)))
+
+
+def test_a_draining_replica_takes_no_new_calls_and_finishes_what_it_has() -> None:
+    script = Script(
+        (1.0, lambda fleet: fleet.start("m", "L4")),
+        (10.0, lambda fleet: fleet.drain("m-L4-0000")),
+        (20.0, lambda fleet: fleet.drain("m-L4-0000", False)),
+    )
+    seen: list[tuple[float, str]] = []
+
+    def watch(event: Event, now: float, actions: list[Action]) -> None:
+        seen.extend((now, action.replica_id) for action in actions if isinstance(action, Assign))
+
+    made = scenario()
+    outcomes = World(made, "greedy", Workload(made, 1).runs(), 1, watch, script).play()
+    assert all(outcome.finished_at < inf and len(outcome.calls) == 1 for outcome in outcomes)
+    between = {replica for now, replica in seen if 10.0 < now < 20.0}
+    assert between == {"m-L4-0001"}
+    assert "m-L4-0000" in {replica for now, replica in seen if now > 20.0}
+
+
+def test_what_runs_on_a_stopped_replica_runs_again_elsewhere() -> None:
+    script = Script((1.0, lambda fleet: fleet.start("m", "L4")), (12.0, lambda fleet: fleet.stop("m-L4-0000")))
+    world = play(script)
+    assert all(outcome.finished_at < inf for outcome in world.outcomes)
+    assert world.calls > len(world.outcomes)
+    assert world.card_seconds["L4"] == pytest.approx(12.0 + world.end_s - 1.0)
+
+
+def test_scale_from_zero_holds_calls_until_a_replica_is_there() -> None:
+    script = Script((3.0, lambda fleet: fleet.start("m", "L4")))
+    world = play(script, cards={"L4": {"count": 0, "most": 1}})
+    assert min(start for start in starts_on(world)["L4"]) == pytest.approx(8.0)
+    assert all(outcome.finished_at < inf for outcome in world.outcomes)
+
+
+def test_a_start_that_fails_is_told_and_its_card_given_back() -> None:
+    class Again:
+        starts = 0
+
+        def control(self, fleet: VirtualFleet, machine: Machine, now: float) -> float | None:
+            if not len(fleet):
+                fleet.start("m", "L4")
+                self.starts += 1
+            return now + 1.0
+
+    again = Again()
+    hosting = {"plain": {"w0": 0.1}, "load_s": {"uniform": [1, 3]}, "failed_starts": 0.7}
+    made = scenario(cards={"L4": {"count": 0, "most": 1}}, models={"m": {"on": {"L4": hosting}}})
+    world = World(made, "greedy", Workload(made, 1).runs(), 1, controller=again)
+    outcomes = world.play()
+    assert len(world.fleet.failed_starts) == again.starts - 1 > 0
+    assert all(outcome.finished_at < inf for outcome in outcomes)
+
+
+def test_a_slow_card_takes_as_many_times_as_long_and_recovers() -> None:
+    made = scenario(
+        arrivals={"kind": "poisson", "rate": 0.5, "duration_s": 40.0},
+        failures=[{"card": "L4-0", "at_s": 10.0, "down_s": 15.0, "slow": 3.0}],
+    )
+    took = [(s, e - s) for o in World(made, "greedy", Workload(made, 1).runs()).play() for _, _, s, e in o.calls]
+    assert {round(t, 6) for s, t in took if s > 10.0 and s + t < 25.0} == {1.5}
+    assert {round(t, 6) for s, t in took if s + t < 10.0 or s > 25.0} == {0.5}
+
+
+def test_a_failure_of_a_card_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"no card 'L4-7' \(known: L4-0 to L4-2\)"):
+        scenario(failures=[{"card": "L4-7", "at_s": 1.0}])
+
+
+def test_a_run_that_is_rejected_leaves_nothing_behind() -> None:
+    one = {"nodes": {"m": {"model": "m", "prompt": 9, "output": 2, "items": 3},
+                     "a": {"model": "m", "prompt": 9, "output": 5, "answers": True, "after": ["m"]}},
+           "slo": {"ttft_s": 2.0}, "on_miss": "reject"}  # fmt: skip
+    made = scenario(workflows={"one": one})
+    world = World(made, "slack", Workload(made, 1).runs())
+    outcomes = world.play()
+    assert 0 < sum(outcome.finished_at == inf for outcome in outcomes) < len(outcomes)
+    assert not world.machine.runs.calls
+    assert world.machine.held == 0
+    assert all(not replica.attempts for replica in world.fleet)
