@@ -140,6 +140,7 @@ class ReplicaReady(_Message):
     latency: dict[str, float]
     load_s: float
     profile: str | None = None  # JSON of `dask_fmware.profile.record.LiveProfile`, if its speed was measured
+    card_slots: int | None = None  # calls at once over all replicas of its card; None: no bound but their slots
     version: int = PROTOCOL_VERSION
 
     def replica(self, worker: str) -> Replica:

@@ -32,6 +32,9 @@ class Accelerator(Record):
 
     cards: int = Field(ge=1, description="cards of this type")
     replicas_per_card: int = Field(default=1, ge=1, description="replicas (of any models) that may share a card")
+    slots_per_card: int | None = Field(
+        default=None, ge=1, description="calls at once on a card, over all of its replicas; None: as many as these take"
+    )
     cores: list[list[int]] | None = Field(
         default=None, description="CPU cores of each card, for engines that run on cores"
     )

@@ -47,6 +47,7 @@ MESSAGES = st.one_of(
         latency=st.fixed_dictionaries({"first_token_s": seconds, "output_token_s": seconds}),
         load_s=seconds,
         profile=st.none() | text,
+        card_slots=st.none() | number,
     ),
 )
 READY = ReplicaReady(

@@ -93,6 +93,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         latency=latency.model_dump() if isinstance(latency, Latency) else dict(latency),
         load_s=load_s,
         profile=profile,
+        card_slots=deployment.accelerators[accelerator].slots_per_card,
     )
     return Loaded(engine, ready, footprint, arguments)
 

@@ -1,0 +1,110 @@
+"""Cards that engines in several processes share: one call at a time on each, first come, first served.
+
+    python -m benchmarks.card_server SOCKET
+
+An engine opens a connection for each call, says which card and which call, is told "go" when the card is its, and
+closes the connection when the call is done. A process that is killed closes its connections too, so a card is never
+lost. The server keeps when each call had its card: the record by which both systems are judged, made by neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections import defaultdict, deque
+from time import perf_counter
+from typing import Any
+
+__all__ = ["Cards", "ask", "turn"]
+
+
+class Cards:
+    """The cards, their queues and the record."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
+        self._busy: set[str] = set()
+        self.record: list[dict[str, Any]] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Speak with one connection until it is closed."""
+        try:
+            asked = json.loads(await reader.readline() or b"{}")
+            match asked.get("op"):
+                case "turn":
+                    await self._turn(asked["card"], asked["call"], reader, writer)
+                case "record":
+                    record, self.record = self.record, []
+                    writer.write(json.dumps(record).encode() + b"\n")
+                    await writer.drain()
+        except (ConnectionError, json.JSONDecodeError):
+            pass  # its process has died
+        finally:
+            writer.close()
+
+    async def _turn(self, card: str, call: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked_at = perf_counter()
+        closed = asyncio.ensure_future(reader.read())  # nothing more is said; returns when the engine is done
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues[card].append(mine)
+        self._next(card)
+        await asyncio.wait({mine, closed}, return_when=asyncio.FIRST_COMPLETED)
+        if not mine.done():  # given up while it waited
+            self._queues[card].remove(mine)
+            return
+        try:
+            began = perf_counter()
+            writer.write(b"go\n")
+            await closed
+            self.record.append({"call": call, "card": card, "asked": asked_at, "began": began, "ended": perf_counter()})
+        finally:
+            self._busy.discard(card)
+            self._next(card)
+
+    def _next(self, card: str) -> None:
+        if card not in self._busy and self._queues[card]:
+            self._busy.add(card)
+            self._queues[card].popleft().set_result(None)
+
+
+class turn:
+    """Hold a card: ``async with turn(socket, card, call)``."""
+
+    def __init__(self, socket: str, card: str, call: str) -> None:
+        self._socket = socket
+        self._question = {"op": "turn", "card": card, "call": call}
+
+    async def __aenter__(self) -> None:
+        reader, self._writer = await asyncio.open_unix_connection(self._socket)
+        try:
+            self._writer.write(json.dumps(self._question).encode() + b"\n")
+            if not await reader.readline():
+                raise ConnectionError(f"the card server at {self._socket} has gone")
+        except BaseException:
+            self._writer.close()
+            raise
+
+    async def __aexit__(self, *failure: object) -> None:
+        self._writer.close()
+
+
+async def ask(socket: str) -> list[dict[str, Any]]:
+    """Take the record of all calls since it was last asked for."""
+    reader, writer = await asyncio.open_unix_connection(socket, limit=1 << 26)
+    writer.write(b'{"op": "record"}\n')
+    answer = await reader.readline()
+    writer.close()
+    record: list[dict[str, Any]] = json.loads(answer)
+    return record
+
+
+async def _main(path: str) -> None:
+    server = await asyncio.start_unix_server(Cards().serve, path)
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.read)  # whoever started us has ended
+    server.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1]))

@@ -1,0 +1,153 @@
+"""The paper's experiment on real systems: Ray Serve and dask-fmware on the same emulated cards, in turn.
+
+    python -m benchmarks.paper --ray-env RAY_ENV [--quick | --full] [--seeds 5]
+
+For each seed each system is started, given warm-up runs, and then every cell: a workflow and a number of runs within
+ten seconds. One system is up at a time. Cells are kept in `results/paper_cells.jsonl` as they end, and a command that
+is started again goes on where it was; the tables are made from there (`python -m benchmarks.paper_tables`). A cell
+during which the machine stalled is discarded, noted and repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from benchmarks import paper_tables
+from benchmarks.environment import RESULTS, environment
+from benchmarks.systems import SYSTEMS, System, card_server, ray_python, run_cell, running
+from benchmarks.trial import Cell, plan
+
+__all__ = ["CELLS", "HEADLINE", "is_stalled", "kept"]
+
+CELLS = RESULTS / "paper_cells.jsonl"
+WORKFLOWS = ("rag", "shopping")
+COUNTS = (5, 8, 10, 12, 15, 20, 30)
+FIRST_SEED = 1000
+HEADLINE = ("ray", "greedy", "slack")
+WARM_SEED = 90_000  # of runs before the first cell, that no result holds
+WARM_COUNT = 10
+LATE_S, STALL_S = 0.03, 0.2  # 95th percentile of the engines' lateness, worst stall: above these a cell is discarded
+TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Systems and the cells that each gets, for each seed."""
+
+    systems: tuple[str, ...]
+    cells: tuple[Cell, ...]  # with seed 0, to be replaced
+
+
+def suites(asked: argparse.Namespace) -> list[Suite]:
+    """What a form of the command runs."""
+    counts = (5, 15) if asked.quick else COUNTS
+    headline = tuple(Cell(workflow, count, 0) for workflow in WORKFLOWS for count in counts)
+    made = [Suite(HEADLINE, headline)]
+    if asked.full:
+        made.append(
+            Suite(
+                ("target", "least_outstanding", "ray local", "ray ongoing 1", "ray ongoing 100", "ray throughput"),
+                headline,
+            )
+        )
+        for lengths, plus_s in (("drawn", 1.0), ("deterministic", 0.5), ("deterministic", 2.0)):
+            cells = tuple(Cell(cell.workflow, cell.count, 0, lengths, plus_s) for cell in headline)
+            made.append(Suite(HEADLINE, cells))
+    return made
+
+
+def is_stalled(result: dict[str, Any]) -> str:
+    """Why a cell is discarded; empty if it is kept."""
+    if result["machine_stall_s"] > STALL_S:
+        return f"the machine stalled for {result['machine_stall_s']:.2f} s"
+    if (result["late_p95_s"] or 0.0) > LATE_S:
+        return f"engines were late by {result['late_p95_s']:.3f} s (95th percentile)"
+    return ""
+
+
+def key(cell: dict[str, Any]) -> tuple[Any, ...]:
+    """What makes a cell the same cell."""
+    return tuple(cell[name] for name in ("system", "workflow", "count", "seed", "lengths", "plus_s"))
+
+
+def kept(path: Path) -> list[dict[str, Any]]:
+    """Read the cells of a file, without those discarded."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if "system" in line and not line.get("discarded")]
+
+
+async def work(asked: argparse.Namespace, path: Path, where: dict[str, Any]) -> None:
+    """Run what is not there yet."""
+    python = ray_python(asked.ray_env)
+    done = {key(cell) for cell in kept(path)}
+    seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
+    todo: list[tuple[System, int, list[Cell]]] = []
+    for suite in suites(asked):
+        for seed in seeds:
+            for name in suite.systems:
+                cells = [Cell(c.workflow, c.count, seed, c.lengths, c.plus_s) for c in suite.cells]
+                random.Random(seed).shuffle(cells)  # alike for all systems
+                left = [cell for cell in cells if key({"system": name, **asdict(cell)}) not in done]
+                if left:
+                    todo.append((SYSTEMS[name], seed, left))
+    with path.open("a", encoding="utf-8") as out, Progress() as progress:
+        bar = progress.add_task("cells", total=sum(len(cells) for _, _, cells in todo))
+        _keep(out, {"environment": where})
+        async with card_server() as socket:
+            for system, seed, cells in todo:
+                async with running(system, socket, python) as one:
+                    await one.run([run for name in WORKFLOWS for run in plan(Cell(name, WARM_COUNT, WARM_SEED + seed))])
+                    _keep(out, {"started": system.name, **one.ready})
+                    for cell in cells:
+                        progress.update(bar, description=f"{system.name}, {cell.workflow}, N={cell.count}, seed {seed}")
+                        for _ in range(TRIES):
+                            result = await run_cell(one, cell)
+                            if not (why := is_stalled(result)):
+                                break
+                            _keep(out, _summary(result, discarded=why))
+                        else:
+                            progress.console.print(f"{system.name}, {cell}: given up, {why}")
+                            continue
+                        _keep(out, result)
+                        progress.advance(bar)
+
+
+def _summary(result: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name not in ("runs", "calls")} | more
+
+
+def _keep(out: Any, line: dict[str, Any]) -> None:
+    out.write(json.dumps(line) + "\n")
+    out.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ray-env", metavar="FOLDER", help="virtual environment with Ray (or the variable RAY_ENV)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 1000 up (default 5)")
+    parser.add_argument("--quick", action="store_true", help="one seed, two loads, nothing is kept; under 5 minutes")
+    parser.add_argument("--full", action="store_true", help="also other settings of Ray, lengths and objectives")
+    asked = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the systems too
+    path = CELLS
+    if asked.quick:
+        asked.seeds, path = 1, Path("paper_quick.jsonl")
+        path.unlink(missing_ok=True)
+    asyncio.run(work(asked, path, environment(seed=FIRST_SEED)))
+    print(paper_tables.make(path, write=not asked.quick))
+
+
+if __name__ == "__main__":
+    main()

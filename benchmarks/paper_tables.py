@@ -1,0 +1,7 @@
+"""Tables."""
+
+from pathlib import Path
+
+
+def make(path: Path, write: bool) -> str:
+    return ""

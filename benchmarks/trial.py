@@ -1,0 +1,178 @@
+"""What one cell of the evaluation asks of a system and what it saw: plain values that travel between processes.
+
+Runs are drawn by the simulator's own `Workload`, so a real system and its simulation get the same arrivals, paths,
+lengths and objectives. It knows no system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+from benchmarks.card_engine import planned_prompt
+from dask_fmware.simulate.scenario import Scenario, WindowArrivals, load_scenario
+from dask_fmware.simulate.workload import SampledNode, SampledRun, Workload, alone_s
+
+__all__ = ["LABELS", "Cell", "Clock", "PlannedCall", "PlannedRun", "Seen", "drive", "plan", "scenario_of"]
+
+SCENARIO = Path(__file__).parent / "scenarios" / "paper.yaml"
+FAST, SLOW = "A100", "A40"
+LABELS = {"order": "place order", "search": "search shop", "chat": "chat a bit."}  # of three tokens each
+WINDOW_S = 10.0
+TICK_S = 0.02  # between two looks at the clock
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One load on one workflow with one seed."""
+
+    workflow: Literal["rag", "shopping"]
+    count: int  # runs that arrive in the window
+    seed: int
+    lengths: Literal["deterministic", "drawn"] = "deterministic"
+    plus_s: float = 1.0  # SLO: unloaded TTFT and so much more
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """One call as the engine will play it."""
+
+    name: str  # "r3/answer", "r3/pitch.1"
+    model: str
+    prompt: str
+    prompt_tokens: int
+    output_tokens: int
+    alone_s: dict[str, float]  # by card, on an idle one
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One run of a cell."""
+
+    run_id: str
+    workflow: str
+    arrival_s: float
+    ttft_slo_s: float
+    prompts: dict[str, str | list[str]]  # by node; only of the path that the run takes
+    calls: list[PlannedCall]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a client saw of one run, seconds since its planned arrival."""
+
+    run_id: str
+    submitted_s: float = 0.0  # how late the client was
+    first_s: float | None = None
+    done_s: float | None = None
+    error: str = ""
+
+    def wire(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def scenario_of(cell: Cell) -> Scenario:
+    """The paper's setting at the load of a cell, for the simulator."""
+    base = load_scenario(SCENARIO)
+    workflow = base.workflows[cell.workflow]
+    assert workflow.slo is not None
+    slo = workflow.slo.model_copy(update={"plus_s": cell.plus_s})
+    return base.model_copy(
+        update={
+            "workflows": {cell.workflow: workflow.model_copy(update={"slo": slo})},
+            "arrivals": WindowArrivals(kind="window", count=cell.count, window_s=WINDOW_S),
+            "lengths": cell.lengths,
+        }
+    )
+
+
+def plan(cell: Cell) -> list[PlannedRun]:
+    """Draw the runs of a cell."""
+    scenario = scenario_of(cell)
+    return [
+        planned(scenario, run, f"{cell.workflow[0]}{cell.count}s{cell.seed}")
+        for run in Workload(scenario, cell.seed).runs()
+    ]
+
+
+def planned(scenario: Scenario, run: SampledRun, prefix: str) -> PlannedRun:
+    """Write the prompts of one run."""
+    name = f"{prefix}{run.run_id}"
+    prompts: dict[str, str | list[str]] = {}
+    calls: list[PlannedCall] = []
+    for node in run.nodes:
+        if node.model is None or not node.taken:
+            continue
+        several = node.name in {"pitch"}
+        made = [
+            _call(scenario, run, node, f"{name}/{node.name}" + (f".{i}" if several else ""), *lengths)
+            for i, lengths in enumerate(node.calls)
+        ]
+        calls += made
+        prompts[node.name] = [call.prompt for call in made] if several else made[0].prompt
+    return PlannedRun(name, run.workflow, run.arrival, run.deadline - run.arrival, prompts, calls)
+
+
+def _call(
+    scenario: Scenario, run: SampledRun, node: SampledNode, name: str, prompt_tokens: int, output_tokens: int
+) -> PlannedCall:
+    output: int | str = output_tokens
+    if node.decides is not None:
+        branches = scenario.workflows[run.workflow].nodes[node.name].decides or {}
+        output = LABELS[list(branches)[node.decides]]
+    model = node.model or ""
+    alone = {
+        card: alone_s(hosting.step_law, hosting.limits, ((prompt_tokens, output_tokens),))[1]
+        for card, hosting in scenario.models[model].on.items()
+    }
+    return PlannedCall(name, model, planned_prompt(name, prompt_tokens, output), prompt_tokens, output_tokens, alone)
+
+
+@dataclass(slots=True)
+class Clock:
+    """How long an event loop was away, at worst."""
+
+    worst_s: float = 0.0
+
+    async def watch(self) -> None:
+        """Look at the clock until cancelled."""
+        while True:
+            due = perf_counter() + TICK_S
+            await asyncio.sleep(TICK_S)
+            self.worst_s = max(self.worst_s, perf_counter() - due)
+
+
+async def drive(
+    runs: Sequence[PlannedRun], start: Callable[[PlannedRun], AsyncIterator[str]], ahead_s: float = 0.2
+) -> tuple[list[Seen], float]:
+    """Submit runs when they arrive, whatever becomes of those before; return what was seen and the worst stall.
+
+    All times are since the planned arrival, so a client that is late makes a system no faster.
+    """
+    begin = perf_counter() + ahead_s
+    clock = Clock()
+    watching = asyncio.create_task(clock.watch())
+
+    async def one(run: PlannedRun) -> Seen:
+        seen = Seen(run.run_id)
+        due = begin + run.arrival_s
+        await asyncio.sleep(max(0.0, due - perf_counter()))
+        seen.submitted_s = perf_counter() - due
+        try:
+            async for text in start(run):
+                if seen.first_s is None and text:
+                    seen.first_s = perf_counter() - due
+            seen.done_s = perf_counter() - due
+        except Exception as error:
+            seen.error = f"{type(error).__name__}: {error}"[:300]
+        return seen
+
+    try:
+        return list(await asyncio.gather(*(one(run) for run in runs))), clock.worst_s
+    finally:
+        watching.cancel()
