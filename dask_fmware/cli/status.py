@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -58,13 +59,14 @@ def _show(state: dict[str, Any]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("replica", "model", "accelerator", "card", "engine"):
         table.add_column(name, no_wrap=True)
-    for name in ("running", "waiting", "slots", "ms/token"):
+    for name in ("running", "waiting", "slots", "KV cache", "prefix hits", "ms/token"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for item in sorted(state["replicas"], key=lambda replica: str(replica["name"])):
         table.add_row(
             *(Text(str(item[key])) for key in ("name", "model", "accelerator", "card", "engine")),
             *(str(item[key]) for key in ("running", "waiting", "slots")),
+            *_cache(item["engine_state"] or {}),
             f"{1e3 * item['latency']['output_token_s']:.2f}",
             "draining" if item["draining"] else "ready",
         )
@@ -78,3 +80,10 @@ def _show(state: dict[str, Any]) -> None:
         console.print(Text(f"replica {item['name']} of model {item['model']} {fate}: {item['error']}", style="red"))
     for hook, count in state["failures"].items():
         console.print(Text(f"the router failed {count} times in {hook}; see the scheduler's log", style="red"))
+
+
+def _cache(state: Mapping[str, Any]) -> tuple[str, str]:
+    """Use of the KV cache, and the share of prompt tokens that the prefix cache answered."""
+    used, queried = state.get("kv_used"), state.get("prefix_queried_tokens")
+    hits = f"{state['prefix_hit_tokens'] / queried:.0%}" if queried else "-"
+    return "-" if used is None else f"{used:.0%}", hits

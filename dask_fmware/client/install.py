@@ -100,6 +100,9 @@ async def _uninstall(client: Client) -> None:
 def status(client: Client) -> Any:
     """Return the state of the runtime: replicas with their load, held calls, failed replicas.
 
+    ``engine_state`` of a replica is what its engine last said of itself (`EngineState` as a dictionary), at most
+    a quarter of a second old; None until it has spoken. ``running`` and ``waiting`` are the router's own figures.
+
     Raises
     ------
     NotInstalledError
@@ -120,7 +123,11 @@ async def _status(client: Client) -> dict[str, Any]:
 async def _asked(client: Client) -> dict[str, Any] | None:
     """Return what the router says of itself, or None if there is none."""
     answer = await client.scheduler.fmware_status()
-    return {**answer, "deployment": json.loads(answer["deployment"])} if answer is not None else None
+    if answer is None:
+        return None
+    states = await client.scheduler.fmware_engine_states() or {}  # None: it was uninstalled meanwhile
+    replicas = [{**replica, "engine_state": states.get(replica["worker"])} for replica in answer["replicas"]]
+    return {**answer, "deployment": json.loads(answer["deployment"]), "replicas": replicas}
 
 
 def wait_ready(client: Client, *, timeout_s: float = 120.0) -> Any:

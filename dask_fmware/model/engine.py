@@ -97,6 +97,9 @@ class EngineState:
     running: int = 0  # requests that hold a slot
     waiting: int = 0  # accepted requests without a slot
     kv_used: float | None = None  # share of the KV cache in use, 0..1; None where unknown
+    prefix_queried_tokens: int | None = None  # prompt tokens looked up in the prefix cache since the start
+    prefix_hit_tokens: int | None = None  # of these, found there
+    preemptions: int | None = None  # requests that lost their place in the KV cache since the start
 
 
 @runtime_checkable

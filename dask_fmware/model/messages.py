@@ -6,10 +6,11 @@ They hold ids, counts and durations, never a prompt or an answer.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
 from dask_fmware.errors import VersionMismatchError
+from dask_fmware.model.engine import EngineState
 from dask_fmware.model.replica import Replica
 from dask_fmware.spec.deployment import Latency
 
@@ -17,6 +18,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "AttemptEnded",
     "Branched",
+    "EngineStateReport",
     "FirstToken",
     "Grant",
     "ReplicaFailed",
@@ -24,7 +26,7 @@ __all__ = [
     "check_version",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 def check_version(theirs: object, who: str) -> None:
@@ -160,3 +162,21 @@ class ReplicaFailed(_Message):
     accelerator: str
     error: str
     will_retry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStateReport(_Message):
+    """Worker to scheduler, a few times a second while it changes: the state of its engine, as `EngineState`."""
+
+    op: ClassVar[str] = "fmware-engine-state"
+    running: int
+    waiting: int
+    kv_used: float | None = None
+    prefix_queried_tokens: int | None = None
+    prefix_hit_tokens: int | None = None
+    preemptions: int | None = None
+
+    @classmethod
+    def of(cls, state: EngineState) -> Self:
+        """Return the report of a state."""
+        return cls(**asdict(state))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dask_fmware_scheduler.engine_states import EngineStates
+
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
 
@@ -35,5 +37,5 @@ class Service(Protocol):
         ...
 
 
-SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = ()
+SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (EngineStates,)
 """Makers of services, in the order in which they start."""

@@ -32,6 +32,11 @@ def text_of(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
+def is_idle(engine: Engine) -> bool:
+    """Whether nothing runs or waits."""
+    return (engine.state().running, engine.state().waiting) == (0, 0)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop run until a condition holds; for state that no event announces."""
     async with asyncio.timeout(WAIT_S):

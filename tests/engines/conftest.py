@@ -56,14 +56,24 @@ def _vllm(context_tokens: int, **arguments: Any) -> Engine:
     return create_engine("vllm", {**fixed, "context_tokens": context_tokens, **arguments})
 
 
+def _transformers(**arguments: Any) -> Engine:
+    from dask_fmware_workers.engines import create_engine
+    from tests.engines.tiny_llama import tiny_llama
+
+    return create_engine("transformers", {"model": str(tiny_llama()), "device": "cpu", "threads": 1, **arguments})
+
+
 FACTORIES: dict[str, Callable[..., Engine]] = {
     "emulated": _emulated,
     "llama.cpp": _llama_cpp,
     "openai": _openai,
     "scripted": _scripted,
+    "transformers": _transformers,
     "vllm": _vllm,
 }
 """A factory takes `slots` and `context_tokens`. Add an engine here and the whole suite runs on it."""
+
+ELSEWHERE = ("transformers", "vllm")  # they run in an environment of their own, each behind a marker of its name
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,10 +87,11 @@ def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _marks(name: str) -> list[pytest.MarkDecorator]:
-    if name != "vllm":
+    if name not in ELSEWHERE:
         return [pytest.mark.engine]
-    # What vLLM and torch warn of is theirs.
-    return [pytest.mark.engine, pytest.mark.vllm, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
+    mark = getattr(pytest.mark, name)
+    # What these libraries and torch warn of is theirs.
+    return [pytest.mark.engine, mark, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(params=[pytest.param(name, marks=_marks(name)) for name in FACTORIES])

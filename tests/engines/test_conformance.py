@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 
 from dask_fmware.errors import ContextOverflowError, EngineCrashedError, EngineError, OutputFormatError, SpecError
-from dask_fmware.model.engine import Engine, EngineState, Message, Request, Sampling, Usage
-from tests.engines.asking import WAIT_S, ask, collect, native_threads, settled_threads, text_of, until
+from dask_fmware.model.engine import Engine, Message, Request, Sampling, Usage
+from tests.engines.asking import WAIT_S, ask, collect, is_idle, native_threads, settled_threads, text_of, until
 
 LONG = 8000  # tokens: more than any engine makes before a test has seen what it waits for
 AWKWARD_LABELS = ('say "yes"', "back\\slash", ".*[x](y){2}|z^$", "naïve ☃ 😀", "two\nlines\tand a tab", "-")
@@ -40,7 +40,7 @@ async def test_it_is_an_engine_and_says_what_it_can_do(serving: Any) -> None:
         assert engine.capabilities.engine
         assert engine.capabilities.engine_version
         assert engine.capabilities.longest_token_bytes >= 1
-        assert engine.state() == EngineState(0, 0, engine.state().kv_used)
+        assert is_idle(engine)
 
 
 async def test_only_the_last_delta_has_a_finish_reason_and_usage(serving: Any) -> None:
@@ -129,7 +129,7 @@ async def test_closing_the_iterator_aborts(serving: Any) -> None:
         async with aclosing(engine.generate(ask(max_tokens=LONG))) as stream:
             await anext(stream)
             assert engine.state().running == 1
-        await until(lambda: engine.state() == EngineState(0, 0, engine.state().kv_used))
+        await until(lambda: is_idle(engine))
 
 
 async def test_cancelling_the_consumer_aborts(serving: Any) -> None:
@@ -139,7 +139,7 @@ async def test_cancelling_the_consumer_aborts(serving: Any) -> None:
         consumer.cancel()
         with pytest.raises(asyncio.CancelledError):
             await consumer
-        await until(lambda: engine.state() == EngineState(0, 0, engine.state().kv_used))
+        await until(lambda: is_idle(engine))
 
 
 async def test_requests_beyond_the_slots_wait_and_are_served(serving: Any) -> None:

@@ -12,6 +12,7 @@ from dask_fmware.model.messages import (
     PROTOCOL_VERSION,
     AttemptEnded,
     Branched,
+    EngineStateReport,
     FirstToken,
     Grant,
     ReplicaFailed,
@@ -21,7 +22,7 @@ from dask_fmware.model.messages import (
 
 few = settings(max_examples=50, deadline=None)
 text, number = st.text(max_size=10), st.integers(0, 2**62)
-seconds = st.floats(0, 1e9)
+seconds, share = st.floats(0, 1e9), st.floats(0, 1)
 MESSAGES = st.one_of(
     st.builds(Grant, text, number, st.floats(allow_nan=False, allow_infinity=False)),
     st.builds(FirstToken, text, number, seconds),
@@ -36,6 +37,7 @@ MESSAGES = st.one_of(
     ),
     st.builds(Branched, text, text, st.none() | number),
     st.builds(ReplicaFailed, text, text, text, text, st.booleans()),
+    st.builds(EngineStateReport, *[number] * 2, st.none() | share, *[st.none() | number] * 3),
     st.builds(
         ReplicaReady,
         *[text] * 4,
@@ -103,7 +105,7 @@ def test_what_an_older_sender_leaves_out_has_its_default_or_is_another_version(m
 def test_every_message_has_an_op_of_its_own() -> None:
     kinds = [getattr(messages, name) for name in messages.__all__]
     ops = [kind.op for kind in kinds if hasattr(kind, "op")]
-    assert len(ops) == len(set(ops)) == 6
+    assert len(ops) == len(set(ops)) == 7
     assert all(op.startswith("fmware-") for op in ops)
 
 
@@ -115,7 +117,7 @@ def test_an_announcement_becomes_the_replica_at_its_workers_address() -> None:
 
 
 def test_an_announcement_of_another_version_is_refused_with_the_next_step() -> None:
-    with pytest.raises(VersionMismatchError, match=r"worker tcp://x speaks message version 0, this side 1; install"):
+    with pytest.raises(VersionMismatchError, match=r"worker tcp://x speaks message version 0, this side 2; install"):
         replace(READY, version=0).replica("tcp://x")
 
 

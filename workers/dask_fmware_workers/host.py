@@ -37,6 +37,7 @@ from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 from dask_fmware_workers.loading import Labels, Loaded, load
 from dask_fmware_workers.profiling import measure
 from dask_fmware_workers.runner import CallRunner
+from dask_fmware_workers.state_reports import StateReports
 
 __all__ = ["ModelHost"]
 
@@ -68,6 +69,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.dask = WorkerInternals(worker)
         self.runner = CallRunner(self.dask.send, self._crashed)
         self.bodies = BodyClient(self.dask)
+        self.state_reports = StateReports(self.dask.send)
         self.loaded: Loaded | None = None
         self.connected = False  # a router has spoken to us
         self._pause_s = 0.0  # before the engine is started again after a crash
@@ -99,6 +101,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
     async def teardown(self, worker: Worker) -> None:
         """Abort what runs and close the engine."""
         self._work.cancel()
+        self.state_reports.stop()
         await asyncio.wait([self._work], timeout=1)
         await self.bodies.close()
         if self.loaded is not None:
@@ -129,6 +132,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         """An engine died under a call: stop being a replica, and start it again."""
         if self.loaded is not None and engine is self.loaded.engine:
             self.loaded = None
+            self.state_reports.stop()
             self._work.cancel()  # it may still be announcing the engine
             if perf_counter() - self._ready_at > LAST_RETRY_S:
                 self._pause_s = 0.0  # it served for a while
@@ -182,6 +186,8 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     def _connect(self) -> None:
         self.connected = True
+        if self.loaded is not None:
+            self.state_reports.follow(self.loaded.engine)
         if self.stream_interval_s is not None:
             self.dask.send_at_once(self.stream_interval_s)
 

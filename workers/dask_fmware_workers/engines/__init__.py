@@ -28,6 +28,7 @@ ENGINES: dict[str, str] = {
     "llama.cpp": "dask_fmware_workers.engines.llama_cpp:LlamaCppEngine",
     "openai": "dask_fmware_workers.engines.openai_server:OpenAIEngine",
     "scripted": "dask_fmware.testing.scripted:ScriptedEngine",
+    "transformers": "dask_fmware_workers.engines.transformers:TransformersEngine",
     "vllm": "dask_fmware_workers.engines.vllm:VllmEngine",
 }
 """Engines of this package, as ``module:Class``. They win over entry points of the same name."""

@@ -12,37 +12,23 @@ import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from contextlib import aclosing
+from typing import Any
 
-from dask_fmware.errors import EngineLoadError
-from dask_fmware.model.engine import Request
+from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware.model.engine import EngineState, Request
+from dask_fmware_workers.engines.token_engine import Backend, Piece
+from dask_fmware_workers.engines.vllm_stats import EngineStats
 from dask_fmware_workers.engines.vllm_watch import OWNER
 
-__all__ = ["BACKENDS", "Backend"]
+__all__ = ["BACKENDS"]
 
 SEEDS = 2**63 - 1
 SHUTDOWN_S = 1.0  # vLLM's own default is longer than the patience of a nanny
+PRIORITIES = 2**31  # of either sign
 
 
-class Backend(Protocol):
-    """A loaded model."""
-
-    tokenizer: Any
-
-    def open(self, arguments: Mapping[str, Any]) -> None:
-        """Load; blocks."""
-
-    def parameters(self, request: Request, default_seed: int) -> Any:
-        """Translate what a request says of its sampling and format."""
-
-    def stream(self, number: str, tokens: Sequence[int], parameters: Any) -> AsyncIterator[Any]:
-        """Yield vLLM's outputs, each with what is new; closing the iterator aborts."""
-
-    def close(self) -> None:
-        """Free everything; blocks. No stream may be open."""
-
-
-def parameters(request: Request, default_seed: int) -> Any:
+def parameters(request: Request, seed: int) -> Any:
     """Return vLLM's `SamplingParams` of a request."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
@@ -56,7 +42,7 @@ def parameters(request: Request, default_seed: int) -> Any:
     }
     return SamplingParams(
         max_tokens=request.max_tokens,
-        seed=(default_seed if sampling.seed is None else sampling.seed) % SEEDS,
+        seed=seed % SEEDS,
         stop=list(sampling.stop) or None,
         structured_outputs=structured,
         output_kind=RequestOutputKind.DELTA,
@@ -64,30 +50,64 @@ def parameters(request: Request, default_seed: int) -> Any:
     )
 
 
+def urgency(priority: float) -> int:
+    """Return a priority as vLLM takes them: whole, lower first; ours may be seconds."""
+    return int(min(max(1e3 * priority, -PRIORITIES), PRIORITIES))
+
+
+def configured(arguments: Mapping[str, Any], kind: str, context: Any) -> Any:
+    """Return vLLM's configuration; what it refuses here it will refuse for ever.
+
+    Raises
+    ------
+    DeploymentError
+        If the model's architecture or an argument is unknown, or they do not fit each other.
+    """
+    import vllm.engine.arg_utils
+
+    try:
+        return getattr(vllm.engine.arg_utils, kind)(**arguments).create_engine_config(context)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise DeploymentError(
+            f"vllm: '{arguments['model']}' cannot be served as it is deployed ({_first_reason(error)}); correct the "
+            "model or its arguments"
+        ) from error
+
+
+def _first_reason(error: Exception) -> str:
+    """Return the message of an error, shortened; pydantic's repeats all arguments."""
+    errors = getattr(error, "errors", None)
+    text = errors(include_url=False, include_input=False)[0]["msg"] if callable(errors) else str(error)
+    return " ".join(str(text).split())[:300]
+
+
+def piece(output: Any) -> Piece:
+    """Read vLLM's output."""
+    part = output.outputs[0]
+    return Piece(part.text, len(part.token_ids), part.finish_reason, output.num_cached_tokens or 0)
+
+
 class OneProcess:
     """vLLM's engine, built, stepped and freed by one thread of this process."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, arguments: Mapping[str, Any]) -> None:
         self.tokenizer: Any = None
-        self._loop = loop
+        self.stats = EngineStats()
+        self._loop, self._arguments = loop, arguments
         self._thread: threading.Thread | None = None
         self._news = threading.Condition()
         self._commands: deque[Callable[[Any], object]] = deque()
         self._is_closing = False
         self._streams: dict[str, asyncio.Queue[Any]] = {}  # on the loop
 
-    parameters = staticmethod(parameters)
-
-    def open(self, arguments: Mapping[str, Any]) -> None:
+    def open(self) -> None:
         """Start the thread and wait until the model is loaded."""
-        import vllm.engine.arg_utils  # in this thread, so that its ImportError is ours
-
         loaded = threading.Event()
         failed: list[BaseException] = []
 
         def run() -> None:
             try:
-                engine = _engine(vllm.engine.arg_utils.EngineArgs(**arguments))
+                engine = _engine(self._arguments, self.stats)
                 self.tokenizer = engine.get_tokenizer()
             except BaseException as error:
                 failed.append(error)
@@ -135,16 +155,17 @@ class OneProcess:
         for stream in self._streams.values():
             stream.put_nowait(error)
 
-    async def stream(self, number: str, tokens: Sequence[int], parameters: Any) -> AsyncIterator[Any]:
-        """Yield vLLM's outputs of one request."""
+    async def stream(self, number: str, request: Request, tokens: Sequence[int], seed: int) -> AsyncIterator[Piece]:
+        """Yield what each step made for one request."""
         if self._thread is None or not self._thread.is_alive():
             raise RuntimeError("the engine's thread has ended")
         arrived: asyncio.Queue[Any] = asyncio.Queue()
         self._streams[number] = arrived
+        sampling, priority = parameters(request, seed), urgency(request.priority)
 
         def add(engine: Any) -> None:
             try:
-                engine.add_request(number, {"prompt_token_ids": list(tokens)}, parameters)
+                engine.add_request(number, {"prompt_token_ids": list(tokens)}, sampling, priority=priority)
             except Exception as error:  # of this request; the others go on
                 self._loop.call_soon_threadsafe(arrived.put_nowait, error)
 
@@ -157,11 +178,15 @@ class OneProcess:
                     is_over = True
                     raise output
                 is_over = output.finished
-                yield output
+                yield piece(output)
         finally:
             del self._streams[number]
             if not is_over:
                 self._tell(lambda engine: engine.abort_request([number]))
+
+    def state(self) -> EngineState:
+        """What vLLM's scheduler counted at its last step."""
+        return self.stats.state
 
     def close(self) -> None:
         """End the thread, which frees the model."""
@@ -172,57 +197,70 @@ class OneProcess:
             self._thread.join()
 
 
-def _engine(arguments: Any) -> Any:
+def _engine(arguments: Mapping[str, Any], stats: EngineStats) -> Any:
     """Return vLLM's engine without its child processes, whatever the environment says."""
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-    config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
-    return LLMEngine(
-        vllm_config=config,
+    engine: Any = LLMEngine(
+        vllm_config=configured(arguments, "EngineArgs", UsageContext.ENGINE_CONTEXT),
         executor_class=UniProcExecutor,  # CPU builds would take a child even for one card
-        log_stats=False,
+        log_stats=True,
         usage_context=UsageContext.ENGINE_CONTEXT,
         multiprocess_mode=False,
     )
+    engine.logger_manager = stats  # in place of vLLM's own, which feed Prometheus in every step
+    return engine
 
 
 class Processes:
     """vLLM's own asynchronous engine, with child processes."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, arguments: Mapping[str, Any]) -> None:
         self.tokenizer: Any = None
+        self.stats = EngineStats()
+        self._arguments = arguments
         self._engine: Any = None
 
-    parameters = staticmethod(parameters)
-
-    def open(self, arguments: Mapping[str, Any]) -> None:
+    def open(self) -> None:
         """Start the processes and wait until the model is loaded."""
         if multiprocessing.current_process().daemon:
             raise EngineLoadError(
                 "vllm: mode 'processes' needs children, which a daemonic worker cannot have; set Dask's configuration "
                 "distributed.worker.daemon to False, or use mode 'one_process'"
             )
-        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         os.environ[OWNER] = str(os.getpid())  # children look after it: see vllm_watch
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        context = UsageContext.ENGINE_CONTEXT
+        self._engine = AsyncLLM.from_vllm_config(
+            configured(self._arguments, "AsyncEngineArgs", context),
+            usage_context=context,
+            stat_loggers=[self.stats.logger],
+            disable_log_stats=True,  # of vLLM's own loggers: ours turns statistics on again
+        )
         self.tokenizer = self._engine.get_tokenizer()
 
-    async def stream(self, number: str, tokens: Sequence[int], parameters: Any) -> AsyncIterator[Any]:
-        """Yield vLLM's outputs of one request; it aborts by itself when this is closed."""
-        prompt = {"prompt_token_ids": list(tokens)}
-        async for output in self._engine.generate(prompt, parameters, number):
-            yield output
+    async def stream(self, number: str, request: Request, tokens: Sequence[int], seed: int) -> AsyncIterator[Piece]:
+        """Yield what each step made for one request; vLLM aborts by itself when this is closed."""
+        prompt, sampling = {"prompt_token_ids": list(tokens)}, parameters(request, seed)
+        outputs = self._engine.generate(prompt, sampling, number, priority=urgency(request.priority))
+        async with aclosing(outputs):
+            async for output in outputs:
+                yield piece(output)
+
+    def state(self) -> EngineState:
+        """What vLLM's scheduler counted at its last step."""
+        return self.stats.state
 
     def close(self) -> None:
         """End the processes."""
         self._engine.shutdown(SHUTDOWN_S)
 
 
-BACKENDS: dict[str, Callable[[asyncio.AbstractEventLoop], Backend]] = {
+BACKENDS: dict[str, Callable[[asyncio.AbstractEventLoop, Mapping[str, Any]], Backend]] = {
     "one_process": OneProcess,
     "processes": Processes,
 }

@@ -1,0 +1,45 @@
+"""What engines say of themselves, streamed to the scheduler and shown by status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask_fmware as fm
+from tests.cluster.flows import one
+
+
+async def until_told(cluster: Any, name: str, field: str, value: Any) -> None:
+    engines = cluster.router.services[0]
+    address = next(state.replica.replica_id for state in cluster.router.machine.fleet if state.replica.name == name)
+    await cluster.until(lambda: getattr(engines._last.get(address), field, None) == value, f"{name}: {field}={value}")
+
+
+async def test_status_shows_what_an_engine_says_of_its_load_and_the_router_agrees(serving: Any) -> None:
+    async with serving("small", slots=2) as cluster:
+        await until_told(cluster, "small-cpu-0", "running", 0)
+        engine = cluster.engines["small-cpu-0"]
+        engine.pause()
+        futures = [cluster.client.compute(one(f"{n}")) for n in range(2)]
+        await until_told(cluster, "small-cpu-0", "running", 2)
+        (replica,) = (await fm.status(cluster.client))["replicas"]
+        assert replica["engine_state"]["running"] == replica["running"] == engine.state().running == 2
+        engine.resume()
+        await cluster.client.gather(futures)
+        await until_told(cluster, "small-cpu-0", "running", 0)
+        for future in futures:
+            future.release()
+
+
+async def test_an_engine_that_died_says_nothing_any_more(serving: Any, monkeypatch: Any) -> None:
+    async with serving("small") as cluster:
+        await until_told(cluster, "small-cpu-0", "running", 0)
+        monkeypatch.setattr("dask_fmware_workers.host.ModelHost._recover", _stay_dead)
+        cluster.engines["small-cpu-0"].crash()
+        future = cluster.client.compute(one("x"))
+        await cluster.until(lambda: len(cluster.router.machine.fleet) == 0)
+        assert cluster.router.services[0].states() == {}
+        await future.cancel()
+
+
+async def _stay_dead(host: Any, engine: Any, error: Exception) -> None:
+    await host._announce_failure(error, will_retry=True)

@@ -1,0 +1,298 @@
+"""What engines share that take prompts as tokens and run them in a backend which batches by itself.
+
+It owns their life, the queue before their slots, the checks and the errors that users see. How a model is loaded
+and stepped is a `Backend`'s; it knows no library.
+
+Requests wait here, by priority, until one of the slots is free, so the backend's own queue stays empty: what waits
+there could not be reordered. Prompts go in as tokens, so that they are counted once and checked against the
+context before anything runs: a request that is too long never reaches a loop that it could end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import count
+from random import Random
+from typing import Any, ClassVar, Protocol
+
+from dask_fmware.errors import (
+    EngineCrashedError,
+    EngineError,
+    EngineLoadError,
+    FMwareError,
+    OutputFormatError,
+    SpecError,
+)
+from dask_fmware.model.engine import Capabilities, Delta, EngineState, FinishReason, Request, Usage
+from dask_fmware_workers.engines.engine_call import EngineCall
+from dask_fmware_workers.engines.request_checks import check_context, check_format, check_request
+from dask_fmware_workers.engines.slot_queue import SlotQueue
+
+__all__ = ["Backend", "Piece", "TokenEngine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one step made for one request."""
+
+    text: str  # whole characters only
+    tokens: int
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0  # of the prompt, as far as known
+
+
+class Backend(Protocol):
+    """A model that is loaded, or will be."""
+
+    tokenizer: Any  # of Hugging Face's kind; there once the model is loaded
+
+    def open(self) -> None:
+        """Load; blocks."""
+
+    def stream(self, number: str, request: Request, tokens: Sequence[int], seed: int) -> AsyncIterator[Piece]:
+        """Generate; `number` is unique, closing the iterator aborts. Raises what the library raises."""
+
+    def state(self) -> EngineState:
+        """What the library counts; running and waiting are not read."""
+
+    def close(self) -> None:
+        """Free everything; blocks. No stream is open."""
+
+
+class TokenEngine:
+    """One model served by a backend.
+
+    Parameters
+    ----------
+    model
+        Name for messages.
+    slots
+        Requests that run at once.
+    context_tokens
+        Prompt plus output of one request.
+    seed
+        Of the seeds of requests that bring none.
+    """
+
+    name: ClassVar[str]  # as written in a deployment
+
+    def __init__(self, model: str, *, slots: int, context_tokens: int, seed: int) -> None:
+        self._model, self._slots, self._context_tokens = model, slots, context_tokens
+        self._random = Random(seed)
+        self._backend: Backend | None = None
+        self._capabilities: Capabilities | None = None
+        self._side_threads: ThreadPoolExecutor | None = None  # loading, tokenizing, closing
+        self._starting: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._queue = SlotQueue(slots)
+        self._calls: dict[str, EngineCall] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._numbers = count()
+
+    # -- what a subclass says --------------------------------------------------------------------
+
+    def _make_backend(self, loop: asyncio.AbstractEventLoop) -> Backend:
+        raise NotImplementedError
+
+    def _version(self) -> str:
+        raise NotImplementedError
+
+    # -- the protocol of engines -----------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can do; valid after `start`."""
+        if self._capabilities is None:
+            raise EngineError(f"{self.name}: '{self._model}' has not been started; await start() first")
+        return self._capabilities
+
+    async def start(self) -> None:
+        """Load the model; returns when the engine serves.
+
+        Raises
+        ------
+        DeploymentError
+            If the model or an argument can never be served.
+        EngineLoadError
+            If the extra or memory is missing, or loading fails in a way that may pass.
+        """
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+        if self._backend is not None:
+            return
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._load(), name=f"load {self._model}")
+        await asyncio.shield(self._starting)
+
+    async def close(self) -> None:
+        """Abort what runs and free everything; idempotent, also after a failed or cancelled `start`."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._unload(), name=f"close {self._model}")
+        await asyncio.shield(self._closing)
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta]:
+        """Stream the output of one request; see `Engine.generate`.
+
+        Raises
+        ------
+        SpecError
+            If the request is malformed, or its id is in use.
+        ContextOverflowError
+            If prompt plus ``max_tokens`` exceed the context.
+        OutputFormatError
+            If the choices or the schema cannot be honoured.
+        EngineCrashedError
+            If the engine is not serving or fails.
+        """
+        check_request(request, engine=self.name)
+        backend = self._serving()
+        if request.request_id in self._calls:
+            raise SpecError(f"{self.name}: request '{request.request_id}' is already running; ids are unique")
+        call = self._calls[request.request_id] = EngineCall(request)
+        call.task = asyncio.create_task(self._serve(call, backend), name=f"request {request.request_id}")
+        self._tasks.add(call.task)
+        call.task.add_done_callback(self._tasks.discard)
+        try:
+            delta = await call.next_delta()
+            while delta.finish_reason is None:
+                yield delta
+                delta = await call.next_delta()
+            yield delta
+        finally:
+            call.is_over = True
+            call.task.cancel()
+            del self._calls[request.request_id]
+
+    async def abort(self, request_id: str) -> None:
+        """Stop a request; its stream ends at once, the step under way is its last. Unknown ids are ignored."""
+        if (call := self._calls.get(request_id)) is not None:
+            call.abort()
+
+    async def count_tokens(self, request: Request) -> int:
+        """Prompt tokens of a request, counted by the model's own tokenizer and chat template."""
+        check_request(request, engine=self.name)
+        return len(await self._tokenize(self._serving(), request))
+
+    def state(self) -> EngineState:
+        """Load at this moment: slots and queue are counted here, cache and counters by the library."""
+        waiting = sum(not call.has_slot and not call.is_over for call in self._calls.values())
+        known = self._backend.state() if self._backend is not None else EngineState()
+        return replace(known, running=self._queue.taken, waiting=waiting)
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def _serving(self) -> Backend:
+        if self._backend is None or self._closing is not None:
+            raise EngineCrashedError(f"{self.name}: '{self._model}' is not serving; start it, or try another replica")
+        return self._backend
+
+    async def _load(self) -> None:
+        threads = self._side_threads = ThreadPoolExecutor(2, f"{self.name}-side")
+        backend = self._make_backend(asyncio.get_running_loop())
+        try:
+            await asyncio.get_running_loop().run_in_executor(threads, backend.open)
+        except BaseException as error:
+            self._side_threads = None
+            threads.shutdown(wait=False)
+            if isinstance(error, ImportError):
+                raise EngineLoadError(
+                    f"{self.name}: it needs '{error.name}'; pip install \"dask-fmware[{self.name}]\""
+                ) from error
+            if isinstance(error, Exception) and not isinstance(error, FMwareError):
+                raise EngineLoadError(
+                    f"{self.name}: could not load '{self._model}' ({type(error).__name__}: {str(error)[:300]}); check "
+                    "the model, its arguments and memory"
+                ) from error
+            raise
+        self._backend = backend
+        self._capabilities = Capabilities(
+            engine=self.name,
+            engine_version=self._version(),
+            slots=self._slots,
+            context_tokens=self._context_tokens,
+            longest_token_bytes=max((len(token.encode()) for token in backend.tokenizer.get_vocab()), default=16),
+            choices=True,
+            json_schema=True,
+            priority=True,
+            prefix_cache=True,
+        )
+
+    async def _unload(self) -> None:
+        try:
+            if self._starting is not None:
+                await asyncio.gather(self._starting, return_exceptions=True)
+            for call in self._calls.values():
+                call.abort()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            backend, self._backend = self._backend, None
+            threads, self._side_threads = self._side_threads, None
+            if threads is not None:
+                if backend is not None:
+                    await asyncio.get_running_loop().run_in_executor(threads, backend.close)
+                threads.shutdown(wait=True)  # idle by now
+            self._starting = self._capabilities = None
+        finally:
+            self._closing = None
+
+    # -- one request -----------------------------------------------------------------------------
+
+    async def _serve(self, call: EngineCall, backend: Backend) -> None:
+        """Run one request to its end, whatever that is."""
+        request = call.request
+        try:
+            tokens = await self._tokenize(backend, request)
+            check_context(request, len(tokens), self._context_tokens, engine=self.name)
+            call.prompt_tokens = len(tokens)
+            async with self._queue.slot(request.priority):
+                call.has_slot = True
+                await self._read(call, backend, tokens)
+        except FMwareError as error:
+            call.put(error)
+        except Exception as error:
+            call.put(self._failure(error, request))
+
+    async def _read(self, call: EngineCall, backend: Backend, tokens: list[int]) -> None:
+        request, made, finish_reason = call.request, 0, None
+        is_formatted, texts = request.choices is not None or request.json_schema is not None, []
+        number = f"{request.request_id}~{next(self._numbers)}"  # an id may come again before it was forgotten
+        seed = self._random.getrandbits(31) if request.sampling.seed is None else request.sampling.seed
+        async with aclosing(backend.stream(number, request, tokens, seed)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                made += piece.tokens
+                call.cached_tokens = piece.cached_tokens or call.cached_tokens
+                finish_reason = piece.finish_reason
+                if is_formatted:
+                    texts.append(piece.text)
+                if piece.text or piece.tokens:
+                    call.put(Delta(piece.text, piece.tokens))
+        if finish_reason not in ("stop", "length"):
+            raise EngineCrashedError(
+                f"{self.name}: '{self._model}': request '{request.request_id}' ended with {finish_reason!r}; try again"
+            )
+        check_format(request, "".join(texts), finish_reason, engine=self.name)
+        call.put(Delta("", 0, finish_reason, Usage(call.prompt_tokens, made, call.cached_tokens)))
+
+    async def _tokenize(self, backend: Backend, request: Request) -> list[int]:
+        work = partial(_tokens, backend.tokenizer, request)
+        return await asyncio.get_running_loop().run_in_executor(self._side_threads, work)
+
+    def _failure(self, error: Exception, request: Request) -> FMwareError:
+        """Name what the library raised; its message may hold the prompt."""
+        what = f"{self.name}: '{self._model}': request '{request.request_id}'"
+        if isinstance(error, ValueError) and (request.choices is not None or request.json_schema is not None):
+            return OutputFormatError(f"{what}: its choices or schema are refused; simplify them")
+        return EngineCrashedError(f"{what} failed ({type(error).__name__}); try again")
+
+
+def _tokens(tokenizer: Any, request: Request) -> list[int]:
+    if request.messages is None:
+        return list(tokenizer.encode(request.prompt or ""))
+    messages = [asdict(turn) for turn in request.messages]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer.encode(prompt, add_special_tokens=False))
