@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dask_fmware.client.install import uninstall as uninstall
     from dask_fmware.client.install import wait_ready as wait_ready
     from dask_fmware.client.profiling import profile_models as profile_models
+    from dask_fmware.client.recording import record as record
     from dask_fmware.client.report import Report as Report
     from dask_fmware.client.report import report as report
     from dask_fmware.client.report import reports as reports
@@ -54,6 +55,7 @@ _NAMES = {
     "loop": "dask_fmware.spec.tracing",
     "map": "dask_fmware.spec.tracing:map_",
     "profile_models": "dask_fmware.client.profiling",  # `profile` is the package of laws and stores
+    "record": "dask_fmware.client.recording",
     "report": "dask_fmware.client.report",
     "reports": "dask_fmware.client.report",
     "simulate": "dask_fmware.simulate.run",

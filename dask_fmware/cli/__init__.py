@@ -13,6 +13,7 @@ from dask_fmware.cli.demo import demo
 from dask_fmware.cli.draw import draw
 from dask_fmware.cli.faults import FaultLineGroup
 from dask_fmware.cli.profile import profile
+from dask_fmware.cli.replay import replay
 from dask_fmware.cli.schema import schema
 from dask_fmware.cli.simulate import simulate
 from dask_fmware.cli.status import status
@@ -26,5 +27,5 @@ def fmware() -> None:
     """SLA-aware serving of foundation-model workflows on Dask."""
 
 
-for command in (demo, check, draw, profile, schema, simulate, status):
+for command in (demo, check, draw, profile, replay, schema, simulate, status):
     fmware.add_command(command)

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.runtime import Branched, CallRunnable, Event, RunDropped, RunEnded, RunSubmitted
 from dask_fmware.simulate.agenda import Agenda
 from dask_fmware.simulate.engines import Attempt
-from dask_fmware.simulate.workload import SampledRun
+from dask_fmware.simulate.workload import Body, SampledNode, SampledRun
 
 __all__ = ["Course", "Live", "Outcome"]
+
+Users: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 @dataclass(slots=True)
@@ -32,23 +33,36 @@ class Outcome:
 
     @property
     def met(self) -> bool:
-        """Whether its answer began in time."""
-        return self.first_token_at <= self.run.deadline + 1e-9
+        """Whether its answer began in time, or was complete if that is what was promised."""
+        at = self.finished_at if self.run.is_whole else self.first_token_at
+        return at <= self.run.deadline + 1e-9
 
 
 class Live:
-    """A run under way."""
+    """A run under way, or one of its bodies."""
 
-    __slots__ = ("attempts", "done", "left", "open", "outcome", "run", "users")
+    __slots__ = ("attempts", "bodies", "done", "index", "is_over", "keys", "left", "nodes", "open", "outcome", "parent",
+                 "plan", "root", "run", "users")  # fmt: skip
 
-    def __init__(self, run: SampledRun, users: tuple[tuple[int, ...], ...]) -> None:
+    def __init__(self, run: SampledRun, body: Body | None, parent: Live | None, index: int, users: Users) -> None:
         self.run = run
-        self.outcome = Outcome(run)
+        self.plan = run.plan if body is None else body.plan
+        self.nodes = nodes = run.nodes if body is None else body.nodes
+        self.parent = parent
+        self.index = index  # of the map or loop in its parent
         self.users = users  # of each node's value
-        self.open = [len(node.after) for node in run.nodes]
-        self.left = len(run.nodes)
-        self.done: dict[int, int] = {}  # map or loop -> calls of its bodies that are done
-        self.attempts: dict[str, Attempt] = {}  # call id -> what runs
+        self.open = [len(node.after) for node in nodes]
+        self.left = len(nodes)
+        self.done: dict[int, int] = {}  # map or loop -> bodies that are done
+        self.is_over = False
+        if parent is None:
+            self.root = self
+            self.outcome = Outcome(run)
+            self.keys: dict[str, None] = {}  # calls that are not done, of bodies too
+            self.attempts: dict[str, Attempt] = {}  # call id -> what runs, of bodies too
+        else:
+            self.root = root = parent.root
+            self.outcome, self.keys, self.attempts = root.outcome, root.keys, root.attempts
 
 
 class Course:
@@ -73,115 +87,116 @@ class Course:
         self._tell = tell
         self._ended = ended
         self._hop_s = hop_s
-        self._users: dict[str, tuple[tuple[int, ...], ...]] = {}  # workflow -> users of each node
-        self.live: dict[str, Live] = {}
-        self.calls: dict[str, tuple[Live, int, int]] = {}  # call id -> run, node, which of the node's calls
+        self._users: dict[tuple[tuple[int, ...], ...], Users] = {}  # what the nodes wait for -> users of each node
+        self.live = 0  # runs under way
+        self.calls: dict[str, tuple[Live, SampledNode, int]] = {}  # by call id, from runnable to done
 
     def submit(self, run: SampledRun) -> Live:
         """A run has arrived."""
-        users = self._users.get(run.workflow)
-        if users is None:
-            users = self._users[run.workflow] = tuple(
-                tuple(i for i, node in enumerate(run.nodes) if source in node.after) for source in range(len(run.nodes))
-            )
-        live = self.live[run.run_id] = Live(run, users)
-        self._tell(RunSubmitted(run.plan))
-        for index, node in enumerate(run.nodes):
-            if not node.after:
-                self._runnable(live, index)
-        return live
+        self.live += 1
+        return self._begin(run, None, None, 0)
 
     def call_done(self, call_id: str) -> None:
-        """A call has been finished."""
+        """A call has been finished, or was on a branch that was not taken."""
         entry = self.calls.pop(call_id, None)
         if entry is None:
             return  # its run failed by what the machine was told last
-        live, index, _ = entry
-        node = live.run.nodes[index]
-        if live.run.plan.nodes[index].model is not None:
-            self._node_done(live, index)
-            return
-        done = live.done[index] = live.done[index] + 1
-        if done == len(node.calls):
-            self._node_done(live, index)
-        elif node.in_turn:
-            self._body(live, index, done)
-
-    def skipped(self, call_id: str) -> None:
-        """A call was on a branch that was not taken."""
-        entry = self.calls.pop(call_id, None)
-        if entry is not None:
-            self._node_done(entry[0], entry[1])
+        live, node, index = entry
+        del live.keys[call_id]
+        self._node_done(live, node, index)
 
     def end(self, live: Live, state: Literal["finished", "failed"], reason: str = "") -> None:
         """A run is over."""
-        run = live.run
-        if self.live.pop(run.run_id, None) is None:
+        if live.is_over:
             return
+        live.is_over = True
+        self.live -= 1
+        run_id = live.run.run_id
         if state == "finished":
             live.outcome.finished_at = self._agenda.now
             if live.outcome.first_token_at == inf:
                 live.outcome.first_token_at = self._agenda.now
-        self._tell(RunEnded(run.run_id, state, reason))
-        self._tell(RunDropped(run.run_id))
-        if state != "finished":
-            for node, planned in zip(run.nodes, run.plan.nodes, strict=True):
-                self.calls.pop(planned.key, None)
-                for number in range(len(node.calls) if planned.model is None else 0):
-                    self.calls.pop(f"{planned.key}[{number}]", None)
+        self._tell(RunEnded(run_id, state, reason))
+        self._tell(RunDropped(run_id))
+        for call_id in live.keys:  # of a run that failed
+            del self.calls[call_id]
+        live.keys.clear()
         self._ended(live)
 
     # -- nodes -----------------------------------------------------------------------------------
 
-    def _runnable(self, live: Live, index: int) -> None:
-        if live.run.run_id not in self.live:
-            return  # it failed meanwhile
-        node, planned = live.run.nodes[index], live.run.plan.nodes[index]
-        if planned.model is not None:
-            self.calls[planned.key] = (live, index, 0)
-            self._tell(CallRunnable(planned.key))
-        elif not node.taken:
-            self._node_done(live, index)
-        elif node.calls:
-            live.done[index] = 0
-            if node.in_turn:
-                self._body(live, index, 0)
-                return
-            for number in range(len(node.calls)):
-                self._body_submitted(live, index, number)
-            for number in range(len(node.calls)):
-                self._tell(CallRunnable(f"{planned.key}[{number}]"))
-        elif node.seconds:
-            self._agenda.at(self._agenda.now + node.seconds, self._node_done, live, index)
-        else:
-            self._node_done(live, index)
+    def _begin(self, run: SampledRun, body: Body | None, parent: Live | None, index: int) -> Live:
+        live = self._submit(run, body, parent, index)
+        self._start(live)
+        return live
 
-    def _body(self, live: Live, index: int, number: int) -> None:
-        self._body_submitted(live, index, number)
-        self._tell(CallRunnable(f"{live.run.plan.nodes[index].key}[{number}]"))
+    def _submit(self, run: SampledRun, body: Body | None, parent: Live | None, index: int) -> Live:
+        nodes = run.nodes if body is None else body.nodes
+        shape = tuple([node.after for node in nodes])
+        users = self._users.get(shape)
+        if users is None:
+            users = self._users[shape] = tuple(
+                tuple(i for i, after in enumerate(shape) if source in after) for source in range(len(shape))
+            )
+        live = Live(run, body, parent, index, users)
+        self._tell(RunSubmitted(live.plan))
+        return live
 
-    def _body_submitted(self, live: Live, index: int, number: int) -> None:
-        """Submit a body of a map or loop."""
-        node, planned = live.run.nodes[index], live.run.plan.nodes[index]
-        key = f"{planned.key}[{number}]"
-        self.calls[key] = (live, index, number)
-        call = PlannedNode(f"{node.name}[{number}]", key, model=node.model, max_tokens=planned.max_tokens)
-        self._tell(RunSubmitted(RunPlan(key, live.run.workflow, (call,), key, part_of=live.run.run_id)))
+    def _start(self, live: Live) -> None:
+        for index, node in enumerate(live.nodes):
+            if not node.after:
+                self._runnable(live, node, index)
 
-    def _node_done(self, live: Live, index: int) -> None:
-        run = live.run
-        if run.run_id not in self.live:
+    def _runnable(self, live: Live, node: SampledNode, index: int) -> None:
+        if live.root.is_over:
             return
-        node = run.nodes[index]
-        if node.decides is not None and node.taken:
-            self._tell(Branched(run.run_id, node.name, node.decides))
+        if node.taken and node.seconds:
+            self._agenda.at(self._agenda.now + node.seconds, self._ready, live, node, index)
+        else:
+            self._ready(live, node, index)
+
+    def _ready(self, live: Live, node: SampledNode, index: int) -> None:
+        if node.model is not None:
+            key = live.plan.nodes[index].key
+            if not live.root.is_over:
+                self.calls[key] = (live, node, index)
+                live.keys[key] = None
+                self._tell(CallRunnable(key))
+        elif not node.bodies or not node.taken:
+            self._node_done(live, node, index)
+        elif node.in_turn:
+            live.done[index] = 0
+            self._begin(live.run, node.bodies[0], live, index)
+        else:
+            live.done[index] = 0
+            for made in [self._submit(live.run, body, live, index) for body in node.bodies]:
+                self._start(made)
+
+    def _node_done(self, live: Live, node: SampledNode, index: int) -> None:
+        if live.root.is_over:
+            return
+        if node.taken:
+            for switch, branch in node.decides:
+                self._tell(Branched(live.plan.run_id, switch, branch))
         live.left -= 1
+        is_open = live.open
         for user in live.users[index]:
-            live.open[user] -= 1
-            if not live.open[user]:
+            is_open[user] -= 1
+            if not is_open[user]:
                 if self._hop_s:
-                    self._agenda.at(self._agenda.now + self._hop_s, self._runnable, live, user)
+                    self._agenda.at(self._agenda.now + self._hop_s, self._runnable, live, live.nodes[user], user)
                 else:
-                    self._runnable(live, user)
+                    self._runnable(live, live.nodes[user], user)
         if not live.left:
-            self.end(live, "finished")
+            if live.parent is None:
+                self.end(live, "finished")
+            else:
+                self._body_done(live.parent, live.index)
+
+    def _body_done(self, live: Live, index: int) -> None:
+        node = live.nodes[index]
+        done = live.done[index] = live.done[index] + 1
+        if done == len(node.bodies):
+            self._node_done(live, node, index)
+        elif node.in_turn and not live.root.is_over:
+            self._begin(live.run, node.bodies[done], live, index)

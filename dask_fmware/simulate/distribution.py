@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from math import exp, log
+from collections.abc import Callable
+from functools import partial
+from math import exp, inf, log
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -38,15 +40,21 @@ class Spread(Record):
 
     def draw(self, source: random.Random) -> float:
         """Return the next value."""
+        return self.sampler(source)()
+
+    def sampler(self, source: random.Random) -> Callable[[], float]:
+        """Return what draws the next value, for many draws."""
         if self.fixed is not None:
-            value = self.fixed
-        elif self.uniform is not None:
-            value = source.uniform(*self.uniform)
+            fixed = self._bounded(self.fixed)
+            return lambda: fixed
+        if self.uniform is not None:
+            draw = partial(source.uniform, *self.uniform)
         elif self.lognormal is not None:
-            value = source.lognormvariate(log(self.lognormal[0]), self.lognormal[1])
+            draw = partial(source.lognormvariate, log(self.lognormal[0]), self.lognormal[1])
         else:
-            value = source.choice(self.values or [0.0])
-        return self._bounded(value)
+            draw = partial(source.choice, self.values or [0.0])
+        least, most = self.least, inf if self.most is None else self.most
+        return lambda: min(max(draw(), least), most)
 
     @property
     def typical(self) -> float:

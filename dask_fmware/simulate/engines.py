@@ -16,7 +16,7 @@ from dask_fmware.model.replica import Replica
 from dask_fmware.profile.emulation import FIRST, EmulatedBatch
 from dask_fmware.runtime import Event, Machine, ReplicaDraining, ReplicaGone, ReplicaReady
 from dask_fmware.simulate.agenda import Agenda
-from dask_fmware.simulate.scenario import Failure, Hosting, Scenario
+from dask_fmware.simulate.scenario import Failure, FleetScenario, Hosting
 
 __all__ = ["Attempt", "Controller", "VirtualCard", "VirtualFleet", "VirtualReplica"]
 
@@ -121,7 +121,7 @@ class VirtualFleet:
 
     def __init__(
         self,
-        scenario: Scenario,
+        scenario: FleetScenario,
         agenda: Agenda,
         tell: Callable[[Event], None],
         gave: Callable[[Attempt, int], None],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dask_fmware.model.plan import PlannedNode
 from dask_fmware.runtime import Machine
 from dask_fmware.simulate.arrivals import Arrival
 from dask_fmware.simulate.scenario import Scenario
@@ -23,12 +22,11 @@ def _teach_run(machine: Machine, run: SampledRun) -> None:
     for node, planned in zip(run.nodes, run.plan.nodes, strict=True):
         if not node.taken:
             continue
-        if node.decides is not None:
-            knowledge.observe_branch(run.workflow, node.name, node.decides)
-        if planned.model is None and node.calls:
-            body = PlannedNode(f"{node.name}[0]", "", model=node.model, max_tokens=planned.max_tokens)
-            knowledge.observe_body(run.workflow, node.name, (body,))
-            knowledge.observe_rounds(run.workflow, node.name, len(node.calls) if node.in_turn else 1)
+        for switch, branch in node.decides:
+            knowledge.observe_branch(run.workflow, switch, branch)
+        if node.bodies:
+            knowledge.observe_body(run.workflow, node.name, node.bodies[0].plan.nodes)
+            knowledge.observe_rounds(run.workflow, node.name, len(node.bodies) if node.in_turn else 1)
         for prompt, output in node.calls:
             knowledge.observe_call(run.workflow, node.name, prompt, output)
         if planned.model is not None:

@@ -13,7 +13,7 @@ from math import ceil, inf
 from typing import Any
 
 from dask_fmware.simulate.course import Outcome
-from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulate.scenario import FleetScenario
 
 __all__ = ["Cell", "Interval", "Measured", "crossing", "interval", "measure", "paired"]
 
@@ -77,7 +77,7 @@ class Cell:
 
 
 def measure(
-    scenario: Scenario, outcomes: Sequence[Outcome], card_seconds: Mapping[str, float] | None = None
+    scenario: FleetScenario, outcomes: Sequence[Outcome], card_seconds: Mapping[str, float] | None = None
 ) -> Measured:
     """Sum up one simulation of at least one run.
 

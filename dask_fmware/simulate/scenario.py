@@ -27,6 +27,7 @@ __all__ = [
     "Arrivals",
     "CardScenario",
     "Failure",
+    "FleetScenario",
     "Hosting",
     "ModelScenario",
     "NodeScenario",
@@ -231,36 +232,21 @@ class Failure(Record):
     slow: float | None = Field(default=None, gt=0, description="not lost: steps take so many times as long")
 
 
-class Scenario(Record):
-    """Everything that a simulation needs but the policy, the load and the seed."""
+class FleetScenario(Record):
+    """Cards, the models on them, and what befalls them."""
 
-    version: Literal[1] = 1
-    name: str = "scenario"
-    description: str = ""
     cards: dict[str, CardScenario] = Field(min_length=1)
     models: dict[str, ModelScenario] = Field(min_length=1)
-    workflows: dict[str, WorkflowScenario] = Field(min_length=1)
-    arrivals: Arrivals
-    lengths: Literal["drawn", "deterministic"] = "drawn"
-    history: int = Field(
-        default=50, ge=0, description="finished calls of each node that the runtime knows at the start"
-    )
     hop_s: float = Field(default=0.0, ge=0, description="between a node's end and the next one's start")
-    tenants: dict[str, TenantOptions] = Field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     warm_start: bool = Field(default=False, description="replicas of the start are loaded already")
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _hosts(self) -> Self:
         for model, spec in self.models.items():
             for accelerator in spec.on:
                 if accelerator not in self.cards:
                     raise misfit(f"no such card (known: {', '.join(self.cards)})", "models", model, "on", accelerator)
-        for name, workflow in self.workflows.items():
-            for node_name, node in workflow.nodes.items():
-                if node.model is not None and node.model not in self.models:
-                    known = ", ".join(self.models)
-                    raise misfit(f"no model '{node.model}' (known: {known})", "workflows", name, "nodes", node_name)
         for number, failure in enumerate(self.failures):
             accelerator, _, index = failure.card.rpartition("-")
             card = self.cards.get(accelerator)
@@ -305,6 +291,30 @@ class Scenario(Record):
             latency=hosting.latency,
             card_slots=self.cards[accelerator].slots,
         )
+
+
+class Scenario(FleetScenario):
+    """Everything that a simulation needs but the policy, the load and the seed."""
+
+    version: Literal[1] = 1
+    name: str = "scenario"
+    description: str = ""
+    workflows: dict[str, WorkflowScenario] = Field(min_length=1)
+    arrivals: Arrivals
+    lengths: Literal["drawn", "deterministic"] = "drawn"
+    history: int = Field(
+        default=50, ge=0, description="finished calls of each node that the runtime knows at the start"
+    )
+    tenants: dict[str, TenantOptions] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name, workflow in self.workflows.items():
+            for node_name, node in workflow.nodes.items():
+                if node.model is not None and node.model not in self.models:
+                    known = ", ".join(self.models)
+                    raise misfit(f"no model '{node.model}' (known: {known})", "workflows", name, "nodes", node_name)
+        return self
 
 
 def load_scenario(path: str | Path) -> Scenario:

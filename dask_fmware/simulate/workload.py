@@ -6,19 +6,30 @@ Every policy gets the same runs. What is drawn here is the truth that engines kn
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
 
 from dask_fmware.model.plan import Guard, Objective, PlannedNode, RunPlan
 from dask_fmware.profile.emulation import FIRST, EmulatedBatch
-from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.law import StepLaw, chunk_pairs
 from dask_fmware.profile.replica import Limits
 from dask_fmware.simulate.arrivals import Arrival, arrivals
+from dask_fmware.simulate.distribution import Spread
 from dask_fmware.simulate.scenario import NodeScenario, Scenario, WorkflowScenario
 
-__all__ = ["SampledNode", "SampledRun", "Workload", "alone_s"]
+__all__ = ["Body", "Lengths", "SampledNode", "SampledRun", "Workload", "alone_s"]
+
+Lengths = tuple[int, int]  # prompt and output tokens of a call
+
+
+@dataclass(slots=True)
+class Body:
+    """One body of a map or loop: what it adds to its run, and what will come of it."""
+
+    plan: RunPlan
+    nodes: tuple[SampledNode, ...]
 
 
 @dataclass(slots=True)
@@ -28,12 +39,20 @@ class SampledNode:
     name: str
     model: str | None
     after: tuple[int, ...]  # indices of the nodes it waits for, deciding ones included
-    taken: bool  # whether its branch is
-    calls: tuple[tuple[int, int], ...]  # prompt and output tokens; several in a map or loop
-    in_turn: bool  # a loop: one after the other
-    seconds: float  # of plain code
-    decides: int | None  # branch that it takes
-    answers: bool
+    taken: bool = True  # whether its branch is
+    call: Lengths | None = None  # of a model node
+    bodies: tuple[Body, ...] = ()  # of a map or loop
+    in_turn: bool = False  # a loop: one body after the other
+    seconds: float = 0.0  # of plain code; of a model node or of bodies, of the code right before
+    decides: tuple[tuple[str, int | None], ...] = ()  # switches and the branches they take by its value
+    answers: bool = False
+
+    @property
+    def calls(self) -> tuple[Lengths, ...]:
+        """Its own call, or those of its bodies."""
+        if self.call is not None:
+            return (self.call,)
+        return tuple(call for body in self.bodies for node in body.nodes if node.taken for call in node.calls)
 
 
 @dataclass(slots=True)
@@ -48,15 +67,28 @@ class SampledRun:
     nodes: tuple[SampledNode, ...]
     unloaded_s: float  # TTFT alone on the reference card
     deadline: float  # absolute; infinity without an SLO
+    is_whole: bool = False  # whether the deadline is of the complete answer, not of its first token
 
 
-@lru_cache(maxsize=200_000)
-def alone_s(law: StepLaw, limits: Limits, calls: tuple[tuple[int, int], ...]) -> tuple[float, float]:
+def alone_s(law: StepLaw, limits: Limits, calls: tuple[Lengths, ...]) -> tuple[float, float]:
     """First token and completion of calls that start together on an idle replica; the last of each."""
+    if len(calls) != 1:
+        return _together_s(law, limits, calls)
+    prompt, output = calls[0]
+    whole, rest = divmod(prompt, limits.step_tokens)
+    first_s = law.pair_s * chunk_pairs(prompt, 0)
+    first_s += whole * (law.fixed_s + law.prefill_s(limits.step_tokens, 1, 0.0)) if whole else 0.0
+    first_s += law.fixed_s + law.prefill_s(rest, 1, 0.0) if rest else 0.0
+    steps = output - 1
+    return first_s, first_s + steps * (law.fixed_s + law.decode(1)) + law.context.sum_s(prompt + 1, 1, steps)
+
+
+@lru_cache(maxsize=20_000)
+def _together_s(law: StepLaw, limits: Limits, calls: tuple[Lengths, ...]) -> tuple[float, float]:
     batch = EmulatedBatch(law, limits)
     for number, (prompt, output) in enumerate(calls):
         batch.add(0.0, str(number), prompt, output)
-    outputs = batch.advance(inf) if not calls else []
+    outputs = []
     while batch.next_event_at < inf:
         outputs += batch.advance(batch.next_event_at)
     first_s = max((o.at for o in outputs if o.kind == FIRST), default=0.0)
@@ -80,25 +112,27 @@ class Workload:
         self.seed = seed
         self._lengths = random.Random(f"lengths {seed}")
         self._paths = random.Random(f"paths {seed}")
-        self._templates = {name: _planned(name, workflow) for name, workflow in scenario.workflows.items()}
+        self._templates = {name: self._template(name, workflow) for name, workflow in scenario.workflows.items()}
 
     def runs(self, *, rate: float | None = None) -> list[SampledRun]:
         """Return all runs, in order of arrival; `rate` replaces that of the scenario's arrivals."""
+        return list(self.drawn(rate=rate))
+
+    def drawn(self, *, rate: float | None = None) -> Iterator[SampledRun]:
+        """Draw the runs of `runs` one by one, for simulations that would fill the memory."""
         shares = [workflow.share for workflow in self.scenario.workflows.values()]
         names = list(self.scenario.workflows)
         mix = random.Random(f"mix {self.seed}")
-        made = []
         for number, arrival in enumerate(
             arrivals(self.scenario.arrivals, random.Random(f"arrivals {self.seed}"), rate)
         ):
             name = names[0] if len(names) == 1 else mix.choices(names, shares)[0]
-            made.append(self.run(name, f"r{number}", arrival))
-        return made
+            yield self.run(name, f"r{number}", arrival)
 
     def run(self, name: str, run_id: str, arrival: Arrival) -> SampledRun:
         """Draw one run."""
         workflow = self.scenario.workflows[name]
-        nodes = self._nodes(workflow, arrival)
+        planned, nodes = self._nodes(self._templates[name], run_id, arrival)
         slo = workflow.slo
         unloaded_s, ttft_s = 0.0, inf
         if slo is not None:
@@ -107,14 +141,6 @@ class Workload:
             else:
                 unloaded_s = self.unloaded_s(nodes, slo.on or next(iter(self.scenario.cards)))
                 ttft_s = slo.factor * unloaded_s + slo.plus_s
-        planned = tuple(
-            replace(
-                template,
-                key=f"{run_id}/{template.name}",
-                prompt_bytes=node.calls[0][0] if template.model is not None and not node.after and node.calls else 0,
-            )
-            for template, node in zip(self._templates[name], nodes, strict=True)
-        )
         plan = RunPlan(
             run_id=run_id,
             workflow=name,
@@ -126,51 +152,98 @@ class Workload:
         )
         return SampledRun(run_id, arrival.at, name, workflow.tenant, plan, nodes, unloaded_s, arrival.at + ttft_s)
 
-    def _nodes(self, workflow: WorkflowScenario, arrival: Arrival) -> tuple[SampledNode, ...]:
-        index = {name: i for i, name in enumerate(workflow.nodes)}
-        branches: dict[str, str] = {}
-        taken: dict[str, bool] = {}
-        made: list[SampledNode] = []
-        for name, node in workflow.nodes.items():
-            decided = None
-            if node.decides is not None:
-                branches[name] = self._paths.choices(list(node.decides), list(node.decides.values()))[0]
-                decided = list(node.decides).index(branches[name])
-            taken[name] = all(taken[d] and branches[d] == branch for d, branch in node.when.items())
-            made.append(
-                SampledNode(
-                    name=name,
-                    model=node.model,
-                    after=tuple(dict.fromkeys(index[other] for other in (*node.after, *node.when))),
-                    taken=taken[name],
-                    calls=self._calls(node, arrival),
-                    in_turn=node.rounds is not None,
-                    seconds=self._number(node.seconds) if node.seconds is not None else 0.0,
-                    decides=decided,
-                    answers=node.answers,
+    def _nodes(
+        self, templates: Sequence[_Template], run_id: str, arrival: Arrival
+    ) -> tuple[tuple[PlannedNode, ...], tuple[SampledNode, ...]]:
+        planned: list[PlannedNode] = []
+        nodes: list[SampledNode] = []
+        branches: list[int | None] = []  # taken by each node, if it decides
+        for template in templates:
+            branch: int | None = None
+            decides: tuple[tuple[str, int | None], ...] = ()
+            if template.odds:
+                branch = self._paths.choices(range(len(template.odds)), template.odds)[0]
+                decides = ((template.name, branch),)
+            branches.append(branch)
+            taken = all(nodes[decider].taken and branches[decider] == wanted for decider, wanted in template.when)
+            key = f"{run_id}/{template.name}"
+            call: Lengths | None = None
+            bodies: tuple[Body, ...] = ()
+            model, prompt_bytes = template.model, 0
+            if model is not None:
+                repeat = template.repeat
+                if repeat is None:
+                    call = self._call(template, arrival)
+                    prompt_bytes = call[0] if not template.after else 0
+                else:
+                    count = max(1, round(repeat()))
+                    bodies = tuple([self._body(template, run_id, key, number, arrival) for number in range(count)])
+                    model = None
+            planned.append(
+                PlannedNode(
+                    template.name, key, template.after_names, model, template.max_tokens, prompt_bytes,
+                    template.guards, template.answers,
                 )
+            )  # fmt: skip
+            seconds = template.seconds() if template.seconds is not None else 0.0
+            nodes.append(
+                SampledNode(
+                    template.name, model, template.after, taken, call, bodies, template.in_turn, seconds, decides,
+                    template.answers,
+                )
+            )  # fmt: skip
+        return tuple(planned), tuple(nodes)
+
+    def _body(self, template: _Template, run_id: str, key: str, number: int, arrival: Arrival) -> Body:
+        name, key = f"{template.name}[{number}]", f"{key}[{number}]"
+        call = PlannedNode(name, key, (), template.model, template.max_tokens)
+        plan = RunPlan(key, template.workflow, (call,), key, part_of=run_id)
+        return Body(plan, (SampledNode(name, template.model, (), call=self._call(template, arrival)),))
+
+    def _call(self, template: _Template, arrival: Arrival) -> Lengths:
+        assert template.prompt is not None
+        assert template.output is not None
+        prompt, output = round(template.prompt()), round(template.output())
+        if template.answers and arrival.prompt_tokens:
+            prompt, output = arrival.prompt_tokens, arrival.output_tokens
+        if template.bound:
+            output = min(output, template.bound)
+        return max(prompt, 1), max(output, 1)
+
+    def _template(self, name: str, workflow: WorkflowScenario) -> tuple[_Template, ...]:
+        index = {node_name: i for i, node_name in enumerate(workflow.nodes)}
+        branches = {node_name: list(node.decides or ()) for node_name, node in workflow.nodes.items()}
+        return tuple(
+            _Template(
+                workflow=name,
+                name=node_name,
+                model=node.model,
+                after=tuple(dict.fromkeys(index[other] for other in (*node.after, *node.when))),
+                after_names=tuple(dict.fromkeys((*node.after, *node.when))),
+                when=tuple((index[decider], branches[decider].index(branch)) for decider, branch in node.when.items()),
+                guards=tuple(Guard(decider, branches[decider].index(branch)) for decider, branch in node.when.items()),
+                odds=tuple(node.decides.values()) if node.decides else (),
+                prompt=self._sampler(node.prompt),
+                output=self._sampler(node.output),
+                repeat=self._sampler(node.items or node.rounds),
+                seconds=self._sampler(node.seconds),
+                bound=node.max_tokens or 0,
+                max_tokens=_max_tokens(node),
+                in_turn=node.rounds is not None,
+                answers=node.answers,
             )
-        return tuple(made)
+            for node_name, node in workflow.nodes.items()
+        )
 
-    def _calls(self, node: NodeScenario, arrival: Arrival) -> tuple[tuple[int, int], ...]:
-        if node.model is None or node.prompt is None or node.output is None:
-            return ()
-        repeat = node.items or node.rounds
-        count = max(1, round(self._number(repeat))) if repeat is not None else 1
-        calls = []
-        for _ in range(count):
-            prompt, output = round(self._number(node.prompt)), round(self._number(node.output))
-            if node.answers and arrival.prompt_tokens:
-                prompt, output = arrival.prompt_tokens, arrival.output_tokens
-            calls.append((max(prompt, 1), max(min(output, node.max_tokens or output), 1)))
-        return tuple(calls)
-
-    def _number(self, spread: object) -> float:
-        from dask_fmware.simulate.distribution import Spread
-
-        assert isinstance(spread, Spread)
-        drawn = spread.draw(self._lengths)
-        return spread.typical if self.scenario.lengths == "deterministic" else drawn
+    def _sampler(self, spread: Spread | None) -> Callable[[], float] | None:
+        """What draws the next value; also where lengths are deterministic, so that the others stay as they are."""
+        if spread is None:
+            return None
+        draw = spread.sampler(self._lengths)
+        if self.scenario.lengths != "deterministic":
+            return draw
+        typical = spread.typical
+        return lambda: (draw(), typical)[1]
 
     def unloaded_s(self, nodes: Sequence[SampledNode], accelerator: str) -> float:
         """TTFT of a run's path, alone on a card of a type; of its completion if it ends in plain code."""
@@ -181,10 +254,11 @@ class Workload:
             if not node.taken:
                 done.append(start)
                 continue
-            if node.model is None:
+            if not node.calls:
                 done.append(start + node.seconds)
             else:
-                hosting = self.scenario.models[node.model].on[accelerator]
+                model = node.model or node.bodies[0].nodes[0].model or ""
+                hosting = self.scenario.models[model].on[accelerator]
                 groups = [(call,) for call in node.calls] if node.in_turn else [node.calls]
                 spent_s = ttft_s = 0.0
                 for group in groups:
@@ -197,25 +271,27 @@ class Workload:
         return first_s or last_s
 
 
-def _planned(name: str, workflow: WorkflowScenario) -> tuple[PlannedNode, ...]:
-    """The nodes as a compiler plans them; maps and loops are plain nodes, whose calls come as plans of their own."""
-    branch_index = {
-        node_name: {branch: i for i, branch in enumerate(node.decides or {})}
-        for node_name, node in workflow.nodes.items()
-    }
-    planned = []
-    for node_name, node in workflow.nodes.items():
-        repeated = node.items is not None or node.rounds is not None
-        output = node.output.bound if node.output is not None else 0
-        planned.append(
-            PlannedNode(
-                name=node_name,
-                key="",
-                after=tuple(dict.fromkeys((*node.after, *node.when))),
-                model=None if repeated else node.model,
-                max_tokens=node.max_tokens or round(output),
-                guards=tuple(Guard(decider, branch_index[decider][branch]) for decider, branch in node.when.items()),
-                answers=node.answers,
-            )
-        )
-    return tuple(planned)
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """A node of a workflow, ready to draw from."""
+
+    workflow: str
+    name: str
+    model: str | None
+    after: tuple[int, ...]
+    after_names: tuple[str, ...]
+    when: tuple[tuple[int, int], ...]  # deciding node and the branch on which this node is
+    guards: tuple[Guard, ...]
+    odds: tuple[float, ...]
+    prompt: Callable[[], float] | None
+    output: Callable[[], float] | None
+    repeat: Callable[[], float] | None  # how many bodies
+    seconds: Callable[[], float] | None
+    bound: int  # of the output; 0: none but its distribution
+    max_tokens: int
+    in_turn: bool
+    answers: bool
+
+
+def _max_tokens(node: NodeScenario) -> int:
+    return node.max_tokens or (round(node.output.bound) if node.output is not None else 0)

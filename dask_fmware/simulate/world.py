@@ -26,14 +26,45 @@ from dask_fmware.runtime import (
     Skip,
     Tick,
 )
+from dask_fmware.runtime.eventlog import EventLog, Head
 from dask_fmware.simulate.agenda import Agenda
 from dask_fmware.simulate.course import Course, Live, Outcome
 from dask_fmware.simulate.engines import Attempt, Controller, VirtualFleet
 from dask_fmware.simulate.past import teach
-from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulate.scenario import FleetScenario, Scenario
 from dask_fmware.simulate.workload import SampledRun
 
-__all__ = ["Outcome", "World"]
+__all__ = ["Outcome", "World", "new_machine"]
+
+
+def new_machine(scenario: FleetScenario, policy: str | Policy, seed: int = 0) -> Machine:
+    """Make the machine of a simulation, which knows what the past of its scenario has taught."""
+    machine = Machine(
+        create_policy(policy, random.Random(seed).random) if isinstance(policy, str) else policy,
+        models={model: ModelLimits(spec.context_tokens, 1) for model, spec in scenario.models.items()},
+        max_held=1 << 60,
+        keep_runs=0,
+        laws={
+            (model, accelerator): hosting.step_law
+            for model, spec in scenario.models.items()
+            for accelerator, hosting in spec.on.items()
+        },
+    )
+    if isinstance(scenario, Scenario):
+        teach(machine, scenario)
+    return machine
+
+
+def _head(machine: Machine, scenario: FleetScenario, seed: int) -> Head:
+    return Head(
+        policy=machine.policy.name,
+        seed=seed,
+        max_attempts=machine.max_attempts,
+        max_held=machine.max_held,
+        models={name: (limits.context_tokens, limits.longest_token_bytes) for name, limits in machine.models.items()},
+        is_complete=True,
+        scenario=scenario.model_dump(mode="json", exclude_defaults=True) if isinstance(scenario, Scenario) else None,
+    )
 
 
 class World:
@@ -55,17 +86,20 @@ class World:
         Starts and stops replicas while the simulation plays.
     ended
         Takes the outcome of each run when it has ended. With it, `play` keeps none.
+    log
+        Takes the lines of the machine's event log.
     """
 
     def __init__(
         self,
-        scenario: Scenario,
+        scenario: FleetScenario,
         policy: str | Policy,
         runs: Iterable[SampledRun],
         seed: int = 0,
         watch: Callable[[Event, float, list[Action]], None] | None = None,
         controller: Controller | None = None,
         ended: Callable[[Outcome], None] | None = None,
+        log: Callable[[str], object] | None = None,
     ) -> None:
         self.scenario = scenario
         self.outcomes: list[Outcome] = []  # in order of arrival; empty if `ended` takes them
@@ -73,18 +107,9 @@ class World:
         self._watch = watch
         self._controller = controller
         self._ended = ended
-        laws = {
-            (model, accelerator): hosting.step_law
-            for model, spec in scenario.models.items()
-            for accelerator, hosting in spec.on.items()
-        }
-        self.machine = Machine(
-            create_policy(policy, random.Random(f"draws {seed}").random) if isinstance(policy, str) else policy,
-            models={model: ModelLimits(spec.context_tokens, 1) for model, spec in scenario.models.items()},
-            max_held=1 << 60,
-            keep_runs=0,
-            laws=laws,
-        )
+        self.machine = new_machine(scenario, policy, seed)
+        if log is not None:
+            self.machine.observers.append(EventLog(_head(self.machine, scenario, seed), log))
         self._agenda = Agenda()
         self._arriving = iter(runs)
         self._is_arriving = True
@@ -92,7 +117,6 @@ class World:
         self._course = Course(self._agenda, self._tell, self._run_ended, scenario.hop_s)
         self.fleet = VirtualFleet(scenario, self._agenda, self._tell, self._gave, self._lost, seed)
         self.fleet.begin()
-        teach(self.machine, scenario)
         self.end_s = 0.0  # when the last run ended
         self.card_seconds = dict.fromkeys(scenario.cards, 0.0)  # paid until then, by type
 
@@ -157,10 +181,10 @@ class World:
             if isinstance(action, Assign):
                 self._assign(action)
             elif isinstance(action, Skip):
-                self._course.skipped(action.call_id)
+                self._course.call_done(action.call_id)
             elif isinstance(action, Fail):
                 if (entry := self._course.calls.get(action.call_id)) is not None:  # else its run has failed already
-                    self._course.end(entry[0], "failed", action.reason)
+                    self._course.end(entry[0].root, "failed", action.reason)
             elif isinstance(action, Refuse):
                 raise action.error
 
@@ -177,7 +201,7 @@ class World:
         if entry is None:  # its run failed by an action before this one
             self._tell(AttemptEnded(action.call_id, action.attempt, "aborted"))
             return
-        live, index, number = entry
+        live, node, _ = entry
         replica = self.fleet.get(action.replica_id)
         assert replica is not None
         self.calls += 1
@@ -185,7 +209,7 @@ class World:
         if record is not None and record.parked:
             live.outcome.parked += 1
         attempt = live.attempts[action.call_id] = Attempt(action.call_id, action.attempt, replica, self._agenda.now)
-        prompt, output = live.run.nodes[index].calls[number]
+        prompt, output = node.call or (1, 1)
         self.fleet.run(attempt, prompt, output, action.priority)
 
     def _lost(self, attempt: Attempt) -> None:
@@ -195,8 +219,7 @@ class World:
 
     def _gave(self, attempt: Attempt, kind: int) -> None:
         call_id, now = attempt.call_id, self._agenda.now
-        live, index, number = self._course.calls[call_id]
-        node = live.run.nodes[index]
+        live, node, _ = self._course.calls[call_id]
         if kind == FIRST:
             if node.answers:  # only answers report it
                 live.outcome.first_token_at = now
@@ -204,6 +227,6 @@ class World:
             return
         del live.attempts[call_id]
         live.outcome.calls.append((node.name, attempt.replica.accelerator, attempt.started, now))
-        prompt, output = node.calls[number]
+        prompt, output = node.call or (1, 1)
         self._tell(AttemptEnded(call_id, attempt.number, "finished", prompt, output))
         self._course.call_done(call_id)

@@ -95,6 +95,9 @@ class RouterOptions(Record):
     seed: int = Field(default=0, description="of the policies that draw")
     max_attempts: int = Field(default=3, ge=1, le=100, description="tries of one call, on any replicas")
     max_held: int = Field(default=100_000, ge=1, description="calls held before submissions are refused")
+    record: str | None = Field(
+        default=None, min_length=1, description="file of the scheduler for the event log; .gz compresses it"
+    )
 
 
 class ReplicaSpec(Record):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dask_fmware_scheduler.engine_states import EngineStates
+from dask_fmware_scheduler.recorder import Recorder
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
@@ -37,5 +38,5 @@ class Service(Protocol):
         ...
 
 
-SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (EngineStates,)
+SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (Recorder, EngineStates)
 """Makers of services, in the order in which they start."""

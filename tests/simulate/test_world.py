@@ -124,7 +124,7 @@ def single(servers: int, rate: float, service: Iterator[float], seed: int, count
 
     def runs() -> Iterator[SampledRun]:
         for run in Workload(made, seed).runs():
-            run.nodes[0].calls = ((1, max(1, round(next(service) * 1000))),)
+            run.nodes[0].call = (1, max(1, round(next(service) * 1000)))
             yield run
 
     outcomes = World(made, "slack", runs()).play()

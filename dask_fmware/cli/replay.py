@@ -1,0 +1,73 @@
+"""``dask fmware replay``: a recorded run again, to the same decisions or under another policy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dask_fmware.cli.status import PIPE_WIDTH
+
+__all__ = ["replay", "show_answers"]
+
+
+@click.command()
+@click.argument("log", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--policy", "policies", multiple=True, help="Play the runs under this policy instead; several times.")
+@click.option("--seed", type=int, help="Of policies that draw; the recorded one if left out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def replay(log: Path, policies: tuple[str, ...], seed: int | None, as_json: bool) -> None:
+    """Feed the events of LOG to a fresh router and compare its decisions with those recorded.
+
+    Exits with 1 and names the first difference, if there is one. With --policy, the recorded runs are played in
+    virtual time under other policies.
+    """
+    from dask_fmware.simulate.replay import replay as again
+
+    if policies:
+        from dask_fmware.simulate.recorded import read_recorded
+        from dask_fmware.simulate.whatif import what_if
+
+        recorded = read_recorded(log)
+        show_answers(list(what_if(recorded, policies, seed=seed)), recorded.left_out, as_json)
+        return
+    found = again(log)
+    if as_json:
+        told = {"events": found.events, "decisions": found.decisions, "policy": found.head.policy,
+                "difference": None if found.difference is None else str(found.difference)}  # fmt: skip
+        click.echo(json.dumps(told, indent=1))
+    elif found.difference is None:
+        click.echo(f"{found.events} events, {found.decisions} decisions of {found.head.policy}: all the same")
+    else:
+        click.echo(f"{found.events} events in, the first difference\n{found.difference}")
+    if found.difference is not None:
+        raise SystemExit(1)
+
+
+def show_answers(answers: list[Any], left_out: int, as_json: bool) -> None:
+    """Print what was recorded beside what would have been."""
+    from dataclasses import asdict
+
+    if as_json:
+        rows = [{"case": one.case, "policy": one.policy, **asdict(one.measured)} for one in answers]
+        click.echo(json.dumps({"left_out": left_out, "rows": rows}, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "policy", "runs", "goodput", "TTFT p50", "p99", "latency p99", "fits 95 % at", "share")
+    for one in answers:
+        told = one.measured
+        share = " ".join(f"{name} {part:.0%}" for name, part in told.share.items())
+        table.add_row(
+            one.case, one.policy, str(told.runs), f"{told.goodput:.3f}", f"{told.ttft_p50_s:.3f} s",
+            f"{told.ttft_p99_s:.3f} s", f"{told.latency_p99_s:.3f} s", f"{told.scale_95:.2f} x SLO", share,
+        )  # fmt: skip
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(table)
+    if left_out:
+        console.print(f"{left_out} runs did not finish while it was recorded and are left out")

@@ -1,0 +1,152 @@
+"""The recorder: writes the machine's event log to a file of the scheduler, on request.
+
+A log that starts with the router (``router.record`` of the deployment) can be replayed to identical decisions; one
+that starts later (`fm.record`) says which replicas there were and can be simulated. A full disk ends the log, not
+the routing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from distributed.metrics import time
+
+from dask_fmware.errors import RuntimeFaultError, SpecError
+from dask_fmware.runtime import ReplicaReady
+from dask_fmware.runtime.eventlog import EventLog, Head
+
+if TYPE_CHECKING:
+    from dask_fmware_scheduler.router import ReplicaRouter
+
+__all__ = ["Recorder"]
+
+logger = logging.getLogger("dask_fmware.recorder")
+
+FLUSH_S = 1.0
+
+
+class Recorder:
+    """Keeps at most one event log at a time."""
+
+    def __init__(self, router: ReplicaRouter) -> None:
+        self._router = router
+        self._path: Path | None = None
+        self._file: TextIO | None = None
+        self._log: EventLog | None = None
+        self._flushing: asyncio.TimerHandle | None = None
+
+    def rpcs(self) -> Mapping[str, Callable[..., Any]]:
+        """Starting and stopping a log."""
+        return {"fmware_record": self.record, "fmware_record_stop": self.stop}
+
+    def messages(self) -> Mapping[str, Callable[..., Any]]:
+        """None."""
+        return {}
+
+    def start(self) -> None:
+        """Begin the log that the deployment asks for."""
+        asked = self._router.deployment.router.record
+        if asked is not None:
+            path = _unused(Path(asked))
+            self._begin(path, is_complete=True)
+            logger.info("The event log is written to %s", path)
+
+    def close(self) -> None:
+        """End the log under way."""
+        self._end()
+
+    def record(self, path: str) -> str:
+        """Begin a log; return its path on the scheduler's machine (RPC)."""
+        if self._path is not None:
+            raise RuntimeFaultError(f"the event log is being written to {self._path} already; stop that first")
+        wanted = Path(path).absolute()
+        if wanted.exists():
+            raise SpecError(f"{wanted} exists on the scheduler's machine; name another file")
+        self._begin(wanted, is_complete=False)
+        return str(wanted)
+
+    def stop(self) -> dict[str, Any] | None:
+        """End the log under way; return its path and lines, or None if there was none (RPC)."""
+        path, log = self._path, self._log
+        self._end()
+        return {"path": str(path), "lines": log.lines} if path is not None and log is not None else None
+
+    # -- the file --------------------------------------------------------------------------------
+
+    def _begin(self, path: Path, *, is_complete: bool) -> None:
+        opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+        try:
+            self._file = opened(path, "xt", encoding="utf-8")
+        except OSError as error:
+            raise SpecError(f"event log {path}: {error.strerror or error}; name a file that can be written") from error
+        self._path = path
+        machine = self._router.machine
+        head = Head(
+            policy=machine.policy.name,
+            seed=self._router.deployment.router.seed,
+            max_attempts=machine.max_attempts,
+            max_held=machine.max_held,
+            models={name: (known.context_tokens, known.longest_token_bytes) for name, known in machine.models.items()},
+            is_complete=is_complete,
+            started=time(),
+        )
+        self._log = EventLog(head, self._write)
+        for state in machine.fleet:
+            self._log.observe(ReplicaReady(state.replica), (), head.started)
+        machine.observers.append(self._log)
+        self._flush_later()
+
+    def _write(self, line: str) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(line)
+        except OSError as error:
+            self._broke(error)
+
+    def _flush_later(self) -> None:
+        self._flushing = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.flush()
+        except OSError as error:
+            self._broke(error)
+        else:
+            self._flush_later()
+
+    def _broke(self, error: OSError) -> None:
+        """Routing goes on without a log."""
+        self._router.failures["recorder"] += 1
+        logger.error("The event log %s ends here: %s", self._path, error)
+        self._end()
+
+    def _end(self) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
+        if self._log is not None:  # not removed in place: the machine may be telling its observers
+            self._router.machine.observers = [o for o in self._router.machine.observers if o is not self._log]
+        file, self._file, self._path, self._log, self._flushing = self._file, None, None, None, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:
+                logger.error("The event log could not be closed: %s", error)
+
+
+def _unused(path: Path) -> Path:
+    """The path itself, or with the first number that makes it one that does not exist."""
+    path = path.absolute()
+    stem, dot, suffix = path.name.partition(".")
+    number, found = 1, path
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{stem}-{number}{dot}{suffix}")
+    return found
