@@ -23,13 +23,12 @@ from typing import Any
 from rich.progress import Progress
 
 from benchmarks import paper_tables
-from benchmarks.environment import RESULTS, environment
+from benchmarks.environment import environment
 from benchmarks.systems import SYSTEMS, System, card_server, ray_python, run_cell, running
 from benchmarks.trial import Cell, plan
 
-__all__ = ["CELLS", "HEADLINE", "is_stalled", "kept"]
+__all__ = ["HEADLINE", "is_stalled"]
 
-CELLS = RESULTS / "paper_cells.jsonl"
 WORKFLOWS = ("rag", "shopping")
 COUNTS = (5, 8, 10, 12, 15, 20, 30)
 FIRST_SEED = 1000
@@ -80,18 +79,10 @@ def key(cell: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(cell[name] for name in ("system", "workflow", "count", "seed", "lengths", "plus_s"))
 
 
-def kept(path: Path) -> list[dict[str, Any]]:
-    """Read the cells of a file, without those discarded."""
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if "system" in line and not line.get("discarded")]
-
-
 async def work(asked: argparse.Namespace, path: Path, where: dict[str, Any]) -> None:
     """Run what is not there yet."""
     python = ray_python(asked.ray_env)
-    done = {key(cell) for cell in kept(path)}
+    done = {key(cell) for cell in paper_tables.kept(path)}
     seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
     todo: list[tuple[System, int, list[Cell]]] = []
     for suite in suites(asked):
@@ -141,12 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="also other settings of Ray, lengths and objectives")
     asked = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the systems too
-    path = CELLS
+    path = paper_tables.CELLS
     if asked.quick:
         asked.seeds, path = 1, Path("paper_quick.jsonl")
         path.unlink(missing_ok=True)
     asyncio.run(work(asked, path, environment(seed=FIRST_SEED)))
-    print(paper_tables.make(path, write=not asked.quick))
+    print(paper_tables.make(path, write_results=not asked.quick))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,379 @@
-"""Tables."""
+"""Tables, plot and headline of the paper's experiment, made from the cells that `benchmarks.paper` keeps.
 
+    python -m benchmarks.paper_tables [--readme]
+
+Beside each system stands what the simulator says of the same runs; ``--readme`` writes the headline into README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from benchmarks.environment import RESULTS, write
+from benchmarks.trial import FAST, WINDOW_S, Cell, scenario_of
+from dask_fmware.simulate.report import crossing, interval, measure
+from dask_fmware.simulate.workload import SampledRun, Workload, alone_s
+from dask_fmware.simulate.world import World
+
+__all__ = ["Curves", "headline", "kept", "make", "readme_with", "saturation"]
+
+CELLS = RESULTS / "paper_cells.jsonl"
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- headline: written by python -m benchmarks.paper_tables --readme -->", "<!-- end of headline -->"
+STANDS_FOR = {"ray": "power_of_two"}  # policy of the simulator that a system is compared with
+PAPER = {"greedy": ("-33.8 %", "-33 %", "+26.4 %", "10"), "target": ("-30.7 %", "-30 %", "+15.3 %", "8")}
+METRICS = ("goodput", "ttft_mean_s", "latency_mean_s", "fast_share")
+LEVEL = 0.7
+Estimate = tuple[float, float, float]  # value and its 95 % interval
+Key = tuple[str, int, int]  # workflow, runs in the window, seed
 
 
-def make(path: Path, write: bool) -> str:
-    return ""
+def kept(path: Path, lengths: str | None = None, plus_s: float | None = None) -> list[dict[str, Any]]:
+    """Read the cells of a file, of one setting or of all, without those discarded."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [
+        line
+        for line in lines
+        if "count" in line
+        and not line.get("discarded")
+        and line["lengths"] == (lengths or line["lengths"])
+        and line["plus_s"] == (plus_s or line["plus_s"])
+    ]
+
+
+class Curves:
+    """Metrics of systems over loads, for the cells that all of them have.
+
+    Parameters
+    ----------
+    cells
+        As `benchmarks.paper` keeps them.
+    systems
+        Which to compare; a cell that one of them lacks is left out for all.
+    """
+
+    def __init__(self, cells: Iterable[dict[str, Any]], systems: Sequence[str]) -> None:
+        found: dict[str, dict[Key, dict[str, float]]] = defaultdict(dict)
+        for cell in cells:
+            found[cell["system"]][cell["workflow"], cell["count"], cell["seed"]] = {m: cell[m] for m in METRICS}
+        self.systems = tuple(systems)
+        common = set.intersection(*(set(found[system]) for system in systems)) if systems else set()
+        complete: dict[tuple[str, int], set[int]] = defaultdict(set)
+        for workflow, count, seed in common:
+            complete[workflow, seed].add(count)
+        self.workflows = sorted({workflow for workflow, _, _ in common})
+        self.counts = sorted({count for _, count, _ in common})
+        whole = {at for at, counts in complete.items() if counts == set(self.counts)}
+        self.seeds = {w: sorted(seed for workflow, seed in whole if workflow == w) for w in self.workflows}
+        self._found = found
+
+    def value(self, system: str, workflow: str, count: int, seed: int, metric: str) -> float:
+        """One cell."""
+        return self._found[system][workflow, count, seed][metric]
+
+    def over_seeds(self, system: str, workflow: str, count: int, metric: str) -> list[float]:
+        """One load, a value for each seed."""
+        return [self.value(system, workflow, count, seed, metric) for seed in self.seeds[workflow]]
+
+    def largest_n(self, system: str, workflow: str, seeds: Sequence[int] | None = None) -> float:
+        """Largest load with 70 % goodput, of the mean over seeds; the least load if it is not reached there."""
+        chosen = self.seeds[workflow] if seeds is None else seeds
+        means = [fmean(self.value(system, workflow, n, seed, "goodput") for seed in chosen) for n in self.counts]
+        return max(crossing(self.counts, means, LEVEL), self.counts[0])
+
+    def average(self, system: str, workflow: str, metric: str, most: float = 1e9) -> list[float]:
+        """Mean over the loads up to `most`, for each seed."""
+        counts = [count for count in self.counts if count <= most]
+        return [
+            fmean(self.value(system, workflow, count, seed, metric) for count in counts)
+            for seed in self.seeds[workflow]
+        ]
+
+    def ratio(self, system: str, base: str, workflow: str, metric: str, most: float = 1e9) -> Estimate:
+        """Median over seeds of the ratio to a base system, and the 95 % bootstrap interval of that median."""
+        pairs = zip(
+            self.average(system, workflow, metric, most), self.average(base, workflow, metric, most), strict=True
+        )
+        return _resampled([one / other if other else float("inf") for one, other in pairs], median)
+
+    def n_ratio(self, system: str, base: str, workflow: str) -> Estimate:
+        """Ratio of the largest loads at 70 %, with its 95 % bootstrap interval over seeds."""
+        seeds, draw = self.seeds[workflow], random.Random(0)
+
+        def of(chosen: Sequence[int]) -> float:
+            other = self.largest_n(base, workflow, chosen)
+            return self.largest_n(system, workflow, chosen) / other if other else float("inf")
+
+        drawn = sorted(of(draw.choices(seeds, k=len(seeds))) for _ in range(400))
+        return of(seeds), drawn[10], drawn[389]
+
+
+def _resampled(values: Sequence[float], what: Callable[[Sequence[float]], float]) -> Estimate:
+    draw = random.Random(len(values))
+    drawn = sorted(what(draw.choices(values, k=len(values))) for _ in range(1000))
+    return what(values), drawn[25], drawn[974]
+
+
+def saturation(workflow: Any) -> float:
+    """Runs within the window that both cards are busy with for exactly the window."""
+    scenario = scenario_of(Cell(workflow, 30, 0))
+    runs = [run for seed in range(10) for run in Workload(scenario, seed).runs()]
+
+    def busy_s(run: SampledRun, card: str) -> float:
+        total_s = 0.0
+        for node in run.nodes:
+            if node.taken and node.model is not None:
+                hosting = scenario.models[node.model].on[card]
+                total_s += sum(alone_s(hosting.step_law, hosting.limits, (call,))[1] for call in node.calls)
+        return total_s
+
+    return WINDOW_S * sum(1.0 / fmean(busy_s(run, card) for run in runs) for card in scenario.cards)
+
+
+def simulated(curves: Curves, lengths: Any, plus_s: float) -> list[dict[str, Any]]:
+    """The same cells by the simulator."""
+    made = []
+    for system in curves.systems:
+        for workflow in curves.workflows:
+            for count in curves.counts:
+                for seed in curves.seeds[workflow]:
+                    cell = Cell(workflow, count, seed, lengths, plus_s)  # type: ignore[arg-type]
+                    scenario = scenario_of(cell)
+                    policy = STANDS_FOR.get(system, system)
+                    got = measure(scenario, World(scenario, policy, Workload(scenario, seed).runs(), seed).play())
+                    made.append(
+                        {
+                            "system": system, "workflow": workflow, "count": count, "seed": seed,
+                            "goodput": got.goodput, "ttft_mean_s": got.ttft_mean_s,
+                            "latency_mean_s": got.latency_mean_s, "fast_share": got.share[FAST],
+                        }
+                    )  # fmt: skip
+    return made
+
+
+# -- tables ------------------------------------------------------------------------------------------
+
+
+def _percent(ratio: Estimate) -> str:
+    value, low, high = (100.0 * (part - 1.0) for part in ratio)
+    return f"{value:+.0f} % ({low:+.0f} to {high:+.0f})"
+
+
+def _cell_table(curves: Curves, other: Curves, workflow: str, metric: str, title: str) -> list[str]:
+    systems = curves.systems
+    lines = [
+        f"### {workflow}: {title}",
+        "",
+        "| N | " + " | ".join(f"{system} | simulated" for system in systems) + " |",
+        "|---" * (2 * len(systems) + 1) + "|",
+    ]
+    for count in curves.counts:
+        row = [str(count)]
+        for system in systems:
+            got = interval(curves.over_seeds(system, workflow, count, metric))
+            row += [f"{got.mean:.2f} ({got.low:.2f} to {got.high:.2f})"]
+            row += [f"{fmean(other.over_seeds(system, workflow, count, metric)):.2f}"]
+        lines.append("| " + " | ".join(row) + " |")
+    return [*lines, ""]
+
+
+def _comparison(curves: Curves, base: str) -> list[str]:
+    lines = [
+        f"| workflow | system | mean latency before saturation | mean TTFT before saturation | largest N at 70 % | "
+        f"its ratio to {base} | goodput over N | its ratio |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for workflow in curves.workflows:
+        most = saturation(workflow)
+        for system in curves.systems:
+            goodput = interval(curves.average(system, workflow, "goodput"))
+            row = [workflow, system]
+            if system == base:
+                row += [
+                    f"{median(curves.average(system, workflow, metric, most)):.2f} s"
+                    for metric in ("latency_mean_s", "ttft_mean_s")
+                ]
+                row += [f"{curves.largest_n(system, workflow):.1f}", "1", f"{goodput.mean:.3f}", "1"]
+            else:
+                row += [
+                    _percent(curves.ratio(system, base, workflow, metric, most))
+                    for metric in ("latency_mean_s", "ttft_mean_s")
+                ]
+                times, low, high = curves.n_ratio(system, base, workflow)
+                row += [
+                    f"{curves.largest_n(system, workflow):.1f}",
+                    f"{times:.2f} ({low:.2f} to {high:.2f})",
+                    f"{goodput.mean:.3f}",
+                    _percent(curves.ratio(system, base, workflow, "goodput")),
+                ]
+            lines.append("| " + " | ".join(row) + " |")
+    return lines
+
+
+def headline(curves: Curves) -> str:
+    """The table of the README."""
+    lines = [
+        "| | workflow | Ray Serve | `greedy` | `slack` |",
+        "|---|---|---|---|---|",
+    ]
+    for title, cell in (
+        ("largest N with 70 % in time", lambda s, w: f"{curves.largest_n(s, w):.1f}"),
+        ("share in time, mean over N", lambda s, w: f"{fmean(curves.average(s, w, 'goodput')):.2f}"),
+        (
+            "mean time to first token below saturation",
+            lambda s, w: f"{fmean(curves.average(s, w, 'ttft_mean_s', saturation(w))):.2f} s",
+        ),
+        (
+            "mean latency below saturation",
+            lambda s, w: f"{fmean(curves.average(s, w, 'latency_mean_s', saturation(w))):.2f} s",
+        ),
+    ):
+        for workflow in curves.workflows:
+            lines.append(
+                f"| {title} | {workflow} | " + " | ".join(cell(s, workflow) for s in ("ray", "greedy", "slack")) + " |"
+            )
+    seeds = min(len(seeds) for seeds in curves.seeds.values())
+    lines += ["", f"Real systems, emulated cards, {seeds} seeds, `python -m benchmarks.paper`;"]
+    return "\n".join(lines)
+
+
+def readme_with(text: str, table: str) -> str:
+    """Return a README with the headline between its two marks."""
+    found = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if not found.search(text):
+        raise ValueError(f"README.md has no place for the headline: {BEGIN} ... {END}")
+    return found.sub(lambda _: f"{BEGIN}\n{table}\n{END}", text)
+
+
+def _discarded(path: Path) -> list[str]:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    cells = [line for line in lines if "count" in line]
+    by_system: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        by_system[cell["system"]].append(cell)
+    out = [
+        "| system | cells kept | discarded | engines late, p50 | p95 (worst cell) | stall of the machine, worst kept |",
+        "|---|---|---|---|---|---|",
+    ]
+    for system, mine in by_system.items():
+        good = [cell for cell in mine if not cell.get("discarded")]
+        if good:
+            out.append(
+                f"| {system} | {len(good)} | {len(mine) - len(good)} | "
+                f"{1e3 * median(cell['late_p50_s'] for cell in good):.1f} ms | "
+                f"{1e3 * max(cell['late_p95_s'] for cell in good):.0f} ms | "
+                f"{1e3 * max(cell['machine_stall_s'] for cell in good):.0f} ms |"
+            )
+    return out
+
+
+def _gaps(curves: Curves, other: Curves, system: str, workflow: str) -> list[float]:
+    """Goodput, simulated less measured, in points, at each load."""
+
+    def mean(of: Curves, count: int) -> float:
+        return fmean(of.over_seeds(system, workflow, count, "goodput"))
+
+    return [100.0 * (mean(other, count) - mean(curves, count)) for count in curves.counts]
+
+
+def make(path: Path, *, write_results: bool) -> str:
+    """Return all tables as Markdown; write them, the plot and the figures beside the cells."""
+    from benchmarks.paper_picture import draw
+
+    cells = kept(path, "deterministic", 1.0)
+    present = {cell["system"] for cell in cells}
+    systems = [name for name in ("ray", "greedy", "slack") if name in present]
+    curves = Curves(cells, systems)
+    if not curves.workflows:
+        return "no cell that all systems have"
+    other = Curves(simulated(curves, "deterministic", 1.0), systems)
+    environments = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    where = [line["environment"] for line in environments if "environment" in line][-1]
+    ray = next((line["ray"] for line in environments if "ray" in line), "?")
+    seeds = {workflow: len(found) for workflow, found in curves.seeds.items()}
+    lines = [
+        "# The paper's experiment: Ray Serve and dask-fmware on the same emulated cards",
+        "",
+        f"`{where['command']}` on {where['processor']}, {where['cores']} cores, Python {where['python']}, Ray {ray}, "
+        f"distributed {where['versions']['distributed']}; seeds from {where['seed']}: "
+        + ", ".join(f"{workflow} {count}" for workflow, count in seeds.items())
+        + ". Serial engines, deterministic lengths, N runs within 10 s, SLO = unloaded TTFT + 1 s. In parentheses: "
+        "95 % bootstrap intervals over seeds.",
+        "",
+        "## Against Ray Serve, real systems",
+        "",
+        "Medians over seeds of paired ratios. Saturation: "
+        + ", ".join(f"{workflow} {saturation(workflow):.1f}" for workflow in curves.workflows)
+        + " runs.",
+        "",
+        *_comparison(curves, "ray"),
+        "",
+        "## The same by the simulator",
+        "",
+        "Ray Serve is the policy `power_of_two` there.",
+        "",
+        *_comparison(other, "ray"),
+        "",
+    ]
+    gaps = {(system, workflow): _gaps(curves, other, system, workflow) for system in systems for workflow in seeds}
+    lines += [
+        "Goodput, simulated less measured, in points: "
+        + "; ".join(
+            f"{system} {workflow} {fmean(gap):+.1f} (cells {min(gap):+.0f} to {max(gap):+.0f})"
+            for (system, workflow), gap in gaps.items()
+        )
+        + ".",
+        "",
+        "## Every load",
+        "",
+    ]
+    for metric, title in (
+        ("goodput", "goodput"),
+        ("ttft_mean_s", "mean TTFT, s"),
+        ("latency_mean_s", "mean latency, s"),
+        ("fast_share", "share of executions on the fast card"),
+    ):
+        for workflow in curves.workflows:
+            lines += _cell_table(curves, other, workflow, metric, title)
+    lines += ["## Timing of the engines", "", *_discarded(path), ""]
+    text = "\n".join(lines)
+    if write_results:
+        write("paper", {"environment": where, "ray": ray, "simulated": simulated_rows(other)}, text)
+        draw(curves, other, RESULTS / "paper.png")
+    return text
+
+
+def simulated_rows(curves: Curves) -> dict[str, Any]:
+    """Means of the simulated cells, by system and workflow."""
+    return {
+        system: {
+            workflow: {
+                metric: [fmean(curves.over_seeds(system, workflow, count, metric)) for count in curves.counts]
+                for metric in METRICS
+            }
+            for workflow in curves.workflows
+        }
+        for system in curves.systems
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--readme", action="store_true", help="write the headline into README.md")
+    asked = parser.parse_args()
+    print(make(CELLS, write_results=True))
+    if asked.readme:
+        table = headline(Curves(kept(CELLS, "deterministic", 1.0), ("ray", "greedy", "slack")))
+        README.write_text(readme_with(README.read_text(encoding="utf-8"), table), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
