@@ -13,6 +13,7 @@ import asyncio
 import json
 import sys
 from collections import defaultdict, deque
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -26,9 +27,14 @@ class Cards:
         self._queues: dict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
         self._busy: set[str] = set()
         self.record: list[dict[str, Any]] = []
+        self.idle = asyncio.Event()  # set while there is no connection
+        self.idle.set()
+        self._connections = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Speak with one connection until it is closed."""
+        self._connections += 1
+        self.idle.clear()
         try:
             asked = json.loads(await reader.readline() or b"{}")
             match asked.get("op"):
@@ -42,30 +48,41 @@ class Cards:
             pass  # its process has died
         finally:
             writer.close()
+            self._connections -= 1
+            if not self._connections:
+                self.idle.set()
 
     async def _turn(self, card: str, call: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked_at = perf_counter()
-        closed = asyncio.ensure_future(reader.read())  # nothing more is said; returns when the engine is done
+        closed = asyncio.ensure_future(_closed(reader))
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues[card].append(mine)
         self._next(card)
-        await asyncio.wait({mine, closed}, return_when=asyncio.FIRST_COMPLETED)
-        if not mine.done():  # given up while it waited
-            self._queues[card].remove(mine)
-            return
         try:
+            await asyncio.wait({mine, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if not mine.done():  # given up while it waited
+                self._queues[card].remove(mine)
+                return
             began = perf_counter()
             writer.write(b"go\n")
             await closed
             self.record.append({"call": call, "card": card, "asked": asked_at, "began": began, "ended": perf_counter()})
         finally:
-            self._busy.discard(card)
+            closed.cancel()
+            if mine.done():
+                self._busy.discard(card)
             self._next(card)
 
     def _next(self, card: str) -> None:
         if card not in self._busy and self._queues[card]:
             self._busy.add(card)
             self._queues[card].popleft().set_result(None)
+
+
+async def _closed(reader: asyncio.StreamReader) -> None:
+    """Wait for the end of a connection; nothing more is said on it."""
+    with suppress(ConnectionError):  # its process was killed
+        await reader.read()
 
 
 class turn:
@@ -86,7 +103,7 @@ class turn:
             raise
 
     async def __aexit__(self, *failure: object) -> None:
-        self._writer.close()
+        self._writer.close()  # no waiting: the card is given back also when the engine is cancelled
 
 
 async def ask(socket: str) -> list[dict[str, Any]]:
@@ -95,6 +112,7 @@ async def ask(socket: str) -> list[dict[str, Any]]:
     writer.write(b'{"op": "record"}\n')
     answer = await reader.readline()
     writer.close()
+    await writer.wait_closed()
     record: list[dict[str, Any]] = json.loads(answer)
     return record
 

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import dask
@@ -20,30 +21,31 @@ import dask_fmware as fm
 from benchmarks.card_engine import arguments
 from benchmarks.trial import LABELS, SCENARIO, PlannedRun
 from benchmarks.worker_protocol import reserve_stdout, serve
+from dask_fmware.cluster.local import STREAM_INTERVAL_S
 from dask_fmware.simulate.scenario import load_scenario
 
 small, large = fm.Model("small"), fm.Model("large")
 
 
-def pause(seconds: float, value: Any) -> Any:
-    """Plain code that takes a while, as the scenario says, and hands on what the next node reads."""
+def _pause(seconds: float, value: Any) -> Any:
+    """Plain code that takes a while and hands on what the next node reads."""
     time.sleep(seconds)
     return value
 
 
 @fm.task
-def retrieve(query: str, answer: str) -> str:
-    return pause(0.05, answer)
+def retrieve(query: str, answer: str, seconds: float) -> str:
+    return _pause(seconds, answer)
 
 
 @fm.task
-def check(fields: str, confirm: str) -> str:
-    return pause(0.02, confirm)
+def check(fields: str, confirm: str, seconds: float) -> str:
+    return _pause(seconds, confirm)
 
 
 @fm.task
-def find(pitches: list[str]) -> list[str]:
-    return pause(0.05, pitches)
+def find(pitches: list[str], seconds: float) -> list[str]:
+    return _pause(seconds, pitches)
 
 
 @fm.task
@@ -52,21 +54,22 @@ def choose(pitched: list[str], recommend: str) -> str:
 
 
 @fm.workflow
-def rag(rewrite_text, answer_text):
+def rag(rewrite_text, answer_text, retrieve_s):
     query = small("{text}", name="rewrite", text=rewrite_text, max_tokens=256)
-    return large("{text}", name="answer", text=retrieve(query, answer_text), max_tokens=72)
+    return large("{text}", name="answer", text=retrieve(query, answer_text, retrieve_s), max_tokens=72)
 
 
 @fm.workflow
-def shopping(intent_text, extract_text, confirm_text, pitch_text, recommend_text, reply_text):
+def shopping(intent_text, extract_text, confirm_text, pitch_text, recommend_text, reply_text, check_s, find_s):
     label = small("{text}", name="intent", text=intent_text, choices=list(LABELS.values()), max_tokens=3)
 
     def order():
         fields = small("{text}", name="extract", text=extract_text, max_tokens=256)
-        return large("{text}", name="confirm", text=check(fields, confirm_text), max_tokens=96)
+        return large("{text}", name="confirm", text=check(fields, confirm_text, check_s), max_tokens=96)
 
     def search():
-        pitched = fm.map(lambda text: small("{text}", name="pitch", text=text, max_tokens=96), find(pitch_text))
+        found = find(pitch_text, find_s)
+        pitched = fm.map(lambda text: small("{text}", name="pitch", text=text, max_tokens=96), found)
         return large("{text}", name="recommend", text=choose(pitched, recommend_text), max_tokens=96)
 
     def chat():
@@ -80,11 +83,12 @@ def bind(run: PlannedRun) -> Any:
     made = rag if run.workflow == "rag" else shopping
     names = [item.name for item in made.workflow.inputs]
     nothing: dict[str, Any] = dict.fromkeys(names, "-") | ({"pitch_text": []} if "pitch_text" in names else {})
-    given = {f"{node}_text": prompt for node, prompt in run.prompts.items()}
+    given: dict[str, Any] = {f"{node}_text": prompt for node, prompt in run.prompts.items()}
+    given |= {f"{node}_s": seconds for node, seconds in run.pauses_s.items()}
     return made(**(nothing | given)).options(slo=fm.SLO(ttft_s=run.ttft_slo_s))
 
 
-def deployment(socket: str, policy: str) -> dict[str, Any]:
+def deployment(socket: str, policy: str, time_scale: float = 1.0) -> dict[str, Any]:
     """The paper's two cards, each with both models, one call at a time."""
     scenario = load_scenario(SCENARIO)
     models: dict[str, Any] = {}
@@ -94,8 +98,8 @@ def deployment(socket: str, policy: str) -> dict[str, Any]:
             assert hosting.plain is not None
             on[card] = {
                 "replicas": 1,
-                "arguments": arguments(hosting.plain.model_dump(), socket=socket, card=card),
-                "latency": hosting.latency.model_dump(),
+                "arguments": arguments(hosting.plain.model_dump(), socket=socket, card=card, time_scale=time_scale),
+                "latency": {name: time_scale * value for name, value in hosting.latency.model_dump().items()},
             }
         models[model] = {"engine": "card", "slots": 1, "context_tokens": 8192, "longest_token_bytes": 4, "on": on}
     return {
@@ -106,22 +110,25 @@ def deployment(socket: str, policy: str) -> dict[str, Any]:
     }
 
 
-async def _main(socket: str, policy: str, out: int) -> None:
+async def start(client: Client, run: PlannedRun) -> AsyncIterator[str]:
+    """Submit a run and stream its answer."""
+    future = client.compute(bind(run))
+    async for chunk in fm.stream(future):
+        yield str(chunk)
+    await future
+
+
+async def _main(asked: argparse.Namespace, out: int) -> None:
     began = time.perf_counter()
+    document = deployment(asked.socket, asked.policy, asked.time_scale)
     with dask.config.set({"distributed.worker.preload": ["benchmarks.card_engine"]}):
-        cluster = await fm.LocalModelCluster(deployment(socket, policy), dashboard_address=None, asynchronous=True)
+        cluster = await fm.LocalModelCluster(document, dashboard_address=None, asynchronous=True)
     client = await Client(cluster, asynchronous=True, set_as_default=False)
-    client.scheduler_comm.interval = 50e-6
+    client.scheduler_comm.interval = STREAM_INTERVAL_S
     try:
         await fm.wait_ready(client)
-
-        async def start(run: PlannedRun) -> AsyncIterator[str]:
-            future = client.compute(bind(run))
-            async for chunk in fm.stream(future):
-                yield str(chunk)
-            await future
-
-        await serve(out, start, {"start_s": time.perf_counter() - began, "policy": policy})
+        ready = {"start_s": time.perf_counter() - began, "policy": asked.policy}
+        await serve(out, partial(start, client), ready)
     finally:
         await client.close()
         await cluster.close()
@@ -131,8 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--socket", required=True, help="of the card server")
     parser.add_argument("--policy", required=True)
+    parser.add_argument("--time-scale", type=float, default=1.0, help="seconds for one second of the scenario")
     asked = parser.parse_args()
-    asyncio.run(_main(asked.socket, asked.policy, reserve_stdout()))
+    asyncio.run(_main(asked, reserve_stdout()))
 
 
 if __name__ == "__main__":

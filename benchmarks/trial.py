@@ -58,6 +58,7 @@ class PlannedRun:
     arrival_s: float
     ttft_slo_s: float
     prompts: dict[str, str | list[str]]  # by node; only of the path that the run takes
+    pauses_s: dict[str, float]  # of plain code, by node
     calls: list[PlannedCall]
 
 
@@ -100,26 +101,43 @@ def plan(cell: Cell) -> list[PlannedRun]:
     ]
 
 
-def planned(scenario: Scenario, run: SampledRun, prefix: str) -> PlannedRun:
-    """Write the prompts of one run."""
+def planned(scenario: Scenario, run: SampledRun, prefix: str, time_scale: float = 1.0) -> PlannedRun:
+    """Write the prompts of one run; `time_scale` is seconds on the clock for one second of the scenario."""
     name = f"{prefix}{run.run_id}"
     prompts: dict[str, str | list[str]] = {}
+    pauses_s: dict[str, float] = {}
     calls: list[PlannedCall] = []
     for node in run.nodes:
-        if node.model is None or not node.taken:
-            continue
-        several = node.name in {"pitch"}
-        made = [
-            _call(scenario, run, node, f"{name}/{node.name}" + (f".{i}" if several else ""), *lengths)
-            for i, lengths in enumerate(node.calls)
-        ]
-        calls += made
-        prompts[node.name] = [call.prompt for call in made] if several else made[0].prompt
-    return PlannedRun(name, run.workflow, run.arrival, run.deadline - run.arrival, prompts, calls)
+        if node.model is None:
+            pauses_s[node.name] = time_scale * node.seconds
+        elif node.taken:
+            is_map = scenario.workflows[run.workflow].nodes[node.name].items is not None
+            names = [f"{name}/{node.name}" + (f".{i}" if is_map else "") for i in range(len(node.calls))]
+            made = [
+                _call(scenario, run, node, call, *lengths, time_scale)
+                for call, lengths in zip(names, node.calls, strict=True)
+            ]
+            calls += made
+            prompts[node.name] = [call.prompt for call in made] if is_map else made[0].prompt
+    return PlannedRun(
+        name,
+        run.workflow,
+        time_scale * run.arrival,
+        time_scale * (run.deadline - run.arrival),
+        prompts,
+        pauses_s,
+        calls,
+    )
 
 
 def _call(
-    scenario: Scenario, run: SampledRun, node: SampledNode, name: str, prompt_tokens: int, output_tokens: int
+    scenario: Scenario,
+    run: SampledRun,
+    node: SampledNode,
+    name: str,
+    prompt_tokens: int,
+    output_tokens: int,
+    time_scale: float,
 ) -> PlannedCall:
     output: int | str = output_tokens
     if node.decides is not None:
@@ -127,7 +145,7 @@ def _call(
         output = LABELS[list(branches)[node.decides]]
     model = node.model or ""
     alone = {
-        card: alone_s(hosting.step_law, hosting.limits, ((prompt_tokens, output_tokens),))[1]
+        card: time_scale * alone_s(hosting.step_law, hosting.limits, ((prompt_tokens, output_tokens),))[1]
         for card, hosting in scenario.models[model].on.items()
     }
     return PlannedCall(name, model, planned_prompt(name, prompt_tokens, output), prompt_tokens, output_tokens, alone)

@@ -35,9 +35,9 @@ def own_card() -> str:
 class Model:
     """One model; each replica has the engine of its node's card."""
 
-    def __init__(self, laws: dict[str, dict[str, float]], socket: str | None) -> None:
+    def __init__(self, laws: dict[str, dict[str, float]], socket: str | None, time_scale: float) -> None:
         card = own_card()
-        self.engine = CardEngine(**arguments(laws[card], socket=socket, card=card))
+        self.engine = CardEngine(**arguments(laws[card], socket=socket, card=card, time_scale=time_scale))
         self._started: asyncio.Task[None] | None = None
 
     async def _ready(self) -> None:
@@ -70,22 +70,22 @@ class Workflows:
         self.small = small.options(method_name="complete")
         self.large = large.options(method_name="stream", stream=True)
 
-    async def rag(self, prompts: dict[str, Any]) -> AsyncIterator[str]:
+    async def rag(self, prompts: dict[str, Any], pauses_s: dict[str, float]) -> AsyncIterator[str]:
         """Rewrite, retrieve, answer."""
         await self.small.remote(prompts["rewrite"], 256)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(pauses_s["retrieve"])
         async for piece in self.large.remote(prompts["answer"], 72):
             yield piece
 
-    async def shopping(self, prompts: dict[str, Any]) -> AsyncIterator[str]:
+    async def shopping(self, prompts: dict[str, Any], pauses_s: dict[str, float]) -> AsyncIterator[str]:
         """Find out what is wanted, then one of three branches."""
         label = await self.small.remote(prompts["intent"], 3, tuple(LABELS.values()))
         if label == LABELS["order"]:
             await self.small.remote(prompts["extract"], 256)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(pauses_s["check"])
             answer = self.large.remote(prompts["confirm"], 96)
         elif label == LABELS["search"]:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(pauses_s["find"])
             await asyncio.gather(*(self.small.remote(prompt, 96) for prompt in prompts["pitch"]))
             answer = self.large.remote(prompts["recommend"], 96)
         else:
@@ -101,6 +101,7 @@ def application(
     max_ongoing: int | None = None,
     max_queued: int | None = None,
     prefer_local: bool | None = None,
+    time_scale: float = 1.0,
 ) -> Any:
     """Return the workflows with their two models, to be given to `serve.run`."""
     options: dict[str, Any] = {
@@ -112,5 +113,5 @@ def application(
         options["max_ongoing_requests"] = max_ongoing
     if max_queued is not None:
         options["max_queued_requests"] = max_queued
-    models = [Model.options(name=name, **options).bind(laws[name], socket) for name in ("small", "large")]
+    models = [Model.options(name=name, **options).bind(laws[name], socket, time_scale) for name in ("small", "large")]
     return Workflows.bind(*models, prefer_local)

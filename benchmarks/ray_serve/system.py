@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--max-ongoing", type=int, help="max_ongoing_requests of the models; Ray's default is 5")
     parser.add_argument("--max-queued", type=int, help="max_queued_requests of the models; Ray's default is no bound")
     parser.add_argument("--prefer-local", choices=("yes", "no"), help="locality of handles; default: Ray's")
+    parser.add_argument("--time-scale", type=float, default=1.0, help="seconds for one second of the scenario")
     asked = parser.parse_args()
     out = reserve_stdout()
     began = time.perf_counter()
@@ -61,12 +62,13 @@ def main() -> None:
         max_ongoing=asked.max_ongoing,
         max_queued=asked.max_queued,
         prefer_local={"yes": True, "no": False, None: None}[asked.prefer_local],
+        time_scale=asked.time_scale,
     )
     handle = ray_serve.run(made, route_prefix=None)
     handles = {name: handle.options(method_name=name, stream=True) for name in ("rag", "shopping")}
 
     async def start(run: PlannedRun) -> AsyncIterator[str]:
-        async for piece in handles[run.workflow].remote(run.prompts):
+        async for piece in handles[run.workflow].remote(run.prompts, run.pauses_s):
             yield piece
 
     try:

@@ -1,0 +1,176 @@
+"""Each part of `slack` switched off in turn, in the simulator.
+
+    python -m benchmarks.ablation [--seeds 20]
+
+A part is switched off from outside, by what is shown to the policy or made of its answer, so that all else is the
+policy as it is shipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.progress import track
+
+from benchmarks.environment import environment, write
+from benchmarks.trial import Cell, scenario_of
+from dask_fmware.policy.estimate import execution_s
+from dask_fmware.policy.kinds import leaders
+from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
+from dask_fmware.policy.slack import Slack
+from dask_fmware.simulate.report import interval
+from dask_fmware.simulate.run import saturation
+from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
+from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulate.world import World
+
+__all__ = ["PARTS", "Without"]
+
+COUNTS = (8, 12, 15, 20, 30)
+LOADS = (0.9, 2.0)
+FIRST_SEED = 1000
+SCENARIOS = Path(__file__).parent / "scenarios"
+
+
+def _ends(call: CallView, replica: ReplicaView, now: float) -> float:
+    """When a call would end on a replica, by the latency figure and what waits there."""
+    tokens = 0.0 if call.answers else call.output_tokens
+    free_at = max(now, replica.slot_free_at) if replica.is_full else now
+    waiting_s = replica.waiting_s / (replica.card_slots or replica.slots)
+    return free_at + waiting_s + execution_s(replica.latency, call.prompt_tokens, tokens)
+
+
+class Without:
+    """`Slack` without one of its parts."""
+
+    def __init__(self, part: str) -> None:
+        self.name = f"slack without {part}" if part else "slack"
+        self._part = part
+        self._slack = Slack()
+
+    def order(self, call: CallView) -> tuple[float, ...]:
+        """As `Slack`, or first come, first served inside its classes."""
+        if self._part == "runs under way first":
+            call = replace(call, begun=True)
+        key = self._slack.order(call)
+        return (*key[:2], call.runnable_at) if self._part == "order by latest start" else key
+
+    def rank(self, replica: ReplicaView) -> Rank:
+        """As `Slack`."""
+        return self._slack.rank(replica)
+
+    def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
+        """As `Slack`, but for the part that is off."""
+        choice = self._slack.choose(call, replicas, now)
+        best = min(leaders(replicas, self.rank), key=lambda r: (not r.has_room, _ends(call, r, now), r.name))
+        match self._part, choice:
+            case "late binding", Wait() | Park():
+                soonest = min(replicas, key=lambda r: (_ends(call, r, now), r.name))
+                return Bind(soonest.replica_id, "bound at once", call.due if call.due is not None else inf)
+            case "parking", Park():
+                if best.has_room:
+                    return Bind(best.replica_id, "late, but not parked", call.due)
+                return Wait("all replicas are busy")
+            case "restraint of background calls", Wait() if call.due is None or call.parked:
+                if best.has_room:
+                    return Bind(best.replica_id, "background wherever there is room", inf)
+                return choice
+            case "engine priority", Bind():
+                return Bind(choice.replica_id, choice.reason)
+            case _:
+                return choice
+
+
+class _Even:
+    """Stands for the measured stretch of calls."""
+
+    def factor(self, _: float) -> float:
+        return 1.0
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments, **named: None
+
+
+PARTS = (
+    "",
+    "late binding",
+    "order by latest start",
+    "runs under way first",
+    "parking",
+    "restraint of background calls",
+    "online correction",
+    "engine priority",
+)
+
+
+def goodput(scenario: Scenario, part: str, seed: int, rate: float | None) -> float:
+    """Share of runs in time."""
+    world = World(scenario, Without(part), Workload(scenario, seed).runs(rate=rate), seed)
+    if part == "online correction":
+        world.machine.fleet.stretches = defaultdict(_Even)  # type: ignore[arg-type]
+    outcomes = world.play()
+    return sum(outcome.met for outcome in outcomes) / len(outcomes)
+
+
+def settings() -> dict[str, list[tuple[Scenario, float | None]]]:
+    """What a column of the table is a mean over: scenarios and rates."""
+    made: dict[str, list[tuple[Scenario, float | None]]] = {}
+    for workflow in ("rag", "shopping"):
+        made[f"paper, {workflow}"] = [(scenario_of(Cell(workflow, count, 0)), None) for count in COUNTS]  # type: ignore[arg-type]
+    batching = load_scenario(SCENARIOS / "batching2.yaml")
+    batching = batching.model_copy(update={"arrivals": PoissonArrivals(kind="poisson", duration_s=60.0)})
+    full = saturation(batching)
+    for load in LOADS:
+        made[f"batching, {load:g} of saturation"] = [(batching, load * full)]
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20, help="from 1000 up; a quarter of them on batching cards")
+    asked = parser.parse_args()
+    columns = settings()
+    found: dict[str, dict[str, list[float]]] = {part or "nothing": {} for part in PARTS}
+    for part in track(PARTS, description="parts"):
+        for column, cells in columns.items():
+            count = asked.seeds if column.startswith("paper") else max(asked.seeds // 4, 1)
+            found[part or "nothing"][column] = [
+                fmean(goodput(scenario, part, seed, rate) for scenario, rate in cells)
+                for seed in range(FIRST_SEED, FIRST_SEED + count)
+            ]
+    where = environment(seed=FIRST_SEED)
+    lines = [
+        "# What each part of `slack` is worth, simulated",
+        "",
+        f"`{where['command']}`; goodput, and in parentheses what is lost without the part, 95 % bootstrap interval of "
+        f"the paired difference. Paper: mean over N = {', '.join(map(str, COUNTS))} runs within 10 s; seeds from "
+        f"{FIRST_SEED}.",
+        "",
+        "| without | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for part, values in found.items():
+        row = [part]
+        for column in columns:
+            text = f"{fmean(values[column]):.3f}"
+            if part != "nothing":
+                whole = found["nothing"][column]
+                lost = interval([all_ - one for all_, one in zip(whole, values[column], strict=True)])
+                text += f" ({lost.mean:+.3f}, {lost.low:+.3f} to {lost.high:+.3f})"
+            row.append(text)
+        lines.append("| " + " | ".join(row) + " |")
+    text = "\n".join(lines)
+    print(text)
+    raw: dict[str, Any] = {"environment": where, "goodput": found}
+    write("ablation", raw, text)
+
+
+if __name__ == "__main__":
+    main()
