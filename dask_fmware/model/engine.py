@@ -137,7 +137,7 @@ class Engine(Protocol):
         ...
 
     def state(self) -> EngineState:
-        """Load at this moment, without waiting."""
+        """Load at this moment, without waiting; `EngineCrashedError` if the engine has died since it was started."""
         ...
 
     async def close(self) -> None:

@@ -56,6 +56,17 @@ def _vllm(context_tokens: int, **arguments: Any) -> Engine:
     return create_engine("vllm", {**fixed, "context_tokens": context_tokens, **arguments})
 
 
+def _vllm_serve(**arguments: Any) -> Engine:
+    pytest.importorskip("openai")
+    from dask_fmware_workers.engines import create_engine
+    from tests.engines.tiny_llama import tiny_llama
+
+    words = ["--enforce-eager", "--block-size", "32"]
+    words += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
+    fixed = {"model": str(tiny_llama()), "kv_cache_memory_bytes": 32 << 20, "options": words}
+    return create_engine("vllm-serve", {**fixed, **arguments})
+
+
 def _transformers(**arguments: Any) -> Engine:
     from dask_fmware_workers.engines import create_engine
     from tests.engines.tiny_llama import tiny_llama
@@ -70,10 +81,12 @@ FACTORIES: dict[str, Callable[..., Engine]] = {
     "scripted": _scripted,
     "transformers": _transformers,
     "vllm": _vllm,
+    "vllm-serve": _vllm_serve,
 }
 """A factory takes `slots` and `context_tokens`. Add an engine here and the whole suite runs on it."""
 
-ELSEWHERE = ("transformers", "vllm")  # they run in an environment of their own, each behind a marker of its name
+ELSEWHERE = {"transformers": "transformers", "vllm": "vllm", "vllm-serve": "vllm_serve"}
+"""They run in an environment of their own, each behind a marker."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -89,7 +102,7 @@ def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _marks(name: str) -> list[pytest.MarkDecorator]:
     if name not in ELSEWHERE:
         return [pytest.mark.engine]
-    mark = getattr(pytest.mark, name)
+    mark = getattr(pytest.mark, ELSEWHERE[name])
     # What these libraries and torch warn of is theirs.
     return [pytest.mark.engine, mark, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 

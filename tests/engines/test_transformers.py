@@ -19,7 +19,7 @@ import pytest
 from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineLoadError
 from dask_fmware.model.engine import Sampling
 from dask_fmware_workers.engines.transformers import TransformersEngine
-from tests.engines.asking import ask, collect, is_idle, text_of, until
+from tests.engines.asking import ask, collect, text_of, until
 
 installed = [
     pytest.mark.transformers,
@@ -153,8 +153,9 @@ async def test_a_loop_that_dies_ends_its_requests_and_says_so_afterwards(monkeyp
         monkeypatch.setattr(engine._backend._manager.batch_processor, "_generation_step", broken)
         with pytest.raises(EngineCrashedError, match="'r'"):
             await running
-        await until(lambda: is_idle(engine))
         await until(lambda: not engine._backend._manager.is_running())
+        with pytest.raises(EngineCrashedError, match="has ended"):
+            engine.state()
         with pytest.raises(EngineCrashedError):
             await collect(engine, ask("after"))
         await engine.close()

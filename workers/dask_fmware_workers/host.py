@@ -69,7 +69,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.dask = WorkerInternals(worker)
         self.runner = CallRunner(self.dask.send, self._crashed)
         self.bodies = BodyClient(self.dask)
-        self.state_reports = StateReports(self.dask.send)
+        self.state_reports = StateReports(self.dask.send, self._crashed)
         self.loaded: Loaded | None = None
         self.connected = False  # a router has spoken to us
         self._pause_s = 0.0  # before the engine is started again after a crash

@@ -30,6 +30,7 @@ ENGINES: dict[str, str] = {
     "scripted": "dask_fmware.testing.scripted:ScriptedEngine",
     "transformers": "dask_fmware_workers.engines.transformers:TransformersEngine",
     "vllm": "dask_fmware_workers.engines.vllm:VllmEngine",
+    "vllm-serve": "dask_fmware_workers.engines.vllm_serve:VllmServeEngine",
 }
 """Engines of this package, as ``module:Class``. They win over entry points of the same name."""
 

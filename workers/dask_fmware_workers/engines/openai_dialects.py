@@ -14,6 +14,7 @@ from typing import Any, Literal
 from dask_fmware.errors import EngineCrashedError, EngineError, SpecError
 from dask_fmware.model.engine import FinishReason, Request, Usage
 from dask_fmware_workers.engines.grammar import choices_grammar
+from dask_fmware_workers.engines.vllm_priority import urgency
 
 __all__ = ["DIALECTS", "Answer", "Dialect"]
 
@@ -32,6 +33,7 @@ class Dialect:
     formats: Literal["response_format", "structured_outputs", "grammar"]
     counts: Literal["chunks", "usage", "timings"]  # how the tokens of a piece are known
     tokenizer: Literal["vllm", "llama.cpp"] | None = None  # how prompts are counted; None: they are estimated
+    takes_priority: bool = False  # it runs with priorities; a server that does not refuses them
 
     @property
     def wraps_choices(self) -> bool:
@@ -78,6 +80,8 @@ class Dialect:
             body["stream_options"]["continuous_usage_stats"] = True
         elif self.counts == "timings":
             body |= {"timings_per_token": True, "cache_prompt": True}
+        if self.takes_priority:
+            body["priority"] = urgency(request.priority)
         return body | self._format(request)
 
     def _format(self, request: Request) -> dict[str, Any]:
@@ -105,6 +109,9 @@ DIALECTS: dict[str, Dialect] = {
     for dialect in (
         Dialect("openai", False, "max_completion_tokens", 2**63 - 1, False, "response_format", "chunks"),
         Dialect("vllm", True, "max_tokens", 2**63 - 1, True, "structured_outputs", "usage", "vllm"),
+        Dialect(
+            "vllm-priority", True, "max_tokens", 2**63 - 1, True, "structured_outputs", "usage", "vllm", True
+        ),  # with --scheduling-policy priority
         # llama.cpp takes 32 bits and reads the largest as "draw a seed"
         Dialect("llama.cpp", True, "max_tokens", 2**32 - 1, True, "grammar", "timings", "llama.cpp"),
     )

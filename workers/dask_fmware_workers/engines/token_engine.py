@@ -58,7 +58,7 @@ class Backend(Protocol):
         """Generate; `number` is unique, closing the iterator aborts. Raises what the library raises."""
 
     def state(self) -> EngineState:
-        """What the library counts; running and waiting are not read."""
+        """What the library counts; running and waiting are not read. Raises `EngineCrashedError` if it has died."""
 
     def close(self) -> None:
         """Free everything; blocks. No stream is open."""
@@ -179,7 +179,13 @@ class TokenEngine:
         return len(await self._tokenize(self._serving(), request))
 
     def state(self) -> EngineState:
-        """Load at this moment: slots and queue are counted here, cache and counters by the library."""
+        """Load at this moment: slots and queue are counted here, cache and counters by the library.
+
+        Raises
+        ------
+        EngineCrashedError
+            If what runs the model has ended.
+        """
         waiting = sum(not call.has_slot and not call.is_over for call in self._calls.values())
         known = self._backend.state() if self._backend is not None else EngineState()
         return replace(known, running=self._queue.taken, waiting=waiting)

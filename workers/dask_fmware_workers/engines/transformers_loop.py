@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dask_fmware.errors import DeploymentError
+from dask_fmware.errors import DeploymentError, EngineCrashedError
 from dask_fmware.model.engine import EngineState, FinishReason, Request
 from dask_fmware_workers.accelerators import Need, check_memory, cpu_card, nvidia_cards
 from dask_fmware_workers.engines.text_stream import TextStream
@@ -219,8 +219,8 @@ class Loop:
     def state(self) -> EngineState:
         """What the scheduler of transformers holds; read while its thread runs, so a step old."""
         batches = self._manager.batch_processor if self._manager is not None else None
-        if batches is None:
-            return EngineState()
+        if batches is None or not self._manager.is_running():
+            raise EngineCrashedError("transformers: the thread of its batches has ended; start the engine again")
         return EngineState(
             running=len(batches.scheduler.active_requests),
             waiting=len(batches.scheduler.waiting_requests),

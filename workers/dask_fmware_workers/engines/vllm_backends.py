@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineLoadError
 from dask_fmware.model.engine import EngineState, Request
 from dask_fmware_workers.engines.token_engine import Backend, Piece
+from dask_fmware_workers.engines.vllm_priority import urgency
 from dask_fmware_workers.engines.vllm_stats import EngineStats
 from dask_fmware_workers.engines.vllm_watch import OWNER
 
@@ -25,7 +26,6 @@ __all__ = ["BACKENDS"]
 
 SEEDS = 2**63 - 1
 SHUTDOWN_S = 1.0  # vLLM's own default is longer than the patience of a nanny
-PRIORITIES = 2**31  # of either sign
 
 
 def parameters(request: Request, seed: int) -> Any:
@@ -48,11 +48,6 @@ def parameters(request: Request, seed: int) -> Any:
         output_kind=RequestOutputKind.DELTA,
         **drawn,
     )
-
-
-def urgency(priority: float) -> int:
-    """Return a priority as vLLM takes them: whole, lower first; ours may be seconds."""
-    return int(min(max(1e3 * priority, -PRIORITIES), PRIORITIES))
 
 
 def configured(arguments: Mapping[str, Any], kind: str, context: Any) -> Any:
@@ -186,6 +181,8 @@ class OneProcess:
 
     def state(self) -> EngineState:
         """What vLLM's scheduler counted at its last step."""
+        if self._thread is None or not self._thread.is_alive():
+            raise EngineCrashedError("vllm: the thread of its engine has ended; start the engine again")
         return self.stats.state
 
     def close(self) -> None:
@@ -253,6 +250,8 @@ class Processes:
 
     def state(self) -> EngineState:
         """What vLLM's scheduler counted at its last step."""
+        if self._engine.errored:
+            raise EngineCrashedError("vllm: its processes have ended; start the engine again")
         return self.stats.state
 
     def close(self) -> None:
