@@ -63,6 +63,10 @@ class Dispatcher:
         """Models of which calls are held centrally."""
         return list(self._queues)
 
+    def held(self, model: str) -> int:
+        """Calls of a model that are held centrally."""
+        return len(self._queues.get(model, ()))
+
     # -- calls that come and go ------------------------------------------------------------------
 
     def hold(self, call: CallRecord) -> None:

@@ -136,6 +136,11 @@ class Knowledge:
                 after_s += max(rounds - done - 1, 0.0) * self._body_s(shape.workflow, base)
         return after_s
 
+    def pause_s(self, workflow: str, node: str) -> float:
+        """Expected seconds of plain code right before a call; 0 while nothing is known."""
+        pause_s = self._pauses.expected(workflow, node, 1 << 30)
+        return pause_s if pause_s < 1 << 30 else 0.0
+
     def call_s(self, workflow: str, node: PlannedNode) -> float:
         """Expected seconds of a call until it has done what its node is for."""
         assert node.model is not None
@@ -196,8 +201,7 @@ class Knowledge:
             if not node.answers:
                 whole += after[node.name]
             if node.model is not None:
-                pause = self._pauses.expected(shape.workflow, node.name, 1 << 30)
-                whole += pause if pause < 1 << 30 else 0.0
+                whole += self.pause_s(shape.workflow, node.name)
             for name in node.after:
                 if name in after:
                     after[name] = max(after[name], whole)

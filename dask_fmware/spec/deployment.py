@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, JsonValue, model_validator
 
+from dask_fmware.spec.provisioning import Provisioning
 from dask_fmware.spec.record import Record, did_you_mean, misfit
 
 __all__ = [
@@ -39,6 +40,7 @@ class Accelerator(Record):
         default=None, description="CPU cores of each card, for engines that run on cores"
     )
     price_per_hour: float | None = Field(default=None, ge=0, description="price of one card for one hour")
+    memory_gb: float | None = Field(default=None, gt=0, description="memory of one card, 10^9 bytes")
 
     @model_validator(mode="after")
     def _one_core_set_a_card(self) -> Self:
@@ -62,6 +64,7 @@ class Placement(Record):
     slots: int | None = Field(default=None, ge=1, description="calls at once on a replica; overrides the model's")
     arguments: dict[str, JsonValue] = Field(default_factory=dict, description="engine arguments, over the model's")
     latency: Latency | None = Field(default=None, description="replaces the figure measured when the replica starts")
+    kv_tokens: int | None = Field(default=None, ge=1, description="tokens that the KV cache holds, for planning")
 
 
 class ModelDeployment(Record):
@@ -71,6 +74,9 @@ class ModelDeployment(Record):
     slots: int = Field(default=4, ge=1, le=4096, description="calls at once on a replica")
     context_tokens: int = Field(default=2048, ge=16, description="prompt plus output of one call")
     longest_token_bytes: int = Field(default=16, ge=1, description="bounds prompt tokens from below at submission")
+    memory_gb: float | None = Field(
+        default=None, gt=0, description="weights and buffers, 10^9 bytes; the KV cache extra"
+    )
     arguments: dict[str, JsonValue] = Field(default_factory=dict, description="engine arguments")
     on: dict[Label, Placement] = Field(min_length=1, description="placement by accelerator")
 
@@ -124,6 +130,7 @@ class Deployment(Record):
     light_workers: LightWorkers = LightWorkers()
     router: RouterOptions = RouterOptions()
     tenants: dict[str, TenantOptions] = Field(default_factory=dict)
+    provisioning: Provisioning | None = Field(default=None, description="start and stop replicas by load; None: never")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

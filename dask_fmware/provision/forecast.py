@@ -1,0 +1,125 @@
+"""How much will be asked for: a rate that follows steps at once and noise not at all, its trend, its recent peak."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import pairwise
+from math import sqrt
+
+__all__ = ["ArrivalRate", "Peak"]
+
+WINDOWS_S = (5, 10, 20, 60)  # a short one counts once it is certain that it saw more than the long ones
+CERTAIN = 4.0  # standard deviations: a look is taken every second
+TREND_S = 300
+TREND_CERTAIN = 2.5
+MEMORY_S = 600
+LEAST_S = 5.0  # one call in the first second is no rate
+
+
+class ArrivalRate:
+    """Arrivals counted by the second.
+
+    Examples
+    --------
+    >>> rate = ArrivalRate()
+    >>> for second in range(60):
+    ...     rate.observe(second, 10 if second < 50 else 40)
+    >>> 30 < rate.now(60.0) <= 40
+    True
+    """
+
+    __slots__ = ("_counts", "_first")
+
+    def __init__(self) -> None:
+        self._counts: deque[list[int]] = deque()  # [second, arrivals], ascending
+        self._first: float | None = None
+
+    def observe(self, now: float, arrivals: int = 1) -> None:
+        """Take note of arrivals at `now`."""
+        second = int(now)
+        if self._first is None:
+            self._first = now
+        if self._counts and self._counts[-1][0] >= second:
+            self._counts[-1][1] += arrivals
+        else:
+            self._counts.append([second, arrivals])
+        while self._counts and self._counts[0][0] < second - MEMORY_S:
+            self._counts.popleft()
+
+    def now(self, now: float) -> float:
+        """Arrivals a second: the mean of the longest window, or what a shorter one is certain to exceed it by."""
+        if self._first is None:
+            return 0.0
+        seen_s = max(now - self._first, LEAST_S)
+        best = 0.0
+        for window_s in reversed(WINDOWS_S):
+            if window_s > seen_s and window_s != WINDOWS_S[0]:
+                continue
+            span_s = min(float(window_s), seen_s)
+            count = self._since(now, window_s)
+            if window_s >= min(WINDOWS_S[-1], seen_s / 2) or not best:
+                best = max(best, count / span_s)
+            elif count - CERTAIN * sqrt(count) > best * span_s:
+                best = count / span_s
+        return best
+
+    def trend(self, now: float) -> float:
+        """Growth in arrivals a second each second, 0 unless it is certain; from ten parts of the last minutes."""
+        if self._first is None or now - self._first < 60:
+            return 0.0
+        span_s = min(float(TREND_S), now - self._first)
+        width_s = span_s / 10
+        counts = [0.0] * 10
+        for second, arrivals in self._counts:
+            part = int((second - (now - span_s)) / width_s)
+            if 0 <= part < 10:
+                counts[part] += arrivals
+        rates = [count / width_s for count in counts]
+        times = [width_s * (i + 0.5) for i in range(10)]
+        middle, mean = sum(times) / 10, sum(rates) / 10
+        spread = sum((t - middle) ** 2 for t in times)
+        slope = sum((t - middle) * (r - mean) for t, r in zip(times, rates, strict=True)) / spread
+        left = sum((r - mean - slope * (t - middle)) ** 2 for t, r in zip(times, rates, strict=True))
+        noise = max(left / 8, mean / width_s) / spread  # at least what a Poisson process would have
+        return slope if abs(slope) > TREND_CERTAIN * sqrt(noise) else 0.0
+
+    def burstiness(self, now: float) -> float:
+        """Variance over mean of the arrivals in ten seconds, over the last minutes without trend; within 1 and 10."""
+        if self._first is None or now - self._first < 100:
+            return 1.0
+        parts = int(min(now - self._first, TREND_S) / 10)
+        counts = [0.0] * parts
+        for second, arrivals in self._counts:
+            part = int((second - now + 10 * parts) / 10)
+            if 0 <= part < parts:
+                counts[part] += arrivals
+        mean = sum(counts) / parts
+        steps = [(b - a) ** 2 / 2 for a, b in pairwise(counts)]  # deaf to slow change
+        return min(max(sum(steps) / len(steps) / mean, 1.0), 10.0) if mean > 0 else 1.0
+
+    def _since(self, now: float, window_s: float) -> int:
+        total = 0
+        for second, arrivals in reversed(self._counts):
+            if second < now - window_s:
+                break
+            total += arrivals
+        return total
+
+
+class Peak:
+    """The largest of the values of the last `span_s` seconds."""
+
+    __slots__ = ("_values", "span_s")
+
+    def __init__(self, span_s: float) -> None:
+        self.span_s = span_s
+        self._values: deque[tuple[float, float]] = deque()  # descending
+
+    def observe(self, now: float, value: float) -> float:
+        """Take a value in and return the peak."""
+        while self._values and self._values[-1][1] <= value:
+            self._values.pop()
+        self._values.append((now, value))
+        while self._values[0][0] < now - self.span_s:
+            self._values.popleft()
+        return self._values[0][1]

@@ -1,0 +1,275 @@
+"""The planner: from what is asked for and what is there to what to do now, each step with its reason.
+
+It remembers what a single look cannot tell: the peak of the last minutes, which starts failed, how much more room
+than expected was found to be needed. `plan` is its one door; equal observations give equal plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import inf
+from typing import TypeAlias
+
+from dask_fmware.profile.law import StepLaw
+from dask_fmware.provision.capacity import CallClass
+from dask_fmware.provision.demand import call_classes
+from dask_fmware.provision.failures import Failures
+from dask_fmware.provision.forecast import Peak
+from dask_fmware.provision.inventory import Inventory
+from dask_fmware.provision.pressure import Pressure
+from dask_fmware.provision.queue_length import QueueLength
+from dask_fmware.provision.simple import Simple
+from dask_fmware.provision.sizing import Sizing, size
+from dask_fmware.provision.steps import Stock, steps_to
+from dask_fmware.provision.views import ModelLoad, Observation, Plan, ReplicaNow, WorkflowDemand
+from dask_fmware.spec.provisioning import Provisioning
+
+__all__ = ["Planner"]
+
+Key: TypeAlias = tuple[str, str]
+CATCH_UP_S = 60.0  # in which calls that wait are to be worked off
+SAME = 0.03  # change of a rate that gives no new mix
+LOOK_AGAIN_S = 30.0  # after which the mix is worked out again all the same
+
+
+class Planner:
+    """Plans replicas.
+
+    Parameters
+    ----------
+    inventory
+        Cards and kinds of replicas.
+    options
+        Bounds, patience, mode.
+    """
+
+    def __init__(self, inventory: Inventory, options: Provisioning) -> None:
+        self.inventory = inventory
+        self.options = options
+        self.failures = Failures(options)
+        self.wanted: dict[Key, int] | None = None  # by hand; replaces what the mode wants
+        self._pressure = Pressure(1 - options.quantile)
+        self._peaks: dict[str, Peak] = {}
+        self._started: dict[str, float] = {}  # model -> last start
+        self._begun: float | None = None
+        self._simple = Simple(options)
+        self._queue_length = QueueLength(options)
+        self._solved: tuple[float, object, Sizing] | None = None
+        self._lower: Sizing | None = None
+
+    def learn_speed(self, key: Key, law: StepLaw) -> None:
+        """Take in the step-time law of a kind, as its replicas tell it."""
+        kind = self.inventory.kinds.get(key)
+        if kind is not None and kind.law != law:
+            kinds = {**self.inventory.kinds, key: replace(kind, law=law, source="told by its replicas")}
+            self.inventory = Inventory(self.inventory.cards, kinds)
+            self._solved = self._lower = None
+
+    def plan(self, seen: Observation, now: float) -> Plan:
+        """Decide what to do at `now`, in seconds of any clock that does not go back."""
+        if self._begun is None:
+            self._begun = now
+        self._learn(seen.replicas)
+        self.failures.observe(seen.replicas, now)
+        stock = Stock.of(seen.replicas)
+        barred = self.failures.barred(self.inventory, now)
+        if self.wanted is not None or self.options.mode == "manual":
+            desired = dict(self.wanted if self.wanted is not None else stock.counts)
+            reasons = dict.fromkeys((model for model, _ in desired), "asked for by hand")
+            return self._made(desired, reasons, seen, stock, barred, now, {})
+        match self.options.mode:
+            case "simple":
+                desired, reasons = self._simple.desired(self.inventory, seen, stock, barred, now)
+                return self._made(desired, reasons, seen, stock, barred, now, {})
+            case "queue_length":
+                desired, reasons = self._queue_length.desired(self.inventory, seen, stock, barred, now)
+                return self._made(desired, reasons, seen, stock, barred, now, {})
+        return self._projected(seen, stock, barred, now)
+
+    # -- projection ------------------------------------------------------------------------------
+
+    def _projected(self, seen: Observation, stock: Stock, barred: frozenset[Key], now: float) -> Plan:
+        classes, notes = self._classes(seen, now)
+        pressure = self._pressure.update(seen.models, stock, now)
+        bursts = _bursts(seen.workflows)
+        sizing = self._sized(classes, stock, barred, bursts, pressure, now)
+        desired = dict(sizing.mix.replicas)
+        reasons = {}
+        for model in self.inventory.models:
+            reasons[model] = self._reason(model, classes, sizing, notes, seen.models.get(model))
+        self._keep_for_stability(desired, classes, stock, barred, bursts, pressure, now, reasons)
+        return self._made(desired, reasons, seen, stock, barred, now, sizing.attainment)
+
+    def _classes(self, seen: Observation, now: float) -> tuple[list[CallClass], dict[str, str]]:
+        """Classes of calls at the peak of the forecast, with what waits to be worked off."""
+        loads, notes = [], {}
+        for workflow in seen.workflows:
+            lead_s = self._lead_s(workflow)
+            coming = workflow.rate + max(workflow.trend, 0.0) * lead_s
+            coming = min(coming, 2 * workflow.rate) if workflow.rate else coming
+            peak = self._peaks.setdefault(workflow.name, Peak(self.options.idle_s)).observe(now, coming)
+            loads.append(replace(workflow, rate=peak))
+            if coming > 1.05 * workflow.rate:
+                notes[workflow.name] = f"{coming:.3g} runs/s expected in {lead_s:.0f} s"
+        classes = call_classes([load for load in loads if load.rate > 0], self.inventory)
+        return self._with_backlog(classes, seen.models), notes
+
+    def _with_backlog(self, classes: list[CallClass], loads: Mapping[str, ModelLoad]) -> list[CallClass]:
+        made = []
+        asked: dict[str, float] = {}
+        for calls in classes:
+            asked[calls.model] = asked.get(calls.model, 0.0) + calls.rate
+        for calls in classes:
+            held = loads.get(calls.model, ModelLoad()).held
+            usual = asked[calls.model]  # what waits for a second is no backlog
+            extra = max(held - usual, 0.0) / CATCH_UP_S * calls.rate / asked[calls.model]
+            made.append(replace(calls, rate=calls.rate + extra))
+        for model, load in loads.items():  # calls of runs that nothing else is known of
+            if load.held and model not in asked and self.inventory.of(model):
+                rate = load.held / CATCH_UP_S
+                made.append(CallClass(f"{model} (waiting)", model, rate, 512, 128, inf, False))
+        return made
+
+    def _lead_s(self, workflow: WorkflowDemand) -> float:
+        """How far ahead a start must be asked for."""
+        models = {node.model for node in workflow.nodes if node.model is not None}
+        load_s = [kind.load_s for model in models for kind in self.inventory.of(model)]
+        return max(load_s, default=self.options.load_s) + 2 * self.options.interval_s
+
+    def _sized(
+        self,
+        classes: Sequence[CallClass],
+        stock: Stock,
+        barred: frozenset[Key],
+        bursts: Mapping[str, float],
+        pressure: Mapping[str, float],
+        now: float,
+    ) -> Sizing:
+        """Size for a load, or take what was found before if the question is the same."""
+        question = (
+            tuple((c.name, c.rate) for c in classes),
+            tuple(sorted(stock.counts.items())),
+            barred,
+            tuple(sorted(pressure.items())),
+        )
+        if self._solved is not None and now - self._solved[0] < LOOK_AGAIN_S and _alike(self._solved[1], question):
+            return self._solved[2]
+        made = size(
+            self.inventory, classes, self.options,
+            current=stock.counts, barred=barred, burstiness=bursts, pressure=pressure,
+        )  # fmt: skip
+        self._solved, self._lower = (now, question, made), None
+        return made
+
+    def _keep_for_stability(
+        self,
+        desired: dict[Key, int],
+        classes: Sequence[CallClass],
+        stock: Stock,
+        barred: frozenset[Key],
+        bursts: Mapping[str, float],
+        pressure: Mapping[str, float],
+        now: float,
+        reasons: dict[str, str],
+    ) -> None:
+        """Let fewer replicas be desired than there are only where a margin more load would need fewer too."""
+        shrinking = [key for key, count in stock.counts.items() if desired.get(key, 0) < count]
+        if not shrinking:
+            return
+        if self._lower is None:
+            more = [replace(calls, rate=calls.rate * (1 + self.options.margin)) for calls in classes]
+            self._lower = size(
+                self.inventory, more, self.options,
+                current=stock.counts, barred=barred, burstiness=bursts, pressure=pressure,
+            )  # fmt: skip
+        for key in shrinking:
+            model, count = key[0], stock.counts[key]
+            is_new = self._begun is not None and now - self._begun < self.options.idle_s
+            started = now - self._started.get(model, -1e18)
+            keep = count if is_new or started < self.options.cool_down_s else self._lower.mix.replicas.get(key, 0)
+            grows = any(desired.get(k, 0) > n for k, n in stock.counts.items() if k[0] == model)
+            desired[key] = min(max(desired.get(key, 0), keep), count)
+            if desired[key] < count and not grows:
+                reasons[model] += f"; {count - desired[key]} on {key[1]} not needed for {self.options.idle_s:.0f} s"
+
+    def _reason(
+        self,
+        model: str,
+        classes: Sequence[CallClass],
+        sizing: Sizing,
+        notes: Mapping[str, str],
+        load: ModelLoad | None,
+    ) -> str:
+        rate = sum(calls.rate for calls in classes if calls.model == model)
+        if not rate:
+            least = self.options.bounds(model).min_replicas
+            return f"no calls for {self.options.idle_s:.0f} s" + (f", min_replicas={least}" if least else "")
+        words = [f"{rate:.3g} calls/s at the peak of {self.options.idle_s:.0f} s"]
+        flows = {calls.name.partition(".")[0] for calls in classes if calls.model == model}
+        words += [notes[flow] for flow in sorted(flows & notes.keys())]
+        if load is not None and load.held:
+            words.append(f"{load.held} calls wait")
+        words.append(f"{sizing.attainment.get(model, 1.0):.1%} in time, {sizing.load.get(model, 0.0):.0%} loaded")
+        if (pressed := self._pressure.of(model)) > 1.01:
+            words.append(f"{pressed:.2f} times the room, as runs were late")
+        late = [classes[c].name for c in sizing.mix.best_effort if classes[c].model == model]
+        if late:
+            words.append(f"no card is fast enough for {', '.join(late)}")
+        if any(classes[c].model == model for c in sizing.mix.unserved):
+            words.append("all cards or bounds are used up")
+        return ", ".join(words)
+
+    # -- what all modes share --------------------------------------------------------------------
+
+    def _learn(self, replicas: Sequence[ReplicaNow]) -> None:
+        """Take measured load times into the kinds."""
+        for known in replicas:
+            kind = self.inventory.kinds.get((known.model, known.accelerator))
+            if kind is not None and known.load_s > 0:
+                measured_s = known.load_s + self.options.boot_s
+                if abs(kind.load_s - measured_s) > 0.1 * measured_s:
+                    kinds = dict(self.inventory.kinds)
+                    kinds[kind.key] = replace(kind, load_s=max(0.5 * kind.load_s, measured_s))
+                    self.inventory = Inventory(self.inventory.cards, kinds)
+
+    def _made(
+        self,
+        desired: dict[Key, int],
+        reasons: dict[str, str],
+        seen: Observation,
+        stock: Stock,
+        barred: frozenset[Key],
+        now: float,
+        attainment: Mapping[str, float],
+    ) -> Plan:
+        steps = steps_to(desired, reasons, seen.replicas, self.inventory, barred, now)
+        for step in steps:
+            if step.kind in ("start", "swap"):
+                self._started[step.model] = now
+        cost = sum(
+            self.inventory.kinds[key].price_per_hour * n for key, n in desired.items() if key in self.inventory.kinds
+        )
+        for model, why in self.failures.reasons(now).items():
+            reasons[model] = f"{reasons.get(model, '')}; {why}".removeprefix("; ")
+        return Plan(now, {key: n for key, n in desired.items() if n}, tuple(steps), reasons, cost, attainment)
+
+
+def _bursts(workflows: Sequence[WorkflowDemand]) -> dict[str, float]:
+    bursts: dict[str, float] = {}
+    for workflow in workflows:
+        for node in workflow.nodes:
+            if node.model is not None:
+                bursts[node.model] = max(bursts.get(node.model, 1.0), workflow.burstiness)
+    return bursts
+
+
+def _alike(known: object, asked: tuple[object, ...]) -> bool:
+    """Whether two questions to `_sized` differ by no more than `SAME` in any rate."""
+    assert isinstance(known, tuple)
+    if known[1:] != asked[1:] or len(known[0]) != len(asked[0]):  # type: ignore[arg-type]
+        return False
+    return all(
+        a[0] == b[0] and abs(a[1] - b[1]) <= SAME * max(a[1], b[1])
+        for a, b in zip(known[0], asked[0], strict=True)  # type: ignore[call-overload]
+    )

@@ -1,0 +1,63 @@
+"""The paper's simple mode: one more replica when slack is exhausted too often, one less after an idle period.
+
+Section 4.3 of the paper names no card; the cheapest with room is taken.
+"""
+
+from __future__ import annotations
+
+from dask_fmware.provision.inventory import Inventory
+from dask_fmware.provision.steps import Key, Stock
+from dask_fmware.provision.views import ModelLoad, Observation
+from dask_fmware.spec.provisioning import Provisioning
+
+__all__ = ["Simple", "cheapest_free"]
+
+FEWEST = 10  # runs that say anything
+
+
+class Simple:
+    """Counts replicas by exhausted slack and idle time."""
+
+    def __init__(self, options: Provisioning) -> None:
+        self._options = options
+        self._started: dict[str, float] = {}
+
+    def desired(
+        self, inventory: Inventory, seen: Observation, stock: Stock, barred: frozenset[Key], now: float
+    ) -> tuple[dict[Key, int], dict[str, str]]:
+        """Return replicas by kind, and why."""
+        desired, reasons = dict(stock.counts), {}
+        for model in inventory.models:
+            load, bounds = seen.models.get(model, ModelLoad()), self._options.bounds(model)
+            have = sum(n for key, n in desired.items() if key[0] == model)
+            loading = have > sum(n for key, n in stock.ready.items() if key[0] == model)
+            asked = load.ended + load.exhausted
+            late = (load.missed + load.exhausted) / asked if asked else 0.0
+            reasons[model] = f"slack exhausted by {late:.0%} of the runs"
+            is_late = asked >= FEWEST and late > self._options.exhausted_share
+            cool = now - self._started.get(model, -1e18) >= self._options.cool_down_s
+            needs_first = have == 0 and load.held > 0
+            if have < bounds.min_replicas or needs_first or (is_late and cool and not loading):
+                is_within = bounds.max_replicas is None or have < bounds.max_replicas
+                if is_within and (key := cheapest_free(inventory, model, desired, barred)) is not None:
+                    desired[key] = desired.get(key, 0) + 1
+                    self._started[model] = now
+                continue
+            for replica in seen.replicas:
+                idle_since = replica.idle_since
+                if replica.model != model or replica.state != "ready" or idle_since is None or load.held:
+                    continue
+                if now - idle_since >= self._options.idle_s and have > bounds.min_replicas:
+                    desired[model, replica.accelerator] -= 1
+                    have -= 1
+                    reasons[model] = f"idle for {now - idle_since:.0f} s"
+        return desired, reasons
+
+
+def cheapest_free(inventory: Inventory, model: str, desired: dict[Key, int], barred: frozenset[Key]) -> Key | None:
+    """Return the cheapest kind of a model that has a card left, or None."""
+    for kind in inventory.of(model):
+        used = sum(n for key, n in desired.items() if key[1] == kind.accelerator)
+        if kind.key not in barred and used < inventory.cards[kind.accelerator].places:
+            return kind.key
+    return None

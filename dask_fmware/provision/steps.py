@@ -1,0 +1,129 @@
+"""From what should be there to what to do: which replica drains, which is stopped, what starts where.
+
+A replica is stopped only when it drains and has no calls. A drained one is taken back before another is started.
+Where one model's replica goes and another's is to come on the same type of card, the card is handed over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+from dask_fmware.provision.inventory import Inventory
+from dask_fmware.provision.views import ReplicaNow, Step, StepKind
+
+__all__ = ["Stock", "steps_to"]
+
+Key: TypeAlias = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """Replicas that are there or on their way, by kind; draining and failed ones do not count."""
+
+    counts: Mapping[Key, int]
+    ready: Mapping[Key, int]
+
+    @classmethod
+    def of(cls, replicas: Sequence[ReplicaNow]) -> Self:
+        """Count replicas."""
+        counts = Counter((r.model, r.accelerator) for r in replicas if r.state in ("starting", "ready"))
+        ready = Counter((r.model, r.accelerator) for r in replicas if r.state == "ready")
+        return cls(dict(counts), dict(ready))
+
+
+def steps_to(
+    desired: Mapping[Key, int],
+    reasons: Mapping[str, str],
+    replicas: Sequence[ReplicaNow],
+    inventory: Inventory,
+    barred: frozenset[Key],
+    now: float,
+) -> list[Step]:
+    """Return the steps, in the order in which they are to be done.
+
+    Replicas of a kind that shrinks go only when the others of their model that are to be there are ready, unless
+    the model shrinks as a whole: a mix is changed without a gap.
+    """
+    by_kind: dict[Key, list[ReplicaNow]] = defaultdict(list)
+    for replica in replicas:
+        by_kind[replica.model, replica.accelerator].append(replica)
+    steps, used = _ended(replicas, reasons), Counter(replica.accelerator for replica in replicas)
+    ending = {step.replica for step in steps}
+    used -= Counter(replica.accelerator for replica in replicas if replica.name in ending)
+    going: list[ReplicaNow] = []
+    missing: list[tuple[Key, int]] = []
+    for key in sorted({*desired, *by_kind}):
+        there = [r for r in by_kind[key] if r.state in ("starting", "ready")]
+        surplus = len(there) - desired.get(key, 0)
+        if surplus > 0:
+            if not _awaits_others(key, desired, by_kind):
+                going += sorted(there, key=lambda r: _least_loss(r, now))[:surplus]
+        elif surplus < 0:
+            back = [r for r in by_kind[key] if r.state == "draining" and r.name not in ending][:-surplus]
+            steps += [Step("resume", *key, _why(reasons, key), r.name) for r in back]
+            ending -= {r.name for r in back}
+            if len(back) < -surplus and key not in barred:
+                missing.append((key, -surplus - len(back)))
+    for key, count in missing:
+        steps += _starts(key, count, going, used, inventory, reasons)
+    for replica in going:
+        key = replica.model, replica.accelerator
+        kind: StepKind = "stop" if replica.state == "starting" else "drain"
+        steps.append(Step(kind, *key, _why(reasons, key), replica.name))
+    return steps
+
+
+def _ended(replicas: Sequence[ReplicaNow], reasons: Mapping[str, str]) -> list[Step]:
+    """Stop what has drained, and what failed to start."""
+    steps = []
+    for r in replicas:
+        if r.state == "draining" and not r.running and not r.waiting:
+            why = f"drained; {reasons.get(r.model, 'no longer needed')}"
+            steps.append(Step("stop", r.model, r.accelerator, why, r.name))
+        elif r.state == "failed":
+            steps.append(Step("stop", r.model, r.accelerator, f"it failed: {r.error}", r.name))
+    return steps
+
+
+def _starts(
+    key: Key,
+    count: int,
+    going: list[ReplicaNow],
+    used: Counter[str],
+    inventory: Inventory,
+    reasons: Mapping[str, str],
+) -> list[Step]:
+    model, accelerator = key
+    steps = []
+    places = inventory.cards[accelerator].places if accelerator in inventory.cards else 0
+    for _ in range(count):
+        swapped = next((r for r in going if r.accelerator == accelerator and r.state == "ready"), None)
+        if swapped is not None and (used[accelerator] >= places or not swapped.running):
+            going.remove(swapped)
+            why = f"{_why(reasons, key)}; takes the card of '{swapped.name}', which model '{swapped.model}' can spare"
+            steps.append(Step("swap", model, accelerator, why, swapped.name))
+        elif used[accelerator] < places:
+            used[accelerator] += 1
+            steps.append(Step("start", model, accelerator, _why(reasons, key)))
+    return steps
+
+
+def _awaits_others(key: Key, desired: Mapping[Key, int], by_kind: Mapping[Key, Sequence[ReplicaNow]]) -> bool:
+    """Whether a kind must stay because others of its model, which replace it, do not serve yet."""
+    for other, count in desired.items():
+        if other[0] == key[0] and other != key and sum(r.state == "ready" for r in by_kind.get(other, ())) < count:
+            return True
+    return False
+
+
+def _least_loss(replica: ReplicaNow, now: float) -> tuple[object, ...]:
+    """Order in which replicas go: what has not begun to serve, what is idle longest, what has fewest calls."""
+    idle_s = now - replica.idle_since if replica.idle_since is not None else -1.0
+    return (replica.state != "starting", replica.running + replica.waiting, -idle_s, -replica.since, replica.name)
+
+
+def _why(reasons: Mapping[str, str], key: Key) -> str:
+    return reasons.get(key[0], "no longer part of the plan")

@@ -1,0 +1,129 @@
+"""What the planner sees and what it says: immutable values, which travel as plain dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import inf
+from typing import Any, Literal, Self, TypeAlias
+
+__all__ = [
+    "ModelLoad",
+    "NodeDemand",
+    "Observation",
+    "Plan",
+    "ReplicaNow",
+    "ReplicaState",
+    "Step",
+    "StepKind",
+    "WorkflowDemand",
+]
+
+ReplicaState: TypeAlias = Literal["starting", "ready", "draining", "failed"]
+StepKind: TypeAlias = Literal["start", "swap", "drain", "resume", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDemand:
+    """One node of a workflow, as it is on average."""
+
+    name: str
+    model: str | None  # None: plain code
+    after: tuple[str, ...] = ()
+    calls: float = 1.0  # of a run: odds of its branch, times what a map or loop runs
+    in_turn: float = 1.0  # of these, one after the other
+    prompt_tokens: float = 1.0
+    output_tokens: float = 1.0
+    seconds: float = 0.0  # of plain code, before the call or as the node
+    answers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowDemand:
+    """How often a workflow is asked for, and by when it must answer."""
+
+    name: str
+    nodes: tuple[NodeDemand, ...]
+    rate: float  # runs a second
+    slo_s: float = inf
+    trend: float = 0.0  # runs a second, for each second; 0 where no trend is certain
+    burstiness: float = 1.0  # variance over mean of arrivals; 1: Poisson
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoad:
+    """What is going on at one model."""
+
+    held: int = 0  # calls that wait, centrally or at a replica
+    running: int = 0
+    ended: int = 0  # runs with an SLO that ended in the last minute
+    missed: int = 0  # of these, past their SLO
+    exhausted: int = 0  # calls that wait and can no longer make it
+    last_call: float = -inf  # when one was last there
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaNow:
+    """A replica that was asked for."""
+
+    name: str
+    model: str
+    accelerator: str
+    state: ReplicaState
+    since: float  # when it came into this state
+    running: int = 0
+    waiting: int = 0
+    idle_since: float | None = None  # None: it has calls
+    load_s: float = 0.0  # what its engine took to load; 0: not known
+    error: str = ""
+    is_hopeless: bool = False  # it failed in a way that no retry mends
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that a plan is made from."""
+
+    workflows: tuple[WorkflowDemand, ...] = ()
+    models: Mapping[str, ModelLoad] = field(default_factory=dict)
+    replicas: tuple[ReplicaNow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do."""
+
+    kind: StepKind
+    model: str
+    accelerator: str
+    reason: str
+    replica: str = ""  # which one; empty for a start. A swap stops it and starts `model` on its card
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What should be there, and what to do about it."""
+
+    at: float
+    desired: Mapping[tuple[str, str], int]  # (model, accelerator) -> replicas
+    steps: tuple[Step, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)  # model -> why so many
+    cost_per_hour: float = 0.0
+    attainment: Mapping[str, float] = field(default_factory=dict)  # model -> expected share of calls in time
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "at": self.at,
+            "desired": [[model, accelerator, count] for (model, accelerator), count in self.desired.items()],
+            "steps": [asdict(step) for step in self.steps],
+            "reasons": dict(self.reasons),
+            "cost_per_hour": self.cost_per_hour,
+            "attainment": dict(self.attainment),
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
+        """Read what `to_wire` made."""
+        desired = {(model, accelerator): count for model, accelerator, count in wire["desired"]}
+        steps = tuple(Step(**step) for step in wire["steps"])
+        return cls(wire["at"], desired, steps, wire["reasons"], wire["cost_per_hour"], wire["attainment"])

@@ -1,0 +1,73 @@
+"""How replicas are started and stopped by themselves: bounds, patience and the share of runs to protect.
+
+The options say what is wanted. What is started when, `dask_fmware.provision` decides.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from dask_fmware.spec.record import Record
+
+__all__ = ["Bounds", "Provisioning"]
+
+
+class Bounds(Record):
+    """Least and most replicas of one model, over all accelerators."""
+
+    min_replicas: int = Field(default=0, ge=0, description="0: the model is stopped when idle, started by a call")
+    max_replicas: int | None = Field(default=None, ge=1, description="None: as many as the cards hold")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.max_replicas is not None and self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas={self.min_replicas} is above max_replicas={self.max_replicas}; "
+                "lower the one or raise the other"
+            )
+        return self
+
+
+class Provisioning(Record):
+    """Options of the resource provisioner.
+
+    Modes: ``projection`` starts the cheapest cards on which the step-time laws say that `quantile` of the runs meet
+    their SLO at the load to come. ``simple`` is the paper's: one more replica when slack is exhausted too
+    often, one less after an idle period. ``queue_length`` is what Ray Serve does: as many replicas as
+    hold `target_ongoing` calls each. ``manual`` keeps what `fm.scale` asked for.
+    """
+
+    mode: Literal["projection", "simple", "queue_length", "manual"] = "projection"
+    quantile: float = Field(default=0.95, gt=0, lt=1, description="share of runs that shall meet their SLO")
+    interval_s: float = Field(default=1.0, gt=0, description="between two looks at the load")
+    idle_s: float = Field(
+        default=120.0, gt=0, description="replicas go when the load of all of this time could do without them"
+    )
+    cool_down_s: float = Field(default=30.0, ge=0, description="after a start of a model none of its replicas goes")
+    margin: float = Field(
+        default=0.15, ge=0, le=1, description="replicas go only if what is left could bear this much more load"
+    )
+    boot_s: float = Field(
+        default=0.0, ge=0, description="from the request for a worker until its engine begins to load"
+    )
+    load_s: float = Field(default=30.0, ge=0, description="load time of an engine, until one has been measured")
+    start_timeout_s: float = Field(default=900.0, gt=0, description="a start that takes longer has failed")
+    retry_s: float = Field(
+        default=5.0, gt=0, description="after a failed start its kind of card is left alone; doubles each time"
+    )
+    most_retry_s: float = Field(default=300.0, gt=0, description="bound of that pause")
+    default: Bounds = Field(default=Bounds(), description="bounds of models that `models` does not name")
+    models: dict[str, Bounds] = Field(default_factory=dict, description="bounds by model")
+    max_cost_per_hour: float | None = Field(default=None, gt=0, description="price of all cards together")
+    exhausted_share: float = Field(
+        default=0.1, ge=0, lt=1, description="simple: a replica is added when more calls than this exhaust their slack"
+    )
+    target_ongoing: float = Field(default=2.0, gt=0, description="queue_length: calls a replica, running and waiting")
+    upscale_delay_s: float = Field(default=30.0, ge=0, description="queue_length: of more calls before a start")
+    downscale_delay_s: float = Field(default=600.0, ge=0, description="queue_length: of fewer calls before a stop")
+
+    def bounds(self, model: str) -> Bounds:
+        """Bounds of a model."""
+        return self.models.get(model, self.default)

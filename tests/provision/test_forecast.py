@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import random
+
+from dask_fmware.provision.forecast import ArrivalRate, Peak
+
+
+def poisson(rate: ArrivalRate, per_s: float, seconds: range, draw: random.Random) -> None:
+    for second in seconds:
+        rate.observe(float(second), sum(draw.random() < per_s / 1000 for _ in range(1000)))
+
+
+def test_a_step_is_seen_within_seconds() -> None:
+    rate, draw = ArrivalRate(), random.Random(1)
+    poisson(rate, 10, range(120), draw)
+    poisson(rate, 40, range(120, 126), draw)
+    assert rate.now(126.0) > 30
+
+
+def test_noise_is_not_taken_for_a_step_or_a_trend() -> None:
+    alarms = trends = 0
+    for seed in range(10):
+        rate, draw = ArrivalRate(), random.Random(seed)
+        for second in range(600):
+            poisson(rate, 10, range(second, second + 1), draw)
+            if second > 70:
+                alarms += rate.now(second + 1.0) > 14
+                trends += abs(rate.trend(second + 1.0)) * 60 > 10
+    assert alarms < 10
+    assert trends < 100
+
+
+def test_a_trend_is_found() -> None:
+    rate = ArrivalRate()
+    for second in range(300):
+        rate.observe(float(second), 10 + second // 10)
+    assert 0.08 < rate.trend(300.0) < 0.12
+
+
+def test_bursts_are_told_from_poisson() -> None:
+    even, bursts, draw = ArrivalRate(), ArrivalRate(), random.Random(3)
+    poisson(even, 10, range(300), draw)
+    for second in range(300):
+        bursts.observe(float(second), 100 if second % 17 == 0 else 4)
+    assert even.burstiness(300.0) < 2 < bursts.burstiness(300.0)
+
+
+def test_a_peak_is_held_for_its_time() -> None:
+    peak = Peak(10)
+    assert [peak.observe(float(t), v) for t, v in ((0, 5), (1, 9), (5, 2), (11, 1), (12, 1))] == [5, 9, 9, 9, 2]

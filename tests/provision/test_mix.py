@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from itertools import product
+from math import ceil
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dask_fmware.provision.capacity import bearing
+from dask_fmware.provision.demand import call_classes, unloaded_s
+from dask_fmware.provision.mix import cheapest_mix
+from dask_fmware.provision.sizing import size
+from dask_fmware.provision.views import NodeDemand, WorkflowDemand
+from dask_fmware.spec.provisioning import Bounds, Provisioning
+from tests.provision.builders import flow, inventory
+
+OPTIONS = Provisioning()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rate=st.floats(0.5, 40.0),
+    prices=st.tuples(st.floats(0.3, 3.0), st.floats(0.3, 6.0)),
+)
+def test_mix_is_as_cheap_as_an_exhaustive_search_finds(rate: float, prices: tuple[float, float]) -> None:
+    cards = inventory({"slow": 1.0, "fast": 3.0}, prices={"slow": prices[0], "fast": prices[1]}, cards=12)
+    classes = call_classes([flow(rate)], cards)
+    rates = [bearing(cards.kinds["m", name], classes[0]).rate for name in ("slow", "fast")]
+    best = min(
+        (
+            a * prices[0] + b * prices[1] + 0.1 * (a * prices[0] + b * prices[1])
+            for a, b in product(range(13), repeat=2)
+            if a * rates[0] + b * rates[1] >= rate
+        ),
+        default=None,
+    )
+    mix = cheapest_mix(cards, classes, OPTIONS)
+    if best is None:
+        assert mix.unserved
+    else:
+        assert not mix.unserved
+        assert 1.1 * mix.cost_per_hour <= best * 1.006 + 1e-6
+
+
+def test_sizes_of_requests_go_to_the_cards_that_suit_them() -> None:
+    cards = inventory({"slow": 1.0, "fast": 4.0}, prices={"slow": 0.8, "fast": 5.0}, cards=50)
+    small = flow(20.0, name="chat", prompt=100, output=40, slo_s=1.0)
+    large = flow(2.0, name="document", prompt=6000, output=200, slo_s=0.8)  # 1.2 s on a slow card
+    mixed = cheapest_mix(cards, call_classes([small, large], cards), OPTIONS)
+    assert mixed.replicas["m", "slow"] > 0
+    assert mixed.replicas["m", "fast"] > 0
+    alone = cheapest_mix(
+        inventory({"fast": 4.0}, prices={"fast": 5.0}, cards=50), call_classes([small, large], cards), OPTIONS
+    )
+    assert mixed.cost_per_hour < alone.cost_per_hour
+
+
+def test_bounds_and_cards_hold_for_any_load() -> None:
+    options = Provisioning(models={"a": Bounds(min_replicas=2, max_replicas=3), "b": Bounds(max_replicas=1)})
+    cards = inventory(cards=4, models=("a", "b"))
+    for rate in (0.0, 1.0, 1000.0):
+        flows = [flow(rate, model="a"), flow(rate, model="b")] if rate else []
+        mix = cheapest_mix(cards, call_classes(flows, cards), options)
+        assert 2 <= mix.replicas["a", "slow"] <= 3
+        assert mix.replicas["b", "slow"] <= 1
+
+
+def test_a_cost_limit_leaves_calls_unserved_rather_than_failing() -> None:
+    cards = inventory(cards=20)
+    mix = cheapest_mix(cards, call_classes([flow(100.0)], cards), Provisioning(max_cost_per_hour=3.5))
+    assert mix.replicas["m", "slow"] == 3
+    assert mix.unserved
+
+
+def test_what_runs_is_kept_where_another_mix_would_hardly_be_cheaper() -> None:
+    cards = inventory({"left": 1.0, "right": 1.0}, prices={"left": 1.0, "right": 0.97})
+    classes = call_classes([flow(5.0)], cards)
+    fresh = cheapest_mix(cards, classes, OPTIONS)
+    assert fresh.replicas["m", "left"] == 0
+    kept = cheapest_mix(cards, classes, OPTIONS, current={("m", "left"): fresh.replicas["m", "right"]})
+    assert kept.replicas["m", "right"] == 0
+
+
+def test_a_barred_kind_does_not_grow_and_another_card_is_taken() -> None:
+    cards = inventory({"slow": 1.0, "fast": 3.0})
+    classes = call_classes([flow(3.0)], cards)
+    barred = frozenset({("m", "slow")})
+    mix = cheapest_mix(cards, classes, OPTIONS, barred=barred)
+    assert mix.replicas["m", "slow"] == 0
+    assert mix.replicas["m", "fast"] > 0
+
+
+def test_a_larger_quantile_needs_no_fewer_replicas() -> None:
+    cards = inventory(cards=200)
+    classes = call_classes([flow(20.0, slo_s=0.8)], cards)
+    counts = [
+        size(cards, classes, Provisioning(quantile=q)).mix.replicas["m", "slow"] for q in (0.5, 0.9, 0.99, 0.9999)
+    ]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+    assert counts[0] >= ceil(20.0 / bearing(cards.kinds["m", "slow"], classes[0]).rate)
+
+
+def test_an_objective_is_divided_over_the_longest_path_and_plain_code_takes_its_time() -> None:
+    nodes = (
+        NodeDemand("rewrite", "m", prompt_tokens=100, output_tokens=20),
+        NodeDemand("look", None, after=("rewrite",), seconds=0.5),
+        NodeDemand("side", "m", after=("rewrite",), prompt_tokens=10, output_tokens=2),
+        NodeDemand("answer", "m", after=("look", "side"), prompt_tokens=800, output_tokens=200, answers=True),
+    )
+    cards = inventory()
+    workflow = WorkflowDemand("rag", nodes, 1.0, 3.0)
+    budgets = {calls.name: calls.budget_s for calls in call_classes([workflow], cards)}
+    assert abs(budgets["rag.rewrite"] + budgets["rag.answer"] - 2.5) < 1e-9
+    assert unloaded_s(workflow, cards) < 3.0

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from dask_fmware.provision import ModelLoad, Planner, ReplicaNow
+from dask_fmware.provision.forecast import ArrivalRate
+from dask_fmware.provision.views import Observation, Plan
+from dask_fmware.spec.provisioning import Bounds, Provisioning
+from tests.provision.builders import flow, inventory, ready, seen
+
+
+def kinds(plan: Plan) -> list[str]:
+    return [step.kind for step in plan.steps]
+
+
+def stock(count: int, **more: object) -> tuple[ReplicaNow, ...]:
+    return tuple(ready(f"m-{i}", **more) for i in range(count))  # type: ignore[arg-type]
+
+
+def test_replicas_start_before_the_load_that_a_trend_foretells() -> None:
+    planner = Planner(inventory(load_s=120.0, cards=50), Provisioning())
+    flat = sum(planner.plan(seen(flow(10.0)), 0.0).desired.values())
+    rising = Planner(inventory(load_s=120.0, cards=50), Provisioning())
+    assert sum(rising.plan(seen(flow(10.0, trend=0.05)), 0.0).desired.values()) > flat
+
+
+def test_every_step_has_a_reason() -> None:
+    plan = Planner(inventory(), Provisioning()).plan(seen(flow(3.0)), 0.0)
+    assert plan.steps
+    assert all("calls/s" in step.reason for step in plan.steps)
+
+
+def test_nothing_is_started_twice_while_it_loads() -> None:
+    planner = Planner(inventory(), Provisioning())
+    first = planner.plan(seen(flow(3.0)), 0.0)
+    loading = stock(len(first.steps), state="starting")
+    assert not planner.plan(seen(flow(3.0), replicas=loading), 1.0).steps
+
+
+def test_replicas_go_after_the_idle_period_and_not_before() -> None:
+    planner = Planner(inventory(), Provisioning(idle_s=100, cool_down_s=0))
+    need = sum(planner.plan(seen(flow(20.0)), 0.0).desired.values())
+    have = stock(need, idle_since=0.0)
+    for now in range(1, 100, 9):
+        assert not planner.plan(seen(flow(1.0), replicas=have), float(now)).steps
+    drained = planner.plan(seen(flow(1.0), replicas=have), 110.0)
+    assert set(kinds(drained)) == {"drain"}
+
+
+def test_a_replica_with_work_is_drained_and_stopped_only_when_it_is_done() -> None:
+    planner = Planner(inventory(), Provisioning(idle_s=1, cool_down_s=0))
+    planner.plan(seen(replicas=stock(1, running=2)), 0.0)
+    drain = planner.plan(seen(replicas=stock(1, running=2)), 10.0)
+    assert kinds(drain) == ["drain"]
+    assert not planner.plan(seen(replicas=stock(1, state="draining", running=1)), 11.0).steps
+    assert not planner.plan(seen(replicas=stock(1, state="draining", waiting=1)), 11.0).steps
+    assert kinds(planner.plan(seen(replicas=stock(1, state="draining")), 12.0)) == ["stop"]
+
+
+def test_a_draining_replica_is_taken_back_when_its_model_is_asked_for_again() -> None:
+    planner = Planner(inventory(), Provisioning(idle_s=1, cool_down_s=0))
+    plan = planner.plan(seen(flow(1.0), replicas=stock(1, state="draining", running=1)), 0.0)
+    assert kinds(plan) == ["resume"]
+
+
+def test_to_zero_and_back() -> None:
+    planner = Planner(inventory(), Provisioning(idle_s=50, cool_down_s=0))
+    planner.plan(seen(replicas=stock(1, idle_since=0.0)), 0.0)
+    assert kinds(planner.plan(seen(replicas=stock(1, idle_since=0.0)), 60.0)) == ["drain"]
+    assert not planner.plan(seen(), 70.0).steps
+    woken = planner.plan(seen(m=ModelLoad(held=1)), 80.0)
+    assert kinds(woken) == ["start"]
+    assert "1 calls wait" in woken.steps[0].reason
+
+
+def test_a_kept_minimum_stays_without_any_call() -> None:
+    planner = Planner(inventory(), Provisioning(default=Bounds(min_replicas=2), idle_s=1, cool_down_s=0))
+    assert kinds(planner.plan(seen(), 0.0)) == ["start", "start"]
+    assert not planner.plan(seen(replicas=stock(2, idle_since=0.0)), 100.0).steps
+
+
+def test_nothing_changes_under_constant_load() -> None:
+    draw = random.Random(7)
+    planner, options = Planner(inventory(cards=50), Provisioning()), Provisioning()
+    have: tuple[ReplicaNow, ...] = ()
+    changes = []
+    rate = ArrivalRate()
+    for second in range(900):
+        rate.observe(float(second), sum(draw.random() < 0.1 for _ in range(100)))
+        plan = planner.plan(seen(flow(rate.now(second), trend=rate.trend(second)), replicas=have), float(second))
+        count = sum(plan.desired.values())
+        if count != len(have):
+            changes.append((second, count))
+            have = stock(count, since=float(second))
+    settled = [change for change in changes if change[0] > 2 * options.idle_s]  # the first seconds tell little
+    assert not settled, changes
+
+
+def test_a_failed_start_is_removed_its_card_left_alone_and_another_taken() -> None:
+    planner = Planner(inventory({"slow": 1.0, "fast": 3.0}), Provisioning(retry_s=20))
+    failed = ready("m-0", state="failed", error="no memory", since=5.0)
+    plan = planner.plan(seen(flow(2.0), replicas=(failed,)), 5.0)
+    assert [(s.kind, s.accelerator) for s in plan.steps] == [("stop", "slow"), ("start", "fast")]
+    assert "no memory" in plan.reasons["m"]
+    later = planner.plan(seen(flow(2.0)), 30.0)
+    assert {step.accelerator for step in later.steps} == {"slow"}
+
+
+def test_failures_in_a_row_are_tried_less_and_less_often() -> None:
+    planner = Planner(inventory(), Provisioning(retry_s=10, most_retry_s=1000))
+    starts, now, since = [], 0.0, 0.0
+    replicas: tuple[ReplicaNow, ...] = ()
+    while now < 500:
+        plan = planner.plan(seen(flow(0.5), replicas=replicas), now)
+        replicas = ()
+        if "start" in kinds(plan):
+            starts.append(now)
+            since = now
+            replicas = (ready("m-0", state="failed", error="crash", since=since),)
+        now += 1
+    gaps = [b - a for a, b in pairwise(starts)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] >= 100
+
+
+def test_the_last_card_is_handed_over_to_the_model_that_needs_it() -> None:
+    planner = Planner(inventory(cards=1, models=("a", "b")), Provisioning(idle_s=5, cool_down_s=0))
+    have = (ready("a-0", model="a", idle_since=0.0),)
+    planner.plan(seen(flow(0.2, model="a"), replicas=have), 0.0)
+    plan = planner.plan(seen(flow(1.0, model="b"), replicas=have), 100.0)
+    assert [(s.kind, s.model, s.replica) for s in plan.steps] == [("swap", "b", "a-0")]
+
+
+def test_two_models_that_want_the_last_card_do_not_take_turns() -> None:
+    planner = Planner(inventory(cards=1, models=("a", "b")), Provisioning(idle_s=5, cool_down_s=0))
+    have: tuple[ReplicaNow, ...] = ()
+    owners = []
+    for second in range(200):
+        plan = planner.plan(seen(flow(5.0, model="a"), flow(5.0, model="b"), replicas=have), float(second))
+        for step in plan.steps:
+            if step.kind == "start":
+                have = (ready(f"{step.model}-0", model=step.model, since=float(second)),)
+                owners.append(step.model)
+            elif step.kind in ("drain", "swap"):
+                have = (ready(have[0].name, model=have[0].model, state="draining"),)
+            elif step.kind == "stop":
+                have = ()
+    assert len(owners) == 1
+
+
+def test_a_mix_is_changed_without_a_gap() -> None:
+    cards = inventory({"slow": 1.0, "fast": 4.0}, prices={"slow": 5.0, "fast": 1.0})
+    planner = Planner(cards, Provisioning(idle_s=5, cool_down_s=0))
+    have = (ready("m-0", running=1),)
+    planner.plan(seen(flow(1.0), replicas=have), 0.0)
+    plan = planner.plan(seen(flow(1.0), replicas=have), 50.0)
+    assert kinds(plan) == ["start"]
+    loading = (*have, ready("m-1", "fast", state="starting"))
+    assert not planner.plan(seen(flow(1.0), replicas=loading), 90.0).steps
+    both = (*have, ready("m-1", "fast", since=91.0))
+    assert [(s.kind, s.replica) for s in planner.plan(seen(flow(1.0), replicas=both), 95.0).steps] == [("drain", "m-0")]
+
+
+def test_asked_for_by_hand_it_does_that_and_nothing_else() -> None:
+    planner = Planner(inventory({"slow": 1.0, "fast": 3.0}), Provisioning(mode="manual"))
+    planner.wanted = {("m", "fast"): 2}
+    plan = planner.plan(seen(flow(50.0), replicas=stock(1)), 0.0)
+    assert sorted((s.kind, s.accelerator) for s in plan.steps) == [("start", "fast"), ("start", "fast")]
+
+
+@pytest.mark.parametrize("mode", ["projection", "simple", "queue_length", "manual"])
+def test_plans_travel_as_plain_values(mode: str) -> None:
+    plan = Planner(inventory(), Provisioning.model_validate({"mode": mode})).plan(
+        seen(flow(3.0), m=ModelLoad(held=5)), 0.0
+    )
+    assert Plan.from_wire(plan.to_wire()) == plan
+
+
+def test_simple_adds_when_slack_is_exhausted_and_removes_what_is_idle() -> None:
+    planner = Planner(inventory(), Provisioning(mode="simple", idle_s=30, cool_down_s=10))
+    late = ModelLoad(ended=100, missed=20)
+    assert kinds(planner.plan(seen(replicas=stock(1), m=late), 0.0)) == ["start"]
+    assert not planner.plan(seen(replicas=stock(2), m=late), 5.0).steps  # cooling down
+    assert not planner.plan(seen(replicas=stock(2), m=ModelLoad(ended=100, missed=5)), 20.0).steps
+    idle = (ready("m-0"), ready("m-1", idle_since=0.0))
+    assert [s.replica for s in planner.plan(seen(replicas=idle), 40.0).steps] == ["m-1"]
+
+
+def test_queue_length_starts_after_its_delay() -> None:
+    options = Provisioning(mode="queue_length", target_ongoing=2, upscale_delay_s=10, downscale_delay_s=50)
+    planner = Planner(inventory(), options)
+    busy = ModelLoad(held=4, running=4)
+    begun = [now for now in range(20) if planner.plan(seen(replicas=stock(1), m=busy), float(now)).steps]
+    assert begun[0] == 10
+
+
+def test_equal_histories_give_equal_plans() -> None:
+    def play() -> list[Plan]:
+        planner = Planner(inventory({"slow": 1.0, "fast": 3.0}), Provisioning())
+        return [planner.plan(Observation((flow(1.0 + t / 10),)), float(t)) for t in range(30)]
+
+    assert play() == play()
