@@ -75,6 +75,9 @@ def _show(state: dict[str, Any]) -> None:
         f"\npolicy {state['policy']} · {state['held']} calls held · {state['runs']} runs under way · "
         f"{state['light_workers']} light workers"
     )
+    for item in state["replicas"]:
+        if item["drift"] is not None:
+            console.print(Text(item["drift"], style="yellow"))
     for item in state["failed_replicas"]:
         fate = "will be tried again" if item["will_retry"] else "failed for good"
         console.print(Text(f"replica {item['name']} of model {item['model']} {fate}: {item['error']}", style="red"))

@@ -23,6 +23,7 @@ __all__ = [
     "Grant",
     "ReplicaFailed",
     "ReplicaReady",
+    "StepsTimed",
     "check_version",
 ]
 
@@ -113,6 +114,17 @@ class AttemptEnded(_Message):
     latency_s: float | None = None
     error: str = ""  # type and message of the cause, for "failed" and "retry"
     is_repaired: bool = False  # the answer had to be mended to have the format asked for
+
+
+@dataclass(frozen=True, slots=True)
+class StepsTimed(_Message):
+    """Worker to scheduler, at most a few times a second: what engine steps took, and how far its attempts are."""
+
+    op: ClassVar[str] = "fmware-steps"
+    replica_id: str
+    profile: str = ""  # fingerprint of the profile that the steps are compared with
+    steps: tuple[tuple[float, float, float, float], ...] = ()  # `StepReport`s: decode, prefill, measured s, steps
+    tokens: tuple[tuple[str, int, int], ...] = ()  # (call id, attempt, output tokens) of those under way
 
 
 @dataclass(frozen=True, slots=True)

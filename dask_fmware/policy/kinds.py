@@ -37,9 +37,10 @@ def leaders(replicas: Sequence[ReplicaView], rank: Callable[[ReplicaView], Rank]
 class _Ranking:
     """A heap of the replicas of one kind, which skips what is out of date."""
 
-    __slots__ = ("heap", "members")
+    __slots__ = ("heap", "kind", "members")
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
         self.heap: list[tuple[Rank, int, int, ReplicaView]] = []  # rank, position, tie, view
         self.members = 0
 
@@ -59,17 +60,30 @@ class RankedReplicas(Sequence[ReplicaView]):
         self._kind: list[_Ranking] = []
         self._rankings: dict[Kind, _Ranking] = {}
         for position, view in enumerate(self._views):
-            ranking = self._rankings.setdefault(kind_of(view), _Ranking())
+            ranking = self._ranking(view)
             ranking.heap.append((rank(view), position, 0, view))
-            ranking.members += 1
             self._kind.append(ranking)
         for ranking in self._rankings.values():
             heapify(ranking.heap)
 
+    def _ranking(self, view: ReplicaView) -> _Ranking:
+        """Return the ranking of the kind of a view, with one member more."""
+        kind = kind_of(view)
+        ranking = self._rankings.get(kind)
+        if ranking is None:
+            ranking = self._rankings[kind] = _Ranking(kind)
+        ranking.members += 1
+        return ranking
+
     def replace(self, position: int, view: ReplicaView) -> None:
         """Show a replica as it is."""
-        self._views[position] = view
+        before, self._views[position] = self._views[position], view
         ranking = self._kind[position]
+        if view.latency is not before.latency:  # its speed has changed, and with it perhaps its kind
+            ranking.members -= 1
+            if not ranking.members:
+                del self._rankings[ranking.kind]
+            ranking = self._kind[position] = self._ranking(view)
         self._ties += 1
         heappush(ranking.heap, (self._rank(view), position, self._ties, view))
         if len(ranking.heap) > 4 * ranking.members + 16:

@@ -7,6 +7,7 @@ where all of it comes from. It converts; it neither measures, fits nor reads fil
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +15,7 @@ from dask_fmware.errors import SpecError
 from dask_fmware.profile.fit import Fit, PhaseFit
 from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.points import StepPoint
+from dask_fmware.spec.deployment import Latency
 
 __all__ = [
     "CurveRecord",
@@ -24,9 +26,11 @@ __all__ = [
     "Profile",
     "ProfileKey",
     "Provenance",
+    "fingerprint",
 ]
 
 FORMAT = 1  # of this document; another one is refused
+USUAL_TOKENS = 512  # prompt and context at which a law is read as a figure
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
 
@@ -234,6 +238,15 @@ class Profile(_Record):
         return self
 
 
+def fingerprint(live_profile: str) -> str:
+    """Return what tells one announced profile from another, in a few bytes.
+
+    >>> fingerprint("{}") == fingerprint("{}") != fingerprint('{"error": 0.1}')
+    True
+    """
+    return f"{crc32(live_profile.encode()):08x}"
+
+
 class LiveProfile(_Record):
     """What a replica announces of its profile: what predictions need, and no raw points."""
 
@@ -246,6 +259,16 @@ class LiveProfile(_Record):
         """Return what predictions need of a profile."""
         error = profile.decode.cv_median_error if profile.decode is not None else None
         return cls(law=profile.law, step_tokens=profile.step_tokens, error=error)
+
+    def latency(self) -> Latency:
+        """Return the latency figure of one call alone, for what reckons with a figure and not with the law."""
+        law = self.law.law()
+        first_s = law.fixed_s + law.prefill_fixed_s
+        return Latency(
+            first_token_s=first_s,
+            prompt_token_s=(law.step_s(USUAL_TOKENS, 0, 0) - first_s) / USUAL_TOKENS,
+            output_token_s=law.step_s(0, 1, USUAL_TOKENS),
+        )
 
     def to_wire(self) -> str:
         """Write it as `Replica.profile` carries it."""

@@ -24,7 +24,7 @@ class StepReport:
     decode_s: float  # by the law that is not corrected, without prefill
     prefill_s: float  # what prefill adds to them by that law
     measured_s: float  # what they took
-    steps: int
+    steps: float
 
     @property
     def ratio(self) -> float:
@@ -41,15 +41,17 @@ class StepReporter:
         Of the profile, not corrected.
     step_tokens
         Most tokens of one step; None if prompts are never cut.
+    least_s
+        Time that a report covers at least.
     """
 
-    def __init__(self, law: StepLaw, step_tokens: int | None = None) -> None:
-        self._law, self._step_tokens = law, step_tokens
+    def __init__(self, law: StepLaw, step_tokens: int | None = None, least_s: float = 0.0) -> None:
+        self._law, self._step_tokens, self._least_s = law, step_tokens, least_s
         self._begin()
 
     def _begin(self) -> None:
         self._decode_s = self._prefill_s = self._measured_s = 0.0
-        self._steps = 0
+        self._steps = 0.0
 
     def add(self, step: MeteredStep) -> StepReport | None:
         """Take a step; return a report when one is due."""
@@ -60,13 +62,14 @@ class StepReporter:
         self._measured_s += step.took_s
         self._steps += step.steps
         whole = step.prefilling == len(step.firsts)
-        if not whole or (self._steps < WINDOW and not step.firsts) or self._decode_s + self._prefill_s <= 0:
+        enough = (self._steps >= WINDOW or step.firsts) and self._measured_s >= self._least_s
+        if not whole or not enough or self._decode_s + self._prefill_s <= 0:
             return None
         report = StepReport(self._decode_s, self._prefill_s, self._measured_s, self._steps)
         self._begin()
         return report
 
-    def _parts(self, step: MeteredStep) -> tuple[int, float]:
+    def _parts(self, step: MeteredStep) -> tuple[float, float]:
         """Engine steps, and what the law says of the prompts that are done in them, all their parts together."""
         if not step.firsts:
             return step.steps, 0.0

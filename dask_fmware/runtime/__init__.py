@@ -20,6 +20,7 @@ from dask_fmware.runtime.events import (
     RunDropped,
     RunEnded,
     RunSubmitted,
+    StepsTimed,
     Tick,
 )
 from dask_fmware.runtime.machine import Machine
@@ -48,5 +49,6 @@ __all__ = [
     "RunEnded",
     "RunSubmitted",
     "Skip",
+    "StepsTimed",
     "Tick",
 ]

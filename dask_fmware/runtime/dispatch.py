@@ -212,7 +212,8 @@ class Dispatcher:
             return [self._assign(call, state, choice.reason, now, choice.priority)]
         call.report.state, call.queued_on = "queued", choice.replica_id
         view = self._views.view(call)
-        expected_s = estimate.execution_s(state.replica.latency, view.prompt_tokens, view.output_tokens)
+        figure = self._fleet.latency(state.replica)
+        expected_s = estimate.execution_s(figure, view.prompt_tokens, view.output_tokens)
         state.enqueue(self._ticket(call), expected_s)
         self._fleet.changed(state)
         return []

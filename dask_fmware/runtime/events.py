@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken
+from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken, StepsTimed
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.replica import Replica
 
@@ -23,6 +23,7 @@ __all__ = [
     "RunDropped",
     "RunEnded",
     "RunSubmitted",
+    "StepsTimed",
     "Tick",
 ]
 
@@ -112,5 +113,6 @@ Event: TypeAlias = (
     | Branched
     | FirstToken
     | AttemptEnded
+    | StepsTimed
     | Tick
 )

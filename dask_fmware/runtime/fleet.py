@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
+from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
 from dask_fmware.policy.kinds import RankedReplicas
 from dask_fmware.policy.protocol import Rank, ReplicaView
 from dask_fmware.profile.correction import ConformalQuantile
 from dask_fmware.profile.law import StepLaw
-from dask_fmware.profile.record import LiveProfile
+from dask_fmware.runtime.corrections import Corrections
 from dask_fmware.runtime.queue import CallQueue, Ticket
+from dask_fmware.spec.deployment import Latency
 
 __all__ = ["Card", "Fleet", "Held", "ReplicaState"]
 
@@ -25,11 +27,13 @@ STRETCH = 0.5  # quantile of measured over expected duration that policies recko
 class Held:
     """What an attempt takes of its replica."""
 
-    __slots__ = ("context_tokens", "expected_end")
+    __slots__ = ("context_tokens", "expected_end", "seen_at", "tokens")
 
     def __init__(self, expected_end: float, context_tokens: int = 0) -> None:
         self.expected_end = expected_end
         self.context_tokens = context_tokens  # on average while it runs
+        self.tokens = 0  # generated, as its worker said last
+        self.seen_at = 0.0  # when that was
 
 
 class Card:
@@ -138,7 +142,7 @@ class Fleet:
         rank: Callable[[ReplicaView], Rank] = _unranked,
         laws: Mapping[tuple[str, str], StepLaw] | None = None,
     ) -> None:
-        self._laws = dict(laws or {})
+        self.corrections = Corrections(laws)
         self._rank = rank
         self.stretches: dict[tuple[str, str], ConformalQuantile] = defaultdict(lambda: ConformalQuantile(STRETCH))
         self._replicas: dict[str, ReplicaState] = {}
@@ -155,8 +159,14 @@ class Fleet:
         return len(self._replicas)
 
     def law(self, replica: Replica) -> StepLaw | None:
-        """Return the step-time law of a replica, or None where no profile is known."""
-        return self._laws.get((replica.model, replica.accelerator))
+        """Return the step-time law of a replica as its steps have corrected it, or None where no profile is known."""
+        known = self.corrections.of(replica)
+        return known.law if known is not None else None
+
+    def latency(self, replica: Replica) -> Latency:
+        """Return the latency figure of a replica as its steps have corrected it."""
+        known = self.corrections.of(replica)
+        return known.latency if known is not None else replica.latency
 
     def get(self, replica_id: str) -> ReplicaState | None:
         """Return a replica, or None."""
@@ -182,8 +192,7 @@ class Fleet:
         if replica.card_slots is not None:
             card.slots = min(replica.card_slots, card.slots or replica.card_slots)
         state = ReplicaState(replica, card)
-        if replica.profile is not None:
-            self._laws[replica.model, replica.accelerator] = LiveProfile.from_wire(replica.profile).law.law()
+        self.corrections.add(replica)
         card.replicas.append(state)
         self._replicas[replica.replica_id] = state
         self._by_model[replica.model].append(state)
@@ -197,6 +206,7 @@ class Fleet:
         state = self._replicas.pop(replica_id, None)
         if state is None:
             return None
+        self.corrections.remove(state.replica)
         for held in state.running:
             self._slots.pop(held, None)
         card, model = state.card, state.replica.model
@@ -212,6 +222,27 @@ class Fleet:
         for neighbour in card.replicas:
             self._dirty(neighbour)
         state.position = -1
+        return state
+
+    def renew(self, state: ReplicaState, replica: Replica) -> None:
+        """Take note that a replica knows its profile by now, and is otherwise the same."""
+        state.replica = replica
+        self.corrections.add(replica)
+        for other in self._by_model[replica.model]:  # those of its kind may know theirs from it
+            self.changed(other)
+
+    def timed(self, message: StepsTimed, now: float) -> ReplicaState | None:
+        """Learn from what a replica says of its steps; return the replica if its law has changed."""
+        state = self._replicas.get(message.replica_id)
+        if state is None:
+            return None
+        for call_id, attempt, tokens in message.tokens:
+            held = state.running.get((call_id, attempt))
+            if held is not None:
+                held.tokens, held.seen_at = tokens, now
+        if not self.corrections.observe(message, now):
+            return None
+        self.changed(state)
         return state
 
     def take(self, state: ReplicaState, call_id: str, attempt: int, held: Held) -> None:
@@ -277,6 +308,7 @@ class Fleet:
     def view(self, state: ReplicaState) -> ReplicaView:
         """Return a replica as it is."""
         replica, card, running = state.replica, state.card, state.running
+        known = self.corrections.of(replica)
         free_at = min(held.expected_end for held in running.values()) if len(running) >= replica.slots else 0.0
         if card.slots is not None and card.running >= card.slots:
             ends = [held.expected_end for other in card.replicas for held in other.running.values()]
@@ -291,11 +323,11 @@ class Fleet:
             len(running),
             state.waiting,
             card.running,
-            replica.latency,
+            replica.latency if known is None else known.latency,
             free_at,
             state.waiting_s if card.slots is None else sum(s.waiting_s for s in card.replicas),
             card.slots,
-            self.law(replica),
+            None if known is None else known.law,
             state.prefill_until,
             state.context_tokens,
             card.waiting,

@@ -8,6 +8,7 @@ event, and equal events give equal actions.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import assert_never
 
 from dask_fmware.errors import AttemptsExhaustedError
@@ -33,6 +34,7 @@ from dask_fmware.runtime.events import (
     RunDropped,
     RunEnded,
     RunSubmitted,
+    StepsTimed,
     Tick,
 )
 from dask_fmware.runtime.fleet import Fleet, ReplicaState
@@ -117,6 +119,10 @@ class Machine:
                 return self._run_ended(event, now)
             case RunDropped():
                 return self._run_dropped(event.run_id, now)
+            case StepsTimed():
+                if (changed := self.fleet.timed(event, now)) is not None:
+                    self.views.replicas_changed(changed.replica.model)
+                return []
             case ReplicaReady():
                 return self._replica_ready(event, now)
             case ReplicaGone():
@@ -286,8 +292,12 @@ class Machine:
 
     def _replica_ready(self, event: ReplicaReady, now: float) -> list[Action]:
         replica = event.replica
-        known = self.fleet.get(replica.replica_id) is not None
-        lost = self._replica_gone(replica.replica_id, "it started again", now) if known else []
+        known = self.fleet.get(replica.replica_id)
+        if known is not None and replace(known.replica, profile=replica.profile) == replica != known.replica:
+            self.fleet.renew(known, replica)  # it was profiled meanwhile, and serves on
+            self.views.replicas_changed(replica.model)
+            return []
+        lost = self._replica_gone(replica.replica_id, "it started again", now) if known is not None else []
         self.fleet.add(replica)
         self.views.replicas_changed(replica.model)
         return [*lost, *self.dispatcher.offer((replica.model,), now)]

@@ -93,7 +93,7 @@ class CallViews:
         """First token and completion on an idle replica of the fastest kind; 0 while none is known."""
         latency = self._fastest.get(model)
         if latency is None:
-            offered = [state.replica.latency for state in self._fleet if state.replica.model == model]
+            offered = [self._fleet.latency(state.replica) for state in self._fleet if state.replica.model == model]
             if not offered:
                 return 0.0, 0.0
             latency = self._fastest[model] = min(offered, key=lambda figure: execution_s(figure, 500, 50))

@@ -14,13 +14,18 @@ from typing import Literal, Protocol, TypeAlias
 from dask_fmware.errors import CapacityError, SpecError
 from dask_fmware.model.replica import Replica
 from dask_fmware.profile.emulation import FIRST, EmulatedBatch
-from dask_fmware.runtime import Event, Machine, ReplicaDraining, ReplicaGone, ReplicaReady
+from dask_fmware.runtime import Event, Machine, ReplicaDraining, ReplicaGone, ReplicaReady, StepsTimed
 from dask_fmware.simulate.agenda import Agenda
 from dask_fmware.simulate.scenario import Failure, FleetScenario, Hosting
 
 __all__ = ["Attempt", "Controller", "VirtualCard", "VirtualFleet", "VirtualReplica"]
 
 State: TypeAlias = Literal["starting", "ready", "draining", "gone"]
+
+
+STEPS_TOLD_S = 0.5  # between two reports of a replica's steps
+REPORTS = 10  # sums of steps in one
+TOLD_AFTER_S = 30.0  # for which the steps of a card are told once it has recovered
 
 
 class Attempt:
@@ -43,7 +48,7 @@ class Attempt:
 class VirtualCard:
     """One piece of hardware, paid for while a replica is on it."""
 
-    __slots__ = ("accelerator", "name", "replicas", "since", "slow")
+    __slots__ = ("accelerator", "is_timed", "name", "replicas", "since", "slow")
 
     def __init__(self, name: str, accelerator: str, since: float) -> None:
         self.name = name
@@ -51,6 +56,7 @@ class VirtualCard:
         self.replicas: list[VirtualReplica] = []
         self.since = since  # when its first replica was asked for
         self.slow = 1.0  # steps take so many times as long as they should
+        self.is_timed = False  # the machine is told of its steps
 
 
 class VirtualReplica:
@@ -224,8 +230,12 @@ class VirtualFleet:
 
     def slow_down(self, card: str, factor: float) -> None:
         """Let the steps of a card take `factor` times as long as they should; 1 is as they should."""
-        self._cards[card].slow = factor
-        self._set_speeds(self._cards[card])
+        slowed = self._cards[card]
+        slowed.slow = factor
+        self._set_speeds(slowed)
+        if not slowed.is_timed:
+            slowed.is_timed = True
+            self._agenda.at(self._agenda.now + STEPS_TOLD_S, self._time_steps, slowed, self._agenda.now)
 
     # -- attempts --------------------------------------------------------------------------------
 
@@ -278,6 +288,21 @@ class VirtualFleet:
         for replica in card.replicas:
             replica.batch.set_speed(self._agenda.now, 1.0 / (max(busy, 1) * card.slow))
             self._wake(replica)
+
+    def _time_steps(self, card: VirtualCard, since: float) -> None:
+        """Tell the machine how a card that was slowed runs, as workers do, until that is known to be over."""
+        if self._cards.get(card.name) is not card:
+            return
+        for replica in card.replicas:
+            if replica.state in ("ready", "draining") and not replica.batch.idle:
+                took = STEPS_TOLD_S / REPORTS
+                steps = [(took / card.slow, 0.0, took, 1.0), (0.0, took / card.slow, took, 1.0)]
+                self._tell(StepsTimed(replica.replica_id, steps=tuple(steps * (REPORTS // 2))))
+        if card.slow != 1.0 or self._agenda.now - since < TOLD_AFTER_S:
+            since = self._agenda.now if card.slow != 1.0 else since
+            self._agenda.at(self._agenda.now + STEPS_TOLD_S, self._time_steps, card, since)
+        else:
+            card.is_timed = False
 
     # -- starts and ends -------------------------------------------------------------------------
 

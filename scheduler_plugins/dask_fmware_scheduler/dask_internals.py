@@ -79,6 +79,10 @@ class SchedulerInternals:
         """Send a stream message to a worker, in order with its tasks."""
         self.scheduler.worker_send(worker, message)
 
+    def log_event(self, topic: str, event: Any) -> None:
+        """Tell those who follow a topic (Scheduler.log_event)."""
+        self.scheduler.log_event(topic, event)
+
     @staticmethod
     def is_status_change(event: Any) -> bool:
         """Whether an entry of the event log says that a worker takes tasks again, or no more."""

@@ -30,7 +30,7 @@ from dask_fmware.model.messages import (
     check_version,
 )
 from dask_fmware.model.plan import PlannedNode
-from dask_fmware.model.replica import MODEL_LABEL, read_label
+from dask_fmware.model.replica import MODEL_LABEL, Replica, read_label
 from dask_fmware.policy import create_policy
 from dask_fmware.runtime import (
     Assign,
@@ -55,6 +55,7 @@ from dask_fmware.runtime import ReplicaReady as ReplicaIsReady
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware_scheduler.answers import AnswerBoard
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
+from dask_fmware_scheduler.drift import drift_sentence
 from dask_fmware_scheduler.placement import Placement
 from dask_fmware_scheduler.results import ResultMover
 from dask_fmware_scheduler.services import SERVICES
@@ -394,6 +395,11 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
 
     # -- the machine -----------------------------------------------------------------------------
 
+    @_guarded
+    def take(self, event: Event) -> None:
+        """Give the machine an event that a service has taken in."""
+        self._handle(event)
+
     def _handle(self, event: Event) -> None:
         """Give an event to the machine and do what it says."""
         if self._stopped:
@@ -486,6 +492,15 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         if self.dask.takes_tasks(worker):
             self._handle(ReplicaDraining(worker, False))
 
+    def _pace(self, replica: Replica) -> dict[str, Any]:
+        """How a replica runs beside its profile."""
+        known = self.machine.fleet.corrections.of(replica)
+        drift = known.detector.drift if known is not None else None
+        return {
+            "correction": {"decode": known.decode, "prefill": known.prefill} if known is not None else None,
+            "drift": drift_sentence(replica, drift) if drift is not None else None,
+        }
+
     def status(self) -> dict[str, Any]:
         """Return the state of the runtime in plain values (RPC)."""
         return {
@@ -511,8 +526,9 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                     "engine": state.replica.engine,
                     "engine_version": state.replica.engine_version,
                     "load_s": state.replica.load_s,
-                    "latency": state.replica.latency.model_dump(),
+                    "latency": self.machine.fleet.latency(state.replica).model_dump(),
                     "profiled": state.replica.profile is not None,
+                    **self._pace(state.replica),
                 }
                 for state in self.machine.fleet
             ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dask_fmware_scheduler.drift import DriftWatch
 from dask_fmware_scheduler.engine_states import EngineStates
 from dask_fmware_scheduler.recorder import Recorder
 
@@ -38,5 +39,5 @@ class Service(Protocol):
         ...
 
 
-SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (Recorder, EngineStates)
+SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (Recorder, EngineStates, DriftWatch)
 """Makers of services, in the order in which they start."""

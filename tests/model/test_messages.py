@@ -17,6 +17,7 @@ from dask_fmware.model.messages import (
     Grant,
     ReplicaFailed,
     ReplicaReady,
+    StepsTimed,
     check_version,
 )
 
@@ -34,6 +35,13 @@ MESSAGES = st.one_of(
         prompt_tokens=number,
         ttft_s=st.none() | seconds,
         error=text,
+    ),
+    st.builds(
+        StepsTimed,
+        text,
+        text,
+        st.lists(st.tuples(seconds, seconds, seconds, seconds), max_size=3).map(tuple),
+        st.lists(st.tuples(text, number, number), max_size=3).map(tuple),
     ),
     st.builds(Branched, text, text, st.none() | number),
     st.builds(ReplicaFailed, text, text, text, text, st.booleans()),
@@ -71,6 +79,8 @@ def plain(value: object) -> bool:
     """Whether msgpack carries a value and gives back an equal one."""
     if isinstance(value, dict):
         return all(isinstance(k, str) and plain(v) for k, v in value.items())
+    if isinstance(value, tuple):
+        return all(map(plain, value))
     return value is None or type(value) in (str, int, float, bool)
 
 
@@ -105,7 +115,7 @@ def test_what_an_older_sender_leaves_out_has_its_default_or_is_another_version(m
 def test_every_message_has_an_op_of_its_own() -> None:
     kinds = [getattr(messages, name) for name in messages.__all__]
     ops = [kind.op for kind in kinds if hasattr(kind, "op")]
-    assert len(ops) == len(set(ops)) == 7
+    assert len(ops) == len(set(ops)) == 8
     assert all(op.startswith("fmware-") for op in ops)
 
 

@@ -41,7 +41,7 @@ from dask_fmware.runtime import (
 )
 
 OVER = ("done", "erred")
-LEARNT = ("stretches", "_laws")  # what a fleet knows of kinds of replicas stays
+LEARNT = ("stretches",)  # what a fleet knows of kinds of replicas stays
 WAITS_ON_PURPOSE = ("an urgent call is likely", "only a busy replica", "other calls of its model")
 
 

@@ -35,6 +35,7 @@ from dask_fmware.spec.deployment import Deployment
 from dask_fmware_workers.bodies import BodyClient
 from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 from dask_fmware_workers.loading import Labels, Loaded, load
+from dask_fmware_workers.pace import EnginePace
 from dask_fmware_workers.profiling import measure
 from dask_fmware_workers.runner import CallRunner
 from dask_fmware_workers.state_reports import StateReports
@@ -71,6 +72,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.bodies = BodyClient(self.dask)
         self.state_reports = StateReports(self.dask.send, self._crashed)
         self.loaded: Loaded | None = None
+        self.pace: EnginePace | None = None  # of the engine that is loaded
         self.connected = False  # a router has spoken to us
         self._pause_s = 0.0  # before the engine is started again after a crash
         self._ready_at = 0.0
@@ -101,12 +103,19 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
     async def teardown(self, worker: Worker) -> None:
         """Abort what runs and close the engine."""
         self._work.cancel()
-        self.state_reports.stop()
         await asyncio.wait([self._work], timeout=1)
         await self.bodies.close()
-        if self.loaded is not None:
-            await self.loaded.engine.close()
-            self.loaded = None
+        loaded = self.loaded
+        self._unload()
+        if loaded is not None:
+            await loaded.engine.close()
+
+    def _unload(self) -> None:
+        self.loaded = None
+        self.state_reports.stop()
+        if self.pace is not None:
+            self.pace.close()
+            self.pace = None
 
     # -- becoming a replica ----------------------------------------------------------------------
 
@@ -125,14 +134,16 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
                     return
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, LAST_RETRY_S)
+            else:
+                ready = self.loaded.replica
+                self.pace = EnginePace(self.dask.address, self.dask.send, ready.slots, ready.profile)
             self._ready_at = perf_counter()
         await self._announce()
 
     def _crashed(self, engine: Engine, error: EngineCrashedError) -> None:
         """An engine died under a call: stop being a replica, and start it again."""
         if self.loaded is not None and engine is self.loaded.engine:
-            self.loaded = None
-            self.state_reports.stop()
+            self._unload()
             self._work.cancel()  # it may still be announcing the engine
             if perf_counter() - self._ready_at > LAST_RETRY_S:
                 self._pause_s = 0.0  # it served for a while
@@ -207,6 +218,8 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         """Announce a profile that was made since this worker loaded its engine (RPC)."""
         if self.loaded is not None:
             self.loaded = replace(self.loaded, replica=replace(self.loaded.replica, profile=profile))
+            if self.pace is not None:
+                self.pace.profiled(profile)
             await self._announce()
 
     # -- what steps ask for ----------------------------------------------------------------------
@@ -223,7 +236,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         if self.loaded is None:  # it died while the call was on its way here
             self.runner.withdraw(call_id)
             raise Reschedule(f"{call.where}: worker '{self.dask.name}' has no engine")
-        completion = await self.runner.run(self.loaded.engine, call, call_id, values)
+        completion = await self.runner.run(self.loaded.engine, call, call_id, values, self.pace)
         self.branched(run_id, call.decides, completion.value)
         return completion
 

@@ -10,7 +10,8 @@ from typing import Any
 from dask_fmware.errors import DeploymentError
 from dask_fmware.model.engine import Engine
 from dask_fmware.model.messages import ReplicaReady
-from dask_fmware.spec.deployment import Deployment, Latency, Placement
+from dask_fmware.profile.record import LiveProfile
+from dask_fmware.spec.deployment import Deployment, Placement
 from dask_fmware_workers.engines import create_engine
 from dask_fmware_workers.profiling import Footprint, stored_profile
 from dask_fmware_workers.warmup import measure_latency
@@ -74,9 +75,14 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         await engine.start()
         load_s = perf_counter() - start
         footprint = Footprint.now().beyond(before)
-        latency = placement.latency or await measure_latency(engine)
         made = engine.capabilities
         profile = await asyncio.to_thread(stored_profile, model, accelerator, made)
+        if placement.latency is not None:
+            latency = placement.latency.model_dump()
+        elif profile is not None:
+            latency = LiveProfile.from_wire(profile).latency().model_dump()
+        else:
+            latency = dict(await measure_latency(engine))
     except BaseException:
         await engine.close()
         raise
@@ -90,7 +96,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         longest_token_bytes=made.longest_token_bytes,
         engine=made.engine,
         engine_version=made.engine_version,
-        latency=latency.model_dump() if isinstance(latency, Latency) else dict(latency),
+        latency=latency,
         load_s=load_s,
         profile=profile,
         card_slots=deployment.accelerators[accelerator].slots_per_card,

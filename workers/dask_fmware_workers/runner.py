@@ -22,6 +22,7 @@ from dask_fmware.model.engine import Engine, Usage
 from dask_fmware.model.messages import AttemptEnded, FirstToken, Grant
 from dask_fmware_workers.dask_internals import Reschedule
 from dask_fmware_workers.output import output_of
+from dask_fmware_workers.pace import EnginePace
 from dask_fmware_workers.streams import AnswerStreams, TextStream
 
 __all__ = ["CallRunner"]
@@ -87,8 +88,15 @@ class CallRunner:
         if (grant := self._grants.pop(call_id, None)) is not None:
             self._send(AttemptEnded(call_id, grant.attempt, "skipped").to_wire())
 
-    async def run(self, engine: Engine, call: ModelCall, call_id: str, values: Mapping[str, Any]) -> Completion:
-        """Generate, and report how it ended.
+    async def run(
+        self,
+        engine: Engine,
+        call: ModelCall,
+        call_id: str,
+        values: Mapping[str, Any],
+        pace: EnginePace | None = None,
+    ) -> Completion:
+        """Generate, and report how it ended; `pace` takes note of its tokens.
 
         Raises `distributed.Reschedule` if the call was not granted, was aborted, or its engine crashed:
         the scheduler decides what becomes of it.
@@ -104,7 +112,7 @@ class CallRunner:
         error = ""
         start = perf_counter()
         try:
-            completion = await self._generate(engine, call, call_id, values, attempt, stream)
+            completion = await self._generate(engine, call, call_id, values, attempt, stream, pace)
             outcome = "finished"
             return completion
         except asyncio.CancelledError:
@@ -156,22 +164,32 @@ class CallRunner:
         values: Mapping[str, Any],
         attempt: _Attempt,
         stream: TextStream,
+        pace: EnginePace | None,
     ) -> Completion:
         grant = attempt.grant
         request = call.request(values, request_id=f"{call_id}#{grant.attempt}", priority=grant.priority)
+        if pace is not None:
+            pace.submitted(request, f"{call.workflow}.{call.node}", call_id, grant.attempt)
         start = perf_counter()
         finish_reason, usage = None, None
-        async with aclosing(engine.generate(request)) as deltas:  # type: ignore[type-var]
-            async for delta in deltas:
-                if attempt.ttft_s is None and (delta.text or delta.tokens):
-                    attempt.ttft_s = perf_counter() - start
-                    if call.answers:  # others say it when they end
-                        self._send(FirstToken(call_id, grant.attempt, attempt.ttft_s).to_wire())
-                attempt.output_tokens += delta.tokens
-                if delta.text:
-                    stream.add(delta.text)
-                if delta.finish_reason is not None:
-                    finish_reason, usage = delta.finish_reason, delta.usage
+        try:
+            async with aclosing(engine.generate(request)) as deltas:  # type: ignore[type-var]
+                async for delta in deltas:
+                    if attempt.ttft_s is None and (delta.text or delta.tokens):
+                        attempt.ttft_s = perf_counter() - start
+                        if call.answers:  # others say it when they end
+                            self._send(FirstToken(call_id, grant.attempt, attempt.ttft_s).to_wire())
+                    if delta.tokens:
+                        attempt.output_tokens += delta.tokens
+                        if pace is not None:
+                            pace.token(request.request_id, delta.tokens)
+                    if delta.text:
+                        stream.add(delta.text)
+                    if delta.finish_reason is not None:
+                        finish_reason, usage = delta.finish_reason, delta.usage
+        finally:
+            if pace is not None:
+                pace.ended(request.request_id, usage)
         latency_s = perf_counter() - start
         if finish_reason is None:
             raise EngineCrashedError(f"{call.where}: the engine's stream ended without a reason")

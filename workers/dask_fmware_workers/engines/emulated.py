@@ -268,6 +268,13 @@ class EmulatedEngine:
         self._prefixes = PrefixBlocks(self._cache_tokens, CHARACTERS_PER_TOKEN)
         await asyncio.sleep(0)
 
+    def set_speed(self, speed: float) -> None:
+        """Run at `speed` times the law from now on, as a card does that others use too."""
+        if not 0 < speed < inf:
+            raise SpecError(f"emulated: a speed of {speed} is not above 0")
+        self._batch.set_speed(self._play(), speed)
+        self._set_timer()
+
     # -- requests --------------------------------------------------------------------------------
 
     def _check_serving(self) -> None:

@@ -1,0 +1,159 @@
+"""Profiles as they hold at present: each replica's law, corrected from the steps that it reports, and how sure that is.
+
+Every replica has factors of its own, because one of many may be slow; a new one starts with the median of those of
+its kind (model, accelerator, engine, version). Bounds on durations are kept by model, accelerator and band of
+load. It decides nothing, and a profile stands for exactly the kind that it was made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import log
+from statistics import median
+from typing import TypeAlias
+
+from dask_fmware.model.messages import StepsTimed
+from dask_fmware.model.replica import Replica
+from dask_fmware.profile.correction import ConformalQuantile, Correction, Drift, DriftDetector
+from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.record import LiveProfile, fingerprint
+from dask_fmware.spec.deployment import Latency
+
+__all__ = ["CorrectedReplica", "Corrections"]
+
+Kind: TypeAlias = tuple[str, str, str, str]  # model, accelerator, engine, engine version
+
+SETTLED = 10  # reports of a replica, after which others learn from it
+APART = 0.05  # of the logarithm of a factor: nearer corrections are not worth another view of the replica
+BOUND = 0.9  # quantile of durations that is told beside the expected one
+SLOWER = 1.0  # ratio of a drift above which a replica is called slow
+
+
+@dataclass(slots=True)
+class CorrectedReplica:
+    """One replica whose profile is known."""
+
+    replica: Replica
+    profiled: StepLaw
+    fingerprint: str  # of the profile that the steps are compared with; "" for a law that no worker knows
+    correction: Correction = field(default_factory=Correction)
+    law: StepLaw = field(init=False)  # as it is used
+    latency: Latency = field(init=False)  # of the replica, as it is used
+    decode: float = field(init=False, default=1.0)  # factors that are applied
+    prefill: float = field(init=False, default=1.0)
+    detector: DriftDetector = field(default_factory=DriftDetector)
+    reports: int = 0
+
+    def __post_init__(self) -> None:
+        self.apply()
+
+    def observe(self, message: StepsTimed, now: float) -> bool:
+        """Learn from steps; True if the law that is used has changed."""
+        for decode_s, prefill_s, measured_s, _steps in message.steps:
+            if decode_s + prefill_s > 0 and measured_s > 0:
+                self.reports += 1
+                self.correction = self.correction.updated(decode_s, prefill_s, measured_s)
+                self.detector.observe(measured_s / (decode_s + prefill_s), now)
+        made = self.correction
+        if abs(log(made.decode / self.decode)) < APART and abs(log(made.prefill / self.prefill)) < APART:
+            return False
+        self.apply()
+        return True
+
+    def apply(self) -> None:
+        """Use the correction as it stands."""
+        self.decode, self.prefill = self.correction.decode, self.correction.prefill
+        self.law, figure = self.correction.corrected(self.profiled), self.replica.latency
+        self.latency = Latency(
+            first_token_s=figure.first_token_s * self.decode,
+            prompt_token_s=figure.prompt_token_s * self.prefill,
+            output_token_s=figure.output_token_s * self.decode,
+        )
+
+
+class Corrections:
+    """The corrected profiles of a fleet.
+
+    Parameters
+    ----------
+    laws
+        Step-time laws by model and accelerator that are known without a worker's telling.
+    """
+
+    def __init__(self, laws: Mapping[tuple[str, str], StepLaw] | None = None) -> None:
+        self._given = dict(laws or {})
+        self._profiles: dict[Kind, str] = {}  # latest profile that a replica of the kind announced
+        self._replicas: dict[str, CorrectedReplica] = {}
+        self._learnt: dict[Kind, tuple[str, float, float]] = {}  # of kinds without a replica: profile, factors
+        self._bounds: dict[tuple[str, str], ConformalQuantile] = {}
+
+    def add(self, replica: Replica) -> None:
+        """Take in a replica, or its new profile, and let others of its kind use what it knows."""
+        kind = _kind(replica)
+        if replica.profile is not None and self._profiles.get(kind) != replica.profile:
+            self._profiles[kind] = replica.profile
+            for known in list(self._replicas.values()):
+                if _kind(known.replica) == kind and known.replica.profile is None:
+                    del self._replicas[known.replica.replica_id]
+        self._replicas.pop(replica.replica_id, None)
+        self.of(replica)
+
+    def remove(self, replica: Replica) -> None:
+        """Forget a replica; what it was like stays known of its kind."""
+        gone = self._replicas.pop(replica.replica_id, None)
+        if gone is not None and gone.reports >= SETTLED:
+            self._learnt[_kind(replica)] = gone.fingerprint, gone.correction.decode, gone.correction.prefill
+
+    def of(self, replica: Replica) -> CorrectedReplica | None:
+        """Return what is known of a replica, None without a profile of its kind."""
+        known = self._replicas.get(replica.replica_id)
+        if known is not None:
+            return known
+        text = replica.profile or self._profiles.get(_kind(replica))
+        if text is not None:
+            law = LiveProfile.from_wire(text).law.law()
+        elif (given := self._given.get((replica.model, replica.accelerator))) is not None:
+            law = given
+        else:
+            return None
+        mark = "" if text is None else fingerprint(text)
+        made = CorrectedReplica(replica, law, mark, self._start(_kind(replica), mark))
+        self._replicas[replica.replica_id] = made
+        return made
+
+    def _start(self, kind: Kind, mark: str) -> Correction:
+        """What a new replica is taken to be like: the median of its kind, or the last that was."""
+        alike = [
+            known.correction
+            for known in self._replicas.values()
+            if known.reports >= SETTLED and known.fingerprint == mark and _kind(known.replica) == kind
+        ]
+        if alike:
+            return Correction(median(c.decode for c in alike), median(c.prefill for c in alike))
+        learnt = self._learnt.get(kind)
+        return Correction(learnt[1], learnt[2]) if learnt is not None and learnt[0] == mark else Correction()
+
+    def observe(self, message: StepsTimed, now: float) -> bool:
+        """Learn from the steps of a replica; True if its law has changed. Steps beside another profile are ignored."""
+        known = self._replicas.get(message.replica_id)
+        if known is None or not message.steps or message.profile != known.fingerprint:
+            return False
+        return known.observe(message, now)
+
+    def drift(self, replica_id: str) -> Drift | None:
+        """Return how far a replica runs off its profile, if that lasts."""
+        known = self._replicas.get(replica_id)
+        return known.detector.drift if known is not None else None
+
+    def bounds(self, replica: Replica) -> ConformalQuantile:
+        """Return the quantile of measured over expected durations of calls on replicas like it."""
+        kind = replica.model, replica.accelerator
+        found = self._bounds.get(kind)
+        if found is None:
+            found = self._bounds[kind] = ConformalQuantile(BOUND)
+        return found
+
+
+def _kind(replica: Replica) -> Kind:
+    return replica.model, replica.accelerator, replica.engine, replica.engine_version

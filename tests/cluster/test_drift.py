@@ -1,0 +1,82 @@
+"""A replica that runs off its profile is noticed, told and reckoned with, on a cluster in this event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import re
+from typing import Any
+
+import dask
+import pytest
+
+import dask_fmware as fm
+from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.record import LawRecord, Profile, ProfileKey, Provenance
+from dask_fmware.profile.store import ProfileStore
+from dask_fmware.testing import InProcessCluster
+
+COEFFICIENTS = {"w0": 0.008, "w1": 1e-5, "w2": 1e-4, "w3": 0.0}
+LAW = StepLaw.plain(**COEFFICIENTS)
+
+
+@fm.workflow
+def ask(text: str) -> Any:
+    return fm.Model("small")("{text}", text=text, name="ask", max_tokens=24)
+
+
+@pytest.fixture
+async def cluster(tmp_path):
+    key = ProfileKey(
+        model="small", accelerator="cpu", engine="emulated", engine_version=importlib.metadata.version("dask-fmware")
+    )
+    provenance = Provenance(kind="measured", source="a test")
+    ProfileStore(tmp_path).put(Profile(key=key, law=LawRecord.of(LAW), provenance=provenance, step_tokens=2048))
+    document = {
+        "accelerators": {"cpu": {"cards": 2}},
+        "models": {
+            "small": {
+                "engine": "emulated",
+                "slots": 2,
+                "context_tokens": 256,
+                "arguments": {"law": COEFFICIENTS, "stream_interval_s": 0.001},
+                "on": {"cpu": {"replicas": 2}},
+            }
+        },
+    }
+    with dask.config.set({"fmware.profiles": str(tmp_path)}):
+        async with InProcessCluster(document) as made:
+            yield made
+            await made.settled()
+
+
+async def serve(cluster: InProcessCluster, calls: int) -> None:
+    futures = cluster.client.compute([ask(text=f"call {n}") for n in range(calls)])
+    await asyncio.gather(*futures)
+
+
+async def status_of(cluster: InProcessCluster, name: str) -> dict[str, Any]:
+    return next(r for r in (await fm.status(cluster.client))["replicas"] if r["name"] == name)
+
+
+async def test_a_slowed_replica_is_told_in_status_and_events_and_gets_less_work(cluster, caplog) -> None:
+    slow, sound = sorted(cluster.engines)
+    told: list[str] = []
+    cluster.client.subscribe_topic("fmware-drift", lambda event: told.append(event[1]["text"]))
+    caplog.handler.setLevel("WARNING")  # local clusters of Dask silence handlers
+    cluster.engines[slow].set_speed(1 / 4)
+    while (await status_of(cluster, slow))["drift"] is None:
+        await serve(cluster, 8)
+    sentence = (await status_of(cluster, slow))["drift"]
+    assert re.fullmatch(rf"replica {slow} on cpu runs [3-5]\.\d times its profile since \d\d:\d\d", sentence)
+    assert sentence in caplog.text
+    state = await status_of(cluster, slow)
+    assert state["correction"]["decode"] > 2
+    other = await status_of(cluster, sound)
+    assert state["latency"]["output_token_s"] > 1.5 * other["latency"]["output_token_s"]
+    await cluster.until(lambda: any(f"replica {slow} on cpu runs" in text for text in told))
+
+    cluster.engines[slow].set_speed(1.0)
+    while (await status_of(cluster, slow))["drift"] is not None:
+        await serve(cluster, 8)
+    await cluster.until(lambda: any("runs at the pace of its profile again" in text for text in told))
