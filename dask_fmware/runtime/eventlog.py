@@ -31,6 +31,7 @@ from dask_fmware.runtime.events import (
     RunDropped,
     RunEnded,
     RunSubmitted,
+    StepsTimed,
     Tick,
 )
 
@@ -43,7 +44,7 @@ _EVENTS: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind)
     for kind in (
         RunSubmitted, CallRunnable, CallWithdrawn, CallDropped, RunEnded, RunDropped, ReplicaReady, ReplicaGone,
-        ReplicaDraining, Branched, FirstToken, AttemptEnded, Tick,
+        ReplicaDraining, Branched, FirstToken, AttemptEnded, StepsTimed, Tick,
     )
 }  # fmt: skip
 
