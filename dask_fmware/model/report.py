@@ -26,6 +26,8 @@ class AttemptReport:
     reason: str  # why the policy chose this replica
     started_at: float
     predicted_s: float | None = None  # expected seconds from start to end
+    ideal_ttft_s: float | None = None  # expected seconds to the first token on an idle replica of the fastest kind
+    ideal_s: float | None = None  # expected seconds from start to end there
     first_token_at: float | None = None
     ended_at: float | None = None
     outcome: Literal["running", "finished", "failed", "retry", "aborted", "lost", "skipped", "undelivered"] = "running"
@@ -48,6 +50,7 @@ class CallReport:
     runnable_at: float | None = None
     reason: str = ""  # why it waits, was skipped or failed
     attempts: list[AttemptReport] = field(default_factory=list)
+    after: tuple[str, ...] = ()  # calls, maps and loops whose values it takes, directly or through plain code
 
     @property
     def last(self) -> AttemptReport | None:

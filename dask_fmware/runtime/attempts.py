@@ -15,8 +15,16 @@ from dask_fmware.runtime.runs import CallRecord
 __all__ = ["begin", "close", "end", "fail", "first_token", "reject", "undelivered"]
 
 
-def begin(call: CallRecord, replica: Replica, number: int, reason: str, expected_s: float, now: float) -> None:
-    """A call is given to a replica."""
+def begin(
+    call: CallRecord,
+    replica: Replica,
+    number: int,
+    reason: str,
+    expected_s: float,
+    ideal: tuple[float, float],
+    now: float,
+) -> None:
+    """A call is given to a replica; `ideal` is first token and completion on an idle one of the fastest kind."""
     report = call.report
     report.attempts.append(
         AttemptReport(
@@ -28,6 +36,8 @@ def begin(call: CallRecord, replica: Replica, number: int, reason: str, expected
             reason=reason,
             started_at=now - call.run.report.submitted,
             predicted_s=expected_s,
+            ideal_ttft_s=ideal[0],
+            ideal_s=ideal[1],
         )
     )
     report.state, report.reason = "running", reason

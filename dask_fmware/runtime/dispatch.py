@@ -6,7 +6,7 @@ exceeded) and performs it. It does not know why calls come or go.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.policy import estimate
@@ -57,6 +57,11 @@ class Dispatcher:
     def __len__(self) -> int:
         """Calls that wait, centrally or in the queue of a replica."""
         return len(self._waiting)
+
+    @property
+    def waiting(self) -> Set[str]:
+        """Ids of the calls that wait, centrally or in the queue of a replica."""
+        return self._waiting
 
     @property
     def models(self) -> list[str]:
@@ -233,7 +238,8 @@ class Dispatcher:
         number = report.last.attempt + 1 if report.last else 1
         while fleet.holds(call.call_id, number):  # a run of the same id was dropped, and its abort is under way
             number += 1
-        attempts.begin(call, replica, number, reason, expected_s, now)
+        ideal = self._views.execution(replica.model, view.prompt_tokens, view.output_tokens)
+        attempts.begin(call, replica, number, reason, expected_s, ideal, now)
         law = fleet.law(replica)
         if law is not None:
             state.prefill_until = max(state.prefill_until, now) + law.prefill_s(view.prompt_tokens)

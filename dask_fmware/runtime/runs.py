@@ -6,7 +6,7 @@ It owns who is in which state. Which replica a call gets is not its business.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
@@ -14,7 +14,7 @@ from dask_fmware.model.report import AttemptReport, CallReport, CallState, RunRe
 from dask_fmware.policy.protocol import CallView
 from dask_fmware.runtime.knowledge import Shape
 
-__all__ = ["TERMINAL", "CallRecord", "RunRecord", "Runs"]
+__all__ = ["TERMINAL", "CallRecord", "RunRecord", "Runs", "sources"]
 
 TERMINAL: frozenset[CallState] = frozenset({"finished", "failed", "cancelled", "skipped"})
 
@@ -69,6 +69,22 @@ class RunRecord:
         return None
 
 
+def sources(nodes: Sequence[PlannedNode]) -> dict[str, tuple[str, ...]]:
+    """Return what each node takes values from: plain code counts, and so does what it takes values from.
+
+    Whether plain code is a map or loop, whose calls are the source, a plan does not say.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    plain = {node.name for node in nodes if node.model is None}
+    for node in nodes:
+        through = dict.fromkeys(node.after)
+        for name in node.after:
+            if name in plain:
+                through.update(dict.fromkeys(found.get(name, ())))
+        found[node.name] = tuple(through)
+    return found
+
+
 class Runs:
     """Live runs, their calls, and the reports of those that ended last."""
 
@@ -77,6 +93,7 @@ class Runs:
         self._plans: dict[str, RunPlan] = {}
         self._calls: dict[str, CallRecord] = {}
         self._history: OrderedDict[str, RunReport] = OrderedDict()
+        self._sources: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}  # node names of a plan -> sources
         self._keep_runs = keep_runs
 
     def __len__(self) -> int:
@@ -114,12 +131,22 @@ class Runs:
         self._runs[plan.run_id] = run
         self._plans[plan.run_id] = plan
         run.branches.update({(plan.run_id, switch): branch for switch, branch in plan.decided})
+        after = self._after(plan)
         for node in plan.nodes:
             if node.model is not None and node.key not in self._calls:
-                call = CallReport(call_id=node.key, node=node.name, model=node.model, answers=node.answers)
+                call = CallReport(node.key, node.name, node.model, node.answers, after=after[node.name])
                 run.report.calls.append(call)
                 self._calls[node.key] = CallRecord(node, run, plan.run_id, call)
         return run
+
+    def _after(self, plan: RunPlan) -> dict[str, tuple[str, ...]]:
+        names = tuple([node.name for node in plan.nodes])
+        after = self._sources.get(names)
+        if after is None:
+            if len(self._sources) >= 1000:
+                self._sources.clear()
+            after = self._sources[names] = sources(plan.nodes)
+        return after
 
     def get(self, run_id: str) -> RunRecord | None:
         """Return the live run that a plan belongs to."""

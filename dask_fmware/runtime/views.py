@@ -29,7 +29,7 @@ class CallViews:
     """
 
     def __init__(self, fleet: Fleet, models: Mapping[str, ModelLimits]) -> None:
-        self.knowledge = Knowledge(self._execution)
+        self.knowledge = Knowledge(self.execution)
         self._fleet = fleet
         self._models = models
         self._fastest: dict[str, Latency] = {}  # model -> figure of its fastest replicas
@@ -50,6 +50,17 @@ class CallViews:
     def replicas_changed(self, model: str) -> None:
         """Another replica of a model is the fastest, maybe."""
         self._fastest.pop(model, None)
+
+    def execution(self, model: str, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
+        """First token and completion on an idle replica of the fastest kind; 0 while none is known."""
+        latency = self._fastest.get(model)
+        if latency is None:
+            offered = [self._fleet.latency(state.replica) for state in self._fleet if state.replica.model == model]
+            if not offered:
+                return 0.0, 0.0
+            latency = self._fastest[model] = min(offered, key=lambda figure: execution_s(figure, 500, 50))
+        first_s = execution_s(latency, prompt_tokens, 0.0)
+        return first_s, first_s + output_tokens * latency.output_token_s
 
     def _make(self, call: CallRecord) -> CallView:
         node, run, knowledge = call.node, call.run, self.knowledge
@@ -88,14 +99,3 @@ class CallViews:
             submitted=submitted,
             begun=run.begun,
         )
-
-    def _execution(self, model: str, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
-        """First token and completion on an idle replica of the fastest kind; 0 while none is known."""
-        latency = self._fastest.get(model)
-        if latency is None:
-            offered = [self._fleet.latency(state.replica) for state in self._fleet if state.replica.model == model]
-            if not offered:
-                return 0.0, 0.0
-            latency = self._fastest[model] = min(offered, key=lambda figure: execution_s(figure, 500, 50))
-        first_s = execution_s(latency, prompt_tokens, 0.0)
-        return first_s, first_s + output_tokens * latency.output_token_s

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dask_fmware_scheduler.drift import DriftWatch
 from dask_fmware_scheduler.engine_states import EngineStates
+from dask_fmware_scheduler.observing import Observing
 from dask_fmware_scheduler.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -39,5 +40,5 @@ class Service(Protocol):
         ...
 
 
-SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (Recorder, EngineStates, DriftWatch)
+SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (Recorder, EngineStates, DriftWatch, Observing)
 """Makers of services, in the order in which they start."""

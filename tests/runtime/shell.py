@@ -7,13 +7,16 @@ on which engine), each with books of its own, so that the machine's books can be
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import pytest
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.replica import Replica
+from dask_fmware.observe import History
+from dask_fmware.observe.blame import base_name
+from dask_fmware.observe.window import ALL
 from dask_fmware.policy import create_policy
 from dask_fmware.runtime import (
     Action,
@@ -88,6 +91,8 @@ class Shell:
     def __init__(self, policy: str, seed: int = 0) -> None:
         self.policy, self.seed = policy, seed
         self.machine = self.new_machine()
+        self.history = History(self.machine)
+        self.machine.observers.append(self.history)
         self.now = 0.0
         self.log: list[tuple[Event, float, list[tuple[object, ...]]]] = []
         self.runs: dict[str, Submitted] = {}
@@ -387,6 +392,7 @@ class Shell:
                 avoid = machine.runs.calls[call_id].avoid
                 allowed = [v for v in views if v.replica_id not in avoid] or views
                 assert not any(v.has_room for v in allowed), f"{call_id} is held although a replica has room"
+        self.check_history()
         # views: what policies see is what is there
         for model in ("small", "large", "extra"):
             states = [s for s in fleet if s.replica.model == model and not s.draining]
@@ -402,6 +408,24 @@ class Shell:
                 assert view.waiting_s == pytest.approx(state.waiting_s, abs=1e-9)
                 ends = [held.expected_end for held in state.running.values()]
                 assert view.slot_free_at == (0.0 if state.free_slots else min(ends))
+
+    def check_history(self) -> None:
+        """What is counted as it changes is what a look at everything finds."""
+        machine, history = self.machine, self.history
+        seen: Counter[tuple[str, str, str]] = Counter()
+        for call in machine.runs.calls.values():
+            if (state := call.report.state) in ("held", "queued", "running"):
+                name = base_name(call.node.name)
+                seen[call.run.plan.workflow, name, "running" if state == "running" else "waiting"] += 1
+        if not any(isinstance(e, ReplicaGone | ReplicaReady) for e in self._due):
+            assert history.census.counts == seen
+            running = {s.replica.name: len(s.running) for s in machine.fleet}
+            assert {name: r.running for name, r in history.replicas.items() if r.running} == {
+                name: count for name, count in running.items() if count
+            }
+        ended = history.window.total(0.0).tallies[ALL].ended if history.window.buckets else 0
+        assert ended == sum(history.totals.runs.values())
+        assert sum(history.totals.submitted.values()) == ended + history.live_runs
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -448,6 +472,9 @@ class Shell:
         assert len(machine.runs) == 0
         assert not machine.runs._runs
         assert not machine.fleet._slots
+        assert not self.history.census.counts
+        assert not self.history.live_runs
+        assert not any(replica.running for replica in self.history.replicas.values())
         for report in machine.runs.reports():
             assert report.state != "running"
             assert not {c.state for c in report.calls} & {"held", "queued", "running", "planned"}

@@ -1,0 +1,211 @@
+"""Which call on which card cost a run its objective: its critical path, and the piece that lost most.
+
+A run's time is split, without a gap, from its submission to the moment that its objective is about. Each piece is
+compared with what an idle cluster would have needed: the call on the fastest kind of replica at once, with no wait
+and nothing between calls. The piece that lost most is to blame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from dask_fmware.model.report import AttemptReport, CallReport, RunReport
+
+__all__ = ["Blame", "Piece", "PieceKind", "base_name", "blame", "critical_path", "decisive_at"]
+
+PieceKind: TypeAlias = Literal["wait", "run", "lost", "between"]
+CLOSE_S = 1e-6  # two times of one event
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a run's critical path; times are seconds since the run was submitted."""
+
+    kind: PieceKind  # lost: an attempt that did not count; between: plain code and hops before a node
+    node: str  # of the call, or that the plain code is before; "" after the last call
+    model: str
+    start_s: float
+    end_s: float
+    ideal_s: float = 0.0  # on an idle cluster
+    predicted_s: float | None = None  # when the call was given to its replica
+    replica: str = ""
+    accelerator: str = ""
+    card: str = ""
+    replica_id: str = ""
+    reason: str = ""  # why it waited, or how the attempt ended
+
+    @property
+    def actual_s(self) -> float:
+        """How long it was."""
+        return self.end_s - self.start_s
+
+    @property
+    def loss_s(self) -> float:
+        """How much longer than on an idle cluster."""
+        return max(self.actual_s - self.ideal_s, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """What cost a run its objective."""
+
+    cause: Literal["wait", "run", "lost", "between", "failed", "refused"]
+    node: str  # without the item path of maps and loops
+    card: str
+    accelerator: str
+    replica: str
+    loss_s: float
+
+
+def base_name(node: str) -> str:
+    """Name of a node for all items of a map and rounds of a loop.
+
+    >>> base_name("pitches[3].small")
+    'pitches[].small'
+    """
+    kept, depth = [], 0
+    for character in node:
+        depth -= character == "]"
+        if depth == 0:
+            kept.append(character)
+        depth += character == "["
+    return "".join(kept)
+
+
+def decisive_at(report: RunReport, now: float | None = None) -> float | None:
+    """When a run had done, or failed to do, what its objective asks, in seconds since its submission.
+
+    The first token if the bound on it was missed or is the only one, else the end; `now`, in the same seconds, for
+    one that is still under way.
+    """
+    first, end, ttft = report.first_token_at, report.finished_at, report.ttft_slo_s
+    other = report.e2e_slo_s if report.e2e_slo_s is not None else report.finish_by_s
+    if ttft is not None and first is not None and (first > ttft or other is None):
+        return first
+    return end if end is not None else now
+
+
+def critical_path(report: RunReport, now: float | None = None) -> list[Piece]:
+    """Return the pieces from submission to the decisive moment, in order."""
+    at = decisive_at(report, now)
+    if at is None:
+        return []
+    calls = [call for call in report.calls if call.state not in ("skipped", "planned") and call.runnable_at is not None]
+    ends_at_token = report.first_token_at is not None and abs(at - report.first_token_at) < CLOSE_S
+    call = _last(calls, at, ends_at_token)
+    if call is None:
+        return [Piece("between", "", "", 0.0, at)]
+    pieces: list[Piece] = []
+    end = _end(call, ends_at_token)
+    if end is None or end > at:
+        end = at
+    if at - end > CLOSE_S:
+        pieces.append(Piece("between", "", "", end, at))
+    seen: set[str] = set()
+    while True:
+        seen.add(call.call_id)
+        pieces.extend(reversed(_pieces(call, end, ends_at_token)))
+        begin = call.runnable_at or 0.0
+        before = _before(calls, call, begin, seen)
+        end = before.last.ended_at if before is not None and before.last and before.last.ended_at is not None else 0.0
+        if begin - end > CLOSE_S:
+            pieces.append(Piece("between", call.node, "", end, begin))
+        if before is None:
+            return pieces[::-1]
+        call, ends_at_token = before, False
+
+
+def _end(call: CallReport, at_token: bool) -> float | None:
+    last = call.last
+    if last is None:
+        return None
+    return last.first_token_at if at_token and call.answers else last.ended_at
+
+
+def _last(calls: Sequence[CallReport], at: float, at_token: bool) -> CallReport | None:
+    """The call that the decisive moment waited for: one that is under way then, else the latest that ended."""
+    begun = [call for call in calls if (call.runnable_at or 0.0) <= at + CLOSE_S and (call.answers or not at_token)]
+
+    def rank(call: CallReport) -> tuple[bool, float]:
+        end = _end(call, at_token)
+        return (True, call.runnable_at or 0.0) if end is None or end > at + CLOSE_S else (False, end)
+
+    return max(begun, key=rank, default=None)
+
+
+def _before(calls: Sequence[CallReport], call: CallReport, begin: float, seen: set[str]) -> CallReport | None:
+    """The call whose end made this one runnable: the latest of those it takes values from."""
+    ended = [
+        other
+        for other in calls
+        if other.call_id not in seen
+        and other.last is not None
+        and other.last.ended_at is not None
+        and other.last.ended_at <= begin + CLOSE_S
+    ]
+    named = [other for other in ended if other.node in call.after or other.node.partition("[")[0] in call.after]
+    in_body = "[" in call.node  # what a body takes from outside is known to its map or loop only
+    return max(
+        named or (ended if in_body else []), key=lambda c: c.last.ended_at or 0.0 if c.last else 0.0, default=None
+    )
+
+
+def _pieces(call: CallReport, end: float, at_token: bool) -> list[Piece]:
+    """What a call did from when it was runnable until `end`."""
+    pieces: list[Piece] = []
+    clock = call.runnable_at or 0.0
+    for attempt in call.attempts:
+        if attempt.outcome == "undelivered" or (attempt.ended_at is not None and attempt.ended_at < clock):
+            continue  # it never began, or was before the result was lost
+        if attempt.started_at - clock > CLOSE_S:
+            pieces.append(_wait(call, clock, attempt.started_at, attempt))
+            clock = attempt.started_at
+        stop = min(end, attempt.ended_at if attempt.ended_at is not None else end)
+        counts = attempt is call.last
+        ideal = attempt.ideal_ttft_s if at_token and call.answers else attempt.ideal_s
+        pieces.append(
+            Piece(
+                "run" if counts else "lost",
+                call.node,
+                call.model,
+                clock,
+                max(stop, clock),
+                (ideal or 0.0) if counts else 0.0,
+                attempt.predicted_s,
+                attempt.replica,
+                attempt.accelerator,
+                attempt.card,
+                attempt.replica_id,
+                attempt.reason if counts else attempt.error or attempt.outcome,
+            )
+        )
+        clock = max(stop, clock)
+    if end - clock > CLOSE_S:
+        pieces.append(_wait(call, clock, end, None))
+    return pieces
+
+
+def _wait(call: CallReport, start: float, end: float, attempt: AttemptReport | None) -> Piece:
+    where = (attempt.replica, attempt.accelerator, attempt.card, attempt.replica_id) if attempt else ("", "", "", "")
+    why = attempt.reason if attempt else call.reason
+    return Piece("wait", call.node, call.model, start, end, 0.0, None, *where, why)
+
+
+def blame(report: RunReport, now: float | None = None) -> Blame | None:
+    """Return what cost a run its objective; None if it met it, has none or nothing is known yet."""
+    if report.state == "refused":
+        return Blame("refused", "", "", "", "", 0.0)
+    if report.state == "failed":
+        failed = [call for call in report.calls if call.state == "failed"]
+        last = failed[-1].last if failed else None
+        if last is not None:
+            return Blame("failed", base_name(failed[-1].node), last.card, last.accelerator, last.replica, 0.0)
+        return Blame("failed", base_name(failed[-1].node) if failed else "", "", "", "", 0.0)
+    if report.met is True or report.deadline_s is None or report.state == "cancelled":
+        return None
+    worst = max(critical_path(report, now), key=lambda piece: piece.loss_s, default=None)
+    if worst is None:
+        return None
+    return Blame(worst.kind, base_name(worst.node), worst.card, worst.accelerator, worst.replica, worst.loss_s)

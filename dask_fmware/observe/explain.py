@@ -1,0 +1,226 @@
+"""Why a run missed its objective, in words: which node, which card, predicted and actual, what waited for what."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from dask_fmware.model.report import RunReport
+from dask_fmware.observe.blame import Piece, blame, critical_path
+
+__all__ = ["Explanation", "Neighbour", "explain"]
+
+SHOWN = 4  # kinds of neighbours named
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Attempts of one node of one workflow that held slots of a card while a call waited for it."""
+
+    workflow: str
+    node: str
+    attempts: int
+    busy_s: float  # of slots, while the call waited
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where the time of one run went; prints as sentences and a table."""
+
+    report: RunReport
+    headline: str
+    sentences: tuple[str, ...]
+    path: tuple[Piece, ...]
+    worst: Piece | None  # what is to blame
+    neighbours: tuple[Neighbour, ...]  # that the worst piece waited for, most time first
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The pieces of the critical path, one row for each."""
+        return [
+            {
+                "from_s": piece.start_s,
+                "what": _what(piece),
+                "node": piece.node or "-",
+                "card": piece.card or "-",
+                "took_s": piece.actual_s,
+                "predicted_s": piece.predicted_s,
+                "idle_s": piece.ideal_s if piece.kind == "run" else None,
+                "lost_s": piece.loss_s,
+                "": "<- most" if piece is self.worst else "",
+            }
+            for piece in self.path
+        ]
+
+    def __str__(self) -> str:
+        lines = [self.headline, *(f"  {sentence}" for sentence in self.sentences)]
+        if self.path:
+            names = list(self.rows[0])
+            table = [names, *([_cell(row[name]) for name in names] for row in self.rows)]
+            widths = [max(len(line[i]) for line in table) for i in range(len(names))]
+            lines += [
+                "",
+                *("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table),
+            ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in (self.rows or [{}])[0])
+        body = "".join(
+            f"<tr{' style=font-weight:bold' if row[''] else ''}>"
+            + "".join(f"<td style='text-align:left'>{escape(_cell(value))}</td>" for value in row.values())
+            + "</tr>"
+            for row in self.rows
+        )
+        words = "".join(f"<p style='margin:.2em 0'>{escape(sentence)}</p>" for sentence in self.sentences)
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if self.path else ""
+        return f"<div><b>{escape(self.headline)}</b>{words}{table}</div>"
+
+
+def explain(report: RunReport, others: Iterable[RunReport] = (), now: float | None = None) -> Explanation:
+    """Explain a run from its report.
+
+    Parameters
+    ----------
+    report
+        Of the run, during it or after.
+    others
+        Reports of runs that were under way at the same time, to say what the run waited for.
+    now
+        Seconds of the scheduler's clock, for a run that is under way.
+    """
+    since = None if now is None else now - report.submitted
+    path = critical_path(report, since)
+    worst = max(path, key=lambda piece: piece.loss_s, default=None)
+    neighbours = _neighbours(report, worst, others) if worst is not None and worst.kind == "wait" else ()
+    late = report.met is False or (
+        report.met is None
+        and report.state == "running"
+        and report.deadline_s is not None
+        and since is not None
+        and since > report.deadline_s
+    )
+    sentences: list[str] = []
+    if report.state in ("failed", "refused", "cancelled"):
+        whom = blame(report)
+        where = f" at node '{whom.node}'" + (f" on card {whom.card}" if whom.card else "") if whom and whom.node else ""
+        sentences.append(f"It {'was ' if report.state != 'failed' else ''}{report.state}{where}: {report.reason}.")
+    if worst is not None and report.state != "refused":
+        sentences += _words(report, path, worst, neighbours, late=late)
+    return Explanation(report, _headline(report, since, late=late), tuple(sentences), tuple(path), worst, neighbours)
+
+
+def _headline(report: RunReport, since: float | None, *, late: bool) -> str:
+    name = f"{report.workflow} {report.run_id[:8]}"
+    bounds = [
+        (what, at, bound)
+        for what, at, bound in (
+            (
+                "first token",
+                report.first_token_at if report.first_token_at is not None else report.finished_at,
+                report.ttft_slo_s,
+            ),
+            ("done", report.finished_at, report.e2e_slo_s),
+            ("done", report.finished_at, report.finish_by_s),
+        )
+        if bound is not None
+    ]
+    if report.state == "running":
+        left = (
+            "" if report.deadline_s is None or since is None else f", {report.deadline_s - since:.3f} s of its SLO left"
+        )
+        over = (
+            f", already {since - report.deadline_s:.3f} s late"
+            if late and since is not None and report.deadline_s
+            else left
+        )
+        return f"{name} is under way{over}"
+    if report.state != "finished":
+        return f"{name} was {report.state}" if report.state != "failed" else f"{name} failed"
+    if not bounds:
+        return f"{name} finished; it has no SLO"
+    missed = [(what, at, bound) for what, at, bound in bounds if at is None or at > bound]
+    what, at, bound = (missed or bounds)[0]
+    verdict = "missed" if missed else "met"
+    return (
+        f"{name} {verdict} its SLO: {what} after {at if at is not None else float('nan'):.3f} s, promised {bound:g} s"
+    )
+
+
+def _words(
+    report: RunReport, path: list[Piece], worst: Piece, neighbours: tuple[Neighbour, ...], *, late: bool
+) -> list[str]:
+    said = []
+    ideal = sum(piece.ideal_s for piece in path)
+    lead = "To blame is" if late else "Most time was lost by"
+    lost = f"{worst.loss_s:.3f} s of {path[-1].end_s:.3f} s"
+    match worst.kind:
+        case "wait":
+            where = (
+                f"a slot of {worst.replica} on card {worst.card}"
+                if worst.card
+                else f"a replica of model '{worst.model}'"
+            )
+            said.append(f"{lead} node '{worst.node}': it waited {worst.actual_s:.3f} s for {where} ({lost}).")
+            if neighbours:
+                named = ", ".join(f"{n.workflow}.{n.node} x{n.attempts}" for n in neighbours[:SHOWN])
+                rest = sum(n.attempts for n in neighbours[SHOWN:])
+                said.append(f"Meanwhile that card ran {named}{f' and {rest} more' if rest else ''}.")
+            if worst.reason:
+                said.append(f"The router said: {worst.reason}.")
+        case "run":
+            predicted = f", predicted {worst.predicted_s:.3f} s to its end" if worst.predicted_s is not None else ""
+            said.append(
+                f"{lead} node '{worst.node}' on card {worst.card} ({worst.accelerator}): "
+                f"it took {worst.actual_s:.3f} s where an idle replica of the fastest kind takes "
+                f"{worst.ideal_s:.3f} s{predicted} ({lost} lost)."
+            )
+            if worst.reason:
+                said.append(f"It was put there since: {worst.reason}.")
+        case "lost":
+            said.append(
+                f"{lead} an attempt of node '{worst.node}' on card {worst.card} that did not count ({worst.reason}): "
+                f"{lost} were lost with it."
+            )
+        case "between":
+            what = f"before node '{worst.node}'" if worst.node else "after the last call"
+            said.append(f"{lead} plain code and hops {what}: {lost}.")
+    if late and report.deadline_s is not None and ideal > report.deadline_s:
+        said.append(
+            f"Even an idle cluster would need {ideal:.3f} s for these calls, more than the "
+            f"{report.deadline_s:g} s promised: the SLO is tighter than these cards allow."
+        )
+    return said
+
+
+def _neighbours(report: RunReport, worst: Piece, others: Iterable[RunReport]) -> tuple[Neighbour, ...]:
+    """What ran on the card while a call waited for it."""
+    start, end = report.submitted + worst.start_s, report.submitted + worst.end_s
+    attempts: Counter[tuple[str, str]] = Counter()
+    busy: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for other in others:
+        for call in other.calls:
+            for attempt in call.attempts:
+                begun = other.submitted + attempt.started_at
+                over = end if attempt.ended_at is None else other.submitted + attempt.ended_at
+                shared = min(over, end) - max(begun, start)
+                if shared > 0 and (attempt.card == worst.card if worst.card else call.model == worst.model):
+                    attempts[other.workflow, call.node] += 1
+                    busy[other.workflow, call.node] += shared
+    found = [Neighbour(flow, node, count, busy[flow, node]) for (flow, node), count in attempts.items()]
+    return tuple(sorted(found, key=lambda n: (-n.busy_s, n.workflow, n.node)))
+
+
+def _what(piece: Piece) -> str:
+    return {"wait": "waited", "run": "ran", "lost": "ran in vain", "between": "plain code"}[piece.kind]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

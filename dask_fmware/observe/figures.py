@@ -1,0 +1,333 @@
+"""Everything a screen shows of a machine, as plain values: one sentence, big numbers, series, tables.
+
+Made only when somebody looks, from what `History` has counted; the cost is bounded by the number of replicas,
+buckets and names, and by a sample of the calls that wait.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import islice
+from statistics import median
+from typing import Any
+
+from dask_fmware.observe.history import History
+from dask_fmware.observe.window import ALL, Bucket, Tally
+
+__all__ = ["COLUMNS", "RECENT_S", "Figures", "slack_labels", "verdict"]
+
+RECENT_S = 300.0  # what numbers and tables are about; series go further back
+SAMPLE = 1000  # waiting calls looked at
+SLACK_EDGES_S = (-10.0, -5.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+SHOWN = 7  # culprits
+CAUSES = {
+    "wait": "waited for a slot",
+    "run": "ran too long",
+    "lost": "lost an attempt",
+    "between": "lost time in plain code",
+    "failed": "failed",
+    "refused": "refused",
+}
+
+
+class Figures:
+    """What a screen shows.
+
+    Parameters
+    ----------
+    history
+        Of the machine.
+    prices
+        Price of one card for one hour, by accelerator.
+    """
+
+    def __init__(self, history: History, prices: Mapping[str, float] | None = None) -> None:
+        self.history = history
+        self.prices = dict(prices or {})
+        self._closed: dict[float, list[float | None]] = {}  # start of a bucket that is over -> its series
+
+    # -- what changes each second ----------------------------------------------------------------
+
+    def live(self, now: float) -> dict[str, Any]:
+        """Return what changes each second."""
+        history, machine = self.history, self.history.machine
+        recent = history.window.total(now - RECENT_S)
+        tally = recent.tallies[ALL]
+        span_s = min(RECENT_S, now - next(iter(history.window)).start) if history.window.buckets else RECENT_S
+        running = sum(len(state.running) for state in machine.fleet)
+        slots = sum(state.replica.slots for state in machine.fleet if not state.draining)
+        slack = self._slack(now)
+        ttft, e2e = tally.ttft.quantiles((0.5, 0.95)), tally.e2e.quantiles((0.5, 0.95))
+        per_hour = self._price_per_hour()
+        return {
+            "now": now,
+            "policy": machine.policy.name,
+            "verdict": verdict(recent, waiting=machine.held, replicas=len(machine.fleet)),
+            "tiles": {
+                "attainment": tally.attainment,
+                "judged": tally.judged,
+                "met": tally.met,
+                "missed": tally.missed,
+                "failed": tally.failed,
+                "last_minute": history.window.total(now - 60.0).tallies[ALL].attainment,
+                "ended_per_s": tally.ended / max(span_s, 1.0),
+                "met_per_s": tally.met / max(span_s, 1.0),
+                "runs": history.live_runs,
+                "ttft": ttft,
+                "e2e": e2e,
+                "held": machine.held,
+                "parked": slack["parked_total"],
+                "running": running,
+                "slots": slots,
+                "tokens_per_s": recent.output_tokens / max(span_s, 1.0),
+                "price_per_hour": per_hour,
+                "price_per_1000_met": None
+                if per_hour is None or not tally.met
+                else per_hour / 3600 * span_s / tally.met * 1000,
+            },
+            "series": self._series(now),
+            "groups": _groups(recent),
+            "culprits": _culprits(recent, tally),
+            "nodes": self._nodes(recent),
+            "slack": slack,
+            "replicas": self._replicas(now),
+            "provisioning": None,
+        }
+
+    def _price_per_hour(self) -> float | None:
+        cards = {(s.replica.accelerator, s.replica.card) for s in self.history.machine.fleet}
+        known = [self.prices[accelerator] for accelerator, _ in cards if accelerator in self.prices]
+        return sum(known) if known else None
+
+    def _series(self, now: float) -> dict[str, Any]:
+        """Columns over time, one row for each bucket up to now, empty ones too; and when the history begins."""
+        window, rows = self.history.window, []
+        buckets = {bucket.start: bucket for bucket in window}
+        last = now - now % window.step_s
+        count = window.buckets.maxlen or 1
+        for start in (last - window.step_s * (count - 1 - i) for i in range(count)):
+            bucket = buckets.get(start)
+            if bucket is None:
+                rows.append([start * 1e3, 0.0, 0.0, 0.0, 0.0, None, None, None, None, None, 0.0, 0.0])
+            elif start == last:
+                rows.append(_row(bucket, max(now - start, 1.0)))
+            else:
+                if start not in self._closed:
+                    self._closed[start] = _row(bucket, window.step_s)
+                rows.append(self._closed[start])
+        if len(self._closed) > 2 * count:
+            self._closed = {start: row for start, row in self._closed.items() if start in buckets}
+        columns: dict[str, Any] = {name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}
+        return {**columns, "since": max(min(buckets, default=last), last - window.step_s * count) * 1e3}
+
+    def _nodes(self, recent: Bucket) -> dict[str, dict[str, list[float | None]]]:
+        """By workflow and node: running, waiting, calls, mean wait, mean run, mean slack at start, misses."""
+        nodes: dict[str, dict[str, list[float | None]]] = {}
+
+        def of(workflow: str, node: str) -> list[float | None]:
+            return nodes.setdefault(workflow, {}).setdefault(node, [0, 0, 0, None, None, None, 0])
+
+        for (workflow, node, state), count in self.history.census.counts.items():
+            of(workflow, node)[0 if state == "running" else 1] = count
+        for (workflow, node), tally in recent.nodes.items():
+            row = of(workflow, node)
+            row[2] = tally.calls
+            if tally.calls:
+                row[3], row[4] = tally.waited_s / tally.calls, tally.ran_s / tally.calls
+            if tally.with_slack:
+                row[5] = tally.slack_s / tally.with_slack
+        for culprit, (runs, _) in recent.misses.items():
+            if culprit.node:
+                row = of(culprit.workflow, culprit.node)
+                row[6] = (row[6] or 0) + runs
+        return nodes
+
+    def _slack(self, now: float) -> dict[str, Any]:
+        """How much time waiting calls have until they must start, from a sample of them."""
+        machine = self.history.machine
+        held, parked = [0] * (len(SLACK_EDGES_S) + 1), [0] * (len(SLACK_EDGES_S) + 1)
+        seen = without = 0
+        for call_id in islice(machine.dispatcher.waiting, SAMPLE):
+            call = machine.runs.calls[call_id]
+            seen += 1
+            view = machine.view(call)
+            if view.due is None:
+                without += 1
+                continue
+            left_s = view.due - view.own_s - now
+            (parked if call.parked else held)[sum(left_s >= edge for edge in SLACK_EDGES_S)] += 1
+        scale = machine.held / seen if seen else 1.0
+        return {
+            "edges": SLACK_EDGES_S,
+            "held": [round(count * scale) for count in held],
+            "parked": [round(count * scale) for count in parked],
+            "parked_total": round(sum(parked) * scale),
+            "without": round(without * scale),
+            "sampled": seen,
+        }
+
+    def _replicas(self, now: float) -> dict[str, Any]:
+        """Columns over the replicas, in the order of `fleet`."""
+        running, waiting, busy_ms, kv, draining = [], [], [], [], []
+        histories = self.history.replicas
+        for state in self.history.machine.fleet:
+            replica = state.replica
+            running.append(len(state.running))
+            waiting.append(state.waiting)
+            known = histories.get(replica.name)
+            busy_ms.append(int(1e3 * known.busy_s(now)) if known is not None else 0)
+            kv.append(100 * state.context_tokens // (replica.slots * replica.context_tokens))
+            draining.append(int(state.draining))
+        return {"running": running, "waiting": waiting, "busy_ms": busy_ms, "kv": kv, "draining": draining}
+
+    # -- what changes rarely ---------------------------------------------------------------------
+
+    def fleet(self) -> list[list[Any]]:
+        """Replicas: name, model, accelerator, card, slots, engine."""
+        return [
+            [r.name, r.model, r.accelerator, r.card, r.slots, f"{r.engine} {r.engine_version}".strip()]
+            for r in (state.replica for state in self.history.machine.fleet)
+        ]
+
+    def graphs(self) -> dict[str, list[dict[str, Any]]]:
+        """Nodes of the workflows, laid out."""
+        return {
+            workflow: [
+                {
+                    "name": node.name,
+                    "model": node.model,
+                    "after": node.after,
+                    "answers": node.answers,
+                    "column": node.column,
+                    "row": node.row,
+                }
+                for node in nodes
+            ]
+            for workflow, nodes in self.history.graphs.items()
+        }
+
+    def predictions(self) -> dict[str, Any]:
+        """Expected and measured durations of attempts, and the median error of each model on each accelerator."""
+        points = self.history.predictions
+        kinds = sorted({(p.model, p.accelerator) for p in points})
+        index = {kind: i for i, kind in enumerate(kinds)}
+        errors: dict[tuple[str, str], list[float]] = {kind: [] for kind in kinds}
+        for p in points:
+            if p.measured_s > 0:
+                errors[p.model, p.accelerator].append(abs(p.predicted_s - p.measured_s) / p.measured_s)
+        return {
+            "kinds": [
+                {"model": m, "accelerator": a, "error": median(errors[m, a]) if errors[m, a] else None}
+                for m, a in kinds
+            ],
+            "predicted": [round(p.predicted_s, 4) for p in points],
+            "measured": [round(p.measured_s, 4) for p in points],
+            "kind": [index[p.model, p.accelerator] for p in points],
+        }
+
+
+def slack_labels() -> list[str]:
+    """Names of the bins of slack, in seconds.
+
+    >>> slack_labels()[:3]
+    ['< -10', '-10', '-5']
+    """
+    return [f"< {SLACK_EDGES_S[0]:g}", *(f"{edge:g}" for edge in SLACK_EDGES_S)]
+
+
+COLUMNS = (
+    "time", "met", "missed", "failed", "submitted", "attainment", "ttft50", "ttft95", "e2e50", "e2e95", "held",
+    "tokens",
+)  # fmt: skip
+
+
+def _row(bucket: Bucket, span_s: float) -> list[float | None]:
+    tally = bucket.tallies[ALL]
+    return [
+        bucket.start * 1e3,
+        tally.met / span_s,
+        tally.missed / span_s,
+        tally.failed / span_s,
+        bucket.submitted / span_s,
+        tally.attainment,
+        *tally.ttft.quantiles((0.5, 0.95)),
+        *tally.e2e.quantiles((0.5, 0.95)),
+        float(bucket.held),
+        bucket.output_tokens / span_s,
+    ]
+
+
+def _groups(recent: Bucket) -> list[dict[str, Any]]:
+    groups = [(kind, name, tally) for (kind, name), tally in recent.tallies.items() if kind != "all"]
+    groups.sort(key=lambda group: (group[0] != "workflow", group[2].attainment or 0.0, -group[2].ended))
+    return [_group(kind, name, tally) for kind, name, tally in groups]
+
+
+def _group(kind: str, name: str, tally: Tally) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "name": name,
+        "ended": tally.ended,
+        "judged": tally.judged,
+        "attainment": tally.attainment,
+        "ttft": tally.ttft.quantiles((0.5, 0.95)),
+        "e2e": tally.e2e.quantiles((0.5, 0.95)),
+    }
+
+
+def _culprits(recent: Bucket, tally: Tally) -> list[dict[str, Any]]:
+    missed = max(tally.judged - tally.met, 1)
+    ranked = sorted(recent.misses.items(), key=lambda item: (-item[1][0], item[0]))
+    return [
+        {
+            **culprit._asdict(),
+            "cause": CAUSES.get(culprit.cause, culprit.cause),
+            "runs": int(runs),
+            "lost_s": lost_s / runs,
+            "share": runs / missed,
+        }
+        for culprit, (runs, lost_s) in ranked[:SHOWN]
+    ]
+
+
+def verdict(recent: Bucket, *, waiting: int, replicas: int) -> dict[str, str]:
+    """Say in one sentence whether SLOs are met and, if not, which node on which card is to blame."""
+    tally = recent.tallies[ALL]
+    minutes = f"the last {RECENT_S / 60:g} minutes"
+    share = tally.attainment
+    if share is None:
+        if not replicas:
+            return {"state": "idle", "headline": "No replica is ready yet", "detail": ""}
+        ended = f"{tally.ended} runs without an SLO ended" if tally.ended else "no run ended"
+        busy = f"; {waiting} calls wait" if waiting else ""
+        return {"state": "idle", "headline": "No SLO to judge", "detail": f"In {minutes} {ended}{busy}."}
+    counts = f"{tally.met} of {tally.judged} runs in {minutes}"
+    if share >= 0.99:
+        return {"state": "met", "headline": "SLOs are met", "detail": f"{counts}."}
+    state, headline = ("risk", "SLOs are mostly met") if share >= 0.9 else ("missed", "SLOs are missed")
+    return {"state": state, "headline": headline, "detail": f"{counts}. {_blamed(recent, tally.judged - tally.met)}"}
+
+
+def _blamed(recent: Bucket, missed: int) -> str:
+    """Name the node that cost most runs their SLO, where, and how."""
+    nodes: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for culprit, (runs, _) in recent.misses.items():
+        nodes[culprit.workflow, culprit.node] += runs
+    (workflow, node), total = max(nodes.items(), key=lambda item: (item[1], item[0]))
+    if not node:
+        return f"To blame: workflow {workflow}, {total:.0f} of {missed} misses."
+    cards: defaultdict[str, float] = defaultdict(float)
+    own = {c: figures for c, figures in recent.misses.items() if (c.workflow, c.node) == (workflow, node)}
+    for culprit, (runs, _) in own.items():
+        cards[culprit.card] += runs
+    card, there = max(cards.items(), key=lambda item: (item[1], item[0]))
+    worst, (runs, lost_s) = max(
+        ((c, figures) for c, figures in own.items() if c.card == card), key=lambda item: (item[1][0], item[0])
+    )
+    where = f", {there:.0f} of them on card {card}" if card else ""
+    cost = f" ({lost_s / runs:.2f} s lost each)" if lost_s > 0 else ""
+    return (
+        f"To blame: node {node} of {workflow}, {total:.0f} of {missed} misses{where}, "
+        f"where it mostly {CAUSES.get(worst.cause, worst.cause)}{cost}."
+    )

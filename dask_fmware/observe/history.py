@@ -1,0 +1,252 @@
+"""The observer of a machine that remembers: what happened lately, and totals since it began.
+
+Each event costs it a few microseconds and the memory is bounded: by time, by the number of names and by the
+number of replicas. Names beyond the bound are counted together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dask_fmware.model.messages import AttemptEnded
+from dask_fmware.model.plan import RunPlan
+from dask_fmware.model.report import AttemptReport
+from dask_fmware.observe.blame import Blame, base_name, blame
+from dask_fmware.observe.census import Census
+from dask_fmware.observe.layout import GraphNode, graph_of
+from dask_fmware.observe.totals import Totals
+from dask_fmware.observe.window import ALL, Bucket, Culprit, NodeTally, Window
+from dask_fmware.runtime.actions import Action, Assign
+from dask_fmware.runtime.events import Event, ReplicaGone, ReplicaReady, RunDropped, RunEnded, RunSubmitted
+from dask_fmware.runtime.machine import Machine
+from dask_fmware.runtime.runs import CallRecord
+
+__all__ = ["OTHERS", "History", "Prediction", "ReplicaHistory"]
+
+OTHERS = "(others)"
+NAMES = 100  # workflows, and tenants, told apart
+POINTS = 400  # predictions remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What was expected of an attempt that finished, and what came."""
+
+    at: float  # seconds since the epoch
+    model: str
+    accelerator: str
+    predicted_s: float
+    measured_s: float
+
+
+@dataclass(slots=True)
+class ReplicaHistory:
+    """What a replica has done since it was first seen; a restarted worker goes on with that of its name."""
+
+    name: str
+    model: str
+    accelerator: str
+    card: str
+    since: float
+    finished: int = 0
+    failed: int = 0
+    lost: int = 0  # attempts that were under way when it went
+    output_tokens: int = 0
+    running: int = 0
+    _busy_s: float = 0.0
+    _counted_at: float = 0.0
+
+    def busy_s(self, now: float) -> float:
+        """Seconds that its slots were taken, added up over the slots."""
+        return self._busy_s + self.running * max(now - self._counted_at, 0.0)
+
+    def change(self, by: int, now: float) -> None:
+        """Take note that attempts started (or ended, below zero)."""
+        self._busy_s, self._counted_at = self.busy_s(now), now
+        self.running += by
+
+
+class History:
+    """Watches a machine; append it to its ``observers``.
+
+    Parameters
+    ----------
+    machine
+        To watch, from before it has runs.
+    step_s, keep
+        Length and number of the buckets of the rolling window.
+    """
+
+    def __init__(self, machine: Machine, *, step_s: float = 5.0, keep: int = 180) -> None:
+        self.machine = machine
+        self.window = Window(step_s, keep)
+        self.totals = Totals()
+        self.census = Census(machine)
+        self.predictions: deque[Prediction] = deque(maxlen=POINTS)
+        self.replicas: dict[str, ReplicaHistory] = {}  # by name
+        self.graphs: dict[str, tuple[GraphNode, ...]] = {}  # workflow -> its nodes, as last submitted
+        self.fleet_version = 0  # grows when replicas come and go
+        self.graphs_version = 0
+        self._planned: dict[str, tuple[str, ...]] = {}  # workflow -> names of the nodes of that plan
+        self._live: set[str] = set()
+        self._under_way: dict[tuple[str, int], tuple[str, ReplicaHistory]] = {}  # attempt -> replica id, history
+        self._names: dict[str, set[str]] = {"workflow": set(), "tenant": set()}
+
+    def observe(self, event: Event, actions: Sequence[Action], now: float) -> None:
+        """Take note of an event that the machine has handled."""
+        self.census.observe(event, actions)
+        match event:
+            case RunSubmitted():
+                self._submitted(event.plan, now)
+            case AttemptEnded():
+                self._attempt_ended(event, now)
+            case RunEnded() | RunDropped():
+                self._run_ended(event.run_id, now)
+            case ReplicaReady():
+                self.fleet_version += 1
+                self._gone(event.replica.replica_id, now)  # an engine that started again has lost what it had
+                self._replica(event.replica.replica_id, now)
+            case ReplicaGone():
+                self.fleet_version += 1
+                self._gone(event.replica_id, now)
+            case _:
+                pass
+        for action in actions:
+            if isinstance(action, Assign):
+                self._assigned(action, now)
+        if self.machine.held:
+            bucket = self.window.at(now)
+            bucket.held = max(bucket.held, self.machine.held)
+
+    def name(self, kind: str, name: str) -> str:
+        """A workflow or tenant as it is counted: itself, or one of the others."""
+        known = self._names[kind]
+        if name not in known:
+            if len(known) >= NAMES:
+                return OTHERS
+            known.add(name)
+        return name
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    def _submitted(self, plan: RunPlan, now: float) -> None:
+        if plan.part_of is not None or plan.run_id in self._live:
+            return
+        report = self.machine.report(plan.run_id)
+        if report is None:
+            return
+        self._live.add(plan.run_id)
+        workflow = self.name("workflow", plan.workflow)
+        self.window.at(now).submitted += 1
+        self.totals.submitted[workflow, self.name("tenant", plan.tenant)] += 1
+        if workflow != OTHERS:
+            names = tuple([node.name for node in plan.nodes])
+            if self._planned.get(workflow) != names:
+                self._planned[workflow] = names
+                self.graphs[workflow] = graph_of(plan.nodes)
+                self.graphs_version += 1
+        if report.state == "refused":
+            self._run_ended(plan.run_id, now)
+
+    def _run_ended(self, run_id: str, now: float) -> None:
+        if run_id not in self._live:
+            return
+        self._live.discard(run_id)
+        report = self.machine.report(run_id)
+        if report is None:
+            return
+        bucket = self.window.at(now)
+        workflow, tenant = self.name("workflow", report.workflow), self.name("tenant", report.tenant)
+        for group in (ALL, ("workflow", workflow), ("tenant", tenant)):
+            bucket.tally(group).add(report)
+        self.totals.ended(workflow, tenant, report)
+        if report.met is False:
+            whom = blame(report) or Blame("between", "", "", "", "", 0.0)
+            culprit = Culprit(workflow, whom.node, whom.cause, whom.accelerator, whom.card)
+            bucket.miss(culprit, whom.loss_s)
+            self.totals.misses[culprit] += 1
+
+    @property
+    def live_runs(self) -> int:
+        """Runs under way, without the bodies of maps and loops."""
+        return len(self._live)
+
+    # -- attempts --------------------------------------------------------------------------------
+
+    def _assigned(self, action: Assign, now: float) -> None:
+        call = self.machine.runs.calls.get(action.call_id)
+        replica = self._replica(action.replica_id, now)
+        if call is None or replica is None:
+            return
+        self._under_way[action.call_id, action.attempt] = action.replica_id, replica
+        replica.change(+1, now)
+        view = self.machine.view(call)
+        if view.due is not None:
+            node = self._node(self.window.at(now), call)
+            node.slack_s += view.due - view.own_s - now
+            node.with_slack += 1
+
+    def _attempt_ended(self, event: AttemptEnded, now: float) -> None:
+        call = self.machine.runs.calls.get(event.call_id)
+        attempt = _attempt(call, event.attempt)
+        _, replica = self._under_way.pop((event.call_id, event.attempt), (None, None))
+        if replica is not None:
+            replica.change(-1, now)
+            replica.output_tokens += event.output_tokens
+            replica.finished += event.outcome == "finished"
+            replica.failed += event.outcome in ("failed", "retry")
+        if call is None or attempt is None or replica is None:
+            return  # said before, or of a run that was dropped
+        if event.outcome != "finished" or attempt.outcome != "finished" or attempt.ended_at is None:
+            return
+        bucket = self.window.at(now)
+        bucket.calls += 1
+        bucket.output_tokens += event.output_tokens
+        node = self._node(bucket, call)
+        node.calls += 1
+        measured_s = attempt.ended_at - attempt.started_at
+        node.ran_s += measured_s
+        node.waited_s += max(attempt.started_at - (call.report.runnable_at or 0.0), 0.0)
+        model = call.node.model or ""
+        self.totals.attempt(model, attempt.accelerator, attempt, event)
+        if attempt.predicted_s is not None:
+            self.predictions.append(Prediction(now, model, attempt.accelerator, attempt.predicted_s, measured_s))
+
+    def _node(self, bucket: Bucket, call: CallRecord) -> NodeTally:
+        key = self.name("workflow", call.run.plan.workflow), base_name(call.node.name)
+        node = bucket.nodes.get(key)
+        if node is None:
+            node = bucket.nodes[key] = NodeTally()
+        return node
+
+    # -- replicas --------------------------------------------------------------------------------
+
+    def _replica(self, replica_id: str, now: float) -> ReplicaHistory | None:
+        state = self.machine.fleet.get(replica_id)
+        if state is None:
+            return None
+        made = state.replica
+        known = self.replicas.get(made.name)
+        if known is None:
+            known = ReplicaHistory(made.name, made.model, made.accelerator, made.card, now)
+            self.replicas[made.name] = known
+        return known
+
+    def _gone(self, replica_id: str, now: float) -> None:
+        """Close the attempts of a replica, and forget those of names that are long gone."""
+        for attempt in [known for known, (where, _) in self._under_way.items() if where == replica_id]:
+            _, replica = self._under_way.pop(attempt)
+            replica.change(-1, now)
+            replica.lost += 1
+        alive = {state.replica.name for state in self.machine.fleet}
+        gone = [name for name in self.replicas if name not in alive]
+        for name in gone[: max(0, len(gone) - NAMES)]:
+            del self.replicas[name]
+
+
+def _attempt(call: CallRecord | None, number: int) -> AttemptReport | None:
+    if call is None:
+        return None
+    return next((a for a in reversed(call.report.attempts) if a.attempt == number), None)

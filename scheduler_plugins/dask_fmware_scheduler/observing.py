@@ -1,0 +1,66 @@
+"""The service that remembers what the machine did, and lends it to those who look: page, metrics, explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import dask.config
+from distributed.metrics import time
+
+from dask_fmware.observe import History
+from dask_fmware.observe.figures import Figures
+from dask_fmware_scheduler.dashboard.board import Board
+from dask_fmware_scheduler.dashboard.mounting import mount
+from dask_fmware_scheduler.dask_internals import DashboardInternals
+
+if TYPE_CHECKING:
+    from dask_fmware_scheduler.router import ReplicaRouter
+
+__all__ = ["Observing"]
+
+
+class Observing:
+    """History of the machine, and what shows it.
+
+    Parameters
+    ----------
+    router
+        Whose machine is watched.
+    """
+
+    def __init__(self, router: ReplicaRouter) -> None:
+        self._router = router
+        self.history = History(router.machine)
+        accelerators = router.deployment.accelerators
+        prices = {name: card.price_per_hour for name, card in accelerators.items() if card.price_per_hour is not None}
+        self.board = Board(Figures(self.history, prices), time, self._beside)
+        self._web = DashboardInternals(router.dask.scheduler)
+
+    def rpcs(self) -> Mapping[str, Callable[..., Any]]:
+        """Nothing yet."""
+        return {}
+
+    def messages(self) -> Mapping[str, Callable[..., Any]]:
+        """None."""
+        return {}
+
+    def start(self) -> None:
+        """Watch the machine, and show it unless that is switched off."""
+        self._router.machine.observers.append(self.history)
+        if dask.config.get("fmware.dashboard.enabled", True):
+            mount(self._web, self.board)
+
+    def close(self) -> None:
+        """Show nothing any more."""
+        self._web.unmount()
+
+    def _beside(self) -> dict[str, Any]:
+        """What the page shows that the machine does not know."""
+        failed = self._router.failed_replicas.values()
+        keys = ("name", "model", "accelerator", "error", "will_retry")
+        return {
+            "failed_replicas": [{key: message.get(key) for key in keys} for message in failed],
+            "light_workers": len(self._router.placement.light),
+            "faults": dict(self._router.failures),
+        }

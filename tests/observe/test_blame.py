@@ -1,0 +1,153 @@
+"""Who cost a run its objective: by hand, and on every run of a simulated cluster."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from dask_fmware.model.report import AttemptReport, CallReport, RunReport
+from dask_fmware.observe.blame import base_name, blame, critical_path, decisive_at
+from dask_fmware.observe.explain import explain
+from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulate.world import World
+from tests.simulate.test_world import scenario
+
+
+def attempt(start: float, end: float | None, *, number: int = 1, card: str = "fast-0", **more: object) -> AttemptReport:
+    given: dict[str, object] = {"outcome": "finished" if end is not None else "running", "ended_at": end, **more}
+    kind = card.rpartition("-")[0]
+    return AttemptReport(number, f"replica-{card}", f"tcp://{card}", kind, card, "least latency", start, **given)  # type: ignore[arg-type]
+
+
+def call(node: str, runnable: float, *attempts: AttemptReport, **more: object) -> CallReport:
+    given: dict[str, object] = {"state": "finished" if attempts else "held", **more}
+    return CallReport(
+        f"run/{node}", node, "large", bool(given.pop("answers", False)), runnable_at=runnable,
+        attempts=list(attempts), **given,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def run(*calls: CallReport, ttft_slo_s: float | None = 1.0, **more: object) -> RunReport:
+    last = calls[-1].last if calls else None
+    first, end = (last.first_token_at, last.ended_at) if last else (None, None)
+    given: dict[str, object] = {
+        "state": "finished", "first_token_at": first, "finished_at": end, "calls": list(calls), **more,
+    }  # fmt: skip
+    return RunReport("run-1", "rag", "default", 0, 100.0, ttft_slo_s=ttft_slo_s, **given)  # type: ignore[arg-type]
+
+
+REWRITE = attempt(0.0, 0.2, ideal_s=0.2, predicted_s=0.2)
+
+
+def test_a_wait_for_a_slot_is_blamed_with_the_card_that_was_waited_for() -> None:
+    answer = attempt(2.2, 3.0, first_token_at=2.4, ideal_ttft_s=0.2, ideal_s=0.8, predicted_s=0.9)
+    report = run(call("rewrite", 0.0, REWRITE), call("answer", 0.3, answer, answers=True, after=("rewrite",)))
+    found = blame(report)
+    assert found is not None
+    assert (found.cause, found.node, found.card) == ("wait", "answer", "fast-0")
+    assert found.loss_s == pytest.approx(1.9)
+    assert [(p.kind, p.node) for p in critical_path(report)] == [
+        ("run", "rewrite"), ("between", "answer"), ("wait", "answer"), ("run", "answer"),
+    ]  # fmt: skip
+
+
+def test_a_slow_card_is_blamed_even_if_it_kept_to_its_prediction() -> None:
+    answer = attempt(0.3, 3.0, card="slow-1", first_token_at=2.3, ideal_ttft_s=0.2, ideal_s=0.8, predicted_s=2.7)
+    report = run(call("rewrite", 0.0, REWRITE), call("answer", 0.3, answer, answers=True, after=("rewrite",)))
+    found = blame(report)
+    assert found is not None
+    assert (found.cause, found.node, found.card, found.accelerator) == ("run", "answer", "slow-1", "slow")
+    words = str(explain(report))
+    assert "missed its SLO: first token after 2.300 s, promised 1 s" in words
+    assert "'answer' on card slow-1 (slow): it took 2.000 s" in words
+    assert "fastest kind takes 0.200 s, predicted 2.700 s" in words
+
+
+def test_an_attempt_that_was_lost_is_blamed_with_its_card() -> None:
+    lost = attempt(0.3, 2.0, card="slow-0", outcome="lost", error="its worker is gone")
+    second = attempt(2.1, 2.6, number=2, first_token_at=2.3, ideal_ttft_s=0.2)
+    report = run(call("rewrite", 0.0, REWRITE), call("answer", 0.3, lost, second, answers=True, after=("rewrite",)))
+    found = blame(report)
+    assert found is not None
+    assert (found.cause, found.card) == ("lost", "slow-0")
+    assert "its worker is gone" in str(explain(report))
+
+
+def test_of_parallel_calls_the_one_that_was_waited_for_is_on_the_path() -> None:
+    quick = call("quick", 0.0, attempt(0.0, 0.1))
+    unrelated = call("unrelated", 0.0, attempt(0.0, 1.45))
+    slow = call("slow", 0.0, attempt(0.0, 1.4, card="slow-0", ideal_s=0.3))
+    answer = attempt(1.5, 2.0, first_token_at=1.6, ideal_ttft_s=0.1)
+    report = run(quick, unrelated, slow, call("answer", 1.5, answer, answers=True, after=("quick", "slow")))
+    assert [p.node for p in critical_path(report) if p.kind == "run"] == ["slow", "answer"]
+
+
+def test_a_run_under_way_is_explained_up_to_now_with_what_it_waits_for() -> None:
+    report = run(call("rewrite", 0.0, REWRITE), call("answer", 0.2, answers=True, after=("rewrite",)), state="running")
+    busy = run(call("each", 0.0, attempt(0.0, None), state="running"), state="running", ttft_slo_s=None)
+    made = explain(report, [busy], now=103.0)
+    assert "is under way, already 2.000 s late" in made.headline
+    assert made.worst is not None
+    assert (made.worst.kind, made.worst.node) == ("wait", "answer")
+    assert made.worst.actual_s == pytest.approx(2.8)
+    assert "ran rag.each x1" in str(made)
+
+
+def test_refused_failed_met_and_cancelled_runs() -> None:
+    assert blame(run(state="refused", reason="no model")) is not None
+    failed = run(
+        call("answer", 0.0, attempt(0.0, 1.0, outcome="failed"), state="failed"), state="failed", reason="it broke"
+    )
+    found = blame(failed)
+    assert found is not None
+    assert (found.cause, found.node, found.card) == ("failed", "answer", "fast-0")
+    assert "failed at node 'answer' on card fast-0: it broke" in str(explain(failed))
+    met = run(call("answer", 0.0, attempt(0.0, 0.5, first_token_at=0.2), answers=True))
+    assert blame(met) is None
+    assert "met its SLO" in explain(met).headline
+    assert blame(run(state="cancelled")) is None
+
+
+def test_an_objective_that_no_card_can_meet_is_said_to_be_one() -> None:
+    answer = attempt(0.0, 3.0, first_token_at=2.0, ideal_ttft_s=1.8, ideal_s=2.8)
+    assert "tighter than these cards allow" in str(explain(run(call("answer", 0.0, answer, answers=True))))
+
+
+def test_names_of_users_are_escaped_in_a_notebook() -> None:
+    report = run(
+        call("<script>alert(1)</script>", 0.0, attempt(0.0, 3.0, first_token_at=2.0, card="<b>-0"), answers=True)
+    )
+    shown = explain(report)._repr_html_()
+    assert "<script>" not in shown
+    assert "<b>-0" not in shown
+    assert "&lt;script&gt;" in shown
+
+
+@pytest.mark.parametrize("policy", ["greedy", "slack"])
+def test_paths_of_simulated_runs_have_no_gap_and_end_at_the_decisive_moment(policy: str) -> None:
+    made = scenario()
+    world = World(made, policy, Workload(made, 3).runs(), 3)
+    reports: list[RunReport] = []
+
+    class Keep:
+        def observe(self, event: object, actions: object, now: float) -> None:
+            if type(event).__name__ == "RunEnded":
+                report = world.machine.report(event.run_id)  # type: ignore[attr-defined]
+                assert report is not None
+                reports.append(report)
+
+    world.machine.observers.append(Keep())
+    world.play()
+    assert len(reports) == 12
+    for report in reports:
+        path = critical_path(report)
+        assert path[0].start_s == 0.0
+        assert path[-1].end_s == pytest.approx(decisive_at(report))
+        assert all(a.end_s == pytest.approx(b.start_s, abs=1e-5) for a, b in pairwise(path))
+        assert path[0].node == "ask"
+        assert (blame(report) is None) == (report.met is not False)
+
+
+def test_base_names() -> None:
+    assert base_name("a[3].b[12].c") == "a[].b[].c"

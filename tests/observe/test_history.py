@@ -1,0 +1,163 @@
+"""What is remembered of a machine; that counts are exact under random histories is in tests/runtime/shell.py."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dask_fmware.model.plan import Objective
+from dask_fmware.observe.figures import Figures, slack_labels
+from dask_fmware.observe.history import NAMES, OTHERS, History
+from dask_fmware.observe.layout import graph_of
+from dask_fmware.observe.window import ALL, Window
+from dask_fmware.runtime import FirstToken, ReplicaGone, RunDropped, RunEnded
+from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulate.world import World
+from tests.runtime.builders import Driver, node, plan, replica
+from tests.simulate.test_world import scenario
+
+
+@pytest.fixture
+def driver() -> Driver:
+    made = Driver("greedy")
+    made.machine.observers.append(History(made.machine))
+    return made
+
+
+def history(driver: Driver) -> History:
+    found = driver.machine.observers[0]
+    assert isinstance(found, History)
+    return found
+
+
+def one_run(driver: Driver, run_id: str, at: float, took_s: float, slo_s: float = 1.0) -> None:
+    call = f"{run_id}/answer"
+    driver.now = at
+    driver.submit(plan(run_id, [node(call, answers=True)], objective=Objective(ttft_s=slo_s)))
+    driver.runnable(call)
+    driver.tell(FirstToken(call, 1, took_s / 2), at=at + took_s / 2)
+    driver.now = at + took_s
+    driver.end(call, prompt_tokens=20, output_tokens=10, ttft_s=took_s / 2)
+    driver.tell(RunEnded(run_id, "finished"))
+
+
+def test_runs_are_judged_by_workflow_and_tenant_and_leave_the_window(driver: Driver) -> None:
+    driver.ready(replica("r0"))
+    one_run(driver, "a", 1000.0, 0.4)
+    one_run(driver, "b", 1010.0, 4.0)
+    recent = history(driver).window.total(1000.0)
+    assert recent.submitted == 2
+    assert recent.output_tokens == 20
+    for group in (ALL, ("workflow", "rag"), ("tenant", "default")):
+        tally = recent.tallies[group]
+        assert (tally.ended, tally.met, tally.missed, tally.attainment) == (2, 1, 1, 0.5)
+    assert recent.tallies[ALL].ttft.quantiles((0.5, 1.0)) == pytest.approx([0.2, 2.0], rel=0.03)
+    [(culprit, figures)] = recent.misses.items()
+    assert (culprit.node, culprit.card, culprit.cause) == ("answer", "r0/0", "run")
+    assert figures[0] == 1
+    assert history(driver).window.total(1100.0).tallies[ALL].ended == 0
+
+
+def test_a_run_that_is_dropped_after_its_end_is_counted_once(driver: Driver) -> None:
+    driver.ready(replica("r0"))
+    one_run(driver, "a", 10.0, 0.4)
+    driver.tell(RunDropped("a"))
+    assert history(driver).totals.runs == {("rag", "default", "finished"): 1}
+    assert history(driver).live_runs == 0
+
+
+def test_busy_time_is_that_of_slots_also_while_attempts_run_and_when_a_replica_is_lost(driver: Driver) -> None:
+    driver.ready(replica("r0", slots=2))
+    driver.start("a", "b")
+    known = history(driver).replicas["r0"]
+    assert known.busy_s(3.0) == 6.0
+    driver.now = 4.0
+    driver.end("a")
+    driver.tell(ReplicaGone("tcp://r0"), at=5.0)
+    assert known.busy_s(9.0) == 9.0
+    assert (known.finished, known.lost, known.running) == (1, 1, 0)
+
+
+def test_names_beyond_the_bound_are_counted_together(driver: Driver) -> None:
+    made = history(driver)
+    assert [made.name("tenant", f"t{i}") for i in range(NAMES + 2)][-3:] == [f"t{NAMES - 1}", OTHERS, OTHERS]
+    assert made.name("tenant", "t3") == "t3"
+
+
+def test_a_window_forgets_and_bears_a_clock_that_goes_back() -> None:
+    window = Window(step_s=5.0, keep=3)
+    for now in (1.0, 6.0, 11.0, 16.0, 3.0):
+        window.at(now).submitted += 1
+    assert [(b.start, b.submitted) for b in window] == [(5.0, 1), (10.0, 1), (15.0, 2)]
+
+
+def test_graphs_are_laid_out_in_columns_of_the_longest_chain() -> None:
+    nodes = [
+        node("r/a"),
+        node("r/b"),
+        node("r/c", None, after=("a",)),
+        node("r/d", after=("a", "b", "c"), answers=True),
+    ]
+    placed = {n.name: (n.column, n.row) for n in graph_of(nodes)}
+    assert placed == {"a": (0, 0), "b": (0, 1), "c": (1, 0), "d": (2, 0)}
+
+
+def test_figures_of_an_empty_machine_are_plain_json(driver: Driver) -> None:
+    figures = Figures(history(driver))
+    shown = json.loads(
+        json.dumps([figures.live(5.0), figures.fleet(), figures.graphs(), figures.predictions()], allow_nan=False)
+    )
+    assert shown[0]["verdict"] == {"state": "idle", "headline": "No replica is ready yet", "detail": ""}
+    assert shown[1] == []
+
+
+def test_figures_name_the_node_and_the_card_to_blame(driver: Driver) -> None:
+    driver.ready(replica("r0"))
+    figures = Figures(history(driver), {"cpu": 3.6})
+    for i in range(5):
+        one_run(driver, f"slow{i}", 1000.0 + 10 * i, 4.0)
+    live = figures.live(1060.0)
+    assert live["verdict"]["headline"] == "SLOs are missed"
+    assert (
+        "node answer of rag, 5 of 5 misses, 5 of them on card r0/0, where it mostly ran too long"
+        in live["verdict"]["detail"]
+    )
+    assert live["tiles"]["attainment"] == 0.0
+    assert live["tiles"]["price_per_hour"] == 3.6
+    assert live["nodes"]["rag"]["answer"][2:5] == [5, 0.0, pytest.approx(4.0)]
+    assert live["culprits"][0]["runs"] == 5
+    assert len(live["series"]["time"]) == 180
+    assert figures.predictions()["measured"] == pytest.approx([4.0] * 5)
+    for i in range(1000):
+        one_run(driver, f"quick{i}", 1060.0 + i / 100, 0.005)
+    assert figures.live(1071.0)["verdict"]["headline"] == "SLOs are met"
+
+
+def test_slack_of_waiting_calls_is_what_is_left_before_they_must_start(driver: Driver) -> None:
+    driver.ready(replica("r0"))
+    for i, slo_s in enumerate((100.0, 7.0, 0.5)):
+        driver.submit(plan(f"r{i}", [node(f"r{i}/a", answers=True)], objective=Objective(ttft_s=slo_s)))
+        driver.runnable(f"r{i}/a")
+    slack = Figures(history(driver)).live(3.0)["slack"]
+    waiting = dict(zip(slack_labels(), slack["held"], strict=True))
+    assert {label: count for label, count in waiting.items() if count} == {"2": 1, "-5": 1}  # the first one runs
+    assert slack["parked_total"] == 0
+
+
+@pytest.mark.parametrize("policy", ["slack", "round_robin"])
+def test_a_simulated_cluster_is_seen_as_it_is(policy: str) -> None:
+    made = scenario(arrivals={"kind": "poisson", "rate": 3.0, "duration_s": 30.0})
+    world = World(made, policy, Workload(made, 1).runs(), 1)
+    seen = History(world.machine)
+    world.machine.observers.append(seen)
+    outcomes = world.play()
+    total = seen.window.total(0.0)
+    tally = total.tallies[ALL]
+    assert tally.ended == len(outcomes) == tally.judged
+    assert tally.met == sum(outcome.met for outcome in outcomes)
+    assert sum(runs for runs, _ in total.misses.values()) == len(outcomes) - tally.met
+    assert total.calls == sum(len(outcome.calls) for outcome in outcomes)
+    assert not seen.census.counts
+    busy_s = sum(end - start for outcome in outcomes for _, _, start, end in outcome.calls)
+    assert sum(known.busy_s(world.now) for known in seen.replicas.values()) == pytest.approx(busy_s)
