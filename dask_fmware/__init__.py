@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dask_fmware.compile.collection import BoundWorkflow as BoundWorkflow
     from dask_fmware.compile.collection import workflow as workflow
     from dask_fmware.errors import FMwareError as FMwareError
+    from dask_fmware.evaluation import scorers as scorers
+    from dask_fmware.evaluation.evaluate import evaluate as evaluate
     from dask_fmware.model.completion import Chunk as Chunk
     from dask_fmware.model.completion import Completion as Completion
     from dask_fmware.simulate.run import simulate as simulate
@@ -51,6 +53,7 @@ _NAMES = {
     "Model": "dask_fmware.spec.tracing",
     "Report": "dask_fmware.client.report",
     "Workflow": "dask_fmware.spec.workflow",
+    "evaluate": "dask_fmware.evaluation.evaluate",
     "install": "dask_fmware.client.install",
     "loop": "dask_fmware.spec.tracing",
     "map": "dask_fmware.spec.tracing:map_",
@@ -58,6 +61,7 @@ _NAMES = {
     "record": "dask_fmware.client.recording",
     "report": "dask_fmware.client.report",
     "reports": "dask_fmware.client.report",
+    "scorers": "dask_fmware.evaluation:scorers",
     "simulate": "dask_fmware.simulate.run",
     "status": "dask_fmware.client.install",
     "stream": "dask_fmware.client.stream",

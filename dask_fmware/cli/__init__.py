@@ -11,6 +11,7 @@ from dask_fmware import __version__
 from dask_fmware.cli.check import check
 from dask_fmware.cli.demo import demo
 from dask_fmware.cli.draw import draw
+from dask_fmware.cli.evaluate import evaluate
 from dask_fmware.cli.faults import FaultLineGroup
 from dask_fmware.cli.profile import profile
 from dask_fmware.cli.replay import replay
@@ -27,5 +28,5 @@ def fmware() -> None:
     """SLA-aware serving of foundation-model workflows on Dask."""
 
 
-for command in (demo, check, draw, profile, replay, schema, simulate, status):
+for command in (demo, check, draw, evaluate, profile, replay, schema, simulate, status):
     fmware.add_command(command)

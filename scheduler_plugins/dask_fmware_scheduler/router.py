@@ -464,8 +464,9 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
 
     def reports(self, run_ids: list[str] | None = None) -> list[dict[str, Any]]:
         """Return the reports of these runs, or of all that are remembered (RPC)."""
-        wanted = set(run_ids) if run_ids is not None else None
-        return [r.to_wire() for r in self.machine.runs.reports() if wanted is None or r.run_id in wanted]
+        runs = self.machine.runs
+        found = runs.reports() if run_ids is None else map(runs.report, run_ids)
+        return [report.to_wire() for report in found if report is not None]
 
     async def answer(self, run_id: str, after: int = 0, patience_s: float = 20.0) -> dict[str, Any]:
         """Return where the answer of a run is generated (RPC, long poll)."""

@@ -1,0 +1,170 @@
+"""``dask fmware evaluate``: a workflow over a data set, from the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dask_fmware.cli.named import import_named, is_named, workflow_named
+from dask_fmware.errors import RuntimeFaultError, SpecError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from dask_fmware.evaluation.summary import Evaluation
+
+__all__ = ["evaluate"]
+
+SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@click.command()
+@click.argument("workflow")
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER")
+@click.option("--address", metavar="ADDRESS", help="Run on the cluster at this scheduler.")
+@click.option("--deployment", metavar="FILE", help="Or start this deployment on this machine.")
+@click.option("--input", "inputs", multiple=True, metavar="INPUT=COLUMN", help="Where names differ.")
+@click.option("--score", "scores", multiple=True, metavar="SCORER", help="See above; may be given several times.")
+@click.option("--judge", "judges", multiple=True, metavar="MODULE:NAME", help="A workflow that judges answers.")
+@click.option("--id", "id_column", metavar="COLUMN", help="Names rows; their number by default.")
+@click.option("--keep", multiple=True, metavar="COLUMN", help="Column of the data that the output has too.")
+@click.option("--finish-by", metavar="WHEN", help="90s, 30m, 8h, or a moment: 2027-01-31T18:00+01:00.")
+@click.option("--tenant", default="default", show_default=True, help="Who is accounted.")
+@click.option("--limit", type=click.IntRange(0), help="Rows of the data to do.")
+@click.option("--in-flight", type=click.IntRange(1), help="Rows under way at once; twice the slots by default.")
+@click.option("--max-errors", default=1000.0, show_default=True, help="Rows that may fail; below 1 a share.")
+@click.option("--retry-errors", is_flag=True, help="Run rows again that ended in an error.")
+@click.option("--repair", is_flag=True, help="Put unreadable shards aside and run their rows again.")
+@click.option("--overwrite", is_flag=True, help="Begin anew, whatever the output holds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def evaluate(
+    workflow: str,
+    data: Path,
+    output: Path,
+    address: str | None,
+    deployment: str | None,
+    inputs: tuple[str, ...],
+    scores: tuple[str, ...],
+    judges: tuple[str, ...],
+    finish_by: str | None,
+    as_json: bool,
+    keep: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Run WORKFLOW (module:name) over the rows of DATA (.csv, .jsonl, .parquet) and record the answers.
+
+    Run the same command again to go on after whatever ended it. Scorers: exact, exact:COLUMN, fuzzy, fuzzy:COLUMN,
+    json, regex:PATTERN, or module:name of a function.
+
+    \b
+    dask fmware evaluate flows:rag questions.csv -o answers.parquet --deployment deployment.yaml --score exact
+    """
+    if (address is None) == (deployment is None):
+        raise click.UsageError("give --address of a running cluster, or --deployment FILE to start one here")
+    from dask_fmware.compile.collection import WorkflowFunction
+    from dask_fmware.demo.foreground import run_in_foreground
+    from dask_fmware.evaluation import scorers as ready
+
+    sys.path.insert(0, str(Path.cwd()))  # modules that workflow and scorers come from, for this command's processes
+    made = [_scorer(text) for text in scores]
+    made += [ready.judge(WorkflowFunction(workflow_named(name))) for name in judges]
+    given = {
+        **options,
+        "output": output,
+        "scorers": made,
+        "inputs": dict(_pair(text) for text in inputs),
+        "keep": keep,
+        "finish_by": _moment(finish_by),
+        "progress": not as_json,
+    }
+    bound = WorkflowFunction(workflow_named(workflow))
+    try:
+        done = run_in_foreground(lambda: _evaluated(bound, data, address, deployment, given))
+    except KeyboardInterrupt:
+        click.echo(f"Rows recorded in {output} are safe; run the same command again to go on.", err=True)
+        raise
+    click.echo(json.dumps(done.to_dict(), indent=1) if as_json else str(done))
+
+
+async def _evaluated(
+    workflow: Any, data: Path, address: str | None, deployment: str | None, given: dict[str, Any]
+) -> Evaluation:
+    from dask_fmware.evaluation.evaluate import evaluate as run
+
+    async with _client(address, deployment) as client:
+        done: Evaluation = await run(workflow, data, client=client, **given)
+        return done
+
+
+@asynccontextmanager
+async def _client(address: str | None, deployment: str | None) -> AsyncIterator[Client]:
+    from distributed import Client
+
+    from dask_fmware.client.install import wait_ready
+    from dask_fmware.cluster.local import LocalModelCluster
+    from dask_fmware.spec.documents import load_deployment
+
+    if deployment is not None:
+        read = load_deployment(Path(deployment))
+        async with (
+            LocalModelCluster(read, dashboard_address=None, asynchronous=True) as cluster,
+            Client(cluster, asynchronous=True, set_as_default=False) as client,
+        ):
+            await wait_ready(client)
+            yield client
+        return
+    try:
+        client = await Client(address, asynchronous=True, timeout=10, set_as_default=False)
+    except (OSError, TimeoutError, ValueError):
+        raise RuntimeFaultError(
+            f"no Dask scheduler answers at '{address}'; give its address, e.g. tcp://127.0.0.1:8786"
+        ) from None
+    async with client:
+        yield client
+
+
+def _scorer(text: str) -> Any:
+    from dask_fmware.evaluation import scorers as ready
+
+    kind, _, rest = text.partition(":")
+    match kind:
+        case "exact":
+            return ready.exact(rest or "expected")
+        case "fuzzy":
+            return ready.fuzzy(rest or "expected")
+        case "json":
+            return ready.is_json()
+        case "regex":
+            return ready.matches(rest)
+    if not is_named(text):
+        raise SpecError(f"--score {text}: give exact, fuzzy, json, regex:PATTERN, or module:name of a function")
+    return import_named(text)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, column = text.partition("=")
+    if not equals:
+        raise SpecError(f"--input {text}: write INPUT=COLUMN")
+    return name, column
+
+
+def _moment(text: str | None) -> datetime | float | None:
+    if text is None:
+        return None
+    if (span := SPAN.fullmatch(text.strip())) is not None:
+        return float(span[1]) * SECONDS[span[2]]
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise SpecError(f"--finish-by {text}: write 90s, 30m, 8h, or a moment: 2027-01-31T18:00+01:00") from None
+    return moment if moment.tzinfo is not None else moment.astimezone()

@@ -1,0 +1,61 @@
+"""Objects that a command line names: ``module:name`` of the working directory or of what is installed."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dask_fmware.errors import WorkflowError
+
+if TYPE_CHECKING:
+    from dask_fmware.spec.workflow import Workflow
+
+__all__ = ["import_named", "is_named", "workflow_named"]
+
+
+def is_named(name: str) -> bool:
+    """Whether a text is a ``module:name`` and not a path."""
+    _, colon, attribute = name.partition(":")
+    return bool(colon) and attribute.isidentifier() and not Path(name).exists()
+
+
+def import_named(name: str) -> Any:
+    """Return the object that ``module:name`` names.
+
+    Raises
+    ------
+    WorkflowError
+        If there is none.
+    """
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, "")  # as `python -m` does: modules of the working directory
+    try:
+        return getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise WorkflowError(f"'{name}': cannot import '{module}' ({error}); give module:name or a document") from None
+    except AttributeError:
+        raise WorkflowError(f"'{name}': module '{module}' has no '{attribute}'") from None
+    finally:
+        sys.path.remove("")
+
+
+def workflow_named(name: str) -> Workflow:
+    """Return a workflow from a document, or from ``module:name`` of a decorated function.
+
+    Raises
+    ------
+    WorkflowError
+        If it cannot be read or found, or is no workflow.
+    """
+    from dask_fmware.spec.documents import load_workflow
+    from dask_fmware.spec.workflow import Workflow
+
+    if not is_named(name):
+        return load_workflow(Path(name))
+    found = import_named(name)
+    spec = getattr(found, "workflow", found)
+    if not isinstance(spec, Workflow):
+        raise WorkflowError(f"'{name}' is a {type(found).__name__}, not a workflow; decorate it with @fm.workflow")
+    return spec

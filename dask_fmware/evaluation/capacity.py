@@ -1,0 +1,42 @@
+"""How many rows are kept under way: enough that no slot waits for the client, few enough that little is held."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dask_fmware.evaluation.costs import Prices
+from dask_fmware.spec.deployment import Deployment
+
+__all__ = ["Capacity"]
+
+LEAST, MOST = 8, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a cluster has for a job at a moment."""
+
+    slots: int  # of ready replicas of its models
+    models: tuple[str, ...]  # that the deployment hosts
+    missing: tuple[str, ...]  # models of the job without a ready replica
+    prices: Prices
+
+    @classmethod
+    def of(cls, status: Mapping[str, Any], models: Collection[str]) -> Capacity:
+        """Read it from the runtime's status."""
+        deployment = Deployment.model_validate(status["deployment"])
+        ready = [r for r in status["replicas"] if r["model"] in models and not r["draining"]]
+        there = {r["model"] for r in ready}
+        return cls(
+            sum(r["slots"] for r in ready),
+            tuple(deployment.models),
+            tuple(sorted(set(models) - there)),
+            Prices.of(deployment),
+        )
+
+    @property
+    def window(self) -> int:
+        """Rows under way: two for each slot, so that the next call is there when one ends."""
+        return min(max(2 * self.slots, LEAST), MOST)

@@ -1,0 +1,290 @@
+"""Drives a job: keeps a bounded number of rows under way, and records what came of them.
+
+Each row is a coroutine: its run, the runs of its judges, its record. A row that is answered makes room for the next
+before it is recorded, and rows that wait to be recorded are bounded too, so memory does not grow with the data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import time
+
+from distributed import Client
+
+from dask_fmware.client.install import _status
+from dask_fmware.errors import FMwareError
+from dask_fmware.evaluation.accounting import add_answer, add_verdict
+from dask_fmware.evaluation.capacity import Capacity
+from dask_fmware.evaluation.feed import Feed
+from dask_fmware.evaluation.job import Job
+from dask_fmware.evaluation.output import Output
+from dask_fmware.evaluation.pace import Pace
+from dask_fmware.evaluation.progress import Meter, Progress
+from dask_fmware.evaluation.record import Record
+from dask_fmware.evaluation.recorder import Recorder, describe
+from dask_fmware.evaluation.runs import Outcome, Runs
+from dask_fmware.evaluation.sources.source import Row
+from dask_fmware.spec.slo import SLO
+
+__all__ = ["Driver", "EvaluationStopped", "Limits"]
+
+LOOK_S = 2.0  # between looks at the cluster
+TELL_S = 0.25  # between two figures of progress
+UNRECORDED = 4  # windows of answered rows that may wait to be recorded
+SHARE_AFTER = 100  # rows after which a bound that is a share counts
+SMOOTHING = 0.05  # of the mean time that a row takes
+JUDGED_S = 10.0  # times a row's own that its judges may take
+PATIENCE = 2.0  # times a row's own that it waits in the background before it is given a deadline
+
+
+class EvaluationStopped(FMwareError):
+    """Too many rows ended in an error; all rows so far are recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one session."""
+
+    in_flight: int | None = None  # rows under way; None: twice the slots
+    max_errors: float = 1000  # rows that may fail; below 1 a share
+    rows: int | None = None  # of the data that count
+    finish_by: float | None = None  # seconds since 1970
+
+
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """A row under way."""
+
+    record: Record
+    row: Row
+    started_at: float
+    is_urgent: bool = False
+    is_promoted: bool = False  # its run is cancelled, to be submitted again with a deadline
+    run: asyncio.Task[Outcome] | None = None
+
+
+class Driver:
+    """One session of a job.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    job, output, limits
+        What to do, where to record it, and within what bounds.
+    total
+        Rows of the data that count, where known.
+    tell
+        Called with figures as they change.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        job: Job,
+        output: Output,
+        limits: Limits,
+        total: int | None,
+        tell: Callable[[Progress], None],
+    ) -> None:
+        self._client, self._job, self._output, self._limits = client, job, output, limits
+        self._total, self._tell = total, tell
+        self._runs = Runs(client)
+        self._recorder = Recorder(output, job.scorers)
+        self._flights: set[_Flight] = set()  # until they are answered
+        self._rows: set[asyncio.Task[None]] = set()  # until they are recorded
+        self._changed = asyncio.Event()
+        self._finished = self._errors = 0  # rows of this session
+        self._kinds: Counter[str] = Counter()
+        self._cost: float | None = None
+        self._meter = Meter()
+        self._row_s = 1.0  # a row takes, about
+        self._pace: Pace | None = None
+
+    async def run(self) -> None:
+        """Do all rows that are not done.
+
+        Raises
+        ------
+        EvaluationStopped
+            If more rows failed than may.
+        OutputError
+            If rows cannot be written.
+        DataError
+            If the data cannot be read on.
+        RuntimeFaultError
+            If the scheduler is lost, or has no runtime.
+        """
+        await self._look()
+        self._job.check_models(self._capacity.models)
+        if self._limits.finish_by is not None and self._total is not None:
+            self._pace = Pace(time(), self._limits.finish_by, self._total - len(self._output.done))
+        feeding = asyncio.ensure_future(self._feed())
+        beside = [
+            asyncio.ensure_future(work)
+            for work in (self._runs.serve(), self._recorder.serve(), self._look_on(), self._tell_on())
+        ]
+        try:
+            ended, _ = await asyncio.wait([feeding, *beside], return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+        finally:
+            left = [feeding, *self._rows, *beside]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            self._tell(self._progress())
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    async def _feed(self) -> None:
+        """Start rows as there is room, until all are recorded."""
+        feed = Feed(self._job.source, self._output.done, self._limits.rows)
+        while True:
+            self._check_errors()
+            window = self._limits.in_flight or self._capacity.window
+            room = min(window - len(self._flights), UNRECORDED * window - len(self._rows))
+            if room > 0 and not feed.exhausted:
+                for number, row in await feed.take(room):
+                    self._start(number, row)
+            if feed.exhausted and not self._rows:
+                return
+            if room <= 0 or feed.exhausted:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _start(self, number: int, row: Row) -> None:
+        row_id = row.get(self._job.id_column) if self._job.id_column is not None else None
+        record = Record(number, str(number if row_id is None else row_id))
+        record.kept = {name: row.get(name) for name in self._job.kept}
+        flight = _Flight(record, row, time())
+        self._flights.add(flight)
+        task = asyncio.ensure_future(self._row(flight))
+        self._rows.add(task)
+        task.add_done_callback(self._row_done)
+
+    def _row_done(self, task: asyncio.Task[None]) -> None:
+        self._rows.discard(task)
+        self._changed.set()
+
+    async def _row(self, flight: _Flight) -> None:
+        """Answer, judge and record one row."""
+        record = flight.record
+        try:
+            await self._answer(flight)
+            if record.error is None:
+                await self._judge(flight)
+        except FMwareError as error:  # this row cannot be run; the others can
+            record.error = describe(error)
+        finally:
+            self._flights.discard(flight)
+            self._changed.set()
+        await self._recorder.record(record, flight.row)
+        self._count(flight)
+
+    async def _answer(self, flight: _Flight) -> None:
+        while True:
+            objective = self._objective(flight)
+            flight.is_urgent = objective is not None
+            flight.run = asyncio.ensure_future(self._runs.run(self._job.bind(flight.row, objective)))
+            try:
+                outcome = await flight.run
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not flight.is_promoted or (task is not None and task.cancelling()):
+                    raise
+            else:
+                add_answer(flight.record, outcome, self._capacity.prices)
+                self._row_s += SMOOTHING * (time() - flight.started_at - self._row_s)
+                return
+
+    async def _judge(self, flight: _Flight) -> None:
+        if not self._job.judges:
+            return
+        objective = SLO(e2e_s=JUDGED_S * self._row_s) if flight.is_urgent else None
+        bound = self._job.bind_judges(flight.row, flight.record.answer or "", objective)
+        outcomes = await asyncio.gather(*map(self._runs.run, bound))
+        for judge, outcome in zip(self._job.judges, outcomes, strict=True):
+            add_verdict(flight.record, judge, outcome, self._capacity.prices)
+
+    def _count(self, flight: _Flight) -> None:
+        record = flight.record
+        self._finished += 1
+        self._meter.add(1, time())
+        if record.cost is not None:
+            self._cost = (self._cost or 0.0) + record.cost
+        if record.error is not None:
+            self._errors += 1
+            self._kinds[record.error] += 1
+
+    def _check_errors(self) -> None:
+        bound = self._limits.max_errors
+        share = 0 < bound < 1
+        if share and self._finished < SHARE_AFTER:
+            return
+        if self._errors > (bound * self._finished if share else bound):
+            often, times = self._kinds.most_common(1)[0]
+            raise EvaluationStopped(
+                f"{self._errors} of {self._finished} rows ended in an error, more than max_errors={bound:g}; "
+                f"most often ({times} times): {often}. All of them are recorded: see to the cause, and run the same "
+                "again with retry_errors=True"
+            )
+
+    # -- pace ------------------------------------------------------------------------------------
+
+    def _objective(self, flight: _Flight) -> SLO | None:
+        """Return the deadline of a row, or None: it can wait."""
+        pace, now = self._pace, time()
+        if pace is None:
+            return None
+        promised = sum(other.is_urgent for other in self._flights if other is not flight)
+        if not flight.is_promoted and not pace.lag(self._finished, promised, now, self._row_s):
+            return None
+        return SLO(e2e_s=pace.deadline_s(self._finished + promised + 1, now, self._row_s))
+
+    def _promote(self) -> None:
+        """Give rows that wait in the background a deadline, where fresh rows alone do not keep the line."""
+        pace, now = self._pace, time()
+        if pace is None:
+            return
+        waiting = [f for f in self._flights if not f.is_urgent and now - f.started_at > PATIENCE * self._row_s]
+        lag = pace.lag(self._finished, sum(f.is_urgent for f in self._flights), now, self._row_s)
+        for flight in sorted(waiting, key=lambda f: f.started_at)[:lag]:
+            if flight.run is not None and not flight.run.done():
+                flight.is_promoted = True
+                flight.run.cancel()
+
+    # -- the cluster -----------------------------------------------------------------------------
+
+    async def _look_on(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self._look()
+            self._promote()
+            self._changed.set()
+
+    async def _look(self) -> None:
+        try:
+            self._capacity = Capacity.of(await _status(self._client), self._job.models())
+        except OSError as error:
+            raise self._runs.lost() from error
+
+    async def _tell_on(self) -> None:
+        while True:
+            self._tell(self._progress())
+            await asyncio.sleep(TELL_S)
+
+    def _progress(self) -> Progress:
+        missing = self._capacity.missing
+        return Progress(
+            done=len(self._output.done),
+            total=self._total,
+            errors=self._errors,
+            running=len(self._flights),
+            rate=self._meter.rate(time()),
+            cost=self._cost,
+            note=f"no replica of {', '.join(missing)} is ready" if missing else "",
+        )

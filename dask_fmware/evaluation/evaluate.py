@@ -1,0 +1,202 @@
+"""`fm.evaluate`: a workflow over a data set."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client, default_client
+
+from dask_fmware.errors import NotInstalledError, SpecError
+from dask_fmware.evaluation.driver import Driver, Limits
+from dask_fmware.evaluation.job import Job
+from dask_fmware.evaluation.output import Output
+from dask_fmware.evaluation.progress import Progress, progress_bar
+from dask_fmware.evaluation.sources import Source, open_source
+from dask_fmware.evaluation.summary import Evaluation, summarize
+from dask_fmware.model.replica import MODEL_LABEL, read_label
+
+if TYPE_CHECKING:
+    from dask_fmware.compile.collection import WorkflowFunction
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    workflow: WorkflowFunction,
+    data: Any,
+    *,
+    output: str | os.PathLike[str],
+    scorers: Any = None,
+    inputs: Mapping[str, str] | None = None,
+    id_column: str | None = None,
+    keep: Sequence[str] = (),
+    finish_by: datetime | float | None = None,
+    tenant: str = "default",
+    limit: int | None = None,
+    in_flight: int | None = None,
+    max_errors: float = 1000,
+    shard_rows: int = 10_000,
+    retry_errors: bool = False,
+    repair: bool = False,
+    overwrite: bool = False,
+    progress: bool | Callable[[Progress], None] = True,
+    client: Client | None = None,
+) -> Any:
+    """Run a workflow over every row of a data set, score the answers, and record them as Parquet.
+
+    Run the same again to go on after whatever ended it: rows that are recorded are not run again. Rows run in the
+    background, on capacity that nobody waits for, unless `finish_by` asks for more.
+
+    Parameters
+    ----------
+    workflow
+        A function decorated with `fm.workflow`.
+    data
+        A path of a CSV, JSON lines or Parquet file or a folder of them, requests of OpenAI's batch format, a pandas or
+        Dask data frame, a Dask bag of mappings, a Hugging Face data set, or a list of mappings. It is read as it is
+        needed, not loaded.
+    output
+        A folder of Parquet shards, made if it is not there.
+    scorers
+        A scorer, a list, or a mapping of names to scorers: functions of ``answer`` and columns of the data, those of
+        `fm.scorers`, or workflows that judge.
+    inputs
+        Column of each input of the workflow, where their names differ.
+    id_column
+        Column that names rows; their number by default.
+    keep
+        Columns of the data that the output has too.
+    finish_by
+        When all rows shall be done: a moment with a time zone, or seconds from now. It takes as much capacity as
+        that needs.
+    tenant
+        Who is accounted.
+    limit
+        Rows of the data to do; all by default. A larger limit later goes on from there.
+    in_flight
+        Rows under way at once; twice the slots of the cluster by default.
+    max_errors
+        Rows that may end in an error before the evaluation stops; below 1 a share of the rows.
+    shard_rows
+        Rows of a shard.
+    retry_errors
+        Run rows again that ended in an error.
+    repair
+        Put unreadable shards aside, and run their rows again.
+    overwrite
+        Begin anew, whatever the output holds.
+    progress
+        Whether a bar is shown, or a function that is told figures.
+    client
+        Of the cluster; the one made last by default. With an asynchronous client, await the result.
+
+    Returns
+    -------
+    Evaluation
+        Figures with 95 % intervals; its `to_pandas` gives the rows.
+
+    Raises
+    ------
+    SpecError
+        If workflow, data, scorers and output do not go together; it names what is there.
+    EvaluationStopped
+        If more than `max_errors` rows failed.
+    OutputError
+        If the output cannot be written or read.
+    RuntimeFaultError
+        If the cluster is lost.
+
+    Examples
+    --------
+    >>> fm.evaluate(rag, "questions.csv", output="answers.parquet", scorers=fm.scorers.exact())  # doctest: +SKIP
+    """
+    _check(max_errors, limit, in_flight, shard_rows)
+    finish_at = _moment(finish_by)
+    client = client or _default_client()
+    folder = Path(output)
+
+    async def work() -> Evaluation:
+        source = await _source(client, data)
+        job = Job.of(workflow, source, inputs=inputs, id_column=id_column, scorers=scorers, keep=keep, tenant=tenant)
+        manifest = await asyncio.to_thread(job.manifest)
+        opened = await asyncio.to_thread(
+            lambda: Output(
+                folder, manifest, shard_rows=shard_rows, repair=repair, retry_errors=retry_errors, overwrite=overwrite
+            )
+        )
+        shown = progress is True
+        with opened, progress_bar(job.workflow.workflow.name, shown=shown) as bar:
+            total = await asyncio.to_thread(_total, source, limit, finish_at)
+            told = progress if callable(progress) else bar
+            limits = Limits(in_flight, max_errors, limit, finish_at)
+            await Driver(client, job, opened, limits, total, told).run()
+            await asyncio.to_thread(opened.finish)
+        return Evaluation(folder, await asyncio.to_thread(summarize, folder))
+
+    return client.sync(work)
+
+
+def _check(max_errors: float, limit: int | None, in_flight: int | None, shard_rows: int) -> None:
+    for name, value, least in (("limit", limit, 0), ("in_flight", in_flight, 1), ("shard_rows", shard_rows, 1)):
+        if value is not None and value < least:
+            raise SpecError(f"{name}={value} must be at least {least}")
+    if max_errors < 0:
+        raise SpecError(f"max_errors={max_errors} must be a number of rows, or a share below 1")
+    from importlib.util import find_spec
+
+    for package in ("pyarrow", "scipy"):
+        if find_spec(package) is None:
+            raise SpecError(f'fm.evaluate needs {package}; pip install "dask-fmware[evaluate]"')
+
+
+def _moment(finish_by: datetime | float | None) -> float | None:
+    if finish_by is None:
+        return None
+    if isinstance(finish_by, datetime):
+        if finish_by.tzinfo is None:
+            raise SpecError("finish_by needs a time zone, e.g. datetime(..., tzinfo=timezone.utc), or give seconds")
+        moment = finish_by.timestamp()
+    else:
+        moment = time() + finish_by
+    if moment <= time():
+        raise SpecError(f"finish_by={finish_by} is in the past")
+    return moment
+
+
+def _default_client() -> Client:
+    try:
+        return default_client()
+    except ValueError:
+        raise NotInstalledError(
+            "there is no Dask client; make one first: client = Client(fm.LocalModelCluster('deployment.yaml'))"
+        ) from None
+
+
+async def _source(client: Client, data: Any) -> Source:
+    """Open the data; partitions of Dask collections are computed on light workers."""
+    known = await client.scheduler.identity(n_workers=-1)
+    light = [a for a, info in known["workers"].items() if read_label(info["resources"], MODEL_LABEL) is None]
+    loop = client.loop.asyncio_loop
+
+    def compute(part: Any) -> Any:  # called in a thread
+        async def made() -> Any:
+            return await client.compute(part, workers=light or None, allow_other_workers=True)
+
+        return asyncio.run_coroutine_threadsafe(made(), loop).result()
+
+    return await asyncio.to_thread(open_source, data, compute)
+
+
+def _total(source: Source, limit: int | None, finish_at: float | None) -> int | None:
+    rows = source.count()
+    if rows is None and finish_at is not None and limit is None:
+        raise SpecError(
+            f"finish_by needs to know how many rows {source.name} has, and only reading them would tell; give limit="
+        )
+    return limit if rows is None else rows if limit is None else min(rows, limit)

@@ -1,0 +1,159 @@
+"""What an evaluation was asked to do, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dask_fmware.compile.collection import BoundWorkflow, WorkflowFunction
+from dask_fmware.errors import SpecError, UnknownModelError
+from dask_fmware.evaluation.fingerprint import workflow_fingerprint
+from dask_fmware.evaluation.output.manifest import Manifest
+from dask_fmware.evaluation.scorers import ANSWER, Judge, Scorer, as_scorers
+from dask_fmware.evaluation.sources.source import DataError, Row, Source, shown
+from dask_fmware.spec.record import did_you_mean
+from dask_fmware.spec.slo import SLO
+from dask_fmware.spec.workflow import ModelNode, Workflow
+
+__all__ = ["BACKGROUND_PRIORITY", "Job"]
+
+BACKGROUND_PRIORITY = -100  # of rows without a deadline: behind whatever anybody waits for
+PROMPT = "prompt"  # column of a batch file
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One evaluation."""
+
+    workflow: WorkflowFunction
+    source: Source
+    inputs: Mapping[str, str]  # input of the workflow -> column
+    id_column: str | None
+    scorers: Sequence[Scorer]
+    judges: Sequence[Judge]
+    kept: tuple[str, ...]
+    tenant: str
+
+    @classmethod
+    def of(
+        cls,
+        workflow: Any,
+        source: Source,
+        *,
+        inputs: Mapping[str, str] | None,
+        id_column: str | None,
+        scorers: Any,
+        keep: Sequence[str],
+        tenant: str,
+    ) -> Job:
+        """Check what a user gave against the workflow and the columns of the data.
+
+        Raises
+        ------
+        SpecError
+            If something is missing or unknown; it names what is there.
+        """
+        if isinstance(workflow, Workflow):
+            workflow = WorkflowFunction(workflow)
+        if not isinstance(workflow, WorkflowFunction):
+            raise SpecError(
+                f"workflow is a {type(workflow).__name__}; give a function decorated with @fm.workflow, not called"
+            )
+        columns = source.columns
+        for column in (id_column, *keep):
+            if column is not None and column not in columns:
+                raise _missing(source, column, "")
+        made, judges = as_scorers(scorers, columns)
+        return cls(
+            _without_slo(workflow),
+            source,
+            _bound_inputs(workflow.workflow, source, inputs or {}),
+            id_column or source.id_column,
+            made,
+            [Judge(j.name, _without_slo(j.workflow), j.inputs, j.read, j.fingerprint) for j in judges],
+            tuple(keep),
+            tenant,
+        )
+
+    def manifest(self) -> Manifest:
+        """Return what an output of this job belongs to."""
+        return Manifest(
+            workflow=self.workflow.workflow.name,
+            workflow_fingerprint=workflow_fingerprint(self.workflow),
+            data=self.source.name,
+            data_fingerprint=self.source.fingerprint,
+            inputs=dict(self.inputs),
+            scorers={s.name: s.fingerprint for s in self.scorers} | {j.name: j.fingerprint for j in self.judges},
+            kept=self.kept,
+        )
+
+    def models(self) -> set[str]:
+        """Names of the models that it calls."""
+        specs = [self.workflow.workflow, *(judge.workflow.workflow for judge in self.judges)]
+        return {node.model for spec in specs for node in spec.nodes.values() if isinstance(node, ModelNode)}
+
+    def check_models(self, hosted: Sequence[str]) -> None:
+        """Raise UnknownModelError unless the deployment hosts all models."""
+        for model in sorted(self.models()):
+            if model not in hosted:
+                raise UnknownModelError(
+                    f"workflow '{self.workflow.workflow.name}' calls model '{model}', which is not deployed"
+                    f"{did_you_mean(model, hosted)} (deployed: {shown(hosted)}); add it to the deployment"
+                )
+
+    def bind(self, row: Row, objective: SLO | None) -> BoundWorkflow:
+        """Return the run of a row; with an objective it is as urgent as that says, without one background."""
+        values = {name: self._cell(row, column) for name, column in self.inputs.items()}
+        return self._options(self.workflow(**values), objective)
+
+    def bind_judges(self, row: Row, answer: str, objective: SLO | None) -> list[BoundWorkflow]:
+        """Return the runs that judge an answer, in the order of the judges."""
+        made = []
+        for judge in self.judges:
+            values = {n: answer if c == ANSWER else self._cell(row, c) for n, c in judge.inputs.items()}
+            made.append(self._options(judge.workflow(**values), objective))
+        return made
+
+    def _options(self, bound: BoundWorkflow, objective: SLO | None) -> BoundWorkflow:
+        priority = BACKGROUND_PRIORITY if objective is None else 0
+        return bound.options(slo=objective, tenant=self.tenant, priority=priority)
+
+    def _cell(self, row: Row, column: str) -> Any:
+        if column not in row:
+            raise DataError(f"column '{column}' is missing (columns of this row: {shown(row)})")
+        if row[column] is None:
+            raise DataError(f"column '{column}' is empty")
+        return row[column]
+
+
+def _bound_inputs(spec: Workflow, source: Source, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the column of each input: as given, else that of its name."""
+    names = [item.name for item in spec.inputs]
+    for name in given:
+        if name not in names:
+            raise SpecError(f"workflow '{spec.name}' has no input '{name}' (inputs: {shown(names)})")
+    required = [item.name for item in spec.inputs if item.required and item.name not in given]
+    found = dict(given)
+    if source.id_column is not None and len(required) == 1 and required[0] not in source.columns:
+        found[required[0]] = PROMPT  # a batch file names nobody's inputs
+    for item in spec.inputs:
+        column = found.get(item.name, item.name)
+        if column in source.columns:
+            found[item.name] = column
+        elif item.required or item.name in found:
+            raise _missing(source, column, f"input '{item.name}' of workflow '{spec.name}' takes ")
+    return found
+
+
+def _missing(source: Source, column: str, who: str) -> DataError:
+    step = f"; name another: inputs={{'{column}': '...'}}" if who else ""
+    return DataError(
+        f"{source.name} has no column '{column}'{did_you_mean(column, source.columns)}"
+        f" ({who and who + 'it; '}columns: {shown(source.columns)}){step}"
+    )
+
+
+def _without_slo(workflow: WorkflowFunction) -> WorkflowFunction:
+    spec = workflow.workflow
+    return workflow if spec.slo is None else WorkflowFunction(spec.model_copy(update={"slo": None}))

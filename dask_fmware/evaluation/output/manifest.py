@@ -1,0 +1,91 @@
+"""What an output belongs to: the workflow, the data and the scorers it was begun with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from dask_fmware.errors import SpecError
+from dask_fmware.evaluation.output.durable import OutputError, replace_durably
+from dask_fmware.spec.record import Record
+
+__all__ = ["MANIFEST", "Manifest"]
+
+MANIFEST = "_manifest.json"  # Parquet readers pass over names that begin with an underscore
+
+
+class Manifest(Record):
+    """The head of an output."""
+
+    version: Literal[1] = 1
+    workflow: str
+    workflow_fingerprint: str
+    data: str
+    data_fingerprint: str
+    inputs: dict[str, str]  # input of the workflow -> column of the data
+    scorers: dict[str, str]  # name -> fingerprint
+    kept: tuple[str, ...] = ()
+    rows: int | None = None  # of the data, where known
+    complete: bool = False
+
+    def check_same(self, folder: Path, wanted: Manifest) -> None:
+        """Raise unless an evaluation would go on with what is here.
+
+        Raises
+        ------
+        SpecError
+            Names what differs, and what to do.
+        """
+        differences = []
+        if self.workflow_fingerprint != wanted.workflow_fingerprint:
+            differences.append(
+                f"workflow '{self.workflow}', not '{wanted.workflow}'"
+                if self.workflow != wanted.workflow
+                else f"workflow '{self.workflow}' as it was before it was changed"
+            )
+        if self.data_fingerprint != wanted.data_fingerprint:
+            differences.append(f"other data ({self.data}, not {wanted.data} as it is)")
+        if self.inputs != wanted.inputs:
+            differences.append(f"inputs {self.inputs}, not {wanted.inputs}")
+        if self.scorers != wanted.scorers:
+            mine, theirs = ", ".join(self.scorers) or "none", ", ".join(wanted.scorers) or "none"
+            differences.append(f"scorers {mine}" + (f", not {theirs}" if mine != theirs else " as they were"))
+        if self.kept != wanted.kept:
+            differences.append(f"kept columns {', '.join(self.kept) or 'none'}, not {', '.join(wanted.kept) or 'none'}")
+        if differences:
+            raise SpecError(
+                f"{folder} holds the output of {' and of '.join(differences)}; name another output, or give "
+                "overwrite=True to begin anew"
+            )
+
+    def write(self, folder: Path) -> None:
+        """Write it into a folder, in one step."""
+        text = self.model_dump_json(indent=1) + "\n"
+        replace_durably(folder / MANIFEST, lambda path: _write(path, text))
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """Return the manifest of a folder, or None if it has none.
+
+        Raises
+        ------
+        OutputError
+            If there is one that cannot be read.
+        """
+        path = folder / MANIFEST
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, ValidationError) as error:
+            raise OutputError(
+                f"{path} cannot be read ({type(error).__name__}); without it nobody knows what {folder} belongs to: "
+                "name another output, or give overwrite=True to begin anew"
+            ) from error
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

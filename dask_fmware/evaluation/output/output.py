@@ -1,0 +1,242 @@
+"""An output while it is written: a lock, a journal of what was finished last, and the shards before it.
+
+A row is in exactly one place. Journal number n becomes shard number n in one step, the move of the written shard to
+its name; a journal whose shard is there has been written out and is removed. So whatever moment a crash chooses,
+every recorded row is there once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from dask_fmware.errors import SpecError
+from dask_fmware.evaluation.output.durable import OutputError, sync_folder, writing
+from dask_fmware.evaluation.output.journal import Journal, read_journal
+from dask_fmware.evaluation.output.manifest import MANIFEST, Manifest
+from dask_fmware.evaluation.output.rowset import RowSet
+from dask_fmware.evaluation.output.shards import (
+    journal_path,
+    read_numbers,
+    shard_numbers,
+    shard_path,
+    write_shard,
+)
+from dask_fmware.evaluation.record import Record, schema
+
+__all__ = ["Output"]
+
+SHARD_BYTES = 64 << 20  # of journal that become a shard, whatever the number of rows
+LOCK = "_lock"
+OURS = ("_", "part-", ".part-", "._")  # beginnings of names
+LOCK_PATIENCE_S = 5.0  # an interrupted evaluation of this process is still letting go
+
+
+class Output:
+    """Open an output to write it; a context manager.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    manifest
+        What will be written.
+    shard_rows
+        Rows of a shard.
+    repair
+        Put unreadable shards aside, and have their rows evaluated again.
+    retry_errors
+        Drop rows that ended in an error, so that they are evaluated again.
+    overwrite
+        Begin anew, whatever is there.
+
+    Attributes
+    ----------
+    done
+        Numbers of the rows that are recorded.
+
+    Raises
+    ------
+    SpecError
+        If the folder holds something else, or another evaluation writes into it.
+    OutputError
+        If it cannot be written, or a shard cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        shard_rows: int = 10_000,
+        repair: bool = False,
+        retry_errors: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.done = RowSet()
+        self._shard_rows = shard_rows
+        self._schema = schema(tuple(manifest.scorers), manifest.kept)
+        self._journal: Journal | None = None
+        if folder.exists() and not folder.is_dir():
+            raise SpecError(f"{folder} is a file; an output is a folder of Parquet shards: name another")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = self._locked()
+        try:
+            self._begin(overwrite)
+            self._recover(repair)
+            if retry_errors:
+                self._drop_errors()
+            self._next_journal()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others write."""
+        if self._journal is not None:
+            self._journal.close()
+        os.close(self._lock)
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Record rows; they are on the disk when this returns."""
+        assert self._journal is not None
+        self._journal.append([record.flat() for record in records])
+        for record in records:
+            self.done.add(record.row)
+        if self._journal.rows >= self._shard_rows or self._journal.size_bytes >= SHARD_BYTES:
+            self._seal()
+
+    def finish(self) -> None:
+        """Turn the rest of the journal into a shard and mark the output complete."""
+        self._seal()
+        if self._journal is not None:
+            self._journal.delete()
+        self.manifest = self.manifest.model_copy(update={"rows": len(self.done), "complete": True})
+        self.manifest.write(self.folder)
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    def _locked(self) -> int:
+        with writing(self.folder / LOCK):
+            number = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return number
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    continue
+                os.close(number)
+                raise SpecError(
+                    f"another evaluation writes into {self.folder}; wait for it, or name another output"
+                ) from None
+
+    def _begin(self, overwrite: bool) -> None:
+        strangers = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith(OURS))
+        if strangers:
+            raise SpecError(
+                f"{self.folder} holds files that are no output of an evaluation ({strangers[0]}); name another folder"
+            )
+        if overwrite:
+            for path in self.folder.iterdir():
+                if path.name != LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        before = None if overwrite else Manifest.read(self.folder)
+        if before is not None:
+            before.check_same(self.folder, self.manifest)
+        elif shard_numbers(self.folder):
+            raise OutputError(
+                f"{self.folder} has shards and no {MANIFEST}; name another output, or give overwrite=True to begin anew"
+            )
+        self.manifest.write(self.folder)
+
+    def _recover(self, repair: bool) -> None:
+        """Find out which rows are recorded, and clear away what a crash left."""
+        for beside in self.folder.glob(".*.tmp"):
+            beside.unlink()
+        self._numbers = shard_numbers(self.folder)
+        for number in list(self._numbers):
+            path = shard_path(self.folder, number)
+            journal_path(self.folder, number).unlink(missing_ok=True)
+            try:
+                rows = list(read_numbers(path))
+            except OutputError:
+                if not repair:
+                    raise
+                path.rename(path.with_name(f"_unreadable-{path.name}"))
+                self._numbers.remove(number)
+                continue
+            self._take(rows, path)
+        for path in sorted(self.folder.glob("_journal-*.jsonl")):
+            number = int(path.stem.rpartition("-")[2])
+            Journal(path).close()  # cuts off half a line
+            rows = [row["row"] for row in read_journal(path)]
+            self._take(rows, path)
+            self._numbers.append(number)
+            self._turn_into_shard(path, number)
+        sync_folder(self.folder)
+
+    def _take(self, rows: list[int], path: Path) -> None:
+        try:
+            for row in rows:
+                self.done.add(row)
+        except ValueError as error:
+            raise OutputError(
+                f"{path}: {error}; a copy of a shard has got into the folder: remove one of them"
+            ) from error
+
+    def _drop_errors(self) -> None:
+        """Write shards without the rows that failed, each in one step."""
+        from pyarrow import compute, parquet
+
+        kept = RowSet()
+        for number in self._numbers:
+            path = shard_path(self.folder, number)
+            table = parquet.read_table(path, schema=self._schema)
+            sound = table.filter(compute.is_null(table["error"]))
+            if sound.num_rows < table.num_rows:
+                write_shard(path, sound.to_pylist(), self._schema)
+            for row in sound["row"].to_pylist():
+                kept.add(row)
+        self.done = kept
+
+    # -- shards ----------------------------------------------------------------------------------
+
+    def _next_journal(self) -> None:
+        number = max([*self._numbers, -1]) + 1
+        unreadable = [int(p.stem.rpartition("-")[2]) for p in self.folder.glob("_unreadable-part-*.parquet")]
+        number = max([number, *(n + 1 for n in unreadable)])
+        self._numbers.append(number)
+        self._journal = Journal(journal_path(self.folder, number))
+
+    def _seal(self) -> None:
+        journal = self._journal
+        if journal is None or not journal.rows:
+            return
+        self._turn_into_shard(journal.path, self._numbers[-1])
+        journal.close()
+        self._next_journal()
+
+    def _turn_into_shard(self, path: Path, number: int) -> None:
+        rows = list(read_journal(path))
+        if rows:
+            write_shard(shard_path(self.folder, number), rows, self._schema)
+        elif number in self._numbers:
+            self._numbers.remove(number)
+        with writing(path):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,166 @@
+"""CSV, JSON lines and Parquet, one file or several, read as they are needed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dask_fmware.evaluation.sources.openai_batch import is_request, request_row
+from dask_fmware.evaluation.sources.source import DataError, Row, digest, digest_of_file
+
+__all__ = ["CsvSource", "JsonLinesSource", "ParquetSource"]
+
+BATCH_ROWS = 1024  # of Parquet that are in memory at once
+CELL_BYTES = 1 << 27  # of CSV, which stops at 128 KiB otherwise
+
+
+class _FilesSource:
+    """Files of one kind, read in the order of their names."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        first = self.paths[0]
+        self.name = str(first) if len(self.paths) == 1 else f"{first.parent} ({len(self.paths)} files)"
+        self.id_column: str | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest([type(self).__name__, *map(digest_of_file, self.paths)])
+
+    def rows(self, start: int) -> Iterator[Row]:
+        return islice((row for path in self.paths for row in self._rows_of(path)), start, None)
+
+    def _rows_of(self, path: Path) -> Iterator[Row]:
+        raise NotImplementedError
+
+    def count(self) -> int | None:
+        """Read through, which takes seconds for a million rows."""
+        return sum(1 for _ in self.rows(0))
+
+
+class CsvSource(_FilesSource):
+    """CSV with a header; all values are text."""
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        first = self.paths[0]
+        try:
+            with open(first, newline="", encoding="utf-8-sig") as file:
+                header = next(csv.reader(file), [])
+        except (OSError, UnicodeError, csv.Error) as error:
+            raise DataError(f"{first} cannot be read as CSV in UTF-8: {error}") from error
+        if not header:
+            raise DataError(f"{first} is empty; a CSV begins with a line of column names")
+        if len(set(header)) < len(header):
+            twice = next(name for name in header if header.count(name) > 1)
+            raise DataError(f"{first}: column '{twice}' is there twice; give each column a name of its own")
+        return tuple(header)
+
+    def _rows_of(self, path: Path) -> Iterator[Row]:
+        columns = self.columns
+        csv.field_size_limit(CELL_BYTES)
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                reader = csv.reader(file, strict=True)
+                header = tuple(next(reader, ()))
+                if header != columns:
+                    raise DataError(f"{path}: its columns are not those of {self.paths[0].name}")
+                for cells in reader:
+                    if len(cells) == len(columns):
+                        yield dict(zip(columns, cells, strict=True))
+                    elif cells:
+                        raise DataError(
+                            f"{path}, line {reader.line_num}: {len(cells)} cells for {len(columns)} columns; "
+                            "quote cells that hold commas or line breaks"
+                        )
+        except (OSError, UnicodeError, csv.Error) as error:
+            raise DataError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
+
+
+class JsonLinesSource(_FilesSource):
+    """One JSON object a line; requests of OpenAI's batch format are taken apart."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__(paths)
+        self._first = next(self._lines(self.paths[0]), None)
+        if self._first is None:
+            raise DataError(f"{self.paths[0]} is empty; JSON lines have one object a line")
+        self._is_batch = is_request(self._first)
+        if self._is_batch:
+            self.id_column = "custom_id"
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        first = self._first or {}
+        return tuple(request_row(first) if self._is_batch else first)
+
+    def _rows_of(self, path: Path) -> Iterator[Row]:
+        lines = self._lines(path)
+        return map(request_row, lines) if self._is_batch else lines
+
+    def _lines(self, path: Path) -> Iterator[dict[str, Any]]:
+        number = 0
+        try:
+            with open(path, "rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.isspace():
+                        continue
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise DataError(f"{path}, line {number}: a {type(row).__name__} where an object should be")
+                    yield row
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+
+
+class ParquetSource(_FilesSource):
+    """Parquet, one batch of rows in memory at a time; row groups before the start are not read."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__(paths)
+        self._metadata = [self._open(path).metadata for path in self.paths]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self._open(self.paths[0]).schema_arrow.names)
+
+    def count(self) -> int | None:
+        return sum(int(metadata.num_rows) for metadata in self._metadata)
+
+    def rows(self, start: int) -> Iterator[Row]:
+        for path, metadata in zip(self.paths, self._metadata, strict=True):
+            if start >= metadata.num_rows:
+                start -= metadata.num_rows
+                continue
+            groups = list(range(metadata.num_row_groups))
+            while groups and start >= metadata.row_group(groups[0]).num_rows:
+                start -= metadata.row_group(groups.pop(0)).num_rows
+            yield from islice(self._batches(path, groups), start, None)
+            start = 0
+
+    def _batches(self, path: Path, groups: list[int]) -> Iterator[Row]:
+        try:
+            with self._open(path) as file:
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=groups):
+                    yield from batch.to_pylist()
+        except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+
+    def _open(self, path: Path) -> Any:
+        from pyarrow import parquet
+
+        try:
+            return parquet.ParquetFile(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read as Parquet: {error}") from error

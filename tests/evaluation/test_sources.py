@@ -1,0 +1,161 @@
+"""Every kind of data gives the same rows, in the same order, from any start."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dask_fmware.evaluation.sources import DataError, Source, open_source
+
+ROWS = [{"question": f"How {n}?", "expected": f'answer, "{n}"\nwith a second line'} for n in range(40)]
+
+
+def compute(part: Any) -> Any:
+    return part.compute(scheduler="synchronous")
+
+
+def csv_file(folder: Path) -> Any:
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame(ROWS).to_csv(folder / "rows.csv", index=False)
+    return folder / "rows.csv"
+
+
+def jsonl_file(folder: Path) -> Any:
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, ROWS)) + "\n\n")
+    return str(path)
+
+
+def parquet_file(folder: Path) -> Any:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.Table.from_pylist(ROWS), folder / "rows.parquet", row_group_size=7)
+    return folder / "rows.parquet"
+
+
+def parquet_folder(folder: Path) -> Any:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    made = folder / "rows"
+    made.mkdir()
+    for number, start in enumerate(range(0, 40, 15)):
+        table = pa.Table.from_pylist(ROWS[start : start + 15])
+        parquet.write_table(table, made / f"part-{number}.parquet", row_group_size=4)
+    (made / "_SUCCESS").touch()
+    return made
+
+
+def pandas_frame(folder: Path) -> Any:
+    return pytest.importorskip("pandas").DataFrame(ROWS)
+
+
+def dask_frame(folder: Path) -> Any:
+    return pytest.importorskip("dask.dataframe").from_pandas(pandas_frame(folder), npartitions=3)
+
+
+def dask_bag(folder: Path) -> Any:
+    import dask.bag
+
+    return dask.bag.from_sequence(ROWS, npartitions=3)
+
+
+def hugging_face(folder: Path) -> Any:
+    return pytest.importorskip("datasets").Dataset.from_list(ROWS)
+
+
+def hugging_face_stream(folder: Path) -> Any:
+    return hugging_face(folder).to_iterable_dataset()
+
+
+def rows(folder: Path) -> Any:
+    return ROWS
+
+
+KINDS = [
+    csv_file, jsonl_file, parquet_file, parquet_folder, pandas_frame, dask_frame, dask_bag, hugging_face,
+    hugging_face_stream, rows,
+]  # fmt: skip
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
+    return open_source(request.param(tmp_path), compute)
+
+
+def test_rows_come_in_order_from_any_start(made: Source) -> None:
+    assert made.columns == ("question", "expected")
+    for start in (0, 1, 7, 16, 39, 40, 99):
+        assert [dict(row) for row in made.rows(start)] == ROWS[start:]
+
+
+def test_the_count_is_exact_or_unknown(made: Source) -> None:
+    assert made.count() in (40, None)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_equal_data_has_one_fingerprint_and_other_data_another(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    same = [open_source(kind(folder), compute).fingerprint for folder in folders[:2]]
+    assert same[0] == same[1]
+    monkeypatch.setitem(ROWS[0], "question", "another")
+    assert open_source(kind(folders[2]), compute).fingerprint != same[0]
+
+
+def test_missing_cells_of_a_frame_are_none() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {"a": ["x", None], "b": [1.5, float("nan")], "c": pandas.to_datetime(["2026-01-01", None])}
+    )
+    first, second = open_source(frame, compute).rows(0)
+    assert (first["a"], first["b"]) == ("x", 1.5)
+    assert list(second.values()) == [None, None, None]
+
+
+def test_a_batch_file_of_openai_is_taken_apart(tmp_path: Path) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+    ]
+    request = {"custom_id": "a-1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m"}}
+    request["body"]["messages"] = messages  # type: ignore[index]
+    path = tmp_path / "batch.jsonl"
+    path.write_text(json.dumps(request) + "\n")
+    source = open_source(path, compute)
+    (row,) = source.rows(0)
+    assert source.id_column == "custom_id"
+    assert row == {"custom_id": "a-1", "prompt": "Hi", "system": "Be brief.", "messages": messages, "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", "x,y\n1,2,3\n", "line 2: 3 cells for 2 columns"),
+        ("b.csv", "", "is empty"),
+        ("c.csv", "x,x\n1,2\n", "'x' is there twice"),
+        ("d.jsonl", '{"a": 1}\n{"a": \n', "line 2: not JSON"),
+        ("e.jsonl", "[1]\n", "line 1: a list where an object should be"),
+        ("f.jsonl", "\n", "is empty"),
+        ("g.parquet", "PAR1 not", "cannot be read as Parquet"),
+        ("h.txt", "x", "'.txt' cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=said):
+        list(open_source(tmp_path / name, compute).rows(0))
+
+
+@pytest.mark.parametrize("data", [5, {"question": ["a"]}, b"x", "nowhere.csv", [1, 2]])
+def test_what_is_no_data_is_refused(data: Any) -> None:
+    with pytest.raises(DataError):
+        list(open_source(data, compute).rows(0))
