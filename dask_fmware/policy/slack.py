@@ -27,8 +27,10 @@ from collections import deque
 from collections.abc import Sequence
 from math import inf
 
-from dask_fmware.policy.estimate import expected_s
+from dask_fmware.policy.estimate import execution_s, expected_s
 from dask_fmware.policy.kinds import leaders
+from dask_fmware.policy.lookahead import look_ahead
+from dask_fmware.policy.outlook import JobCall, Outlook, Plan
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
 
 __all__ = ["Slack"]
@@ -52,6 +54,7 @@ class Slack:
         self._arrivals: deque[float] = deque(maxlen=REMEMBERED)  # of urgent calls
         self._typical: dict[str, tuple[float, ...]] = {}  # model -> prompt, output and allowed seconds of urgent calls
         self._starts = 0  # of urgent calls since a background call had its turn
+        self._plan: Plan | None = None  # for the decisions of this moment
 
     # -- order -----------------------------------------------------------------------------------
 
@@ -76,6 +79,15 @@ class Slack:
         load = replica.outstanding / replica.slots
         return (not replica.has_room, free_at, load, replica.card_running, replica.name, replica.replica_id)
 
+    # -- plan ------------------------------------------------------------------------------------
+
+    def plan(self, outlook: Outlook, now: float) -> Plan | None:
+        """Look ahead over all runs, where calls run one at a time."""
+        self._plan = look_ahead(outlook, _cost, now)
+        if self._plan is not None:
+            self._starts += len(self._plan.starts)
+        return self._plan
+
     # -- choice ----------------------------------------------------------------------------------
 
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
@@ -96,6 +108,9 @@ class Slack:
                     best = end, replica.name, replica.replica_id
             else:
                 soonest = min(soonest, max(now, replica.slot_free_at if replica.is_full else now) + own_s)
+        if self._plan is not None and (best is not None or soonest <= due):
+            latest = due - call.own_s
+            return Wait("other runs can be in time meanwhile", lets_pass=True, until=latest if latest > now else None)
         if best is not None:
             self._starts += 1
             return Bind(best[2], f"ends {due - best[0]:.3f} s before it is due, soonest of those with room", due)
@@ -115,6 +130,8 @@ class Slack:
         for replica in room:
             spent_s = expected_s(call.prompt_tokens, call.output_tokens, replica, now)
             found = spent_s, replica.name, replica.replica_id
+            if self._plan is not None and now + spent_s > self._plan.free_until.get(replica.replica_id, inf):
+                continue
             if (best is None or found < best) and (rate * spent_s <= EVEN_ODDS or self._is_spare(replica, now)):
                 best = found
         if best is None:
@@ -154,6 +171,14 @@ class Slack:
         mean_s = (self._arrivals[-1] - self._arrivals[0]) / (len(self._arrivals) - 1)
         silence_s = now - self._arrivals[-1]
         return 1.0 / max(mean_s, silence_s / 3.0, 1e-9)
+
+
+def _cost(call: JobCall, answers: bool, replica: ReplicaView) -> tuple[float, float]:
+    """Seconds until a call has done what it is for, and until it ends, on an idle replica."""
+    whole_s = execution_s(replica.latency, call.prompt_tokens, call.output_tokens)
+    if answers:
+        return execution_s(replica.latency, call.prompt_tokens, 0.0), whole_s
+    return whole_s * replica.stretch, whole_s * replica.stretch
 
 
 def _open_slots(replica: ReplicaView, kept: float) -> int:

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence, Set
 
 from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.policy import estimate
+from dask_fmware.policy.outlook import Planner
 from dask_fmware.policy.protocol import Bind, Park, Policy, ReplicaView, Wait
 from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.fleet import Fleet, Held, ReplicaState
+from dask_fmware.runtime.outlook import ToCome
 from dask_fmware.runtime.queue import CallQueue, Ticket
 from dask_fmware.runtime.runs import CallRecord, Runs
 from dask_fmware.runtime.views import CallViews
@@ -43,14 +45,17 @@ class Dispatcher:
         The calls.
     views
         How policies see them.
+    to_come
+        What policies that plan are shown.
     """
 
-    def __init__(self, policy: Policy, fleet: Fleet, runs: Runs, views: CallViews) -> None:
+    def __init__(self, policy: Policy, fleet: Fleet, runs: Runs, views: CallViews, to_come: ToCome) -> None:
         self.policy = policy
         self.wake_at: float | None = None  # when to look again, because a call waits for a time and not for an event
         self._fleet = fleet
         self._runs = runs
         self._views = views
+        self._to_come = to_come
         self._queues: dict[str, CallQueue] = {}  # model -> calls that are held, no queue is empty
         self._waiting: set[str] = set()  # calls in any queue
 
@@ -80,6 +85,8 @@ class Dispatcher:
         call.report.state, call.report.reason = "held", "other calls of its model are served first"
         call.view = None
         self._push(call)
+        if isinstance(self.policy, Planner):
+            self._to_come.add(call.run)
 
     def withdraw(self, call: CallRecord, now: float) -> ReplicaState | None:
         """Take a call out of whatever queue it is in and close an attempt that is under way.
@@ -140,7 +147,9 @@ class Dispatcher:
         A call lets others pass if the policy says so, and if it waits only because it failed on the
         replicas that have room.
         """
-        actions: list[Action] = []
+        if not self._queues:
+            return []
+        actions = self._start_planned(self.policy, now) if isinstance(self.policy, Planner) else []
         open_ = [(model, self._queues[model]) for model in models if model in self._queues]
         passed: list[tuple[CallQueue, Ticket]] = []
         look_ahead = LOOK_AHEAD
@@ -173,11 +182,11 @@ class Dispatcher:
                         actions.append(attempts.reject(call, choice.reason))
                         continue
                     call.parked, call.view, call.report.reason = True, None, choice.reason
+                    self._to_come.remove(call.run)
                     self._push(call)
                 case Wait():
                     call.report.reason = choice.reason
-                    if choice.until is not None and (self.wake_at is None or choice.until < self.wake_at):
-                        self.wake_at = choice.until
+                    self._look_again_at(choice.until)
                     everywhere = self._fleet.views(model)
                     if (choice.lets_pass and look_ahead > 0) or (
                         len(views) != len(everywhere) and any(view.has_room for view in everywhere)
@@ -193,6 +202,27 @@ class Dispatcher:
             if model in self._queues and not self._queues[model]:
                 del self._queues[model]
         return actions
+
+    def _start_planned(self, planner: Planner, now: float) -> list[Action]:
+        """Start what a policy that plans wants to start now."""
+        plan = planner.plan(self._to_come, now)
+        actions: list[Action] = []
+        if plan is None:
+            return actions
+        for start in plan.starts:
+            call = self._runs.calls[start.call_id]
+            model = call.node.model or ""
+            if not self._queues[model].remove(start.call_id):
+                continue
+            if not self._queues[model]:
+                del self._queues[model]
+            actions.extend(self._bind(call, Bind(start.replica_id, start.reason, start.priority), now))
+        self._look_again_at(plan.wake_at)
+        return actions
+
+    def _look_again_at(self, when: float | None) -> None:
+        if when is not None and (self.wake_at is None or when < self.wake_at):
+            self.wake_at = when
 
     def _candidates(self, call: CallRecord) -> Sequence[ReplicaView]:
         """Ready replicas for a call: without those it failed on, if there are others."""
@@ -240,6 +270,7 @@ class Dispatcher:
             number += 1
         ideal = self._views.execution(replica.model, view.prompt_tokens, view.output_tokens)
         attempts.begin(call, replica, number, reason, expected_s, ideal, now)
+        self._to_come.begun(call.run)
         law = fleet.law(replica)
         if law is not None:
             state.prefill_until = max(state.prefill_until, now) + law.prefill_s(view.prompt_tokens)

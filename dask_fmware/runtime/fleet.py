@@ -6,7 +6,7 @@ It owns the accounting of slots, of replicas and of their cards. It does not kno
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
@@ -21,6 +21,7 @@ from dask_fmware.spec.deployment import Latency
 __all__ = ["Card", "Fleet", "Held", "ReplicaState"]
 
 
+MOST_LANES = 8  # beyond, what is planned for one call at a time gains little over the choice of many replicas
 STRETCH = 0.5  # quantile of measured over expected duration that policies reckon with
 
 
@@ -150,6 +151,7 @@ class Fleet:
         self._cards: dict[str, Card] = {}
         self._slots: dict[tuple[str, int], ReplicaState] = {}  # (call id, attempt) -> where it runs
         self._offered: dict[str, RankedReplicas] = {}  # model -> replicas that take calls
+        self._lanes: list[list[ReplicaState]] | None = None  # None: to be looked at again
         self._stale: dict[str, set[ReplicaState]] = {}  # model -> replicas whose view is out of date
 
     def __iter__(self) -> Iterator[ReplicaState]:
@@ -157,6 +159,21 @@ class Fleet:
 
     def __len__(self) -> int:
         return len(self._replicas)
+
+    @property
+    def lanes(self) -> Sequence[Sequence[ReplicaState]]:
+        """Replicas that take turns at one call at a time; nothing if some do not, or there are too many."""
+        if self._lanes is None:
+            self._lanes = []
+            for card in self._cards.values():
+                lanes = [card.replicas] if card.slots == 1 else [[state] for state in card.replicas]
+                if card.slots != 1 and any(state.replica.slots != 1 for state in card.replicas):
+                    self._lanes = []
+                    break
+                self._lanes += [list(lane) for lane in lanes]
+            if len(self._lanes) > MOST_LANES:
+                self._lanes = []
+        return self._lanes
 
     def law(self, replica: Replica) -> StepLaw | None:
         """Return the step-time law of a replica as its steps have corrected it, or None where no profile is known."""
@@ -188,6 +205,7 @@ class Fleet:
 
     def add(self, replica: Replica) -> ReplicaState:
         """Add a replica that is ready."""
+        self._lanes = None
         card = self._cards.setdefault(replica.card, Card())
         if replica.card_slots is not None:
             card.slots = min(replica.card_slots, card.slots or replica.card_slots)
@@ -207,6 +225,7 @@ class Fleet:
         if state is None:
             return None
         self.corrections.remove(state.replica)
+        self._lanes = None
         for held in state.running:
             self._slots.pop(held, None)
         card, model = state.card, state.replica.model

@@ -61,6 +61,7 @@ class Knowledge:
         self._execution = execution
         self._pauses = OutputLengths()  # seconds of plain code before a node
         self._rounds = OutputLengths()  # bodies that a loop runs one after the other
+        self._widths = OutputLengths()  # bodies that a map runs at once
         self._branches: dict[tuple[str, str], dict[int | None, float]] = {}
         self._bodies: dict[tuple[str, str], tuple[PlannedNode, ...]] = {}
         self._shapes: dict[tuple[str, tuple[str, ...]], Shape] = {}
@@ -93,9 +94,10 @@ class Knowledge:
             self._bodies[workflow, base] = tuple(node for node in nodes if node.model is not None)
             self._version += 1000
 
-    def observe_rounds(self, workflow: str, base: str, rounds: int) -> None:
-        """Take note of how many bodies ran one after the other."""
+    def observe_rounds(self, workflow: str, base: str, rounds: int, width: float = 1.0) -> None:
+        """Take note of how many bodies ran one after the other, and how many at once in each round."""
         self._rounds.observe(workflow, base, rounds)
+        self._widths.observe(workflow, base, width)
 
     def refresh(self) -> None:
         """Work out all paths again when they are next asked for."""
@@ -131,22 +133,31 @@ class Knowledge:
         after_s = known[1].get(base, 0.0)
         if base != node:
             done = int(node[len(base) + 1 :].partition("]")[0])
-            rounds = self._rounds.expected(shape.workflow, base, 1 << 30)
-            if 1.0 < rounds < 1 << 30:
+            rounds = self._rounds.known(shape.workflow, base) or 1.0
+            if rounds > 1.0:
                 after_s += max(rounds - done - 1, 0.0) * self._body_s(shape.workflow, base)
         return after_s
 
     def pause_s(self, workflow: str, node: str) -> float:
-        """Expected seconds of plain code right before a call; 0 while nothing is known."""
-        pause_s = self._pauses.expected(workflow, node, 1 << 30)
-        return pause_s if pause_s < 1 << 30 else 0.0
+        """Expected seconds of plain code right before the calls of a node; 0 while nothing is known."""
+        return self._pauses.known(workflow, node) or 0.0
 
     def call_s(self, workflow: str, node: PlannedNode) -> float:
         """Expected seconds of a call until it has done what its node is for."""
         assert node.model is not None
         output = self.outputs.expected(workflow, node.name, node.max_tokens)
-        prompt = self.prompts.expected(workflow, node.name, 1 << 30)
-        return self._execution(node.model, prompt if prompt < 1 << 30 else 0.0, output)[0 if node.answers else 1]
+        prompt = self.prompts.known(workflow, node.name) or 0.0
+        return self._execution(node.model, prompt, output)[0 if node.answers else 1]
+
+    def in_turn(self, workflow: str, base: str) -> bool:
+        """Whether the bodies of a map or loop, or the calls of one body, run one after the other."""
+        rounds = self._rounds.known(workflow, base)
+        return (rounds or 1.0) > 1.0 or len(self._bodies.get((workflow, base), ())) > 1
+
+    def expected_bodies(self, workflow: str, base: str) -> list[tuple[PlannedNode, int]]:
+        """Nodes in the bodies of a map or loop, each with how many calls of it are to be expected."""
+        count = round((self._rounds.known(workflow, base) or 1.0) * (self._widths.known(workflow, base) or 1.0))
+        return [(node, max(count, 1)) for node in self._bodies.get((workflow, base), ())]
 
     def share(self, shape: Shape, node: str) -> float:
         """Share of the objective that may be used up when a node ends: static budgets, in proportion to latency."""
@@ -164,8 +175,7 @@ class Knowledge:
     def _node_s(self, workflow: str, node: PlannedNode) -> float:
         if node.model is not None:
             return self.call_s(workflow, node)
-        rounds = self._rounds.expected(workflow, node.name, 1 << 30)
-        return self._body_s(workflow, node.name) * (rounds if rounds < 1 << 30 else 1.0)
+        return self._body_s(workflow, node.name) * (self._rounds.known(workflow, node.name) or 1.0)
 
     def _body_s(self, workflow: str, base: str) -> float:
         return sum(self.call_s(workflow, node) for node in self._bodies.get((workflow, base), ()))
@@ -200,8 +210,7 @@ class Knowledge:
             whole = self._node_s(shape.workflow, node)
             if not node.answers:
                 whole += after[node.name]
-            if node.model is not None:
-                whole += self.pause_s(shape.workflow, node.name)
+            whole += self.pause_s(shape.workflow, node.name)
             for name in node.after:
                 if name in after:
                     after[name] = max(after[name], whole)

@@ -35,3 +35,8 @@ class OutputLengths:
         """Expected output tokens of a call, at most `max_tokens`, which is also the answer without a history."""
         known = self._means.get(self._key(workflow, node))
         return min(known[1], max_tokens) if known else float(max_tokens)
+
+    def known(self, workflow: str, node: str) -> float | None:
+        """Mean of a node's history, or None without one."""
+        known = self._means.get(self._key(workflow, node))
+        return known[1] if known else None

@@ -40,6 +40,7 @@ from dask_fmware.runtime.events import (
 from dask_fmware.runtime.fleet import Fleet, ReplicaState
 from dask_fmware.runtime.knowledge import Knowledge, base_name
 from dask_fmware.runtime.observer import Observer
+from dask_fmware.runtime.outlook import ToCome
 from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord, Runs
 from dask_fmware.runtime.views import CallViews
 
@@ -80,7 +81,8 @@ class Machine:
         self.fleet = Fleet(policy.rank, laws)
         self.runs = Runs(keep_runs)
         self.views = CallViews(self.fleet, self.models)
-        self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views)
+        self.to_come = ToCome(self.fleet, self.runs, self.views)
+        self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views, self.to_come)
         self.max_attempts = max_attempts
         self.max_held = max_held
         self._arrivals = 0
@@ -183,15 +185,18 @@ class Machine:
         )
         if error is None:
             if plan.part_of is not None:
-                self._body_submitted(plan, run)
+                self._body_submitted(plan, run, now)
             return []
         if plan.part_of is None:
             run.report.state, run.report.reason, run.report.finished_at = "refused", str(error), 0.0
         return [Refuse(plan.run_id, error)]
 
-    def _body_submitted(self, plan: RunPlan, run: RunRecord) -> None:
+    def _body_submitted(self, plan: RunPlan, run: RunRecord, now: float) -> None:
         base = base_name(plan.nodes[0].name) if plan.nodes else ""
         self.knowledge.observe_body(run.plan.workflow, base, plan.nodes)
+        if base not in run.bodies:
+            self.knowledge.observe_pause(run.plan.workflow, base, now - run.idle_since)
+        run.bodies[base] = run.bodies.get(base, 0) + 1
         before = [c for c in run.report.calls if c.node.startswith(base + "[")][: -len(plan.nodes)]
         if all(call.state in TERMINAL for call in before):
             run.rounds[base] = run.rounds.get(base, 0) + 1
@@ -209,7 +214,8 @@ class Machine:
         ]
         report.first_token_at = max(firsts, default=report.finished_at if event.state == "finished" else None)
         for base, rounds in run.rounds.items():
-            self.knowledge.observe_rounds(run.plan.workflow, base, rounds)
+            self.knowledge.observe_rounds(run.plan.workflow, base, rounds, run.bodies[base] / rounds)
+        self.to_come.remove(run)
         return []
 
     def _run_dropped(self, run_id: str, now: float) -> list[Action]:

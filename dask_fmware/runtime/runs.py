@@ -59,6 +59,7 @@ class RunRecord:
     begun: bool = False  # whether any of its calls has started
     idle_since: float = 0.0  # when the last of its calls ended
     rounds: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies that ran one after the other
+    bodies: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies
 
     def skips(self, call: CallRecord) -> str | None:
         """Why a call is on a branch that was not taken, or None."""

@@ -8,13 +8,11 @@ from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.protocol import CallView
 from dask_fmware.runtime.admission import ModelLimits, least_prompt_tokens
 from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.knowledge import Knowledge
-from dask_fmware.runtime.runs import CallRecord
+from dask_fmware.runtime.knowledge import Knowledge, Shape
+from dask_fmware.runtime.runs import CallRecord, RunRecord
 from dask_fmware.spec.deployment import Latency
 
 __all__ = ["CallViews"]
-
-NEVER = 1 << 30  # more tokens or seconds than anything takes: nothing is known yet
 
 
 class CallViews:
@@ -39,6 +37,12 @@ class CallViews:
         if call.view is None:
             call.view = self._make(call)
         return call.view
+
+    def shape(self, run: RunRecord) -> Shape:
+        """Return the shape of a run's workflow."""
+        if run.shape is None:
+            run.shape = self.knowledge.shape(run.plan)
+        return run.shape
 
     def limits(self, model: str) -> ModelLimits | None:
         """Return the limits of a model that is deployed or hosted, or None."""
@@ -65,10 +69,8 @@ class CallViews:
     def _make(self, call: CallRecord) -> CallView:
         node, run, knowledge = call.node, call.run, self.knowledge
         workflow = run.plan.workflow
-        shape = run.shape
-        if shape is None:
-            shape = run.shape = knowledge.shape(run.plan)
-        prompt = knowledge.prompts.expected(workflow, node.name, NEVER)
+        shape = self.shape(run)
+        prompt = knowledge.prompts.known(workflow, node.name) or 0.0
         limits = self.limits(node.model or "") if node.prompt_bytes else None
         least = least_prompt_tokens(node.prompt_bytes, limits) if limits else 0
         after_s, deadline = 0.0, run.deadline
@@ -86,7 +88,7 @@ class CallViews:
             priority=run.plan.priority,
             runnable_at=submitted + (call.report.runnable_at or 0.0),
             deadline=deadline,
-            prompt_tokens=max(least, round(prompt)) if prompt < NEVER else least,
+            prompt_tokens=max(least, round(prompt)),
             output_tokens=knowledge.outputs.expected(workflow, node.name, node.max_tokens),
             answers=node.answers,
             attempt=call.tries + 1,

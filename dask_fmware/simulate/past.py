@@ -26,10 +26,11 @@ def _teach_run(machine: Machine, run: SampledRun) -> None:
             knowledge.observe_branch(run.workflow, switch, branch)
         if node.bodies:
             knowledge.observe_body(run.workflow, node.name, node.bodies[0].plan.nodes)
-            knowledge.observe_rounds(run.workflow, node.name, len(node.bodies) if node.in_turn else 1)
+            count = len(node.bodies)
+            knowledge.observe_rounds(run.workflow, node.name, *((count, 1) if node.in_turn else (1, count)))
         for prompt, output in node.calls:
             knowledge.observe_call(run.workflow, node.name, prompt, output)
-        if planned.model is not None:
+        if node.calls:
             knowledge.observe_pause(run.workflow, node.name, _pause_s(run.nodes, node))
 
 

@@ -1,0 +1,99 @@
+"""What a policy that plans is shown beside single calls: the runs under way with what they still have to do, and lanes.
+
+A *lane* is what runs one call at a time: a card of which all replicas share one slot, or a replica with one slot. Lanes
+are shown only where every replica is part of one and there are few, since elsewhere there is nothing to plan exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from dask_fmware.policy.protocol import ReplicaView
+
+__all__ = ["Job", "JobCall", "JobStep", "Lane", "Outlook", "Plan", "Planner", "Start"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobCall:
+    """A call that has not started."""
+
+    call_id: str | None  # None: it is not runnable yet
+    model: str
+    prompt_tokens: float  # expected
+    output_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobStep:
+    """A node of a run with calls still to start."""
+
+    after: tuple[int, ...]  # steps before it, of the same job
+    ready_at: float  # when its inputs are expected, as far as calls that run and plain code under way decide
+    pause_s: float  # plain code between the steps before it and its calls
+    calls: tuple[JobCall, ...]
+    in_turn: bool  # one after the other
+    answers: bool
+    due: float  # when its calls must have done what they are for, for the rest of the run to be in time
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run that can still be in time. Nodes behind a switch that has not decided are not among its steps."""
+
+    run_id: str
+    tenant: str
+    priority: int
+    deadline: float
+    submitted: float
+    begun: bool
+    steps: tuple[JobStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What runs one call at a time."""
+
+    free_at: float  # when it is expected to end the call that it runs; in the past if it runs none
+    replicas: Mapping[str, ReplicaView]  # by model
+
+
+class Outlook(Protocol):
+    """All that a plan needs."""
+
+    def lanes(self, now: float) -> Sequence[Lane]:
+        """Every lane; empty where a plan is not for."""
+        ...
+
+    def jobs(self, now: float, most: int) -> Sequence[Job]:
+        """Runs with a deadline that still have calls to start: those under way, then by deadline, at most so many."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A held call that is to start now."""
+
+    call_id: str
+    replica_id: str
+    reason: str
+    priority: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to happen on all lanes."""
+
+    starts: tuple[Start, ...] = ()
+    wake_at: float | None = None  # when the next call starts on a lane that is idle until then
+    free_until: Mapping[str, float] = field(default_factory=dict)  # replica -> when the plan needs its lane
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """A policy that looks at all runs and lanes before it looks at single calls."""
+
+    def plan(self, outlook: Outlook, now: float) -> Plan | None:
+        """Return what is to start now, before any `choose`; None to leave everything to `choose`."""
+        ...
