@@ -51,6 +51,7 @@ class Dispatcher:
 
     def __init__(self, policy: Policy, fleet: Fleet, runs: Runs, views: CallViews, to_come: ToCome) -> None:
         self.policy = policy
+        self._planner: Planner | None = policy if isinstance(policy, Planner) else None
         self.wake_at: float | None = None  # when to look again, because a call waits for a time and not for an event
         self._fleet = fleet
         self._runs = runs
@@ -85,7 +86,7 @@ class Dispatcher:
         call.report.state, call.report.reason = "held", "other calls of its model are served first"
         call.view = None
         self._push(call)
-        if isinstance(self.policy, Planner):
+        if self._planner is not None:
             self._to_come.add(call.run)
 
     def withdraw(self, call: CallRecord, now: float) -> ReplicaState | None:
@@ -149,7 +150,7 @@ class Dispatcher:
         """
         if not self._queues:
             return []
-        actions = self._start_planned(self.policy, now) if isinstance(self.policy, Planner) else []
+        actions = self._start_planned(self._planner, now) if self._planner is not None else []
         open_ = [(model, self._queues[model]) for model in models if model in self._queues]
         passed: list[tuple[CallQueue, Ticket]] = []
         look_ahead = LOOK_AHEAD
