@@ -19,7 +19,7 @@ def teach(machine: Machine, scenario: Scenario) -> None:
 
 def _teach_run(machine: Machine, run: SampledRun) -> None:
     knowledge = machine.knowledge
-    for node, planned in zip(run.nodes, run.plan.nodes, strict=True):
+    for node in run.nodes:
         if not node.taken:
             continue
         for switch, branch in node.decides:
