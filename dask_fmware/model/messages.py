@@ -55,6 +55,10 @@ class _Message:
     @classmethod
     def from_wire(cls, message: dict[str, Any]) -> Self:
         """Read a message; fields of newer senders are ignored, a field that is missing is another version."""
+        try:
+            return cls(**message)
+        except TypeError:  # of another version
+            pass
         known = _fields(cls)
         missing = [name for name, required in known if required and name not in message]
         if missing:

@@ -5,13 +5,17 @@ Times are seconds since the run was submitted, on the scheduler's clock, unless 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal, Self, TypeAlias
 
-__all__ = ["AttemptReport", "CallReport", "CallState", "RunReport", "RunState"]
+__all__ = ["AttemptReport", "CallReport", "CallState", "PackedReport", "RunReport", "RunState"]
 
 CallState: TypeAlias = Literal["planned", "held", "queued", "running", "finished", "failed", "cancelled", "skipped"]
 RunState: TypeAlias = Literal["running", "finished", "failed", "cancelled", "refused"]
+Values: TypeAlias = tuple[Any, ...]
+PackedReport: TypeAlias = tuple[Values, tuple[tuple[Values, tuple[Values, ...]], ...]]
 
 
 @dataclass(slots=True)
@@ -121,6 +125,23 @@ class RunReport:
         """Return the report as plain values."""
         return asdict(self)
 
+    def packed(self) -> PackedReport:
+        """Return the report as nested tuples, which are small and cost the garbage collector nothing."""
+        calls = tuple((_of_call(call), tuple(map(_of_attempt, call.attempts))) for call in self.calls)
+        return _of_run(self), calls
+
+    @classmethod
+    def unpacked(cls, packed: PackedReport) -> Self:
+        """Read what `packed` made."""
+        run, calls = packed
+        return cls(
+            **dict(zip(_RUN, run, strict=True)),
+            calls=[
+                CallReport(**dict(zip(_CALL, call, strict=True)), attempts=[AttemptReport(*values) for values in tries])
+                for call, tries in calls
+            ],
+        )
+
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Self:
         """Read what `to_wire` made."""
@@ -129,3 +150,10 @@ class RunReport:
             for call in wire["calls"]
         ]
         return cls(**{**wire, "calls": calls})
+
+
+_CALL = tuple(f.name for f in fields(CallReport) if f.name != "attempts")
+_RUN = tuple(f.name for f in fields(RunReport) if f.name != "calls")
+_of_attempt: Callable[[AttemptReport], Values] = attrgetter(*(f.name for f in fields(AttemptReport)))
+_of_call: Callable[[CallReport], Values] = attrgetter(*_CALL)
+_of_run: Callable[[RunReport], Values] = attrgetter(*_RUN)

@@ -150,8 +150,10 @@ class _Ratios:
         self.level = level  # rank to read, moved by hits and misses
         self.ordered: list[float] = []
         self._latest: deque[float] = deque()
+        self._read: tuple[float, float] | None = None  # (level, what was read there), read far more often than changed
 
     def add(self, ratio: float, window: int) -> None:
+        self._read = None
         self._latest.append(ratio)
         insort(self.ordered, ratio)
         if len(self._latest) > window:
@@ -159,9 +161,11 @@ class _Ratios:
 
     def at(self, level: float) -> float:
         """Rank of conformal prediction: one more than the data, because the next point is one of them."""
-        count = len(self.ordered)
-        beyond = max(level, 1.0)  # more than ever seen: else misses at the top would teach nothing
-        return beyond * self.ordered[min(max(ceil(level * (count + 1)), 1), count) - 1]
+        if self._read is None or self._read[0] != level:
+            count = len(self.ordered)
+            beyond = max(level, 1.0)  # more than ever seen: else misses at the top would teach nothing
+            self._read = level, beyond * self.ordered[min(max(ceil(level * (count + 1)), 1), count) - 1]
+        return self._read[1]
 
 
 @dataclass(frozen=True, slots=True)

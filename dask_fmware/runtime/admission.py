@@ -28,7 +28,7 @@ def refusal(
     plan: RunPlan,
     *,
     limits: Callable[[str], ModelLimits | None],
-    hosted: Iterable[str],
+    hosted: Callable[[], Iterable[str]],
     held: int = 0,
     max_held: int | None = None,
 ) -> FMwareError | None:
@@ -41,7 +41,7 @@ def refusal(
     limits
         Limits of a model by name; None for one that is not deployed.
     hosted
-        Names of the models that are, for the message.
+        Returns the names of the models that are, for the message.
     held, max_held
         Calls held by the runtime, and their bound. A body of an accepted run is never refused for it.
     """
@@ -52,7 +52,7 @@ def refusal(
         known = limits(node.model)
         if known is None:
             return UnknownModelError(
-                f"{where}: no replica hosts model '{node.model}' (hosted: {', '.join(sorted(hosted)) or 'none'}); "
+                f"{where}: no replica hosts model '{node.model}' (hosted: {', '.join(sorted(hosted())) or 'none'}); "
                 "add it to the deployment"
             )
         prompt = least_prompt_tokens(node.prompt_bytes, known)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
@@ -58,7 +59,7 @@ class ReplicaState:
     """One replica: attempts that hold its slots, calls that wait for one."""
 
     __slots__ = (
-        "_expected_s", "_queue", "card", "context_tokens", "draining", "position", "prefill_until", "replica",
+        "_ends", "_expected_s", "_queue", "card", "context_tokens", "draining", "position", "prefill_until", "replica",
         "running", "waiting_s",
     )  # fmt: skip
 
@@ -71,6 +72,7 @@ class ReplicaState:
         self.prefill_until = 0.0
         self.context_tokens = 0
         self.waiting_s = 0.0
+        self._ends: list[tuple[float, tuple[str, int]]] = []  # a heap of expected ends; some attempts are over
         self._queue = CallQueue()
         self._expected_s: dict[str, float] = {}  # call id -> expected seconds, of those in the queue
 
@@ -83,6 +85,30 @@ class ReplicaState:
     def free_slots(self) -> int:
         """Slots without an attempt, as far as the card has room for one."""
         return self.replica.slots - len(self.running) if self.card.has_room else 0
+
+    def start(self, call_id: str, attempt: int, held: Held) -> None:
+        """Let an attempt take a slot."""
+        self.running[call_id, attempt] = held
+        self.context_tokens += held.context_tokens
+        heappush(self._ends, (held.expected_end, (call_id, attempt)))
+
+    def end(self, call_id: str, attempt: int) -> None:
+        """Free the slot of an attempt."""
+        self.context_tokens -= self.running.pop((call_id, attempt)).context_tokens
+        if len(self._ends) > 2 * len(self.running) + 16:
+            self._ends = [(held.expected_end, key) for key, held in self.running.items()]
+            heapify(self._ends)
+
+    @property
+    def next_end(self) -> float:
+        """When the first of the running attempts is expected to end; 0 if none runs."""
+        while self._ends:
+            end_at, key = self._ends[0]
+            held = self.running.get(key)
+            if held is not None and held.expected_end == end_at:
+                return end_at
+            heappop(self._ends)
+        return 0.0
 
     def enqueue(self, ticket: Ticket, expected_s: float) -> None:
         """Let a call wait for a slot of this replica."""
@@ -266,9 +292,8 @@ class Fleet:
 
     def take(self, state: ReplicaState, call_id: str, attempt: int, held: Held) -> None:
         """Give a slot of a replica to an attempt."""
-        state.running[call_id, attempt] = held
+        state.start(call_id, attempt, held)
         state.card.running += 1
-        state.context_tokens += held.context_tokens
         self._slots[call_id, attempt] = state
         self.changed(state)
 
@@ -280,8 +305,7 @@ class Fleet:
         """Free the slot of an attempt; None if it holds none (its replica is gone, or said so before)."""
         state = self._slots.pop((call_id, attempt), None)
         if state is not None:
-            held = state.running.pop((call_id, attempt))
-            state.context_tokens -= held.context_tokens
+            state.end(call_id, attempt)
             state.card.running -= 1
             self.changed(state)
         return state
@@ -328,10 +352,9 @@ class Fleet:
         """Return a replica as it is."""
         replica, card, running = state.replica, state.card, state.running
         known = self.corrections.of(replica)
-        free_at = min(held.expected_end for held in running.values()) if len(running) >= replica.slots else 0.0
+        free_at = state.next_end if len(running) >= replica.slots else 0.0
         if card.slots is not None and card.running >= card.slots:
-            ends = [held.expected_end for other in card.replicas for held in other.running.values()]
-            free_at = max(free_at, min(ends, default=0.0))
+            free_at = max(free_at, min((other.next_end for other in card.replicas if other.running), default=0.0))
         return ReplicaView(
             replica.replica_id,
             replica.name,

@@ -179,7 +179,7 @@ class Machine:
         error = refusal(
             plan,
             limits=self.views.limits,
-            hosted={*self.models, *self.fleet.models},
+            hosted=lambda: {*self.models, *self.fleet.models},
             held=self.held,
             max_held=self.max_held,
         )
@@ -220,7 +220,8 @@ class Machine:
 
     def _run_dropped(self, run_id: str, now: float) -> list[Action]:
         self._run_ended(RunEnded(run_id, "cancelled", "nobody waits for its result"), now)  # if it did not end before
-        freed = [self._let_go(call, "cancelled", now) for call in self.runs.drop(run_id)]
+        freed = [self._let_go(call, "cancelled", now) for call in self.runs.calls_of(run_id)]
+        self.runs.drop(run_id)
         return [action for state in freed if state is not None for action in self.dispatcher.serve(state, now)]
 
     # -- calls -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
-from dask_fmware.model.report import AttemptReport, CallReport, CallState, RunReport
+from dask_fmware.model.report import AttemptReport, CallReport, CallState, PackedReport, RunReport
 from dask_fmware.policy.protocol import CallView
 from dask_fmware.runtime.knowledge import Shape
 
@@ -93,7 +93,7 @@ class Runs:
         self._runs: dict[str, RunRecord] = {}  # bodies of maps and loops point to their run
         self._plans: dict[str, RunPlan] = {}
         self._calls: dict[str, CallRecord] = {}
-        self._history: OrderedDict[str, RunReport] = OrderedDict()
+        self._history: OrderedDict[str, PackedReport] = OrderedDict()
         self._sources: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}  # node names of a plan -> sources
         self._keep_runs = keep_runs
 
@@ -157,23 +157,33 @@ class Runs:
         """Return a live plan."""
         return self._plans.get(run_id)
 
-    def drop(self, run_id: str) -> list[CallRecord]:
-        """Forget a plan and return its calls; a run's report goes to the history, its bodies go with it."""
-        plan, run = self._plans.pop(run_id, None), self._runs.pop(run_id, None)
+    def calls_of(self, run_id: str) -> list[CallRecord]:
+        """Return the live calls of a plan, and of its bodies if it is that of a run."""
+        plan, run = self._plans.get(run_id), self._runs.get(run_id)
         if plan is None or run is None:
             return []
         named = [self._calls.get(node.key) for node in plan.nodes]  # a key may belong to the plan that named it first
         calls = [call for call in named if call is not None and call.plan_id == run_id]
+        if plan.part_of is None:
+            calls.extend(call for part in run.parts for call in self.calls_of(part))
+        return calls
+
+    def drop(self, run_id: str) -> list[CallRecord]:
+        """Forget a plan and return its calls; a run's report goes to the history, its bodies go with it."""
+        calls = self.calls_of(run_id)
+        plan, run = self._plans.pop(run_id, None), self._runs.pop(run_id, None)
+        if plan is None or run is None:
+            return []
         for call in calls:
-            del self._calls[call.call_id]
+            self._calls.pop(call.call_id, None)
         if plan.part_of is not None:
             if run_id in run.parts:
                 run.parts.remove(run_id)
             run.branches = {known: taken for known, taken in run.branches.items() if known[0] != run_id}
             return calls
         for part in list(run.parts):
-            calls.extend(self.drop(part))
-        self._history[run_id] = run.report
+            self.drop(part)
+        self._history[run_id] = run.report.packed()
         self._history.move_to_end(run_id)
         while len(self._history) > self._keep_runs:
             self._history.popitem(last=False)
@@ -182,9 +192,12 @@ class Runs:
     def report(self, run_id: str) -> RunReport | None:
         """Return the report of a live or remembered run."""
         run = self._runs.get(run_id)
-        return run.report if run is not None else self._history.get(run_id)
+        if run is not None:
+            return run.report
+        packed = self._history.get(run_id)
+        return RunReport.unpacked(packed) if packed is not None else None
 
     def reports(self) -> Iterator[RunReport]:
         """Reports of remembered runs, then of live ones."""
-        yield from self._history.values()
+        yield from map(RunReport.unpacked, self._history.values())
         yield from (run.report for run_id, run in self._runs.items() if run_id == run.plan.run_id)

@@ -24,6 +24,9 @@ __all__ = ["NOWHERE", "DashboardInternals", "SchedulerInternals", "dashboard_tem
 NOWHERE = "tcp://fmware-hold.invalid:1"  # a worker that never exists: a task restricted to it stays in no-worker
 
 
+_NOWHERE = {NOWHERE}  # one set for all: Dask replaces the restrictions of a task, it never changes them
+
+
 class SchedulerInternals:
     """A scheduler, seen through the internals that routing needs."""
 
@@ -111,12 +114,12 @@ class SchedulerInternals:
 
     def hold(self, task: TaskState) -> None:
         """Let a task park in ``no-worker`` when it is next transitioned."""
-        task.worker_restrictions = {NOWHERE}
+        task.worker_restrictions = _NOWHERE
         task.loose_restrictions = False
 
     def is_held(self, task: TaskState) -> bool:
         """Whether a task is kept from running."""
-        return bool(task.worker_restrictions == {NOWHERE})
+        return bool(task.worker_restrictions == _NOWHERE)
 
     def pin(self, task: TaskState, workers: set[str]) -> None:
         """Let a task run only on these workers."""

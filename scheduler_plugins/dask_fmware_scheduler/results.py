@@ -14,7 +14,7 @@ from dask_fmware_scheduler.dask_internals import SchedulerInternals
 
 __all__ = ["ResultMover"]
 
-PATIENCE_S = 1.0  # most results are used or fetched sooner, and moving one costs as much as a small call
+PATIENCE_S = 1.0  # at least; most results are used or fetched sooner, and moving one costs as much as a small call
 CHECK_S = 0.1  # until a copy has arrived; within two seconds Dask would remove it as one too many
 STIMULUS = "fmware-move-result"
 
@@ -25,7 +25,8 @@ class ResultMover:
     def __init__(self, dask: SchedulerInternals, light: Callable[[], list[str]]) -> None:
         self._dask = dask
         self._light = light
-        self._made: list[tuple[str, str]] = []  # (key, replica)
+        self._fresh: list[tuple[str, str]] = []  # (key, replica)
+        self._aged: list[tuple[str, str]] = []  # unused for a while, to be moved next
         self._copied: list[tuple[str, str, str, int]] = []  # (key, replica, light worker, checks left)
         self._timer: asyncio.TimerHandle | None = None
         self._check_timer: asyncio.TimerHandle | None = None
@@ -33,7 +34,7 @@ class ResultMover:
 
     def add(self, key: str, replica: str) -> None:
         """Look after the result of a call on a replica."""
-        self._made.append((key, replica))
+        self._fresh.append((key, replica))
         self._wake()
 
     def close(self) -> None:
@@ -41,7 +42,8 @@ class ResultMover:
         for timer in (self._timer, self._check_timer):
             if timer is not None:
                 timer.cancel()
-        self._made.clear()
+        self._fresh.clear()
+        self._aged.clear()
         self._copied.clear()
 
     def _wake(self) -> None:
@@ -50,11 +52,13 @@ class ResultMover:
 
     def _move(self) -> None:
         self._timer = None
-        made, self._made = self._made, []
+        aged, self._aged, self._fresh = self._aged, self._fresh, []
+        if self._aged:
+            self._wake()
         light = self._light()
         if light:
             wanted: dict[str, list[str]] = {}
-            for key, replica in made:
+            for key, replica in aged:
                 if self._dask.holders(key) == {replica}:
                     self._turn += 1
                     target = light[self._turn % len(light)]

@@ -317,7 +317,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 if key in self._outputs:
                     self._run_ended(self._outputs[key], "failed", self.dask.failure_text(key))
             case "released":
-                if node.model is not None:
+                if node.model is not None and start != "memory":
                     self._sync_replica_of(key)
                     self._handle(CallWithdrawn(key))
                 self._take_back(key)
@@ -335,9 +335,9 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             self._handle(CallDropped(key))
         self._take_back(key)
         if (run_id := self._outputs.pop(key, None)) is not None:
-            self._run_ended(run_id, "cancelled", "its future was released")
             self._refused.pop(run_id, None)
             self._handle(RunDropped(run_id))
+            self.answers.wake(run_id)
 
     def _run_ended(self, run_id: str, state: Any, reason: str = "") -> None:
         self._handle(RunEnded(run_id, state, reason))

@@ -122,3 +122,13 @@ def test_an_attempt_counts_if_it_is_the_last() -> None:
     first, second = attempt(started_at=1.0), attempt(started_at=2.0)
     assert call(first, second).last is second
     assert call().last is None
+
+
+def test_a_packed_report_comes_back_whole() -> None:
+    attempt = AttemptReport(1, "w", "tcp://w", "L4", "L4-0", "it is idle", 0.5, error="lost", outcome="lost")
+    call = CallReport("k", "answer", "small", True, "finished", 0.25, "", [attempt])
+    report = RunReport("r", "rag", "default", 0, 7.0, "finished", ttft_slo_s=2.0, finished_at=1.0, calls=[call])
+    packed = report.packed()
+    assert RunReport.unpacked(packed) == report
+    report.calls.clear()
+    assert RunReport.unpacked(packed).calls == [call]

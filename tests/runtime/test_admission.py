@@ -12,7 +12,7 @@ LIMITS = {"small": ModelLimits(100, 4)}
 
 
 def refused(p, **options):
-    return refusal(p, limits=LIMITS.get, hosted=LIMITS, **options)
+    return refusal(p, limits=LIMITS.get, hosted=lambda: LIMITS, **options)
 
 
 @given(st.text(min_size=0, max_size=200), st.integers(1, 16))
@@ -33,7 +33,7 @@ def test_an_unknown_model_is_named_with_those_that_are_hosted() -> None:
 
 
 def test_an_empty_cluster_says_that_it_hosts_nothing() -> None:
-    error = refusal(plan("r"), limits=lambda model: None, hosted=())
+    error = refusal(plan("r"), limits=lambda model: None, hosted=lambda: ())
     assert "(hosted: none)" in str(error)
 
 
