@@ -11,9 +11,10 @@ batch its `speed`.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dask_fmware.errors import SpecError
 from dask_fmware.profile.law import StepLaw, chunk_pairs
@@ -29,13 +30,13 @@ class Output(NamedTuple):
 
     at: float  # when, on the clock of the caller
     kind: int  # FIRST token or LAST
-    sequence_id: str
+    sequence_id: Any  # as it was added
 
 
 class _Sequence:
     __slots__ = ("aborted", "admitted", "before", "first_step", "id", "kv", "last_step", "left", "output", "prompt")
 
-    def __init__(self, id_: str, prompt: int, output: int, ready: int) -> None:
+    def __init__(self, id_: Hashable, prompt: int, output: int, ready: int) -> None:
         self.id = id_
         self.prompt = prompt
         self.output = output
@@ -69,7 +70,7 @@ class EmulatedBatch:
         self.limits = limits
         self._law = law
         self._speed = 1.0  # steps a second relative to the law
-        self._ids: dict[str, _Sequence] = {}
+        self._ids: dict[Hashable, _Sequence] = {}
         self._waiting: list[tuple[float, int, _Sequence]] = []
         self._prefilling: deque[_Sequence] = deque()
         self._ends: list[tuple[int, int, _Sequence]] = []  # decoding: (step after its last, tie, sequence)
@@ -115,7 +116,7 @@ class EmulatedBatch:
         """Whether it holds no sequence at all."""
         return not self._used and not self._waiting
 
-    def tokens(self, sequence_id: str, now: float) -> int:
+    def tokens(self, sequence_id: Hashable, now: float) -> int:
         """Output tokens that a sequence has at `now`, which is not after `next_event_at`."""
         sequence = self._ids.get(sequence_id)
         if sequence is None or sequence.first_step < 0:
@@ -127,7 +128,7 @@ class EmulatedBatch:
     def add(
         self,
         now: float,
-        sequence_id: str,
+        sequence_id: Hashable,
         prompt_tokens: int,
         output_tokens: int,
         ready_tokens: int = 0,
@@ -150,7 +151,7 @@ class EmulatedBatch:
         elif self._used < self.limits.slots:
             self._cut(now)
 
-    def abort(self, now: float, sequence_id: str) -> bool:
+    def abort(self, now: float, sequence_id: Hashable) -> bool:
         """Take a sequence out at the end of the step under way; it gives nothing more. False if it is not here."""
         sequence = self._ids.pop(sequence_id, None)
         if sequence is None:
@@ -215,7 +216,11 @@ class EmulatedBatch:
         self._chunk = 0
         if self._prefilling and room:
             head = self._prefilling[0]
-            if head.left > room:
+            if len(self._prefilling) == 1 and head.left <= room:
+                steps, left = 1, head.left
+                pairs = left * (head.before + left / 2)  # as `chunk_pairs`
+                even_s += law.prefill_s(left, 1, 0.0)
+            elif head.left > room:
                 steps = min(steps, (head.left - 1) // room)
                 self._chunk = room
                 pairs = chunk_pairs(steps * room, head.before)

@@ -11,10 +11,11 @@ __all__ = ["Agenda"]
 class Agenda:
     """Things to do, least time first; equal times in the order in which they were noted."""
 
-    __slots__ = ("_heap", "_ties", "now")
+    __slots__ = ("_heap", "_ties", "is_over", "now")
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.is_over = False  # whether nothing that is still noted matters
         self._heap: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._ties = 0
 
@@ -23,9 +24,9 @@ class Agenda:
         self._ties += 1
         heappush(self._heap, (when, self._ties, do, arguments))
 
-    def play(self, is_over: Callable[[], bool], until: float) -> None:
+    def play(self, until: float) -> None:
         """Do what is due, one after the other, until nothing is left, `is_over` or `until`."""
         heap = self._heap
-        while heap and heap[0][0] <= until and not is_over():
+        while heap and not self.is_over and heap[0][0] <= until:
             self.now, _, do, arguments = heappop(heap)
             do(*arguments)

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from dask_fmware.errors import CapacityError, SpecError
 from dask_fmware.model.replica import Replica
-from dask_fmware.profile.emulation import FIRST, EmulatedBatch
+from dask_fmware.profile.emulation import LAST, EmulatedBatch
 from dask_fmware.runtime import Event, Machine, ReplicaDraining, ReplicaGone, ReplicaReady, StepsTimed
 from dask_fmware.simulate.agenda import Agenda
 from dask_fmware.simulate.scenario import Failure, FleetScenario, Hosting
@@ -38,11 +38,6 @@ class Attempt:
         self.number = number
         self.replica = replica
         self.started = started
-
-    @property
-    def name(self) -> str:
-        """Its name in the batch of its engine."""
-        return f"{self.call_id}#{self.number}"
 
 
 class VirtualCard:
@@ -71,7 +66,7 @@ class VirtualReplica:
         self.since = since  # when its state began
         self.state: State = "starting"
         self.batch = EmulatedBatch(hosting.step_law, hosting.limits)
-        self.attempts: dict[str, Attempt] = {}
+        self.attempts: dict[Attempt, None] = {}  # on it, in order of their start
         self.wakes_at = inf
 
     @property
@@ -243,8 +238,8 @@ class VirtualFleet:
         """Give an attempt to its engine."""
         replica, batch = attempt.replica, attempt.replica.batch
         was_idle = batch.idle
-        replica.attempts[attempt.name] = attempt
-        batch.add(self._agenda.now, attempt.name, prompt, output, 0, priority)
+        replica.attempts[attempt] = None
+        batch.add(self._agenda.now, attempt, prompt, output, 0, priority)
         if was_idle:
             self._share(replica.card)
         self._wake(replica)
@@ -252,8 +247,9 @@ class VirtualFleet:
     def abort(self, attempt: Attempt) -> None:
         """Take an attempt off its engine."""
         replica = attempt.replica
-        if replica.attempts.pop(attempt.name, None) is not None:
-            replica.batch.abort(self._agenda.now, attempt.name)
+        if attempt in replica.attempts:
+            del replica.attempts[attempt]
+            replica.batch.abort(self._agenda.now, attempt)
             self._wake(replica)
 
     def _wake(self, replica: VirtualReplica) -> None:
@@ -270,13 +266,12 @@ class VirtualFleet:
         self._wake(replica)
         if replica.batch.idle:
             self._share(replica.card)
-        for output in outputs:
-            attempts = replica.attempts
-            attempt = (
-                attempts.get(output.sequence_id) if output.kind == FIRST else attempts.pop(output.sequence_id, None)
-            )
-            if attempt is not None:
-                self._gave(attempt, output.kind)
+        attempts = replica.attempts
+        for _, kind, attempt in outputs:
+            if attempt in attempts:  # what was told first may have taken it off
+                if kind == LAST:
+                    del attempts[attempt]
+                self._gave(attempt, kind)
 
     def _share(self, card: VirtualCard) -> None:
         """Engines of one card that are busy share its speed."""
@@ -345,7 +340,7 @@ class VirtualFleet:
         replica.card.replicas.remove(replica)
         del self._replicas[replica.replica_id]
         self._set_speeds(replica.card)
-        lost, replica.attempts = list(replica.attempts.values()), {}
+        lost, replica.attempts = list(replica.attempts), {}
         if was != "starting":
             self._tell(ReplicaGone(replica.replica_id, reason))
         for attempt in lost:

@@ -72,27 +72,40 @@ class SampledRun:
 
 def alone_s(law: StepLaw, limits: Limits, calls: tuple[Lengths, ...]) -> tuple[float, float]:
     """First token and completion of calls that start together on an idle replica; the last of each."""
-    if len(calls) != 1:
-        return _together_s(law, limits, calls)
-    prompt, output = calls[0]
-    whole, rest = divmod(prompt, limits.step_tokens)
-    first_s = law.pair_s * chunk_pairs(prompt, 0)
-    first_s += whole * (law.fixed_s + law.prefill_s(limits.step_tokens, 1, 0.0)) if whole else 0.0
-    first_s += law.fixed_s + law.prefill_s(rest, 1, 0.0) if rest else 0.0
-    steps = output - 1
-    return first_s, first_s + steps * (law.fixed_s + law.decode(1)) + law.context.sum_s(prompt + 1, 1, steps)
+    prompts = sum([prompt for prompt, _ in calls])
+    kv = prompts + sum([output for _, output in calls])
+    if len(calls) > 1 and (len(calls) > limits.slots or prompts > limits.step_tokens or kv > (limits.kv_tokens or inf)):
+        return _emulated_s(law, limits, calls)
+    whole, rest = divmod(prompts, limits.step_tokens)  # only a single call has more than one step of prefill
+    first_s = whole * (law.fixed_s + law.prefill_s(limits.step_tokens, 1, 0.0)) if whole else 0.0
+    first_s += law.fixed_s + law.prefill_s(rest, len(calls), 0.0) if rest else 0.0
+    first_s += law.pair_s * sum([chunk_pairs(prompt, 0) for prompt, _ in calls])
+    at_s, done = first_s, 0
+    context, batch = prompts + len(calls), len(calls)
+    for prompt, output in sorted(calls, key=_output) if batch > 1 else calls:
+        steps = output - 1 - done
+        if steps > 0:
+            at_s += steps * (law.fixed_s + law.decode(batch)) + law.context.sum_s(context, batch, steps)
+            done += steps
+            context += batch * steps
+        batch -= 1
+        context -= prompt + output
+    return first_s, at_s
+
+
+def _output(call: Lengths) -> int:
+    return call[1]
 
 
 @lru_cache(maxsize=20_000)
-def _together_s(law: StepLaw, limits: Limits, calls: tuple[Lengths, ...]) -> tuple[float, float]:
+def _emulated_s(law: StepLaw, limits: Limits, calls: tuple[Lengths, ...]) -> tuple[float, float]:
     batch = EmulatedBatch(law, limits)
     for number, (prompt, output) in enumerate(calls):
-        batch.add(0.0, str(number), prompt, output)
+        batch.add(0.0, number, prompt, output)
     outputs = []
     while batch.next_event_at < inf:
         outputs += batch.advance(batch.next_event_at)
-    first_s = max((o.at for o in outputs if o.kind == FIRST), default=0.0)
-    return first_s, max((o.at for o in outputs), default=0.0)
+    return max(o.at for o in outputs if o.kind == FIRST), max(o.at for o in outputs)
 
 
 class Workload:

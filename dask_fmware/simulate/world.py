@@ -110,6 +110,7 @@ class World:
         self.machine = new_machine(scenario, policy, seed)
         if log is not None:
             self.machine.observers.append(EventLog(_head(self.machine, scenario, seed), log))
+        self._dispatcher = self.machine.dispatcher
         self._agenda = Agenda()
         self._arriving = iter(runs)
         self._is_arriving = True
@@ -130,11 +131,8 @@ class World:
         self._next_arrival()
         if self._controller is not None:
             self._control()
-        self._agenda.play(self._is_over, until)
+        self._agenda.play(until)
         return self.outcomes
-
-    def _is_over(self) -> bool:
-        return not self._is_arriving and not self._course.live
 
     # -- arrivals and ends -----------------------------------------------------------------------
 
@@ -158,7 +156,8 @@ class World:
         self.end_s = self._agenda.now
         if self._ended is not None:
             self._ended(live.outcome)
-        if self._is_over():
+        if not self._is_arriving and not self._course.live:
+            self._agenda.is_over = True
             self.card_seconds = {accelerator: self.fleet.card_seconds(accelerator) for accelerator in self.card_seconds}
 
     # -- the machine -----------------------------------------------------------------------------
@@ -171,7 +170,7 @@ class World:
     def _tell(self, event: Event) -> None:
         now = self._agenda.now
         actions = self.machine.handle(event, now)
-        wake_at = self.machine.wake_at
+        wake_at = self._dispatcher.wake_at
         if wake_at is not None and wake_at < self._ticks_at:
             self._ticks_at = wake_at
             self._agenda.at(wake_at, self._tick, wake_at)
