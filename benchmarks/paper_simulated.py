@@ -18,8 +18,9 @@ from rich.progress import track
 
 from benchmarks.environment import environment, write
 from benchmarks.trial import FAST, Cell, scenario_of
-from dask_fmware.simulate.report import Measured, crossing, interval, measure
+from dask_fmware.simulate.report import crossing, interval
 from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulate.tally import Measured, measure
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from benchmarks.environment import RESULTS, write
 from benchmarks.trial import FAST, WINDOW_S, Cell, scenario_of
-from dask_fmware.simulate.report import crossing, interval, measure
+from dask_fmware.simulate.report import crossing, interval
+from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import SampledRun, Workload, alone_s
 from dask_fmware.simulate.world import World
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment, write
-from dask_fmware.simulate.report import Tally
 from dask_fmware.simulate.scenario import PoissonArrivals, load_scenario
+from dask_fmware.simulate.tally import Tally
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
@@ -57,7 +57,8 @@ def play(policy: str, times: float, calls: int, seed: int = 0) -> dict[str, Any]
 
 def apart(policy: str, times: float, calls: int) -> dict[str, Any]:
     """Play in a process of its own, so that memory is its own."""
-    code = f"import json; from benchmarks.simulator_speed import play; print(json.dumps(play({policy!r}, {times}, {calls})))"
+    asked = f"play({policy!r}, {times}, {calls})"
+    code = f"import json; from benchmarks.simulator_speed import play; print(json.dumps({asked}))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return dict(json.loads(told.stdout))
 

@@ -10,9 +10,10 @@ import json
 import platform
 from pathlib import Path
 
-from dask_fmware.simulate.report import measure, paired
+from dask_fmware.simulate.report import paired
 from dask_fmware.simulate.run import Cell, saturation
 from dask_fmware.simulate.scenario import PoissonArrivals, load_scenario
+from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 

@@ -1,21 +1,19 @@
-"""What came of simulated runs: goodput, latencies and shares, with confidence intervals over seeds.
+"""What came of all seeds of a policy at a load: means, confidence intervals, paired differences.
 
-Numbers only, from `world.Outcome`; equal outcomes give equal reports, as the bootstrap's draws are seeded.
+Equal simulations give equal reports, as the bootstrap's draws are seeded.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, inf
+from math import inf
 from typing import Any
 
-from dask_fmware.simulate.course import Outcome
-from dask_fmware.simulate.scenario import FleetScenario
+from dask_fmware.simulate.tally import Measured
 
-__all__ = ["Cell", "Interval", "Measured", "crossing", "interval", "measure", "paired"]
+__all__ = ["Cell", "Interval", "crossing", "interval", "paired"]
 
 RESAMPLES = 1000
 
@@ -27,26 +25,6 @@ class Interval:
     mean: float
     low: float
     high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One simulation."""
-
-    runs: int
-    goodput: float  # share of runs whose answer began in time
-    ttft_mean_s: float
-    ttft_p50_s: float
-    ttft_p99_s: float
-    latency_mean_s: float
-    latency_p99_s: float
-    latest_s: float  # the longest any run took
-    scale_95: float  # times the SLO within which 95 % of runs are
-    scale_99: float
-    finished_late: int  # runs that missed and were served all the same
-    makespan_s: float
-    cost: float  # of the cards in use until the last run ended, at the scenario's prices
-    share: dict[str, float]  # of calls, by accelerator
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,47 +52,6 @@ class Cell:
         for accelerator in self.measured[0].share:
             row[f"share_{accelerator}"] = sum(one.share[accelerator] for one in self.measured) / len(self.measured)
         return row
-
-
-def measure(
-    scenario: FleetScenario, outcomes: Sequence[Outcome], card_seconds: Mapping[str, float] | None = None
-) -> Measured:
-    """Sum up one simulation of at least one run.
-
-    `card_seconds` is `World.card_seconds`; left out, all cards of the scenario were there all the time.
-    """
-    ttft = sorted(o.first_token_at - o.run.arrival for o in outcomes)
-    latency = sorted(o.finished_at - o.run.arrival for o in outcomes)
-    scale = sorted(
-        (o.first_token_at - o.run.arrival) / (o.run.deadline - o.run.arrival) if o.run.deadline < inf else 0.0
-        for o in outcomes
-    )
-    met = sum(o.met for o in outcomes)
-    end = max((o.finished_at for o in outcomes if o.finished_at < inf), default=0.0)
-    calls = Counter(call[1] for o in outcomes for call in o.calls)
-    if card_seconds is None:
-        card_seconds = {name: card.count * end for name, card in scenario.cards.items()}
-    cost = sum(card_seconds[name] * card.price_per_hour for name, card in scenario.cards.items()) / 3600.0
-    return Measured(
-        runs=len(outcomes),
-        goodput=met / len(outcomes),
-        ttft_mean_s=sum(ttft) / len(ttft),
-        ttft_p50_s=_rank(ttft, 0.5),
-        ttft_p99_s=_rank(ttft, 0.99),
-        latency_mean_s=sum(latency) / len(latency),
-        latency_p99_s=_rank(latency, 0.99),
-        latest_s=latency[-1],
-        scale_95=_rank(scale, 0.95),
-        scale_99=_rank(scale, 0.99),
-        finished_late=sum(not o.met and o.finished_at < inf for o in outcomes),
-        makespan_s=end,
-        cost=cost,
-        share={accelerator: calls[accelerator] / max(calls.total(), 1) for accelerator in scenario.cards},
-    )
-
-
-def _rank(ordered: Sequence[float], q: float) -> float:
-    return ordered[min(max(ceil(q * len(ordered)), 1), len(ordered)) - 1]
 
 
 def interval(values: Sequence[float]) -> Interval:

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dask_fmware.simulate.report import Cell, Measured, measure
+from dask_fmware.errors import SpecError
+from dask_fmware.simulate.engines import Controller
+from dask_fmware.simulate.report import Cell
 from dask_fmware.simulate.scenario import Scenario, WindowArrivals, load_scenario
+from dask_fmware.simulate.tally import Measured, Tally
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
-__all__ = ["cells", "saturation", "simulate"]
+__all__ = ["cells", "play", "saturation", "simulate"]
 
 
 def simulate(
@@ -61,9 +64,27 @@ def cells(scenario: Scenario, policies: Sequence[str], loads: Sequence[float], s
         for policy in policies:
             measured: list[Measured] = []
             for seed in seeds:
-                runs = Workload(at_load, seed).runs(rate=rate)
-                measured.append(measure(at_load, World(at_load, policy, runs, seed).play()))
+                measured.append(play(at_load, policy, seed, rate))
             yield Cell(policy, load, tuple(measured))
+
+
+def play(
+    scenario: Scenario, policy: str, seed: int, rate: float | None = None, controller: Controller | None = None
+) -> Measured:
+    """Play one simulation and sum it up; no run is kept, so that memory stays small.
+
+    Raises
+    ------
+    SpecError
+        No run arrived or none ended.
+    """
+    tally = Tally(scenario)
+    runs = Workload(scenario, seed).drawn(rate=rate)
+    world = World(scenario, policy, runs, seed, controller=controller, ended=tally.add)
+    world.play()
+    if not tally.runs:
+        raise SpecError(f"seed {seed}: no run ended; let more arrive, or give the cluster replicas that serve them")
+    return tally.measured(world.card_seconds)
 
 
 def _full_rate(scenario: Scenario) -> float:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dask_fmware.simulate.recorded import Recorded
-from dask_fmware.simulate.report import Measured, measure
 from dask_fmware.simulate.scenario import FleetScenario
+from dask_fmware.simulate.tally import Measured, measure
 from dask_fmware.simulate.workload import SampledRun
 from dask_fmware.simulate.world import World
 

@@ -10,8 +10,8 @@ import pytest
 from dask_fmware.errors import CapacityError, SpecError
 from dask_fmware.runtime import Action, Assign, Event, Machine
 from dask_fmware.simulate.engines import VirtualFleet
-from dask_fmware.simulate.report import measure
 from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 

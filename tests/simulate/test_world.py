@@ -11,8 +11,9 @@ import pytest
 
 from dask_fmware.policy import POLICIES
 from dask_fmware.simulate.clairvoyant import most_in_time
-from dask_fmware.simulate.report import crossing, interval, measure
+from dask_fmware.simulate.report import crossing, interval
 from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import SampledRun, Workload
 from dask_fmware.simulate.world import World
 

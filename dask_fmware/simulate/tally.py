@@ -1,0 +1,135 @@
+"""What came of one simulation, summed up run by run: it keeps three numbers of each run and not the run.
+
+Quantiles are exact. Work is counted as seconds that calls were on engines.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+
+from dask_fmware.simulate.course import Outcome
+from dask_fmware.simulate.scenario import FleetScenario
+
+__all__ = ["Measured", "Tally", "measure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One simulation."""
+
+    runs: int
+    goodput: float  # share of runs whose answer began (or was complete, if that was promised) in time
+    ttft_mean_s: float
+    ttft_p50_s: float
+    ttft_p95_s: float
+    ttft_p99_s: float
+    latency_mean_s: float
+    latency_p50_s: float
+    latency_p95_s: float
+    latency_p99_s: float
+    latest_s: float  # the longest any run took
+    scale_95: float  # times the SLO within which 95 % of runs are
+    scale_99: float
+    finished_late: int  # runs that missed and were served all the same
+    rejected: int  # runs that ended without an answer
+    parked_calls: int  # started although they were found too late
+    late_work: float  # share of the engines' work that went to runs that missed
+    makespan_s: float
+    cost: float  # of the cards in use until the last run ended, at the scenario's prices
+    share: dict[str, float]  # of calls, by accelerator
+
+
+class Tally:
+    """Takes outcomes as they come.
+
+    Parameters
+    ----------
+    scenario
+        Its cards have prices.
+    """
+
+    def __init__(self, scenario: FleetScenario) -> None:
+        self._scenario = scenario
+        self._ttft = array("d")
+        self._latency = array("d")
+        self._scale = array("d")
+        self._met = self._late = self._parked = 0
+        self._work_s = self._late_work_s = self._end = 0.0
+        self._calls = dict.fromkeys(scenario.cards, 0)
+
+    @property
+    def runs(self) -> int:
+        """Runs taken so far."""
+        return len(self._ttft)
+
+    def add(self, outcome: Outcome) -> None:
+        """Take the outcome of a run that has ended."""
+        run, met = outcome.run, outcome.met
+        arrival, allowed = run.arrival, run.deadline - run.arrival
+        ttft, latency = outcome.first_token_at - arrival, outcome.finished_at - arrival
+        self._ttft.append(ttft)
+        self._latency.append(latency)
+        self._scale.append((latency if run.is_whole else ttft) / allowed if allowed < inf else 0.0)
+        work_s, calls = 0.0, self._calls
+        for _, accelerator, start, end in outcome.calls:
+            calls[accelerator] = calls.get(accelerator, 0) + 1
+            work_s += end - start
+        self._work_s += work_s
+        self._parked += outcome.parked
+        if met:
+            self._met += 1
+        else:
+            self._late_work_s += work_s
+        if outcome.finished_at < inf:
+            self._late += not met
+            self._end = max(self._end, outcome.finished_at)
+
+    def measured(self, card_seconds: Mapping[str, float] | None = None) -> Measured:
+        """Sum up; at least one run has been taken.
+
+        `card_seconds` is `World.card_seconds`; left out, all cards of the scenario were there all the time.
+        """
+        cards = self._scenario.cards
+        if card_seconds is None:
+            card_seconds = {name: card.count * self._end for name, card in cards.items()}
+        ttft, latency, scale = (sorted(values) for values in (self._ttft, self._latency, self._scale))
+        count, calls = len(ttft), sum(self._calls.values())
+        return Measured(
+            runs=count,
+            goodput=self._met / count,
+            ttft_mean_s=sum(ttft) / count,
+            ttft_p50_s=_rank(ttft, 0.5),
+            ttft_p95_s=_rank(ttft, 0.95),
+            ttft_p99_s=_rank(ttft, 0.99),
+            latency_mean_s=sum(latency) / count,
+            latency_p50_s=_rank(latency, 0.5),
+            latency_p95_s=_rank(latency, 0.95),
+            latency_p99_s=_rank(latency, 0.99),
+            latest_s=latency[-1],
+            scale_95=_rank(scale, 0.95),
+            scale_99=_rank(scale, 0.99),
+            finished_late=self._late,
+            rejected=count - self._met - self._late,
+            parked_calls=self._parked,
+            late_work=self._late_work_s / self._work_s if self._work_s else 0.0,
+            makespan_s=self._end,
+            cost=sum(card_seconds[name] * card.price_per_hour for name, card in cards.items()) / 3600.0,
+            share={name: number / max(calls, 1) for name, number in self._calls.items()},
+        )
+
+
+def measure(
+    scenario: FleetScenario, outcomes: Iterable[Outcome], card_seconds: Mapping[str, float] | None = None
+) -> Measured:
+    """Sum up the outcomes of one simulation; see `Tally.measured`."""
+    tally = Tally(scenario)
+    for outcome in outcomes:
+        tally.add(outcome)
+    return tally.measured(card_seconds)
+
+
+def _rank(ordered: Sequence[float], q: float) -> float:
+    return ordered[min(max(ceil(q * len(ordered)), 1), len(ordered)) - 1]
