@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dask_fmware.compile.collection import workflow as workflow
     from dask_fmware.errors import FMwareError as FMwareError
     from dask_fmware.evaluation import scorers as scorers
+    from dask_fmware.evaluation.compare import compare as compare
     from dask_fmware.evaluation.evaluate import evaluate as evaluate
     from dask_fmware.model.completion import Chunk as Chunk
     from dask_fmware.model.completion import Completion as Completion
@@ -53,6 +54,7 @@ _NAMES = {
     "Model": "dask_fmware.spec.tracing",
     "Report": "dask_fmware.client.report",
     "Workflow": "dask_fmware.spec.workflow",
+    "compare": "dask_fmware.evaluation.compare",
     "evaluate": "dask_fmware.evaluation.evaluate",
     "install": "dask_fmware.client.install",
     "loop": "dask_fmware.spec.tracing",

@@ -9,6 +9,7 @@ import click
 
 from dask_fmware import __version__
 from dask_fmware.cli.check import check
+from dask_fmware.cli.compare import compare
 from dask_fmware.cli.demo import demo
 from dask_fmware.cli.draw import draw
 from dask_fmware.cli.evaluate import evaluate
@@ -28,5 +29,5 @@ def fmware() -> None:
     """SLA-aware serving of foundation-model workflows on Dask."""
 
 
-for command in (demo, check, draw, evaluate, profile, replay, schema, simulate, status):
+for command in (demo, check, compare, draw, evaluate, profile, replay, schema, simulate, status):
     fmware.add_command(command)

@@ -83,6 +83,7 @@ class Job:
             workflow_fingerprint=workflow_fingerprint(self.workflow),
             data=self.source.name,
             data_fingerprint=self.source.fingerprint,
+            id_column=self.id_column,
             inputs=dict(self.inputs),
             scorers={s.name: s.fingerprint for s in self.scorers} | {j.name: j.fingerprint for j in self.judges},
             kept=self.kept,

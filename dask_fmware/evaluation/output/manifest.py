@@ -25,6 +25,7 @@ class Manifest(Record):
     workflow_fingerprint: str
     data: str
     data_fingerprint: str
+    id_column: str | None = None
     inputs: dict[str, str]  # input of the workflow -> column of the data
     scorers: dict[str, str]  # name -> fingerprint
     kept: tuple[str, ...] = ()
@@ -50,6 +51,8 @@ class Manifest(Record):
             differences.append(f"other data ({self.data}, not {wanted.data} as it is)")
         if self.inputs != wanted.inputs:
             differences.append(f"inputs {self.inputs}, not {wanted.inputs}")
+        if self.id_column != wanted.id_column:
+            differences.append(f"rows named by {self.id_column or 'their number'}, not {wanted.id_column}")
         if self.scorers != wanted.scorers:
             mine, theirs = ", ".join(self.scorers) or "none", ", ".join(wanted.scorers) or "none"
             differences.append(f"scorers {mine}" + (f", not {theirs}" if mine != theirs else " as they were"))
