@@ -53,7 +53,12 @@ class Recorder:
             await asyncio.sleep(WRITE_S)
             self._wake.clear()
             batch, self._finished = self._finished, []
-            await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._write, batch)))
+            writing = asyncio.ensure_future(asyncio.to_thread(self._write, batch))
+            try:
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                await writing  # a thread is not cancelled, and the output must not be closed under it
+                raise
             for item in batch:
                 if not item.written.done():
                     item.written.set_result(None)
