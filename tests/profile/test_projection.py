@@ -193,6 +193,22 @@ def test_ttft_alone_is_the_ttft_of_the_whole_estimate(
     assert projection.ttft_s(candidate) == pytest.approx(projection.estimate(candidate).ttft_s)
 
 
+@given(
+    replicas(),
+    st.lists(sequences(running=False), max_size=12),
+    st.sampled_from([PLAIN, BENT, replace(BENT, context=Curve((3e-6, 1e-6, 2e-6), (100.5, 300.0)))]),
+    st.sampled_from([0.0, 0.05, 0.5, 5.0]),
+)
+def test_many_candidates_are_answered_as_each_of_them_alone(
+    replica: tuple[ReplicaLoad, Limits], candidates: list[SequenceState], law: StepLaw, after_s: float
+) -> None:
+    projection = Projection(*replica, law)
+    together = projection.estimates(candidates, after_s)
+    assert len(together) == len(candidates)
+    for one, candidate in zip(together, candidates, strict=True):
+        assert tuple(one) == pytest.approx(tuple(projection.estimate(candidate, after_s)), rel=1e-9, abs=1e-12)
+
+
 def test_an_idle_replica_has_no_wait_in_its_estimate() -> None:
     estimate = Projection(ReplicaLoad(), Limits(slots=1), PLAIN).estimate(SequenceState(10, 1))
     assert estimate.l_r_s == 0
