@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections import defaultdict, deque
 from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
-__all__ = ["Cards", "ask", "turn"]
+__all__ = ["Cards", "ask", "holders", "turn"]
 
 
 class Cards:
@@ -26,6 +27,7 @@ class Cards:
     def __init__(self) -> None:
         self._queues: dict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
         self._busy: set[str] = set()
+        self._holders: dict[str, dict[str, Any]] = {}  # card -> call and process that has it
         self.record: list[dict[str, Any]] = []
         self.idle = asyncio.Event()  # set while there is no connection
         self.idle.set()
@@ -39,11 +41,12 @@ class Cards:
             asked = json.loads(await reader.readline() or b"{}")
             match asked.get("op"):
                 case "turn":
-                    await self._turn(asked["card"], asked["call"], reader, writer)
+                    await self._turn(asked, reader, writer)
                 case "record":
                     record, self.record = self.record, []
-                    writer.write(json.dumps(record).encode() + b"\n")
-                    await writer.drain()
+                    await _say(writer, record)
+                case "holders":
+                    await _say(writer, self._holders)
         except (ConnectionError, json.JSONDecodeError):
             pass  # its process has died
         finally:
@@ -52,8 +55,8 @@ class Cards:
             if not self._connections:
                 self.idle.set()
 
-    async def _turn(self, card: str, call: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked_at = perf_counter()
+    async def _turn(self, asked: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked_at, card = perf_counter(), asked["card"]
         closed = asyncio.ensure_future(_closed(reader))
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues[card].append(mine)
@@ -64,12 +67,23 @@ class Cards:
                 self._queues[card].remove(mine)
                 return
             began = perf_counter()
+            self._holders[card] = asked
             writer.write(b"go\n")
             await closed
-            self.record.append({"call": call, "card": card, "asked": asked_at, "began": began, "ended": perf_counter()})
+            self.record.append(
+                {
+                    "call": asked["call"],
+                    "card": card,
+                    "pid": asked["pid"],
+                    "asked": asked_at,
+                    "began": began,
+                    "ended": perf_counter(),
+                }
+            )
         finally:
             closed.cancel()
             if mine.done():
+                self._holders.pop(card, None)
                 self._busy.discard(card)
             self._next(card)
 
@@ -90,7 +104,7 @@ class turn:
 
     def __init__(self, socket: str, card: str, call: str) -> None:
         self._socket = socket
-        self._question = {"op": "turn", "card": card, "call": call}
+        self._question = {"op": "turn", "card": card, "call": call, "pid": os.getpid()}
 
     async def __aenter__(self) -> None:
         reader, self._writer = await asyncio.open_unix_connection(self._socket)
@@ -106,15 +120,30 @@ class turn:
         self._writer.close()  # no waiting: the card is given back also when the engine is cancelled
 
 
-async def ask(socket: str) -> list[dict[str, Any]]:
-    """Take the record of all calls since it was last asked for."""
+async def _question(socket: str, op: str) -> Any:
     reader, writer = await asyncio.open_unix_connection(socket, limit=1 << 26)
-    writer.write(b'{"op": "record"}\n')
+    writer.write(json.dumps({"op": op}).encode() + b"\n")
     answer = await reader.readline()
     writer.close()
     await writer.wait_closed()
-    record: list[dict[str, Any]] = json.loads(answer)
+    return json.loads(answer)
+
+
+async def ask(socket: str) -> list[dict[str, Any]]:
+    """Take the record of all calls since it was last asked for."""
+    record: list[dict[str, Any]] = await _question(socket, "record")
     return record
+
+
+async def holders(socket: str) -> dict[str, dict[str, Any]]:
+    """Return call and process that have each card now."""
+    found: dict[str, dict[str, Any]] = await _question(socket, "holders")
+    return found
+
+
+async def _say(writer: asyncio.StreamWriter, what: Any) -> None:
+    writer.write(json.dumps(what).encode() + b"\n")
+    await writer.drain()
 
 
 async def _main(path: str) -> None:

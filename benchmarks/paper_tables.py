@@ -58,7 +58,7 @@ class Curves:
     cells
         As `benchmarks.paper` keeps them.
     systems
-        Which to compare; a cell that one of them lacks is left out for all.
+        Which to compare; a seed of which one of them lacks a load is left out for all.
     """
 
     def __init__(self, cells: Iterable[dict[str, Any]], systems: Sequence[str]) -> None:
@@ -70,9 +70,9 @@ class Curves:
         complete: dict[tuple[str, int], set[int]] = defaultdict(set)
         for workflow, count, seed in common:
             complete[workflow, seed].add(count)
-        self.workflows = sorted({workflow for workflow, _, _ in common})
         self.counts = sorted({count for _, count, _ in common})
         whole = {at for at, counts in complete.items() if counts == set(self.counts)}
+        self.workflows = sorted({workflow for workflow, _ in whole})
         self.seeds = {w: sorted(seed for workflow, seed in whole if workflow == w) for w in self.workflows}
         self._found = found
 

@@ -118,13 +118,13 @@ class Running:
         self.system, self.socket, self.ready = system, socket, ready
         self._process = process
 
-    async def run(self, runs: Sequence[PlannedRun]) -> dict[str, Any]:
+    async def run(self, runs: Sequence[PlannedRun], patience_s: float = CELL_S) -> dict[str, Any]:
         """Run these and return what was seen."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([asdict(run) for run in runs]).encode() + b"\n")
         await self._process.stdin.drain()
-        line = await asyncio.wait_for(self._process.stdout.readline(), CELL_S)
+        line = await asyncio.wait_for(self._process.stdout.readline(), patience_s)
         if not line:
             raise RuntimeError(f"system '{self.system.name}' has ended; its errors are above")
         seen: dict[str, Any] = json.loads(line)
@@ -132,13 +132,13 @@ class Running:
 
 
 @asynccontextmanager
-async def running(system: System, socket: str, python: str) -> AsyncIterator[Running]:
-    """Run a system until the end of the with statement."""
+async def running(system: System, socket: str, python: str, *options: str) -> AsyncIterator[Running]:
+    """Run a system, with further options, until the end of the with statement."""
     paths = os.pathsep.join(str(ROOT / part) for part in ("", "scheduler_plugins", "workers"))
     environment = {**os.environ, "PYTHONPATH": paths, **dict(system.environment)}
     interpreter = python if system.on_ray else sys.executable
     process = await _spawn(
-        interpreter, "-m", system.module, "--socket", socket, *system.options, environment=environment
+        interpreter, "-m", system.module, "--socket", socket, *system.options, *options, environment=environment
     )
     try:
         assert process.stdout is not None

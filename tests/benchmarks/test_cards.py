@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 
 import pytest
 
 from benchmarks.card_engine import CardEngine, arguments, planned_prompt
-from benchmarks.card_server import ask, turn
+from benchmarks.card_server import ask, holders, turn
 from dask_fmware.model.engine import Request
 
 LAW = {"w0": 0.01}
@@ -28,6 +29,9 @@ async def test_a_card_is_held_by_one_call_at_a_time_in_order_of_arrival(socket: 
         tasks.append(asyncio.create_task(hold(socket, "a", f"c{number}", begun, event)))
         await asyncio.sleep(0.02)
     assert begun == ["c0"]
+    assert {card: (held["call"], held["pid"]) for card, held in (await holders(socket)).items()} == {
+        "a": ("c0", os.getpid())
+    }
     for task, event in zip(tasks, events, strict=True):
         event.set()
         await task
@@ -48,7 +52,7 @@ async def test_whoever_goes_away_gives_the_card_back(socket: str, while_waiting:
     if while_waiting:
         holding = turn(socket, "a", "first")
         await holding.__aenter__()
-    writer.write(json.dumps({"op": "turn", "card": "a", "call": "gone"}).encode() + b"\n")
+    writer.write(json.dumps({"op": "turn", "card": "a", "call": "gone", "pid": 0}).encode() + b"\n")
     if while_waiting:
         await asyncio.sleep(0.02)
         writer.close()

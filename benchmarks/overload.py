@@ -1,0 +1,167 @@
+"""Ten minutes at twice what the cards can do, on real systems: who keeps objectives, and is all the work done.
+
+    python -m benchmarks.overload --ray-env RAY_ENV [--seeds 3] [--minutes 10] [--time-scale 0.2]
+
+Time is scaled: engines, plain code, arrivals and objectives all play five times as fast, so what a system itself costs
+weighs five times as much, on both. The run is over when the last answer is complete; every run counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from benchmarks.card_server import ask
+from benchmarks.environment import RESULTS, environment, write
+from benchmarks.paper_tables import saturation
+from benchmarks.systems import SYSTEMS, Running, card_server, ray_python, running
+from benchmarks.trial import FAST, WINDOW_S, Cell, Clock, PlannedRun, planned, scenario_of
+from dask_fmware.simulate.report import interval
+from dask_fmware.simulate.scenario import PoissonArrivals
+from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulate.world import World
+
+__all__ = ["drawn", "summary"]
+
+CELLS = RESULTS / "overload_cells.jsonl"
+COMPARED = ("ray", "ray queued 5", "slack")
+POLICIES = {"ray": "power_of_two", "slack": "slack"}
+FIRST_SEED, WARM_SEED = 1000, 90_000
+
+
+def drawn(seed: int, load: float, minutes: float, time_scale: float) -> list[PlannedRun]:
+    """Draw the runs: RAG at `load` times saturation."""
+    scenario = scenario_of(Cell("rag", 1, seed))
+    arrivals = PoissonArrivals(kind="poisson", rate=load * saturation("rag") / WINDOW_S, duration_s=60.0 * minutes)
+    scenario = scenario.model_copy(update={"arrivals": arrivals})
+    return [planned(scenario, run, f"o{seed}", time_scale) for run in Workload(scenario, seed).runs()]
+
+
+def simulated(policy: str, seed: int, load: float, minutes: float) -> float:
+    """Goodput of the same by the simulator."""
+    arrivals = PoissonArrivals(kind="poisson", rate=load * saturation("rag") / WINDOW_S, duration_s=60.0 * minutes)
+    scenario = scenario_of(Cell("rag", 1, seed)).model_copy(update={"arrivals": arrivals})
+    outcomes = World(scenario, policy, Workload(scenario, seed).runs(), seed).play()
+    return sum(outcome.met for outcome in outcomes) / len(outcomes)
+
+
+def summary(runs: list[PlannedRun], seen: list[dict[str, Any]], record: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is kept of one drain."""
+    slo_s = {run.run_id: run.ttft_slo_s for run in runs}
+    calls = {call.name: call for run in runs for call in run.calls}
+    late_s = [t["ended"] - t["began"] - calls[t["call"]].alone_s[t["card"]] for t in record if t["call"] in calls]
+    in_time = [view for view in seen if view["first_s"] is not None and view["first_s"] <= slo_s[view["run_id"]]]
+    return {
+        "runs": len(runs),
+        "goodput": len(in_time) / len(runs),
+        "finished": sum(view["done_s"] is not None for view in seen),
+        "shed": sum("BackPressure" in view["error"] for view in seen),
+        "failed": sum(bool(view["error"]) and "BackPressure" not in view["error"] for view in seen),
+        "calls": len(record),
+        "calls_planned": len(calls),
+        "fast_share": sum(t["card"] == FAST for t in record) / max(len(record), 1),
+        "drained_s": max((t["ended"] for t in record), default=0.0) - min((t["asked"] for t in record), default=0.0),
+        "late_p95_s": float(np.percentile(late_s, 95)) if late_s else None,
+        "submitted_late_max_s": max(view["submitted_s"] for view in seen),
+    }
+
+
+async def one(system: Running, runs: list[PlannedRun]) -> dict[str, Any]:
+    """Play one load on a system."""
+    await ask(system.socket)
+    clock = Clock()
+    watching = asyncio.create_task(clock.watch())
+    last_s = max(run.arrival_s for run in runs)
+    seen = await system.run(runs, patience_s=60.0 + 6.0 * last_s)
+    watching.cancel()
+    return summary(runs, seen["seen"], await ask(system.socket)) | {"machine_stall_s": clock.worst_s}
+
+
+async def measure(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run what is not kept yet."""
+    python = ray_python(asked.ray_env)
+    setting = {"load": asked.load, "minutes": asked.minutes, "time_scale": asked.time_scale}
+    lines = [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
+    found = [line for line in lines if all(line.get(name) == value for name, value in setting.items())]
+    done = {(line["system"], line["seed"]) for line in found}
+    todo = [(seed, name) for seed in range(FIRST_SEED, FIRST_SEED + asked.seeds) for name in COMPARED]
+    async with card_server() as socket:
+        for seed, name in track([at for at in todo if (at[1], at[0]) not in done], description="drains"):
+            runs = drawn(seed, asked.load, asked.minutes, asked.time_scale)
+            async with running(SYSTEMS[name], socket, python, "--time-scale", str(asked.time_scale)) as system:
+                await system.run(_warm(seed, asked.time_scale))
+                result = {"system": name, "seed": seed, **setting, **await one(system, runs)}
+            found.append(result)
+            with CELLS.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(result) + "\n")
+    return found
+
+
+def _warm(seed: int, time_scale: float) -> list[PlannedRun]:
+    scenario = scenario_of(Cell("rag", 10, 0))
+    return [planned(scenario, run, "w", time_scale) for run in Workload(scenario, WARM_SEED + seed).runs()]
+
+
+def table(found: list[dict[str, Any]], asked: argparse.Namespace) -> str:
+    """Markdown."""
+    by = {name: {line["seed"]: line for line in found if line["system"] == name} for name in COMPARED}
+    seeds = sorted(set.intersection(*(set(lines) for lines in by.values())))
+    lines = [
+        "| system | in time, of all runs | slack above it | finished | shed | failed | calls made, of planned | "
+        "all done after | engines late, p95 | simulated |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in COMPARED:
+        mine = [by[name][seed] for seed in seeds]
+        above = interval([by["slack"][seed]["goodput"] - by[name][seed]["goodput"] for seed in seeds])
+        policy = POLICIES.get(name)
+        by_simulator = (
+            f"{fmean(simulated(policy, seed, asked.load, asked.minutes) for seed in seeds):.3f}" if policy else "-"
+        )
+        goodput = interval([line["goodput"] for line in mine])
+        lines.append(
+            f"| {name} | {goodput.mean:.3f} ({goodput.low:.3f} to {goodput.high:.3f}) | "
+            + (f"{above.mean:+.3f} ({above.low:+.3f} to {above.high:+.3f})" if name != "slack" else "")
+            + f" | {fmean(line['finished'] / line['runs'] for line in mine):.3f}"
+            f" | {fmean(line['shed'] / line['runs'] for line in mine):.3f}"
+            f" | {fmean(line['failed'] / line['runs'] for line in mine):.3f}"
+            f" | {fmean(line['calls'] / line['calls_planned'] for line in mine):.3f}"
+            f" | {fmean(line['drained_s'] for line in mine) / asked.time_scale:.0f} s"
+            f" | {1e3 * fmean(line['late_p95_s'] for line in mine):.1f} ms | {by_simulator} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ray-env", metavar="FOLDER", help="virtual environment with Ray (or the variable RAY_ENV)")
+    parser.add_argument("--seeds", type=int, default=3, help="from 1000 up")
+    parser.add_argument("--load", type=float, default=2.0, help="times saturation")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of arrivals, in the scenario's time")
+    parser.add_argument("--time-scale", type=float, default=0.2, help="seconds on the clock for one of the scenario")
+    asked = parser.parse_args()
+    found = asyncio.run(measure(asked))
+    where = environment(seed=FIRST_SEED)
+    text = "\n".join(
+        [
+            f"# {asked.minutes:g} minutes at {asked.load:g} times saturation, RAG, real systems",
+            "",
+            f"`{where['command']}` on {where['processor']}, {where['cores']} cores; one second of the scenario is "
+            f"{asked.time_scale:g} s on the clock. Means over seeds, 95 % bootstrap intervals. `ray queued 5` sheds by "
+            "`max_queued_requests=5`.",
+            "",
+            table(found, asked),
+        ]
+    )
+    print(text)
+    write("overload", {"environment": where, "cells": found}, text)
+
+
+if __name__ == "__main__":
+    main()
