@@ -1,0 +1,78 @@
+"""Tables of the paper's experiment, and the README that quotes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.paper import HEADLINE, is_stalled
+from benchmarks.paper_tables import CELLS, README, Curves, headline, kept, readme_with, saturation
+
+
+def cell(system: str, count: int, seed: int, goodput: float, ttft_s: float = 1.0) -> dict[str, Any]:
+    return {
+        "system": system, "workflow": "rag", "count": count, "seed": seed, "lengths": "deterministic", "plus_s": 1.0,
+        "goodput": goodput, "ttft_mean_s": ttft_s, "latency_mean_s": 2 * ttft_s, "fast_share": 0.5,
+    }  # fmt: skip
+
+
+CELLS_OF_TWO = [
+    cell(system, count, seed, goodput, ttft_s)
+    for seed in (1, 2)
+    for system, curve, ttft_s in (("ray", (0.8, 0.4), 2.0), ("slack", (1.0, 0.5), 1.0))
+    for count, goodput in zip((5, 15), curve, strict=True)
+]
+
+
+def test_curves_compare_seed_by_seed() -> None:
+    curves = Curves(CELLS_OF_TWO, ("ray", "slack"))
+    assert curves.largest_n("ray", "rag") == pytest.approx(7.5)
+    assert curves.largest_n("slack", "rag") == pytest.approx(11.0)
+    assert curves.n_ratio("slack", "ray", "rag")[0] == pytest.approx(11.0 / 7.5)
+    assert curves.ratio("slack", "ray", "rag", "ttft_mean_s", 10) == (0.5, 0.5, 0.5)
+    assert curves.average("slack", "rag", "goodput") == [0.75, 0.75]
+
+
+def test_a_seed_that_one_system_has_not_finished_is_left_out() -> None:
+    curves = Curves([*CELLS_OF_TWO, cell("ray", 5, 3, 0.0), cell("slack", 5, 3, 0.0)], ("ray", "slack"))
+    assert curves.seeds == {"rag": [1, 2]}
+    assert Curves(CELLS_OF_TWO[:3], ("ray", "slack")).workflows == ["rag"]
+    assert Curves([], ("ray", "slack")).workflows == []
+
+
+def test_a_load_that_is_never_carried_counts_as_the_least() -> None:
+    never = [cell("ray", count, 1, 0.1) for count in (5, 15)]
+    assert Curves(never, ("ray",)).largest_n("ray", "rag") == 5
+
+
+def test_discarded_cells_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    lines = [{"environment": {}}, cell("ray", 5, 1, 0.5), {**cell("ray", 5, 2, 0.1), "discarded": "stalled"}]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert kept(path, "deterministic", 1.0) == [lines[1]]
+    assert kept(path, "drawn") == []
+    assert kept(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(("late_s", "stall_s", "stalled"), [(0.001, 0.01, False), (0.1, 0.01, True), (0.0, 0.5, True)])
+def test_a_cell_is_discarded_when_engines_or_machine_stalled(late_s: float, stall_s: float, stalled: bool) -> None:
+    assert bool(is_stalled({"late_p95_s": late_s, "machine_stall_s": stall_s})) is stalled
+
+
+def test_saturation_is_what_both_cards_do() -> None:
+    assert 12 < saturation("rag") < 15
+    assert 11 < saturation("shopping") < 14
+
+
+def test_the_headline_of_the_readme_is_that_of_the_results() -> None:
+    text = README.read_text(encoding="utf-8")
+    table = headline(Curves(kept(CELLS, "deterministic", 1.0), HEADLINE))
+    assert readme_with(text, table) == text, "run: python -m benchmarks.paper_tables --readme"
+
+
+def test_a_readme_without_a_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="no place"):
+        readme_with("# nothing", "table")
