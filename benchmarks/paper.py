@@ -15,16 +15,16 @@ import asyncio
 import json
 import random
 import signal
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.progress import Progress
 
 from benchmarks import paper_tables
 from benchmarks.environment import environment
-from benchmarks.systems import SYSTEMS, System, card_server, ray_python, run_cell, running
+from benchmarks.systems import SYSTEMS, Running, System, card_server, ray_python, run_cell, running
 from benchmarks.trial import Cell, plan
 
 __all__ = ["HEADLINE", "is_stalled"]
@@ -49,7 +49,7 @@ class Suite:
 
 def suites(asked: argparse.Namespace) -> list[Suite]:
     """What a form of the command runs."""
-    counts = (5, 15) if asked.quick else COUNTS
+    counts = (8,) if asked.quick else COUNTS
     headline = tuple(Cell(workflow, count, 0) for workflow in WORKFLOWS for count in counts)
     made = [Suite(HEADLINE, headline)]
     if asked.full:
@@ -79,47 +79,56 @@ def key(cell: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(cell[name] for name in ("system", "workflow", "count", "seed", "lengths", "plus_s"))
 
 
+def remaining(asked: argparse.Namespace, path: Path) -> Iterator[tuple[System, int, list[Cell]]]:
+    """Yield each system with a seed and the cells of it that are not there yet, in the order in which they run."""
+    done = {key(cell) for cell in paper_tables.kept(path)}
+    for suite in suites(asked):
+        for seed in range(FIRST_SEED, FIRST_SEED + asked.seeds):
+            cells = [replace(cell, seed=seed) for cell in suite.cells]
+            random.Random(seed).shuffle(cells)  # alike for all systems
+            for name in suite.systems:
+                left = [cell for cell in cells if key({"system": name, **asdict(cell)}) not in done]
+                if left:
+                    yield SYSTEMS[name], seed, left
+
+
 async def work(asked: argparse.Namespace, path: Path, where: dict[str, Any]) -> None:
     """Run what is not there yet."""
     python = ray_python(asked.ray_env)
-    done = {key(cell) for cell in paper_tables.kept(path)}
-    seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
-    todo: list[tuple[System, int, list[Cell]]] = []
-    for suite in suites(asked):
-        for seed in seeds:
-            for name in suite.systems:
-                cells = [Cell(c.workflow, c.count, seed, c.lengths, c.plus_s) for c in suite.cells]
-                random.Random(seed).shuffle(cells)  # alike for all systems
-                left = [cell for cell in cells if key({"system": name, **asdict(cell)}) not in done]
-                if left:
-                    todo.append((SYSTEMS[name], seed, left))
+    todo = list(remaining(asked, path))
     with path.open("a", encoding="utf-8") as out, Progress() as progress:
         bar = progress.add_task("cells", total=sum(len(cells) for _, _, cells in todo))
         _keep(out, {"environment": where})
         async with card_server() as socket:
             for system, seed, cells in todo:
                 async with running(system, socket, python) as one:
-                    await one.run([run for name in WORKFLOWS for run in plan(Cell(name, WARM_COUNT, WARM_SEED + seed))])
                     _keep(out, {"started": system.name, **one.ready})
+                    warm = 4 if asked.quick else WARM_COUNT
+                    await one.run([run for name in WORKFLOWS for run in plan(Cell(name, warm, WARM_SEED + seed))])
                     for cell in cells:
                         progress.update(bar, description=f"{system.name}, {cell.workflow}, N={cell.count}, seed {seed}")
-                        for _ in range(TRIES):
-                            result = await run_cell(one, cell)
-                            if not (why := is_stalled(result)):
-                                break
-                            _keep(out, _summary(result, discarded=why))
+                        if await tried(one, cell, out):
+                            progress.advance(bar)
                         else:
-                            progress.console.print(f"{system.name}, {cell}: given up, {why}")
-                            continue
-                        _keep(out, result)
-                        progress.advance(bar)
+                            progress.console.print(f"{system.name}, {cell}: given up for now, the machine is too busy")
+
+
+async def tried(one: Running, cell: Cell, out: TextIO) -> bool:
+    """Run a cell until the machine does not stall meanwhile; False if it always does."""
+    for _ in range(TRIES):
+        result = await run_cell(one, cell)
+        why = is_stalled(result)
+        _keep(out, _summary(result, discarded=why) if why else result)
+        if not why:
+            return True
+    return False
 
 
 def _summary(result: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name not in ("runs", "calls")} | more
 
 
-def _keep(out: Any, line: dict[str, Any]) -> None:
+def _keep(out: TextIO, line: dict[str, Any]) -> None:
     out.write(json.dumps(line) + "\n")
     out.flush()
 
@@ -128,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ray-env", metavar="FOLDER", help="virtual environment with Ray (or the variable RAY_ENV)")
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 1000 up (default 5)")
-    parser.add_argument("--quick", action="store_true", help="one seed, two loads, nothing is kept; under 5 minutes")
+    parser.add_argument("--quick", action="store_true", help="one seed, one load, nothing is kept; under 5 minutes")
     parser.add_argument("--full", action="store_true", help="also other settings of Ray, lengths and objectives")
     asked = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the systems too
