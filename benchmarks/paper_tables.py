@@ -18,7 +18,7 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks.environment import RESULTS, write
-from benchmarks.trial import FAST, WINDOW_S, Cell, scenario_of
+from benchmarks.trial import FAST, WINDOW_S, Cell, model_of, scenario_of
 from dask_fmware.simulate.report import crossing, interval
 from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import SampledRun, Workload, alone_s
@@ -131,8 +131,8 @@ def saturation(workflow: Any) -> float:
     def busy_s(run: SampledRun, card: str) -> float:
         total_s = 0.0
         for node in run.nodes:
-            if node.taken and node.model is not None:
-                hosting = scenario.models[node.model].on[card]
+            if node.taken and node.calls:
+                hosting = scenario.models[model_of(node)].on[card]
                 total_s += sum(alone_s(hosting.step_law, hosting.limits, (call,))[1] for call in node.calls)
         return total_s
 

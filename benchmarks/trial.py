@@ -17,7 +17,7 @@ from benchmarks.card_engine import planned_prompt
 from dask_fmware.simulate.scenario import Scenario, WindowArrivals, load_scenario
 from dask_fmware.simulate.workload import SampledNode, SampledRun, Workload, alone_s
 
-__all__ = ["LABELS", "Cell", "Clock", "PlannedCall", "PlannedRun", "Seen", "drive", "plan", "scenario_of"]
+__all__ = ["LABELS", "Cell", "Clock", "PlannedCall", "PlannedRun", "Seen", "drive", "model_of", "plan", "scenario_of"]
 
 SCENARIO = Path(__file__).parent / "scenarios" / "paper.yaml"
 FAST, SLOW = "A100", "A40"
@@ -108,17 +108,16 @@ def planned(scenario: Scenario, run: SampledRun, prefix: str, time_scale: float 
     pauses_s: dict[str, float] = {}
     calls: list[PlannedCall] = []
     for node in run.nodes:
-        if node.model is None:
+        if not node.calls:
             pauses_s[node.name] = time_scale * node.seconds
         elif node.taken:
-            is_map = scenario.workflows[run.workflow].nodes[node.name].items is not None
-            names = [f"{name}/{node.name}" + (f".{i}" if is_map else "") for i in range(len(node.calls))]
+            names = [f"{name}/{node.name}" + (f".{i}" if node.bodies else "") for i in range(len(node.calls))]
             made = [
                 _call(scenario, run, node, call, *lengths, time_scale)
                 for call, lengths in zip(names, node.calls, strict=True)
             ]
             calls += made
-            prompts[node.name] = [call.prompt for call in made] if is_map else made[0].prompt
+            prompts[node.name] = [call.prompt for call in made] if node.bodies else made[0].prompt
     return PlannedRun(
         name,
         run.workflow,
@@ -128,6 +127,11 @@ def planned(scenario: Scenario, run: SampledRun, prefix: str, time_scale: float 
         pauses_s,
         calls,
     )
+
+
+def model_of(node: SampledNode) -> str:
+    """Model of a node that makes calls, or of what its bodies call."""
+    return node.model or node.bodies[0].nodes[0].model or ""
 
 
 def _call(
@@ -140,10 +144,10 @@ def _call(
     time_scale: float,
 ) -> PlannedCall:
     output: int | str = output_tokens
-    if node.decides is not None:
-        branches = scenario.workflows[run.workflow].nodes[node.name].decides or {}
-        output = LABELS[list(branches)[node.decides]]
-    model = node.model or ""
+    for switch, branch in node.decides:
+        assert branch is not None
+        output = LABELS[list(scenario.workflows[run.workflow].nodes[switch].decides or {})[branch]]
+    model = model_of(node)
     alone = {
         card: time_scale * alone_s(hosting.step_law, hosting.limits, ((prompt_tokens, output_tokens),))[1]
         for card, hosting in scenario.models[model].on.items()
