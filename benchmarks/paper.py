@@ -35,7 +35,7 @@ FIRST_SEED = 1000
 HEADLINE = ("ray", "greedy", "slack")
 WARM_SEED = 90_000  # of runs before the first cell, that no result holds
 WARM_COUNT = 10
-LATE_S, STALL_S = 0.03, 0.2  # 95th percentile of the engines' lateness, worst stall: above these a cell is discarded
+LATE_S, STALL_S = 0.015, 0.2  # 95th percentile of the engines' lateness, worst stall: above these a cell is discarded
 TRIES = 3
 
 
