@@ -26,6 +26,7 @@ COLUMNS = (
     "slack_s",
     "attempts",
 )
+SOMETIMES = ("format_tokens", "cost")  # columns that are shown where a call has them
 
 
 class Report:
@@ -41,7 +42,11 @@ class Report:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each call: durations in seconds since it became runnable, slack when it ended."""
+        """One row for each call: durations in seconds since it became runnable, slack when it ended.
+
+        ``format_tokens`` are output tokens that went into the format asked for: keys, brackets and blanks of
+        documents (an estimate by characters) and answers that broke it. ``cost`` is in the currency of the prices.
+        """
         rows = []
         for call in self.data.calls:
             last = call.last
@@ -62,6 +67,8 @@ class Report:
                     if deadline is not None and ended is not None
                     else None,
                     "attempts": len(call.attempts),
+                    "format_tokens": call.format_tokens,
+                    "cost": call.cost,
                 }
             )
         return rows
@@ -83,11 +90,18 @@ class Report:
         first = f", first token {run.first_token_at:.3f} s" if run.first_token_at is not None else ""
         done = f", done {run.finished_at:.3f} s" if run.finished_at is not None else ""
         why = f" ({run.reason})" if run.reason else ""
-        return f"{run.workflow} {run.run_id[:8]}: {run.state}{why}{first}{done}, {verdict}"
+        cost = f", cost {_cell(run.cost, 'cost')}" if run.cost is not None else ""
+        return f"{run.workflow} {run.run_id[:8]}: {run.state}{why}{first}{done}, {verdict}{cost}"
+
+    def _table(self) -> list[tuple[str, ...]]:
+        """Head and rows, as text."""
+        rows = self.rows
+        columns = COLUMNS + tuple(name for name in SOMETIMES if any(row[name] is not None for row in rows))
+        return [columns, *(tuple(_cell(row[name], name) for name in columns) for row in rows)]
 
     def __str__(self) -> str:
-        table = [COLUMNS, *(tuple(_cell(row[name]) for name in COLUMNS) for row in self.rows)]
-        widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
+        table = self._table()
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
         ]
@@ -96,21 +110,22 @@ class Report:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in COLUMNS)
+        columns, *rows = self._table()
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in columns)
         body = "".join(
-            "<tr>"
-            + "".join(f"<td style='text-align:left'>{escape(_cell(row[name]))}</td>" for name in COLUMNS)
-            + "</tr>"
-            for row in self.rows
+            "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in rows
         )
         return (
             f"<div><b>{escape(self.title)}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, name: str) -> str:
     if value is None:
         return "-"
+    if name == "cost":
+        return f"{value:.3g}"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

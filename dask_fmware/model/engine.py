@@ -57,6 +57,16 @@ class Usage:
     output_tokens: int = 0
     cached_tokens: int = 0  # part of prompt_tokens answered from the prefix cache
 
+    def cost(self, prices: Mapping[str, float]) -> float:
+        """What this costs at prices for a million tokens: ``input``, ``output``, and ``cached_input`` if it differs.
+
+        >>> Usage(prompt_tokens=1_000_000, output_tokens=500_000).cost({"input": 0.5, "output": 2.0})
+        1.5
+        """
+        fresh, cached_price = self.prompt_tokens - self.cached_tokens, prices.get("cached_input", prices["input"])
+        total = fresh * prices["input"] + self.cached_tokens * cached_price + self.output_tokens * prices["output"]
+        return total / 1e6
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
@@ -88,6 +98,7 @@ class Capabilities:
     json_schema: bool = False
     priority: bool = False  # takes Request.priority into account
     prefix_cache: bool = False  # reports Usage.cached_tokens
+    price_per_million_tokens: Mapping[str, float] | None = None  # see `Usage.cost`; None: nobody asks for money
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,8 @@ class AttemptEnded(_Message):
     latency_s: float | None = None
     error: str = ""  # type and message of the cause, for "failed" and "retry"
     is_repaired: bool = False  # the answer had to be mended to have the format asked for
+    format_tokens: int | None = None  # output tokens that the format took; None: no format was asked for
+    cost: float | None = None  # in the currency of the engine's prices; None: it has none
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class AttemptReport:
     cached_tokens: int = 0
     error: str = ""
     is_repaired: bool = False  # the answer had to be mended to have the format asked for
+    format_tokens: int | None = None  # output tokens that the format took; None: no format was asked for
+    cost: float | None = None  # in the currency of the engine's prices; None: it has none
 
 
 @dataclass(slots=True)
@@ -60,6 +62,18 @@ class CallReport:
     def last(self) -> AttemptReport | None:
         """The attempt that counts."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def cost(self) -> float | None:
+        """Price of all attempts; None if none has a price."""
+        costs = [attempt.cost for attempt in self.attempts if attempt.cost is not None]
+        return sum(costs) if costs else None
+
+    @property
+    def format_tokens(self) -> int | None:
+        """Output tokens that the format took, over all attempts; None if no format was asked for."""
+        spent = [attempt.format_tokens for attempt in self.attempts if attempt.format_tokens is not None]
+        return sum(spent) if spent else None
 
     def _since_runnable(self, at: float | None) -> float | None:
         """Seconds from runnable; None for what was before it, by a call that runs again as its result was lost."""
@@ -100,6 +114,12 @@ class RunReport:
     first_token_at: float | None = None  # of the answer; its completion for a workflow that ends in plain code
     finished_at: float | None = None
     calls: list[CallReport] = field(default_factory=list)
+
+    @property
+    def cost(self) -> float | None:
+        """Price of all calls; None if none has a price."""
+        costs = [call.cost for call in self.calls if call.cost is not None]
+        return sum(costs) if costs else None
 
     @property
     def deadline_s(self) -> float | None:

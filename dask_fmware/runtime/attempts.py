@@ -62,7 +62,7 @@ def end(call: CallRecord, event: AttemptEnded, now: float) -> AttemptReport | No
         return None  # of a run of the same id, which was dropped
     attempt.prompt_tokens, attempt.output_tokens = event.prompt_tokens, event.output_tokens
     attempt.cached_tokens, attempt.error = event.cached_tokens, event.error
-    attempt.is_repaired = event.is_repaired
+    attempt.is_repaired, attempt.format_tokens, attempt.cost = event.is_repaired, event.format_tokens, event.cost
     if attempt is not call.attempt:
         return None  # withdrawn or lost before; only its slot was still taken
     attempt.outcome, attempt.ended_at = event.outcome, now - call.run.report.submitted

@@ -44,6 +44,30 @@ async def test_a_report_during_the_run_shows_what_is_known(serving: Any) -> None
         future.release()
 
 
+async def test_a_report_shows_what_a_format_and_a_call_cost_where_there_is_something_to_show(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving("small", "large", rules=[{"when": "Intent", "text": "chat"}]) as cluster:
+        plain = cluster.client.compute(one("x"))
+        await plain
+        assert "format_tokens" not in str(await fm.report(plain))
+        assert "cost" not in str(await fm.report(plain))
+        for worker in cluster.cluster.workers.values():
+            monkeypatch.setattr(worker.plugins["fmware-model-host"].runner, "prices", {"input": 1e4, "output": 1e5})
+        future = cluster.client.compute(shopping(message="Hello"))
+        await future
+        report = await fm.report(future)
+        intent = next(row for row in report.rows if row["node"] == "intent")
+        assert intent["format_tokens"] == 0
+        assert report.data.cost == pytest.approx(sum(row["cost"] for row in report.rows if row["cost"] is not None))
+        assert report.data.cost > 0
+        assert "format_tokens  cost" in str(report)
+        assert ", cost " in report.title
+        assert "<th style='text-align:left'>cost</th>" in report._repr_html_()
+        plain.release()
+        future.release()
+
+
 async def test_a_missed_objective_is_said(serving: Any) -> None:
     async with serving("small", token_s=0.005) as cluster:
         future = cluster.client.compute(one("x").options(slo=fm.SLO(e2e_s=0.01)))

@@ -208,6 +208,25 @@ async def test_a_repeated_prefix_is_credited(serving: Any) -> None:
     assert warm.prompt_tokens // 2 < warm.cached_tokens < warm.prompt_tokens
 
 
+async def test_state_counts_prefix_hits_and_what_the_cache_holds(serving: Any) -> None:
+    async with serving(slots=1) as engine:
+        if engine.state().prefix_queried_tokens is None:
+            pytest.skip("the engine counts no prefix hits")
+        before = engine.state()
+        prompt = "the people of the world and the sea " * 20
+        usages = [(await collect(engine, ask(f"r{i}", 2, prompt=prompt)))[-1].usage for i in range(2)]
+        after = engine.state()
+        queried = after.prefix_queried_tokens - before.prefix_queried_tokens
+        assert queried == sum(usage.prompt_tokens for usage in usages)
+        hits = after.prefix_hit_tokens - before.prefix_hit_tokens
+        assert hits == sum(usage.cached_tokens for usage in usages) > 0
+        assert after.preemptions == 0
+        running = asyncio.create_task(collect(engine, ask("long", LONG // 4)))
+        await until(lambda: engine.state().kv_used > after.kv_used)
+        await engine.abort("long")
+        await running
+
+
 @pytest.mark.parametrize("choices", [("order", "search", "chat"), AWKWARD_LABELS, ("a", "ab", "abc"), ("only",)])
 async def test_the_text_is_one_of_the_choices(serving: Any, choices: tuple[str, ...]) -> None:
     async with serving() as engine:

@@ -27,10 +27,11 @@ class Says:
         yield Delta("", 0, self.finish_reason, Usage(5, 3))
 
 
-def run(engine: Any, attempt: int = 1, **fields: Any) -> tuple[Any, AttemptEnded]:
+def run(engine: Any, attempt: int = 1, prices: Any = None, **fields: Any) -> tuple[Any, AttemptEnded]:
     """One attempt: what it gave or raised, and the message that ended it."""
     sent: list[dict[str, Any]] = []
     runner = CallRunner(sent.append, lambda engine, error: None)
+    runner.prices = prices
     call = ModelCall("triage", "judge", "small", (), 16, choices=("order", "search"), **fields)
 
     async def scenario() -> Any:
@@ -72,6 +73,16 @@ def test_what_would_say_the_same_again_is_not_tried_again(sampling: Sampling) ->
     error, ended = run(Says("what?"), sampling=sampling)
     assert isinstance(error, OutputFormatError)
     assert ended.outcome == "failed"
+
+
+def test_an_answer_that_broke_its_format_has_cost_all_its_tokens() -> None:
+    assert run(Says("what?"))[1].format_tokens == 3
+    assert run(Says("order"))[1].format_tokens == 0
+
+
+def test_an_answer_is_priced_where_the_engine_has_prices() -> None:
+    assert run(Says("order"))[1].cost is None
+    assert run(Says("order"), prices={"input": 2.0, "output": 10.0})[1].cost == pytest.approx(40e-6)
 
 
 def test_an_answer_that_max_tokens_cut_is_not_tried_again() -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from dask_fmware.errors import OutputFormatError
 from dask_fmware.model.call import ModelCall
-from dask_fmware_workers.output import Output, output_of
+from dask_fmware_workers.output import Output, format_tokens, output_of
 from dask_fmware_workers.repair import LONGEST_REPAIR, repaired_json, repaired_label
 
 
@@ -133,3 +133,21 @@ def test_a_fence_around_sound_json_changes_nothing(document: dict[str, Any]) -> 
 def test_any_text_is_mended_into_sound_json_or_not_at_all(text: str) -> None:
     mended = repaired_json(text)
     assert mended is None or isinstance(json.loads(mended), dict | list)
+
+
+@pytest.mark.parametrize(
+    ("asked", "text", "tokens", "format_cost"),
+    [
+        (call(), "free text", 9, None),
+        (LABELS, "order", 3, 0),
+        (LABELS, "order", 16, 10),  # it came inside a document
+        (DOCUMENT, '{"sure": true}', 14, 10),  # 4 of 14 characters are content
+        (DOCUMENT, '{"sure": true, "why": "because of the long tail"}', 49, 21),
+        (call(json_schema={}), "[]", 2, 2),
+        (DOCUMENT, "Here: {'sure': True}", 8, 0),
+    ],
+)
+def test_what_a_format_costs_is_told_in_tokens(
+    asked: ModelCall, text: str, tokens: int, format_cost: int | None
+) -> None:
+    assert format_tokens(asked, text, tokens) == format_cost

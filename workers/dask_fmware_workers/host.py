@@ -138,6 +138,8 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
                 ready = self.loaded.replica
                 self.pace = EnginePace(self.dask.address, self.dask.send, ready.slots, ready.profile)
             self._ready_at = perf_counter()
+            if self.loaded is not None:
+                self.runner.prices = self.loaded.engine.capabilities.price_per_million_tokens
         await self._announce()
 
     def _crashed(self, engine: Engine, error: EngineCrashedError) -> None:

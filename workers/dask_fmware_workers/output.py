@@ -7,6 +7,7 @@ does not fit is an error. Whether a call is tried again is not decided here.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from dask_fmware.model.call import ModelCall
 from dask_fmware.model.engine import FinishReason
 from dask_fmware_workers.repair import repaired_json, repaired_label
 
-__all__ = ["Output", "output_of"]
+__all__ = ["Output", "format_tokens", "output_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,37 @@ def output_of(call: ModelCall, text: str, finish_reason: FinishReason) -> Output
         if mended is None:
             raise
         return Output(_document(call, mended, hint), is_repaired=True)
+
+
+def format_tokens(call: ModelCall, text: str, output_tokens: int) -> int | None:
+    """Return how many output tokens of a sound answer are format and not content; None if none was asked for.
+
+    Keys, brackets and blanks of a document take their share of its characters; so this is an estimate. Of a label,
+    what is beyond a token for each of its bytes and the end: some servers take choices as documents only.
+    """
+    if call.choices is not None:
+        return max(0, output_tokens - len(text.encode()) - 1)
+    if call.json_schema is None:
+        return None
+    try:
+        content = sum(map(len, _leaves(json.loads(text))))
+    except (ValueError, RecursionError):  # it had to be mended: what is content, nobody can say
+        return 0
+    return round(output_tokens * (1 - min(1.0, content / max(1, len(text)))))
+
+
+def _leaves(document: Any) -> Iterator[str]:
+    match document:
+        case dict():
+            for value in document.values():
+                yield from _leaves(value)
+        case list():
+            for value in document:
+                yield from _leaves(value)
+        case str():
+            yield document
+        case _:
+            yield json.dumps(document)
 
 
 def _label(call: ModelCall, text: str, hint: str, is_cut: bool) -> Output:

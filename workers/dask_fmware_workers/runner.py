@@ -21,7 +21,7 @@ from dask_fmware.model.completion import Completion, Timing
 from dask_fmware.model.engine import Engine, Usage
 from dask_fmware.model.messages import AttemptEnded, FirstToken, Grant
 from dask_fmware_workers.dask_internals import Reschedule
-from dask_fmware_workers.output import output_of
+from dask_fmware_workers.output import format_tokens, output_of
 from dask_fmware_workers.pace import EnginePace
 from dask_fmware_workers.streams import AnswerStreams, TextStream
 
@@ -43,6 +43,8 @@ class _Attempt:
     ttft_s: float | None = None
     is_whole: bool = False  # the answer came to its own end
     is_repaired: bool = False  # and had to be mended to have its format
+    format_tokens: int | None = None  # output tokens that the format took
+    cost: float | None = None
 
 
 class CallRunner:
@@ -62,6 +64,7 @@ class CallRunner:
         self._send = send
         self._crashed = crashed
         self.streams = AnswerStreams()
+        self.prices: Mapping[str, float] | None = None  # of the engine, for a million tokens
         self._grants: dict[str, Grant] = {}
         self._attempts: dict[str, _Attempt] = {}
 
@@ -153,6 +156,8 @@ class CallRunner:
                     perf_counter() - start,
                     error,
                     attempt.is_repaired,
+                    attempt.format_tokens,
+                    attempt.cost,
                 ).to_wire()
             )
 
@@ -200,8 +205,13 @@ class CallRunner:
         attempt.prompt_tokens, attempt.cached_tokens = usage.prompt_tokens, usage.cached_tokens
         text = "".join(stream.pieces)
         attempt.is_whole = finish_reason == "stop"
+        if self.prices is not None:
+            attempt.cost = usage.cost(self.prices)
+        if call.choices is not None or call.json_schema is not None:
+            attempt.format_tokens = usage.output_tokens  # all of them, unless the answer is sound
         output = output_of(call, text, finish_reason)
         attempt.is_repaired = output.is_repaired
+        attempt.format_tokens = format_tokens(call, text, usage.output_tokens)
         return Completion(
             text=text,
             finish_reason=finish_reason,

@@ -123,6 +123,7 @@ class LlamaCppEngine:
         self._calls: dict[str, LlamaCall] = {}
         self._queue: list[tuple[float, int, LlamaCall]] = []
         self._accepted = 0
+        self._queried_tokens = self._hit_tokens = 0  # of prompts, in the prefixes that slots keep
         self._running: set[asyncio.Future[None]] = set()
 
     @property
@@ -278,6 +279,9 @@ class LlamaCppEngine:
         finally:
             call.aborted = True  # nothing if it has ended
             del self._calls[request.request_id]
+            if call.output_tokens:  # else nobody has looked for its prefix yet
+                self._queried_tokens += call.prompt_tokens
+                self._hit_tokens += call.cached_tokens
 
     async def abort(self, request_id: str) -> None:
         """Stop a request; its stream ends at once, its slot is free one token later. Unknown ids are ignored."""
@@ -290,9 +294,21 @@ class LlamaCppEngine:
         return len(await self._tokenize(self._serving(), request))
 
     def state(self) -> EngineState:
-        """Load at this moment: a request runs from the moment a slot takes it until the slot lets go."""
+        """Load at this moment: a request runs from the moment a slot takes it until the slot lets go.
+
+        Every slot has a KV cache of its own, which no other takes: `kv_used` is what running requests fill of all,
+        without the prefixes that idle slots keep.
+        """
         waiting = sum(not call.started and not call.aborted for call in self._calls.values())
-        return EngineState(running=len(self._running), waiting=waiting)
+        held = sum(call.prompt_tokens + call.output_tokens for call in self._calls.values() if call.started)
+        return EngineState(
+            running=len(self._running),
+            waiting=waiting,
+            kv_used=min(1.0, held / (self._slots * self._context_tokens)),
+            prefix_queried_tokens=self._queried_tokens,
+            prefix_hit_tokens=self._hit_tokens,
+            preemptions=0,
+        )
 
     @property
     def _name(self) -> str:

@@ -313,6 +313,7 @@ class OpenAIEngine:
             json_schema=True,
             priority=True,
             prefix_cache=True,
+            price_per_million_tokens=self._prices,
         )
 
     async def _models(self, client: Any) -> set[str]:
@@ -464,12 +465,8 @@ class OpenAIEngine:
         return dict(await self._serving().post(url, body=body, cast_to=object))
 
     def _account(self, usage: Usage) -> None:
-        spent, prices = self._spent, self._prices
-        cost = spent.cost
-        if prices is not None and cost is not None:
-            fresh = usage.prompt_tokens - usage.cached_tokens
-            amounts = (fresh, usage.cached_tokens, usage.output_tokens)
-            cost += sum(prices[name] * tokens for name, tokens in zip(PRICES, amounts, strict=True)) / 1e6
+        spent = self._spent
+        cost = None if self._prices is None or spent.cost is None else spent.cost + usage.cost(self._prices)
         self._spent = replace(spent, requests=spent.requests + 1, usage=spent.usage + usage, cost=cost)
 
 
@@ -507,4 +504,4 @@ def _checked_prices(prices: Mapping[str, float] | None) -> dict[str, float] | No
             f"openai: price_per_million_tokens={dict(prices)} must give input and output, and may give cached_input, "
             "each at least 0"
         )
-    return {"cached_input": prices["input"], **prices}
+    return dict(prices)
