@@ -65,9 +65,10 @@ class Slack:
             return (-call.priority, BACKGROUND, call.runnable_at)
         if call.parked:
             return (-call.priority, PARKED, call.submitted)
-        if not self._arrivals or call.runnable_at > self._arrivals[-1]:
+        can_be_in_time = due - call.runnable_at >= call.own_s  # else its run is lost, and it is about to be parked
+        if can_be_in_time and (not self._arrivals or call.runnable_at > self._arrivals[-1]):
             self._arrivals.append(call.runnable_at)
-        if not call.answers and due - call.runnable_at >= call.own_s:
+        if can_be_in_time and not call.answers:
             typical = (float(call.prompt_tokens), call.output_tokens, due - call.runnable_at)
             known = self._typical.get(call.model, typical)
             self._typical[call.model] = tuple(k + (t - k) / 20 for k, t in zip(known, typical, strict=True))
@@ -108,9 +109,11 @@ class Slack:
                     best = end, replica.name, replica.replica_id
             else:
                 soonest = min(soonest, max(now, replica.slot_free_at if replica.is_full else now) + own_s)
+        latest = due - call.own_s
         if self._plan is not None and (best is not None or soonest <= due):
-            latest = due - call.own_s
-            return Wait("other runs can be in time meanwhile", lets_pass=True, until=latest if latest > now else None)
+            if latest > now:
+                return Wait("other runs can be in time meanwhile", lets_pass=True, until=latest)
+            return Park("gave way to runs that can be in time together")
         if best is not None:
             self._starts += 1
             return Bind(best[2], f"ends {due - best[0]:.3f} s before it is due, soonest of those with room", due)
