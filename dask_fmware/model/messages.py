@@ -6,7 +6,7 @@ They hold ids, counts and durations, never a prompt or an answer.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self
 
 from dask_fmware.errors import VersionMismatchError
@@ -27,7 +27,8 @@ __all__ = [
     "check_version",
 ]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 2  # raise it also when a default changes: a field with its default does not travel
+TRAVELS = "travels"  # of a field that is sent even if it has its default
 
 
 def check_version(theirs: object, who: str) -> None:
@@ -46,10 +47,12 @@ class _Message:
     __slots__ = ()
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the message as a dictionary of plain values, with its ``op``."""
+        """Return the message as a dictionary of plain values, with its ``op``; what has its default stays away."""
         wire: dict[str, Any] = {"op": self.op}
-        for name, _ in _fields(type(self)):
-            wire[name] = getattr(self, name)
+        for name, default in _fields(type(self)):
+            value = getattr(self, name)
+            if value is not default:
+                wire[name] = value
         return wire
 
     @classmethod
@@ -60,7 +63,7 @@ class _Message:
         except TypeError:  # of another version
             pass
         known = _fields(cls)
-        missing = [name for name, required in known if required and name not in message]
+        missing = [name for name, default in known if default is MISSING and name not in message]
         if missing:
             raise VersionMismatchError(
                 f"message '{cls.op}' lacks {', '.join(missing)} (version {PROTOCOL_VERSION} is spoken here); "
@@ -69,14 +72,14 @@ class _Message:
         return cls(**{name: message[name] for name, _ in known if name in message})
 
 
-_FIELDS: dict[type, tuple[tuple[str, bool], ...]] = {}
+_FIELDS: dict[type, tuple[tuple[str, Any], ...]] = {}
 
 
-def _fields(kind: type[Any]) -> tuple[tuple[str, bool], ...]:
-    """Names of a message's fields, and whether each is required; looked up once for each class."""
+def _fields(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
+    """Names of a message's fields and their defaults, MISSING for what must travel; looked up once for each class."""
     known = _FIELDS.get(kind)
     if known is None:
-        known = _FIELDS[kind] = tuple((f.name, f.default is MISSING) for f in fields(kind))
+        known = _FIELDS[kind] = tuple((f.name, MISSING if f.metadata.get(TRAVELS) else f.default) for f in fields(kind))
     return known
 
 
@@ -161,7 +164,7 @@ class ReplicaReady(_Message):
     load_s: float
     profile: str | None = None  # JSON of `dask_fmware.profile.record.LiveProfile`, if its speed was measured
     card_slots: int | None = None  # calls at once over all replicas of its card; None: no bound but their slots
-    version: int = PROTOCOL_VERSION
+    version: int = field(default=PROTOCOL_VERSION, metadata={TRAVELS: True})
 
     def replica(self, worker: str) -> Replica:
         """Return the replica that this message announces, on the worker at an address."""

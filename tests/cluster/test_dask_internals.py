@@ -178,6 +178,25 @@ async def test_batched_streams_have_an_interval_that_can_be_lowered(
     assert hasattr(cluster.client.scheduler_comm, "interval")
 
 
+async def test_a_message_can_wait_for_the_result_that_follows_and_goes_alone_if_none_does(
+    cluster: InProcessCluster, dask: SchedulerInternals
+) -> None:
+    heard: asyncio.Queue[int] = asyncio.Queue()
+
+    def hear(worker: str, number: int) -> None:
+        heard.put_nowait(number)
+
+    dask.listen({"fmware-test": hear})
+    worker = cluster.workers["light-0"]
+    internals, stream = WorkerInternals(worker), worker.batched_stream
+    internals.send_with_result({"op": "fmware-test", "number": 1})
+    internals.send({"op": "fmware-test", "number": 2})
+    assert [await heard.get(), await heard.get()] == [1, 2]
+    assert [message["number"] for message in stream.recent_message_log[-1]] == [1, 2]
+    internals.send_with_result({"op": "fmware-test", "number": 3})
+    assert await asyncio.wait_for(heard.get(), 10) == 3
+
+
 async def test_the_scheduler_logs_status_changes_of_workers_to_plugins(
     cluster: InProcessCluster, dask: SchedulerInternals
 ) -> None:

@@ -89,9 +89,3 @@ def test_an_answer_that_max_tokens_cut_is_not_tried_again() -> None:
     error, ended = run(Says("orde", "length"))
     assert isinstance(error, OutputFormatError)
     assert "raise it" in ended.error
-
-
-def test_a_sender_that_knows_no_repairs_is_understood() -> None:
-    wire = AttemptEnded("k", 1, "finished").to_wire()
-    del wire["is_repaired"]
-    assert AttemptEnded.from_wire(wire).is_repaired is False

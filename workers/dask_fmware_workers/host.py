@@ -68,7 +68,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
     def setup(self, worker: Worker) -> None:
         """Begin; returns at once."""
         self.dask = WorkerInternals(worker)
-        self.runner = CallRunner(self.dask.send, self._crashed)
+        self.runner = CallRunner(self.dask.send, self._crashed, self.dask.send_with_result)
         self.bodies = BodyClient(self.dask)
         self.state_reports = StateReports(self.dask.send, self._crashed)
         self.loaded: Loaded | None = None

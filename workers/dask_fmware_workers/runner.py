@@ -52,16 +52,20 @@ class CallRunner:
 
     Parameters
     ----------
-    send
-        Sends a message to the scheduler.
+    send, send_with_result
+        Send a message to the scheduler; the second in one batch with the result of the task that runs.
     crashed
         Called when an engine has died under a call.
     """
 
     def __init__(
-        self, send: Callable[[dict[str, Any]], None], crashed: Callable[[Engine, EngineCrashedError], None]
+        self,
+        send: Callable[[dict[str, Any]], None],
+        crashed: Callable[[Engine, EngineCrashedError], None],
+        send_with_result: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self._send = send
+        self._send_with_result = send_with_result or send
         self._crashed = crashed
         self.streams = AnswerStreams()
         self.prices: Mapping[str, float] | None = None  # of the engine, for a million tokens
@@ -144,7 +148,7 @@ class CallRunner:
             if self._attempts.get(call_id) is attempt:
                 del self._attempts[call_id]
             stream.end(outcome)
-            self._send(
+            self._send_with_result(
                 AttemptEnded(
                     call_id,
                     grant.attempt,
