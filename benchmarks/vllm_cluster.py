@@ -3,7 +3,7 @@
     .venv-vllm/bin/python -m benchmarks.vllm_cluster
 
 One replica computes in bfloat16 with vLLM in processes of its own, the other in float32 inside its worker, where
-each step is held up by a stated 15 ms: the two formats alone differ too little on a small model. What is checked:
+each step is held up by a stated 50 ms: the two formats alone differ too little on a small model. What is checked:
 every run completes; answers stream; the router's figures are those that vLLM counts; a worker that is killed
 (kill -9) leaves no process after 5 s and its calls finish on the other replica. The environment is the one that
 `python -m benchmarks.conformance vllm` makes.
@@ -34,7 +34,7 @@ from dask_fmware_workers.engines.tiny_llama import TinyLlama
 MODEL = TinyLlama(layers=6, width=384, heads=6, kv_heads=6, inner_width=1536)
 QUESTIONS = ["How do I limit memory?", "What is a chunk?", "How are tasks fused?", "Where do results live?"]
 MESSAGES = ["I want two tents", "What keeps me dry?", "Hello there", "A lamp, please", "Something for rain", "Thanks!"]
-ORPHAN_S, SLOW_S = 5.0, 0.015
+ORPHAN_S, SLOW_S = 5.0, 0.05
 OPTIONS = {
     "enforce_eager": True,
     "block_size": 32,
@@ -175,7 +175,8 @@ def work(client: Client) -> dict[str, Any]:
         "calls": len(attempts),
         "calls on each replica": {name: sum(a.accelerator == name for a in attempts) for name in before},
         "ms for each output token, median": {name: _pace_ms(attempts, name) for name in before},
-        "pieces of an answer, median": sorted(map(len, pieces))[len(pieces) // 2],
+        "answers read in several pieces": f"{sum(len(read) > 1 for read in pieces)} of {len(pieces)}",
+        "pieces of an answer, most": max(map(len, pieces)),
         "prompt tokens, by the router's reports": ours,
         "prompt tokens, by vLLM's scheduler": theirs,
     }

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from dask_fmware.spec.deployment import LONGEST_TOKEN_BYTES
+
 __all__ = ["Capabilities", "Delta", "Engine", "EngineState", "FinishReason", "Message", "Request", "Sampling", "Usage"]
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -93,7 +95,7 @@ class Capabilities:
     engine_version: str
     slots: int  # requests it runs at once, >= 1
     context_tokens: int  # prompt plus output of one request
-    longest_token_bytes: int = 16  # UTF-8 bytes of the longest token: bounds prompt tokens from below
+    longest_token_bytes: int = LONGEST_TOKEN_BYTES  # of UTF-8: bounds prompt tokens from below
     choices: bool = False
     json_schema: bool = False
     priority: bool = False  # takes Request.priority into account

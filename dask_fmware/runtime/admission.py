@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 from dask_fmware.errors import CapacityError, ContextOverflowError, FMwareError, UnknownModelError
 from dask_fmware.model.plan import RunPlan
+from dask_fmware.spec.deployment import LONGEST_TOKEN_BYTES
 
 __all__ = ["ModelLimits", "least_prompt_tokens", "refusal"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """What is known of a deployed model before any replica of it is ready."""
+    """What bounds a call of a model: as deployed, and as its replicas tell."""
 
     context_tokens: int
-    longest_token_bytes: int = 16
+    longest_token_bytes: int = LONGEST_TOKEN_BYTES
 
 
 def least_prompt_tokens(prompt_bytes: int, limits: ModelLimits) -> int:

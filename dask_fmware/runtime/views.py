@@ -31,6 +31,7 @@ class CallViews:
         self._fleet = fleet
         self._models = models
         self._fastest: dict[str, Latency] = {}  # model -> figure of its fastest replicas
+        self._longest: dict[str, int] = {}  # model -> bytes of the longest token of any replica
 
     def view(self, call: CallRecord) -> CallView:
         """Return a call as policies see it; made once for each time that it waits."""
@@ -45,15 +46,23 @@ class CallViews:
         return run.shape
 
     def limits(self, model: str) -> ModelLimits | None:
-        """Return the limits of a model that is deployed or hosted, or None."""
-        limits = self._models.get(model)
-        if limits is None and (replica := self._fleet.first(model)) is not None:
-            limits = ModelLimits(replica.context_tokens, replica.longest_token_bytes)
-        return limits
+        """Return the limits of a model that is deployed or hosted, or None.
+
+        How long its tokens are, its replicas know better than the deployment.
+        """
+        limits, replica = self._models.get(model), self._fleet.first(model)
+        if replica is None:
+            return limits
+        longest = self._longest.get(model)
+        if longest is None:
+            longest = max(s.replica.longest_token_bytes for s in self._fleet if s.replica.model == model)
+            self._longest[model] = longest
+        return ModelLimits(limits.context_tokens if limits else replica.context_tokens, longest)
 
     def replicas_changed(self, model: str) -> None:
-        """Another replica of a model is the fastest, maybe."""
+        """Another replica of a model is the fastest, or has the longest tokens, maybe."""
         self._fastest.pop(model, None)
+        self._longest.pop(model, None)
 
     def execution(self, model: str, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
         """First token and completion on an idle replica of the fastest kind; 0 while none is known."""

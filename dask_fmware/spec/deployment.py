@@ -14,6 +14,7 @@ from dask_fmware.spec.provisioning import Provisioning
 from dask_fmware.spec.record import Record, did_you_mean, misfit
 
 __all__ = [
+    "LONGEST_TOKEN_BYTES",
     "Accelerator",
     "Deployment",
     "Latency",
@@ -24,6 +25,8 @@ __all__ = [
     "RouterOptions",
     "TenantOptions",
 ]
+
+LONGEST_TOKEN_BYTES = 256  # no vocabulary that is known has a longer token
 
 Label: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=100)]
 
@@ -39,13 +42,20 @@ class Accelerator(Record):
     cores: list[list[int]] | None = Field(
         default=None, description="CPU cores of each card, for engines that run on cores"
     )
+    devices: list[list[int | str]] | None = Field(
+        default=None, description="CUDA devices of each card, as CUDA_VISIBLE_DEVICES names them; several share a model"
+    )
     price_per_hour: float | None = Field(default=None, ge=0, description="price of one card for one hour")
     memory_gb: float | None = Field(default=None, gt=0, description="memory of one card, 10^9 bytes")
 
     @model_validator(mode="after")
-    def _one_core_set_a_card(self) -> Self:
+    def _one_set_a_card(self) -> Self:
         if self.cores is not None and len(self.cores) != self.cards:
             raise ValueError(f"cores lists {len(self.cores)} core sets for {self.cards} cards; give one for each card")
+        if self.devices is not None and (len(self.devices) != self.cards or not all(self.devices)):
+            raise ValueError(
+                f"devices lists {len(self.devices)} sets for {self.cards} cards; give one for each, none empty"
+            )
         return self
 
 
@@ -73,7 +83,11 @@ class ModelDeployment(Record):
     engine: str = Field(default="llama.cpp", min_length=1)
     slots: int = Field(default=4, ge=1, le=4096, description="calls at once on a replica")
     context_tokens: int = Field(default=2048, ge=16, description="prompt plus output of one call")
-    longest_token_bytes: int = Field(default=16, ge=1, description="bounds prompt tokens from below at submission")
+    longest_token_bytes: int = Field(
+        default=LONGEST_TOKEN_BYTES,
+        ge=1,
+        description="bounds prompt tokens from below at submission, until a replica tells its own",
+    )
     memory_gb: float | None = Field(
         default=None, gt=0, description="weights and buffers, 10^9 bytes; the KV cache extra"
     )

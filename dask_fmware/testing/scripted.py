@@ -161,6 +161,7 @@ class ScriptedEngine:
             engine_version="1",
             slots=self.slots,
             context_tokens=self.context_tokens,
+            longest_token_bytes=16,
             choices=True,
             json_schema=True,
             priority=True,

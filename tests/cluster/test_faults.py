@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import dask_fmware as fm
-from dask_fmware.errors import AttemptsExhaustedError, DeploymentError
+from dask_fmware.errors import AttemptsExhaustedError, DeploymentError, EngineLoadError
 from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
 from dask_fmware.testing import InProcessCluster, deployment
-from dask_fmware_workers import loading
+from dask_fmware.testing.scripted import ScriptedEngine
+from dask_fmware_workers import host, loading
 from dask_fmware_workers.engines import create_engine
 from tests.cluster.flows import fan, one, rag, where
 
@@ -92,6 +93,33 @@ async def test_a_replica_whose_engine_does_not_exist_fails_wait_ready_at_once() 
     async with InProcessCluster(document, wait=False) as cluster:
         with pytest.raises(DeploymentError, match=r"replica 'small-cpu-0' .* cannot start: engine 'fusion'"):
             await fm.wait_ready(cluster.client, timeout_s=30)
+
+
+async def test_a_model_file_that_is_not_there_fails_wait_ready_at_once() -> None:
+    document = deployment("small")
+    document["models"]["small"] |= {"engine": "llama.cpp", "arguments": {"gguf": "/nowhere/model.gguf"}}
+    async with InProcessCluster(document, wait=False) as cluster:
+        with pytest.raises(DeploymentError, match=r"cannot start: llama.cpp: '/nowhere/model.gguf' does not exist"):
+            await fm.wait_ready(cluster.client, timeout_s=30)
+        assert (await fm.status(cluster.client))["failed_replicas"][0]["will_retry"] is False
+
+
+async def test_an_engine_that_dies_while_it_loads_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[int] = []
+
+    class DiesTwice(ScriptedEngine):
+        async def start(self) -> None:
+            starts.append(len(starts))
+            if len(starts) < 3:
+                raise EngineLoadError("scripted: it died while it loaded")
+            await super().start()
+
+    monkeypatch.setattr(loading, "create_engine", lambda kind, arguments: DiesTwice(**arguments))
+    monkeypatch.setattr(host, "FIRST_RETRY_S", 0.01)
+    async with InProcessCluster(deployment("small")) as cluster:
+        assert starts == [0, 1, 2]
+        assert not (await fm.status(cluster.client))["failed_replicas"]
+        assert (await cluster.client.compute(one("x"))).model == "small"
 
 
 async def test_calls_wait_for_a_replica_that_joins_later() -> None:

@@ -61,10 +61,18 @@ async def refused(engine: LlamaCppEngine) -> str:
 
 
 async def test_a_missing_file_is_named_with_the_next_step(tmp_path: Path) -> None:
-    path = tmp_path / "nowhere.gguf"
-    message = await refused(LlamaCppEngine(gguf=path))
-    assert str(path) in message
-    assert "download" in message
+    engine = LlamaCppEngine(gguf=tmp_path / "nowhere.gguf")
+    for _ in range(2):
+        with pytest.raises(DeploymentError, match=r"nowhere\.gguf' does not exist on this worker; correct the path"):
+            await engine.start()
+    await engine.close()
+
+
+@pytest.mark.engine
+async def test_an_architecture_that_llama_cpp_does_not_know_is_named(tmp_path: Path) -> None:
+    data, path = SMALL.cached_path().read_bytes(), tmp_path / "model.gguf"
+    path.write_bytes(data.replace(b"llama", b"lxama"))
+    assert "architecture 'lxama'" in await refused(LlamaCppEngine(gguf=path))
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "header", "weights", "directory", "version"])

@@ -8,17 +8,21 @@ What needs vLLM runs in an environment of its own, which this command makes, wit
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dask_fmware.errors import DeploymentError, EngineLoadError
-from dask_fmware_workers.engines import vllm_watch
+from dask_fmware_workers.accelerators import Card
+from dask_fmware_workers.engines import model_path, vllm_watch
+from dask_fmware_workers.engines.model_path import check_cards
 from dask_fmware_workers.engines.vllm import VllmEngine
 from dask_fmware_workers.engines.vllm_backends import Processes
 
@@ -70,6 +74,43 @@ def test_a_process_that_no_worker_started_is_not_watched(monkeypatch: pytest.Mon
     for owner in ("", "abc", str(os.getpid())):
         monkeypatch.setenv(vllm_watch.OWNER, owner)
         vllm_watch.end_with_owner()
+
+
+@pytest.mark.vllm
+@pytest.mark.engine
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    "change", [{"architectures": ["Unheard"], "model_type": "unheard"}, {"max_position_embeddings": 64}]
+)
+async def test_what_vllm_can_never_serve_is_refused_for_good(change: dict[str, Any], tmp_path: Path) -> None:
+    from tests.engines.tiny_llama import tiny_llama
+
+    for file in tiny_llama().iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    engine = VllmEngine(model=str(tmp_path))
+    with pytest.raises(DeploymentError, match="cannot be served as it is deployed"):
+        await engine.start()
+    await engine.close()
+
+
+@pytest.mark.parametrize("model", ["/nowhere/model", "./nowhere"])
+async def test_a_path_that_is_not_there_is_refused_for_good(model: str) -> None:
+    with pytest.raises(DeploymentError, match="does not exist on this worker"):
+        await VllmEngine(model=model).start()
+
+
+@pytest.mark.parametrize("seen", [1, 4])
+def test_cards_that_are_not_there_are_refused_where_that_is_known(seen: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = [Card("nvidia", "L4", index=i) for i in range(seen)]
+    monkeypatch.setattr(model_path, "nvidia_cards", lambda: cards)
+    if seen < 2:
+        with pytest.raises(DeploymentError, match=r"tensor_parallel=2 needs as many cards, and this worker sees 1"):
+            check_cards(2, engine="vllm")
+    else:
+        check_cards(2, engine="vllm")
 
 
 @pytest.mark.vllm

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dask_fmware_workers.engines import vllm_serve
 from dask_fmware_workers.engines.vllm_serve import VllmServeEngine, _state_of
 from tests.engines.asking import WAIT_S, ask, collect, until
 
+STARTED = time.time()
 STUB = """
 import http.server, json, os, sys
 port, model = int(sys.argv[sys.argv.index("--port") + 1]), sys.argv[sys.argv.index("--served-model-name") + 1]
@@ -85,6 +87,20 @@ async def test_a_server_that_dies_while_it_loads_is_an_error_with_the_end_of_its
         await engine.start()
     assert engine.process_id is None
     await engine.close()
+
+
+async def test_the_key_of_the_server_is_shown_nowhere(model: str, server: Any) -> None:
+    server("import os, sys; print(os.environ['VLLM_API_KEY']); sys.exit('my key is ' + os.environ['VLLM_API_KEY'])")
+    engine = VllmServeEngine(model=model)
+    with pytest.raises(EngineLoadError, match=r"my key is \*\*\*"):
+        await engine.start()
+    assert not keys()
+    assert "VLLM_API_KEY" not in os.environ
+
+
+def keys() -> list[Path]:
+    """Files with keys that this run of the tests has left."""
+    return [path for path in Path(tempfile.gettempdir()).glob("fmware-*/key") if path.stat().st_mtime > STARTED]
 
 
 async def test_a_server_that_never_answers_is_given_up(model: str, server: Any) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_fmware.errors import CapacityError, ContextOverflowError, UnknownModelError
+from dask_fmware.runtime import Refuse, ReplicaGone
 from dask_fmware.runtime.admission import ModelLimits, least_prompt_tokens, refusal
-from tests.runtime.builders import node, plan
+from tests.runtime.builders import Driver, node, plan, replica
 
 LIMITS = {"small": ModelLimits(100, 4)}
 
@@ -57,3 +60,16 @@ def test_a_run_is_refused_when_too_many_calls_are_held() -> None:
 
 def test_a_body_of_an_accepted_run_is_never_refused_for_calls_that_are_held() -> None:
     assert refused(plan("r[0]", part_of="r"), held=5, max_held=5) is None
+
+
+def test_how_long_tokens_are_replicas_know_better_than_the_deployment() -> None:
+    driver = Driver(models={"small": ModelLimits(100)})
+    long = plan("a", [node("a/call", prompt_bytes=1600, answers=True)])
+    assert not any(isinstance(action, Refuse) for action in driver.submit(long))  # nobody knows the vocabulary yet
+    driver.ready(replace(replica("r1"), longest_token_bytes=4))
+    (refused,) = driver.submit(replace(long, run_id="b"))
+    assert "a prompt of at least 400 tokens" in str(refused.error)
+    driver.ready(replace(replica("r2"), longest_token_bytes=32))  # another engine, with longer tokens
+    assert not any(isinstance(action, Refuse) for action in driver.submit(replace(long, run_id="c")))
+    driver.tell(ReplicaGone("tcp://r2"))
+    assert any(isinstance(action, Refuse) for action in driver.submit(replace(long, run_id="d")))

@@ -72,3 +72,10 @@ def test_deployments_are_frozen():
 def test_prices_are_finite(price):
     with pytest.raises(ValidationError):
         Accelerator(cards=1, price_per_hour=price)
+
+
+def test_devices_are_given_for_each_card_or_not_at_all():
+    assert Accelerator(cards=2, devices=[[0, 1], ["GPU-2a", 3]]).devices == [[0, 1], ["GPU-2a", 3]]
+    for devices in ([[0]], [[0], []]):
+        with pytest.raises(ValueError, match=r"devices lists \d sets for 2 cards; give one for each"):
+            Accelerator(cards=2, devices=devices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from dask_fmware.errors import EngineLoadError
+from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_workers import accelerators
-from dask_fmware_workers.accelerators import GIB, Card, Need, check_memory, cpu_card, nvidia_cards, visible
+from dask_fmware_workers.accelerators import GIB, Card, Need, check_memory, cpu_card, nvidia_cards, see_only, visible
 
 
 class FakeNvml:
@@ -124,3 +126,31 @@ def test_a_cpu_card_is_its_cores_and_what_its_group_may_take(monkeypatch: pytest
     (tmp_path / "memory.stat").write_text("anon 10000\nactive_file 20000\ninactive_file 30000\nfile_mapped 9\n")
     assert cpu_card().free_bytes == 80000
     assert cpu_card().memory_bytes == 100000
+
+
+def test_a_replica_sees_the_devices_of_its_card_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setitem(sys.modules, "torch", Torch(started=False))
+    see_only([2, "GPU-3"])
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,GPU-3"
+    monkeypatch.setitem(sys.modules, "torch", Torch(started=True))
+    see_only([2, "GPU-3"])  # as it is already
+    with pytest.raises(EngineLoadError, match=r"uses CUDA already, with CUDA_VISIBLE_DEVICES='2,GPU-3', .*devices 0,1"):
+        see_only([0, 1])
+
+
+class Torch:
+    """As much of PyTorch as tells whether CUDA has been started."""
+
+    def __init__(self, *, started: bool) -> None:
+        self.cuda = self
+        self.is_initialized = lambda: started
+
+
+async def test_a_placement_on_several_devices_shows_them_to_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    document = deployment("small")
+    document["accelerators"]["cpu"]["devices"] = [[4, 5]]
+    async with InProcessCluster(document) as cluster:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,5"
+        await cluster.settled()

@@ -8,6 +8,7 @@ other cards are known by the label of their worker only: their memory is not che
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,7 +17,7 @@ from typing import Any
 
 from dask_fmware.errors import EngineLoadError
 
-__all__ = ["Card", "Need", "check_memory", "cpu_card", "nvidia_cards", "visible"]
+__all__ = ["Card", "Need", "check_memory", "cpu_card", "nvidia_cards", "see_only", "visible"]
 
 GIB = 1 << 30
 CGROUP = Path("/sys/fs/cgroup")
@@ -117,6 +118,24 @@ def nvidia_cards(devices: str | None = None) -> list[Card]:
     finally:
         nvml.nvmlShutdown()
     return visible(cards, os.environ.get("CUDA_VISIBLE_DEVICES") if devices is None else devices)
+
+
+def see_only(devices: Sequence[int | str]) -> None:
+    """Let this process, and what it starts, use these CUDA devices and no others.
+
+    Raises
+    ------
+    EngineLoadError
+        If CUDA has been started in this process with others: it reads the variable once.
+    """
+    wanted = ",".join(map(str, devices))
+    torch = sys.modules.get("torch")
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != wanted and torch is not None and torch.cuda.is_initialized():
+        raise EngineLoadError(
+            f"this worker uses CUDA already, with CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')!r}, and "
+            f"its card is made of devices {wanted}; give each replica a worker process of its own"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = wanted
 
 
 def _nvidia_card(nvml: Any, index: int) -> Card:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from dask_fmware.errors import DeploymentError
 from dask_fmware.model.engine import Engine
 from dask_fmware.model.messages import ReplicaReady
 from dask_fmware.profile.record import LiveProfile
 from dask_fmware.spec.deployment import Deployment, Placement
+from dask_fmware_workers.accelerators import see_only
 from dask_fmware_workers.engines import create_engine
 from dask_fmware_workers.profiling import Footprint, stored_profile
 from dask_fmware_workers.warmup import measure_latency
+
+T = TypeVar("T")
 
 __all__ = ["Labels", "Loaded", "load"]
 
@@ -67,8 +71,10 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         **spec.arguments,
         **placement.arguments,
     }
-    if (cores := _cores(deployment, accelerator, card)) is not None:
+    if (cores := _of_card(deployment.accelerators[accelerator].cores, accelerator, card)) is not None:
         arguments.setdefault("cores", cores)
+    if (devices := _of_card(deployment.accelerators[accelerator].devices, accelerator, card)) is not None:
+        see_only(devices)
     start, before = perf_counter(), Footprint.now()
     engine = create_engine(spec.engine, arguments)
     try:
@@ -104,9 +110,8 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
     return Loaded(engine, ready, footprint, arguments)
 
 
-def _cores(deployment: Deployment, accelerator: str, card: str) -> list[int] | None:
-    """Cores of a card named ``accelerator-index``."""
-    sets = deployment.accelerators[accelerator].cores
+def _of_card(sets: Sequence[Sequence[T]] | None, accelerator: str, card: str) -> list[T] | None:
+    """What belongs to a card named ``accelerator-index``."""
     index = card.removeprefix(f"{accelerator}-")
     if sets is None or not index.isdigit() or int(index) >= len(sets):
         return None

@@ -31,6 +31,11 @@ class GgufHeader:
     values: Mapping[str, Any]  # scalars and strings, and the token list as bytes
 
     @property
+    def architecture(self) -> str:
+        """As llama.cpp names it."""
+        return str(self.values.get("general.architecture", "unknown"))
+
+    @property
     def trained_context_tokens(self) -> int | None:
         """The longest context the model was trained for, where the file says."""
         return self.values.get(f"{self.values.get('general.architecture')}.context_length")
@@ -80,8 +85,6 @@ def read_header(path: Path) -> GgufHeader:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return GgufHeader(_parse(data))
-    except FileNotFoundError as error:
-        raise EngineLoadError(f"llama.cpp: no file '{path}'; download the model or correct 'gguf'") from error
     except OSError as error:
         raise EngineLoadError(f"llama.cpp: cannot read '{path}' ({error.strerror}); correct 'gguf'") from error
     except (ValueError, struct.error, KeyError, UnicodeDecodeError) as error:

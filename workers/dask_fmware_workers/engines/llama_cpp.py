@@ -50,6 +50,7 @@ from dask_fmware_workers.accelerators import Need, check_memory, cpu_card, nvidi
 from dask_fmware_workers.engines.gguf_header import GgufHeader, read_header
 from dask_fmware_workers.engines.llama_call import LlamaCall
 from dask_fmware_workers.engines.llama_server import LlamaServer
+from dask_fmware_workers.engines.model_path import check_path
 from dask_fmware_workers.engines.request_checks import check_context, check_request
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
 
@@ -138,8 +139,10 @@ class LlamaCppEngine:
 
         Raises
         ------
+        DeploymentError
+            If the file does not exist.
         EngineLoadError
-            If the file, the ``embedded`` extra, a core or enough memory is missing, or llama.cpp refuses the model.
+            If the ``embedded`` extra, a core or enough memory is missing, or llama.cpp refuses the model.
         """
         if self._closing is not None:
             await asyncio.shield(self._closing)
@@ -179,6 +182,7 @@ class LlamaCppEngine:
     def _open(self) -> tuple[LlamaServer, GgufHeader]:
         """Check everything that llama.cpp would answer with silence or with the end of the process, then load."""
         path = self._gguf if self._gguf is not None else self._tiny.cached_path()
+        check_path(path, engine="llama.cpp")
         header = read_header(path)
         trained = header.trained_context_tokens
         if trained is not None and self._context_tokens > trained:
@@ -207,8 +211,9 @@ class LlamaCppEngine:
             ) from error
         except (RuntimeError, OSError) as error:
             raise EngineLoadError(
-                f"llama.cpp: could not load '{path}' ({error}); see its log with verbose=True, check that the file is "
-                f"whole and that memory suffices for {self._slots} slots of {self._context_tokens} tokens"
+                f"llama.cpp: could not load '{path}', of architecture '{header.architecture}' ({error}); see its log "
+                "with verbose=True, check that the file is whole, that this build knows the architecture and that "
+                f"memory suffices for {self._slots} slots of {self._context_tokens} tokens"
             ) from error
         return server, header
 

@@ -109,11 +109,11 @@ DIALECTS: dict[str, Dialect] = {
     for dialect in (
         Dialect("openai", False, "max_completion_tokens", 2**63 - 1, False, "response_format", "chunks"),
         Dialect("vllm", True, "max_tokens", 2**63 - 1, True, "structured_outputs", "usage", "vllm"),
+        # llama.cpp takes 32 bits and reads the largest as "draw a seed"
+        Dialect("llama.cpp", True, "max_tokens", 2**32 - 1, True, "grammar", "timings", "llama.cpp"),
         Dialect(
             "vllm-priority", True, "max_tokens", 2**63 - 1, True, "structured_outputs", "usage", "vllm", True
         ),  # with --scheduling-policy priority
-        # llama.cpp takes 32 bits and reads the largest as "draw a seed"
-        Dialect("llama.cpp", True, "max_tokens", 2**32 - 1, True, "grammar", "timings", "llama.cpp"),
     )
 }
 

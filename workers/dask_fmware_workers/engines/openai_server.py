@@ -58,6 +58,7 @@ from dask_fmware.errors import (
     SpecError,
 )
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request, Usage
+from dask_fmware.spec.deployment import LONGEST_TOKEN_BYTES
 from dask_fmware_workers.engines.api_key import ApiKey
 from dask_fmware_workers.engines.engine_call import EngineCall
 from dask_fmware_workers.engines.openai_dialects import DIALECTS, Answer
@@ -358,7 +359,7 @@ class OpenAIEngine:
         most = size + 64 * (1 + len(request.messages or ()))  # what a chat template adds
         if self._dialect.tokenizer is None or (size and most + request.max_tokens <= self._context_tokens):
             call.prompt_tokens = -(-size // BYTES_PER_TOKEN)
-            least = -(-size // 16)
+            least = -(-size // LONGEST_TOKEN_BYTES)
             check_context(request, min(least, call.prompt_tokens), self._context_tokens, engine="openai")
         else:
             call.prompt_tokens = await self._count(request)

@@ -210,8 +210,8 @@ class VllmServeEngine:
         port = _free_port(self._port)
         self._directory = Path(tempfile.mkdtemp(prefix="fmware-"))  # of this user alone
         try:
-            key_file = self._directory / "key"
-            key_file.write_text(secrets.token_urlsafe(24))
+            key, key_file = secrets.token_urlsafe(24), self._directory / "key"
+            key_file.write_text(key)
             guard = (sys.executable, "-m", "dask_fmware_workers.engines.guard", str(os.getpid()))
             with (self._directory / "log").open("wb") as log:
                 self._process = await asyncio.create_subprocess_exec(
@@ -222,7 +222,7 @@ class VllmServeEngine:
                     *("--port", str(port)),
                     stdout=log,
                     stderr=log,
-                    env=self._environment(key_file.read_text()),
+                    env=self._environment(key),
                 )
             client = OpenAIEngine(
                 base_url=f"http://{HOST}:{port}/v1",
@@ -362,6 +362,8 @@ def _whole(value: float | None) -> int | None:
 
 
 def _tail(log: Path) -> str:
+    """Return the last lines of a log, without the key, whatever the server has written."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        return " | ".join(line for line in file.read().decode(errors="replace").splitlines()[-8:] if line.strip())
+        text = file.read().decode(errors="replace").replace((log.parent / "key").read_text(), "***")
+    return " | ".join(line for line in text.splitlines()[-8:] if line.strip())
