@@ -57,15 +57,16 @@ def _times(call: JobCall, answers: bool, lanes: Sequence[Lane], cost: Cost) -> T
 def _best(
     jobs: Sequence[Job], tasks: Sequence[Sequence[Task]], free_at: Sequence[float], now: float
 ) -> dict[int, list[Placed]]:
-    """Place the jobs in several orders; more in time of a higher priority is better, then more, then earlier."""
+    """Place the jobs in several orders: most in time by priority and within their tenants' shares, then of all."""
     count = len(jobs)
     best: tuple[tuple[float, ...], list[int], list[bool], dict[int, list[Placed]]] | None = None
-    levels = sorted({job.priority for job in jobs}, reverse=True)
+    ranks = [(-job.priority, job.excess > 0.0) for job in jobs]
+    levels = sorted(set(ranks))
 
     def attempt(order: list[int], slow: list[bool]) -> bool:
         nonlocal best
         found = place_jobs([[(-inf, at)] if at > now else [] for at in free_at], tasks, order, slow)
-        in_time = [float(sum(jobs[i].priority == level for i in found)) for level in levels]
+        in_time = [float(sum(ranks[i] == level for i in found)) for level in levels]
         ends = sum(max((one.end for one in placed), default=now) for placed in found.values())
         score = (*in_time, -ends)
         if best is None or score > best[0]:
@@ -74,12 +75,12 @@ def _best(
         return False
 
     def order_by(key: Callable[[Job], float]) -> list[int]:
-        return sorted(range(count), key=lambda i: (-jobs[i].priority, not jobs[i].begun, key(jobs[i]), i))
+        return sorted(range(count), key=lambda i: (ranks[i][0], not jobs[i].begun, ranks[i][1], key(jobs[i]), i))
 
-    by_due, by_age = order_by(lambda job: job.deadline), order_by(lambda job: -job.deadline)
-    fresh_last = [i for i in by_due if jobs[i].begun] + [i for i in by_age if not jobs[i].begun]
+    by_due = order_by(lambda job: job.deadline)
+    newest = order_by(lambda job: job.deadline if job.begun else -job.deadline)
     quick, slow = [False] * count, [True] * count
-    for order in (by_due, fresh_last) if fresh_last != by_due else (by_due,):
+    for order in (by_due, newest) if newest != by_due else (by_due,):
         attempt(order, quick)
         if best is not None and len(best[3]) == count:
             return best[3]

@@ -48,6 +48,7 @@ class Job:
     deadline: float
     submitted: float
     begun: bool
+    excess: float  # as of a call
     steps: tuple[JobStep, ...]
 
 

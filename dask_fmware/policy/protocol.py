@@ -50,6 +50,7 @@ class CallView:
     parked: bool = False  # it was found too late before
     submitted: float = 0.0  # when its run was
     begun: bool = False  # whether a call of its run has started before
+    excess: float = 0.0  # card seconds by which its tenant was ahead of its share at submission
 
     @property
     def due(self) -> float | None:

@@ -39,7 +39,7 @@ REMEMBERED = 16  # urgent calls whose arrivals tell the rate of the next
 PATIENCE = 10.0  # objectives that a call is parked before it has a right to a turn
 RIGHT = 20  # urgent starts for one such turn
 EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
-SPARE = 0.5  # of the slack of urgent calls, that background calls on the same replica may use up
+SPARE = 0.2  # of the slack of urgent calls, that others on the same replica may use up who have no right to it
 FOR_BEGUN = 0.25  # share of a batch that is kept for calls of runs under way
 FOR_URGENT = 0.4  # share of a batch that is kept for urgent calls
 URGENT, FRESH, PARKED, BACKGROUND = 0.0, 0.5, 1.0, 2.0
@@ -62,9 +62,9 @@ class Slack:
         """Priority; runs under way, then fresh ones, parked and background calls; least latest start, or first come."""
         due = call.due
         if due is None:
-            return (-call.priority, BACKGROUND, call.runnable_at)
+            return (-call.priority, BACKGROUND, call.excess, call.runnable_at)
         if call.parked:
-            return (-call.priority, PARKED, call.submitted)
+            return (-call.priority, PARKED, 0.0, call.submitted)
         can_be_in_time = due - call.runnable_at >= call.own_s  # else its run is lost, and it is about to be parked
         if can_be_in_time and (not self._arrivals or call.runnable_at > self._arrivals[-1]):
             self._arrivals.append(call.runnable_at)
@@ -72,7 +72,7 @@ class Slack:
             typical = (float(call.prompt_tokens), call.output_tokens, due - call.runnable_at)
             known = self._typical.get(call.model, typical)
             self._typical[call.model] = tuple(k + (t - k) / 20 for k, t in zip(known, typical, strict=True))
-        return (-call.priority, URGENT if call.begun else FRESH, due - call.own_s)
+        return (-call.priority, URGENT if call.begun else FRESH, float(call.excess > 0.0), due - call.own_s)
 
     def rank(self, replica: ReplicaView) -> Rank:
         """Replicas with room first, then those that have room soonest; emptier ones first."""
@@ -103,7 +103,7 @@ class Slack:
         for replica in leaders(replicas, self.rank):
             any_room = any_room or replica.has_room
             own_s = expected_s(call.prompt_tokens, tokens, replica, now) * (1.0 if call.answers else replica.stretch)
-            if replica.has_room and (call.begun or replica.running < _open_slots(replica, FOR_BEGUN)):
+            if replica.has_room and self._takes(call, replica, now):
                 end = now + own_s
                 if end <= due and (best is None or (end, replica.name, replica.replica_id) < best):
                     best = end, replica.name, replica.replica_id
@@ -122,6 +122,12 @@ class Slack:
         if soonest <= due:
             return Wait("only a busy replica can still be in time", lets_pass=True)
         return Park(f"cannot be in time any more: {soonest - due:.3f} s late at best" if soonest < inf else "too late")
+
+    def _takes(self, call: CallView, replica: ReplicaView, now: float) -> bool:
+        """Whether a replica has room for a call in time, by what is kept for others."""
+        if call.excess > 0.0 and replica.slots > 1:
+            return self._is_spare(replica, now)
+        return call.begun or replica.running < _open_slots(replica, FOR_BEGUN)
 
     def _background(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """Fill a replica that no urgent call needs."""

@@ -18,6 +18,7 @@ from dask_fmware.runtime.fleet import Fleet, Held, ReplicaState
 from dask_fmware.runtime.outlook import ToCome
 from dask_fmware.runtime.queue import CallQueue, Ticket
 from dask_fmware.runtime.runs import CallRecord, Runs
+from dask_fmware.runtime.shares import Shares
 from dask_fmware.runtime.views import CallViews
 
 __all__ = ["Dispatcher"]
@@ -47,9 +48,13 @@ class Dispatcher:
         How policies see them.
     to_come
         What policies that plan are shown.
+    shares
+        What tenants have been given.
     """
 
-    def __init__(self, policy: Policy, fleet: Fleet, runs: Runs, views: CallViews, to_come: ToCome) -> None:
+    def __init__(
+        self, policy: Policy, fleet: Fleet, runs: Runs, views: CallViews, to_come: ToCome, shares: Shares
+    ) -> None:
         self.policy = policy
         self._planner: Planner | None = policy if isinstance(policy, Planner) else None
         self.wake_at: float | None = None  # when to look again, because a call waits for a time and not for an event
@@ -57,6 +62,7 @@ class Dispatcher:
         self._runs = runs
         self._views = views
         self._to_come = to_come
+        self._shares = shares
         self._queues: dict[str, CallQueue] = {}  # model -> calls that are held, no queue is empty
         self._waiting: set[str] = set()  # calls in any queue
 
@@ -272,6 +278,7 @@ class Dispatcher:
         ideal = self._views.execution(replica.model, view.prompt_tokens, view.output_tokens)
         attempts.begin(call, replica, number, reason, expected_s, ideal, now)
         self._to_come.begun(call.run)
+        self._shares.given(view.tenant, expected_s / replica.slots)
         law = fleet.law(replica)
         if law is not None:
             state.prefill_until = max(state.prefill_until, now) + law.prefill_s(view.prompt_tokens)

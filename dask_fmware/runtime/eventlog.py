@@ -61,6 +61,7 @@ class Head:
     is_complete: bool  # whether the log begins with the machine: only then can decisions be repeated
     started: float = 0.0  # on the machine's clock
     version: str = field(default_factory=lambda: version("dask-fmware"))
+    tenants: dict[str, float] = field(default_factory=dict)  # their weights
     scenario: dict[str, Any] | None = None  # of a simulation, whose machine knew its past
 
 

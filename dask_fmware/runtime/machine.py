@@ -42,6 +42,7 @@ from dask_fmware.runtime.knowledge import Knowledge, base_name
 from dask_fmware.runtime.observer import Observer
 from dask_fmware.runtime.outlook import ToCome
 from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord, Runs
+from dask_fmware.runtime.shares import Shares
 from dask_fmware.runtime.views import CallViews
 
 __all__ = ["Machine", "ModelLimits"]
@@ -64,6 +65,8 @@ class Machine:
         Reports remembered of runs that nobody holds any more.
     laws
         Step-time laws by model and accelerator, where profiles are known.
+    tenants
+        Weights of tenants; 1 for all others.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Machine:
         max_held: int = 100_000,
         keep_runs: int = 10_000,
         laws: Mapping[tuple[str, str], StepLaw] | None = None,
+        tenants: Mapping[str, float] | None = None,
     ) -> None:
         self.observers: list[Observer] = []
         self.models = dict(models or {})
@@ -82,7 +86,9 @@ class Machine:
         self.runs = Runs(keep_runs)
         self.views = CallViews(self.fleet, self.models)
         self.to_come = ToCome(self.fleet, self.runs, self.views)
-        self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views, self.to_come)
+        self.tenants = dict(tenants or {})
+        self.shares = Shares(self.tenants)
+        self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views, self.to_come, self.shares)
         self.max_attempts = max_attempts
         self.max_held = max_held
         self._arrivals = 0
@@ -186,6 +192,9 @@ class Machine:
         if error is None:
             if plan.part_of is not None:
                 self._body_submitted(plan, run, now)
+            else:
+                objective_s = 1.0 if run.deadline is None else run.deadline - now
+                run.excess = self.shares.submitted(plan.tenant, objective_s, now)
             return []
         if plan.part_of is None:
             run.report.state, run.report.reason, run.report.finished_at = "refused", str(error), 0.0

@@ -133,7 +133,8 @@ class ToCome:
             places[node.name] = (len(steps) - 1,), max(end, ends)
         if not steps:
             return None
-        return Job(plan.run_id, plan.tenant, plan.priority, deadline, run.report.submitted, run.begun, tuple(steps))
+        submitted, begun = run.report.submitted, run.begun
+        return Job(plan.run_id, plan.tenant, plan.priority, deadline, submitted, begun, run.excess, tuple(steps))
 
     def _open(
         self, shape: Shape, node: PlannedNode, reports: Sequence[CallReport], now: float

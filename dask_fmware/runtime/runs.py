@@ -57,6 +57,7 @@ class RunRecord:
     shape: Shape | None = None  # of its workflow
     deadline: float | None = None  # absolute
     begun: bool = False  # whether any of its calls has started
+    excess: float = 0.0  # card seconds by which its tenant was ahead of its share when it was submitted
     idle_since: float = 0.0  # when the last of its calls ended
     rounds: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies that ran one after the other
     bodies: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies

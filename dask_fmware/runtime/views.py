@@ -109,4 +109,5 @@ class CallViews:
             parked=call.parked,
             submitted=submitted,
             begun=run.begun,
+            excess=run.excess,
         )

@@ -123,4 +123,5 @@ def _machine(head: Head) -> Machine:
         models={name: ModelLimits(*limits) for name, limits in head.models.items()},
         max_attempts=head.max_attempts,
         max_held=head.max_held,
+        tenants=head.tenants,
     )

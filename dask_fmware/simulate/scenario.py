@@ -238,6 +238,7 @@ class FleetScenario(Record):
     cards: dict[str, CardScenario] = Field(min_length=1)
     models: dict[str, ModelScenario] = Field(min_length=1)
     hop_s: float = Field(default=0.0, ge=0, description="between a node's end and the next one's start")
+    tenants: dict[str, TenantOptions] = Field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     warm_start: bool = Field(default=False, description="replicas of the start are loaded already")
 
@@ -305,7 +306,6 @@ class Scenario(FleetScenario):
     history: int = Field(
         default=50, ge=0, description="finished calls of each node that the runtime knows at the start"
     )
-    tenants: dict[str, TenantOptions] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

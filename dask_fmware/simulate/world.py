@@ -49,6 +49,7 @@ def new_machine(scenario: FleetScenario, policy: str | Policy, seed: int = 0) ->
             for model, spec in scenario.models.items()
             for accelerator, hosting in spec.on.items()
         },
+        tenants={name: tenant.weight for name, tenant in scenario.tenants.items()},
     )
     if isinstance(scenario, Scenario):
         teach(machine, scenario)
@@ -63,6 +64,7 @@ def _head(machine: Machine, scenario: FleetScenario, seed: int) -> Head:
         max_held=machine.max_held,
         models={name: (limits.context_tokens, limits.longest_token_bytes) for name, limits in machine.models.items()},
         is_complete=True,
+        tenants=machine.tenants,
         scenario=scenario.model_dump(mode="json", exclude_defaults=True) if isinstance(scenario, Scenario) else None,
     )
 

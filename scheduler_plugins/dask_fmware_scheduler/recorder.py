@@ -93,6 +93,7 @@ class Recorder:
             max_held=machine.max_held,
             models={name: (known.context_tokens, known.longest_token_bytes) for name, known in machine.models.items()},
             is_complete=is_complete,
+            tenants=machine.tenants,
             started=time(),
         )
         self._log = EventLog(head, self._write)

@@ -114,6 +114,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             },
             max_attempts=router.max_attempts,
             max_held=router.max_held,
+            tenants={name: tenant.weight for name, tenant in self.deployment.tenants.items()},
         )
         self.answers = AnswerBoard(self.machine)
         self.placement = Placement(self.dask, self._put_back)

@@ -1,0 +1,67 @@
+"""Who is ahead of its share."""
+
+from __future__ import annotations
+
+import pytest
+
+from dask_fmware.model.plan import Objective
+from dask_fmware.runtime.shares import Shares
+from tests.runtime.builders import Driver, assigned, plan, replica
+
+
+def test_a_tenant_alone_is_never_ahead() -> None:
+    shares = Shares()
+    for now in range(5):
+        assert shares.submitted("a", 1.0, float(now)) == 0.0
+        shares.given("a", 100.0)
+
+
+def test_who_was_given_more_is_ahead_by_the_difference_over_the_weight() -> None:
+    shares = Shares({"heavy": 4.0})
+    for tenant in ("heavy", "light"):
+        shares.submitted(tenant, 1.0, 0.0)
+    for tenant in ("heavy", "light"):
+        shares.given(tenant, 2.0)
+    assert shares.submitted("heavy", 1.0, 0.0) == 0.0
+    assert shares.submitted("light", 1.0, 0.0) == pytest.approx(2.0 - 2.0 / 4.0)
+
+
+def test_who_comes_back_is_level_with_the_least_served() -> None:
+    shares = Shares()
+    shares.submitted("a", 1.0, 0.0)
+    shares.given("a", 50.0)
+    assert shares.submitted("b", 1.0, 5.0) == 0.0
+    shares.given("b", 1.0)
+    assert shares.submitted("a", 1.0, 5.0) == 0.0
+    assert shares.submitted("b", 1.0, 5.0) == pytest.approx(1.0)
+
+
+def test_who_asks_for_nothing_any_more_claims_no_share() -> None:
+    shares = Shares()
+    shares.submitted("gone", 1.0, 0.0)
+    shares.submitted("a", 1.0, 0.0)
+    shares.given("a", 9.0)
+    assert shares.submitted("a", 1.0, 9.0) == pytest.approx(9.0)
+    assert shares.submitted("a", 1.0, 11.0) == 0.0
+
+
+def test_a_run_of_the_tenant_that_was_given_less_is_served_before_one_that_waits_longer() -> None:
+    d = Driver("slack")
+    d.ready(replica("a", slots=1), replica("b", slots=1), *[replica(f"c{n}", "large", slots=2) for n in range(9)])
+    objective = Objective(ttft_s=100.0)
+
+    def start(run_id: str, tenant: str):
+        made = plan(run_id, objective=objective)
+        made = type(made)(**{f: getattr(made, f) for f in made.__slots__} | {"tenant": tenant})
+        return assigned([*d.submit(made), *d.runnable(run_id)])
+
+    assert start("x0", "much") == [("x0", "tcp://a", 1)]
+    assert start("y0", "little") == [("y0", "tcp://b", 1)]
+    d.end("y0")
+    for n in (3, 4):  # "little" came level with "much" and was given one call; now that makes three to one
+        assert start(f"x{n}", "much") == [(f"x{n}", "tcp://b", 1)]
+        d.end(f"x{n}")
+    assert start("x1", "much") == [("x1", "tcp://b", 1)]
+    assert start("x2", "much") == start("y1", "little") == []
+    assert assigned(d.end("x0")) == [("y1", "tcp://a", 1)]
+    assert assigned(d.end("x1")) == [("x2", "tcp://b", 1)]
