@@ -91,6 +91,11 @@ class RankedReplicas(Sequence[ReplicaView]):
             heapify(ranking.heap)
 
     @property
+    def changes(self) -> int:
+        """A number that grows with each change."""
+        return self._ties
+
+    @property
     def leaders(self) -> list[ReplicaView]:
         """The least-ranked replica of each kind."""
         views, found = self._views, []

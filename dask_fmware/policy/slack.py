@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from math import inf
 
 from dask_fmware.policy.estimate import execution_s, expected_s
-from dask_fmware.policy.kinds import leaders
+from dask_fmware.policy.kinds import RankedReplicas, leaders
 from dask_fmware.policy.lookahead import look_ahead
 from dask_fmware.policy.outlook import JobCall, Outlook, Plan
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
@@ -43,6 +43,8 @@ SPARE = 0.2  # of the slack of urgent calls, that others on the same replica may
 FOR_BEGUN = 0.25  # share of a batch that is kept for calls of runs under way
 FOR_URGENT = 0.4  # share of a batch that is kept for urgent calls
 URGENT, FRESH, PARKED, BACKGROUND = 0.0, 0.5, 1.0, 2.0
+ALL_BUSY = Wait("all replicas are busy")
+LATER = Wait("only a busy replica can still be in time", lets_pass=True)
 
 
 class Slack:
@@ -55,6 +57,8 @@ class Slack:
         self._typical: dict[str, tuple[float, ...]] = {}  # model -> prompt, output and allowed seconds of urgent calls
         self._starts = 0  # of urgent calls since a background call had its turn
         self._plan: Plan | None = None  # for the decisions of this moment
+        self._state: tuple[RankedReplicas, int, float] | None = None  # replicas as `_looks` saw them
+        self._looks: dict[tuple[object, ...], tuple[float, str, float, bool]] = {}
 
     # -- order -----------------------------------------------------------------------------------
 
@@ -96,32 +100,49 @@ class Slack:
         due = call.due
         if due is None or call.parked:
             return self._background(call, replicas, now)
-        best: tuple[float, str, str] | None = None
-        soonest = inf
-        any_room = False
-        tokens = 0.0 if call.answers else call.output_tokens
-        for replica in leaders(replicas, self.rank):
-            any_room = any_room or replica.has_room
-            own_s = expected_s(call.prompt_tokens, tokens, replica, now) * (1.0 if call.answers else replica.stretch)
-            if replica.has_room and self._takes(call, replica, now):
-                end = now + own_s
-                if end <= due and (best is None or (end, replica.name, replica.replica_id) < best):
-                    best = end, replica.name, replica.replica_id
-            else:
-                soonest = min(soonest, max(now, replica.slot_free_at if replica.is_full else now) + own_s)
-        latest = due - call.own_s
-        if self._plan is not None and (best is not None or soonest <= due):
+        best, replica_id, soonest, any_room = self._look(call, replicas, now)
+        in_time = best <= due
+        if self._plan is not None and (in_time or soonest <= due):
+            latest = due - call.own_s
             if latest > now:
                 return Wait("other runs can be in time meanwhile", lets_pass=True, until=latest)
             return Park("gave way to runs that can be in time together")
-        if best is not None:
+        if in_time:
             self._starts += 1
-            return Bind(best[2], f"ends {due - best[0]:.3f} s before it is due, soonest of those with room", due)
+            return Bind(replica_id, f"ends {due - best:.3f} s before it is due, soonest of those with room", due)
         if not any_room:
-            return Wait("all replicas are busy")
+            return ALL_BUSY
         if soonest <= due:
-            return Wait("only a busy replica can still be in time", lets_pass=True)
+            return LATER
         return Park(f"cannot be in time any more: {soonest - due:.3f} s late at best" if soonest < inf else "too late")
+
+    def _look(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> tuple[float, str, float, bool]:
+        """Return the earliest end on a replica that takes a call, its id, the earliest elsewhere, and if any has room.
+
+        Calls of equal lengths that are asked for in the same state of the replicas share one look.
+        """
+        key = (call.prompt_tokens, call.output_tokens, call.answers, call.begun, call.excess > 0.0)
+        if isinstance(replicas, RankedReplicas):
+            state = (replicas, replicas.changes, now)
+            if self._state is None or state[0] is not self._state[0] or state[1:] != self._state[1:]:
+                self._state = state
+                self._looks.clear()
+            elif (known := self._looks.get(key)) is not None:
+                return known
+        tokens = 0.0 if call.answers else call.output_tokens
+        best, soonest, any_room = (inf, "", ""), inf, False
+        for replica in leaders(replicas, self.rank):
+            has_room = replica.has_room
+            any_room = any_room or has_room
+            own_s = expected_s(call.prompt_tokens, tokens, replica, now) * (1.0 if call.answers else replica.stretch)
+            if has_room and self._takes(call, replica, now):
+                best = min(best, (now + own_s, replica.name, replica.replica_id))
+            else:
+                soonest = min(soonest, max(now, replica.slot_free_at if replica.is_full else now) + own_s)
+        found = best[0], best[2], soonest, any_room
+        if isinstance(replicas, RankedReplicas):
+            self._looks[key] = found
+        return found
 
     def _takes(self, call: CallView, replica: ReplicaView, now: float) -> bool:
         """Whether a replica has room for a call in time, by what is kept for others."""
@@ -133,7 +154,7 @@ class Slack:
         """Fill a replica that no urgent call needs."""
         room = [replica for replica in leaders(replicas, self.rank) if replica.has_room]
         if not room:
-            return Wait("all replicas are busy")
+            return ALL_BUSY
         rate = self._rate(now)
         best: tuple[float, str, str] | None = None
         for replica in room:

@@ -194,9 +194,8 @@ class Dispatcher:
                 case Wait():
                     call.report.reason = choice.reason
                     self._look_again_at(choice.until)
-                    everywhere = self._fleet.views(model)
                     if (choice.lets_pass and look_ahead > 0) or (
-                        len(views) != len(everywhere) and any(view.has_room for view in everywhere)
+                        call.avoid and any(view.has_room for view in self._fleet.views(model))
                     ):
                         look_ahead -= 1
                         queue.pop()
