@@ -11,7 +11,6 @@ from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
-
 POLICIES = ("slack", "greedy")
 
 
