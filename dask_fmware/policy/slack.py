@@ -10,11 +10,16 @@ then least latest start first (deadline - critical path after it - own execution
 ends it first among those that end it in time.
 If only a busy replica can still be in time, it waits for that one and lets others pass. If none can, it is
 *parked* behind all that can, or rejected if the run asks for that.
+Where calls run one at a time on few cards, it looks ahead: the runs under way and those that wait are placed on the
+cards in a few orders, the order with most runs in time wins, and what starts now in it is started. So a card may stay
+idle for the moment that plain code of a run takes, rather than be given away. It is worked out anew at each event.
 On engines that batch, a quarter of the slots is kept for runs that have begun: a run that is let in and lost
 half-way has cost others their time.
 Parked calls, and those without an SLO, are background: they take a replica when nothing urgent waits, and either
 no urgent call is likely to come meanwhile, or, on engines that batch, the typical urgent call is still in
 time beside them. One start in twenty is theirs by right once they have waited for long, so that nothing starves.
+Of tenants, those that were given more card time for their weight than the least served other are ahead: their fresh
+runs come after those of the others, and on engines that batch only where typical urgent calls are in time beside them.
 The order is handed to engines that take priorities.
 **Configuration.** None.
 **Trade-offs.** A replica may stay idle for a moment although parked calls wait. It needs deadlines to be of use,
