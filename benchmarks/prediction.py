@@ -50,7 +50,7 @@ NODES = {  # prompt words, output tokens
     "answer": ((100, 250), 48),
     "summary": ((200, 320), 32),
 }
-TINY = {"layers": 6, "width": 384, "heads": 6}
+TINY = {"layers": 4, "width": 384, "heads": 6}
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from dask_fmware.profile.replica import Limits, ReplicaLoad, SequenceState
 from dask_fmware.profile.step_report import StepReport
 
 RECENT = 20  # calls in the moving average
+FOLLOWERS = 40  # calls that are assumed to come behind a candidate, at most
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class Prediction:
     latency_s: dict[str, float]
     ttft_p90_s: float
     latency_p90_s: float
+    decode_s: float  # from the first token on, before what was learnt of the pace of finished calls
 
 
 @dataclass(slots=True)
@@ -59,6 +61,7 @@ class SchedulerView:
     pace: ConformalQuantile = field(default_factory=lambda: ConformalQuantile(0.5, window=60, step=0.02, needed=10))
     upper: dict[str, ConformalQuantile] = field(default_factory=dict)
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    finished: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=50))  # prompt and output tokens
     drifts: list[Drift] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -98,7 +101,8 @@ class SchedulerView:
         ):
             self.upper[what].observe(predicted.band, point_s, took_s, bound_s)
         if output_tokens > 1:
-            self.pace.observe(predicted.band, (output_tokens - 1) * self._full_step_s(), latency_s - ttft_s)
+            self.pace.observe(predicted.band, predicted.decode_s, latency_s - ttft_s)
+            self.finished.append((prompt_tokens, output_tokens))
 
     def _admit(self, now: float) -> None:
         for known in list(self.calls.values())[: self.limits.slots]:
@@ -116,11 +120,16 @@ class SchedulerView:
         )
         corrected = self.correction.corrected(self.law)
         static, steps = (self._estimate(law, candidate, now) for law in (self.law, corrected))
-        latency_s = steps.completion_s
-        if self.pace.samples(band) or self.pace.samples(2):
-            # Who comes behind a call slows its tokens too, and no queue at present tells of them: what a token took in
-            # this band of load does.
-            latency_s = steps.ttft_s + (output - 1) * self._full_step_s() * self.pace.factor(band)
+        # Who comes behind a call slows its tokens too, and no queue at present tells of them: calls like the latest
+        # take the slots that get free, and what that did in this band of load is learnt.
+        decode_s = steps.completion_s - steps.ttft_s
+        if len(self.calls) >= self.limits.slots and self.finished and output > 1:
+            load, age_s = self.load(corrected, now)
+            mean = SequenceState(*(round(sum(part) / len(self.finished)) for part in zip(*self.finished, strict=True)))
+            followers = [mean] * min(2 + 2 * self.limits.slots * output // mean.output_tokens, FOLLOWERS)
+            crowded = Projection(load, self.limits, corrected)
+            decode_s = crowded.completion_s(candidate, followers, age_s) - crowded.ttft_s(candidate, age_s)
+        latency_s = steps.ttft_s + decode_s * self.pace.factor(band)
         average = sum(self.recent) / len(self.recent) if self.recent else steps.ttft_s
         return Prediction(
             band,
@@ -129,12 +138,8 @@ class SchedulerView:
             {"static": static.completion_s, "projected": steps.completion_s, "corrected": latency_s},
             self.upper["ttft"].factor(band) * steps.ttft_s,
             self.upper["latency"].factor(band) * latency_s,
+            decode_s,
         )
-
-    def _full_step_s(self) -> float:
-        """A decode step with all slots taken, corrected; the unit in which `pace` counts."""
-        slots = self.limits.slots
-        return self.correction.corrected(self.law).step_s(0, slots, slots * 256)
 
     def _estimate(self, law: StepLaw, candidate: SequenceState, now: float) -> Estimate:
         load, age_s = self.load(law, now)

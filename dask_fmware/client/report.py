@@ -9,7 +9,7 @@ from distributed import Client, Future
 
 from dask_fmware.client.stream import run_id_of
 from dask_fmware.errors import NotInstalledError
-from dask_fmware.model.report import RunReport
+from dask_fmware.model.report import CallReport, RunReport
 
 __all__ = ["Report", "report", "reports"]
 
@@ -22,6 +22,7 @@ COLUMNS = (
     "queued_s",
     "ttft_s",
     "latency_s",
+    "predicted_s",
     "tokens",
     "slack_s",
     "attempts",
@@ -42,8 +43,11 @@ class Report:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each call: durations in seconds since it became runnable, slack when it ended.
+        """One row for each call, durations in seconds since it became runnable.
 
+        ``predicted_s`` is what ``latency_s`` was expected to be when the call was given to its replica, ``p90_s`` what
+        nine of ten such calls stay within. ``slack_s`` is what was left when the call ended; of one that has not, what
+        was left when the report was made for nine of ten such runs to be in time.
         ``format_tokens`` are output tokens that went into the format asked for: keys, brackets and blanks of
         documents (an estimate by characters) and answers that broke it. ``cost`` is in the currency of the prices.
         """
@@ -62,10 +66,12 @@ class Report:
                     "queued_s": call.queued_s,
                     "ttft_s": call.ttft_s,
                     "latency_s": call.latency_s,
+                    "predicted_s": _since(call, last.predicted_s if last else None),
+                    "p90_s": _since(call, last.bound_s if last else None),
                     "tokens": f"{last.prompt_tokens}+{last.output_tokens}" if last else None,
                     "slack_s": deadline - self._decisive(call, ended)
                     if deadline is not None and ended is not None
-                    else None,
+                    else call.live_slack_s,
                     "attempts": len(call.attempts),
                     "format_tokens": call.format_tokens,
                     "cost": call.cost,
@@ -88,10 +94,12 @@ class Report:
             else "no SLO"
         )
         first = f", first token {run.first_token_at:.3f} s" if run.first_token_at is not None else ""
+        left = [call.live_slack_s for call in run.calls if call.live_slack_s is not None]
+        slack = f", {min(left):.3f} s of slack left" if left else ""
         done = f", done {run.finished_at:.3f} s" if run.finished_at is not None else ""
         why = f" ({run.reason})" if run.reason else ""
         cost = f", cost {_cell(run.cost, 'cost')}" if run.cost is not None else ""
-        return f"{run.workflow} {run.run_id[:8]}: {run.state}{why}{first}{done}, {verdict}{cost}"
+        return f"{run.workflow} {run.run_id[:8]}: {run.state}{why}{first}{done}{slack}, {verdict}{cost}"
 
     def _table(self) -> list[tuple[str, ...]]:
         """Head and rows, as text."""
@@ -119,6 +127,12 @@ class Report:
         return (
             f"<div><b>{escape(self.title)}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
+
+
+def _since(call: CallReport, seconds: float | None) -> float | None:
+    """Seconds from the start of its last attempt, as seconds since a call became runnable."""
+    queued_s = call.queued_s
+    return None if seconds is None or queued_s is None else queued_s + seconds
 
 
 def _cell(value: Any, name: str) -> str:

@@ -30,6 +30,8 @@ class AttemptReport:
     reason: str  # why the policy chose this replica
     started_at: float
     predicted_s: float | None = None  # expected seconds from start to end
+    bound_s: float | None = None  # seconds that nine of ten such calls are expected to stay within
+    band: int = 0  # of the replica's load at its start, see `profile.correction.load_band`
     ideal_ttft_s: float | None = None  # expected seconds to the first token on an idle replica of the fastest kind
     ideal_s: float | None = None  # expected seconds from start to end there
     first_token_at: float | None = None
@@ -56,6 +58,8 @@ class CallReport:
     runnable_at: float | None = None
     reason: str = ""  # why it waits, was skipped or failed
     attempts: list[AttemptReport] = field(default_factory=list)
+    latest_start_at: float | None = None  # of a call that has not ended, for nine of ten such runs to be in time
+    live_slack_s: float | None = None  # until then, when this report was made
     after: tuple[str, ...] = ()  # calls, maps and loops whose values it takes, directly or through plain code
 
     @property

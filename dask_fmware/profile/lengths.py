@@ -25,13 +25,16 @@ class OutputLengths:
         Calls remembered for each node.
     needed
         Calls without which `max_tokens` is assumed.
+    max_nodes
+        Nodes remembered; the one that was heard of first is forgotten first.
     """
 
-    def __init__(self, window: int = 500, needed: int = 5) -> None:
+    def __init__(self, window: int = 500, needed: int = 5, max_nodes: int = 10_000) -> None:
         if not 1 <= needed <= window:
             raise SpecError(f"output lengths need 1 <= needed <= window, got needed={needed}, window={window}")
         self._window = window
         self._needed = needed
+        self._max_nodes = max_nodes
         self._history: dict[tuple[str, str], tuple[deque[int], list[int]]] = {}
 
     def observe(self, workflow: str, node: str, output_tokens: int) -> None:
@@ -41,6 +44,8 @@ class OutputLengths:
         insort(ordered, output_tokens)
         if len(latest) > self._window:
             del ordered[bisect_left(ordered, latest.popleft())]
+        if len(self._history) > self._max_nodes:
+            del self._history[next(iter(self._history))]
 
     def quantile(self, workflow: str, node: str, q: float, max_tokens: int, generated_tokens: int = 0) -> int:
         """Tokens that a share `q` of calls like this one stays within, at most `max_tokens`.

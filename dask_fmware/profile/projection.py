@@ -69,6 +69,7 @@ class Projection:
     """
 
     def __init__(self, load: ReplicaLoad, limits: Limits, law: StepLaw) -> None:
+        self._load = load
         self._all = StepSums(segments_of(load, limits, law), limits, law)
         self._running = (
             StepSums(segments_of(ReplicaLoad(load.running), limits, law), limits, law) if load.waiting else self._all
@@ -122,6 +123,20 @@ class Projection:
         whole_s = ttft_s + steps.last_token(first, end, base_s, output - 1, prompt + 1)
         parts = (room_s - after_s, began_s - room_s, ttft_s, np.where(output > 1, whole_s, ttft_s))
         return [Estimate(*row) for row in zip(*(part.tolist() for part in parts), strict=True)]
+
+    def completion_s(self, candidate: SequenceState, followers: Sequence[SequenceState], after_s: float = 0.0) -> float:
+        """Arrival to last token if `followers` come right behind it, whose prompts slow its tokens.
+
+        A projection knows who waits, not who will come; on a replica that is full for long, somebody takes each slot
+        that gets free. Followers change how long steps are, not which of them yield the candidate's tokens. The
+        candidate must find the replica without a free slot at `after_s`.
+        """
+        prompt, steps = candidate.prompt_tokens, self._all
+        start, i, _began_s = steps.room_for(prompt + candidate.output_tokens, after_s)
+        first = steps.first_token(start, i, max(prompt - candidate.ready_tokens, 1), prompt)[0]
+        load = ReplicaLoad(self._load.running, (*self._load.waiting, candidate, *followers))
+        whole = StepSums(segments_of(load, steps.limits, steps.law), steps.limits, steps.law)
+        return whole.time_at(first + candidate.output_tokens - 1) - after_s
 
     def ttft_s(self, candidate: SequenceState, after_s: float = 0.0) -> float:
         """TTFT alone, at half the price of `estimate`."""

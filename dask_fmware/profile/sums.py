@@ -33,11 +33,11 @@ class StepSums:
 
     __slots__ = (
         "_chords", "_context_slope_s", "_first", "_segments", "_spare", "_start_s", "free_kv", "kv_limit", "law",
-        "next_open", "partial", "rows", "slot_free",
+        "limits", "next_open", "partial", "rows", "slot_free",
     )  # fmt: skip
 
     def __init__(self, segments: list[Segment], limits: Limits, law: StepLaw) -> None:
-        self.law = law
+        self.law, self.limits = law, limits
         self.kv_limit = limits.kv_tokens
         self._context_slope_s = None if law.context.knots else law.context.slopes_s[0]
         self._chords: dict[int, Chords] = {}
@@ -128,6 +128,10 @@ class StepSums:
             return step, i, self._time_s(step, i)
         i = self.next_open[i]
         return self._first[i], i, self._start_s[i]
+
+    def time_at(self, step: int) -> float:
+        """When `step` begins without a newcomer; steps go on as in the last segment once the replica is idle."""
+        return self._time_s(step, bisect_right(self._first, step) - 1)
 
     def _time_s(self, step: int, i: int) -> float:
         """When `step`, which lies in segment `i` or just after it, begins without the candidate."""

@@ -21,10 +21,15 @@ def begin(
     number: int,
     reason: str,
     expected_s: float,
+    bound: tuple[int, float],
     ideal: tuple[float, float],
     now: float,
 ) -> None:
-    """A call is given to a replica; `ideal` is first token and completion on an idle one of the fastest kind."""
+    """A call is given to a replica.
+
+    `bound` is the band of its load and what nine of ten calls stay within, `ideal` first token and completion on an
+    idle replica of the fastest kind.
+    """
     report = call.report
     report.attempts.append(
         AttemptReport(
@@ -36,6 +41,8 @@ def begin(
             reason=reason,
             started_at=now - call.run.report.submitted,
             predicted_s=expected_s,
+            bound_s=bound[1],
+            band=bound[0],
             ideal_ttft_s=ideal[0],
             ideal_s=ideal[1],
         )

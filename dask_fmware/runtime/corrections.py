@@ -27,7 +27,6 @@ Kind: TypeAlias = tuple[str, str, str, str]  # model, accelerator, engine, engin
 SETTLED = 10  # reports of a replica, after which others learn from it
 APART = 0.05  # of the logarithm of a factor: nearer corrections are not worth another view of the replica
 BOUND = 0.9  # quantile of durations that is told beside the expected one
-SLOWER = 1.0  # ratio of a drift above which a replica is called slow
 
 
 @dataclass(slots=True)
@@ -146,9 +145,9 @@ class Corrections:
         known = self._replicas.get(replica_id)
         return known.detector.drift if known is not None else None
 
-    def bounds(self, replica: Replica) -> ConformalQuantile:
-        """Return the quantile of measured over expected durations of calls on replicas like it."""
-        kind = replica.model, replica.accelerator
+    def bounds(self, model: str, accelerator: str) -> ConformalQuantile:
+        """Return the quantile of measured over expected durations of calls, by band of load."""
+        kind = model, accelerator
         found = self._bounds.get(kind)
         if found is None:
             found = self._bounds[kind] = ConformalQuantile(BOUND)

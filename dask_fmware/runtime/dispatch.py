@@ -12,6 +12,7 @@ from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.policy import estimate
 from dask_fmware.policy.outlook import Planner
 from dask_fmware.policy.protocol import Bind, Park, Policy, ReplicaView, Wait
+from dask_fmware.profile.correction import load_band
 from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.fleet import Fleet, Held, ReplicaState
@@ -275,7 +276,9 @@ class Dispatcher:
         while fleet.holds(call.call_id, number):  # a run of the same id was dropped, and its abort is under way
             number += 1
         ideal = self._views.execution(replica.model, view.prompt_tokens, view.output_tokens)
-        attempts.begin(call, replica, number, reason, expected_s, ideal, now)
+        band = load_band(len(state.running), state.waiting, replica.slots)
+        bound_s = expected_s * fleet.corrections.bounds(replica.model, replica.accelerator).factor(band)
+        attempts.begin(call, replica, number, reason, expected_s, (band, bound_s), ideal, now)
         self._to_come.begun(call.run)
         self._shares.given(view.tenant, expected_s / replica.slots)
         law = fleet.law(replica)

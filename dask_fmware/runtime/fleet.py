@@ -301,6 +301,18 @@ class Fleet:
         """Whether an attempt has a slot."""
         return (call_id, attempt) in self._slots
 
+    def held(self, call_id: str, attempt: int) -> Held | None:
+        """Return what an attempt takes of its replica, or None if it holds no slot."""
+        state = self._slots.get((call_id, attempt))
+        return state.running.get((call_id, attempt)) if state is not None else None
+
+    def token_s(self, state: ReplicaState) -> float:
+        """Seconds that the next token of each attempt on a replica takes."""
+        law = self.law(state.replica)
+        if law is None:
+            return self.latency(state.replica).output_token_s
+        return law.step_s(0, len(state.running), state.context_tokens)
+
     def free(self, call_id: str, attempt: int) -> ReplicaState | None:
         """Free the slot of an attempt; None if it holds none (its replica is gone, or said so before)."""
         state = self._slots.pop((call_id, attempt), None)

@@ -7,15 +7,16 @@ are worked out rarely, not for each decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
-from math import prod
+from math import ceil, prod
 from typing import TypeAlias
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
-from dask_fmware.runtime.lengths import OutputLengths
+from dask_fmware.profile.lengths import OutputLengths as LengthQuantiles
+from dask_fmware.runtime.lengths import OutputLengths, plain_name
 
 __all__ = ["Execution", "Knowledge", "Shape", "base_name"]
 
@@ -58,6 +59,7 @@ class Knowledge:
     def __init__(self, execution: Execution) -> None:
         self.outputs = OutputLengths()
         self.prompts = OutputLengths()
+        self._lengths = LengthQuantiles(window=200)
         self._execution = execution
         self._pauses = OutputLengths()  # seconds of plain code before a node
         self._rounds = OutputLengths()  # bodies that a loop runs one after the other
@@ -73,6 +75,7 @@ class Knowledge:
         """Take note of a finished call."""
         self._version += 1
         self.outputs.observe(workflow, node, output_tokens)
+        self._lengths.observe(workflow, plain_name(node), output_tokens)
         if prompt_tokens:
             self.prompts.observe(workflow, node, prompt_tokens)
 
@@ -97,6 +100,7 @@ class Knowledge:
     def observe_rounds(self, workflow: str, base: str, rounds: int, width: float = 1.0) -> None:
         """Take note of how many bodies ran one after the other, and how many at once in each round."""
         self._rounds.observe(workflow, base, rounds)
+        self._lengths.observe(workflow, f"rounds of {base}", rounds)
         self._widths.observe(workflow, base, width)
 
     def refresh(self) -> None:
@@ -138,6 +142,37 @@ class Knowledge:
                 after_s += max(rounds - done - 1, 0.0) * self._body_s(shape.workflow, base)
         return after_s
 
+    def after_quantile_s(self, shape: Shape, node: str, decided: Decided, quantile: float) -> float:
+        """Seconds within which a share `quantile` of runs is done after a node; at least, since parts are added up."""
+        base = base_name(node)
+        lengths = [
+            (self._longest(shape, partial(_is_taken, taken), quantile).get(base, 0.0), weight)
+            for weight, taken in self._outcomes(shape, decided)
+        ]
+        after_s = below = 0.0
+        for length_s, weight in sorted(lengths):
+            if below < quantile:
+                after_s = length_s
+            below += weight
+        if base != node:
+            done = int(node[len(base) + 1 :].partition("]")[0]) + 1
+            usual = round(self._rounds.known(shape.workflow, base) or 1.0)
+            if usual > 1:  # a loop, not a map
+                left = self._lengths.quantile(shape.workflow, f"rounds of {base}", quantile, usual, done) - done
+                after_s += max(left, 0) * self._body_s(shape.workflow, base, quantile)
+        return after_s
+
+    def call_quantile_s(self, workflow: str, node: PlannedNode, quantile: float) -> float:
+        """Seconds within which a share `quantile` of calls of a node does what its node is for, on an idle replica."""
+        assert node.model is not None
+        prompt = self.prompts.known(workflow, node.name) or 0.0
+        output = self.length(workflow, node, quantile)
+        return self._execution(node.model, prompt, output)[0 if node.answers else 1]
+
+    def length(self, workflow: str, node: PlannedNode, quantile: float, generated: int = 0) -> int:
+        """Output tokens that a share `quantile` of calls that have `generated` of them stays within."""
+        return self._lengths.quantile(workflow, plain_name(node.name), quantile, node.max_tokens, generated)
+
     def pause_s(self, workflow: str, node: str) -> float:
         """Expected seconds of plain code right before the calls of a node; 0 while nothing is known."""
         return self._pauses.known(workflow, node) or 0.0
@@ -172,42 +207,53 @@ class Knowledge:
                 shape.share[one.name] = before[one.name] / whole if whole > 0 else 1.0
         return shape.share.get(base_name(node), 1.0)
 
-    def _node_s(self, workflow: str, node: PlannedNode) -> float:
+    def _node_s(self, workflow: str, node: PlannedNode, quantile: float | None = None) -> float:
         if node.model is not None:
-            return self.call_s(workflow, node)
-        return self._body_s(workflow, node.name) * (self._rounds.known(workflow, node.name) or 1.0)
+            return self._one_s(workflow, node, quantile)
+        rounds = self._rounds.known(workflow, node.name) or 1.0
+        if quantile is not None and rounds > 1.0:
+            rounds = self._lengths.quantile(workflow, f"rounds of {node.name}", quantile, ceil(rounds))
+        return self._body_s(workflow, node.name, quantile) * rounds
 
-    def _body_s(self, workflow: str, base: str) -> float:
-        return sum(self.call_s(workflow, node) for node in self._bodies.get((workflow, base), ()))
+    def _one_s(self, workflow: str, node: PlannedNode, quantile: float | None) -> float:
+        return self.call_s(workflow, node) if quantile is None else self.call_quantile_s(workflow, node, quantile)
+
+    def _body_s(self, workflow: str, base: str, quantile: float | None = None) -> float:
+        return sum(self._one_s(workflow, node, quantile) for node in self._bodies.get((workflow, base), ()))
 
     def _paths(self, shape: Shape, decided: Decided) -> dict[str, float]:
         """Mean over the outcomes of open switches of the longest path after each node."""
+        total: dict[str, float] = {}
+        for weight, taken in self._outcomes(shape, decided):
+            for name, seconds in self._longest(shape, partial(_is_taken, taken)).items():
+                total[name] = total.get(name, 0.0) + weight * seconds
+        return total
+
+    def _outcomes(self, shape: Shape, decided: Decided) -> Iterator[tuple[float, Mapping[str, int | None]]]:
+        """Probability and branches of each way in which the open switches may go."""
         known = dict(decided)
         open_ = [switch for switch in shape.branches if switch not in known]
         if prod(shape.branches[switch] for switch in open_) > MOST_OUTCOMES:
             open_ = []
         odds = [self._odds(shape, switch) for switch in open_]
-        total: dict[str, float] = {}
         for outcome in product(*[range(shape.branches[switch]) for switch in open_]):
             weight = prod(chances[branch] for chances, branch in zip(odds, outcome, strict=True))
-            taken: Mapping[str, int | None] = known | dict(zip(open_, outcome, strict=True))
-            longest = self._longest(shape, partial(_is_taken, taken))
-            for name, seconds in longest.items():
-                total[name] = total.get(name, 0.0) + weight * seconds
-        return total
+            yield weight, known | dict(zip(open_, outcome, strict=True))
 
     def _odds(self, shape: Shape, switch: str) -> list[float]:
         counts = self._branches.get((shape.workflow, switch), {})
         weights = [counts.get(branch, 0.0) + 0.5 for branch in range(shape.branches[switch])]
         return [weight / sum(weights) for weight in weights]
 
-    def _longest(self, shape: Shape, is_taken: Callable[[PlannedNode], bool]) -> dict[str, float]:
+    def _longest(
+        self, shape: Shape, is_taken: Callable[[PlannedNode], bool], quantile: float | None = None
+    ) -> dict[str, float]:
         """Longest path after each node over the nodes that are taken, to the first token of an answer."""
         after = dict.fromkeys((node.name for node in shape.nodes), 0.0)
         for node in reversed(shape.nodes):
             if not is_taken(node):
                 continue
-            whole = self._node_s(shape.workflow, node)
+            whole = self._node_s(shape.workflow, node, quantile)
             if not node.answers:
                 whole += after[node.name]
             whole += self.pause_s(shape.workflow, node.name)

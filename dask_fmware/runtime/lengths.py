@@ -6,7 +6,16 @@ better than its ``max_tokens``.
 
 from __future__ import annotations
 
-__all__ = ["OutputLengths"]
+__all__ = ["OutputLengths", "plain_name"]
+
+
+def plain_name(node: str) -> str:
+    """Name of a node without item paths: items of a map and iterations of a loop share their node's history.
+
+    >>> plain_name("summaries[3].small")
+    'summaries.small'
+    """
+    return ".".join([part.partition("[")[0] for part in node.split(".")]) if "[" in node else node
 
 
 class OutputLengths:
@@ -16,15 +25,9 @@ class OutputLengths:
         self._means: dict[tuple[str, str], tuple[int, float]] = {}
         self._max_nodes = max_nodes
 
-    def _key(self, workflow: str, node: str) -> tuple[str, str]:
-        """Items of a map and iterations of a loop share their node's history."""
-        if "[" not in node:
-            return workflow, node
-        return workflow, ".".join([part.partition("[")[0] for part in node.split(".")])
-
     def observe(self, workflow: str, node: str, output_tokens: float) -> None:
         """Add a finished call."""
-        key = self._key(workflow, node)
+        key = workflow, plain_name(node)
         n, mean = self._means.pop(key, (0, 0.0))
         n = min(n + 1, 100)  # forgets: the last hundred calls weigh most
         self._means[key] = (n, mean + (output_tokens - mean) / n)
@@ -33,10 +36,10 @@ class OutputLengths:
 
     def expected(self, workflow: str, node: str, max_tokens: int) -> float:
         """Expected output tokens of a call, at most `max_tokens`, which is also the answer without a history."""
-        known = self._means.get(self._key(workflow, node))
+        known = self._means.get((workflow, plain_name(node)))
         return min(known[1], max_tokens) if known else float(max_tokens)
 
     def known(self, workflow: str, node: str) -> float | None:
         """Mean of a node's history, or None without one."""
-        known = self._means.get(self._key(workflow, node))
+        known = self._means.get((workflow, plain_name(node)))
         return known[1] if known else None

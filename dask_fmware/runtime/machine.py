@@ -39,6 +39,7 @@ from dask_fmware.runtime.events import (
 )
 from dask_fmware.runtime.fleet import Fleet, ReplicaState
 from dask_fmware.runtime.knowledge import Knowledge, base_name
+from dask_fmware.runtime.live_slack import CallSlack, live_slack
 from dask_fmware.runtime.observer import Observer
 from dask_fmware.runtime.outlook import ToCome
 from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord, Runs
@@ -156,6 +157,14 @@ class Machine:
     def report(self, run_id: str) -> RunReport | None:
         """Return what is known of a run, or None."""
         return self.runs.report(run_id)
+
+    def slack(self, run_id: str, now: float, quantile: float = 0.9) -> dict[str, CallSlack]:
+        """Return what the calls of a live run have left at `now`, by call id."""
+        run = self.runs.get(run_id)
+        if run is None:
+            return {}
+        calls = [self.runs.calls[call.call_id] for call in run.report.calls if call.call_id in self.runs.calls]
+        return live_slack(run, calls, self.views, self.fleet, now, quantile)
 
     @property
     def held(self) -> int:
@@ -303,6 +312,10 @@ class Machine:
         if attempt.predicted_s and attempt.ended_at is not None and not call.node.answers:
             stretch = self.fleet.stretches[call.node.model or "", attempt.accelerator]
             stretch.observe(0, attempt.predicted_s, attempt.ended_at - attempt.started_at)
+        if attempt.predicted_s and attempt.ended_at is not None:
+            bounds = self.fleet.corrections.bounds(call.node.model or "", attempt.accelerator)
+            took_s = attempt.ended_at - attempt.started_at
+            bounds.observe(attempt.band, attempt.predicted_s, took_s, attempt.bound_s)
 
     # -- replicas --------------------------------------------------------------------------------
 

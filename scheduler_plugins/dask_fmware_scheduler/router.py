@@ -459,9 +459,16 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     # -- RPC for clients -------------------------------------------------------------------------
 
     def report(self, run_id: str) -> dict[str, Any] | None:
-        """Return the report of a run, or None (RPC)."""
-        report = self.machine.report(run_id)
-        return report.to_wire() if report is not None else None
+        """Return the report of a run, or None (RPC); during the run with what its calls have left."""
+        report, now = self.machine.report(run_id), time()
+        if report is None:
+            return None
+        wire, slack = report.to_wire(), self.machine.slack(run_id, now)
+        for call in wire["calls"]:
+            if (left := slack.get(call["call_id"])) is not None:
+                call["latest_start_at"] = left.latest_start - report.submitted
+                call["live_slack_s"] = left.slack_s
+        return wire
 
     def reports(self, run_ids: list[str] | None = None) -> list[dict[str, Any]]:
         """Return the reports of these runs, or of all that are remembered (RPC)."""

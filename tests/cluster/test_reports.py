@@ -20,6 +20,8 @@ async def test_a_report_has_a_row_for_each_call_with_replica_tokens_and_slack(se
         assert (answer["node"], answer["replica"], answer["accelerator"]) == ("answer", "large-gpu-1", "gpu")
         assert answer["tokens"] == f"{completion.usage.prompt_tokens}+{completion.usage.output_tokens}"
         assert 0 <= answer["queued_s"] <= answer["ttft_s"] <= answer["latency_s"]
+        assert answer["predicted_s"] > 0
+        assert answer["p90_s"] > 0
         assert 0 < answer["slack_s"] < rewrite["slack_s"] < 60
         assert report.met is True
         assert report.data.first_token_at <= report.data.finished_at
@@ -37,6 +39,9 @@ async def test_a_report_during_the_run_shows_what_is_known(serving: Any) -> None
         report = await fm.report(future)
         assert (report.data.state, report.met) == ("running", None)
         assert [row["state"] for row in report.rows] == ["running", "planned"]
+        running, planned = report.rows
+        assert running["slack_s"] < planned["slack_s"] < 60, "slack while it goes on"
+        assert "s of slack left" in str(report)
         assert report.rows[1]["replica"] is None
         for engine in cluster.engines.values():
             engine.resume()

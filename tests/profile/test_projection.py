@@ -209,6 +209,17 @@ def test_many_candidates_are_answered_as_each_of_them_alone(
         assert tuple(one) == pytest.approx(tuple(projection.estimate(candidate, after_s)), rel=1e-9, abs=1e-12)
 
 
+@given(replicas(), sequences(running=False), st.lists(sequences(running=False), max_size=4))
+def test_followers_slow_the_tokens_of_a_candidate_and_nobody_behind_it_leaves_them_as_they_are(
+    replica: tuple[ReplicaLoad, Limits], candidate: SequenceState, followers: list[SequenceState]
+) -> None:
+    load, limits = replica
+    projection = Projection(load, limits, PLAIN)
+    alone_s = projection.completion_s(candidate, ())
+    assert alone_s == pytest.approx(projection.estimate(candidate).completion_s, rel=1e-9)
+    assert projection.completion_s(candidate, followers) >= alone_s * (1 - 1e-9)
+
+
 def test_an_idle_replica_has_no_wait_in_its_estimate() -> None:
     estimate = Projection(ReplicaLoad(), Limits(slots=1), PLAIN).estimate(SequenceState(10, 1))
     assert estimate.l_r_s == 0

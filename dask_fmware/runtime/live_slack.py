@@ -1,0 +1,67 @@
+"""What a run under way has left: for each of its calls, when it must start at the latest, or by how much it is ahead.
+
+Latest start = deadline - quantile of the critical path after the call - quantile of its own execution. It is worked out
+when somebody asks, from what is known then: nodes that have ended, branches that were taken, tokens that were
+generated. Quantiles of the parts are added up, which is at least the quantile of their sum. It decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dask_fmware.model.report import AttemptReport
+from dask_fmware.runtime.fleet import Fleet
+from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord
+from dask_fmware.runtime.views import CallViews
+
+__all__ = ["CallSlack", "live_slack"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallSlack:
+    """One call that has not ended, on the machine's clock."""
+
+    latest_start: float  # of a call that runs: when it must have started to be in time, as far as it has got
+    slack_s: float  # until then; of a call that runs, between its expected end and when it is due
+
+
+def live_slack(
+    run: RunRecord, calls: Iterable[CallRecord], views: CallViews, fleet: Fleet, now: float, quantile: float
+) -> dict[str, CallSlack]:
+    """Return the slack of each call of a run that has not ended, by call id; empty without an objective."""
+    found: dict[str, CallSlack] = {}
+    if run.deadline is None or run.report.state != "running":
+        return found
+    root = run.plan.run_id
+    decided = frozenset((switch, taken) for (plan, switch), taken in run.branches.items() if plan == root)
+    for call in calls:
+        if call.report.state in TERMINAL or run.skips(call) is not None:
+            continue
+        due = run.deadline
+        if not call.node.answers:
+            due -= views.knowledge.after_quantile_s(views.shape(run), call.node.name, decided, quantile)
+        own_s = views.knowledge.call_quantile_s(run.plan.workflow, call.node, quantile)
+        attempt = call.attempt
+        if attempt is None:
+            found[call.call_id] = CallSlack(due - own_s, due - own_s - now)
+            continue
+        end = _expected_end(call, attempt, views, fleet, now, own_s, quantile)
+        started = run.report.submitted + attempt.started_at
+        found[call.call_id] = CallSlack(due - (end - started), due - end)
+    return found
+
+
+def _expected_end(
+    call: CallRecord, attempt: AttemptReport, views: CallViews, fleet: Fleet, now: float, own_s: float, quantile: float
+) -> float:
+    """When a call that runs will have done what its node is for, going by the tokens that it has."""
+    submitted = call.run.report.submitted
+    if call.node.answers and attempt.first_token_at is not None:
+        return submitted + attempt.first_token_at
+    held = fleet.held(call.call_id, attempt.attempt)
+    state = fleet.get(attempt.replica_id)
+    if held is None or state is None or not held.tokens or call.node.answers:
+        return max(submitted + attempt.started_at + own_s, now)
+    length = views.knowledge.length(call.run.plan.workflow, call.node, quantile, held.tokens)
+    return max(held.seen_at + (length - held.tokens) * fleet.token_s(state), now)

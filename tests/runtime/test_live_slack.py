@@ -1,0 +1,153 @@
+"""What a run under way has left, recomputed at node completion, branch decision and token progress."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dask_fmware.model.messages import StepsTimed
+from dask_fmware.model.plan import Guard, Objective
+from dask_fmware.runtime import AttemptEnded, Branched, RunDropped, RunEnded
+from tests.runtime.builders import Driver, node, plan, replica
+
+TOKEN_S, FIRST_S = 0.01, 0.1  # of the replicas that `builders.replica` makes
+
+
+def past(driver: Driver, lengths: dict[str, list[int]]) -> None:
+    """Output tokens of finished calls, by node."""
+    for name, tokens in lengths.items():
+        for count in tokens:
+            driver.machine.knowledge.observe_call("rag", name, 0, count)
+    driver.machine.knowledge.refresh()
+
+
+def chain(driver: Driver, deadline_s: float = 10.0, run: str = "r") -> None:
+    """Two calls after each other, the second of which answers; submitted at the driver's time."""
+    nodes = (node(f"{run}/first", max_tokens=90), node(f"{run}/second", after=("first",), max_tokens=90))
+    driver.submit(plan(run, nodes, objective=Objective(e2e_s=deadline_s)))
+
+
+def ended(driver: Driver, call_id: str, tokens: int) -> None:
+    driver.tell(AttemptEnded(call_id, 1, "finished", 0, tokens))
+
+
+def test_latest_start_is_deadline_minus_what_follows_minus_own_execution() -> None:
+    driver = Driver()
+    driver.ready(replica("a"))
+    past(driver, {"first": [20] * 10, "second": [30] * 10})
+    chain(driver)
+    left = driver.machine.slack("r", 1.0)
+    own_s, after_s = FIRST_S + 20 * TOKEN_S, FIRST_S + 30 * TOKEN_S
+    assert left["r/second"].latest_start == pytest.approx(10.0 - after_s)
+    assert left["r/first"].latest_start == pytest.approx(10.0 - after_s - own_s)
+    assert left["r/first"].slack_s == pytest.approx(left["r/first"].latest_start - 1.0)
+
+
+def test_a_higher_quantile_reckons_with_longer_outputs() -> None:
+    driver = Driver()
+    driver.ready(replica("a"))
+    past(driver, {"first": [10] * 50, "second": [10] * 25 + [80] * 25})
+    chain(driver)
+    usual, unlucky = (driver.machine.slack("r", 0.0, q)["r/first"].slack_s for q in (0.4, 0.9))
+    assert usual - unlucky == pytest.approx(70 * TOKEN_S)
+
+
+def test_without_a_history_outputs_are_as_long_as_they_may_be() -> None:
+    driver = Driver()
+    driver.ready(replica("a"))
+    chain(driver)
+    assert driver.machine.slack("r", 0.0)["r/second"].slack_s == pytest.approx(10.0 - FIRST_S - 90 * TOKEN_S)
+
+
+def test_tokens_that_come_move_the_expected_end() -> None:
+    driver = Driver()
+    driver.ready(replica("a"))
+    past(driver, {"first": [20] * 10, "second": [30] * 10})
+    chain(driver)
+    driver.runnable("r/first")
+    after_s = FIRST_S + 30 * TOKEN_S
+    assert driver.machine.slack("r", 0.1)["r/first"].slack_s == pytest.approx(10.0 - after_s - FIRST_S - 20 * TOKEN_S)
+    driver.tell(StepsTimed("tcp://a", tokens=(("r/first", 1, 5),)), at=2.0)  # it is slow
+    assert driver.machine.slack("r", 2.0)["r/first"].slack_s == pytest.approx(10.0 - after_s - 2.0 - 15 * TOKEN_S)
+    driver.tell(StepsTimed("tcp://a", tokens=(("r/first", 1, 19),)), at=2.0)
+    assert driver.machine.slack("r", 2.0)["r/first"].slack_s == pytest.approx(10.0 - after_s - 2.0 - 1 * TOKEN_S)
+    ended(driver, "r/first", 20)
+    assert set(driver.machine.slack("r", 2.1)) == {"r/second"}
+
+
+def test_a_call_that_takes_longer_than_expected_loses_slack_as_time_goes_by() -> None:
+    driver = Driver()
+    driver.ready(replica("a"))
+    past(driver, {"first": [20] * 10, "second": [30] * 10})
+    chain(driver)
+    driver.runnable("r/first")
+    slack = [driver.machine.slack("r", now)["r/first"].slack_s for now in (0.0, 0.2, 1.0, 2.0)]
+    assert slack[0] == slack[1] > slack[2] > slack[3]
+    assert slack[2] - slack[3] == pytest.approx(1.0)
+
+
+def branching(driver: Driver) -> None:
+    nodes = (
+        node("r/ask"),
+        node("r/brief", after=("ask",), guards=(Guard("which", 0),), max_tokens=5),
+        node("r/long", after=("ask",), guards=(Guard("which", 1),), max_tokens=90),
+    )
+    driver.submit(plan("r", nodes, objective=Objective(e2e_s=10.0)))
+
+
+def test_a_branch_that_is_taken_decides_what_follows() -> None:
+    driver = Driver()
+    driver.ready(replica("a"))
+    branching(driver)
+    before = driver.machine.slack("r", 0.0)["r/ask"].slack_s
+    driver.tell(Branched("r", "which", 0))
+    after = driver.machine.slack("r", 0.0)
+    assert after["r/ask"].slack_s - before == pytest.approx(85 * TOKEN_S)
+    assert "r/long" not in after
+
+
+def test_a_branch_that_hardly_anybody_takes_does_not_count() -> None:
+    driver = Driver()
+    driver.ready(replica("a"))
+    branching(driver)
+    before = driver.machine.slack("r", 0.0)["r/ask"].slack_s
+    for _ in range(50):
+        driver.machine.knowledge.observe_branch("rag", "which", 0)
+    assert driver.machine.slack("r", 0.0)["r/ask"].slack_s > before
+
+
+def test_what_is_over_or_has_no_deadline_has_no_slack() -> None:
+    driver = Driver()
+    driver.ready(replica("a"))
+    chain(driver)
+    driver.submit(plan("free"))
+    assert driver.machine.slack("free", 0.0) == {}
+    assert driver.machine.slack("unknown", 0.0) == {}
+    driver.tell(RunEnded("r", "failed", "no"))
+    assert driver.machine.slack("r", 0.0) == {}
+    driver.tell(RunDropped("r"))
+    assert driver.machine.slack("r", 0.0) == {}
+
+
+@given(
+    st.lists(st.integers(1, 90), min_size=5, max_size=20),
+    st.floats(0.1, 100),
+    st.floats(0, 100),
+    st.floats(0, 50),
+    st.tuples(st.floats(0.05, 0.95), st.floats(0.05, 0.95)),
+)
+def test_more_deadline_never_means_less_slack_and_more_certainty_never_more(
+    lengths: list[int], deadline_s: float, more_s: float, now: float, quantiles: tuple[float, float]
+) -> None:
+    driver = Driver()
+    driver.ready(replica("a", slots=2))
+    past(driver, {"first": lengths, "second": lengths})
+    chain(driver, deadline_s, "tight")
+    chain(driver, deadline_s + more_s, "wide")
+    driver.runnable("tight/first", "wide/first")
+    low, high = sorted(quantiles)
+    for name in ("first", "second"):
+        tight = driver.machine.slack("tight", now, low)[f"tight/{name}"].slack_s
+        assert driver.machine.slack("wide", now, low)[f"wide/{name}"].slack_s >= tight - 1e-9
+        assert driver.machine.slack("tight", now, high)[f"tight/{name}"].slack_s <= tight + 1e-9
