@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -10,7 +11,7 @@ from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, fingerprint
-from dask_fmware.runtime import ReplicaGone, ReplicaReady
+from dask_fmware.runtime import Event, ReplicaGone, ReplicaReady, eventlog
 from tests.runtime.builders import Driver, plan, replica
 
 LAW = StepLaw.plain(0.010, 1e-4, 1e-3, 1e-6)
@@ -123,3 +124,7 @@ def test_tokens_of_attempts_are_noted() -> None:
     driver.tell(StepsTimed("tcp://a", tokens=(("run", 1, 7), ("gone", 1, 3))), at=5.0)
     (held,) = driver.machine.fleet.get("tcp://a").running.values()  # type: ignore[union-attr]
     assert (held.tokens, held.seen_at) == (7, 5.0)
+
+
+def test_event_logs_know_every_event() -> None:
+    assert set(eventlog._EVENTS) == {kind.__name__ for kind in get_args(Event)}
