@@ -73,3 +73,15 @@ def test_the_wheel_holds_exactly_our_packages(tmp_path: Path) -> None:
     for package in tops:
         assert f"{package}/py.typed" in names
     assert not [name for name in names if name.endswith((".gguf", ".pyc"))]
+
+
+def test_functions_stay_callable_whatever_was_imported_before(tmp_path: Path) -> None:
+    out = run(
+        """
+        import dask_fmware.evaluation.evaluate, dask_fmware.simulate.run
+        import dask_fmware as fm
+        print(callable(fm.simulate), callable(fm.evaluate), callable(fm.compare), fm.scorers.exact().name)
+        """,
+        tmp_path,
+    )
+    assert out.split() == ["True", "True", "True", "exact"]
