@@ -141,15 +141,20 @@ class Cluster:
     def __init__(self, out: Path, step_s: float) -> None:
         self._out = out
         (out / "deployment.json").write_text(json.dumps(deployment(step_s)))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self.address = f"tcp://127.0.0.1:{self._port}"
         self._log = open(out / "cluster.log", "ab")  # noqa: SIM115
         self.scheduler: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
+        try:
+            self._start()
+        except OSError:
+            print((self._out / "cluster.log").read_text()[-3000:], file=sys.stderr)
+            raise
+
+    def _start(self) -> None:
         file = str(self._out / "deployment.json")
         self.scheduler = self._dask(
             "scheduler", "--host", "127.0.0.1", "--port", str(self._port), "--no-dashboard",
@@ -191,6 +196,18 @@ class Cluster:
         for child in children:
             if child.is_running():
                 child.kill()
+
+
+def free_port() -> int:
+    """A port that no outgoing connection is given, or a client that looks for a lost scheduler may take it itself."""
+    for port in range(20_000, 30_000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise SystemExit("no port is free")
 
 
 def kills(rows: int, out: Path, times: int, seed: int, step_s: float) -> dict[str, Any]:
