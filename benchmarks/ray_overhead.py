@@ -23,7 +23,7 @@ from typing import Any
 from rich.progress import track
 
 from benchmarks.environment import environment, write
-from benchmarks.systems import ray_python
+from benchmarks.systems import RAY_DEFAULTS, ray_python
 
 __all__ = ["SYSTEMS", "table"]
 
@@ -42,7 +42,7 @@ def run(name: str, python: str, *options: str) -> dict[str, Any]:
     done = subprocess.run(
         [python if "ray" in module else sys.executable, "-m", module, *options],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths, **variables},
+        env={**os.environ, "PYTHONPATH": paths, **RAY_DEFAULTS, **variables},
         stdout=subprocess.PIPE,
         text=True,
         timeout=300,

@@ -19,12 +19,13 @@ import numpy as np
 from benchmarks.card_server import ask
 from benchmarks.trial import FAST, Cell, Clock, PlannedRun, plan
 
-__all__ = ["SYSTEMS", "System", "card_server", "ray_python", "run_cell", "running"]
+__all__ = ["RAY_DEFAULTS", "SYSTEMS", "System", "card_server", "ray_python", "run_cell", "running"]
 
 ROOT = Path(__file__).parent.parent
 LINE_BYTES = 1 << 26
 CELL_S = 300.0  # no cell takes longer
 START_S = 180.0
+RAY_DEFAULTS = {"RAY_worker_niceness": "0"}  # replicas at 15, as is the default, would come last
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class Running:
 async def running(system: System, socket: str, python: str, *options: str) -> AsyncIterator[Running]:
     """Run a system, with further options, until the end of the with statement."""
     paths = os.pathsep.join(str(ROOT / part) for part in ("", "scheduler_plugins", "workers"))
-    environment = {**os.environ, "PYTHONPATH": paths, **dict(system.environment)}
+    environment = {**os.environ, "PYTHONPATH": paths, **RAY_DEFAULTS, **dict(system.environment)}
     interpreter = python if system.on_ray else sys.executable
     process = await _spawn(
         interpreter, "-m", system.module, "--socket", socket, *system.options, *options, environment=environment

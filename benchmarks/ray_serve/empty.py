@@ -67,9 +67,10 @@ def main() -> None:
     composed = serve.run(Chain.bind(Empty.bind()), route_prefix=None)
     model = serve.get_deployment_handle("Empty", "default")
     start_s = time.perf_counter() - began
-    single, chain = model.options(method_name="complete"), composed.options(method_name="run")
 
     async def work() -> dict[str, float]:
+        single, chain = model.options(method_name="complete"), composed.options(method_name="run")
+
         async def one() -> None:
             await single.remote("x")
 
@@ -92,7 +93,6 @@ def main() -> None:
         }
         answer_on(out, {"start s": start_s, **found, **control, "ray": ray.__version__})
     finally:
-        serve.shutdown()
         ray.shutdown()
         cluster.shutdown()
 
