@@ -118,8 +118,12 @@ class BareVllm:
         done: asyncio.Future[tuple[list[float], float]] = loop.create_future()
 
         def work(engine: Any) -> None:
-            result = self._step(engine, prompts, tokens)
-            loop.call_soon_threadsafe(done.set_result, result)
+            try:
+                result = self._step(engine, prompts, tokens)
+            except Exception as error:
+                loop.call_soon_threadsafe(done.set_exception, error)
+            else:
+                loop.call_soon_threadsafe(done.set_result, result)
 
         self._backend._tell(work)
         return await done
@@ -180,9 +184,8 @@ async def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
             TinyLlama(layers=6, width=384, heads=6, kv_heads=6, inner_width=1536).write(Path(directory))
             more = {"enforce_eager": True, "block_size": 32}
-            engine = create_engine(
-                "vllm", {"model": directory, "kv_cache_memory_bytes": 256 << 20, "options": more, **common}
-            )
+            more |= {"kv_cache_memory_bytes": 256 << 20}
+            engine = create_engine("vllm", {"model": directory, "dtype": "float32", "options": more, **common})
         await engine.start()
         try:
             bare = BareLlamaCpp(engine) if name == "llama.cpp" else BareVllm(engine)
