@@ -11,6 +11,7 @@ context before anything runs: a request that is too long never reaches a loop th
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -33,7 +34,9 @@ from dask_fmware_workers.engines.engine_call import EngineCall
 from dask_fmware_workers.engines.request_checks import check_context, check_format, check_request
 from dask_fmware_workers.engines.slot_queue import SlotQueue
 
-__all__ = ["Backend", "Piece", "TokenEngine"]
+__all__ = ["Backend", "Piece", "TokenEngine", "share_interpreter"]
+
+SWITCH_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,14 @@ class Piece:
     tokens: int
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0  # of the prompt, as far as known
+
+
+def share_interpreter() -> None:
+    """Let the event loop have the interpreter soon while a thread of this process steps a model.
+
+    By default Python lets a busy thread keep it for 5 ms, which every first token would wait for.
+    """
+    sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
 
 
 class Backend(Protocol):

@@ -21,7 +21,7 @@ from dask_fmware.errors import DeploymentError, EngineCrashedError
 from dask_fmware.model.engine import EngineState, FinishReason, Request
 from dask_fmware_workers.accelerators import Need, check_memory, cpu_card, nvidia_cards
 from dask_fmware_workers.engines.text_stream import TextStream
-from dask_fmware_workers.engines.token_engine import Piece
+from dask_fmware_workers.engines.token_engine import Piece, share_interpreter
 
 if TYPE_CHECKING:
     from dask_fmware_workers.engines.transformers_sampling import Sampler
@@ -71,6 +71,7 @@ class Loop:
 
     def open(self) -> None:
         """Load the model and start its thread; blocks."""
+        share_interpreter()
         _in_daemon(self._open)
 
     def _open(self) -> None:

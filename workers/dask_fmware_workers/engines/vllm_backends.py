@@ -17,7 +17,7 @@ from typing import Any
 
 from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineLoadError
 from dask_fmware.model.engine import EngineState, Request
-from dask_fmware_workers.engines.token_engine import Backend, Piece
+from dask_fmware_workers.engines.token_engine import Backend, Piece, share_interpreter
 from dask_fmware_workers.engines.vllm_priority import urgency
 from dask_fmware_workers.engines.vllm_stats import EngineStats
 from dask_fmware_workers.engines.vllm_watch import OWNER
@@ -97,6 +97,7 @@ class OneProcess:
 
     def open(self) -> None:
         """Start the thread and wait until the model is loaded."""
+        share_interpreter()
         loaded = threading.Event()
         failed: list[BaseException] = []
 
