@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dask_fmware.client.explain import explain as explain
     from dask_fmware.client.install import install as install
     from dask_fmware.client.install import status as status
     from dask_fmware.client.install import uninstall as uninstall
@@ -56,6 +57,7 @@ _NAMES = {
     "Workflow": "dask_fmware.spec.workflow",
     "compare": "dask_fmware.evaluation.compare",
     "evaluate": "dask_fmware.evaluation.evaluate",
+    "explain": "dask_fmware.client.explain",
     "install": "dask_fmware.client.install",
     "loop": "dask_fmware.spec.tracing",
     "map": "dask_fmware.spec.tracing:map_",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from dask_fmware.model.report import RunReport
 from dask_fmware.observe.blame import Piece, blame, critical_path
 
-__all__ = ["Explanation", "Neighbour", "explain"]
+__all__ = ["Explanation", "Neighbour", "explain", "waited_for"]
 
 SHOWN = 4  # kinds of neighbours named
 
@@ -82,22 +82,21 @@ class Explanation:
         return f"<div><b>{escape(self.headline)}</b>{words}{table}</div>"
 
 
-def explain(report: RunReport, others: Iterable[RunReport] = (), now: float | None = None) -> Explanation:
+def explain(report: RunReport, neighbours: Sequence[Neighbour] = (), now: float | None = None) -> Explanation:
     """Explain a run from its report.
 
     Parameters
     ----------
     report
         Of the run, during it or after.
-    others
-        Reports of runs that were under way at the same time, to say what the run waited for.
+    neighbours
+        From `waited_for`, to say what the run waited for.
     now
         Seconds of the scheduler's clock, for a run that is under way.
     """
     since = None if now is None else now - report.submitted
     path = critical_path(report, since)
-    worst = max(path, key=lambda piece: piece.loss_s, default=None)
-    neighbours = _neighbours(report, worst, others) if worst is not None and worst.kind == "wait" else ()
+    worst = _worst(path)
     late = report.met is False or (
         report.met is None
         and report.state == "running"
@@ -112,7 +111,9 @@ def explain(report: RunReport, others: Iterable[RunReport] = (), now: float | No
         sentences.append(f"It {'was ' if report.state != 'failed' else ''}{report.state}{where}: {report.reason}.")
     if worst is not None and report.state != "refused":
         sentences += _words(report, path, worst, neighbours, late=late)
-    return Explanation(report, _headline(report, since, late=late), tuple(sentences), tuple(path), worst, neighbours)
+    return Explanation(
+        report, _headline(report, since, late=late), tuple(sentences), tuple(path), worst, tuple(neighbours)
+    )
 
 
 def _headline(report: RunReport, since: float | None, *, late: bool) -> str:
@@ -153,7 +154,7 @@ def _headline(report: RunReport, since: float | None, *, late: bool) -> str:
 
 
 def _words(
-    report: RunReport, path: list[Piece], worst: Piece, neighbours: tuple[Neighbour, ...], *, late: bool
+    report: RunReport, path: list[Piece], worst: Piece, neighbours: Sequence[Neighbour], *, late: bool
 ) -> list[str]:
     said = []
     ideal = sum(piece.ideal_s for piece in path)
@@ -198,8 +199,25 @@ def _words(
     return said
 
 
-def _neighbours(report: RunReport, worst: Piece, others: Iterable[RunReport]) -> tuple[Neighbour, ...]:
-    """What ran on the card while a call waited for it."""
+def _worst(path: Sequence[Piece]) -> Piece | None:
+    return max(path, key=lambda piece: piece.loss_s, default=None)
+
+
+def waited_for(report: RunReport, others: Iterable[RunReport], now: float | None = None) -> tuple[Neighbour, ...]:
+    """Return what held the card, or the replicas of the model, during the wait that cost a run most.
+
+    Parameters
+    ----------
+    report
+        Of the run.
+    others
+        Reports of runs that may have been under way at the same time.
+    now
+        Seconds of the scheduler's clock, for a run that is under way.
+    """
+    worst = _worst(critical_path(report, None if now is None else now - report.submitted))
+    if worst is None or worst.kind != "wait":
+        return ()
     start, end = report.submitted + worst.start_s, report.submitted + worst.end_s
     attempts: Counter[tuple[str, str]] = Counter()
     busy: defaultdict[tuple[str, str], float] = defaultdict(float)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import dask.config
 from distributed.metrics import time
 
-from dask_fmware.observe import History
+from dask_fmware.observe import History, waited_for
+from dask_fmware.observe.exposition import Family, expose, withdraw
 from dask_fmware.observe.figures import Figures
 from dask_fmware_scheduler.dashboard.board import Board
 from dask_fmware_scheduler.dashboard.mounting import mount
 from dask_fmware_scheduler.dask_internals import DashboardInternals
+from dask_fmware_scheduler.metrics import series
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
@@ -38,8 +41,8 @@ class Observing:
         self._web = DashboardInternals(router.dask.scheduler)
 
     def rpcs(self) -> Mapping[str, Callable[..., Any]]:
-        """Nothing yet."""
-        return {}
+        """Answer ``fmware_explain``."""
+        return {"fmware_explain": self.explain}
 
     def messages(self) -> Mapping[str, Callable[..., Any]]:
         """None."""
@@ -50,10 +53,24 @@ class Observing:
         self._router.machine.observers.append(self.history)
         if dask.config.get("fmware.dashboard.enabled", True):
             mount(self._web, self.board)
+        expose(self._series)
 
     def close(self) -> None:
         """Show nothing any more."""
+        withdraw(self._series)
         self._web.unmount()
+
+    def _series(self) -> Iterator[Family]:
+        return series(self.history, time(), self._router.failed_replicas)
+
+    def explain(self, run_id: str) -> dict[str, Any] | None:
+        """Return what `dask_fmware.observe.explain` takes: a report, what it waited for, the time (RPC)."""
+        machine, now = self._router.machine, time()
+        report = machine.report(run_id)
+        if report is None:
+            return None
+        neighbours = waited_for(report, machine.runs.reports(), now)
+        return {"report": report.to_wire(), "neighbours": [asdict(n) for n in neighbours], "now": now}
 
     def _beside(self) -> dict[str, Any]:
         """What the page shows that the machine does not know."""

@@ -8,7 +8,7 @@ import pytest
 
 from dask_fmware.model.report import AttemptReport, CallReport, RunReport
 from dask_fmware.observe.blame import base_name, blame, critical_path, decisive_at
-from dask_fmware.observe.explain import explain
+from dask_fmware.observe.explain import explain, waited_for
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 from tests.simulate.test_world import scenario
@@ -86,7 +86,7 @@ def test_of_parallel_calls_the_one_that_was_waited_for_is_on_the_path() -> None:
 def test_a_run_under_way_is_explained_up_to_now_with_what_it_waits_for() -> None:
     report = run(call("rewrite", 0.0, REWRITE), call("answer", 0.2, answers=True, after=("rewrite",)), state="running")
     busy = run(call("each", 0.0, attempt(0.0, None), state="running"), state="running", ttft_slo_s=None)
-    made = explain(report, [busy], now=103.0)
+    made = explain(report, waited_for(report, [busy], now=103.0), now=103.0)
     assert "is under way, already 2.000 s late" in made.headline
     assert made.worst is not None
     assert (made.worst.kind, made.worst.node) == ("wait", "answer")

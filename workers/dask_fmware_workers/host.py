@@ -31,10 +31,12 @@ from dask_fmware.model.engine import Engine
 from dask_fmware.model.messages import PROTOCOL_VERSION, Branched, Grant, ReplicaFailed, check_version
 from dask_fmware.model.plan import SwitchRule
 from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, MODEL_LABEL, read_label
+from dask_fmware.observe.exposition import expose, withdraw
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware_workers.bodies import BodyClient
 from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 from dask_fmware_workers.loading import Labels, Loaded, load
+from dask_fmware_workers.metrics import WorkerMetrics
 from dask_fmware_workers.pace import EnginePace
 from dask_fmware_workers.profiling import measure
 from dask_fmware_workers.runner import CallRunner
@@ -68,7 +70,6 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
     def setup(self, worker: Worker) -> None:
         """Begin; returns at once."""
         self.dask = WorkerInternals(worker)
-        self.runner = CallRunner(self.dask.send, self._crashed, self.dask.send_with_result)
         self.bodies = BodyClient(self.dask)
         self.state_reports = StateReports(self.dask.send, self._crashed)
         self.loaded: Loaded | None = None
@@ -84,6 +85,11 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             read_label(resources, ACCELERATOR_LABEL),
             read_label(resources, CARD_LABEL),
         )
+        self.metrics = WorkerMetrics(self.labels, lambda: self.loaded)
+        self.runner = CallRunner(
+            self.metrics.counting(self.dask.send), self._crashed, self.metrics.counting(self.dask.send_with_result)
+        )
+        expose(self.metrics.series)
         self.dask.serve(
             {
                 "fmware_hello": self.hello,
@@ -102,6 +108,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     async def teardown(self, worker: Worker) -> None:
         """Abort what runs and close the engine."""
+        withdraw(self.metrics.series)
         self._work.cancel()
         await asyncio.wait([self._work], timeout=1)
         await self.bodies.close()

@@ -29,8 +29,9 @@ class FiguresHandler(RequestHandler):  # type: ignore[misc]
         self.write(self.board.json(**{name: self._version(name) for name in ("fleet", "graphs", "predictions")}))
 
     def _version(self, name: str) -> int:
-        text = self.get_query_argument(name, "-1")
-        return int(text) if text.isascii() and text.lstrip("-").isdigit() and len(text) < 16 else -1
+        """Version of a part that the page has; -1, which no part has, for whatever is no number."""
+        text = self.get_query_argument(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else -1
 
 
 def routes(board: Board, prefix: str) -> list[tuple[str, Any, dict[str, Any]]]:

@@ -1,0 +1,58 @@
+"""Why a run took what it took, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed import Client, Future
+
+from dask_fmware.client.stream import run_id_of
+from dask_fmware.model.report import RunReport
+from dask_fmware.observe.explain import Explanation, Neighbour
+from dask_fmware.observe.explain import explain as explained
+
+__all__ = ["explain"]
+
+
+def explain(future: Future) -> Any:
+    """Say where the time of a run went: its critical path, what lost most, and what it waited for.
+
+    Parameters
+    ----------
+    future
+        From ``client.compute(bound_workflow)``; the run may be over or under way.
+
+    Returns
+    -------
+    Explanation
+        Prints as sentences and a table, in a notebook as HTML.
+
+    Raises
+    ------
+    NotInstalledError
+        If the cluster has no runtime.
+    KeyError
+        If the run is not known, or no longer remembered.
+
+    Examples
+    --------
+    >>> fm.explain(future)  # doctest: +SKIP
+    rag 21fccd51 missed its SLO: first token after 3.204 s, promised 2 s
+      To blame is node 'answer': it waited 2.310 s for a slot of large-slow-0 on card slow-0 (2.310 s of 3.204 s).
+      Meanwhile that card ran rag.answer x5, shopping.recommend x2.
+    """
+    if not isinstance(future, Future):
+        raise TypeError(f"fm.explain takes the Future of client.compute(...), not a {type(future).__name__}")
+    client: Client = future.client
+    return client.sync(_explain, client, run_id_of(future))
+
+
+async def _explain(client: Client, run_id: str) -> Explanation:
+    from dask_fmware.client.install import _status
+
+    wire = await client.scheduler.fmware_explain(run_id=run_id)
+    if wire is None:
+        await _status(client)  # raises NotInstalledError if that is why
+        raise KeyError(f"run {run_id[:8]} is not known to the runtime, or no longer remembered")
+    neighbours = [Neighbour(**neighbour) for neighbour in wire["neighbours"]]
+    return explained(RunReport.from_wire(wire["report"]), neighbours, wire["now"])
