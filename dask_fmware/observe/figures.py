@@ -6,8 +6,9 @@ buckets and names, and by a sample of the calls that wait.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from statistics import median
 from typing import Any
@@ -18,7 +19,7 @@ from dask_fmware.observe.window import ALL, Bucket, Tally
 __all__ = ["COLUMNS", "RECENT_S", "Figures", "slack_labels", "verdict"]
 
 RECENT_S = 300.0  # what numbers and tables are about; series go further back
-SAMPLE = 1000  # waiting calls looked at
+SAMPLE = 400  # waiting calls looked at
 SLACK_EDGES_S = (-10.0, -5.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 SHOWN = 7  # culprits
 CAUSES = {
@@ -40,10 +41,18 @@ class Figures:
         Of the machine.
     prices
         Price of one card for one hour, by accelerator.
+    kv_used
+        Share of the KV cache that an engine says to be in use, by replica id; None where it does not say.
     """
 
-    def __init__(self, history: History, prices: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        history: History,
+        prices: Mapping[str, float] | None = None,
+        kv_used: Callable[[str], float | None] = lambda _: None,
+    ) -> None:
         self.history = history
+        self._kv_used = kv_used
         self.prices = dict(prices or {})
         self._closed: dict[float, list[float | None]] = {}  # start of a bucket that is over -> its series
 
@@ -55,7 +64,8 @@ class Figures:
         recent = history.window.total(now - RECENT_S)
         tally = recent.tallies[ALL]
         span_s = min(RECENT_S, now - next(iter(history.window)).start) if history.window.buckets else RECENT_S
-        running = sum(len(state.running) for state in machine.fleet)
+        replicas = self._replicas(now)
+        running = sum(replicas["running"])
         slots = sum(state.replica.slots for state in machine.fleet if not state.draining)
         slack = self._slack(now)
         ttft, e2e = tally.ttft.quantiles((0.5, 0.95)), tally.e2e.quantiles((0.5, 0.95))
@@ -70,7 +80,7 @@ class Figures:
                 "met": tally.met,
                 "missed": tally.missed,
                 "failed": tally.failed,
-                "last_minute": history.window.total(now - 60.0).tallies[ALL].attainment,
+                "last_minute": history.window.attainment(now - 60.0),
                 "ended_per_s": tally.ended / max(span_s, 1.0),
                 "met_per_s": tally.met / max(span_s, 1.0),
                 "runs": history.live_runs,
@@ -91,7 +101,7 @@ class Figures:
             "culprits": _culprits(recent, tally),
             "nodes": self._nodes(recent),
             "slack": slack,
-            "replicas": self._replicas(now),
+            "replicas": replicas,
             "provisioning": None,
         }
 
@@ -156,7 +166,7 @@ class Figures:
                 without += 1
                 continue
             left_s = view.due - view.own_s - now
-            (parked if call.parked else held)[sum(left_s >= edge for edge in SLACK_EDGES_S)] += 1
+            (parked if call.parked else held)[bisect_right(SLACK_EDGES_S, left_s)] += 1
         scale = machine.held / seen if seen else 1.0
         return {
             "edges": SLACK_EDGES_S,
@@ -169,17 +179,19 @@ class Figures:
 
     def _replicas(self, now: float) -> dict[str, Any]:
         """Columns over the replicas, in the order of `fleet`."""
-        running, waiting, busy_ms, kv, draining = [], [], [], [], []
-        histories = self.history.replicas
-        for state in self.history.machine.fleet:
-            replica = state.replica
-            running.append(len(state.running))
-            waiting.append(state.waiting)
-            known = histories.get(replica.name)
-            busy_ms.append(int(1e3 * known.busy_s(now)) if known is not None else 0)
-            kv.append(100 * state.context_tokens // (replica.slots * replica.context_tokens))
-            draining.append(int(state.draining))
-        return {"running": running, "waiting": waiting, "busy_ms": busy_ms, "kv": kv, "draining": draining}
+        fleet, histories = self.history.machine.fleet, self.history.replicas
+        states = list(fleet)
+        known = [histories.get(state.replica.name) for state in states]
+        used = [self._kv_used(state.replica.replica_id) for state in states]
+        drifts = [(index, fleet.corrections.drift(state.replica.replica_id)) for index, state in enumerate(states)]
+        return {
+            "running": [len(state.running) for state in states],
+            "waiting": [state.waiting for state in states],
+            "busy_ms": [int(1e3 * replica.busy_s(now)) if replica is not None else 0 for replica in known],
+            "kv": [round(100 * share) if share is not None else None for share in used],
+            "draining": [int(state.draining) for state in states],
+            "drift": {index: drift.ratio for index, drift in drifts if drift is not None},
+        }
 
     # -- what changes rarely ---------------------------------------------------------------------
 

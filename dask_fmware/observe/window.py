@@ -144,6 +144,7 @@ class Window:
     def __init__(self, step_s: float = 5.0, keep: int = 180) -> None:
         self.step_s = step_s
         self.buckets: deque[Bucket] = deque(maxlen=keep)
+        self._closed: tuple[tuple[float, float], Bucket] | None = None  # sum without the last bucket, and of what
 
     def __iter__(self) -> Iterator[Bucket]:
         return iter(self.buckets)
@@ -155,10 +156,26 @@ class Window:
             self.buckets.append(Bucket(start))
         return self.buckets[-1]
 
+    def attainment(self, since: float) -> float | None:
+        """Share of runs with an SLO that met it, of those that ended since then."""
+        tallies = [bucket.tallies[ALL] for bucket in self.buckets if bucket.start >= since]
+        judged = sum(tally.judged for tally in tallies)
+        return sum(tally.met for tally in tallies) / judged if judged else None
+
     def total(self, since: float) -> Bucket:
-        """Sum of the buckets that begin at `since` or later."""
+        """Sum of the buckets that begin at `since` or later; what cannot change any more is added up once."""
+        if not self.buckets:
+            return Bucket(since)
+        last = self.buckets[-1]
+        begins = next((bucket.start for bucket in self.buckets if bucket.start >= since), last.start)
+        if self._closed is None or self._closed[0] != (begins, last.start):
+            closed = Bucket(begins)
+            for bucket in self.buckets:
+                if begins <= bucket.start < last.start:
+                    closed.merge(bucket)
+            self._closed = (begins, last.start), closed
         total = Bucket(since)
-        for bucket in self.buckets:
-            if bucket.start >= since:
-                total.merge(bucket)
+        total.merge(self._closed[1])
+        if last.start >= since:
+            total.merge(last)
         return total

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, PackedReport, RunReport
@@ -197,6 +198,11 @@ class Runs:
             return run.report
         packed = self._history.get(run_id)
         return RunReport.unpacked(packed) if packed is not None else None
+
+    def latest(self, remembered: int) -> Iterator[RunReport]:
+        """Reports of live runs, then of those that were dropped last."""
+        yield from (run.report for run_id, run in self._runs.items() if run_id == run.plan.run_id)
+        yield from map(RunReport.unpacked, islice(reversed(self._history.values()), remembered))
 
     def reports(self) -> Iterator[RunReport]:
         """Reports of remembered runs, then of live ones."""

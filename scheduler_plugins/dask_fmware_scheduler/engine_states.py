@@ -51,5 +51,10 @@ class EngineStates:
         """Return the last report of each replica (RPC)."""
         return {worker: asdict(report) for worker, report in self._last.items()}
 
+    def kv_used(self, worker: str) -> float | None:
+        """Share of the KV cache of a replica that is in use, 0..1; None where its engine does not say."""
+        last = self._last.get(worker)
+        return last.kv_used if last is not None else None
+
     def _on_report(self, worker: str, **message: Any) -> None:
         self._last[worker] = EngineStateReport.from_wire(message)

@@ -15,12 +15,15 @@ from dask_fmware.observe.figures import Figures
 from dask_fmware_scheduler.dashboard.board import Board
 from dask_fmware_scheduler.dashboard.mounting import mount
 from dask_fmware_scheduler.dask_internals import DashboardInternals
+from dask_fmware_scheduler.engine_states import EngineStates
 from dask_fmware_scheduler.metrics import series
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
 
 __all__ = ["Observing"]
+
+NEIGHBOURS = 1000  # runs that were dropped last, among which an explanation looks for what a run waited for
 
 
 class Observing:
@@ -37,7 +40,7 @@ class Observing:
         self.history = History(router.machine)
         accelerators = router.deployment.accelerators
         prices = {name: card.price_per_hour for name, card in accelerators.items() if card.price_per_hour is not None}
-        self.board = Board(Figures(self.history, prices), time, self._beside)
+        self.board = Board(Figures(self.history, prices, self._kv_used), time, self._beside)
         self._web = DashboardInternals(router.dask.scheduler)
 
     def rpcs(self) -> Mapping[str, Callable[..., Any]]:
@@ -69,8 +72,12 @@ class Observing:
         report = machine.report(run_id)
         if report is None:
             return None
-        neighbours = waited_for(report, machine.runs.reports(), now)
+        neighbours = waited_for(report, machine.runs.latest(NEIGHBOURS), now)
         return {"report": report.to_wire(), "neighbours": [asdict(n) for n in neighbours], "now": now}
+
+    def _kv_used(self, replica_id: str) -> float | None:
+        engines = next((s for s in self._router.services if isinstance(s, EngineStates)), None)
+        return engines.kv_used(replica_id) if engines is not None else None
 
     def _beside(self) -> dict[str, Any]:
         """What the page shows that the machine does not know."""

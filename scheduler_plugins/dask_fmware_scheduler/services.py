@@ -13,6 +13,7 @@ from dask_fmware_scheduler.drift import DriftWatch
 from dask_fmware_scheduler.engine_states import EngineStates
 from dask_fmware_scheduler.observing import Observing
 from dask_fmware_scheduler.recorder import Recorder
+from dask_fmware_scheduler.traces import Traces
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
@@ -40,5 +41,5 @@ class Service(Protocol):
         ...
 
 
-SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (Recorder, EngineStates, DriftWatch, Observing)
+SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (Recorder, EngineStates, DriftWatch, Observing, Traces)
 """Makers of services, in the order in which they start."""

@@ -12,7 +12,7 @@ __all__ = ["Board"]
 
 FRESH_S = 0.9  # pages ask once a second
 PREDICTIONS_S = 5.0
-MANY_REPLICAS = 300  # above, figures are made half as often
+MANY_REPLICAS = 300  # above, figures are made every third second
 
 
 class Board:
@@ -42,7 +42,7 @@ class Board:
     def json(self, *, fleet: int = -1, graphs: int = -1, predictions: int = -1) -> str:
         """Return the figures, without the parts whose version the page has already."""
         now, history = self._clock(), self.figures.history
-        fresh_s = FRESH_S if len(history.machine.fleet) < MANY_REPLICAS else 2 * FRESH_S
+        fresh_s = FRESH_S if len(history.machine.fleet) < MANY_REPLICAS else 3 * FRESH_S
         if not 0 <= now - self._live[0] < fresh_s:
             self._live = now, _dump({**self.figures.live(now), **self._extra()})
         if self._fleet[0] != history.fleet_version:

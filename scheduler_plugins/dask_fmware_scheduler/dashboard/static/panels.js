@@ -206,7 +206,11 @@
     else heat(data, now, used, missed);
   }
 
-  const health = (draining) => h("td", {}, h("span", { class: "fm-health", "data-grade": draining ? "risk" : "good" }, draining ? "draining" : "ready"));
+  function health(draining, drift) {
+    const slow = drift !== undefined && drift > 1;
+    const text = draining ? "draining" : drift === undefined ? "ready" : `${(slow ? drift : 1 / drift).toFixed(1)} times ${slow ? "slower" : "faster"} than its profile`;
+    return h("td", {}, h("span", { class: "fm-health", "data-grade": draining || slow ? "risk" : "good" }, text));
+  }
 
   function rows(data, now, used, missed) {
     const order = data.map((_, i) => i).sort((a, b) => data[a][1].localeCompare(data[b][1]) || data[a][0].localeCompare(data[b][0], "en", { numeric: true }));
@@ -214,9 +218,9 @@
       ["replica", "model", "card", "health", "running", "waiting", "utilisation", "", "KV", "misses"],
       order.map((i) => {
         const [name, model, accelerator, card, slots, engine] = data[i];
-        return [h("td", { title: engine }, h("b", {}, name)), model, h("td", {}, card, h("small", {}, accelerator)), health(now.draining[i]),
+        return [h("td", { title: engine }, h("b", {}, name)), model, h("td", {}, card, h("small", {}, accelerator)), health(now.draining[i], now.drift[i]),
           figure(`${now.running[i]} / ${slots}`), figure(count(now.waiting[i]), now.waiting[i] ? "risk" : null),
-          bar(used[i]), figure(percent(used[i], 0)), figure(`${now.kv[i]} %`), figure(count(missed.get(card) || 0), missed.get(card) ? "bad" : null)];
+          bar(used[i]), figure(percent(used[i], 0)), figure(now.kv[i] === null ? "–" : `${now.kv[i]} %`), figure(count(missed.get(card) || 0), missed.get(card) ? "bad" : null)];
       })));
   }
 
