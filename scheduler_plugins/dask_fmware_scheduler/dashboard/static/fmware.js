@@ -4,10 +4,12 @@
   const INTERVAL_MS = 1000, HALF_BUCKET_MS = 2500, LEAST_MS = 2 * 60 * 1000;
   const PALETTE = ["#3b82f6", "#f0883e", "#2ea043", "#bc8cff", "#e5534b", "#39c5cf", "#d4a72c", "#f778ba"];
   const known = { fleet: { version: -1, data: [] }, graphs: { version: -1, data: {} }, predictions: { version: -1, data: null } };
+  let drawn = false;
   const number = (value) => (value === null ? NaN : value);
 
   function bokeh() {
-    return window.Bokeh && Bokeh.documents.length ? Bokeh.documents[0] : null;
+    const doc = window.Bokeh && Bokeh.documents.length ? Bokeh.documents[0] : null;
+    return doc && doc.roots().length ? doc : null;
   }
 
   function theme() {
@@ -64,10 +66,12 @@
     const data = { live: answer.live, fleet: known.fleet, graphs: known.graphs.data, predictions: known.predictions.data };
     window.fmwarePanels(data);
     const doc = bokeh();
-    if (doc) {
+    if (doc) {  /* plots come later than the first figures */
       series(doc, answer.live);
       slack(doc, answer.live);
-      if (answer.predictions) predictions(doc, answer.predictions.data);
+      if (answer.predictions || !drawn) predictions(doc, known.predictions.data);
+      if (!drawn) theme();
+      drawn = true;
     }
   }
 
@@ -89,13 +93,7 @@
     setTimeout(loop, INTERVAL_MS);
   }
 
-  function begin(tries) {
-    const waits = document.querySelector(".fm-plot") !== null && !(bokeh() && bokeh().roots().length);
-    if (waits && tries > 0) { setTimeout(begin, 50, tries - 1); return; }
-    theme();
-    loop();
-  }
   document.addEventListener("fmware-theme", theme);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
-  begin(200);
+  loop();
 })();
