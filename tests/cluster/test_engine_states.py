@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import dask_fmware as fm
+from dask_fmware_scheduler.engine_states import EngineStates
 from tests.cluster.flows import one
 
 
+def engine_states(cluster: Any) -> EngineStates:
+    """The part of the scheduler that keeps them."""
+    return next(service for service in cluster.router.services if isinstance(service, EngineStates))
+
+
 async def until_told(cluster: Any, name: str, field: str, value: Any) -> None:
-    engines = cluster.router.services[0]
+    engines = engine_states(cluster)
     address = next(state.replica.replica_id for state in cluster.router.machine.fleet if state.replica.name == name)
     await cluster.until(lambda: getattr(engines._last.get(address), field, None) == value, f"{name}: {field}={value}")
 
@@ -37,7 +43,7 @@ async def test_an_engine_that_died_says_nothing_any_more(serving: Any, monkeypat
         cluster.engines["small-cpu-0"].crash()
         future = cluster.client.compute(one("x"))
         await cluster.until(lambda: len(cluster.router.machine.fleet) == 0)
-        assert cluster.router.services[0].states() == {}
+        assert engine_states(cluster).states() == {}
         await future.cancel()
 
 
