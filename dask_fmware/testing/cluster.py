@@ -11,9 +11,11 @@ from typing import Any, Self
 import dask.config
 from distributed import Client, Scheduler, Worker
 
-from dask_fmware.client.install import wait_ready
+from dask_fmware.client.install import ROUTER, wait_ready
 from dask_fmware.cluster.local import LocalModelCluster
 from dask_fmware.compile.steps import HOST
+from dask_fmware.runtime import ReplicaReady
+from dask_fmware.runtime.contract import Contract
 from dask_fmware.spec.deployment import Deployment
 
 __all__ = ["InProcessCluster", "deployment"]
@@ -88,11 +90,14 @@ class InProcessCluster:
         An asynchronous Dask client.
     cluster, scheduler
         What it runs on.
+    contract
+        Watches the machine, if the runtime was installed from the start; its breaches are raised at the end.
     """
 
     client: Client
     cluster: LocalModelCluster
     scheduler: Scheduler
+    contract: Contract | None
 
     def __init__(
         self,
@@ -111,12 +116,25 @@ class InProcessCluster:
             self.cluster = await self._made()
             self.scheduler = self.cluster.scheduler
             self.client = await Client(self.cluster, asynchronous=True, set_as_default=False)
+            self.contract = self._watched()
             if self._wait:
                 await wait_ready(self.client, timeout_s=PATIENCE_S)
         except BaseException:
             await self._close()
             raise
         return self
+
+    def _watched(self) -> Contract | None:
+        """Watch the machine, if there is one yet."""
+        router = self.scheduler.plugins.get(ROUTER)
+        if router is None:
+            return None
+        machine = router.machine
+        contract = Contract(machine.max_attempts, is_complete=False, report=machine.report)
+        for state in machine.fleet:
+            contract.observe(ReplicaReady(state.replica), (), 0.0)
+        machine.observers.append(contract)
+        return contract
 
     def _made(self) -> LocalModelCluster:
         return LocalModelCluster(
@@ -131,6 +149,8 @@ class InProcessCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._close()
+        if kind is None and self.contract is not None and self.contract.breaches:
+            raise AssertionError("the contract was broken:\n" + "\n".join(map(str, self.contract.breaches)))
 
     async def _close(self) -> None:
         for opened in ("client", "cluster"):
@@ -146,7 +166,7 @@ class InProcessCluster:
     @property
     def router(self) -> Any:
         """The scheduler plugin."""
-        return self.scheduler.plugins["fmware-router"]
+        return self.scheduler.plugins[ROUTER]
 
     @property
     def hosts(self) -> dict[str, Any]:

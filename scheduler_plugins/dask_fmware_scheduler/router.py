@@ -13,6 +13,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -269,7 +270,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _on_replica_failed(self, worker: str, **message: Any) -> None:
         failed = ReplicaFailed.from_wire(message)
         logger.warning("Replica %s of model %s failed: %s", failed.name, failed.model, failed.error)
-        self.failed_replicas[worker] = message
+        self.failed_replicas[worker] = asdict(failed)
         self._replica_gone(worker, failed.error)
 
     # -- graphs and transitions ------------------------------------------------------------------
@@ -350,7 +351,9 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
 
     def _runnable(self, task: Any, run_id: str, node: PlannedNode) -> None:
         """All inputs of a task are there: hold or place it before Dask does."""
-        if (error := self._refused.get(run_id)) is not None:
+        if self._stopped:
+            self.dask.loosen(task)  # wherever it comes, no model host is there to run it, which it says
+        elif (error := self._refused.get(run_id)) is not None:
             self.dask.hold(task)
             self.placement.fail_soon(task.key, error)
         elif node.model is None:

@@ -1,0 +1,323 @@
+"""The contract, checked: does what happened keep the promises of DESIGN.md section 8?
+
+The books kept here are made from events and decisions alone, never from the machine's own, so that an error there
+cannot hide itself. The same checker watches a live machine, a simulation, and an event log.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from dask_fmware.model.plan import PlannedNode, RunPlan
+from dask_fmware.model.replica import Replica
+from dask_fmware.model.report import RunReport
+from dask_fmware.runtime.actions import Action
+from dask_fmware.runtime.eventlog import Decision, Head, Line, decision
+from dask_fmware.runtime.events import (
+    AttemptEnded,
+    CallDropped,
+    CallRunnable,
+    CallWithdrawn,
+    Event,
+    ReplicaDraining,
+    ReplicaGone,
+    ReplicaReady,
+    RunDropped,
+    RunEnded,
+    RunSubmitted,
+)
+
+__all__ = ["Breach", "Contract", "check_log"]
+
+ENDS, ATTEMPTS, PLACES, MISSES = 1, 2, 3, 4  # points of the contract
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A promise that was broken."""
+
+    point: int  # of the contract
+    at: float  # on the machine's clock
+    what: str
+
+    def __str__(self) -> str:
+        return f"point {self.point}, at {self.at:.3f}: {self.what}"
+
+
+@dataclass(slots=True)
+class _Call:
+    node: PlannedNode
+    is_runnable: bool = False  # and not assigned since
+    is_over: bool = False  # finished or skipped
+    tries: set[int] = field(default_factory=set)  # attempts since it last finished
+    latest: int = 0  # attempt
+
+
+@dataclass(slots=True)
+class _Run:
+    plan: RunPlan
+    submitted: float
+    state: str = "live"
+    plans: dict[str, list[str]] = field(default_factory=dict)  # its own and those of its bodies, with their calls
+
+
+@dataclass(slots=True)
+class _Place:
+    replica: Replica
+    drains: bool = False
+    running: set[tuple[str, int]] = field(default_factory=set)
+
+
+class Contract:
+    """An observer that notes every breach.
+
+    Parameters
+    ----------
+    max_attempts
+        Tries that one call may have.
+    is_complete
+        Whether the machine is watched from its beginning: only then must every call be known.
+    report
+        Looks up the report of a run, so that it can be held against what happened; None where there are none.
+    """
+
+    def __init__(
+        self,
+        max_attempts: int,
+        *,
+        is_complete: bool = True,
+        report: Callable[[str], RunReport | None] | None = None,
+    ) -> None:
+        self.breaches: list[Breach] = []
+        self.counts: Counter[str] = Counter()  # runs by end, attempts by outcome, events
+        self._max_attempts = max_attempts
+        self._is_complete = is_complete
+        self._report = report
+        self._runs: dict[str, _Run] = {}  # live runs by the id of any of their plans
+        self._calls: dict[str, _Call] = {}
+        self._places: dict[str, _Place] = {}
+        self._slots: dict[tuple[str, int], _Place] = {}  # (call id, attempt) -> where it runs
+        self._now = 0.0
+
+    @property
+    def live_runs(self) -> int:
+        """Runs that were accepted and have not ended."""
+        return sum(run.state == "live" and run.plan.run_id == run_id for run_id, run in self._runs.items())
+
+    def observe(self, event: Event, actions: Sequence[Action], now: float) -> None:
+        """Take in what a machine did."""
+        self.take(event, map(decision, actions), now)
+
+    def take(self, event: Event, decisions: Iterable[Decision], now: float) -> None:
+        """Take in an event and what was decided on it."""
+        self._now = now
+        self.counts["events"] += 1
+        match event:
+            case RunSubmitted():
+                self._submitted(event.plan)
+            case CallRunnable():
+                if (call := self._calls.get(event.call_id)) is not None:
+                    call.is_runnable = True
+                    if call.is_over:
+                        call.is_over = False
+                        call.tries.clear()
+            case CallWithdrawn() | CallDropped():
+                if (call := self._calls.get(event.call_id)) is not None:
+                    call.is_runnable = False
+            case AttemptEnded():
+                self._attempt_ended(event)
+            case RunEnded():
+                self._run_ended(event)
+            case RunDropped():
+                self._run_dropped(event.run_id)
+            case ReplicaReady():
+                self._ready(event.replica)
+            case ReplicaGone():
+                self._gone(event.replica_id)
+            case ReplicaDraining():
+                if (place := self._places.get(event.replica_id)) is not None:
+                    place.drains = event.draining
+        for made in decisions:
+            self._decided(made)
+
+    def finish(self) -> list[Breach]:
+        """Nothing more will happen: what is still under way was lost. Return all breaches."""
+        for run_id, run in self._runs.items():
+            if run.state == "live" and run_id == run.plan.run_id:
+                self._broken(ENDS, f"run '{run_id}' of workflow '{run.plan.workflow}' was accepted and never ended")
+        for replica_id, place in self._places.items():
+            for call_id, attempt in sorted(place.running):
+                self._broken(PLACES, f"attempt {attempt} of call '{call_id}' still holds a slot of '{replica_id}'")
+        return self.breaches
+
+    def _broken(self, point: int, what: str) -> None:
+        self.breaches.append(Breach(point, self._now, what))
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    def _submitted(self, plan: RunPlan) -> None:
+        if plan.run_id in self._runs:
+            return
+        if plan.part_of is None:
+            run = _Run(plan, self._now)
+            self.counts["runs"] += 1
+        elif (known := self._runs.get(plan.part_of)) is not None:
+            run = known
+        else:
+            return
+        self._runs[plan.run_id] = run
+        fresh = [node for node in plan.nodes if node.model is not None and node.key not in self._calls]
+        run.plans[plan.run_id] = [node.key for node in fresh]
+        self._calls.update({node.key: _Call(node) for node in fresh})
+
+    def _run_ended(self, event: RunEnded) -> None:
+        run = self._runs.get(event.run_id)
+        if run is None or run.state != "live" or run.plan.run_id != event.run_id:
+            return
+        run.state = event.state
+        self.counts[f"runs {event.state}"] += 1
+        if event.state == "finished" and self._is_complete:
+            for call in (self._calls[key] for keys in run.plans.values() for key in keys):
+                if not call.is_over:
+                    what = f"run '{event.run_id}' finished, yet no attempt of node '{call.node.name}' did"
+                    self._broken(MISSES, what)
+        self._reported(run)
+
+    def _reported(self, run: _Run) -> None:
+        """A run whose completion came after its bound has missed it, whatever its report says."""
+        bound = run.plan.objective.e2e_s if run.plan.objective is not None else None
+        spent = self._now - run.submitted
+        if bound is None or run.state != "finished":
+            return
+        late = spent > bound
+        self.counts["runs late"] += late
+        report = self._report(run.plan.run_id) if self._report is not None else None
+        if late and report is not None and report.met:
+            self._broken(
+                MISSES, f"run '{run.plan.run_id}' took {spent:.3f} s of {bound:g} s and is reported as in time"
+            )
+
+    def _run_dropped(self, run_id: str) -> None:
+        run = self._runs.get(run_id)
+        if run is None:
+            return
+        is_root = run.plan.run_id == run_id
+        if is_root and run.state == "live":
+            run.state = "cancelled"
+            self.counts["runs cancelled"] += 1
+        for plan_id in list(run.plans) if is_root else [run_id]:
+            del self._runs[plan_id]
+            for key in run.plans.pop(plan_id):
+                del self._calls[key]
+
+    # -- attempts --------------------------------------------------------------------------------
+
+    def _attempt_ended(self, event: AttemptEnded) -> None:
+        key = (event.call_id, event.attempt)
+        held = self._slots.pop(key, None)
+        call = self._calls.get(event.call_id)
+        if call is not None and event.outcome == "undelivered":
+            call.tries.discard(event.attempt)  # its replica never heard of it
+        if held is None:
+            return  # said before, or its replica was lost
+        held.running.remove(key)
+        self.counts[f"attempts {event.outcome}"] += 1
+        if call is None or event.attempt != call.latest:
+            return
+        if event.outcome in ("finished", "skipped"):
+            if call.is_over:
+                self._broken(ATTEMPTS, f"call '{event.call_id}' finished twice without having been asked for again")
+            call.is_over = True
+
+    def _decided(self, made: Decision) -> None:
+        match made.kind:
+            case "Assign":
+                self._assigned(made)
+            case "Skip":
+                if (call := self._calls.get(made.of)) is not None:
+                    call.is_over, call.is_runnable = True, False
+            case "Refuse":
+                if (run := self._runs.get(made.of)) is not None and run.plan.run_id == made.of:
+                    run.state = "refused"
+                    self.counts["runs refused"] += 1
+            case _:
+                pass
+
+    def _assigned(self, made: Decision) -> None:
+        self.counts["attempts"] += 1
+        what = f"attempt {made.attempt} of call '{made.of}'"
+        call, place = self._calls.get(made.of), self._places.get(made.replica_id)
+        if call is not None:
+            if not call.is_runnable:
+                self._broken(PLACES, f"{what} was assigned although its inputs are not there or it runs already")
+            if made.attempt <= call.latest:
+                self._broken(ATTEMPTS, f"{what} has a number that attempt {call.latest} had before")
+            call.is_runnable, call.latest = False, made.attempt
+            call.tries.add(made.attempt)
+            if len(call.tries) > self._max_attempts:
+                self._broken(ATTEMPTS, f"{what} is one more than the {self._max_attempts} that are permitted")
+        elif self._is_complete:
+            self._broken(ATTEMPTS, f"{what} was assigned, which belongs to no live run")
+        if place is None:
+            self._broken(PLACES, f"{what} was assigned to '{made.replica_id}', which is not there")
+            return
+        replica = place.replica
+        if call is not None and call.node.model != replica.model:
+            self._broken(PLACES, f"{what} for model '{call.node.model}' was assigned to one of '{replica.model}'")
+        if place.drains:
+            self._broken(PLACES, f"{what} was assigned to '{made.replica_id}', which takes no calls")
+        if len(place.running) >= replica.slots:
+            self._broken(PLACES, f"{what} was assigned to '{made.replica_id}', whose {replica.slots} slots are taken")
+        self._check_card(replica, what)
+        place.running.add((made.of, made.attempt))
+        self._slots[made.of, made.attempt] = place
+
+    def _check_card(self, replica: Replica, what: str) -> None:
+        if replica.card_slots is None:
+            return
+        there = [place for place in self._places.values() if place.replica.card == replica.card]
+        bound = min(p.replica.card_slots for p in there if p.replica.card_slots is not None)
+        if sum(len(place.running) for place in there) >= bound:
+            self._broken(PLACES, f"{what} was assigned to card '{replica.card}', whose {bound} slots are taken")
+
+    # -- replicas --------------------------------------------------------------------------------
+
+    def _ready(self, replica: Replica) -> None:
+        known = self._places.get(replica.replica_id)
+        if known is not None and _same(known.replica, replica):
+            known.replica = replica  # it knows its profile by now
+            return
+        self._gone(replica.replica_id)
+        self._places[replica.replica_id] = _Place(replica)
+
+    def _gone(self, replica_id: str) -> None:
+        place = self._places.pop(replica_id, None)
+        if place is not None:
+            self.counts["replicas gone"] += 1
+            self.counts["attempts lost"] += len(place.running)
+            for key in place.running:
+                del self._slots[key]
+
+
+def _same(known: Replica, told: Replica) -> bool:
+    return replace(known, profile=told.profile) == told
+
+
+def check_log(head: Head, lines: Iterable[Line], *, is_over: bool = True) -> Contract:
+    """Read an event log to its end and return what was found.
+
+    Parameters
+    ----------
+    head, lines
+        As `read_log` returns them.
+    is_over
+        Whether the machine had nothing more to do when the log ended: then what is under way was lost.
+    """
+    contract = Contract(head.max_attempts, is_complete=head.is_complete)
+    for line in lines:
+        contract.take(line.event, line.decisions, line.now)
+    if is_over:
+        contract.finish()
+    return contract
