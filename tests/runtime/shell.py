@@ -41,6 +41,7 @@ from dask_fmware.runtime import (
     Skip,
     Tick,
 )
+from dask_fmware.runtime.contract import Contract
 
 OVER = ("done", "erred")
 LEARNT = ("stretches",)  # what a fleet knows of kinds of replicas stays
@@ -92,6 +93,8 @@ class Shell:
         self.machine = self.new_machine()
         self.history = History(self.machine)
         self.machine.observers.append(self.history)
+        self.contract = Contract(self.MAX_ATTEMPTS, report=self.machine.report)
+        self.machine.observers.append(self.contract)
         self.now = 0.0
         self.log: list[tuple[Event, float, list[tuple[object, ...]]]] = []
         self.runs: dict[str, Submitted] = {}
@@ -392,6 +395,7 @@ class Shell:
                 allowed = [v for v in views if v.replica_id not in avoid] or views
                 assert not any(v.has_room for v in allowed), f"{call_id} is held although a replica has room"
         self.check_history()
+        assert not self.contract.breaches, "\n".join(map(str, self.contract.breaches))
         # views: what policies see is what is there
         for model in ("small", "large", "extra"):
             states = [s for s in fleet if s.replica.model == model and not s.draining]
@@ -470,6 +474,7 @@ class Shell:
         assert len(machine.runs) == 0
         assert not machine.runs._runs
         assert not machine.fleet._slots
+        assert not self.contract.finish(), "\n".join(map(str, self.contract.breaches))
         assert not self.history.census.counts
         assert not self.history.live_runs
         assert not any(replica.running for replica in self.history.replicas.values())
