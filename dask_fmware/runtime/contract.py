@@ -179,7 +179,7 @@ class Contract:
         run.state = event.state
         self.counts[f"runs {event.state}"] += 1
         if event.state == "finished" and self._is_complete:
-            for call in (self._calls[key] for keys in run.plans.values() for key in keys):
+            for call in (self._calls[key] for key in run.plans[event.run_id]):
                 if not call.is_over:
                     what = f"run '{event.run_id}' finished, yet no attempt of node '{call.node.name}' did"
                     self._broken(MISSES, what)
