@@ -107,7 +107,8 @@ class Slack:
             return self._background(call, replicas, now)
         best, replica_id, soonest, any_room = self._look(call, replicas, now)
         in_time = best <= due
-        if self._plan is not None and (in_time or soonest <= due):
+        fits = in_time and (self._plan is None or best <= self._plan.free_until.get(replica_id, inf))
+        if self._plan is not None and not fits and (in_time or soonest <= due):
             latest = due - call.own_s
             if latest > now:
                 return Wait("other runs can be in time meanwhile", lets_pass=True, until=latest)
