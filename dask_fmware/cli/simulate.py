@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+from dask_fmware import __version__
+from dask_fmware.cli.status import PIPE_WIDTH
+
 __all__ = ["simulate"]
 
 
@@ -66,10 +69,17 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     "--add", multiple=True, type=_Cards(), help="What if the recorded cluster had more cards (or fewer: L4=-1)."
 )
 @click.option("--slo", "slo_s", type=_Seconds(), help="What if the recorded runs had this objective.")
+@click.option(
+    "--html",
+    "html_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a page with pictures (extra plot).",
+)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the rows to a file.")
 def simulate(
     scenario: Path | None, policies: tuple[str, ...], loads: tuple[float, ...], seeds: int, first_seed: int,
-    record: Path | None, add: tuple[tuple[str, int], ...], slo_s: float | None, json_path: Path | None,
+    record: Path | None, add: tuple[tuple[str, int], ...], slo_s: float | None, html_path: Path | None,
+    json_path: Path | None,
 ) -> None:  # fmt: skip
     """Play SCENARIO in virtual time and print what each policy makes of it, or ask a record what if."""
     if (scenario is None) == (record is None):
@@ -80,7 +90,7 @@ def simulate(
     if add or slo_s is not None:
         raise click.UsageError("--add and --slo change a --record; a scenario says itself what there is")
     assert scenario is not None
-    _play(scenario, policies, loads, range(first_seed, first_seed + seeds), json_path)
+    _play(scenario, policies, loads, range(first_seed, first_seed + seeds), html_path, json_path)
 
 
 def _what_if(
@@ -109,30 +119,83 @@ def _what_if(
 
 
 def _play(
-    scenario: Path, policies: tuple[str, ...], loads: tuple[float, ...], seeds: range, json_path: Path | None
+    path: Path,
+    policies: tuple[str, ...],
+    loads: tuple[float, ...],
+    seeds: range,
+    html_path: Path | None,
+    json_path: Path | None,
 ) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from dask_fmware.simulate.run import cells
     from dask_fmware.simulate.scenario import load_scenario
+    from dask_fmware.simulate.study import Study
 
-    loaded = load_scenario(scenario)
-    table = Table("policy", "load", "goodput", "95 %", "TTFT", "p99", "latest", title=loaded.name)
-    rows = []
+    scenario = load_scenario(path)
     wanted = policies or ("slack", "greedy", "least_outstanding", "power_of_two")
-    for cell in cells(loaded, wanted, loads or (1.0,), seeds):
-        row = cell.record()
-        rows.append(row)
-        table.add_row(
-            row["policy"],
-            f"{row['load']:g}",
-            f"{row['goodput']:.3f}",
-            f"{row['goodput_low']:.3f} - {row['goodput_high']:.3f}",
-            f"{row['ttft_mean_s']:.2f} s",
-            f"{row['ttft_p99_s']:.2f} s",
-            f"{row['latest_s']:.1f} s",
-        )
-    Console().print(table)
+    at = loads or (1.0,)
+    if html_path is not None:
+        from dask_fmware.simulate.pictures import check_installed
+
+        check_installed()
+    study = Study(scenario)
+    interrupted = False
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(wanted) * len(at) * len(seeds), completed=-1)
+        try:
+            for cell in cells(
+                scenario, wanted, at, seeds, lambda word: progress.update(task, advance=1, description=word)
+            ):
+                study.cells.append(cell)
+        except KeyboardInterrupt:
+            interrupted = True
+    if study.cells:
+        _show(study)
+    if interrupted:
+        click.echo(f"{len(study)} of {len(wanted) * len(at)} cells were played; nothing is written", err=True)
+        raise click.Abort
     if json_path is not None:
-        json_path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        json_path.write_text(json.dumps(study.rows, indent=1) + "\n", encoding="utf-8")
+    if html_path is not None:
+        said = ["dask fmware simulate", str(path), *(f"--policy {policy}" for policy in wanted)]
+        said += [*(f"--load {load:g}" for load in at), f"--seeds {len(seeds)} --first-seed {seeds[0]}"]
+        study.to_html(html_path, {"command": " ".join(said), "dask-fmware": __version__})
+        click.echo(f"pictures in {html_path}")
+
+
+def _show(study: Any) -> None:
+    """Print a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    scenario, first = study.scenario, study.policies[0]
+    table = Table(title=f"{scenario.name}: {scenario.description}" if scenario.description else scenario.name)
+    for name in ("load", "policy"):
+        table.add_column(name)
+    for name in ("goodput", "95 %", f"below {first}", "TTFT p50", "p99", "latest", "95 % within", "99 % within",
+                 "late", "parked", "late work", "cost"):  # fmt: skip
+        table.add_column(name, justify="right")
+    shares = [key for key in study.rows[0] if key.startswith("share_")]
+    for key in shares:
+        table.add_column(key.removeprefix("share_"), justify="right")
+    last = None
+    for row in study.rows:
+        if last not in (None, row["load"]):
+            table.add_section()
+        last = row["load"]
+        below = f"{row['below']:+.3f} ({row['below_low']:+.3f} to {row['below_high']:+.3f})"
+        table.add_row(
+            f"{row['load']:g}", row["policy"], f"{row['goodput']:.3f}",
+            f"{row['goodput_low']:.3f} - {row['goodput_high']:.3f}", "" if row["policy"] == first else below,
+            f"{row['ttft_p50_s']:.2f} s", f"{row['ttft_p99_s']:.2f} s", f"{row['latest_s']:.1f} s",
+            f"{row['scale_95']:.2f} SLO", f"{row['scale_99']:.2f} SLO", f"{row['finished_late']:.0f}",
+            f"{row['parked_calls']:.0f}", f"{row['late_work']:.0%}", f"{row['cost']:.2f}",
+            *(f"{row[key]:.0%}" for key in shares),
+        )  # fmt: skip
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(table)

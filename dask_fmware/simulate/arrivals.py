@@ -7,6 +7,7 @@ import gzip
 import random
 from collections.abc import Iterator
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,8 +46,9 @@ def arrivals(
             if rate is not None:
                 scale = len(rows) / max(rows[-1].at - rows[0].at, 1e-9) / rate
             span = rows[-1].at * scale
-            length = spec.duration_s or span
-            start = spec.start_s * scale if spec.start_s else source.uniform(0.0, max(span - length, 0.0))
+            length = spec.duration_s or inf
+            drawn = source.uniform(0.0, max(span - length, 0.0)) if length < inf else 0.0
+            start = drawn if spec.start_s is None else spec.start_s * scale
             for row in rows:
                 at = row.at * scale - start
                 if 0.0 <= at < length:
@@ -55,9 +57,21 @@ def arrivals(
 
 @lru_cache(maxsize=8)
 def _trace(path: str) -> list[Arrival]:
-    data = Path(path).read_bytes()
-    text = (gzip.decompress(data) if path.endswith(".gz") else data).decode()
-    return [
-        Arrival(float(row["arrival_s"]), int(float(row["prompt_tokens"])), int(float(row["output_tokens"])))
-        for row in csv.DictReader(text.splitlines())
-    ]
+    try:
+        data = Path(path).read_bytes()
+        text = (gzip.decompress(data) if path.endswith(".gz") else data).decode()
+    except (OSError, UnicodeError) as error:
+        raise SpecError(f"trace {path}: {error}") from error
+    rows = []
+    for number, row in enumerate(csv.DictReader(text.splitlines()), start=2):
+        try:
+            prompt, output = int(float(row["prompt_tokens"])), int(float(row["output_tokens"]))
+            rows.append(Arrival(float(row["arrival_s"]), prompt, output))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpecError(
+                f"trace {path}, line {number}: needs numbers in the columns arrival_s, prompt_tokens and output_tokens "
+                f"({error})"
+            ) from error
+    if not rows:
+        raise SpecError(f"trace {path}: no arrival in it")
+    return sorted(rows)

@@ -236,9 +236,17 @@ class VirtualFleet:
 
     def run(self, attempt: Attempt, prompt: int, output: int, priority: float) -> None:
         """Give an attempt to its engine."""
+        attempt.replica.attempts[attempt] = None
+        if delivery_s := self._scenario.delivery_s:
+            self._agenda.at(self._agenda.now + delivery_s, self._arrived, attempt, prompt, output, priority)
+        else:
+            self._arrived(attempt, prompt, output, priority)
+
+    def _arrived(self, attempt: Attempt, prompt: int, output: int, priority: float) -> None:
         replica, batch = attempt.replica, attempt.replica.batch
+        if attempt not in replica.attempts:
+            return  # lost or aborted on its way
         was_idle = batch.idle
-        replica.attempts[attempt] = None
         batch.add(self._agenda.now, attempt, prompt, output, 0, priority)
         if was_idle:
             self._share(replica.card)
@@ -266,12 +274,19 @@ class VirtualFleet:
         self._wake(replica)
         if replica.batch.idle:
             self._share(replica.card)
-        attempts = replica.attempts
+        delivery_s = self._scenario.delivery_s
         for _, kind, attempt in outputs:
-            if attempt in attempts:  # what was told first may have taken it off
-                if kind == LAST:
-                    del attempts[attempt]
-                self._gave(attempt, kind)
+            if delivery_s:
+                self._agenda.at(due + delivery_s, self._say, attempt, kind)
+            else:
+                self._say(attempt, kind)
+
+    def _say(self, attempt: Attempt, kind: int) -> None:
+        attempts = attempt.replica.attempts
+        if attempt in attempts:  # else it was lost, or what was told first has taken it off
+            if kind == LAST:
+                del attempts[attempt]
+            self._gave(attempt, kind)
 
     def _share(self, card: VirtualCard) -> None:
         """Engines of one card that are busy share its speed."""

@@ -7,10 +7,11 @@ Replicas play the step-time law of their profile, or else their latency figure, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 from dask_fmware.errors import SpecError
 from dask_fmware.model.plan import Objective, PlannedNode, RunPlan
@@ -18,13 +19,13 @@ from dask_fmware.model.replica import Replica
 from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile
 from dask_fmware.runtime import AttemptEnded, Branched, CallRunnable, FirstToken, ReplicaReady, RunEnded, RunSubmitted
-from dask_fmware.runtime.eventlog import Head
+from dask_fmware.runtime.eventlog import Decision, Head
 from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.replay import open_log, scenario_of
 from dask_fmware.simulate.scenario import CardScenario, FleetScenario, Hosting, ModelScenario
-from dask_fmware.simulate.workload import Body, SampledNode, SampledRun
+from dask_fmware.simulate.workload import Body, SampledNode, SampledRun, alone_s
 
-__all__ = ["Recorded", "read_recorded"]
+__all__ = ["Assigned", "Recorded", "read_recorded"]
 
 
 @dataclass(slots=True)
@@ -37,6 +38,14 @@ class _CallFacts:
     ended_at: float = inf
     tokens: tuple[int, int] = (1, 1)
     accelerator: str = ""
+
+
+class Assigned(NamedTuple):
+    """One decision: a call was given to a replica."""
+
+    at: float
+    call_id: str
+    replica: str  # name
 
 
 @dataclass(slots=True)
@@ -55,6 +64,8 @@ class Recorded:
         What came of them when they were recorded.
     left_out
         Runs that did not finish.
+    assigned
+        What was decided, in order.
     """
 
     head: Head
@@ -62,6 +73,7 @@ class Recorded:
     runs: list[SampledRun]
     outcomes: list[Outcome]
     left_out: int
+    assigned: list[Assigned]
 
     def with_slo(self, slo_s: float) -> list[SampledRun]:
         """Return the runs with another objective: so many seconds to what theirs was of, or to the first token."""
@@ -126,8 +138,10 @@ def read_recorded(path: str | Path) -> Recorded:
     if not made:
         raise SpecError(f"event log {path}: no run finished while it was recorded; record for longer")
     fleet = scenario_of(head) or _fleet(reader.replicas.values())
+    if head.scenario is None:
+        fleet = fleet.model_copy(update={"delivery_s": _delivery_s(fleet, [run for run, _ in made], reader)})
     runs, outcomes = [run for run, _ in made], [outcome for _, outcome in made]
-    return Recorded(head, fleet, runs, outcomes, len(reader.roots) - len(made))
+    return Recorded(head, fleet, runs, outcomes, len(reader.roots) - len(made), reader.assigned)
 
 
 @dataclass(slots=True)
@@ -143,8 +157,10 @@ class _Reader:
     branches: dict[tuple[str, str], tuple[int | None, float]] = field(default_factory=dict)
     calls: dict[str, _CallFacts] = field(default_factory=dict)
     finished: dict[str, float] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # replica id -> its name
+    assigned: list[Assigned] = field(default_factory=list)
 
-    def take(self, event: object, now: float, assigned: Sequence[object]) -> None:
+    def take(self, event: object, now: float, assigned: Sequence[Decision]) -> None:
         if self.begin is None:
             self.begin = now
         now -= self.begin
@@ -152,6 +168,7 @@ class _Reader:
             case ReplicaReady(replica):
                 self.replicas[replica.name] = replica
                 self.accelerators[replica.replica_id] = replica.accelerator
+                self.names[replica.replica_id] = replica.name
             case RunSubmitted(plan) if plan.run_id not in self.submitted:
                 self.submitted[plan.run_id] = now
                 if plan.part_of is None:
@@ -174,9 +191,10 @@ class _Reader:
             case RunEnded(run_id, "finished"):
                 self.finished[run_id] = now
         for one in assigned:
-            facts = self.calls.setdefault(one.of, _CallFacts())  # type: ignore[attr-defined]
+            self.assigned.append(Assigned(now, one.of, self.names.get(one.replica_id, one.replica_id)))
+            facts = self.calls.setdefault(one.of, _CallFacts())
             facts.started_at = now
-            facts.accelerator = self.accelerators.get(one.replica_id, "")  # type: ignore[attr-defined]
+            facts.accelerator = self.accelerators.get(one.replica_id, "")
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -306,6 +324,28 @@ def _fleet(replicas: object) -> FleetScenario:
         models=models,
         warm_start=True,
     )
+
+
+def _delivery_s(fleet: FleetScenario, runs: Sequence[SampledRun], reader: _Reader) -> float:
+    """Half of what the quickest tenth of calls took beyond the step-time law: the way to the engine and back."""
+    beyond = []
+    for run in runs:
+        for planned, node in _calls_of(run.plan, run.nodes):
+            facts = reader.calls[planned.key]
+            hosting = fleet.models[planned.model or ""].on.get(facts.accelerator)
+            if hosting is not None and node.call is not None:
+                alone = alone_s(hosting.step_law, hosting.limits, (node.call,))[1]
+                beyond.append(facts.ended_at - facts.started_at - alone)
+    beyond.sort()
+    return max(beyond[len(beyond) // 10], 0.0) / 2 if beyond else 0.0
+
+
+def _calls_of(plan: RunPlan, nodes: Sequence[SampledNode]) -> Iterator[tuple[PlannedNode, SampledNode]]:
+    for planned, node in zip(plan.nodes, nodes, strict=True):
+        if node.call is not None:
+            yield planned, node
+        for body in node.bodies:
+            yield from _calls_of(body.plan, body.nodes)
 
 
 def _law(replica: Replica) -> LawRecord:

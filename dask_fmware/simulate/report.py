@@ -40,6 +40,15 @@ class Cell:
         """Over seeds."""
         return interval([one.goodput for one in self.measured])
 
+    def mean(self, name: str) -> float:
+        """Mean over seeds of a number that `Measured` has."""
+        return float(sum(getattr(one, name) for one in self.measured)) / len(self.measured)
+
+    @property
+    def scale_curve(self) -> list[float]:
+        """Times the SLO that runs took, in order: the quantiles of all seeds together."""
+        return sorted(value for one in self.measured for value in one.scale_curve)
+
     def record(self) -> dict[str, Any]:
         """Return one row of a table: means over seeds."""
         goodput = self.goodput
@@ -47,7 +56,7 @@ class Cell:
         row |= {"goodput": goodput.mean, "goodput_low": goodput.low, "goodput_high": goodput.high}
         for name, first in asdict(self.measured[0]).items():
             if name not in ("goodput", "share") and isinstance(first, int | float):
-                row[name] = sum(getattr(one, name) for one in self.measured) / len(self.measured)
+                row[name] = self.mean(name)
         row["latest_s"] = max(one.latest_s for one in self.measured)
         for accelerator in self.measured[0].share:
             row[f"share_{accelerator}"] = sum(one.share[accelerator] for one in self.measured) / len(self.measured)

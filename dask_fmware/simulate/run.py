@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from math import inf
 from pathlib import Path
-from typing import Any
 
 from dask_fmware.errors import SpecError
+from dask_fmware.policy import create_policy
 from dask_fmware.simulate.engines import Controller
 from dask_fmware.simulate.report import Cell
-from dask_fmware.simulate.scenario import Scenario, WindowArrivals, load_scenario
+from dask_fmware.simulate.scenario import (
+    GammaArrivals,
+    PoissonArrivals,
+    Scenario,
+    TraceArrivals,
+    WindowArrivals,
+    load_scenario,
+)
+from dask_fmware.simulate.study import Study
 from dask_fmware.simulate.tally import Measured, Tally
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
@@ -22,7 +33,8 @@ def simulate(
     policies: Sequence[str] = ("slack", "greedy", "least_outstanding", "power_of_two"),
     loads: Sequence[float] = (1.0,),
     seeds: int | Iterable[int] = 5,
-) -> Any:
+    told: Callable[[str], object] | None = None,
+) -> Study:
     """Play a scenario in virtual time under several policies.
 
     Parameters
@@ -30,42 +42,69 @@ def simulate(
     scenario
         A scenario, or a path of its document.
     policies
-        Names of routing policies.
+        Names of routing policies. Others are compared with the first.
     loads
-        Of arrivals in a window: how many runs. Of all others: the rate relative to saturation (see `saturation`),
-        unless the arrivals have a rate or time scale of their own, which it multiplies.
+        Of arrivals in a window: how many runs. Of arrivals with a rate or time scale of their own: times as fast. Of
+        all others: the rate relative to saturation (see `saturation`).
     seeds
         How many, or which.
+    told
+        Takes a word on each simulation that begins.
 
     Returns
     -------
-    pandas.DataFrame or list of dict
-        One row for each policy and load; a list where pandas is not installed.
+    Study
+        With ``.frame`` (a `pandas.DataFrame`), ``.rows``, ``.plot()`` and ``.to_html(path)``.
+
+    Raises
+    ------
+    SpecError
+        The document is no sound scenario, or an argument is out of bounds.
     """
     loaded = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     numbers = range(seeds) if isinstance(seeds, int) else list(seeds)
-    rows = [cell.record() for cell in cells(loaded, policies, loads, numbers)]
-    try:
-        import pandas  # type: ignore[import-untyped, import-not-found, unused-ignore]
-    except ImportError:
-        return rows
-    return pandas.DataFrame(rows)
+    return Study(loaded, list(cells(loaded, policies, loads, numbers, told)))
 
 
-def cells(scenario: Scenario, policies: Sequence[str], loads: Sequence[float], seeds: Sequence[int]) -> Iterable[Cell]:
+def cells(
+    scenario: Scenario,
+    policies: Sequence[str],
+    loads: Sequence[float],
+    seeds: Sequence[int],
+    told: Callable[[str], object] | None = None,
+) -> Iterator[Cell]:
     """Yield what came of each policy at each load; all policies get the same runs."""
-    full = None if isinstance(scenario.arrivals, WindowArrivals) else _full_rate(scenario)
+    if not policies or not loads or not len(seeds):
+        raise SpecError("a simulation needs at least one policy, one load and one seed")
     for load in loads:
-        if isinstance(scenario.arrivals, WindowArrivals):
-            arrivals = scenario.arrivals.model_copy(update={"count": round(load)})
-            at_load, rate = scenario.model_copy(update={"arrivals": arrivals}), None
-        else:
-            at_load, rate = scenario, load * (full or 1.0)
+        if not 0.0 < load < inf:
+            raise SpecError(f"a load must be positive, got {load:g}")
+    for policy in policies:
+        create_policy(policy, random.Random(0).random)  # says which there are before anything is played
+    for load in loads:
+        at_load, rate = _at_load(scenario, load)
         for policy in policies:
             measured: list[Measured] = []
             for seed in seeds:
+                if told is not None:
+                    told(f"{policy}, load {load:g}, seed {seed}")
                 measured.append(play(at_load, policy, seed, rate))
             yield Cell(policy, load, tuple(measured))
+
+
+def _at_load(scenario: Scenario, load: float) -> tuple[Scenario, float | None]:
+    """The scenario at a load, and the rate at which runs arrive if its arrivals do not say it."""
+    spec = scenario.arrivals
+    match spec:
+        case WindowArrivals():
+            if round(load) < 1:
+                raise SpecError(f"a load of arrivals in a window is a number of runs, got {load:g}")
+            return scenario.model_copy(update={"arrivals": spec.model_copy(update={"count": round(load)})}), None
+        case TraceArrivals(time_scale=float() as scale):
+            return scenario.model_copy(update={"arrivals": spec.model_copy(update={"time_scale": scale / load})}), None
+        case PoissonArrivals(rate=float() as rate) | GammaArrivals(rate=float() as rate):
+            return scenario, load * rate
+    return scenario, load * saturation(scenario)
 
 
 def play(
@@ -87,16 +126,17 @@ def play(
     return tally.measured(world.card_seconds)
 
 
-def _full_rate(scenario: Scenario) -> float:
-    own = getattr(scenario.arrivals, "rate", None)
-    return own if own is not None else saturation(scenario)
-
-
 def saturation(scenario: Scenario, seed: int = 0) -> float:
     """Runs a second that the cluster completes when it is never idle: the middle of a large backlog.
 
     The better of two simple policies, so that it does not depend on the ones that are compared.
     """
+    return _saturation(scenario.model_dump_json(), seed)  # a document is a key, a scenario is none
+
+
+@lru_cache(maxsize=8)
+def _saturation(document: str, seed: int) -> float:
+    scenario = Scenario.model_validate_json(document)
     count = min(150 * sum(card.count for card in scenario.cards.values()), 4000)
     backlog = scenario.model_copy(update={"arrivals": WindowArrivals(kind="window", count=count, window_s=1.0)})
     best = 0.0

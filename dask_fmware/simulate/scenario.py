@@ -214,7 +214,7 @@ class TraceArrivals(Record):
     path: str
     time_scale: float | None = Field(default=None, gt=0, description="1 plays as recorded, 0.1 ten times as fast")
     duration_s: float | None = Field(default=None, gt=0, description="of the simulation")
-    start_s: float = Field(default=0.0, ge=0, description="of the trace; each seed starts elsewhere if None")
+    start_s: float | None = Field(default=None, ge=0, description="of the trace; left out: each seed starts elsewhere")
 
 
 Arrivals = Annotated[WindowArrivals | PoissonArrivals | GammaArrivals | TraceArrivals, Field(discriminator="kind")]
@@ -239,6 +239,9 @@ class FleetScenario(Record):
     models: dict[str, ModelScenario] = Field(min_length=1)
     hop_s: float = Field(default=0.0, ge=0, description="between a node's end and the next one's start")
     tenants: dict[str, TenantOptions] = Field(default_factory=dict)
+    delivery_s: float = Field(
+        default=0.0, ge=0, description="from a decision to the engine, and from the engine's word to the router"
+    )
     failures: tuple[Failure, ...] = ()
     warm_start: bool = Field(default=False, description="replicas of the start are loaded already")
 

@@ -1,4 +1,4 @@
-"""What came of one simulation, summed up run by run: it keeps three numbers of each run and not the run.
+"""What came of one simulation, summed up run by run: it keeps a few numbers of each run and not the run.
 
 Quantiles are exact. Work is counted as seconds that calls were on engines.
 """
@@ -14,6 +14,8 @@ from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.scenario import FleetScenario
 
 __all__ = ["Measured", "Tally", "measure"]
+
+SPANS = 40  # of the timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Measured:
     makespan_s: float
     cost: float  # of the cards in use until the last run ended, at the scenario's prices
     share: dict[str, float]  # of calls, by accelerator
+    scale_curve: tuple[float, ...] = ()  # quantiles of the times the SLO that runs took, from 0 to 100 %
+    timeline: tuple[tuple[float, int, int], ...] = ()  # middle of a span of arrivals, runs in it, those in time
 
 
 class Tally:
@@ -56,6 +60,8 @@ class Tally:
         self._ttft = array("d")
         self._latency = array("d")
         self._scale = array("d")
+        self._arrival = array("d")
+        self._in_time = bytearray()
         self._met = self._late = self._parked = 0
         self._work_s = self._late_work_s = self._end = 0.0
         self._calls = dict.fromkeys(scenario.cards, 0)
@@ -72,6 +78,8 @@ class Tally:
         ttft, latency = outcome.first_token_at - arrival, outcome.finished_at - arrival
         self._ttft.append(ttft)
         self._latency.append(latency)
+        self._arrival.append(arrival)
+        self._in_time.append(met)
         self._scale.append((latency if run.is_whole else ttft) / allowed if allowed < inf else 0.0)
         work_s, calls = 0.0, self._calls
         for _, accelerator, start, end in outcome.calls:
@@ -118,7 +126,19 @@ class Tally:
             makespan_s=self._end,
             cost=sum(card_seconds[name] * card.price_per_hour for name, card in cards.items()) / 3600.0,
             share={name: number / max(calls, 1) for name, number in self._calls.items()},
+            scale_curve=tuple(_rank(scale, i / 100) for i in range(101)),
+            timeline=self._timeline(),
         )
+
+    def _timeline(self) -> tuple[tuple[float, int, int], ...]:
+        """Runs by when they came, in spans of equal length."""
+        span_s = (max(self._arrival) + 1e-9) / SPANS
+        runs, met = [0] * SPANS, [0] * SPANS
+        for arrival, in_time in zip(self._arrival, self._in_time, strict=True):
+            span = min(int(arrival / span_s), SPANS - 1)
+            runs[span] += 1
+            met[span] += in_time
+        return tuple(((i + 0.5) * span_s, runs[i], met[i]) for i in range(SPANS))
 
 
 def measure(

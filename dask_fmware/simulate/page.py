@@ -1,0 +1,119 @@
+"""A study as one page of HTML: what was asked, what came of it in a sentence, pictures, and all numbers below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from dask_fmware.simulate.pictures import PICTURES, picture
+from dask_fmware.simulate.scenario import Hosting, Scenario
+
+if TYPE_CHECKING:
+    from dask_fmware.simulate.study import Study
+
+__all__ = ["page", "table"]
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #0f172a; max-width: 1180px; margin: 2.5rem auto;
+  padding: 0 1.5rem; }
+h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+.lead { color: #475569; margin: .3rem 0 1.2rem; } .said { font-size: 1.15rem; margin: 1rem 0; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.2rem; }
+.pictures > div { border: 1px solid #e2e8f0; border-radius: 10px; padding: .6rem; } svg { width: 100%; height: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e2e8f0; white-space: nowrap; }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
+tr.best td { background: #eff6ff; font-weight: 600; } .wide { overflow-x: auto; }
+footer { color: #64748b; font-size: 13px; margin-top: 2rem; }
+"""
+
+COLUMNS: tuple[tuple[str, str, str, str], ...] = (
+    ("load", "load", "{:g}", "runs in the window, or the rate relative to saturation"),
+    ("policy", "policy", "{}", ""),
+    ("goodput", "goodput", "{:.3f}", "share of runs in time"),
+    ("goodput_low", "from", "{:.3f}", "95 % interval over seeds"),
+    ("goodput_high", "to", "{:.3f}", "95 % interval over seeds"),
+    ("below", "below the first", "{:+.3f}", "goodput of the first policy minus this one, seed by seed"),
+    ("ttft_p50_s", "TTFT p50", "{:.2f} s", "time to first token"),
+    ("ttft_p95_s", "p95", "{:.2f} s", "time to first token"),
+    ("ttft_p99_s", "p99", "{:.2f} s", "time to first token"),
+    ("latency_p50_s", "latency p50", "{:.2f} s", "time to the complete answer"),
+    ("latency_p99_s", "p99", "{:.2f} s", "time to the complete answer"),
+    ("latest_s", "latest", "{:.1f} s", "the longest any run took"),
+    ("scale_95", "95 % within", "{:.2f} SLO", "how far the SLO must be relaxed for 95 % to meet it"),
+    ("scale_99", "99 % within", "{:.2f} SLO", "how far the SLO must be relaxed for 99 % to meet it"),
+    ("finished_late", "late", "{:.0f}", "runs that missed and were served all the same, mean over seeds"),
+    ("rejected", "rejected", "{:.0f}", "runs that ended without an answer, mean over seeds"),
+    ("parked_calls", "parked", "{:.0f}", "calls started although they were found too late, mean over seeds"),
+    ("late_work", "late work", "{:.0%}", "share of the engines' work that went to runs that missed"),
+    ("cost", "cost", "{:.2f}", "of the cards in use until the last run ended"),
+    ("runs", "runs", "{:.0f}", "mean over seeds"),
+)
+
+
+def page(study: Study, facts: Mapping[str, str]) -> str:
+    """Return the page; `facts` are told at its foot."""
+    scenario = study.scenario
+    pictures = "".join(f"<div>{_svg(study, name)}</div>" for name in PICTURES)
+    told = " &middot; ".join(f"{escape(key)}: <code>{escape(value)}</code>" for key, value in facts.items())
+    return (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(scenario.name)}</title>"
+        f"<style>{STYLE}</style></head><body><h1>{escape(scenario.name)}</h1>"
+        f"<p class='lead'>{escape(scenario.description)}</p><p>{escape(_setting(scenario))}</p>"
+        f"<p class='said'>{escape(summary(study))}</p><div class='pictures'>{pictures}</div>"
+        f"<h2>All numbers</h2><div class='wide'>{table(study)}</div><footer>{told}</footer></body></html>\n"
+    )
+
+
+def summary(study: Study) -> str:
+    """Say who did best at the last load, and by how much."""
+    load = study.loads[-1]
+    cells = sorted((study.cell(policy, load) for policy in study.policies), key=lambda cell: -cell.goodput.mean)
+    best = cells[0]
+    said = f"At load {load:g}, {best.policy} has {best.goodput.mean:.1%} of runs in time"
+    if len(cells) > 1:
+        next_one = cells[1]
+        said += f", {next_one.policy} follows with {next_one.goodput.mean:.1%}"
+    return f"{said}; {len(best.measured)} seeds of {best.measured[0].runs} runs."
+
+
+def table(study: Study) -> str:
+    """Return all numbers as a table."""
+    rows = study.rows
+    best = {load: max(row["goodput"] for row in rows if row["load"] == load) for load in study.loads}
+    head = "".join(f"<th title='{escape(hint)}'>{escape(name)}</th>" for _, name, _, hint in COLUMNS)
+    shares = [key for key in rows[0] if key.startswith("share_")] if rows else []
+    head += "".join(f"<th title='share of calls'>{escape(key[6:])}</th>" for key in shares)
+    body = ""
+    for row in rows:
+        cells = "".join(f"<td>{escape(_shown(row[key], form))}</td>" for key, _, form, _ in COLUMNS)
+        cells += "".join(f"<td>{row[key]:.0%}</td>" for key in shares)
+        body += f"<tr{' class=best' if row['goodput'] == best[row['load']] else ''}>{cells}</tr>"
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _shown(value: Any, form: str) -> str:
+    return "never" if value == float("inf") else form.format(value)
+
+
+def _svg(study: Study, name: str) -> str:
+    file = StringIO()
+    picture(study, name).savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _setting(scenario: Scenario) -> str:
+    cards = ", ".join(f"{card.count} {name}" for name, card in scenario.cards.items())
+    models = ", ".join(
+        f"{name} ({'; '.join(f'{on}: {_hosted(hosting)}' for on, hosting in spec.on.items())})"
+        for name, spec in scenario.models.items()
+    )
+    flows = ", ".join(f"{name} of {len(spec.nodes)} nodes" for name, spec in scenario.workflows.items())
+    return f"Cards: {cards}. Models: {models}. Workflows: {flows}. Arrivals: {scenario.arrivals.kind}."
+
+
+def _hosted(hosting: Hosting) -> str:
+    return f"{hosting.slots} slots" if hosting.slots > 1 else "1 slot"

@@ -1,0 +1,94 @@
+"""A study: one scenario under several policies and loads, seed by seed; rows, a frame, pictures and a page of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dask_fmware.errors import FMwareError
+from dask_fmware.simulate.report import Cell, paired
+from dask_fmware.simulate.scenario import Scenario
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Study"]
+
+
+@dataclass
+class Study:
+    """What `fm.simulate` found.
+
+    Attributes
+    ----------
+    scenario
+        What was played.
+    cells
+        One for each load and policy, in this order; the first policy is the one that others are compared with.
+    """
+
+    scenario: Scenario
+    cells: list[Cell] = field(default_factory=list)
+
+    @property
+    def policies(self) -> list[str]:
+        """In the order in which they were asked for."""
+        return list(dict.fromkeys(cell.policy for cell in self.cells))
+
+    @property
+    def loads(self) -> list[float]:
+        """In the order in which they were asked for."""
+        return list(dict.fromkeys(cell.load for cell in self.cells))
+
+    def cell(self, policy: str, load: float) -> Cell:
+        """Return one policy at one load."""
+        return next(cell for cell in self.cells if (cell.policy, cell.load) == (policy, load))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary for each cell: means over seeds, goodput with its 95 % interval, and how far it is `below`.
+
+        `below` is the goodput of the first policy minus that of this one, seed by seed, with its 95 % interval: all
+        policies get the same runs, so it is far narrower than the intervals of both.
+        """
+        rows = []
+        for cell in self.cells:
+            below = paired(self.cell(self.policies[0], cell.load), cell)
+            rows.append(cell.record() | {"below": below.mean, "below_low": below.low, "below_high": below.high})
+        return rows
+
+    @property
+    def frame(self) -> Any:
+        """`rows` as a `pandas.DataFrame`."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise FMwareError("a frame needs pandas; install it (pip install pandas), or use .rows") from error
+        return pandas.DataFrame(self.rows)
+
+    def plot(self) -> Figure:
+        """Return all pictures as one matplotlib figure (extra ``plot``)."""
+        from dask_fmware.simulate.pictures import overview
+
+        return overview(self)
+
+    def to_html(self, path: str | Path, facts: Mapping[str, str] | None = None) -> None:
+        """Write a page with pictures and tables that needs nothing else (extra ``plot``)."""
+        from dask_fmware.simulate.page import page
+
+        Path(path).write_text(page(self, facts or {}), encoding="utf-8")
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{cell.policy} at {cell.load:g}: {cell.goodput.mean:.3f}" for cell in self.cells[:8])
+        more = f", and {len(self.cells) - 8} more" if len(self.cells) > 8 else ""
+        return f"<Study of {self.scenario.name}: goodput {best}{more}>"
+
+    def _repr_html_(self) -> str:
+        from dask_fmware.simulate.page import table
+
+        return table(self)

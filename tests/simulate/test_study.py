@@ -1,0 +1,143 @@
+"""Studies: rows, frame, pictures and page; loads of every kind of arrivals; and what the command prints and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+import dask_fmware as fm
+from dask_fmware.cli import fmware
+from dask_fmware.errors import DeploymentError, SpecError
+from dask_fmware.simulate.run import cells, saturation
+from dask_fmware.simulate.study import Study
+from tests.simulate.test_world import SERIAL, scenario
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return fm.simulate(scenario(), ["slack", "greedy"], [4, 16], seeds=3)
+
+
+def test_a_study_has_a_row_for_each_policy_and_load(study: Study) -> None:
+    assert [(row["load"], row["policy"]) for row in study.rows] == [
+        (4, "slack"), (4, "greedy"), (16, "slack"), (16, "greedy")
+    ]  # fmt: skip
+    for row in study.rows:
+        assert row["goodput_low"] <= row["goodput"] <= row["goodput_high"]
+        assert row["ttft_p50_s"] <= row["ttft_p95_s"] <= row["ttft_p99_s"] <= row["latest_s"]
+        assert row["scale_95"] <= row["scale_99"]
+        assert row["share_fast"] + row["share_slow"] == pytest.approx(1.0)
+        assert row["cost"] > 0
+        assert 0.0 <= row["late_work"] <= 1.0
+    slack, greedy = study.rows[2:]
+    assert slack["below"] == 0.0
+    assert greedy["below"] == pytest.approx(slack["goodput"] - greedy["goodput"])
+    assert slack["parked_calls"] > greedy["parked_calls"] == 0
+
+
+def test_a_study_is_a_frame_a_figure_and_a_page(study: Study, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    assert isinstance(study.frame, pandas.DataFrame)
+    assert list(study.frame["policy"]) == ["slack", "greedy"] * 2
+    assert len(study.plot().axes) == 6
+    study.to_html(tmp_path / "page.html", {"command": "a <b>"})
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 6
+    assert "a &lt;b&gt;" in page
+    assert "<table>" in study._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "arrivals",
+    [
+        {"kind": "poisson", "rate": 1.0, "duration_s": 60.0},
+        {"kind": "gamma", "rate": 1.0, "duration_s": 60.0, "burstiness": 4.0},
+        {"kind": "trace", "path": "TRACE", "time_scale": 1.0},
+    ],
+)
+def test_twice_the_load_is_twice_as_fast(arrivals: dict[str, Any], tmp_path: Path) -> None:
+    rows = "".join(f"{i},{10 + i},{5}\n" for i in range(60))
+    (tmp_path / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    if "path" in arrivals:
+        arrivals = {**arrivals, "path": str(tmp_path / "trace.csv")}
+    made = scenario(arrivals=arrivals)
+    one, two = cells(made, ["greedy"], [1.0, 2.0], range(4))
+    if arrivals["kind"] == "trace":
+        assert one.measured[0].runs == two.measured[0].runs == 60
+        assert two.measured[0].timeline[-1][0] == pytest.approx(one.measured[0].timeline[-1][0] / 2)
+    else:
+        assert two.mean("runs") == pytest.approx(2 * one.mean("runs"), rel=0.3)
+
+
+def test_a_load_is_relative_to_saturation_where_arrivals_have_no_rate() -> None:
+    made = scenario(arrivals={"kind": "poisson", "duration_s": 20.0})
+    (cell,) = cells(made, ["greedy"], [0.5], range(4))
+    assert cell.mean("runs") == pytest.approx(0.5 * saturation(made) * 20.0, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "no arrival in it"),
+        ("a,b\n1,2\n", "line 2: needs numbers in the columns"),
+        ("arrival_s,prompt_tokens,output_tokens\n1,2,3\nx,2,3\n", "line 3: needs numbers"),
+    ],
+)
+def test_a_damaged_trace_is_named(text: str, match: str, tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text(text)
+    made = scenario(arrivals={"kind": "trace", "path": str(tmp_path / "trace.csv"), "time_scale": 1.0})
+    with pytest.raises(SpecError, match=match):
+        fm.simulate(made, ["greedy"], seeds=1)
+
+
+def test_what_cannot_be_played_is_said_before_anything_is() -> None:
+    with pytest.raises(DeploymentError, match=r"no policy is called 'best' \(known: greedy"):
+        fm.simulate(scenario(), ["slack", "best"])
+    with pytest.raises(SpecError, match="a load must be positive, got -1"):
+        fm.simulate(scenario(), ["slack"], [-1])
+    with pytest.raises(SpecError, match="is a number of runs"):
+        fm.simulate(scenario(), ["slack"], [0.2])
+    with pytest.raises(SpecError, match="at least one policy, one load and one seed"):
+        fm.simulate(scenario(), [])
+    with pytest.raises(SpecError, match="no run ended"):
+        fm.simulate(scenario(cards={"fast": {"count": 0}, "slow": {"count": 0}}), ["slack"])
+
+
+def simulate(*arguments: str) -> Result:
+    return CliRunner().invoke(fmware, ["simulate", *arguments])
+
+
+def test_the_command_prints_a_table_and_writes_files(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(SERIAL, sort_keys=False))
+    result = simulate(str(path), "--policy", "greedy", "--policy", "slack", "--load", "6", "--seeds", "2",
+                      "--json", str(tmp_path / "rows.json"), "--html", str(tmp_path / "page.html"))  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "below greedy" in result.output
+    assert len(json.loads((tmp_path / "rows.json").read_text())) == 2
+    assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ((), "give a SCENARIO or --record"),
+        (("SCENARIO", "--add", "fast=1"), "--add and --slo change a --record"),
+        (("SCENARIO", "--add", "fast"), "is not a card type and a number"),
+        (("SCENARIO", "--slo", "soon"), "is not a positive time"),
+        (("SCENARIO", "--load", "-3"), "not in the range"),
+        (("SCENARIO", "--seeds", "0"), "not in the range"),
+        (("SCENARIO", "--policy", "best"), "no policy is called 'best'"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(arguments: tuple[str, ...], match: str, tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(SERIAL, sort_keys=False))
+    result = simulate(*[str(path) if a == "SCENARIO" else a for a in arguments])
+    assert result.exit_code == 2
+    assert match in result.output
