@@ -84,6 +84,8 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=list(POLICIES))
     parser.add_argument("--only", nargs="+", default=["conv", "code", "agents"])
     asked = parser.parse_args()
+    told = environment(seed=asked.first_seed)
+    told["command"] = told["command"].replace(str(asked.data), "TRACES")
     cards = load_scenario(CARDS)
     fleet: dict[str, Any] = {
         "cards": {name: card.model_dump(exclude_defaults=True) for name, card in cards.cards.items()},
@@ -101,7 +103,7 @@ def main() -> None:
     lines = [
         "# Real traffic on six cards",
         "",
-        f"`{environment()['command']}`; seeds from {asked.first_seed}, {asked.duration:g} s of arrivals each, full",
+        f"`{told['command']}`; seeds from {asked.first_seed}, {asked.duration:g} s of arrivals each, full",
         "drain counted; no policy constant changed. conv, code: time scale of the trace; agents: share of saturation.",
         "",
         "| traffic | scale | policy | goodput | slack above it, 95 % | 95 % within | latest run | runs |",
@@ -123,7 +125,7 @@ def main() -> None:
                 f"{row['latest_s']:.0f} s | {row['runs']:.0f} |"
             )
             print(lines[-1], flush=True)
-    write("slack_traces", {"environment": environment(seed=asked.first_seed), "rows": rows}, "\n".join(lines))
+            write("slack_traces", {"environment": told, "rows": rows}, "\n".join(lines))
 
 
 if __name__ == "__main__":
