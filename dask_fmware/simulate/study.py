@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,10 @@ class Study:
 
     def __len__(self) -> int:
         return len(self.cells)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterate over `rows`, so that ``pandas.DataFrame(study)`` works too."""
+        return iter(self.rows)
 
     def __repr__(self) -> str:
         best = ", ".join(f"{cell.policy} at {cell.load:g}: {cell.goodput.mean:.3f}" for cell in self.cells[:8])

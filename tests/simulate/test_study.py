@@ -44,6 +44,7 @@ def test_a_study_is_a_frame_a_figure_and_a_page(study: Study, tmp_path: Path) ->
     pandas = pytest.importorskip("pandas")
     assert isinstance(study.frame, pandas.DataFrame)
     assert list(study.frame["policy"]) == ["slack", "greedy"] * 2
+    assert pandas.DataFrame(study).equals(study.frame)
     assert len(study.plot().axes) == 6
     study.to_html(tmp_path / "page.html", {"command": "a <b>"})
     page = (tmp_path / "page.html").read_text()
