@@ -1,4 +1,4 @@
-"""``dask fmware check``: is a document sound, and what does it say."""
+"""``dask fmware check``: is a document sound, does an event log keep the contract, and what does it say."""
 
 from __future__ import annotations
 
@@ -14,23 +14,31 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
+SHOWN = 20  # breaches
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--as",
     "kind",
-    type=click.Choice(["deployment", "workflow"]),
-    help="What the document is. Found out by its keys if not given.",
+    type=click.Choice(["deployment", "workflow", "log"]),
+    help="What the file is. Found out by its keys if not given.",
 )
-def check(file: Path, kind: str | None) -> None:
-    """Check a deployment or workflow document (YAML or JSON) and print what it says.
+@click.option("--live", is_flag=True, help="The log is of a runtime that still had work to do when it ended.")
+def check(file: Path, kind: str | None, live: bool) -> None:
+    """Check a deployment or workflow document (YAML or JSON), or an event log, and print what it says.
 
-    An error names the file, the line, the value and what to write instead.
+    An error names the file, the line, the value and what to write instead. An event log (router.record, fm.record)
+    is held against the contract of the runtime: every accepted run ends once, attempts are bounded, no call runs
+    on a replica that is not ready or full, no late run is reported as in time, no slot leaks. Exits with 1 on a breach.
     """
     from dask_fmware.spec.documents import load_deployment, load_workflow
 
-    if (kind or _kind(file)) == "deployment":
+    kind = kind or _kind(file)
+    if kind == "log":
+        _show_log(file, is_over=not live)
+    elif kind == "deployment":
         _show_deployment(load_deployment(file))
     else:
         _show_workflow(load_workflow(file))
@@ -38,6 +46,8 @@ def check(file: Path, kind: str | None) -> None:
 
 def _kind(file: Path) -> str:
     """Guess from the keys at the start of lines; the reader of the kind then says what is wrong."""
+    if file.suffix == ".gz" or file.suffix == ".jsonl":
+        return "log"
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -75,3 +85,24 @@ def _show_workflow(workflow: Workflow) -> None:
     if workflow.slo is not None:
         bounds = workflow.slo.model_dump(mode="json", exclude_none=True)
         click.echo("  SLO: " + ", ".join(f"{key}={value}" for key, value in bounds.items()))
+
+
+def _show_log(file: Path, *, is_over: bool) -> None:
+    from dask_fmware.runtime.contract import check_log
+    from dask_fmware.simulate.replay import open_log
+
+    with open_log(file) as (head, lines):
+        contract = check_log(head, lines, is_over=is_over)
+    counts = contract.counts
+    click.echo(f"event log of policy {head.policy}, {counts['events']:,} events")
+    for kind, total in (("runs", counts["runs"]), ("attempts", counts["attempts"])):
+        ends = [f"{n:,} {name.removeprefix(kind + ' ')}" for name, n in counts.items() if name.startswith(kind + " ")]
+        click.echo(f"  {total:,} {kind}: {', '.join(ends) or 'none ended'}")
+    click.echo(f"  {counts['replicas gone']:,} replicas gone")
+    for breach in contract.breaches[:SHOWN]:
+        click.echo(f"  breach of {breach}")
+    if len(contract.breaches) > SHOWN:
+        click.echo(f"  and {len(contract.breaches) - SHOWN:,} more")
+    click.echo("the contract was broken" if contract.breaches else "the contract held")
+    if contract.breaches:
+        raise SystemExit(1)
