@@ -109,6 +109,7 @@ class World:
         self._watch = watch
         self._controller = controller
         self._ended = ended
+        self.clock_ahead_s = 0.0  # the machine's clock less that of the simulation: a wall clock may be set
         self.machine = new_machine(scenario, policy, seed)
         if log is not None:
             self.machine.observers.append(EventLog(_head(self.machine, scenario, seed), log))
@@ -170,10 +171,10 @@ class World:
             self._tell(Tick())
 
     def _tell(self, event: Event) -> None:
-        now = self._agenda.now
+        now = self._agenda.now + self.clock_ahead_s
         actions = self.machine.handle(event, now)
         wake_at = self._dispatcher.wake_at
-        if wake_at is not None and wake_at < self._ticks_at:
+        if wake_at is not None and (wake_at := max(wake_at - self.clock_ahead_s, self._agenda.now)) < self._ticks_at:
             self._ticks_at = wake_at
             self._agenda.at(wake_at, self._tick, wake_at)
         if self._watch is not None:

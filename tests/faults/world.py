@@ -1,0 +1,328 @@
+"""A simulation in which things go wrong, watched by the contract."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+from dask_fmware.profile.emulation import LAST
+from dask_fmware.runtime import (
+    Action,
+    Assign,
+    AttemptEnded,
+    Branched,
+    CallRunnable,
+    CallWithdrawn,
+    Event,
+    FirstToken,
+    ReplicaGone,
+    RunDropped,
+    RunEnded,
+    StepsTimed,
+)
+from dask_fmware.runtime.contract import Contract
+from dask_fmware.simulate.course import Live, Outcome
+from dask_fmware.simulate.engines import Attempt, VirtualReplica
+from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulate.world import World
+from tests.faults.drawing import HEALED_S, Fault, draw_faults, draw_scenario
+
+__all__ = ["FaultyWorld"]
+
+MAX_ATTEMPTS = 3
+OVER_S = 4000.0  # by which every run has long ended
+MANY = 200_000  # events; a machine that turns in circles stops here
+REPEATED = (AttemptEnded, FirstToken, Branched, ReplicaGone, RunEnded, RunDropped, StepsTimed)  # told twice at times
+
+
+class FaultyWorld(World):
+    """Plays the faults of a seed.
+
+    It knows what is on which engine by itself, so that the machine cannot give an engine more than it takes.
+    """
+
+    def __init__(self, seed: int, policy: str) -> None:
+        self.breaches: list[str] = []
+        self.injected: Counter[str] = Counter()
+        self.told: list[tuple[Event, float, list[str]]] = []
+        self._ends: Counter[str] = Counter()
+        self._draws = random.Random(f"play {seed}")
+        self._twice = self._draws.choice((0.0, 0.1, 0.5))  # share of messages
+        self._poison = self._draws.choice((0.0, 0.0, 0.05))  # share of calls
+        self._is_poison: dict[str, bool] = {}
+        self._lose = self._undeliver = 0
+        self.contract = Contract(MAX_ATTEMPTS, report=lambda run_id: self.machine.report(run_id))
+        scenario = draw_scenario(seed)
+        super().__init__(scenario, policy, (), seed, self._take_down, ended=self._take_end)
+        runs = list(Workload(scenario, seed).runs())
+        self.expected = [run.run_id for run in runs]
+        self._arriving = iter(runs)
+        for fault in draw_faults(seed):
+            self._agenda.at(fault.at_s, self._befall, fault)
+        self._keep()
+
+    def run(self) -> list[str]:
+        """Play to the end and return all that was wrong."""
+        self.play(OVER_S)
+        for attempt in [attempt for replica in self.fleet for attempt in replica.attempts]:
+            if not self._is_current(attempt):
+                self._let_go(attempt)  # its abort was under way
+        machine = self.machine
+        found = [*self.breaches, *map(str, self.contract.finish())]
+        found += [f"run '{run_id}' ended {self._ends[run_id]} times" for run_id in self.expected if self._ends[run_id] != 1]
+        if machine.runs.calls or machine.held or machine.dispatcher.models:
+            found.append(f"left over: calls {list(machine.runs.calls)}, {machine.held} held")
+        for state in machine.fleet:
+            if state.running or state.waiting or state.context_tokens or state.card.running or state.card.waiting:
+                found.append(f"left over on '{state.replica.replica_id}': {list(state.running)}, {state.waiting} waiting")
+        return found
+
+    # -- what is watched -------------------------------------------------------------------------
+
+    def _take_down(self, event: Event, now: float, actions: Sequence[Action]) -> None:
+        self.contract.observe(event, actions, now)
+        self.told.append((event, now, [str(action) for action in actions]))
+        if len(self.told) > MANY:
+            raise AssertionError(f"{MANY} events and no end; the last: {event} -> {actions}")
+        self.breaches += [f"{action} has no reason" for action in actions if not action.reason]
+
+    def _take_end(self, outcome: Outcome) -> None:
+        self._ends[outcome.run.run_id] += 1
+
+    # -- messages --------------------------------------------------------------------------------
+
+    def _tell(self, event: Event) -> None:
+        super()._tell(event)
+        if isinstance(event, REPEATED) and self._draws.random() < self._twice:
+            self.injected["message told twice"] += 1
+            super()._tell(event)
+
+    def _assign(self, action: Assign) -> None:
+        if self._undeliver and action.call_id in self._course.calls:
+            self._undeliver -= 1
+            self.injected["assignment not delivered"] += 1
+            self._tell(AttemptEnded(action.call_id, action.attempt, "undelivered"))
+            self._tell(CallRunnable(action.call_id))
+            return
+        replica = self.fleet.get(action.replica_id)
+        if replica is None:
+            self.breaches.append(f"{action}: no such replica")
+        elif replica.running >= replica.replica.slots:
+            self.breaches.append(f"{action}: its engine has {replica.running} attempts already")
+        super()._assign(action)
+        entry = self._course.calls.get(action.call_id)
+        if entry is None:
+            return
+        call_id = action.call_id
+        if call_id not in self._is_poison:
+            self._is_poison[call_id] = self._draws.random() < self._poison
+        if self._is_poison[call_id] and (attempt := entry[0].attempts.get(call_id)) is not None:
+            self._agenda.at(self.now + 0.01, self._poisoned, attempt)
+
+    def _gave(self, attempt: Attempt, kind: int) -> None:
+        if not self._is_current(attempt):
+            if kind == LAST:  # its task was taken back; the engine was quicker than the abort
+                self._tell(AttemptEnded(attempt.call_id, attempt.number, "aborted"))
+            return
+        if self._lose and kind == LAST:
+            self._lose -= 1
+            self.injected["result lost"] += 1
+            del self._course.calls[attempt.call_id][0].attempts[attempt.call_id]
+            self._tell(AttemptEnded(attempt.call_id, attempt.number, "finished", 1, 1))
+            self._tell(CallRunnable(attempt.call_id))
+            return
+        super()._gave(attempt, kind)
+
+    def _is_current(self, attempt: Attempt) -> bool:
+        """Whether a call still waits for this attempt."""
+        entry = self._course.calls.get(attempt.call_id)
+        return entry is not None and entry[0].attempts.get(attempt.call_id) is attempt
+
+    def _lost(self, attempt: Attempt) -> None:
+        if not self._is_current(attempt):
+            return
+        super()._lost(attempt)
+        if self._draws.random() < 0.3:  # its worker lives on, and tells too late
+            outcome = self._draws.choice(("finished", "aborted", "retry"))
+            late = AttemptEnded(attempt.call_id, attempt.number, outcome)
+            self.injected["message told late"] += 1
+            self._agenda.at(self.now + self._draws.uniform(0.0, 2.0), self._tell, late)
+
+    # -- faults ----------------------------------------------------------------------------------
+
+    def _befall(self, fault: Fault) -> None:
+        done = {
+            "kill": self._kill,
+            "crash": self._crash_one,
+            "outage": self._outage,
+            "slow": self._slow,
+            "flap": self._flap,
+            "drain": self._drain,
+            "start": self._start_one,
+            "clock": self._set_clock,
+            "cancel": self._cancel,
+            "withdraw": self._withdraw,
+            "lose result": self._lose_results,
+            "undeliver": self._undeliver_some,
+        }[fault.kind](fault)
+        if done is not False:
+            self.injected[fault.kind] += 1
+
+    def _one(self, fault: Fault) -> VirtualReplica | None:
+        there = sorted(self.fleet, key=lambda replica: replica.replica_id)
+        return there[int(fault.pick * len(there))] if there else None
+
+    def _back(self, model: str, accelerator: str, after_s: float) -> None:
+        self._agenda.at(self.now + after_s, self._try_start, model, accelerator)
+
+    def _try_start(self, model: str, accelerator: str) -> bool:
+        if self.fleet.cards_left(accelerator) > 0:
+            self.fleet.start(model, accelerator)
+            return True
+        for card in self.fleet.cards:
+            if card.accelerator == accelerator and all(replica.model != model for replica in card.replicas):
+                self.fleet.start(model, accelerator, card.name)
+                return True
+        return False
+
+    def _keep(self) -> None:
+        """From some time on nothing fails, and every model has a replica again."""
+        if self.now >= HEALED_S:
+            for card in self.fleet.cards:
+                if card.slow != 1.0:
+                    self.fleet.slow_down(card.name, 1.0)
+            for replica in list(self.fleet):
+                if replica.state == "draining":
+                    self.fleet.drain(replica.replica_id, False)
+            for model, spec in self.scenario.models.items():
+                if not any(replica.model == model for replica in self.fleet):
+                    any(self._try_start(model, accelerator) for accelerator in spec.on)
+        self._agenda.at(self.now + 1.0, self._keep)
+
+    def _kill(self, fault: Fault) -> bool:
+        replica = self._one(fault)
+        if replica is None:
+            return False
+        self.fleet.stop(replica.replica_id, "its worker is gone")
+        if fault.size < 0.7:
+            self._back(replica.model, replica.accelerator, 5.0 * fault.size)
+        return True
+
+    def _crash_one(self, fault: Fault) -> bool:
+        replica = self._one(fault)
+        return replica is not None and self._crash(replica, says_first=fault.size < 0.5)
+
+    def _crash(self, replica: VirtualReplica, *, says_first: bool) -> bool:
+        """An engine dies: its worker says it of each attempt and of the replica, in one order or the other."""
+        if replica.state not in ("ready", "draining"):
+            return False
+        attempts = list(replica.attempts)
+        if says_first:
+            for attempt in attempts:
+                if attempt in replica.attempts:
+                    self._end_attempt(attempt)
+        if self.fleet.get(replica.replica_id) is replica:
+            self.fleet.stop(replica.replica_id, "its engine crashed")
+        if not says_first:
+            for attempt in attempts:
+                self._tell(AttemptEnded(attempt.call_id, attempt.number, "retry", error="the engine crashed"))
+        self._back(replica.model, replica.accelerator, self._draws.uniform(0.0, 3.0))
+        return True
+
+    def _end_attempt(self, attempt: Attempt) -> None:
+        """An attempt ends without a result, and Dask offers its call again."""
+        is_current = self._is_current(attempt)
+        if is_current:
+            del self._course.calls[attempt.call_id][0].attempts[attempt.call_id]
+        self.fleet.abort(attempt)
+        self._tell(AttemptEnded(attempt.call_id, attempt.number, "retry", error="the engine crashed"))
+        if is_current and attempt.call_id in self._course.calls:
+            self._tell(CallRunnable(attempt.call_id))
+
+    def _poisoned(self, attempt: Attempt) -> None:
+        if attempt in attempt.replica.attempts:
+            self.injected["poison"] += 1
+            self._crash(attempt.replica, says_first=self._draws.random() < 0.5)
+
+    def _outage(self, fault: Fault) -> None:
+        models = sorted(self.scenario.models)
+        model = models[int(fault.pick * len(models))]
+        for replica in [replica for replica in self.fleet if replica.model == model]:
+            if self.fleet.get(replica.replica_id) is replica:
+                self.fleet.stop(replica.replica_id, "its worker is gone")
+                self._back(model, replica.accelerator, 8.0 * fault.size)
+
+    def _slow(self, fault: Fault) -> bool:
+        replica = self._one(fault)
+        if replica is not None:
+            self.fleet.slow_down(replica.card.name, 1.0 + 20.0 * fault.size)
+        return replica is not None
+
+    def _flap(self, fault: Fault) -> bool:
+        replica = self._one(fault)
+        if replica is None:
+            return False
+        for turn in range(6):
+            self._agenda.at(self.now + 0.1 * turn, self._drain_one, replica.replica_id, turn % 2 == 0)
+        return True
+
+    def _drain(self, fault: Fault) -> bool:
+        replica = self._one(fault)
+        if replica is None:
+            return False
+        self._drain_one(replica.replica_id, True)
+        self._agenda.at(self.now + 10.0 * fault.size, self._drain_one, replica.replica_id, False)
+        return True
+
+    def _drain_one(self, replica_id: str, draining: bool) -> None:
+        if self.fleet.get(replica_id) is not None:
+            self.fleet.drain(replica_id, draining)
+
+    def _start_one(self, fault: Fault) -> bool:
+        pairs = [(model, accelerator) for model, spec in self.scenario.models.items() for accelerator in spec.on]
+        return self._try_start(*pairs[int(fault.pick * len(pairs))])
+
+    def _set_clock(self, fault: Fault) -> None:
+        self.clock_ahead_s += (fault.size - 0.5) * (2.0 if fault.pick < 0.5 else 600.0)
+
+    def _live(self, fault: Fault) -> tuple[str, Live] | None:
+        there = [(call_id, entry[0]) for call_id, entry in self._course.calls.items()]
+        return there[int(fault.pick * len(there))] if there else None
+
+    def _cancel(self, fault: Fault) -> bool:
+        found = self._live(fault)
+        if found is None:
+            return False
+        self._course.end(found[1].root, "failed", "the client let go of it")
+        return True
+
+    def _withdraw(self, fault: Fault) -> bool:
+        found = self._live(fault)
+        if found is None:
+            return False
+        call_id, live = found
+        self._tell(CallWithdrawn(call_id))
+        attempt = live.attempts.pop(call_id, None)
+        if attempt is not None:
+            self._agenda.at(self.now + 0.5 * fault.size, self._let_go, attempt)
+        self._agenda.at(self.now + fault.size, self._again, call_id)
+        return True
+
+    def _let_go(self, attempt: Attempt) -> None:
+        """The engine has stopped a request whose task was taken back."""
+        if attempt in attempt.replica.attempts:
+            self.fleet.abort(attempt)
+            self._tell(AttemptEnded(attempt.call_id, attempt.number, "aborted"))
+
+    def _again(self, call_id: str) -> None:
+        entry = self._course.calls.get(call_id)
+        if entry is not None and call_id not in entry[0].attempts:
+            self._tell(CallRunnable(call_id))
+
+    def _lose_results(self, fault: Fault) -> None:
+        self._lose += 1 + int(3 * fault.size)
+
+    def _undeliver_some(self, fault: Fault) -> None:
+        self._undeliver += 1 + int(5 * fault.size)
+
