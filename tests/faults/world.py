@@ -32,7 +32,7 @@ __all__ = ["FaultyWorld"]
 
 MAX_ATTEMPTS = 3
 OVER_S = 4000.0  # by which every run has long ended
-MANY = 200_000  # events; a machine that turns in circles stops here
+MANY = 10_000  # events; a machine that turns in circles stops here
 REPEATED = (AttemptEnded, FirstToken, Branched, ReplicaGone, RunEnded, RunDropped, StepsTimed)  # told twice at times
 
 
@@ -70,12 +70,16 @@ class FaultyWorld(World):
                 self._let_go(attempt)  # its abort was under way
         machine = self.machine
         found = [*self.breaches, *map(str, self.contract.finish())]
-        found += [f"run '{run_id}' ended {self._ends[run_id]} times" for run_id in self.expected if self._ends[run_id] != 1]
+        found += [
+            f"run '{run_id}' ended {self._ends[run_id]} times" for run_id in self.expected if self._ends[run_id] != 1
+        ]
         if machine.runs.calls or machine.held or machine.dispatcher.models:
             found.append(f"left over: calls {list(machine.runs.calls)}, {machine.held} held")
         for state in machine.fleet:
             if state.running or state.waiting or state.context_tokens or state.card.running or state.card.waiting:
-                found.append(f"left over on '{state.replica.replica_id}': {list(state.running)}, {state.waiting} waiting")
+                found.append(
+                    f"left over on '{state.replica.replica_id}': {list(state.running)}, {state.waiting} waiting"
+                )
         return found
 
     # -- what is watched -------------------------------------------------------------------------
@@ -325,4 +329,3 @@ class FaultyWorld(World):
 
     def _undeliver_some(self, fault: Fault) -> None:
         self._undeliver += 1 + int(5 * fault.size)
-
