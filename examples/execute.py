@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -29,9 +30,22 @@ def execute(path: Path, *, keep: bool) -> float:
     if keep:
         for number, cell in enumerate(notebook.cells):
             cell.id = f"cell-{number:02d}"  # random ones would change with each execution
+            if cell.cell_type == "code":
+                cell.outputs = joined(cell.outputs)
         notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
         nbformat.write(notebook, path)
     return time.monotonic() - started
+
+
+def joined(outputs: list[Any]) -> list[Any]:
+    """Return outputs with what was printed piece by piece as one text."""
+    made: list[Any] = []
+    for output in outputs:
+        if made and output.output_type == "stream" and made[-1].get("name") == output.name:
+            made[-1].text += output.text
+        else:
+            made.append(output)
+    return made
 
 
 def main() -> None:
