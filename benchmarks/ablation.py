@@ -23,6 +23,7 @@ from benchmarks.environment import environment, write
 from benchmarks.trial import Cell, scenario_of
 from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.kinds import leaders
+from dask_fmware.policy.outlook import Outlook, Plan
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
 from dask_fmware.policy.slack import Slack
 from dask_fmware.simulate.report import interval
@@ -66,6 +67,10 @@ class Without:
         """As `Slack`."""
         return self._slack.rank(replica)
 
+    def plan(self, outlook: Outlook, now: float) -> Plan | None:
+        """As `Slack`, or none."""
+        return None if self._part in ("look-ahead", "late binding") else self._slack.plan(outlook, now)
+
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """As `Slack`, but for the part that is off."""
         choice = self._slack.choose(call, replicas, now)
@@ -100,6 +105,7 @@ class _Even:
 
 PARTS = (
     "",
+    "look-ahead",
     "late binding",
     "order by latest start",
     "runs under way first",
