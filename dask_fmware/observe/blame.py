@@ -65,6 +65,8 @@ def base_name(node: str) -> str:
     >>> base_name("pitches[3].small")
     'pitches[].small'
     """
+    if "[" not in node:
+        return node
     kept, depth = [], 0
     for character in node:
         depth -= character == "]"

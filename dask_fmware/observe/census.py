@@ -25,6 +25,9 @@ __all__ = ["Census", "Place"]
 Place: TypeAlias = tuple[str, str, Literal["waiting", "running"]]  # workflow, node without item paths, state
 
 
+OF_A_CALL = frozenset({CallRunnable, CallWithdrawn, CallDropped, AttemptEnded})
+
+
 class Census:
     """Live calls by workflow, node and whether they wait or run.
 
@@ -41,21 +44,20 @@ class Census:
 
     def observe(self, event: Event, actions: Sequence[Action]) -> None:
         """Count again what an event and its actions may have moved."""
-        match event:
-            case CallRunnable() | CallWithdrawn() | CallDropped() | AttemptEnded():
-                self._look(event.call_id)
-            case ReplicaGone() | ReplicaReady():  # rare, and may have lost any number of attempts
-                for call_id in [known for known, place in self._places.items() if place[2] == "running"]:
-                    self._look(call_id)
-            case RunDropped():
-                report = self._machine.report(event.run_id)
-                gone = [call.call_id for call in report.calls] if report is not None else list(self._places)
-                for call_id in gone:
-                    self._look(call_id)
-            case _:
-                pass
+        kind, own = type(event), None
+        if kind in OF_A_CALL:
+            own = event.call_id  # type: ignore[union-attr]
+            self._look(own)
+        elif kind is ReplicaGone or kind is ReplicaReady:  # rare, and may have lost any number of attempts
+            for call_id in [known for known, place in self._places.items() if place[2] == "running"]:
+                self._look(call_id)
+        elif isinstance(event, RunDropped):
+            report = self._machine.report(event.run_id)
+            gone = [call.call_id for call in report.calls] if report is not None else list(self._places)
+            for call_id in gone:
+                self._look(call_id)
         for action in actions:
-            if not isinstance(action, Refuse):
+            if not isinstance(action, Refuse) and action.call_id != own:
                 self._look(action.call_id)
 
     def _look(self, call_id: str) -> None:

@@ -17,7 +17,7 @@ from dask_fmware.observe.blame import Blame, base_name, blame
 from dask_fmware.observe.census import Census
 from dask_fmware.observe.layout import GraphNode, graph_of
 from dask_fmware.observe.totals import Totals
-from dask_fmware.observe.window import ALL, Bucket, Culprit, NodeTally, Window
+from dask_fmware.observe.window import ALL, Bucket, Culprit, Ended, NodeTally, Window
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.events import Event, ReplicaGone, ReplicaReady, RunDropped, RunEnded, RunSubmitted
 from dask_fmware.runtime.machine import Machine
@@ -157,10 +157,10 @@ class History:
         report = self.machine.report(run_id)
         if report is None:
             return
-        bucket = self.window.at(now)
+        bucket, ended = self.window.at(now), Ended.of(report)
         workflow, tenant = self.name("workflow", report.workflow), self.name("tenant", report.tenant)
         for group in (ALL, ("workflow", workflow), ("tenant", tenant)):
-            bucket.tally(group).add(report)
+            bucket.tally(group).add(ended)
         self.totals.ended(workflow, tenant, report)
         if report.met is False:
             whom = blame(report) or Blame("between", "", "", "", "", 0.0)

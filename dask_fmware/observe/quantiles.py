@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import ceil, log
 
-__all__ = ["QuantileSketch"]
+__all__ = ["QuantileSketch", "bin_of"]
 
 ERROR = 0.02  # relative
 GAMMA = (1 + ERROR) / (1 - ERROR)
 LOG_GAMMA = log(GAMMA)
 LEAST_S = 1e-6
+LEAST_BIN = ceil(log(LEAST_S) / LOG_GAMMA)
+
+
+def bin_of(value: float) -> int:
+    """Bin of a value, in any sketch."""
+    return ceil(log(value) / LOG_GAMMA) if value > LEAST_S else LEAST_BIN
 
 
 class QuantileSketch:
@@ -37,7 +43,10 @@ class QuantileSketch:
 
     def add(self, value: float) -> None:
         """Count a value; what is not above a microsecond counts as one."""
-        index = ceil(log(value) / LOG_GAMMA) if value > LEAST_S else ceil(log(LEAST_S) / LOG_GAMMA)
+        self.add_to(bin_of(value), value)
+
+    def add_to(self, index: int, value: float) -> None:
+        """Count a value whose bin is known."""
         self.bins[index] = self.bins.get(index, 0) + 1
         self.count += 1
         self.total += value

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from dask_fmware.model.report import RunReport
-from dask_fmware.observe.quantiles import QuantileSketch
+from dask_fmware.observe.quantiles import QuantileSketch, bin_of
 
-__all__ = ["ALL", "Bucket", "Culprit", "Group", "NodeTally", "Tally", "Window"]
+__all__ = ["ALL", "Bucket", "Culprit", "Ended", "Group", "NodeTally", "Tally", "Window"]
 
 Group: TypeAlias = tuple[str, str]  # ("all", ""), ("workflow", name) or ("tenant", name)
 ALL: Group = ("all", "")
@@ -29,6 +29,24 @@ class Culprit(NamedTuple):
     card: str
 
 
+class Ended(NamedTuple):
+    """What is counted of a run that ended; made once for all groups that it belongs to."""
+
+    met: bool | None
+    failed: bool  # or refused
+    ttft: tuple[int, float] | None  # bin and seconds, of a run that finished
+    e2e: tuple[int, float] | None
+
+    @classmethod
+    def of(cls, report: RunReport) -> Ended:
+        """Return what is counted of a report."""
+        failed, end = report.state in ("failed", "refused"), report.finished_at
+        if report.state != "finished" or end is None:
+            return cls(report.met, failed, None, None)
+        first = report.first_token_at if report.first_token_at is not None else end
+        return cls(report.met, failed, (bin_of(first), first), (bin_of(end), end))
+
+
 @dataclass(slots=True)
 class Tally:
     """Runs that ended, and how."""
@@ -41,19 +59,18 @@ class Tally:
     ttft: QuantileSketch = field(default_factory=QuantileSketch)
     e2e: QuantileSketch = field(default_factory=QuantileSketch)
 
-    def add(self, report: RunReport) -> None:
+    def add(self, ended: Ended) -> None:
         """Count a run that ended."""
-        met = report.met
         self.ended += 1
-        self.judged += met is not None
-        self.met += met is True
-        if report.state in ("failed", "refused"):
+        self.judged += ended.met is not None
+        self.met += ended.met is True
+        if ended.failed:
             self.failed += 1
-        elif met is False:
+        elif ended.met is False:
             self.missed += 1
-        if report.state == "finished" and report.finished_at is not None:
-            self.e2e.add(report.finished_at)
-            self.ttft.add(report.first_token_at if report.first_token_at is not None else report.finished_at)
+        if ended.ttft is not None and ended.e2e is not None:
+            self.ttft.add_to(*ended.ttft)
+            self.e2e.add_to(*ended.e2e)
 
     def merge(self, other: Tally) -> None:
         """Count what another tally counts too."""

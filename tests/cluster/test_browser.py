@@ -49,7 +49,7 @@ async def opened(shown: Any, url: str, troubles: list[str], **options: Any) -> A
 async def text_with(page: Any, panel: str, text: str) -> str:
     """Text of a panel, once it holds something."""
     body = page.locator(f'[data-panel="{panel}"]')
-    await body.get_by_text(text).first.wait_for(timeout=PATIENCE_MS)
+    await body.get_by_text(text).locator("visible=true").first.wait_for(timeout=PATIENCE_MS)
     return str(await body.inner_text())
 
 
@@ -73,7 +73,8 @@ async def submit(cluster: DashboardCluster) -> list[Any]:
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1920)])
 async def test_the_page_shows_live_figures_and_no_errors(scheme: str, width: int) -> None:
-    async with DashboardCluster(deployment("small", "large", slots=1)) as cluster, browser() as shown:
+    document = deployment("small", "large", slots=1, token_s=0.02)  # else hops take longer than calls
+    async with DashboardCluster(document) as cluster, browser() as shown:
         url = f"http://127.0.0.1:{cluster.scheduler.http_server.port}"
         troubles: list[str] = []
         page = await opened(
@@ -118,7 +119,7 @@ async def test_every_panel_is_a_page_of_its_own() -> None:
             await text_with(page, panel, text)
         page = await opened(shown, f"{url}/individual-fmware-throughput", troubles)
         await page.wait_for_function(
-            "() => Bokeh.documents[0].get_model_by_name('series-data').data.met.some((rate) => rate > 0)",
+            "() => window.Bokeh?.documents[0]?.get_model_by_name('series-data')?.data.met.some((rate) => rate > 0)",
             timeout=PATIENCE_MS,
         )
         assert [trouble for trouble in troubles if "favicon" not in trouble] == []

@@ -127,6 +127,7 @@ class Shell:
         while self._due:
             self._deliver(self._due.popleft())
             self.check()
+        self.check_history()
 
     def _deliver(self, event: Event) -> None:
         self.now += 0.125
@@ -394,7 +395,6 @@ class Shell:
                 avoid = machine.runs.calls[call_id].avoid
                 allowed = [v for v in views if v.replica_id not in avoid] or views
                 assert not any(v.has_room for v in allowed), f"{call_id} is held although a replica has room"
-        self.check_history()
         assert not self.contract.breaches, "\n".join(map(str, self.contract.breaches))
         # views: what policies see is what is there
         for model in ("small", "large", "extra"):
