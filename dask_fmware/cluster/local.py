@@ -13,6 +13,7 @@ from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.deploy.spec import SpecCluster
 from distributed.protocol.pickle import dumps
+from distributed.security import Security
 
 from dask_fmware.client.install import as_deployment
 from dask_fmware.errors import DeploymentError
@@ -46,6 +47,9 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         workflows do; a worker that dies is not replaced then.
     silence_logs
         Level below which the workers' logs are not shown, or False.
+    security
+        TLS with mutual certificates between all processes: a `distributed.Security`, or True for certificates
+        that are made for this cluster and kept in memory (needs the package ``cryptography``).
 
     Raises
     ------
@@ -67,6 +71,7 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         stream_interval_s: float | None = STREAM_INTERVAL_S,
         processes: bool = True,
         silence_logs: Any = 40,
+        security: Security | bool | None = None,
         asynchronous: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -78,12 +83,13 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         elif dashboard is not None:
             _check_free(*_host_and_port(dashboard), what="dashboard_address")
         _check_free("127.0.0.1", scheduler_port, what="scheduler_port")
+        tls = _tls(security)
         light = self.deployment.light_workers
         workers: dict[str, Any] = {
-            f"light-{i}": _worker(processes, {}, light.threads, None, silence_logs) for i in range(light.count)
+            f"light-{i}": _worker(processes, {}, light.threads, None, silence_logs, tls) for i in range(light.count)
         }
         for replica in self.deployment.replicas():
-            workers[replica.name] = _worker(processes, _labels(replica), replica.slots + 2, 0, silence_logs)
+            workers[replica.name] = _worker(processes, _labels(replica), replica.slots + 2, 0, silence_logs, tls)
         super().__init__(
             workers=workers,
             scheduler={
@@ -94,8 +100,10 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
                     "dashboard": dashboard is not None,
                     "dashboard_address": dashboard or "127.0.0.1:0",
                     "allowed_failures": 1000,
+                    **tls,
                 },
             },
+            security=tls.get("security"),
             asynchronous=asynchronous,
             silence_logs=silence_logs,
             name="fmware",
@@ -148,9 +156,15 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
 
 
 def _worker(
-    processes: bool, resources: dict[str, float], threads: int, memory_limit: int | None, silence_logs: Any
+    processes: bool,
+    resources: dict[str, float],
+    threads: int,
+    memory_limit: int | None,
+    silence_logs: Any,
+    tls: Mapping[str, Any],
 ) -> dict[str, Any]:
     options: dict[str, Any] = {
+        **tls,
         "host": "127.0.0.1",
         "nthreads": threads,
         "resources": resources,
@@ -161,6 +175,26 @@ def _worker(
     if memory_limit is not None:  # 0: Dask would pause or kill a replica for the memory of its engine
         options["memory_limit"] = memory_limit
     return {"cls": Nanny if processes else Worker, "options": options}
+
+
+def _tls(security: Security | bool | None) -> dict[str, Any]:
+    """Options of scheduler and workers."""
+    if not security:
+        return {}
+    if security is True:
+        try:
+            security = Security.temporary()
+        except ImportError as error:
+            raise DeploymentError(
+                "security=True makes certificates with the package 'cryptography', which is not installed: "
+                "pip install cryptography, or give a distributed.Security with certificates of your own"
+            ) from error
+    elif not security.require_encryption:
+        raise DeploymentError(
+            "security: require_encryption is off, so unencrypted connections would be taken as well; "
+            "write Security(require_encryption=True, ...)"
+        )
+    return {"security": security, "protocol": "tls://"}
 
 
 def _labels(replica: ReplicaSpec) -> dict[str, float]:

@@ -174,7 +174,9 @@ class World:
         now = self._agenda.now + self.clock_ahead_s
         actions = self.machine.handle(event, now)
         wake_at = self._dispatcher.wake_at
-        if wake_at is not None and (wake_at := max(wake_at - self.clock_ahead_s, self._agenda.now)) < self._ticks_at:
+        if wake_at is not None and self.clock_ahead_s:  # not before it by a rounding error
+            wake_at = max(wake_at - self.clock_ahead_s + 1e-6, self._agenda.now)
+        if wake_at is not None and wake_at < self._ticks_at:
             self._ticks_at = wake_at
             self._agenda.at(wake_at, self._tick, wake_at)
         if self._watch is not None:
