@@ -152,8 +152,8 @@ class Slack:
 
     def _takes(self, call: CallView, replica: ReplicaView, now: float) -> bool:
         """Whether a replica has room for a call in time, by what is kept for others."""
-        if call.excess > 0.0 and replica.slots > 1:
-            return self._is_spare(replica, now)
+        if call.excess > 0.0 and replica.slots > 1:  # an idle replica is never waited for: nothing would end there
+            return not replica.running or self._is_spare(replica, now)
         return call.begun or replica.running < _open_slots(replica, FOR_BEGUN)
 
     def _background(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:

@@ -209,3 +209,11 @@ def test_a_replica_has_room_only_without_a_queue() -> None:
     assert not replica(slots=2, running=2).has_room
     assert not replica(slots=2, running=1, waiting=1).has_room
     assert replica(slots=2, running=2, waiting=1).outstanding == 3
+
+
+def test_slack_gives_an_idle_replica_to_a_tenant_that_is_ahead_since_nothing_would_wake_its_call() -> None:
+    ahead = call(deadline=40.0, answers=True, excess=3.0)
+    batching = replica("a", slots=4)  # no step-time law is known
+    slack = create_policy("slack", draws())
+    assert isinstance(slack.choose(ahead, [batching], 10.0), Bind)
+    assert isinstance(slack.choose(ahead, [replica("a", slots=4, running=1)], 10.0), Wait)
