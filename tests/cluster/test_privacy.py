@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import dask_fmware as fm
 from dask_fmware.errors import EngineError
-from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware.testing import deployment
 from tests.cluster.flows import small
+from tests.cluster.test_dashboard import DashboardCluster
 
 PROMPT, ANSWER, FIELD = "canary-of-the-prompt", "canary-of-the-answer", "canary-of-the-field"
 CANARIES = (PROMPT, ANSWER, FIELD)
@@ -44,12 +47,20 @@ def _clean(where: str, text: str) -> None:
         assert canary not in text, f"{canary} in {where}: ...{text[max(0, text.find(canary) - 300) :][:700]}..."
 
 
-async def test_no_canary_leaves_the_values_that_carry_it(caplog: pytest.LogCaptureFixture) -> None:
+async def _web_is_clean(cluster: DashboardCluster) -> None:
+    for path in ("fmware/figures.json", "fmware", "metrics", "individual-fmware-slack", "info/main/workers.html"):
+        answer = await cluster.get(path)
+        assert answer.code == 200
+        _clean(f"/{path}", answer.body.decode())
+
+
+async def test_no_canary_leaves_the_values_that_carry_it(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     caplog.set_level(logging.DEBUG)
     fault, crash = {"when": "engine-fault", "fault": "error"}, {"when": "crash-here", "fault": "crash"}
     bad = {"rules": [fault, crash]}
     document = deployment("small", on={"bad": 1, "good": 1}, text=ANSWER, rules=[fault], placements={"bad": bad})
-    async with InProcessCluster(document, silence_logs=False, validate=True) as cluster:
+    document["router"]["record"] = str(tmp_path / "events.jsonl")
+    async with DashboardCluster(document, silence_logs=False, validate=True) as cluster:
         client, scheduler = cluster.client, cluster.scheduler
         bound = [
             open_book(FIELD, [FIELD + str(n) for n in range(3)]),
@@ -65,6 +76,8 @@ async def test_no_canary_leaves_the_values_that_carry_it(caplog: pytest.LogCaptu
                 with pytest.raises(error) as caught:
                     await future
                 _clean("an error", f"{caught.value} {getattr(caught.value, '__notes__', '')}")
+                _clean("a traceback", "".join(traceback.format_exception(caught.value)))
+        await _web_is_clean(cluster)
         reports = await fm.reports(client)
         _clean("reports", " ".join(map(str, reports)) + json.dumps([r.data.to_wire() for r in reports]))
         _clean("status", json.dumps(await fm.status(client)).replace(f'"text": "{ANSWER}"', ""))
@@ -84,6 +97,9 @@ async def test_no_canary_leaves_the_values_that_carry_it(caplog: pytest.LogCaptu
         for future in futures:
             future.release()
         await cluster.settled()
+    log = (tmp_path / "events.jsonl").read_text()
+    assert "AttemptEnded" in log or "attempt" in log
+    _clean("the event log", log)
     _clean("the logs", caplog.text)
 
 
