@@ -11,6 +11,7 @@
     ├── EngineError                    the model server: it failed, or answered against its contract
     │   ├── EngineLoadError            it could not start
     │   ├── EngineCrashedError         it died or stopped while it served
+    │   ├── EngineStalledError         it gave a request no token for far too long
     │   └── OutputFormatError          its output breaks the choices or the schema asked for
     ├── CapacityError                  no room: the request was sound, but could not be served now
     │   └── DeadlineRejectedError      refused because it can no longer meet its SLO (on_miss="reject")
@@ -35,6 +36,7 @@ __all__ = [
     "EngineCrashedError",
     "EngineError",
     "EngineLoadError",
+    "EngineStalledError",
     "FMwareError",
     "NotInstalledError",
     "OutputFormatError",
@@ -81,6 +83,10 @@ class EngineLoadError(EngineError):
 
 class EngineCrashedError(EngineError):
     """An engine died or stopped while it served; the call may be tried elsewhere."""
+
+
+class EngineStalledError(EngineError):
+    """A request has given no token for far longer than was expected."""
 
 
 class OutputFormatError(EngineError):

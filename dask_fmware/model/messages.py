@@ -27,7 +27,7 @@ __all__ = [
     "check_version",
 ]
 
-PROTOCOL_VERSION = 2  # raise it also when a default changes: a field with its default does not travel
+PROTOCOL_VERSION = 3  # raise it also when a default changes: a field with its default does not travel
 TRAVELS = "travels"  # of a field that is sent even if it has its default
 
 
@@ -91,6 +91,7 @@ class Grant(_Message):
     call_id: str
     attempt: int
     priority: float = 0.0
+    stall_s: float = 0.0  # without a token, after which the attempt is given up; 0 is never
 
 
 @dataclass(frozen=True, slots=True)

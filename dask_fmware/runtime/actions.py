@@ -19,6 +19,7 @@ class Assign:
     attempt: int
     priority: float  # of the engine's own queue, lower first
     reason: str
+    stall_s: float = 0.0  # without a token, after which the attempt is given up; 0 is never
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from dask_fmware.runtime.views import CallViews
 __all__ = ["Dispatcher"]
 
 
+STALL = 20.0  # times as long as a whole call should take: so long without a token is no slow engine any more
 LOOK_AHEAD = 8  # calls that may be passed in one go, which bounds what a decision costs
 
 
@@ -51,10 +52,19 @@ class Dispatcher:
         What policies that plan are shown.
     shares
         What tenants have been given.
+    stall_s
+        The least time without a token after which an attempt is given up; 0 is never.
     """
 
     def __init__(
-        self, policy: Policy, fleet: Fleet, runs: Runs, views: CallViews, to_come: ToCome, shares: Shares
+        self,
+        policy: Policy,
+        fleet: Fleet,
+        runs: Runs,
+        views: CallViews,
+        to_come: ToCome,
+        shares: Shares,
+        stall_s: float = 0.0,
     ) -> None:
         self.policy = policy
         self._planner: Planner | None = policy if isinstance(policy, Planner) else None
@@ -64,6 +74,7 @@ class Dispatcher:
         self._views = views
         self._to_come = to_come
         self._shares = shares
+        self._stall_s = stall_s
         self._queues: dict[str, CallQueue] = {}  # model -> calls that are held, no queue is empty
         self._waiting: set[str] = set()  # calls in any queue
 
@@ -289,4 +300,5 @@ class Dispatcher:
         )
         if priority is None:
             priority = -float(call.run.plan.priority)
-        return Assign(call.call_id, replica.replica_id, number, priority, reason)
+        stall_s = max(self._stall_s, STALL * expected_s) if self._stall_s else 0.0
+        return Assign(call.call_id, replica.replica_id, number, priority, reason, stall_s)

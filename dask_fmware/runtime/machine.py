@@ -68,6 +68,8 @@ class Machine:
         Step-time laws by model and accelerator, where profiles are known.
     tenants
         Weights of tenants; 1 for all others.
+    stall_s
+        The least time without a token after which an attempt is given up; 0 is never.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Machine:
         keep_runs: int = 10_000,
         laws: Mapping[tuple[str, str], StepLaw] | None = None,
         tenants: Mapping[str, float] | None = None,
+        stall_s: float = 0.0,
     ) -> None:
         self.observers: list[Observer] = []
         self.models = dict(models or {})
@@ -89,7 +92,7 @@ class Machine:
         self.to_come = ToCome(self.fleet, self.runs, self.views)
         self.tenants = dict(tenants or {})
         self.shares = Shares(self.tenants)
-        self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views, self.to_come, self.shares)
+        self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views, self.to_come, self.shares, stall_s)
         self.max_attempts = max_attempts
         self.max_held = max_held
         self._arrivals = 0

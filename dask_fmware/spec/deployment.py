@@ -114,6 +114,11 @@ class RouterOptions(Record):
     policy: str = Field(default="greedy", min_length=1, description="name of a routing policy")
     seed: int = Field(default=0, description="of the policies that draw")
     max_attempts: int = Field(default=3, ge=1, le=100, description="tries of one call, on any replicas")
+    stall_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="seconds without a token after which a call is tried elsewhere, at least; 0 is never",
+    )
     max_held: int = Field(default=100_000, ge=1, description="calls held before submissions are refused")
     record: str | None = Field(
         default=None, min_length=1, description="file of the scheduler for the event log; .gz compresses it"

@@ -57,7 +57,9 @@ class Placement:
         self._parked.pop(key, None)
         action = self._undelivered.pop(key, None)
         if action is not None:
-            self._dask.send(action.replica_id, Grant(action.call_id, action.attempt, action.priority).to_wire())
+            self._dask.send(
+                action.replica_id, Grant(action.call_id, action.attempt, action.priority, action.stall_s).to_wire()
+            )
 
     def take_back(self, key: str) -> Assign | None:
         """A task will not run for now; return the assignment that its replica has never heard of."""

@@ -115,6 +115,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             },
             max_attempts=router.max_attempts,
             max_held=router.max_held,
+            stall_s=router.stall_s,
             tenants={name: tenant.weight for name, tenant in self.deployment.tenants.items()},
         )
         self.answers = AnswerBoard(self.machine)

@@ -303,3 +303,37 @@ async def _join(cluster: Any, name: str, resources: dict[str, float]) -> None:
     options = {"host": "127.0.0.1", "nthreads": 6, "resources": resources, "dashboard_address": "127.0.0.1:0"}
     cluster.cluster.worker_spec[name] = {"cls": Worker, "options": options}
     await cluster.cluster._correct_state()
+
+
+@pytest.mark.parametrize("at_token", [0, 3])
+async def test_a_call_that_gets_no_token_is_tried_elsewhere(serving: Any, at_token: int) -> None:
+    hang = {"when": "boom", "fault": "hang", "at_token": at_token}
+    router = {"stall_s": 0.3, "policy": "round_robin"}
+    async with serving("small", on={"bad": 1, "good": 1}, placements={"bad": {"rules": [hang]}}, router=router) as c:
+        futures = [c.client.compute(one(f"boom {n}")) for n in range(2)]
+        neighbours = [c.client.compute(one(f"{n}")) for n in range(4)]
+        assert len(await c.client.gather([*futures, *neighbours])) == 6
+        attempts = [a for f in futures for call in (await fm.report(f)).data.calls for a in call.attempts]
+        assert [a.accelerator for a in attempts if a.outcome == "finished"] == ["good", "good"]
+        (stalled,) = [a for a in attempts if a.outcome == "retry"]
+        assert stalled.accelerator == "bad"
+        assert "EngineStalledError" in stalled.error
+        assert "no token for 1.3 s" in stalled.error
+        for future in [*futures, *neighbours]:
+            future.release()
+
+
+async def test_an_engine_that_gives_nobody_a_token_is_started_again(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = {"when": "", "fault": "hang"}
+    router = {"stall_s": 0.3, "max_attempts": 4}
+    async with serving("small", rules=[hang], router=router) as cluster:  # the only replica of its model
+        monkeypatch.setattr(loading, "create_engine", lambda kind, made: create_engine(kind, {**made, "rules": []}))
+        hung = cluster.engines["small-cpu-0"]
+        future = cluster.client.compute(one("x"))
+        assert (await future).model == "small"
+        assert cluster.engines["small-cpu-0"] is not hung
+        (call,) = (await fm.report(future)).data.calls
+        assert [attempt.outcome for attempt in call.attempts] == ["retry", "retry", "finished"]
+        future.release()

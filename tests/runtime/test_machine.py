@@ -13,6 +13,7 @@ from dask_fmware.model.plan import Guard, Objective
 from dask_fmware.policy import Bind
 from dask_fmware.policy.round_robin import RoundRobin
 from dask_fmware.runtime import (
+    Assign,
     AttemptEnded,
     Branched,
     CallDropped,
@@ -657,3 +658,16 @@ def test_calls_that_come_and_go_behind_one_that_stays_are_forgotten() -> None:
         d.tell(RunDropped(str(i)))
     assert d.machine.held == 1
     assert len(d.machine.dispatcher._queues["small"]._heap) < 20
+
+
+def test_an_attempt_is_given_up_after_twenty_times_its_prediction_and_never_before_the_floor() -> None:
+    for floor, is_bounded in ((0.0, False), (5.0, True), (500.0, True)):
+        d = Driver("greedy", stall_s=floor)
+        d.ready(replica("a"))
+        d.submit(plan("r"))
+        (action,) = d.runnable("r")
+        assert isinstance(action, Assign)
+        call = d.machine.runs.calls["r"]
+        assert call.attempt is not None
+        wanted = max(floor, 20.0 * call.attempt.predicted_s) if is_bounded else 0.0
+        assert action.stall_s == pytest.approx(wanted)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal
 
-from dask_fmware.errors import EngineCrashedError, FMwareError, OutputFormatError
+from dask_fmware.errors import EngineCrashedError, EngineStalledError, FMwareError, OutputFormatError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.completion import Completion, Timing
 from dask_fmware.model.engine import Engine, Usage
@@ -29,6 +29,8 @@ __all__ = ["CallRunner"]
 
 logger = logging.getLogger("dask_fmware.runner")
 
+STALLS = 2  # in a row, without a token of any attempt in between, after which the engine is started again
+
 
 @dataclass(slots=True)
 class _Attempt:
@@ -37,6 +39,7 @@ class _Attempt:
     grant: Grant
     task: asyncio.Task[Any] | None  # the Dask task that runs it
     withdrawn: bool = False
+    progress_at: float = 0.0  # when it began or gave a token last
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
@@ -71,6 +74,7 @@ class CallRunner:
         self.prices: Mapping[str, float] | None = None  # of the engine, for a million tokens
         self._grants: dict[str, Grant] = {}
         self._attempts: dict[str, _Attempt] = {}
+        self._stalls = 0  # since the engine gave a token
 
     @property
     def running(self) -> int:
@@ -132,6 +136,10 @@ class CallRunner:
             outcome, error = "retry", f"{type(crash).__name__}: {crash}"
             self._crashed(engine, crash)
             raise Reschedule(error) from crash
+        except EngineStalledError as stall:
+            outcome, error = "retry", f"{type(stall).__name__}: {stall}"
+            self._stalled(engine, error)
+            raise Reschedule(error) from stall
         except OutputFormatError as fault:
             error = f"{type(fault).__name__}: {fault}"
             if grant.attempt > 1 or not attempt.is_whole or _repeats_itself(call):
@@ -165,6 +173,13 @@ class CallRunner:
                 ).to_wire()
             )
 
+    def _stalled(self, engine: Engine, error: str) -> None:
+        """One call may be stuck; an engine that gives nobody a token is."""
+        self._stalls += 1
+        if self._stalls >= STALLS:
+            self._stalls = 0
+            self._crashed(engine, EngineCrashedError(f"{STALLS} calls in a row without a token; the last: {error}"))
+
     async def _generate(
         self,
         engine: Engine,
@@ -182,8 +197,12 @@ class CallRunner:
         start = perf_counter()
         finish_reason, usage = None, None
         try:
-            async with aclosing(engine.generate(request)) as deltas:  # type: ignore[type-var]
+            async with (
+                _bounded(attempt, call.where),
+                aclosing(engine.generate(request)) as deltas,  # type: ignore[type-var]
+            ):
                 async for delta in deltas:
+                    attempt.progress_at, self._stalls = perf_counter(), 0
                     if attempt.ttft_s is None and (delta.text or delta.tokens):
                         attempt.ttft_s = perf_counter() - start
                         if call.answers:  # others say it when they end
@@ -224,6 +243,38 @@ class CallRunner:
             model=call.model,
             value=output.value,
         )
+
+
+@asynccontextmanager
+async def _bounded(attempt: _Attempt, where: str) -> AsyncIterator[None]:
+    """Raise `EngineStalledError` inside when no token has come for as long as the grant says."""
+    stall_s = attempt.grant.stall_s
+    attempt.progress_at = perf_counter()
+    if not stall_s:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    watch: asyncio.TimerHandle
+    try:
+        async with asyncio.timeout(None) as bound:
+
+            def look() -> None:
+                nonlocal watch
+                left_s = attempt.progress_at + stall_s - perf_counter()
+                if left_s > 0:
+                    watch = loop.call_later(left_s, look)
+                else:
+                    bound.reschedule(loop.time())
+
+            watch = loop.call_later(stall_s, look)
+            try:
+                yield
+            finally:
+                watch.cancel()
+    except TimeoutError as error:
+        if not bound.expired():
+            raise
+        raise EngineStalledError(f"{where}: no token for {stall_s:g} s (see router.stall_s)") from error
 
 
 def _repeats_itself(call: ModelCall) -> bool:
