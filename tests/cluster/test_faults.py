@@ -337,3 +337,12 @@ async def test_an_engine_that_gives_nobody_a_token_is_started_again(
         (call,) = (await fm.report(future)).data.calls
         assert [attempt.outcome for attempt in call.attempts] == ["retry", "retry", "finished"]
         future.release()
+
+
+async def test_an_engine_that_is_slow_and_gives_tokens_is_let_alone(serving: Any) -> None:
+    async with serving("small", token_s=0.03, router={"stall_s": 0.3}) as cluster:
+        future = cluster.client.compute(one("x"))  # takes longer than the 1.3 s without a token that are permitted
+        await future
+        (call,) = (await fm.report(future)).data.calls
+        assert [attempt.outcome for attempt in call.attempts] == ["finished"]
+        future.release()
