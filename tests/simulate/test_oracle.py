@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 from itertools import count
 from math import factorial
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulate.workload import SampledRun, Workload
 from dask_fmware.simulate.world import World
 
 simpy = pytest.importorskip("simpy")
@@ -85,8 +87,8 @@ def test_a_cluster_agrees_with_a_simpy_model_that_takes_every_step(seed: int, ra
         assert outcome.finished_at == pytest.approx(end, rel=1e-9)
 
 
-def sojourn(servers: int, load: float, service: Callable[[], float], calls: int, seeds: int) -> float:
-    """Mean time in system of a queue with one call for each run, in services of mean one."""
+def queue(servers: int, load: float, service: Callable[[], float], calls: int, seed: int) -> list[tuple[float, ...]]:
+    """A queue with one call for each run: arrival, seconds of service, end; services of mean one."""
     made = Scenario.model_validate(
         {
             "cards": {"card": {"count": servers}},
@@ -96,20 +98,37 @@ def sojourn(servers: int, load: float, service: Callable[[], float], calls: int,
             "history": 0,
         }
     )
-    total_s, runs = 0.0, 0
+    found: list[tuple[float, ...]] = []
 
-    def drawn(seed: int):  # type: ignore[no-untyped-def]
+    def drawn() -> Iterator[SampledRun]:
         for run in Workload(made, seed).drawn():
             run.nodes[0].call = (1, max(1, round(service() * 2000)))
             yield run
 
-    def ended(outcome: Any) -> None:
-        nonlocal total_s, runs
-        total_s, runs = total_s + outcome.finished_at - outcome.run.arrival, runs + 1
+    def ended(outcome: Outcome) -> None:
+        lengths = outcome.run.nodes[0].call
+        assert lengths is not None
+        found.append((outcome.run.arrival, lengths[1] * 0.0005, outcome.finished_at))
 
-    for seed in range(seeds):
-        World(made, "slack", drawn(seed), seed, ended=ended).play()
-    return total_s / runs
+    World(made, "slack", drawn(), seed, ended=ended).play()
+    return sorted(found)
+
+
+def sojourn(servers: int, load: float, service: Callable[[], float]) -> float:
+    """Mean time in system over 120,000 calls."""
+    found = [call for seed in range(3) for call in queue(servers, load, service, 40_000, seed)]
+    return sum(end - arrival for arrival, _, end in found) / len(found)
+
+
+@pytest.mark.parametrize(("servers", "load"), [(1, 0.9), (4, 0.95), (16, 0.95)])
+def test_a_central_queue_is_the_one_of_kiefer_and_wolfowitz_call_by_call(servers: int, load: float) -> None:
+    """First come, first served: each call starts when it is there and the first server is free."""
+    draws = random.Random(servers)
+    free = [0.0] * servers
+    for arrival, seconds, end in queue(servers, load, lambda: draws.expovariate(1.0), 1_500, 0):
+        expected = max(arrival, heappop(free)) + seconds
+        heappush(free, expected)
+        assert end == pytest.approx(expected, rel=1e-9)
 
 
 def erlang_c(servers: int, load: float) -> float:
@@ -120,19 +139,22 @@ def erlang_c(servers: int, load: float) -> float:
     return 1.0 + waits / (servers * (1 - load))
 
 
+# Loads at which the standard error of so many calls, autocorrelation included, is below one percent.
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("servers", "load"), [(1, 0.6), (2, 0.7), (4, 0.8), (16, 0.9)])
+@pytest.mark.parametrize(("servers", "load"), [(1, 0.4), (2, 0.5), (4, 0.6), (16, 0.75)])
 def test_several_servers_take_what_erlang_says_within_two_percent(servers: int, load: float) -> None:
     draws = random.Random(servers)
-    found = sojourn(servers, load, lambda: draws.expovariate(1.0), 40_000, 3)
+    found = sojourn(servers, load, lambda: draws.expovariate(1.0))
     assert found == pytest.approx(erlang_c(servers, load), rel=0.02)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("load", [0.5, 0.7, 0.8])
+@pytest.mark.parametrize("load", [0.4, 0.6, 0.7])
 def test_constant_service_takes_what_theory_says_within_two_percent(load: float) -> None:
     """M/D/1: mean wait is load / (2 (1 - load)) services (Pollaczek and Khinchine)."""
-    found = sojourn(1, load, lambda: 1.0, 40_000, 3)
+    found = sojourn(1, load, lambda: 1.0)
     assert found == pytest.approx(1.0 + load / (2 * (1 - load)), rel=0.02)

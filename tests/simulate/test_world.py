@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from itertools import pairwise
 from math import inf
 
@@ -14,7 +12,7 @@ from dask_fmware.simulate.clairvoyant import most_in_time
 from dask_fmware.simulate.report import crossing, interval
 from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.tally import measure
-from dask_fmware.simulate.workload import SampledRun, Workload
+from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
 SERIAL = {
@@ -106,44 +104,6 @@ def test_the_clairvoyant_schedule_is_at_least_as_good_as_every_policy(seed: int)
     made = scenario()
     met = {name: sum(o.met for o in play(name, seed)) for name in POLICIES}
     assert most_in_time(made, Workload(made, seed).runs(), max(met.values()), tries=50) >= max(met.values())
-
-
-# -- theory --------------------------------------------------------------------------------------
-
-
-def single(servers: int, rate: float, service: Iterator[float], seed: int, count: int) -> float:
-    """Mean time in system of a queue with one call for each run."""
-    made = Scenario.model_validate(
-        {
-            "cards": {"card": {"count": servers}},
-            "models": {"m": {"on": {"card": {"plain": {"w0": 0.001}}}}},
-            "workflows": {"one": {"nodes": {"answer": {"model": "m", "prompt": 1, "output": 1, "answers": True}}}},
-            "arrivals": {"kind": "poisson", "rate": rate, "duration_s": count / rate},
-            "history": 0,
-        }
-    )
-
-    def runs() -> Iterator[SampledRun]:
-        for run in Workload(made, seed).runs():
-            run.nodes[0].call = (1, max(1, round(next(service) * 1000)))
-            yield run
-
-    outcomes = World(made, "slack", runs()).play()
-    return sum(o.finished_at - o.run.arrival for o in outcomes) / len(outcomes)
-
-
-def test_a_queue_with_constant_service_is_as_long_as_theory_says() -> None:
-    """M/D/1 at 70 %: mean wait is rho / (2 (1 - rho)) of a service."""
-    found = [single(1, 0.7, iter(lambda: 1.0, None), seed, 6000) for seed in range(4)]
-    expected = 1.0 + 0.7 / (2 * 0.3)
-    assert sum(found) / len(found) == pytest.approx(expected, rel=0.06)
-
-
-def test_several_servers_with_one_queue_are_as_quick_as_theory_says() -> None:
-    """M/M/2 at 70 %: Erlang C gives a mean time in system of 1 / (1 - rho**2) services."""
-    draws = random.Random(1)
-    found = [single(2, 1.4, iter(lambda: draws.expovariate(1.0), None), seed, 6000) for seed in range(4)]
-    assert sum(found) / len(found) == pytest.approx(1.0 / (1 - 0.7**2), rel=0.06)
 
 
 # -- reports -------------------------------------------------------------------------------------
