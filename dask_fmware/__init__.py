@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from dask_fmware.client.install import status as status
     from dask_fmware.client.install import uninstall as uninstall
     from dask_fmware.client.install import wait_ready as wait_ready
+    from dask_fmware.client.planning import plan as plan
     from dask_fmware.client.profiling import profile_models as profile_models
     from dask_fmware.client.recording import record as record
     from dask_fmware.client.report import Report as Report
     from dask_fmware.client.report import report as report
     from dask_fmware.client.report import reports as reports
+    from dask_fmware.client.scaling import scale as scale
     from dask_fmware.client.stream import stream as stream
     from dask_fmware.cluster.local import LocalModelCluster as LocalModelCluster
+    from dask_fmware.cluster.provision import provision as provision
     from dask_fmware.compile.collection import BoundWorkflow as BoundWorkflow
     from dask_fmware.compile.collection import workflow as workflow
     from dask_fmware.errors import FMwareError as FMwareError
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from dask_fmware.model.completion import Completion as Completion
     from dask_fmware.simulate.run import simulate as simulate
     from dask_fmware.spec.deployment import Deployment as Deployment
+    from dask_fmware.spec.provisioning import Provisioning as Provisioning
     from dask_fmware.spec.slo import SLO as SLO
     from dask_fmware.spec.tracing import Model as Model
     from dask_fmware.spec.tracing import loop as loop
@@ -53,6 +57,7 @@ _NAMES = {
     "FMwareError": "dask_fmware.errors",
     "LocalModelCluster": "dask_fmware.cluster.local",
     "Model": "dask_fmware.spec.tracing",
+    "Provisioning": "dask_fmware.spec.provisioning",
     "Report": "dask_fmware.client.report",
     "Workflow": "dask_fmware.spec.workflow",
     "compare": "dask_fmware.evaluation.compare",
@@ -61,11 +66,14 @@ _NAMES = {
     "install": "dask_fmware.client.install",
     "loop": "dask_fmware.spec.tracing",
     "map": "dask_fmware.spec.tracing:map_",
+    "plan": "dask_fmware.client.planning",
     "profile_models": "dask_fmware.client.profiling",  # `profile` is the package of laws and stores
     "record": "dask_fmware.client.recording",
+    "provision": "dask_fmware.cluster.provision",
     "report": "dask_fmware.client.report",
     "reports": "dask_fmware.client.report",
     "scorers": "dask_fmware.evaluation:scorers",
+    "scale": "dask_fmware.client.scaling",
     "simulate": "dask_fmware.simulate.run",
     "status": "dask_fmware.client.install",
     "stream": "dask_fmware.client.stream",

@@ -14,6 +14,7 @@ from dask_fmware.cli.demo import demo
 from dask_fmware.cli.draw import draw
 from dask_fmware.cli.evaluate import evaluate
 from dask_fmware.cli.faults import FaultLineGroup
+from dask_fmware.cli.plan import plan
 from dask_fmware.cli.profile import profile
 from dask_fmware.cli.replay import replay
 from dask_fmware.cli.schema import schema
@@ -29,5 +30,5 @@ def fmware() -> None:
     """SLA-aware serving of foundation-model workflows on Dask."""
 
 
-for command in (demo, check, compare, draw, evaluate, profile, replay, schema, simulate, status):
+for command in (demo, check, compare, draw, evaluate, plan, profile, replay, schema, simulate, status):
     fmware.add_command(command)

@@ -147,8 +147,8 @@ async def _wait_ready(client: Client, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         state = await _status(client)
-        wanted = list(Deployment.model_validate(state["deployment"]).replicas())
-        missing = len(wanted) - len(state["replicas"])
+        wanted = _wanted(state)
+        missing = wanted - len(state["replicas"])
         if missing <= 0:
             return
         failed = state["failed_replicas"]
@@ -159,5 +159,12 @@ async def _wait_ready(client: Client, timeout_s: float) -> None:
                 )
         if time.monotonic() > deadline:
             why = "; ".join(f"'{r['name']}': {r['error']}" for r in failed) or "no failure was reported"
-            raise TimeoutError(f"{missing} of {len(wanted)} replicas are not ready after {timeout_s:g} s ({why})")
+            raise TimeoutError(f"{missing} of {wanted} replicas are not ready after {timeout_s:g} s ({why})")
         await asyncio.sleep(0.05)
+
+
+def _wanted(state: Mapping[str, Any]) -> int:
+    """How many replicas there should be: as planned, or as the deployment says where nobody plans."""
+    if state["provisioning"] is not None:
+        return sum(kind["desired"] for kind in state["provisioning"]["replicas"])
+    return sum(1 for _ in Deployment.model_validate(state["deployment"]).replicas())

@@ -113,7 +113,18 @@ class Report:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
         ]
-        return "\n".join([self.title, *lines])
+        return "\n".join([self.title, *lines, *self.notes])
+
+    @property
+    def notes(self) -> list[str]:
+        """What held calls up that no table cell says."""
+        return [
+            f"{call.node}: held for {call.queued_s:.3f} s, as {call.lacked}"
+            if call.queued_s is not None
+            else f"{call.node}: held, as {call.lacked}"
+            for call in self.data.calls
+            if call.lacked
+        ]
 
     __repr__ = __str__
 
@@ -125,7 +136,8 @@ class Report:
             for row in rows
         )
         return (
-            f"<div><b>{escape(self.title)}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+            f"<div><b>{escape(self.title)}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"{'<br>'.join(map(escape, self.notes))}</div>"
         )
 
 

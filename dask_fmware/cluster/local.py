@@ -16,9 +16,13 @@ from distributed.protocol.pickle import dumps
 from distributed.security import Security
 
 from dask_fmware.client.install import as_deployment
+from dask_fmware.cluster.backends import SpecBackend
+from dask_fmware.cluster.provision import begin
+from dask_fmware.cluster.provisioner import Provisioner
+from dask_fmware.cluster.templates import labels
 from dask_fmware.errors import DeploymentError
-from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, MODEL_LABEL, label
 from dask_fmware.spec.deployment import Deployment, ReplicaSpec
+from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["LocalModelCluster"]
 
@@ -84,12 +88,13 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
             _check_free(*_host_and_port(dashboard), what="dashboard_address")
         _check_free("127.0.0.1", scheduler_port, what="scheduler_port")
         tls = _tls(security)
+        self._processes, self._silence_logs, self._tls = processes, silence_logs, tls
         light = self.deployment.light_workers
         workers: dict[str, Any] = {
             f"light-{i}": _worker(processes, {}, light.threads, None, silence_logs, tls) for i in range(light.count)
         }
         for replica in self.deployment.replicas():
-            workers[replica.name] = _worker(processes, _labels(replica), replica.slots + 2, 0, silence_logs, tls)
+            workers[replica.name] = self._replica_worker(replica)
         super().__init__(
             workers=workers,
             scheduler={
@@ -123,6 +128,31 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         host = ModelHost(self.deployment, stream_interval_s=self.stream_interval_s)
         await self.scheduler.register_scheduler_plugin(router, idempotent=True)
         await self.scheduler.register_worker_plugin(None, dumps(host), name=host.name, idempotent=True)
+
+    def _replica_worker(self, replica: ReplicaSpec) -> dict[str, Any]:
+        return _worker(self._processes, labels(replica), replica.slots + 2, 0, self._silence_logs, self._tls)
+
+    def adapt(self, provisioning: Provisioning | None = None, **kwargs: Any) -> Provisioner:
+        """Start and stop replicas by load.
+
+        Parameters
+        ----------
+        provisioning
+            Bounds, patience, mode; left out: those of the deployment. Keywords make one:
+            ``cluster.adapt(idle_s=60)``.
+
+        Raises
+        ------
+        DeploymentError
+            Options, prices, bounds and cards do not fit together.
+        """
+        if kwargs:
+            if provisioning is not None:
+                raise DeploymentError("adapt: give fm.Provisioning(...) or its options as keywords, not both")
+            provisioning = Provisioning.model_validate(kwargs)
+        options = provisioning or self.deployment.provisioning or Provisioning()
+        backend = SpecBackend(self, self.deployment, self._replica_worker, options.start_timeout_s)
+        return begin(self, backend, self.deployment, options)
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
         """Leave workers to their nannies.
@@ -195,14 +225,6 @@ def _tls(security: Security | bool | None) -> dict[str, Any]:
             "write Security(require_encryption=True, ...)"
         )
     return {"security": security, "protocol": "tls://"}
-
-
-def _labels(replica: ReplicaSpec) -> dict[str, float]:
-    return {
-        label(MODEL_LABEL, replica.model): 1,
-        label(ACCELERATOR_LABEL, replica.accelerator): 1,
-        label(CARD_LABEL, replica.card): 1,
-    }
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

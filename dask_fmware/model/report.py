@@ -57,6 +57,7 @@ class CallReport:
     state: CallState = "planned"
     runnable_at: float | None = None
     reason: str = ""  # why it waits, was skipped or failed
+    lacked: str = ""  # what was missing when it last became runnable, if that was a replica
     attempts: list[AttemptReport] = field(default_factory=list)
     latest_start_at: float | None = None  # of a call that has not ended, for nine of ten such runs to be in time
     live_slack_s: float | None = None  # until then, when this report was made

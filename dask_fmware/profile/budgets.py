@@ -56,6 +56,8 @@ class NodeBudget:
     executions: float  # expected in a run, for cost
     repeats: int  # executions one after the other, because of loops
     cards: tuple[CardLatency, ...]
+    prompt_tokens: int = 0  # planned with
+    output_tokens: int = 0
 
     @property
     def slack_s(self) -> float:
@@ -252,6 +254,10 @@ class _Plan:
             usual = min(usual, -(-longest // LABEL_BYTES) + 1)
         return prompt, self.assume.output_tokens.get(node.name, usual)
 
+    def tokens_of(self, name: str) -> tuple[int, int]:
+        node = self.found[name].node
+        return self.tokens(node) if isinstance(node, ModelNode) else (0, 0)
+
     def made(self) -> Budgets:
         shares: dict[str, dict[str, float]] = {name: {} for name in self.cards}
         takes: dict[str, dict[str, dict[str, float]]] = {name: {} for name in self.cards}
@@ -280,7 +286,7 @@ class _Plan:
         nodes = tuple(
             NodeBudget(
                 name, _model(self.found[name]), name in self.answers, shares[name], takes[name],
-                self.executions(name), self.repeats(name), cards,
+                self.executions(name), self.repeats(name), cards, *self.tokens_of(name),
             )
             for name, cards in self.cards.items()
         )  # fmt: skip

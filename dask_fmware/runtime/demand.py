@@ -1,6 +1,6 @@
 """What is asked of each model, learnt by watching the machine: arrivals, calls of a run, lengths, runs that were late.
 
-It watches and counts; what follows from it for the replicas is `dask_fmware.provision`'s business.
+It watches and counts; what follows from it for the replicas is `dask_fmware.provisioning`'s business.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from math import inf
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.report import CallReport
-from dask_fmware.provision.forecast import ArrivalRate
-from dask_fmware.provision.views import ModelLoad, NodeDemand, WorkflowDemand
+from dask_fmware.provisioning.forecast import ArrivalRate
+from dask_fmware.provisioning.views import ModelLoad, NodeDemand, WorkflowDemand
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.events import CallRunnable, Event, RunEnded, RunSubmitted
 from dask_fmware.runtime.knowledge import base_name

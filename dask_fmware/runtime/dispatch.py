@@ -102,6 +102,8 @@ class Dispatcher:
         """Put a call into the central queue of its model."""
         self._waiting.add(call.call_id)
         call.report.state, call.report.reason = "held", "other calls of its model are served first"
+        if not self._fleet.views(model := call.node.model or ""):
+            call.report.lacked = f"no replica of model '{model}' was ready"
         call.view = None
         self._push(call)
         if self._planner is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dask_fmware.errors import CapacityError
 from dask_fmware.profile.replica import Limits
-from dask_fmware.provision import CardType, Inventory, Kind, Observation, Plan, Planner, ReplicaNow, Step
+from dask_fmware.provisioning import CardType, Inventory, Kind, Observation, Plan, Planner, ReplicaNow, Step
 from dask_fmware.runtime import Machine
 from dask_fmware.runtime.demand import Demand
 from dask_fmware.simulate.engines import VirtualFleet

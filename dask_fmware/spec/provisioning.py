@@ -1,6 +1,6 @@
 """How replicas are started and stopped by themselves: bounds, patience and the share of runs to protect.
 
-The options say what is wanted. What is started when, `dask_fmware.provision` decides.
+The options say what is wanted. What is started when, `dask_fmware.provisioning` decides.
 """
 
 from __future__ import annotations

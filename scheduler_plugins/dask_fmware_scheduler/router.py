@@ -58,6 +58,7 @@ from dask_fmware_scheduler.answers import AnswerBoard
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.drift import drift_sentence
 from dask_fmware_scheduler.placement import Placement
+from dask_fmware_scheduler.provisioning import ProvisioningService
 from dask_fmware_scheduler.results import ResultMover
 from dask_fmware_scheduler.services import SERVICES
 
@@ -500,6 +501,16 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         states = {worker: self.machine.fleet.get(worker) for worker in workers}
         return {worker: len(state.running) for worker, state in states.items() if state is not None}
 
+    def valid_workers_downscaling(self, scheduler: Scheduler, workers: list[Any]) -> list[Any]:
+        """Keep other scalers (Dask's own, Kubernetes operators) off replicas, but for those drained to be stopped."""
+        service = next((s for s in self.services if isinstance(s, ProvisioningService)), None)
+        return [
+            worker
+            for worker in workers
+            if read_label(self.dask.resources(worker.address), MODEL_LABEL) is None
+            or (service is not None and service.may_go(worker.address))
+        ]
+
     def _return_to_routing(self, worker: str) -> None:
         self._drained.pop(worker, None)
         if self.dask.takes_tasks(worker):
@@ -524,6 +535,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             "runs": len(self.machine.runs),
             "light_workers": len(self.placement.light),
             "failures": dict(self.failures),
+            "provisioning": next((s.status() for s in self.services if isinstance(s, ProvisioningService)), None),
             "failed_replicas": [dict(message, worker=worker) for worker, message in self.failed_replicas.items()],
             "replicas": [
                 {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dask_fmware_scheduler.drift import DriftWatch
 from dask_fmware_scheduler.engine_states import EngineStates
 from dask_fmware_scheduler.observing import Observing
+from dask_fmware_scheduler.provisioning import ProvisioningService
 from dask_fmware_scheduler.recorder import Recorder
 from dask_fmware_scheduler.traces import Traces
 
@@ -41,5 +42,12 @@ class Service(Protocol):
         ...
 
 
-SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (Recorder, EngineStates, DriftWatch, Observing, Traces)
+SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (
+    Recorder,
+    EngineStates,
+    DriftWatch,
+    Observing,
+    Traces,
+    ProvisioningService,
+)
 """Makers of services, in the order in which they start."""

@@ -19,7 +19,7 @@ __all__ = [
     "WorkflowDemand",
 ]
 
-ReplicaState: TypeAlias = Literal["starting", "ready", "draining", "failed"]
+ReplicaState: TypeAlias = Literal["starting", "ready", "draining", "failed", "stopping"]
 StepKind: TypeAlias = Literal["start", "swap", "drain", "resume", "stop"]
 
 
@@ -77,6 +77,7 @@ class ReplicaNow:
     load_s: float = 0.0  # what its engine took to load; 0: not known
     error: str = ""
     is_hopeless: bool = False  # it failed in a way that no retry mends
+    is_ours: bool = True  # else someone else started it: it counts, and is never stopped
 
 
 @dataclass(frozen=True, slots=True)

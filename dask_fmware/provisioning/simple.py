@@ -5,9 +5,9 @@ Section 4.3 of the paper names no card; the cheapest with room is taken.
 
 from __future__ import annotations
 
-from dask_fmware.provision.inventory import Inventory
-from dask_fmware.provision.steps import Key, Stock
-from dask_fmware.provision.views import ModelLoad, Observation
+from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.steps import Key, Stock
+from dask_fmware.provisioning.views import ModelLoad, Observation
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["Simple", "cheapest_free"]

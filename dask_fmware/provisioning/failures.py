@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from dask_fmware.provision.inventory import Inventory
-from dask_fmware.provision.views import ReplicaNow
+from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.views import ReplicaNow
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["Failures"]

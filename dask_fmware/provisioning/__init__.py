@@ -5,9 +5,9 @@ a replica bears, `mix` which cards are cheapest, `planner` what to do now; `simp
 to count replicas, for comparison.
 """
 
-from dask_fmware.provision.inventory import CardType, Inventory, Kind, inventory_of
-from dask_fmware.provision.planner import Planner
-from dask_fmware.provision.views import (
+from dask_fmware.provisioning.inventory import CardType, Inventory, Kind, inventory_of
+from dask_fmware.provisioning.planner import Planner
+from dask_fmware.provisioning.views import (
     ModelLoad,
     NodeDemand,
     Observation,

@@ -6,9 +6,9 @@ import pytest
 
 from dask_fmware.profile.emulation import EmulatedBatch
 from dask_fmware.profile.replica import Limits
-from dask_fmware.provision.capacity import CallClass, bearing, late_share, load_at
-from dask_fmware.provision.inventory import Kind
-from tests.provision.builders import LAW
+from dask_fmware.provisioning.capacity import CallClass, bearing, late_share, load_at
+from dask_fmware.provisioning.inventory import Kind
+from tests.provisioning.builders import LAW
 
 
 def kind(slots: int) -> Kind:

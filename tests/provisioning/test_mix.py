@@ -6,13 +6,13 @@ from math import ceil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_fmware.provision.capacity import bearing
-from dask_fmware.provision.demand import call_classes, unloaded_s
-from dask_fmware.provision.mix import cheapest_mix
-from dask_fmware.provision.sizing import size
-from dask_fmware.provision.views import NodeDemand, WorkflowDemand
+from dask_fmware.provisioning.capacity import bearing
+from dask_fmware.provisioning.demand import call_classes, unloaded_s
+from dask_fmware.provisioning.mix import cheapest_mix
+from dask_fmware.provisioning.sizing import size
+from dask_fmware.provisioning.views import NodeDemand, WorkflowDemand
 from dask_fmware.spec.provisioning import Bounds, Provisioning
-from tests.provision.builders import flow, inventory
+from tests.provisioning.builders import flow, inventory
 
 OPTIONS = Provisioning()
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from dask_fmware.provision.capacity import CallClass, bearing, late_share, load_at
-from dask_fmware.provision.inventory import Inventory
-from dask_fmware.provision.mix import Key, Mix, cheapest_mix
+from dask_fmware.provisioning.capacity import CallClass, bearing, late_share, load_at
+from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.mix import Key, Mix, cheapest_mix
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["Sizing", "attained", "size"]

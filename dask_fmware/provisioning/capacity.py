@@ -14,7 +14,7 @@ from math import exp, inf, sqrt
 
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.replica import Limits
-from dask_fmware.provision.inventory import Kind
+from dask_fmware.provisioning.inventory import Kind
 
 __all__ = ["Bearing", "CallClass", "bearing", "late_share", "least_s", "load_at"]
 

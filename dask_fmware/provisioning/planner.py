@@ -12,17 +12,17 @@ from math import inf
 from typing import TypeAlias
 
 from dask_fmware.profile.law import StepLaw
-from dask_fmware.provision.capacity import CallClass
-from dask_fmware.provision.demand import call_classes
-from dask_fmware.provision.failures import Failures
-from dask_fmware.provision.forecast import Peak
-from dask_fmware.provision.inventory import Inventory
-from dask_fmware.provision.pressure import Pressure
-from dask_fmware.provision.queue_length import QueueLength
-from dask_fmware.provision.simple import Simple
-from dask_fmware.provision.sizing import Sizing, size
-from dask_fmware.provision.steps import Stock, steps_to
-from dask_fmware.provision.views import ModelLoad, Observation, Plan, ReplicaNow, WorkflowDemand
+from dask_fmware.provisioning.capacity import CallClass
+from dask_fmware.provisioning.demand import call_classes
+from dask_fmware.provisioning.failures import Failures
+from dask_fmware.provisioning.forecast import Peak
+from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.pressure import Pressure
+from dask_fmware.provisioning.queue_length import QueueLength
+from dask_fmware.provisioning.simple import Simple
+from dask_fmware.provisioning.sizing import Sizing, size
+from dask_fmware.provisioning.steps import Stock, steps_to
+from dask_fmware.provisioning.views import ModelLoad, Observation, Plan, ReplicaNow, WorkflowDemand
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["Planner"]
@@ -74,8 +74,10 @@ class Planner:
         self.failures.observe(seen.replicas, now)
         stock = Stock.of(seen.replicas)
         barred = self.failures.barred(self.inventory, now)
-        if self.wanted is not None or self.options.mode == "manual":
-            desired = dict(self.wanted if self.wanted is not None else stock.counts)
+        if self.wanted is None and self.options.mode == "manual":
+            self.wanted = dict(stock.counts)
+        if self.wanted is not None:
+            desired = dict(self.wanted)
             reasons = dict.fromkeys((model for model, _ in desired), "asked for by hand")
             return self._made(desired, reasons, seen, stock, barred, now, {})
         match self.options.mode:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
-from dask_fmware.provision.inventory import Inventory
-from dask_fmware.provision.views import ReplicaNow, Step, StepKind
+from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.views import ReplicaNow, Step, StepKind
 
 __all__ = ["Stock", "steps_to"]
 
@@ -52,7 +52,6 @@ def steps_to(
         by_kind[replica.model, replica.accelerator].append(replica)
     steps, used = _ended(replicas, reasons), Counter(replica.accelerator for replica in replicas)
     ending = {step.replica for step in steps}
-    used -= Counter(replica.accelerator for replica in replicas if replica.name in ending)
     going: list[ReplicaNow] = []
     missing: list[tuple[Key, int]] = []
     for key in sorted({*desired, *by_kind}):
@@ -60,7 +59,7 @@ def steps_to(
         surplus = len(there) - desired.get(key, 0)
         if surplus > 0:
             if not _awaits_others(key, desired, by_kind):
-                going += sorted(there, key=lambda r: _least_loss(r, now))[:surplus]
+                going += sorted((r for r in there if r.is_ours), key=lambda r: _least_loss(r, now))[:surplus]
         elif surplus < 0:
             back = [r for r in by_kind[key] if r.state == "draining" and r.name not in ending][:-surplus]
             steps += [Step("resume", *key, _why(reasons, key), r.name) for r in back]

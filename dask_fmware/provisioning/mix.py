@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from dask_fmware.errors import SpecError
-from dask_fmware.provision.capacity import CallClass, bearing
-from dask_fmware.provision.inventory import Inventory
+from dask_fmware.provisioning.capacity import CallClass, bearing
+from dask_fmware.provisioning.inventory import Inventory
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["Mix", "cheapest_mix"]

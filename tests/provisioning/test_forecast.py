@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from dask_fmware.provision.forecast import ArrivalRate, Peak
+from dask_fmware.provisioning.forecast import ArrivalRate, Peak
 
 
 def poisson(rate: ArrivalRate, per_s: float, seconds: range, draw: random.Random) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dask_fmware.provision.steps import Stock
-from dask_fmware.provision.views import ModelLoad
+from dask_fmware.provisioning.steps import Stock
+from dask_fmware.provisioning.views import ModelLoad
 
 __all__ = ["Pressure"]
 

@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pytest
 
-from dask_fmware.provision import ModelLoad, Planner, ReplicaNow
-from dask_fmware.provision.forecast import ArrivalRate
-from dask_fmware.provision.views import Observation, Plan
+from dask_fmware.provisioning import ModelLoad, Planner, ReplicaNow
+from dask_fmware.provisioning.forecast import ArrivalRate
+from dask_fmware.provisioning.views import Observation, Plan
 from dask_fmware.spec.provisioning import Bounds, Provisioning
-from tests.provision.builders import flow, inventory, ready, seen
+from tests.provisioning.builders import flow, inventory, ready, seen
 
 
 def kinds(plan: Plan) -> list[str]:

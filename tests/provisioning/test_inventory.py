@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dask_fmware.errors import DeploymentError
-from dask_fmware.provision import inventory_of
+from dask_fmware.provisioning import inventory_of
 from dask_fmware.spec.documents import load_deployment
 from dask_fmware.spec.provisioning import Provisioning
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.replica import Limits
-from dask_fmware.provision import (
+from dask_fmware.provisioning import (
     CardType,
     Inventory,
     Kind,

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import deque
 from math import ceil
 
-from dask_fmware.provision.inventory import Inventory
-from dask_fmware.provision.simple import cheapest_free
-from dask_fmware.provision.steps import Key, Stock
-from dask_fmware.provision.views import ModelLoad, Observation
+from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.simple import cheapest_free
+from dask_fmware.provisioning.steps import Key, Stock
+from dask_fmware.provisioning.views import ModelLoad, Observation
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["QueueLength"]

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
 
-from dask_fmware.provision.capacity import CallClass, least_s
-from dask_fmware.provision.inventory import Inventory
-from dask_fmware.provision.views import NodeDemand, WorkflowDemand
+from dask_fmware.provisioning.capacity import CallClass, least_s
+from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.views import NodeDemand, WorkflowDemand
 
 __all__ = ["call_classes", "unloaded_s"]
 

@@ -1,0 +1,66 @@
+"""``dask fmware plan``: which cards a load needs, and what they cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+__all__ = ["plan"]
+
+
+@click.command()
+@click.option(
+    "--deployment", type=click.Path(path_type=Path), required=True, help="Models, where they may run, prices."
+)
+@click.option("--workflow", "workflows", multiple=True, required=True, help="Document, or module:name of a function.")
+@click.option("--rate", "rates", type=float, multiple=True, required=True, help="Runs a second, for each --workflow.")
+@click.option("--slo", "ttft_s", type=float, help="Seconds to the first token of the answer; else the workflow's own.")
+@click.option("--e2e", "e2e_s", type=float, help="Seconds to the whole answer.")
+@click.option("--quantile", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share of runs in time.")
+@click.option("--cards", type=click.IntRange(1), help="Most cards of each type; else those of the deployment.")
+@click.option("--prompt-tokens", type=click.IntRange(1), default=256, show_default=True, help="Of each call.")
+@click.option("--output-tokens", multiple=True, metavar="NODE=N", help="Of a node's calls; else its max_tokens.")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+def plan(
+    deployment: Path, workflows: tuple[str, ...], rates: tuple[float, ...], ttft_s: float | None, e2e_s: float | None,
+    quantile: float | None, cards: int | None, prompt_tokens: int, output_tokens: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Plan the cards for a load: the cheapest mix that meets the SLO, and the runners-up.
+
+    \b
+    dask fmware plan --deployment deployment.yaml --workflow rag.yaml --rate 20 --slo 2
+    """
+    from dask_fmware.cli.named import workflow_named
+    from dask_fmware.client.planning import plan as planned
+    from dask_fmware.spec.slo import SLO
+
+    if len(workflows) != len(rates):
+        raise click.UsageError(f"{len(workflows)} workflows, {len(rates)} rates; give one --rate for each --workflow")
+    slo = SLO(ttft_s=ttft_s, e2e_s=e2e_s) if ttft_s is not None or e2e_s is not None else None
+    first, *others = [(workflow_named(name), rate) for name, rate in zip(workflows, rates, strict=True)]
+    made = planned(
+        deployment, *first, slo, others=others, quantile=quantile, cards=cards, prompt_tokens=prompt_tokens,
+        output_tokens=dict(_counts(output_tokens)),
+    )  # fmt: skip
+    if as_json:
+        wire = {
+            "quantile": made.quantile,
+            "rates": dict(made.rates),
+            "offers": [offer.to_wire() for offer in made.offers],
+            "assumed": list(made.assumed),
+        }
+        click.echo(json.dumps(wire, indent=2))
+    else:
+        click.echo(str(made))
+
+
+def _counts(given: tuple[str, ...]) -> list[tuple[str, int]]:
+    counts = []
+    for text in given:
+        node, _, number = text.partition("=")
+        if not number.isdigit():
+            raise click.BadParameter(f"'{text}'; write NODE=N, e.g. answer=200", param_hint="--output-tokens")
+        counts.append((node, int(number)))
+    return counts

@@ -1,0 +1,96 @@
+"""Planning a fleet: `fm.plan`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dask.config
+
+from dask_fmware.profile.budgets import Assumptions
+from dask_fmware.profile.record import Profile
+from dask_fmware.profile.store import ProfileStore, default_location
+from dask_fmware.provisioning.ahead import FleetPlan, Load, fleet_plan
+from dask_fmware.spec.deployment import Deployment
+from dask_fmware.spec.documents import load_deployment
+from dask_fmware.spec.slo import SLO
+from dask_fmware.spec.workflow import Workflow
+
+__all__ = ["plan"]
+
+
+def plan(
+    deployment: Deployment | str | os.PathLike[str] | Mapping[str, Any],
+    workflow: Any,
+    rate: float,
+    slo: SLO | None = None,
+    *,
+    others: Sequence[tuple[Any, float]] = (),
+    quantile: float | None = None,
+    cards: int | None = None,
+    profiles: Sequence[Profile] | None = None,
+    **assumed: Any,
+) -> FleetPlan:
+    """Say which cards a load needs, what they cost, what share of the runs is in time, and what else would do.
+
+    Parameters
+    ----------
+    deployment
+        Models, where they may run, prices. A `Deployment`, a path of its document, or a dictionary.
+    workflow
+        A decorated function, a `Workflow`, or a path of its document.
+    rate
+        Runs a second.
+    slo
+        Instead of the workflow's own.
+    others
+        Further workflows with their rates, on the same cards.
+    quantile
+        Share of the runs that shall be in time; left out: of the deployment, or 0.95.
+    cards
+        Most cards of each type, instead of those of the deployment.
+    profiles
+        Measured profiles; left out: those of the profile store.
+    **assumed
+        ``prompt_tokens``, ``output_tokens``, ``task_s``, ``odds``, ``rounds``, ``items``; see `workflow.budgets`.
+
+    Raises
+    ------
+    SpecError
+        An objective is below the best possible, a price is missing, a model fits no card, or its speed is unknown.
+
+    Examples
+    --------
+    >>> print(fm.plan("deployment.yaml", rag, rate=20, slo=fm.SLO(ttft_s=2)))  # doctest: +SKIP
+    """
+    from dask_fmware.spec.provisioning import Provisioning
+
+    if isinstance(deployment, Mapping):
+        deployment = load_deployment(json.dumps(dict(deployment)))
+    made = deployment if isinstance(deployment, Deployment) else load_deployment(deployment)
+    if cards is not None:
+        types = {
+            name: card.model_copy(update={"cards": cards, "cores": None}) for name, card in made.accelerators.items()
+        }
+        made = made.model_copy(update={"accelerators": types})
+    options = made.provisioning or Provisioning()
+    if quantile is not None:
+        options = Provisioning.model_validate({**options.model_dump(), "quantile": quantile})
+    if profiles is None:
+        location = dask.config.get("fmware.profiles", None) or default_location()
+        profiles, _problems = ProfileStore(location).scan()
+    loads = [Load(_spec(workflow), rate, slo), *(Load(_spec(other), per_s) for other, per_s in others)]
+    return fleet_plan(made, loads, profiles, options=options, assumptions=Assumptions(**assumed))
+
+
+def _spec(workflow: Any) -> Workflow:
+    if isinstance(workflow, Workflow):
+        return workflow
+    found = getattr(workflow, "workflow", None)
+    if isinstance(found, Workflow):
+        return found
+    from dask_fmware.spec.documents import load_workflow
+
+    return load_workflow(workflow)

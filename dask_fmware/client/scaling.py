@@ -1,0 +1,55 @@
+"""Scaling by hand: `fm.scale`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from distributed import Client
+
+from dask_fmware.errors import DeploymentError, NotInstalledError
+
+__all__ = ["scale"]
+
+FIRST_LOOK_S = 3.0
+
+
+def scale(client: Client, replicas: Mapping[str, Mapping[str, int]] | None) -> Any:
+    """Keep so many replicas of each model on each accelerator, whatever the load.
+
+    What is too much is drained and then stopped, what is missing is started; other kinds keep what they have.
+    Returns at once: ``fm.status(client)["provisioning"]`` tells how far it is.
+
+    Parameters
+    ----------
+    client
+        Of a cluster whose replicas are provisioned (``cluster.adapt`` or `fm.provision`).
+    replicas
+        ``{"large": {"L4": 2, "A100": 0}}``; None gives the decision back to the load.
+
+    Raises
+    ------
+    DeploymentError
+        A model is not deployed there, the cards do not hold so many, or nothing provisions this cluster.
+    """
+    return client.sync(_scale, client, replicas)
+
+
+async def _scale(client: Client, replicas: Mapping[str, Mapping[str, int]] | None) -> None:
+    wanted = None
+    if replicas is not None:
+        wanted = [[model, accelerator, count] for model, on in replicas.items() for accelerator, count in on.items()]
+    if await client.scheduler.fmware_status() is None:
+        raise NotInstalledError(
+            f"the cluster at {client.scheduler.address} has no dask-fmware runtime; call fm.install(client, deployment)"
+        )
+    deadline = time.monotonic() + FIRST_LOOK_S
+    while True:
+        answer = await client.scheduler.fmware_scale(wanted=wanted)
+        if not answer.get("is_early") or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.05)  # a provisioner that was made a moment ago has not asked yet
+    if "error" in answer:
+        raise DeploymentError(str(answer["error"]))

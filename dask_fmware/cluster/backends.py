@@ -1,0 +1,209 @@
+"""How workers are started and stopped on one kind of cluster: by worker specs, or by worker groups.
+
+A backend does what it is told and says what it has asked for. Which replicas there should be it does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from inspect import isawaitable
+from typing import Any, Protocol
+
+from distributed.deploy.spec import SpecCluster
+
+from dask_fmware.cluster.dask_internals import close_worker, is_over, start_worker, worker_names
+from dask_fmware.cluster.places import free_place, place_of
+from dask_fmware.spec.deployment import Deployment, ReplicaSpec
+
+__all__ = ["Backend", "GroupBackend", "SpecBackend", "WorkerSpec"]
+
+logger = logging.getLogger("dask_fmware.provisioning")
+
+WorkerSpec = Callable[[ReplicaSpec], Mapping[str, Any]]
+"""Makes the ``{"cls": ..., "options": ...}`` of the worker that hosts a replica."""
+
+CLOSE_S = 30.0
+
+
+class Backend(Protocol):
+    """Starts and stops workers."""
+
+    def requested(self) -> list[dict[str, str]]:
+        """Workers asked for by name: name, model, accelerator, and the error of those that could not start."""
+        ...
+
+    def pools(self) -> list[tuple[str, str, int]]:
+        """Workers asked for by number: model, accelerator, count."""
+        ...
+
+    def start(self, model: str, accelerator: str) -> bool:
+        """Begin to start a replica, without waiting; False if there is no place for it now."""
+        ...
+
+    async def stop(self, name: str, model: str, accelerator: str) -> None:
+        """End a worker that Dask has retired, or that never came."""
+        ...
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+        ...
+
+
+class SpecBackend:
+    """Any `SpecCluster`: each replica is an entry of ``worker_spec``, started by itself so that none waits for another.
+
+    Parameters
+    ----------
+    cluster
+        Where.
+    deployment
+        Models and cards.
+    worker_spec
+        Makes the spec of a worker.
+    start_timeout_s
+        For its process or job to be there; its engine may take longer.
+    """
+
+    def __init__(
+        self, cluster: SpecCluster, deployment: Deployment, worker_spec: WorkerSpec, start_timeout_s: float
+    ) -> None:
+        self._cluster = cluster
+        self._deployment = deployment
+        self._worker_spec = worker_spec
+        self._timeout_s = start_timeout_s
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._failed: dict[str, str] = {}
+
+    def requested(self) -> list[dict[str, str]]:
+        """Replicas among the workers of the cluster; a manager that was restarted finds its own by their names."""
+        found = []
+        for name in [*self._cluster.worker_spec, *self._failed]:
+            place = place_of(self._deployment, str(name))
+            if place is None:
+                continue
+            error = self._failed.get(name, "")
+            if not error and is_over(self._cluster, name):
+                error = "its worker has ended"
+            found.append({"name": place.name, "model": place.model, "accelerator": place.accelerator, "error": error})
+        return found
+
+    def pools(self) -> list[tuple[str, str, int]]:
+        """None."""
+        return []
+
+    def start(self, model: str, accelerator: str) -> bool:
+        """Begin to start a replica on the first free place."""
+        taken = [*map(str, self._cluster.worker_spec), *map(str, self._cluster.workers), *self._starting]
+        names = {*taken, *self._failed, *worker_names(self._cluster)}
+        replica = free_place(self._deployment, model, accelerator, taken, names)
+        if replica is None:
+            return False
+        task = asyncio.ensure_future(self._start(replica))
+        self._starting[replica.name] = task
+        task.add_done_callback(lambda _: self._starting.pop(replica.name, None))
+        return True
+
+    async def _start(self, replica: ReplicaSpec) -> None:
+        try:
+            spec = self._worker_spec(replica)
+            await start_worker(self._cluster, replica.name, spec, self._timeout_s)
+        except Exception as error:
+            text = f"its worker could not start: {type(error).__name__}: {error}".rstrip(": ")
+            logger.error("Replica %s: %s", replica.name, text)
+            self._failed[replica.name] = text
+
+    async def stop(self, name: str, model: str, accelerator: str) -> None:
+        """End the worker of a replica."""
+        self._failed.pop(name, None)
+        if (task := self._starting.get(name)) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        await close_worker(self._cluster, name, CLOSE_S)
+
+    async def close(self) -> None:
+        """Give up the starts under way."""
+        for task in list(self._starting.values()):
+            task.cancel()
+        if self._starting:
+            await asyncio.wait(list(self._starting.values()))
+
+
+class GroupBackend:
+    """A cluster with worker groups, as dask-kubernetes has them: one group for each model and accelerator.
+
+    Which pod of a group goes is chosen by the operator through the scheduler; the router lets it see only
+    replicas that have been drained.
+
+    Parameters
+    ----------
+    cluster
+        With ``add_worker_group(name, n_workers, **options)`` and ``scale(n, worker_group=name)``.
+    group_options
+        Makes the options of a group from a replica: image, resources, worker_command, env.
+    deployment
+        Models and cards.
+    """
+
+    def __init__(
+        self, cluster: Any, deployment: Deployment, group_options: Callable[[ReplicaSpec], Mapping[str, Any]]
+    ) -> None:
+        self._cluster = cluster
+        self._deployment = deployment
+        self._options = group_options
+        self._counts: dict[tuple[str, str], int] = {}
+        self._groups: set[tuple[str, str]] = set()  # that have been made
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    def requested(self) -> list[dict[str, str]]:
+        """None: pods are named by the operator."""
+        return []
+
+    def pools(self) -> list[tuple[str, str, int]]:
+        """Size of each group."""
+        return [(model, accelerator, count) for (model, accelerator), count in self._counts.items()]
+
+    def start(self, model: str, accelerator: str) -> bool:
+        """Let a group grow by one."""
+        self._counts[model, accelerator] = self._counts.get((model, accelerator), 0) + 1
+        self._ask(model, accelerator)
+        return True
+
+    async def stop(self, name: str, model: str, accelerator: str) -> None:
+        """Let a group shrink by one."""
+        self._counts[model, accelerator] = max(0, self._counts.get((model, accelerator), 0) - 1)
+        self._ask(model, accelerator)
+
+    async def close(self) -> None:
+        """Give up what is being asked."""
+        for task in self._asking.values():
+            task.cancel()
+        if self._asking:
+            await asyncio.wait(list(self._asking.values()))
+
+    def _ask(self, model: str, accelerator: str) -> None:
+        key = model, accelerator
+        if key not in self._asking:
+            task = self._asking[key] = asyncio.ensure_future(self._until_asked(*key))
+            task.add_done_callback(lambda _: self._asking.pop(key, None))
+
+    async def _until_asked(self, model: str, accelerator: str) -> None:
+        """Bring a group to its size; changes meanwhile are taken along."""
+        group, told = f"fm-{model}-{accelerator}".lower().replace("_", "-").replace(".", "-"), None
+        is_new = (model, accelerator) not in self._groups
+        while told != (count := self._counts[model, accelerator]):
+            try:
+                if is_new:
+                    options = self._options(self._deployment.replica(model, accelerator, 0))
+                    made = self._cluster.add_worker_group(group, n_workers=count, **options)
+                else:
+                    made = self._cluster.scale(count, worker_group=group)
+                if isawaitable(made):
+                    await made
+            except Exception as error:
+                logger.error("Worker group %s could not be scaled to %d, tried again: %s", group, count, error)
+                await asyncio.sleep(5.0)
+                continue
+            self._groups.add((model, accelerator))
+            is_new, told = False, count

@@ -1,0 +1,72 @@
+"""What we touch in `distributed.SpecCluster` that carries no public promise, and nothing else.
+
+Workers are started and stopped one by one here and not by `SpecCluster._correct_state`: that holds one lock while
+all new workers start, so that a slow one blocks the others; raises what one of them raises and leaves it behind for
+good; and retires workers by the wrong names, so that their data are lost. Verified with distributed 2026.8;
+`tests/cluster/test_dask_internals.py` holds the contract tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from distributed.core import Status
+from distributed.deploy.spec import SpecCluster
+from distributed.utils import import_term
+
+__all__ = ["close_worker", "is_over", "scheduler_address", "start_worker", "worker_names"]
+
+
+async def start_worker(cluster: SpecCluster, name: str, spec: Mapping[str, Any], timeout_s: float) -> None:
+    """Add a worker to a cluster and wait until its process or job has been started (worker_spec, workers, _created).
+
+    Whatever goes wrong is raised, and nothing of the worker is left.
+    """
+    cls = spec["cls"]
+    if isinstance(cls, str):
+        cls = import_term(cls)
+    try:
+        worker = cls(scheduler_address(cluster), **{"name": name, **spec.get("options", {})})
+    except Exception:
+        cluster.worker_spec.pop(name, None)
+        raise
+    cluster._created.add(worker)
+    cluster.worker_spec[name] = dict(spec)
+    cluster.workers[name] = worker
+    worker._cluster = weakref.ref(cluster)
+    try:
+        await asyncio.wait_for(_started(worker), timeout_s)
+    except BaseException:
+        await close_worker(cluster, name, timeout_s=10.0)
+        raise
+
+
+async def _started(worker: Any) -> None:
+    await worker
+
+
+async def close_worker(cluster: SpecCluster, name: str, timeout_s: float) -> None:
+    """Take a worker out of a cluster and end its process or job."""
+    cluster.worker_spec.pop(name, None)
+    worker = cluster.workers.pop(name, None)
+    if worker is not None and worker.status not in (Status.closed, Status.closing):
+        await asyncio.wait_for(worker.close(), timeout_s)
+
+
+def scheduler_address(cluster: SpecCluster) -> str:
+    """Address that workers connect to (SpecCluster.scheduler)."""
+    return getattr(cluster.scheduler, "contact_address", None) or str(cluster.scheduler.address)
+
+
+def is_over(cluster: SpecCluster, name: str) -> bool:
+    """Whether the process or job of a worker has ended for good (SpecCluster.workers)."""
+    worker = cluster.workers.get(name)
+    return worker is not None and worker.status in (Status.closed, Status.failed)
+
+
+def worker_names(cluster: Any) -> set[str]:
+    """Names of the workers that the scheduler knows, as the cluster last heard (Cluster.scheduler_info)."""
+    return {str(info["name"]) for info in cluster.scheduler_info["workers"].values()}

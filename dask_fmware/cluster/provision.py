@@ -1,0 +1,92 @@
+"""Lets a cluster start and stop replicas by itself: `fm.provision`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from distributed.deploy.spec import SpecCluster
+
+from dask_fmware.cluster.backends import Backend, GroupBackend, SpecBackend, WorkerSpec
+from dask_fmware.cluster.provisioner import Provisioner
+from dask_fmware.cluster.templates import spec_maker
+from dask_fmware.errors import DeploymentError
+from dask_fmware.provisioning import inventory_of
+from dask_fmware.spec.deployment import Deployment, ReplicaSpec
+from dask_fmware.spec.provisioning import Provisioning
+
+__all__ = ["begin", "provision"]
+
+
+def provision(
+    cluster: Any,
+    options: Provisioning | None = None,
+    *,
+    deployment: Deployment | str | Mapping[str, Any] | None = None,
+    worker_spec: WorkerSpec | None = None,
+    hosts: Mapping[str, Sequence[str]] | None = None,
+    group_options: Callable[[ReplicaSpec], Mapping[str, Any]] | None = None,
+) -> Provisioner:
+    """Start and stop the replicas of a cluster by load, or as `fm.scale` asks.
+
+    Parameters
+    ----------
+    cluster
+        Any `distributed.SpecCluster` (`LocalCluster`, `SSHCluster`, those of dask-jobqueue), or a cluster with worker
+        groups (dask-kubernetes). The runtime is installed on it (`fm.install`).
+    options
+        Bounds, patience, mode; left out: those of the deployment.
+    deployment
+        The one that is installed; a `LocalModelCluster` knows it.
+    worker_spec
+        Makes the spec of the worker that hosts a replica; left out, it is made like the cluster's own workers.
+    hosts
+        For machines reached by SSH: by accelerator, the host of each card.
+    group_options
+        For worker groups: makes image, resources, worker_command and env of a group from a replica.
+
+    Returns
+    -------
+    Provisioner
+        An `distributed.deploy.Adaptive`; ``stop()`` ends it, ``cluster.close()`` too.
+
+    Raises
+    ------
+    DeploymentError
+        Options, prices, bounds and cards do not fit together, or the cluster cannot start workers.
+    """
+    from dask_fmware.client.install import as_deployment
+
+    known = deployment if deployment is not None else getattr(cluster, "deployment", None)
+    if known is None:
+        raise DeploymentError("say which deployment is installed: fm.provision(cluster, deployment='deployment.yaml')")
+    made = as_deployment(known)
+    options = options or made.provisioning or Provisioning()
+    backend: Backend
+    if isinstance(cluster, SpecCluster):
+        spec = worker_spec or spec_maker(cluster, hosts)
+        backend = SpecBackend(cluster, made, spec, options.start_timeout_s)
+    elif hasattr(cluster, "add_worker_group"):
+        if group_options is None:
+            raise DeploymentError(
+                f"{type(cluster).__name__} starts worker groups; give group_options=, a function from a replica to "
+                "image, resources and worker_command of its group"
+            )
+        backend = GroupBackend(cluster, made, group_options)
+    else:
+        raise DeploymentError(
+            f"{type(cluster).__name__} can start no workers by model: it is neither a SpecCluster nor has it worker "
+            "groups; start workers yourself and use fm.install alone"
+        )
+    return begin(cluster, backend, made, options)
+
+
+def begin(cluster: Any, backend: Backend, deployment: Deployment, options: Provisioning) -> Provisioner:
+    """Check what can be checked before anything runs, replace whatever scales the cluster, and begin."""
+    inventory_of(deployment, options)
+    if (before := getattr(cluster, "_adaptive", None)) is not None:
+        before.stop(reason="replaced")
+    provisioner = Provisioner(cluster, backend, options)
+    cluster._adaptive = provisioner
+    cluster.loop.add_callback(provisioner.look)
+    return provisioner

@@ -1,0 +1,100 @@
+"""Specs of the workers that host replicas, on the kinds of clusters that Dask knows.
+
+Each function returns a maker of specs for `provision`; write one of your own for anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dask_fmware.cluster.backends import WorkerSpec
+from dask_fmware.errors import DeploymentError
+from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, MODEL_LABEL, label
+from dask_fmware.spec.deployment import ReplicaSpec
+
+__all__ = ["job_specs", "labels", "like", "resources_argument", "spec_maker", "ssh_specs"]
+
+
+def labels(replica: ReplicaSpec) -> dict[str, float]:
+    """Worker resources that say what a worker hosts."""
+    return {
+        label(MODEL_LABEL, replica.model): 1,
+        label(ACCELERATOR_LABEL, replica.accelerator): 1,
+        label(CARD_LABEL, replica.card): 1,
+    }
+
+
+def resources_argument(replica: ReplicaSpec) -> str:
+    """The labels as ``dask worker --resources`` takes them."""
+    return " ".join(f"{name}={int(amount)}" for name, amount in labels(replica).items())
+
+
+def spec_maker(cluster: Any, hosts: Mapping[str, Sequence[str]] | None = None) -> WorkerSpec:
+    """Return the maker for a cluster: jobs, hosts or local processes, as the cluster itself starts workers.
+
+    Raises
+    ------
+    DeploymentError
+        The cluster has no template of a worker, and no hosts were given.
+    """
+    if hasattr(cluster, "job_cls"):
+        return job_specs(cluster)
+    if hosts is not None:
+        return ssh_specs(hosts)
+    if getattr(cluster, "new_spec", None):
+        return like(cluster.new_spec)
+    raise DeploymentError(
+        f"{type(cluster).__name__} has no template of a worker; give hosts={{accelerator: [names]}} for machines "
+        "reached by SSH, or worker_spec=, a function from a replica to the spec of its worker"
+    )
+
+
+def like(template: Mapping[str, Any]) -> WorkerSpec:
+    """Specs like a cluster's own (`LocalCluster`), with the labels of a replica and no memory limit.
+
+    Dask would count the engine's memory against the limit and pause or end the worker.
+    """
+
+    def make(replica: ReplicaSpec) -> dict[str, Any]:
+        options = {**template.get("options", {}), "nthreads": replica.slots + 2, "memory_limit": 0}
+        options["resources"] = {**(options.get("resources") or {}), **labels(replica)}
+        return {"cls": template["cls"], "options": options}
+
+    return make
+
+
+def job_specs(cluster: Any) -> WorkerSpec:
+    """Specs of `dask_jobqueue` clusters: a job for each replica, with the labels in its command line."""
+
+    def make(replica: ReplicaSpec) -> dict[str, Any]:
+        options = dict(getattr(cluster, "_job_kwargs", None) or cluster.new_spec["options"])
+        given = [*(options.get("worker_extra_args") or ())]
+        options["worker_extra_args"] = [*given, "--resources", f'"{resources_argument(replica)}"']
+        options["processes"] = 1  # a job of several workers has several names
+        options["cores"] = max(int(options.get("cores") or 1), replica.slots + 2)
+        return {"cls": cluster.job_cls, "options": options}
+
+    return make
+
+
+def ssh_specs(hosts: Mapping[str, Sequence[str]]) -> WorkerSpec:
+    """Specs of workers on machines reached by SSH: the n-th card of an accelerator is on its n-th host."""
+
+    def make(replica: ReplicaSpec) -> dict[str, Any]:
+        mine = hosts.get(replica.accelerator, ())
+        index = int(replica.card.rpartition("-")[2])
+        if index >= len(mine):
+            raise DeploymentError(
+                f"no host for card '{replica.card}': hosts['{replica.accelerator}'] names {len(mine)}; name one for "
+                "each card of the deployment"
+            )
+        options = {
+            "address": mine[index],
+            "connect_options": {},
+            "worker_class": "distributed.Nanny",
+            "kwargs": {"nthreads": replica.slots + 2, "memory_limit": 0, "resources": labels(replica)},
+        }
+        return {"cls": "distributed.deploy.ssh.Worker", "options": options}
+
+    return make

@@ -1,0 +1,209 @@
+"""Which cards to buy or rent for a load, before anything runs: the mix, its cost, what it attains, runners-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, prod
+
+from dask_fmware.errors import SpecError
+from dask_fmware.profile.budgets import Assumptions, Budgets, budgets
+from dask_fmware.profile.record import Profile
+from dask_fmware.provisioning.capacity import CallClass
+from dask_fmware.provisioning.inventory import Inventory, inventory_of
+from dask_fmware.provisioning.sizing import Sizing, size
+from dask_fmware.spec.deployment import Deployment
+from dask_fmware.spec.provisioning import Provisioning
+from dask_fmware.spec.slo import SLO
+from dask_fmware.spec.workflow import Workflow
+
+__all__ = ["FleetPlan", "Load", "Offer", "classes_of", "fleet_plan", "offers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A workflow, how often it is asked for, and its objective."""
+
+    workflow: Workflow
+    rate: float  # runs a second
+    slo: SLO | None = None  # instead of the workflow's own
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One mix of cards."""
+
+    title: str
+    replicas: Mapping[tuple[str, str], int]  # (model, accelerator) -> replicas
+    cards: Mapping[str, float]  # accelerator -> cards
+    cost_per_hour: float
+    goodput: float  # expected share of runs in time
+    load: float  # of the busiest model's replicas
+
+    def to_wire(self) -> dict[str, object]:
+        """Return it as plain values."""
+        return {
+            "title": self.title,
+            "replicas": [[model, accelerator, n] for (model, accelerator), n in self.replicas.items()],
+            "cards": dict(self.cards),
+            "cost_per_hour": self.cost_per_hour,
+            "goodput": self.goodput,
+            "load": self.load,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPlan:
+    """The best offer and the runners-up; prints as a table."""
+
+    offers: tuple[Offer, ...]  # what attains the quantile by price, then what does not by goodput
+    quantile: float
+    rates: Mapping[str, float]  # runs a second by workflow
+    assumed: tuple[str, ...]
+
+    @property
+    def best(self) -> Offer:
+        """The cheapest that attains the quantile, else the one that attains most."""
+        return self.offers[0]
+
+    def __str__(self) -> str:
+        asked = ", ".join(f"{rate:g} runs/s of {name}" for name, rate in self.rates.items())
+        head = ("", "cards", "replicas", "price/hour", "goodput", "load")
+        rows = [head, *(self._row(offer) for offer in self.offers)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        attained = "" if self.best.goodput >= self.quantile else f"; NO mix of these cards attains {self.quantile:.0%}"
+        return "\n".join([
+            f"for {asked}, {self.quantile:.0%} of the runs in time{attained}",
+            *lines, "assumed:", *(f"  - {text}" for text in self.assumed),
+        ])  # fmt: skip
+
+    __repr__ = __str__
+
+    @staticmethod
+    def _row(offer: Offer) -> tuple[str, ...]:
+        cards = ", ".join(f"{count:g} {name}" for name, count in offer.cards.items()) or "none"
+        replicas = ", ".join(f"{n} {model} on {on}" for (model, on), n in offer.replicas.items())
+        return (offer.title, cards, replicas, f"{offer.cost_per_hour:.2f}", f"{offer.goodput:.1%}", f"{offer.load:.0%}")
+
+
+def fleet_plan(
+    deployment: Deployment,
+    loads: Sequence[Load],
+    profiles: Sequence[Profile] = (),
+    *,
+    options: Provisioning | None = None,
+    assumptions: Assumptions | None = None,
+) -> FleetPlan:
+    """Plan the cards for some loads.
+
+    Parameters
+    ----------
+    deployment
+        Models, where they may run, cards and prices. The number of cards is the most that there may be.
+    loads
+        Workflows with their rates.
+    profiles
+        What was measured; the deployment's latency figures and the catalog stand in for what is missing.
+    options
+        Quantile and bounds; left out: those of the deployment.
+    assumptions
+        Token counts, odds and counts to plan with.
+
+    Raises
+    ------
+    SpecError
+        An objective is below the best possible, nothing is known of a model's speed, or bounds and cards conflict.
+    """
+    options = options or deployment.provisioning or Provisioning()
+    inventory = inventory_of(deployment, options, profiles)
+    classes, assumed = classes_of(deployment, loads, profiles, assumptions)
+    unknown = sorted({f"{k.model} on {k.accelerator}" for k in inventory.kinds.values() if k.law is None})
+    if unknown:
+        inventory = Inventory(inventory.cards, {k: kind for k, kind in inventory.kinds.items() if kind.law is not None})
+        assumed = (*assumed, f"left out, as nothing is known of their speed: {', '.join(unknown)}")
+    found = offers(inventory, classes, options)
+    return FleetPlan(found, options.quantile, {load.workflow.name: load.rate for load in loads}, assumed)
+
+
+def classes_of(
+    deployment: Deployment, loads: Sequence[Load], profiles: Sequence[Profile], assumptions: Assumptions | None
+) -> tuple[list[CallClass], tuple[str, ...]]:
+    """Calls of the loads, and what was taken for granted.
+
+    Raises
+    ------
+    SpecError
+        An objective is below what idle replicas on the quickest cards need.
+    """
+    classes: list[CallClass] = []
+    assumed: dict[str, None] = {}
+    for load in loads:
+        if load.rate <= 0:
+            raise SpecError(f"workflow '{load.workflow.name}': rate={load.rate:g}; give more than 0 runs a second")
+        split = budgets(load.workflow, deployment, profiles, slo=load.slo, assumptions=assumptions)
+        _check_feasible(split)
+        assumed |= dict.fromkeys(split.assumed)
+        for node in split.nodes:
+            bound, budget_s = min(node.budgets_s.items(), key=lambda item: item[1], default=("", inf))
+            classes.append(
+                CallClass(
+                    f"{load.workflow.name}.{node.node}", node.model, load.rate * node.executions,
+                    float(node.prompt_tokens), float(max(node.output_tokens, 1)), budget_s,
+                    bound == "ttft_s" and node.answers,
+                )
+            )  # fmt: skip
+    return classes, tuple(assumed)
+
+
+def _check_feasible(split: Budgets) -> None:
+    for bound, deadline_s in split.deadlines_s.items():
+        best_s = split.quickest_s[bound]
+        if best_s > deadline_s:
+            raise SpecError(
+                f"workflow '{split.workflow.name}': {bound}={deadline_s:g} is below the best possible, {best_s:.3g} s "
+                f"on idle cards of the quickest type (critical path: {' > '.join(split.critical_path)}); "
+                f"ask for more than {best_s:.3g} s, shorten prompts or outputs, or add a quicker accelerator"
+            )
+
+
+def offers(inventory: Inventory, classes: Sequence[CallClass], options: Provisioning) -> tuple[Offer, ...]:
+    """The best mix, each card type alone, and the best without each type that the best mix uses."""
+    best = size(inventory, classes, options)
+    found = [_offer("best", inventory, best)]
+    names = list(inventory.cards)
+    used = [name for name in names if found[0].cards.get(name)]
+    choices = [(f"{name} alone", [name]) for name in names]
+    choices += [(f"without {name}", [n for n in names if n != name]) for name in used]
+    for title, kept in choices:
+        part = _only(inventory, kept)
+        if set(part.models) != set(inventory.models) or len(kept) == len(names):
+            continue
+        offer = _offer(title, inventory, size(part, classes, options))
+        if all(offer.replicas != known.replicas for known in found):
+            found.append(offer)
+    made = sorted(found, key=lambda o: (o.goodput < options.quantile, o.cost_per_hour, -o.goodput))
+    good = [o for o in made if o.goodput >= options.quantile]
+    rest = sorted((o for o in made if o.goodput < options.quantile), key=lambda o: -o.goodput)
+    return (*good, *rest)
+
+
+def _only(inventory: Inventory, names: Sequence[str]) -> Inventory:
+    cards = {name: inventory.cards[name] for name in names}
+    return Inventory(cards, {key: kind for key, kind in inventory.kinds.items() if key[1] in cards})
+
+
+def _offer(title: str, inventory: Inventory, sizing: Sizing) -> Offer:
+    replicas = {key: n for key, n in sizing.mix.replicas.items() if n}
+    cards = {
+        name: sum(n for key, n in replicas.items() if key[1] == name) / card.replicas_per_card
+        for name, card in inventory.cards.items()
+    }
+    return Offer(
+        title,
+        replicas,
+        {name: count for name, count in cards.items() if count},
+        sizing.mix.cost_per_hour,
+        prod(sizing.attainment.values()),
+        max(sizing.load.values(), default=0.0),
+    )

@@ -1,0 +1,257 @@
+"""The provisioning service: sees demand and replicas, asks the planner, drains, and tells the executor what to start
+and stop.
+
+The executor lives beside the cluster object (`dask_fmware.cluster.provisioner`) and asks by RPC; it may be restarted
+or replaced at any time, as all that is known is here or on the workers. Replicas are drained by lease: if nobody asks
+any more, they are given calls again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from distributed.metrics import time
+
+from dask_fmware.errors import DeploymentError, FMwareError
+from dask_fmware.profile.law import StepLaw
+from dask_fmware.provisioning import Observation, Plan, Planner, Step, inventory_of
+from dask_fmware.provisioning.inventory import law_of_latency
+from dask_fmware.runtime import Event
+from dask_fmware.runtime.actions import Action
+from dask_fmware.runtime.demand import Demand
+from dask_fmware.spec.provisioning import Provisioning
+from dask_fmware_scheduler.replica_watch import ReplicaWatch
+
+if TYPE_CHECKING:
+    from dask_fmware_scheduler.router import ReplicaRouter
+
+__all__ = ["TOPIC", "ProvisioningService"]
+
+logger = logging.getLogger("dask_fmware.provisioning")
+
+TOPIC = "fmware-provisioning"  # of Dask's event log
+KEPT = 200  # steps that the status shows
+LEASE_S = 30.0  # of a drained replica, renewed by each look
+
+
+class ProvisioningService:
+    """Plans for whoever can start workers; a `Service` and an observer of the machine."""
+
+    def __init__(self, router: ReplicaRouter) -> None:
+        self._router = router
+        self._planner: Planner | None = None
+        self._demand: Demand | None = None
+        self._watch: ReplicaWatch | None = None
+        self._plan: Plan | None = None
+        self._reasons: dict[str, str] = {}
+        self._log: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._manager = ""
+        self._asked_at = 0.0
+        self._error = ""
+        self._busy = asyncio.Lock()
+
+    def rpcs(self) -> Mapping[str, Callable[..., Any]]:
+        """What executors and clients ask."""
+        return {"fmware_provision": self.provision, "fmware_scale": self.scale}
+
+    def messages(self) -> Mapping[str, Callable[..., Any]]:
+        """None."""
+        return {}
+
+    def start(self) -> None:
+        """Watch demand from the start, so that the first plan knows it."""
+        self._demand = Demand(self._router.machine)
+        self._router.machine.observers.append(self)
+
+    def close(self) -> None:
+        """Forget; replicas on leave come back by themselves."""
+        self._planner = None
+
+    def observe(self, event: Event, actions: Sequence[Action], now: float) -> None:
+        """Take note of an event of the machine."""
+        if self._demand is not None:
+            self._demand.observe(event, actions, now)
+
+    # -- what is asked ---------------------------------------------------------------------------
+
+    async def provision(
+        self,
+        manager: str,
+        requested: Sequence[Mapping[str, Any]] = (),
+        pools: Sequence[Sequence[Any]] = (),
+        options: str | None = None,
+    ) -> dict[str, Any]:
+        """Look at everything and return the steps that are the executor's (RPC).
+
+        Parameters
+        ----------
+        manager
+            Which executor asks; the latest to ask with options is the one that is answered.
+        requested
+            Workers that it has asked for: name, model, accelerator, and the error of those that could not start.
+        pools
+            Where workers are asked for by number and not by name: model, accelerator, count.
+        options
+            JSON of `Provisioning`, with the first question of an executor; None to go on.
+        """
+        async with self._busy:
+            if options is not None or self._planner is None:
+                try:
+                    self._begin(manager, options)
+                except FMwareError as error:
+                    return {"error": str(error)}
+            elif manager != self._manager:
+                return {"error": f"another provisioner ({self._manager}) has taken over", "is_over": True}
+            return await self._look(requested, pools)
+
+    def scale(self, wanted: Sequence[Sequence[Any]] | None) -> dict[str, Any]:
+        """Keep so many replicas of each model and accelerator, by hand; None: decide by load again (RPC)."""
+        try:
+            if self._planner is None:
+                why = "nothing on this cluster starts or stops replicas"
+                return {
+                    "error": f"{why}; call cluster.adapt(fm.Provisioning()) or fm.provision(cluster) first",
+                    "is_early": True,
+                }
+            if wanted is None:
+                self._planner.wanted = None
+                return {}
+            counts = {(str(model), str(accelerator)): int(count) for model, accelerator, count in wanted}
+            self._planner.wanted = self._checked(self._planner, counts)
+        except FMwareError as error:
+            return {"error": str(error)}
+        return {}
+
+    def status(self) -> dict[str, Any] | None:
+        """Return desired, requested and ready replicas by kind, and the latest steps; None while nobody provisions."""
+        if self._planner is None or self._watch is None:
+            return None
+        desired = self._plan.desired if self._plan is not None else {}
+        counts = self._watch.counts()
+        kinds = sorted({*desired, *counts})
+        return {
+            "mode": "manual" if self._planner.wanted is not None else self._planner.options.mode,
+            "manager": self._manager,
+            "asked_at": self._asked_at,
+            "error": self._error,
+            "cost_per_hour": self._plan.cost_per_hour if self._plan is not None else 0.0,
+            "replicas": [
+                {
+                    "model": model,
+                    "accelerator": accelerator,
+                    "desired": desired.get((model, accelerator), 0),
+                    "requested": counts.get((model, accelerator), (0, 0))[0],
+                    "ready": counts.get((model, accelerator), (0, 0))[1],
+                }
+                for model, accelerator in kinds
+            ],
+            "reasons": dict(self._reasons),
+            "steps": list(self._log),
+        }
+
+    def may_go(self, worker: str) -> bool:
+        """Whether a replica has been drained to be stopped: other scalers may take it."""
+        return self._watch is not None and self._watch.may_go(worker)
+
+    # -- one look --------------------------------------------------------------------------------
+
+    def _begin(self, manager: str, text: str | None) -> None:
+        deployment = self._router.deployment
+        options = Provisioning.model_validate_json(text) if text is not None else deployment.provisioning
+        inventory = inventory_of(deployment, options or Provisioning())
+        wanted = self._planner.wanted if self._planner is not None else None
+        self._planner = Planner(inventory, options or Provisioning())
+        self._planner.wanted = wanted
+        if self._watch is None:
+            self._watch = ReplicaWatch(self._router, self._planner.options)
+        self._watch.options = self._planner.options
+        self._manager = manager
+        logger.info("Provisioner %s decides by %s", manager, self._planner.options.mode)
+
+    async def _look(self, requested: Sequence[Mapping[str, Any]], pools: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        assert self._planner is not None
+        assert self._watch is not None
+        assert self._demand is not None
+        now = self._asked_at = time()
+        for key, law in self._speeds().items():
+            self._planner.learn_speed(key, law)
+        replicas = self._watch.look(requested, pools, self._demand, now)
+        seen = Observation(self._demand.workflows(now), self._demand.models(now), replicas)
+        try:
+            plan = await asyncio.to_thread(self._planner.plan, seen, now)
+        except FMwareError as error:
+            if str(error) != self._error:
+                logger.error("No plan: %s", error)
+            self._error = str(error)
+            return {"error": self._error, "interval_s": self._planner.options.interval_s, "steps": []}
+        self._error = ""
+        self._plan, self._reasons = plan, dict(plan.reasons)
+        self._watch.renew(LEASE_S)
+        told = [wire for step in plan.steps if (wire := self._perform(step, now)) is not None]
+        return {"steps": told, "interval_s": self._planner.options.interval_s}
+
+    def _perform(self, step: Step, now: float) -> dict[str, Any] | None:
+        """Do what is the scheduler's, return what is the executor's."""
+        assert self._watch is not None
+        worker = self._watch.address(step.replica)
+        wire = {
+            "at": now, "step": step.kind, "model": step.model, "accelerator": step.accelerator,
+            "replica": step.replica, "reason": step.reason,
+        }  # fmt: skip
+        self._say(wire)
+        match step.kind:
+            case "drain" | "swap":  # the card of a swap is free when its replica has gone; then the start follows
+                self._watch.drain(step.replica, LEASE_S)
+                return None
+            case "resume":
+                self._watch.resume(step.replica)
+                return None
+            case "stop":
+                self._watch.stopping(step.replica, now)
+        return {**wire, "worker": worker}
+
+    def _say(self, wire: dict[str, Any]) -> None:
+        self._log.append(wire)
+        self._router.dask.log_event(TOPIC, wire)
+        what = wire["replica"] or f"a replica of {wire['model']} on {wire['accelerator']}"
+        logger.info("%s %s: %s", str(wire["step"]).capitalize(), what, wire["reason"])
+
+    def _speeds(self) -> dict[tuple[str, str], StepLaw]:
+        """What ready replicas say of kinds whose speed nothing else tells, or have measured as a profile."""
+        assert self._planner is not None
+        found: dict[tuple[str, str], StepLaw] = {}
+        for state in self._router.machine.fleet:
+            replica = state.replica
+            key = replica.model, replica.accelerator
+            kind = self._planner.inventory.kinds.get(key)
+            if kind is None or key in found:
+                continue
+            if replica.profile is not None and (law := self._router.machine.fleet.law(replica)) is not None:
+                found[key] = law
+            elif kind.law is None:
+                found[key] = law_of_latency(replica.latency)
+        return found
+
+    def _checked(self, planner: Planner, counts: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+        """Refuse what cannot be; kinds that are not named keep what they have."""
+        inventory = planner.inventory
+        kept = dict(planner.wanted if planner.wanted is not None else self._plan.desired if self._plan else {})
+        for (model, accelerator), count in counts.items():
+            if (model, accelerator) not in inventory.kinds:
+                known = ", ".join(f"{m} on {a}" for m, a in inventory.kinds)
+                raise DeploymentError(f"scale: model '{model}' is not deployed on '{accelerator}' (deployed: {known})")
+            if count < 0:
+                raise DeploymentError(f"scale: {count} replicas of '{model}' on '{accelerator}'; give 0 or more")
+            kept[model, accelerator] = count
+        for name, card in inventory.cards.items():
+            asked = sum(count for (_, accelerator), count in kept.items() if accelerator == name)
+            if asked > card.places:
+                raise DeploymentError(
+                    f"scale: {asked} replicas on '{name}' in all, its {card.cards} cards hold {card.places}; "
+                    "lower the numbers or raise cards or replicas_per_card in the deployment"
+                )
+        return kept

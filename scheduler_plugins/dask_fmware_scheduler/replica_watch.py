@@ -1,0 +1,193 @@
+"""Which replicas were asked for, which are there, and which of them are on their way out.
+
+It brings together what an executor has asked for, what the machine knows and what workers report as failed. A replica
+that was ready once and is lost is waited for, as a nanny brings it back; one that is lost again and again has failed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dask_fmware.provisioning import ReplicaNow
+from dask_fmware.provisioning.views import ReplicaState
+from dask_fmware.runtime.demand import Demand
+from dask_fmware.spec.provisioning import Provisioning
+
+if TYPE_CHECKING:
+    from dask_fmware_scheduler.router import ReplicaRouter
+
+__all__ = ["ReplicaWatch"]
+
+LOSSES, LOSSES_S = 3, 300.0  # a replica that is lost so often in so many seconds has failed
+STOPPED_S = 90.0  # after which an executor is told once more to stop a replica
+BACK_S = 30.0  # beside its load time, within which a lost replica comes back
+
+
+class _Known:
+    __slots__ = ("had_served", "is_draining", "losses", "since", "state")
+
+    def __init__(self, now: float) -> None:
+        self.state: ReplicaState = "starting"
+        self.since = now
+        self.had_served = False
+        self.is_draining = False
+        self.losses: deque[float] = deque(maxlen=LOSSES)
+
+    def become(self, state: ReplicaState, now: float) -> None:
+        if state != self.state:
+            if self.state in ("ready", "draining") and state == "starting":
+                self.losses.append(now)
+            self.state, self.since = state, now
+        if state in ("ready", "draining"):
+            self.had_served = True
+
+
+class ReplicaWatch:
+    """Follows replicas by name.
+
+    Parameters
+    ----------
+    router
+        Its machine, and failures that workers report.
+    options
+        Patience.
+    """
+
+    def __init__(self, router: ReplicaRouter, options: Provisioning) -> None:
+        self.options = options
+        self._router = router
+        self._known: dict[str, _Known] = {}
+        self._kinds: dict[str, tuple[str, str]] = {}
+        self._addresses: dict[str, str] = {}
+        self._going: dict[str, float] = {}  # name -> when an executor was told to stop it
+
+    def look(
+        self, requested: Sequence[Mapping[str, Any]], pools: Sequence[Sequence[Any]], demand: Demand, now: float
+    ) -> tuple[ReplicaNow, ...]:
+        """Return every replica as it is; see `ProvisioningService.provision` for the arguments."""
+        fleet = {state.replica.name: state for state in self._router.machine.fleet}
+        asked: dict[str, tuple[str, str, str]] = {
+            str(one["name"]): (str(one["model"]), str(one["accelerator"]), str(one.get("error") or ""))
+            for one in requested
+        }
+        pooled = {(str(model), str(accelerator)): int(count) for model, accelerator, count in pools}
+        for name, key in self._of_pools(pooled, fleet):
+            asked[name] = (*key, "")
+        ours = set(asked)
+        for name, state in fleet.items():  # started by someone else: they serve, and are not ours to stop
+            asked.setdefault(name, (state.replica.model, state.replica.accelerator, ""))
+        self._forget_all_but(asked, now)
+        made = []
+        for name, (model, accelerator, error) in asked.items():
+            known = self._known.setdefault(name, _Known(now))
+            self._kinds[name] = (model, accelerator)
+            replica = self._one(name, known, fleet.get(name), error, model, accelerator, demand, now)
+            if name in self._going:  # its executor has not finished with it; it still takes its place
+                replica = replace(replica, state="stopping")
+            made.append(replica if name in ours else replace(replica, is_ours=False))
+        return tuple(made)
+
+    def counts(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Requested and ready replicas by kind."""
+        requested: Counter[tuple[str, str]] = Counter()
+        ready: Counter[tuple[str, str]] = Counter()
+        for name, known in self._known.items():
+            requested[self._kinds[name]] += 1
+            ready[self._kinds[name]] += known.state == "ready"
+        return {key: (count, ready[key]) for key, count in requested.items()}
+
+    def address(self, name: str) -> str:
+        """Address of a replica's worker; empty if it has none."""
+        return self._addresses.get(name, "")
+
+    # -- leave -----------------------------------------------------------------------------------
+
+    def drain(self, name: str, lease_s: float) -> None:
+        """Give a replica no more calls."""
+        if (known := self._known.get(name)) is not None and (address := self.address(name)):
+            known.is_draining = True
+            self._router.drain([address], lease_s)
+
+    def resume(self, name: str) -> None:
+        """Give a replica calls again."""
+        if (known := self._known.get(name)) is not None and (address := self.address(name)):
+            known.is_draining = False
+            self._router.drain([address], 0.0)
+
+    def renew(self, lease_s: float) -> None:
+        """Keep those on leave that are."""
+        on_leave = [self._addresses[n] for n, k in self._known.items() if k.is_draining and n in self._addresses]
+        if on_leave:
+            self._router.drain(on_leave, lease_s)
+
+    def stopping(self, name: str, now: float) -> None:
+        """An executor was told to stop a replica."""
+        self._going[name] = now
+
+    def may_go(self, worker: str) -> bool:
+        """Whether a worker's replica is to be stopped."""
+        return any(self._addresses.get(name) == worker for name in self._going)
+
+    # -- details ---------------------------------------------------------------------------------
+
+    def _one(
+        self, name: str, known: _Known, state: Any, error: str, model: str, accelerator: str, demand: Demand, now: float
+    ) -> ReplicaNow:
+        if state is not None:
+            address = state.replica.replica_id
+            if self._addresses.get(name, address) != address:
+                known.is_draining = False  # another worker of the same name
+            self._addresses[name] = address
+            known.become("draining" if known.is_draining else "ready", now)
+            running = len(state.running)
+            idle_since = demand.idle_since(address, running, known.since, now)
+            return ReplicaNow(
+                name, model, accelerator, known.state, known.since, running, state.waiting, idle_since,
+                state.replica.load_s,
+            )  # fmt: skip
+        if (address := self._addresses.pop(name, None)) is not None:
+            demand.forget(address)
+        if known.is_draining:  # lost on its way out: there is nothing to wait for
+            known.become("draining", now)
+            return ReplicaNow(name, model, accelerator, "draining", known.since)
+        known.become("starting", now)
+        fault, is_hopeless = self._fault(name, known, error, now)
+        if fault:
+            return ReplicaNow(name, model, accelerator, "failed", known.since, error=fault, is_hopeless=is_hopeless)
+        return ReplicaNow(name, model, accelerator, "starting", known.since)
+
+    def _fault(self, name: str, known: _Known, error: str, now: float) -> tuple[str, bool]:
+        """Why a replica that does not serve will not be waited for, and whether it never will."""
+        if error:
+            return error, False
+        for message in self._router.failed_replicas.values():
+            if message["name"] == name and (not known.had_served or not message["will_retry"]):
+                return str(message["error"]), not message["will_retry"]
+        if len(known.losses) == LOSSES and now - known.losses[0] < LOSSES_S:
+            return f"it was lost {LOSSES} times in {now - known.losses[0]:.0f} s", False
+        patience_s = self.options.load_s + self.options.boot_s + BACK_S if known.had_served else 0.0
+        patience_s = max(patience_s, self.options.start_timeout_s if not known.had_served else 0.0)
+        if now - known.since > patience_s:
+            return f"it did not come within {patience_s:.0f} s", False
+        return "", False
+
+    def _of_pools(
+        self, pools: Mapping[tuple[str, str], int], fleet: Mapping[str, Any]
+    ) -> list[tuple[str, tuple[str, str]]]:
+        """Names of the replicas of pools: those that are there, and a placeholder for each that is not."""
+        found = []
+        for key, count in pools.items():
+            there = [name for name, s in fleet.items() if (s.replica.model, s.replica.accelerator) == key]
+            found += [(name, key) for name in there]
+            found += [(f"{key[0]}-{key[1]}-pending-{i}", key) for i in range(count - len(there))]
+        return found
+
+    def _forget_all_but(self, asked: Mapping[str, Any], now: float) -> None:
+        for name in [name for name in self._known if name not in asked]:
+            del self._known[name]
+            self._kinds.pop(name, None)
+            self._addresses.pop(name, None)
+        self._going = {name: since for name, since in self._going.items() if name in asked and now - since < STOPPED_S}

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import dask_fmware as fm
+from dask_fmware.cluster.provisioner import Provisioner
+from dask_fmware.errors import DeploymentError
+from dask_fmware.testing import InProcessCluster, deployment
+
+m = fm.Model("m")
+
+
+@fm.workflow
+def ask(question: str) -> Any:
+    return m("{question}", question=question, max_tokens=8)
+
+
+QUICK: dict[str, Any] = {"interval_s": 0.05, "cool_down_s": 0.0, "idle_s": 0.5, "retry_s": 0.2}
+
+
+def document(replicas: int = 1, cards: int = 4, **more: Any) -> dict[str, Any]:
+    made = deployment("m", on={"cpu": replicas or 1}, **more)
+    made["accelerators"]["cpu"]["cards"] = cards
+    made["models"]["m"]["on"]["cpu"]["replicas"] = replicas
+    return made
+
+
+@pytest.fixture
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[InProcessCluster]:
+    async with InProcessCluster(getattr(request, "param", document())) as made:
+        yield made
+
+
+async def numbers(world: InProcessCluster) -> tuple[int, int, int]:
+    """Desired, requested and ready replicas."""
+    state = (await fm.status(world.client))["provisioning"]
+    if state is None:
+        return -1, -1, -1
+    kinds = state["replicas"]
+    return (sum(k["desired"] for k in kinds), sum(k["requested"] for k in kinds), sum(k["ready"] for k in kinds))
+
+
+async def reached(world: InProcessCluster, *wanted: int) -> None:
+    async with asyncio.timeout(30):
+        while await numbers(world) != wanted:  # noqa: ASYNC110 - the status is polled as users do
+            await asyncio.sleep(0.02)
+
+
+def by_hand(world: InProcessCluster, **more: Any) -> Provisioner:
+    made = world.cluster.adapt(fm.Provisioning(mode="manual", **{**QUICK, **more}))
+    assert isinstance(made, Provisioner)
+    return made
+
+
+async def test_scaling_by_hand_starts_and_stops_and_says_why(world: InProcessCluster) -> None:
+    by_hand(world)
+    await reached(world, 1, 1, 1)
+    await fm.scale(world.client, {"m": {"cpu": 3}})
+    await reached(world, 3, 3, 3)
+    assert sorted(world.engines) == ["m-cpu-0", "m-cpu-1", "m-cpu-2"]
+    await fm.scale(world.client, {"m": {"cpu": 1}})
+    await reached(world, 1, 1, 1)
+    state = (await fm.status(world.client))["provisioning"]
+    assert [step["step"] for step in state["steps"]] == ["start", "start", "drain", "drain", "stop", "stop"]
+    assert all(step["reason"] for step in state["steps"])
+    events = await world.client.get_events("fmware-provisioning")
+    assert [event["step"] for _, event in events] == [step["step"] for step in state["steps"]]
+    await world.until(lambda: len(world.cluster.worker_spec) == 2)  # with the light worker
+
+
+@pytest.mark.parametrize("world", [document(2, token_s=0.05)], indirect=True)
+async def test_a_replica_is_drained_before_it_is_stopped_and_no_call_runs_twice(world: InProcessCluster) -> None:
+    by_hand(world)
+    await reached(world, 2, 2, 2)
+    futures = [world.client.compute(ask(question=f"q{i}")) for i in range(8)]
+    await world.until(lambda: sum(len(s.running) for s in world.router.machine.fleet) == 8)
+    await fm.scale(world.client, {"m": {"cpu": 0}})
+    await world.until(lambda: all(state.draining for state in world.router.machine.fleet))
+    assert sum(len(state.running) for state in world.router.machine.fleet) == 8
+    await asyncio.gather(*futures)
+    await reached(world, 0, 0, 0)
+    reports = [await fm.report(future) for future in futures]
+    assert all(len(call.attempts) == 1 for report in reports for call in report.data.calls)
+    assert [(await future).text for future in futures]  # results have left with their replicas' data
+
+
+@pytest.mark.parametrize("world", [document(0)], indirect=True)
+async def test_a_call_of_a_model_without_replicas_is_held_served_and_explained(world: InProcessCluster) -> None:
+    future = world.client.compute(ask(question="anyone?"))
+    await world.until(lambda: world.router.machine.held == 1)
+    world.cluster.adapt(fm.Provisioning(**QUICK))
+    await future
+    report = await fm.report(future)
+    assert "no replica of model 'm' was ready" in str(report)
+    await reached(world, 0, 0, 0)  # and to zero again
+
+
+async def test_a_start_that_fails_is_told_and_tried_again_later(world: InProcessCluster) -> None:
+    by_hand(world)
+    await reached(world, 1, 1, 1)
+    make, failures = world.cluster._replica_worker, iter([True, True, False])
+
+    def sometimes(replica: Any) -> Any:
+        if next(failures, False):
+            raise OSError("no such queue")
+        return make(replica)
+
+    world.cluster._adaptive.backend._worker_spec = sometimes
+    await fm.scale(world.client, {"m": {"cpu": 2}})
+    async with asyncio.timeout(20):
+        while "no such queue" not in str(await fm.status(world.client)):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    await reached(world, 2, 2, 2)
+    steps = (await fm.status(world.client))["provisioning"]["steps"]
+    assert [step["step"] for step in steps] == ["start", "stop", "start", "stop", "start"]
+    assert "no such queue" in steps[1]["reason"]
+
+
+@pytest.mark.parametrize("world", [document(0)], indirect=True)
+async def test_a_slow_start_holds_up_no_other(world: InProcessCluster) -> None:
+    by_hand(world)
+    release, make = asyncio.Event(), world.cluster._replica_worker
+
+    def slow(replica: Any) -> Any:
+        spec = dict(make(replica))
+        if replica.name == "m-cpu-0":
+
+            class Slow(spec["cls"]):  # type: ignore[misc]
+                async def start(self) -> Any:
+                    await release.wait()
+                    return await super().start()
+
+            spec["cls"] = Slow
+        return spec
+
+    world.cluster._adaptive.backend._worker_spec = slow
+    await fm.scale(world.client, {"m": {"cpu": 2}})
+    await reached(world, 2, 2, 1)
+    release.set()
+    await reached(world, 2, 2, 2)
+
+
+async def test_a_lost_replica_is_replaced(world: InProcessCluster) -> None:
+    by_hand(world)
+    await fm.scale(world.client, {"m": {"cpu": 2}})
+    await reached(world, 2, 2, 2)
+    lost = world.workers["m-cpu-1"].address
+    await world.workers["m-cpu-1"].close()
+    await world.until(lambda: "m-cpu-1" in world.workers and world.workers["m-cpu-1"].address != lost)
+    await reached(world, 2, 2, 2)
+
+
+async def test_a_new_manager_takes_over_what_the_old_one_started(world: InProcessCluster) -> None:
+    old = by_hand(world)
+    await fm.scale(world.client, {"m": {"cpu": 3}})
+    await reached(world, 3, 3, 3)
+    new = by_hand(world)
+    assert old.state == "stopped"
+    await fm.scale(world.client, {"m": {"cpu": 2}})
+    await reached(world, 2, 2, 2)
+    assert new.error is None
+
+
+async def test_other_scalers_do_not_take_replicas(world: InProcessCluster) -> None:
+    scheduler = world.scheduler
+    closable = scheduler.workers_to_close(n=10, attribute="name")
+    assert "m-cpu-0" not in closable
+    assert "light-0" in closable
+
+
+async def test_the_provisioner_survives_a_router_that_is_installed_anew(world: InProcessCluster) -> None:
+    by_hand(world)
+    await fm.scale(world.client, {"m": {"cpu": 2}})
+    await reached(world, 2, 2, 2)
+    await fm.uninstall(world.client)
+    await fm.install(world.client, world.cluster.deployment)
+    await world.until(lambda: world.router.machine is not None and len(world.router.machine.fleet) == 2)
+    await reached(world, 2, 2, 2)
+
+
+async def test_what_cannot_be_is_refused_with_the_next_step(world: InProcessCluster) -> None:
+    with pytest.raises(DeploymentError, match=r"cluster\.adapt\(fm\.Provisioning\(\)\)"):
+        await fm.scale(world.client, {"m": {"cpu": 2}})
+    by_hand(world)
+    await reached(world, 1, 1, 1)
+    with pytest.raises(DeploymentError, match="9 replicas on 'cpu' in all, its 4 cards hold 4"):
+        await fm.scale(world.client, {"m": {"cpu": 9}})
+    with pytest.raises(DeploymentError, match="model 'n' is not deployed on 'cpu'"):
+        await fm.scale(world.client, {"n": {"cpu": 1}})
+    with pytest.raises(DeploymentError, match="its cards hold 4"):
+        world.cluster.adapt(fm.Provisioning.model_validate({"default": {"min_replicas": 5}}))
+
+
+async def test_the_two_models_share_the_last_card_by_turns_when_asked_to() -> None:
+    made = deployment("m", "n")
+    made["accelerators"]["cpu"]["cards"] = 1
+    made["models"]["n"]["on"]["cpu"]["replicas"] = 0
+    async with InProcessCluster(made) as world:
+        by_hand(world)
+        await reached(world, 1, 1, 1)
+        await fm.scale(world.client, {"m": {"cpu": 0}, "n": {"cpu": 1}})
+        await world.until(lambda: list(world.engines) == ["n-cpu-0"])
+        steps = (await fm.status(world.client))["provisioning"]["steps"]
+        assert [step["step"] for step in steps] == ["swap", "stop", "start"]
