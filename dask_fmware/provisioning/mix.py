@@ -27,6 +27,7 @@ __all__ = ["Mix", "cheapest_mix"]
 START_SHARE = 0.1  # of an hour's price, for each start: equal mixes do not take turns
 RELATIVE_GAP = 0.005
 TIME_LIMIT_S = 1.0  # of one solve; what is best by then is taken
+MANY = 40  # replicas, above which fractions are rounded up: less than one replica too many for each kind in use
 Key = tuple[str, str]
 
 
@@ -155,17 +156,34 @@ def _solve(cost: Any, rows: Sequence[tuple[dict[int, float], float, float]], upp
     entries = [(i, j, value) for i, (row, _, _) in enumerate(rows) for j, value in row.items()]
     i, j, values = (np.array(part) for part in zip(*entries, strict=True))
     matrix = sparse.csr_array((values, (i, j)), shape=(len(rows), width))
-    integrality = np.zeros(width)
-    integrality[:whole] = 1
-    result = optimize.milp(
-        cost,
-        integrality=integrality,
-        bounds=optimize.Bounds(np.zeros(width), upper),
-        constraints=optimize.LinearConstraint(matrix, [row[1] for row in rows], [row[2] for row in rows]),
-        options={"mip_rel_gap": RELATIVE_GAP, "time_limit": TIME_LIMIT_S},
-    )
-    if result.x is None:
-        raise SpecError(
-            f"no mix of cards keeps all bounds ({result.message}); lower min_replicas or raise max_cost_per_hour"
+    least, most = np.array([row[1] for row in rows]), np.array([row[2] for row in rows])
+
+    def solved(integrality: Any, most: Any) -> Any:
+        result = optimize.milp(
+            cost,
+            integrality=integrality,
+            bounds=optimize.Bounds(np.zeros(width), upper),
+            constraints=optimize.LinearConstraint(matrix, least, most),
+            options={"mip_rel_gap": RELATIVE_GAP, "time_limit": TIME_LIMIT_S},
         )
-    return result.x
+        if result.x is None:
+            raise SpecError(
+                f"no mix of cards keeps all bounds ({result.message}); lower min_replicas or raise max_cost_per_hour"
+            )
+        return result.x
+
+    fractions, integrality = np.zeros(width), np.zeros(width)
+    integrality[:whole] = 1
+    parts = solved(fractions, most)
+    if parts[:whole].sum() <= MANY:
+        return solved(integrality, most)
+    for tries in range(2):
+        rounded = parts.copy()
+        rounded[: 2 * whole] = np.ceil(parts[: 2 * whole] - 1e-6)
+        sums = matrix @ rounded
+        if np.all(sums >= least - 1e-6) and np.all(sums <= most + 1e-6):
+            return rounded
+        if tries == 0:  # once more with room in each bound for what rounding adds
+            added = np.asarray(np.maximum(matrix[:, :whole].toarray(), 0.0) @ np.ceil(parts[:whole] % 1.0 - 1e-6))
+            parts = solved(fractions, np.where(np.isfinite(most) & (most > 0), np.maximum(most - added, least), most))
+    return solved(integrality, most)

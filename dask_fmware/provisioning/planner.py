@@ -49,6 +49,7 @@ class Planner:
         self.options = options
         self.failures = Failures(options)
         self.wanted: dict[Key, int] | None = None  # by hand; replaces what the mode wants
+        self._kept: dict[Key, int] | None = None  # what there was when the manual mode began
         self._pressure = Pressure(1 - options.quantile)
         self._peaks: dict[str, Peak] = {}
         self._started: dict[str, float] = {}  # model -> last start
@@ -74,10 +75,10 @@ class Planner:
         self.failures.observe(seen.replicas, now)
         stock = Stock.of(seen.replicas)
         barred = self.failures.barred(self.inventory, now)
-        if self.wanted is None and self.options.mode == "manual":
-            self.wanted = dict(stock.counts)
-        if self.wanted is not None:
-            desired = dict(self.wanted)
+        if self.options.mode == "manual" and self._kept is None:
+            self._kept = dict(stock.counts)
+        if (wanted := self.wanted if self.wanted is not None else self._kept) is not None:
+            desired = dict(wanted)
             reasons = dict.fromkeys((model for model, _ in desired), "asked for by hand")
             return self._made(desired, reasons, seen, stock, barred, now, {})
         match self.options.mode:

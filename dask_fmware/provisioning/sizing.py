@@ -51,6 +51,7 @@ def size(
         By model: variance over mean of arrivals, and how much more room than expected was found to be needed.
     """
     burstiness, pressure = burstiness or {}, pressure or {}
+    misses = _misses(classes, 1 - options.quantile)
     room = {calls.model: 1.3 * pressure.get(calls.model, 1.0) for calls in classes}
     seen: set[tuple[tuple[Key, int], ...]] = set()
     mix = cheapest_mix(inventory, classes, options, headroom=room, current=current, barred=barred)
@@ -59,7 +60,7 @@ def size(
             model: pressure.get(model, 1.0)
             / load_at(
                 *_servers(inventory, classes, mix, model),
-                miss=1 - options.quantile,
+                miss=misses[model],
                 burstiness=burstiness.get(model, 1.0),
             )
             for model in room
@@ -76,6 +77,18 @@ def size(
             break
     load, attainment = attained(inventory, classes, mix, burstiness)
     return Sizing(mix, attainment, load)
+
+
+def _misses(classes: Sequence[CallClass], miss: float) -> dict[str, float]:
+    """Share of a model's calls that may be late: a run is late if it is at any of the models of its workflow."""
+    models: dict[str, set[str]] = {}
+    for calls in classes:
+        models.setdefault(calls.name.partition(".")[0], set()).add(calls.model)
+    most: dict[str, int] = {}
+    for together in models.values():
+        for model in together:
+            most[model] = max(most.get(model, 1), len(together))
+    return {model: miss / count for model, count in most.items()}
 
 
 def attained(

@@ -1,0 +1,116 @@
+"""Replicas on real worker processes that are killed while they start, while they drain, and again and again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from distributed import Client, wait
+
+import dask_fmware as fm
+from dask_fmware.testing import deployment
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
+
+m = fm.Model("m")
+PATIENCE_S = 120.0
+
+
+@fm.workflow
+def ask(question: str) -> Any:
+    return m("{question}", question=question, max_tokens=8)
+
+
+@pytest.fixture
+def world() -> Iterator[tuple[fm.LocalModelCluster, Client]]:
+    made = deployment("m", on={"cpu": 1}, token_s=0.05, load_s=0.5)
+    made["accelerators"]["cpu"]["cards"] = 4
+    with fm.LocalModelCluster(made, dashboard_address=None) as cluster, Client(cluster) as client:
+        fm.wait_ready(client)
+        cluster.adapt(fm.Provisioning(mode="manual", interval_s=0.2, cool_down_s=0, retry_s=1.0))
+        yield cluster, client
+
+
+def until(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def ready(client: Client) -> int:
+    state = fm.status(client)["provisioning"]
+    return sum(kind["ready"] for kind in state["replicas"]) if state else -1
+
+
+def pids(client: Client) -> dict[str, int]:
+    """Process of each replica's worker, by name."""
+    names = {info["name"]: address for address, info in client.scheduler_info(n_workers=-1)["workers"].items()}
+    found = client.run(os.getpid)
+    return {name: found[address] for name, address in names.items() if name.startswith("m-") and address in found}
+
+
+def kill(client: Client, name: str) -> None:
+    os.kill(pids(client)[name], signal.SIGKILL)
+
+
+def assert_all_answered_once(futures: list[Any]) -> None:
+    wait(futures, timeout=PATIENCE_S)
+    for future in futures:
+        assert future.status == "finished"
+        report = fm.report(future).data
+        assert report.state == "finished"
+        finished = [a for call in report.calls for a in call.attempts if a.outcome == "finished"]
+        assert len(finished) == len(report.calls)
+
+
+def test_replicas_killed_while_they_start_are_there_in_the_end(world: Any) -> None:
+    _, client = world
+    futures = [client.compute(ask(question=f"q{i}")) for i in range(30)]
+    fm.scale(client, {"m": {"cpu": 3}})
+    until(lambda: len(pids(client)) >= 2, "a worker comes")
+    kill(client, next(name for name in pids(client) if name != "m-cpu-0"))
+    until(lambda: ready(client) == 3, "three replicas serve")
+    assert_all_answered_once(futures)
+
+
+def test_a_replica_killed_while_it_drains_loses_no_run(world: Any) -> None:
+    _, client = world
+    fm.scale(client, {"m": {"cpu": 2}})
+    until(lambda: ready(client) == 2, "two replicas serve")
+    futures = [client.compute(ask(question=f"q{i}")) for i in range(40)]
+    fm.scale(client, {"m": {"cpu": 1}})
+    until(lambda: any(r["draining"] for r in fm.status(client)["replicas"]), "one drains")
+    name = next(r["name"] for r in fm.status(client)["replicas"] if r["draining"])
+    if name in pids(client):
+        kill(client, name)
+    assert_all_answered_once(futures)
+    until(lambda: ready(client) == 1, "one replica is left")
+
+
+def test_a_crash_loop_ends_in_a_pause_with_its_reason(world: Any) -> None:
+    _, client = world
+    fm.scale(client, {"m": {"cpu": 2}})
+    until(lambda: ready(client) == 2, "two replicas serve")
+    for _ in range(3):
+        until(lambda: ready(client) == 2, "it is back")
+        kill(client, "m-cpu-1")
+        until(lambda: ready(client) < 2, "it is lost")
+    until(lambda: "was lost 3 times" in str(fm.status(client)["provisioning"]["steps"]), "it is told")
+    until(lambda: ready(client) == 2, "another takes its place")
+
+
+def test_runs_during_a_step_up_and_down_are_each_answered_once(world: Any) -> None:
+    cluster, client = world
+    fm.scale(client, None)
+    cluster.adapt(fm.Provisioning(interval_s=0.2, cool_down_s=0, idle_s=5, load_s=1))
+    futures = [client.compute(ask(question=f"q{i}")) for i in range(200)]
+    until(lambda: ready(client) >= 2, "more replicas come")
+    assert_all_answered_once(futures)
+    del futures
+    until(lambda: ready(client) == 0, "all go when idle")
+    assert client.compute(ask(question="wake")).result(timeout=PATIENCE_S) is not None

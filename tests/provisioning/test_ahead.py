@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import dask_fmware as fm
+from dask_fmware.errors import DeploymentError, SpecError
+
+small, large = fm.Model("small"), fm.Model("large")
+
+
+@fm.workflow(slo=fm.SLO(ttft_s=2.0))
+def rag(question: str) -> Any:
+    query = small("Rewrite {question}", question=question, max_tokens=16, name="rewrite")
+    return large("Answer {query}", query=query, max_tokens=100, name="answer")
+
+
+def document(**prices: float | None) -> dict[str, Any]:
+    def latency(speed: float) -> dict[str, Any]:
+        return {
+            "replicas": 0,
+            "latency": {
+                "first_token_s": 0.02,
+                "prompt_token_s": 1e-4 / speed,
+                "output_token_s": 0.02 / speed,
+            },
+        }
+
+    prices = prices or {"slow": 1.0, "fast": 2.5}
+    return {
+        "accelerators": {
+            name: {"cards": 40, **({} if price is None else {"price_per_hour": price})}
+            for name, price in prices.items()
+        },
+        "models": {
+            name: {"engine": "emulated", "slots": 8, "on": {"slow": latency(1.0), "fast": latency(3.0)}}
+            for name in ("small", "large")
+        },
+    }
+
+
+def test_the_plan_names_cards_cost_goodput_and_runners_up() -> None:
+    plan = fm.plan(document(), rag, rate=20, profiles=())
+    best = plan.best
+    assert best.goodput >= 0.95
+    assert best.cost_per_hour == pytest.approx(sum(
+        count * {"slow": 1.0, "fast": 2.5}[name] for name, count in best.cards.items()
+    ))  # fmt: skip
+    assert len(plan.offers) >= 2
+    assert all(best.cost_per_hour <= offer.cost_per_hour for offer in plan.offers if offer.goodput >= 0.95)
+    assert "price/hour" in str(plan)
+
+
+def test_more_load_costs_no_less() -> None:
+    costs = [fm.plan(document(), rag, rate=rate, profiles=()).best.cost_per_hour for rate in (1, 10, 50)]
+    assert costs == sorted(costs)
+
+
+def test_an_objective_below_the_best_possible_says_what_is_possible() -> None:
+    with pytest.raises(SpecError, match=r"ttft_s=0\.1 is below the best possible, 0\.\d+ s.*rewrite > answer"):
+        fm.plan(document(), rag, rate=1, slo=fm.SLO(ttft_s=0.1), profiles=())
+
+
+def test_a_missing_price_is_named() -> None:
+    with pytest.raises(DeploymentError, match=r"accelerators\.fast: price_per_hour is missing"):
+        fm.plan(document(slow=1.0, fast=None), rag, rate=1, profiles=())
+
+
+def test_a_load_beyond_all_cards_is_said_and_not_hidden() -> None:
+    plan = fm.plan(document(), rag, rate=5000, profiles=(), cards=2)
+    assert plan.best.goodput < 0.95
+    assert "NO mix" in str(plan)
