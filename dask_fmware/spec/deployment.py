@@ -149,7 +149,7 @@ class Deployment(Record):
     light_workers: LightWorkers = LightWorkers()
     router: RouterOptions = RouterOptions()
     tenants: dict[str, TenantOptions] = Field(default_factory=dict)
-    provisioning: Provisioning | None = Field(default=None, description="start and stop replicas by load; None: never")
+    provisioning: Provisioning | None = Field(default=None, description="options of cluster.adapt and fm.provision")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
