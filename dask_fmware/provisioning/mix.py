@@ -26,7 +26,7 @@ __all__ = ["Mix", "cheapest_mix"]
 
 START_SHARE = 0.1  # of an hour's price, for each start: equal mixes do not take turns
 RELATIVE_GAP = 0.005
-TIME_LIMIT_S = 1.0  # of one solve; what is best by then is taken
+NODES = 500  # of the search, and no time: a busy machine must not plan otherwise than an idle one
 MANY = 40  # replicas, above which fractions are rounded up: less than one replica too many for each kind in use
 Key = tuple[str, str]
 
@@ -159,31 +159,45 @@ def _solve(cost: Any, rows: Sequence[tuple[dict[int, float], float, float]], upp
     least, most = np.array([row[1] for row in rows]), np.array([row[2] for row in rows])
 
     def solved(integrality: Any, most: Any) -> Any:
-        result = optimize.milp(
+        return optimize.milp(
             cost,
             integrality=integrality,
             bounds=optimize.Bounds(np.zeros(width), upper),
             constraints=optimize.LinearConstraint(matrix, least, most),
-            options={"mip_rel_gap": RELATIVE_GAP, "time_limit": TIME_LIMIT_S},
+            options={"mip_rel_gap": RELATIVE_GAP, "node_limit": NODES},
         )
-        if result.x is None:
-            raise SpecError(
-                f"no mix of cards keeps all bounds ({result.message}); lower min_replicas or raise max_cost_per_hour"
-            )
-        return result.x
 
-    fractions, integrality = np.zeros(width), np.zeros(width)
+    def rounded(parts: Any) -> Any:
+        """Fractions rounded up, or None where that breaks a bound; tried once more with room in each for it."""
+        for more_room in (True, False):
+            up = parts.copy()
+            up[: 2 * whole] = np.ceil(parts[: 2 * whole] - 1e-6)
+            sums = matrix @ up
+            if np.all(sums >= least - 1e-6) and np.all(sums <= most + 1e-6):
+                return up
+            if more_room:
+                added = np.maximum(matrix[:, :whole].toarray(), 0.0) @ np.ceil(parts[:whole] % 1.0 - 1e-6)
+                tighter = np.where(np.isfinite(most) & (most > 0), np.maximum(most - added, least), most)
+                again = solved(np.zeros(width), tighter)
+                if again.x is None:
+                    return None
+                parts = again.x
+        return None
+
+    integrality = np.zeros(width)
     integrality[:whole] = 1
-    parts = solved(fractions, most)
-    if parts[:whole].sum() <= MANY:
-        return solved(integrality, most)
-    for tries in range(2):
-        rounded = parts.copy()
-        rounded[: 2 * whole] = np.ceil(parts[: 2 * whole] - 1e-6)
-        sums = matrix @ rounded
-        if np.all(sums >= least - 1e-6) and np.all(sums <= most + 1e-6):
-            return rounded
-        if tries == 0:  # once more with room in each bound for what rounding adds
-            added = np.asarray(np.maximum(matrix[:, :whole].toarray(), 0.0) @ np.ceil(parts[:whole] % 1.0 - 1e-6))
-            parts = solved(fractions, np.where(np.isfinite(most) & (most > 0), np.maximum(most - added, least), most))
-    return solved(integrality, most)
+    fractions = solved(np.zeros(width), most)
+    if fractions.x is None:
+        raise SpecError(
+            f"no mix of cards keeps all bounds ({fractions.message}); lower min_replicas or raise max_cost_per_hour"
+        )
+    if fractions.x[:whole].sum() > MANY and (found := rounded(fractions.x)) is not None:
+        return found
+    exact = solved(integrality, most)
+    if exact.status == 0:
+        return exact.x
+    found = rounded(fractions.x)  # the search has ended early, and what it has by then may be far off
+    if found is None and exact.x is None:
+        raise SpecError(f"no mix of cards keeps all bounds ({exact.message}); lower min_replicas or add cards")
+    candidates = [x for x in (found, exact.x) if x is not None]
+    return min(candidates, key=lambda x: float(cost @ x))
