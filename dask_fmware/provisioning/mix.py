@@ -26,6 +26,7 @@ __all__ = ["Mix", "cheapest_mix"]
 
 START_SHARE = 0.1  # of an hour's price, for each start: equal mixes do not take turns
 RELATIVE_GAP = 0.005
+LEAST_LOAD = 1e-3  # of a replica, for calls that are few: the solver takes less for nothing
 NODES = 500  # of the search, and no time: a busy machine must not plan otherwise than an idle one
 MANY = 40  # replicas, above which fractions are rounded up: less than one replica too many for each kind in use
 Key = tuple[str, str]
@@ -88,12 +89,14 @@ def cheapest_mix(
     width = short + len(classes)
     price = np.array([max(kind.price_per_hour, 1e-6) for kind in kinds])
     largest = float(price.max(initial=1.0)) * 1000.0
-    wanted = np.array([calls.rate * headroom.get(calls.model, 1.0) for calls in classes])
+    best = [max((rate for c, _, rate in pairs if c == i), default=1.0) for i in range(len(classes))]
+    wanted = np.array([
+        max(calls.rate * headroom.get(calls.model, 1.0), LEAST_LOAD * rate)
+        for calls, rate in zip(classes, best, strict=True)
+    ])  # fmt: skip
     cost = np.zeros(width)
     cost[:n], cost[n : 2 * n] = price, START_SHARE * price
-    cost[short:] = [
-        largest / max(max((r for c, _, r in pairs if c == i), default=1.0), 1e-9) for i in range(len(classes))
-    ]
+    cost[short:] = [largest / min(rate, asked) for rate, asked in zip(best, wanted, strict=True)]
     rows: list[tuple[dict[int, float], float, float]] = []
     served: list[dict[int, float]] = [{short + c: 1.0} for c in range(len(classes))]
     filled: list[dict[int, float]] = [{k: -1.0} for k in range(n)]

@@ -65,6 +65,14 @@ def test_bounds_and_cards_hold_for_any_load() -> None:
         assert mix.replicas["b", "slow"] <= 1
 
 
+def test_few_calls_on_a_quick_replica_are_worth_a_card() -> None:
+    cards = inventory({"quick": 500.0}, prices={"quick": 9.0})
+    for rate in (1.0, 1e-3, 1e-9):
+        mix = cheapest_mix(cards, call_classes([flow(rate)], cards), OPTIONS)
+        assert mix.replicas["m", "quick"] == 1
+        assert not mix.unserved
+
+
 def test_a_cost_limit_leaves_calls_unserved_rather_than_failing() -> None:
     cards = inventory(cards=20)
     mix = cheapest_mix(cards, call_classes([flow(100.0)], cards), Provisioning(max_cost_per_hour=3.5))
