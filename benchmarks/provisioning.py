@@ -22,8 +22,9 @@ from typing import Any
 from benchmarks.environment import environment, write
 from dask_fmware.simulate.arrivals import Arrival
 from dask_fmware.simulate.provisioned import ProvisioningController
-from dask_fmware.simulate.report import interval, measure
+from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import SampledRun, Workload
 from dask_fmware.simulate.world import World
 from dask_fmware.spec.provisioning import Provisioning

@@ -29,6 +29,7 @@ def ask(question: str) -> Any:
 def world() -> Iterator[tuple[fm.LocalModelCluster, Client]]:
     made = deployment("m", on={"cpu": 1}, token_s=0.05, load_s=0.5)
     made["accelerators"]["cpu"]["cards"] = 4
+    made["models"]["m"]["on"]["cpu"]["latency"] = {"first_token_s": 0.001, "output_token_s": 0.05}
     with fm.LocalModelCluster(made, dashboard_address=None) as cluster, Client(cluster) as client:
         fm.wait_ready(client)
         cluster.adapt(fm.Provisioning(mode="manual", interval_s=0.2, cool_down_s=0, retry_s=1.0))
