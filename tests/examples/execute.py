@@ -1,4 +1,4 @@
-"""Execute the example notebooks and keep their outputs: ``python examples/execute.py``, or with names of some.
+"""Execute the example notebooks and keep their outputs: ``python tests/examples/execute.py``, or with names of some.
 
 They need no network, no GPU and no model: engines are emulated, or tiny random models. ``--check`` executes copies and
 leaves the notebooks as they are.
@@ -16,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-HERE = Path(__file__).resolve().parent
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CELL_S = 300  # that a cell may take
 
 
@@ -25,7 +25,7 @@ def execute(path: Path, *, keep: bool) -> float:
     notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()
     NotebookClient(
-        notebook, timeout=CELL_S, kernel_name="python3", record_timing=False, resources={"metadata": {"path": HERE}}
+        notebook, timeout=CELL_S, kernel_name="python3", record_timing=False, resources={"metadata": {"path": EXAMPLES}}
     ).execute()
     if keep:
         for number, cell in enumerate(notebook.cells):
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing")
     chosen = parser.parse_args()
     total, failed = 0.0, False
-    for path in sorted(HERE.glob("*.ipynb")):
+    for path in sorted(EXAMPLES.glob("*.ipynb")):
         if chosen.names and not path.name.startswith(tuple(chosen.names)):
             continue
         try:
