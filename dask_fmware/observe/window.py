@@ -161,6 +161,7 @@ class Window:
     def __init__(self, step_s: float = 5.0, keep: int = 180) -> None:
         self.step_s = step_s
         self.buckets: deque[Bucket] = deque(maxlen=keep)
+        self._until = 0.0  # end of the last bucket
         self._closed: tuple[tuple[float, float], Bucket] | None = None  # sum without the last bucket, and of what
 
     def __iter__(self) -> Iterator[Bucket]:
@@ -168,8 +169,9 @@ class Window:
 
     def at(self, now: float) -> Bucket:
         """Return the bucket of a time; of the latest one, should clocks go backwards."""
-        start = now - now % self.step_s
-        if not self.buckets or start > self.buckets[-1].start:
+        if now >= self._until:
+            start = now - now % self.step_s
+            self._until = start + self.step_s
             self.buckets.append(Bucket(start))
         return self.buckets[-1]
 

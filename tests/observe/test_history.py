@@ -7,6 +7,7 @@ import json
 import pytest
 
 from dask_fmware.model.plan import Objective
+from dask_fmware.observe import census
 from dask_fmware.observe.figures import Figures, slack_labels
 from dask_fmware.observe.history import NAMES, OTHERS, History
 from dask_fmware.observe.layout import graph_of
@@ -90,6 +91,25 @@ def test_a_window_forgets_and_bears_a_clock_that_goes_back() -> None:
     for now in (1.0, 6.0, 11.0, 16.0, 3.0):
         window.at(now).submitted += 1
     assert [(b.start, b.submitted) for b in window] == [(5.0, 1), (10.0, 1), (15.0, 2)]
+
+
+def test_waiting_and_running_calls_are_counted_while_somebody_looks_and_right_at_every_look(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(census, "PATIENCE", 6)
+    driver.ready(replica("r0"))
+    counts = {("rag", "answer", "running"): 1}
+    for number in range(4):
+        run_id, call = f"r{number}", f"r{number}/answer"
+        driver.submit(plan(run_id, [node(call, answers=True)]))
+        driver.runnable(call)
+        if number != 2:  # nobody looks: counting ends, and begins again with the next look
+            assert history(driver).census.counts == counts
+        driver.end(call)
+        if number != 2:
+            assert not history(driver).census.counts
+        driver.tell(RunEnded(run_id, "finished"))
+        driver.tell(RunDropped(run_id))
 
 
 def test_graphs_are_laid_out_in_columns_of_the_longest_chain() -> None:
