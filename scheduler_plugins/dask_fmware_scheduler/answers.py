@@ -25,8 +25,8 @@ class AnswerBoard:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def find(self, run_id: str, after: int, patience_s: float) -> dict[str, Any]:
-        """Return where the answer's attempt later than number `after` runs.
+    async def find(self, run_id: str, after: int = 0, patience_s: float = 20.0) -> dict[str, Any]:
+        """Return where the answer's attempt later than number `after` runs (RPC, long poll).
 
         The answer is a dictionary with ``worker``, ``call_id`` and ``attempt``; or with ``ended`` (the
         state of the run) if there is no such attempt; or with ``waiting`` after `patience_s` seconds. A

@@ -12,6 +12,7 @@ from distributed.metrics import time
 from dask_fmware.observe import History, waited_for
 from dask_fmware.observe.exposition import Family, expose, withdraw
 from dask_fmware.observe.figures import Figures
+from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_scheduler.dashboard.board import Board
 from dask_fmware_scheduler.dashboard.mounting import mount
 from dask_fmware_scheduler.dask_internals import DashboardInternals
@@ -64,7 +65,7 @@ class Observing:
         self._web.unmount()
 
     def _series(self) -> Iterator[Family]:
-        return series(self.history, time(), self._router.failed_replicas)
+        return series(self.history, time(), self._router.service(Arrivals).failed)
 
     def explain(self, run_id: str) -> dict[str, Any] | None:
         """Return what `dask_fmware.observe.explain` takes: a report, what it waited for, the time (RPC)."""
@@ -76,12 +77,11 @@ class Observing:
         return {"report": report.to_wire(), "neighbours": [asdict(n) for n in neighbours], "now": now}
 
     def _kv_used(self, replica_id: str) -> float | None:
-        engines = next((s for s in self._router.services if isinstance(s, EngineStates)), None)
-        return engines.kv_used(replica_id) if engines is not None else None
+        return self._router.service(EngineStates).kv_used(replica_id)
 
     def _beside(self) -> dict[str, Any]:
         """What the page shows that the machine does not know."""
-        failed = self._router.failed_replicas.values()
+        failed = self._router.service(Arrivals).failed.values()
         keys = ("name", "model", "accelerator", "error", "will_retry")
         return {
             "failed_replicas": [{key: message.get(key) for key in keys} for message in failed],

@@ -15,6 +15,8 @@ from dask_fmware.provisioning import ReplicaNow
 from dask_fmware.provisioning.views import ReplicaState
 from dask_fmware.runtime.demand import Demand
 from dask_fmware.spec.provisioning import Provisioning
+from dask_fmware_scheduler.arrivals import Arrivals
+from dask_fmware_scheduler.leave import Leave
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
@@ -109,19 +111,19 @@ class ReplicaWatch:
         """Give a replica no more calls."""
         if (known := self._known.get(name)) is not None and (address := self.address(name)):
             known.is_draining = True
-            self._router.drain([address], lease_s)
+            self._router.service(Leave).drain([address], lease_s)
 
     def resume(self, name: str) -> None:
         """Give a replica calls again."""
         if (known := self._known.get(name)) is not None and (address := self.address(name)):
             known.is_draining = False
-            self._router.drain([address], 0.0)
+            self._router.service(Leave).drain([address], 0.0)
 
     def renew(self, lease_s: float) -> None:
         """Keep those on leave that are."""
         on_leave = [self._addresses[n] for n, k in self._known.items() if k.is_draining and n in self._addresses]
         if on_leave:
-            self._router.drain(on_leave, lease_s)
+            self._router.service(Leave).drain(on_leave, lease_s)
 
     def stopping(self, name: str, now: float) -> None:
         """An executor was told to stop a replica."""
@@ -163,7 +165,7 @@ class ReplicaWatch:
         """Why a replica that does not serve will not be waited for, and whether it never will."""
         if error:
             return error, False
-        for message in self._router.failed_replicas.values():
+        for message in self._router.service(Arrivals).failed.values():
             if message["name"] == name and (not known.had_served or not message["will_retry"]):
                 return str(message["error"]), not message["will_retry"]
         if len(known.losses) == LOSSES and now - known.losses[0] < LOSSES_S:

@@ -12,26 +12,17 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import wraps
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 from distributed import Scheduler, SchedulerPlugin
 from distributed.metrics import time
 
 from dask_fmware.errors import AttemptsExhaustedError, FMwareError, NotInstalledError
-from dask_fmware.model.messages import (
-    PROTOCOL_VERSION,
-    AttemptEnded,
-    Branched,
-    FirstToken,
-    ReplicaFailed,
-    ReplicaReady,
-    check_version,
-)
+from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken
 from dask_fmware.model.plan import PlannedNode
-from dask_fmware.model.replica import MODEL_LABEL, Replica, read_label
+from dask_fmware.model.replica import MODEL_LABEL, read_label
 from dask_fmware.policy import create_policy
 from dask_fmware.runtime import (
     Assign,
@@ -52,15 +43,14 @@ from dask_fmware.runtime import (
     Skip,
     Tick,
 )
-from dask_fmware.runtime import ReplicaReady as ReplicaIsReady
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware_scheduler.answers import AnswerBoard
+from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
-from dask_fmware_scheduler.drift import drift_sentence
 from dask_fmware_scheduler.placement import Placement
 from dask_fmware_scheduler.provisioning import ProvisioningService
 from dask_fmware_scheduler.results import ResultMover
-from dask_fmware_scheduler.services import SERVICES
+from dask_fmware_scheduler.services import SERVICES, Service
 
 __all__ = ["ReplicaRouter"]
 
@@ -68,6 +58,7 @@ logger = logging.getLogger("dask_fmware.router")
 
 DEATHS = 10  # of workers under one plain task, before the task is blamed for them
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=Service)
 
 
 def _guarded(hook: F) -> F:
@@ -75,12 +66,7 @@ def _guarded(hook: F) -> F:
 
     @wraps(hook)
     def guarded(self: ReplicaRouter, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return hook(self, *args, **kwargs)
-        except Exception:
-            self.failures[hook.__name__] += 1
-            logger.exception("Replica router: %s failed", hook.__name__)
-            return None
+        return self._guard(hook.__name__, hook, self, *args, **kwargs)
 
     return guarded  # type: ignore[return-value]
 
@@ -122,26 +108,17 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.answers = AnswerBoard(self.machine)
         self.placement = Placement(self.dask, self._put_back)
         self.results = ResultMover(self.dask, lambda: self.placement.light)
-        self.failed_replicas: dict[str, dict[str, Any]] = {}
         self._nodes: dict[str, tuple[str, PlannedNode]] = {}  # key -> (run id, node)
         self._outputs: dict[str, str] = {}  # key of a result -> run id
         self._refused: dict[str, FMwareError] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._drained: dict[str, asyncio.TimerHandle] = {}  # replicas on leave -> when it ends
-        self._stopped = False
+        self._stopped = self._closed = False
         self._wakes_at: float | None = None  # when the machine is told that its time has come
         self.dask.tolerate_worker_deaths(1000)
-        self.dask.listen(
-            {
-                FirstToken.op: self._on_first_token,
-                AttemptEnded.op: self._on_attempt_ended,
-                Branched.op: self._on_branched,
-                ReplicaFailed.op: self._on_replica_failed,
-            }
-        )
-        self.services = [make(self) for make in SERVICES]
+        self.services = tuple(make(self) for make in SERVICES)
+        self._listen({message.op: partial(self._told, message) for message in (FirstToken, AttemptEnded, Branched)})
         for service in self.services:
-            self.dask.listen(service.messages())
+            self._listen(service.messages())
             service.start()
         self._served = self._handlers()
         self.dask.serve(self._served)
@@ -152,31 +129,41 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
 
     def _handlers(self) -> dict[str, Callable[..., Any]]:
         handlers: dict[str, Callable[..., Any]] = {
-            "fmware_announce": self.announce,
-            "fmware_report": self.report,
-            "fmware_reports": self.reports,
-            "fmware_status": self.status,
-            "fmware_answer": self.answer,
-            "fmware_drain": self.drain,
+            "fmware_answer": self.answers.find,
             "fmware_uninstall": self.uninstall,
         }
         for service in self.services:
             handlers.update(service.rpcs())
         return handlers
 
+    def _listen(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
+        """Take messages of workers; one that cannot be understood must not cost a worker its stream."""
+        self.dask.listen({op: partial(self._guard, op, handler) for op, handler in handlers.items()})
+
+    def service(self, kind: type[S]) -> S:
+        """Return the service of a kind."""
+        return next(service for service in self.services if isinstance(service, kind))
+
     async def close(self) -> None:
         """Stop routing; the streams of workers stay served so that none of them breaks."""
-        self._stopped = True
+        if self._closed:
+            return
+        self._stopped = self._closed = True
         for service in reversed(self.services):
             service.close()
-        self.services = []
         self.results.close()
         self.placement.close()
-        for leave in self._drained.values():
-            leave.cancel()
         for task in self._tasks:
             task.cancel()
         self.dask.stop_serving(self._served)
+
+    def _guard(self, name: str, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return do(*args, **kwargs)
+        except Exception:
+            self.failures[name] += 1
+            logger.exception("Replica router: %s failed", name)
+            return None
 
     async def uninstall(self) -> None:
         """Fail what is held, since nobody will place it any more, and stop routing (RPC)."""
@@ -185,7 +172,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.placement.fail_parked(list(self._nodes), error)
         await self.close()
 
-    def _later(self, coroutine: Any) -> None:
+    def later(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the background, until the router closes; log what goes wrong."""
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -204,16 +192,16 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self._tune(worker=worker)
         if read_label(self.dask.resources(worker), MODEL_LABEL) is None:
             self.placement.add_light(worker)
-        self._later(self._greet(worker))
+        self.later(self.service(Arrivals).greet(worker))
 
     @_guarded
     def remove_worker(self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any) -> None:
         """Forget a worker. Dask has moved its tasks by now."""
         self.placement.remove_light(worker)
-        self.failed_replicas.pop(worker, None)
-        self._replica_gone(worker)
+        self.service(Arrivals).left(worker)
+        self.replica_gone(worker)
 
-    def _replica_gone(self, worker: str, reason: str = "its worker is gone") -> None:
+    def replica_gone(self, worker: str, reason: str = "its worker is gone") -> None:
         """Tell the machine, and offer it again what had not left for that replica yet: Dask will not."""
         undelivered = self.placement.take_back_from(worker)
         self._handle(ReplicaGone(worker, reason))
@@ -243,37 +231,6 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _tune(self, *, worker: str | None = None, client: str | None = None) -> None:
         if self.stream_interval_s is not None:
             self.dask.send_at_once(worker=worker, client=client, interval_s=self.stream_interval_s)
-
-    async def _greet(self, worker: str) -> None:
-        """Ask a worker for its replica, in case it announced itself before this plugin was there."""
-        try:
-            answer = await asyncio.wait_for(
-                self.dask.scheduler.rpc(worker).fmware_hello(version=PROTOCOL_VERSION), timeout=30
-            )
-        except (OSError, TimeoutError) as error:
-            logger.info("Worker %s did not answer the router's greeting: %r", worker, error)
-            return
-        if answer is not None:  # None: its model host comes later and announces itself
-            self.announce(**answer)
-
-    def announce(self, worker: str, version: int, replica: dict[str, Any] | None) -> dict[str, Any]:
-        """Take in a worker's model host and, if its engine serves, its replica (RPC)."""
-        check_version(version, f"worker {worker}")
-        if replica is not None and self.dask.is_known(worker):
-            self.failed_replicas.pop(worker, None)
-            known = self.machine.fleet.get(worker)
-            made = ReplicaReady.from_wire(replica).replica(worker)
-            if known is None or known.replica != made:
-                logger.info("Replica %s of model %s on %s is ready", made.name, made.model, made.accelerator)
-                self._handle(ReplicaIsReady(made))
-        return {"version": PROTOCOL_VERSION}
-
-    @_guarded
-    def _on_replica_failed(self, worker: str, **message: Any) -> None:
-        failed = ReplicaFailed.from_wire(message)
-        logger.warning("Replica %s of model %s failed: %s", failed.name, failed.model, failed.error)
-        self.failed_replicas[worker] = asdict(failed)
-        self._replica_gone(worker, failed.error)
 
     # -- graphs and transitions ------------------------------------------------------------------
 
@@ -370,7 +327,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         call = self.machine.runs.calls.get(key)
         attempt = call.attempt if call is not None else None
         if attempt is not None and not self.dask.is_known(attempt.replica_id):
-            self._replica_gone(attempt.replica_id)
+            self.replica_gone(attempt.replica_id)
 
     def _place_plain(self, task: Any, node: PlannedNode) -> None:
         """Send plain code to light workers, unless it has killed too many of them."""
@@ -384,22 +341,10 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         )
         self.placement.fail_soon(task.key, error)
 
-    # -- messages from workers -------------------------------------------------------------------
-
-    @_guarded
-    def _on_first_token(self, worker: str, **message: Any) -> None:
-        event = FirstToken.from_wire(message)
-        self._handle(event)
-
-    @_guarded
-    def _on_attempt_ended(self, worker: str, **message: Any) -> None:
-        self._handle(AttemptEnded.from_wire(message))
-
-    @_guarded
-    def _on_branched(self, worker: str, **message: Any) -> None:
-        self._handle(Branched.from_wire(message))
-
     # -- the machine -----------------------------------------------------------------------------
+
+    def _told(self, message: type[FirstToken | AttemptEnded | Branched], /, worker: str, **fields: Any) -> None:
+        self._handle(message.from_wire(fields))
 
     @_guarded
     def take(self, event: Event) -> None:
@@ -454,107 +399,19 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         """The replica of these assignments takes no tasks: let the machine decide again."""
         for action in actions:
             if not self.dask.is_known(action.replica_id):
-                self._replica_gone(action.replica_id)
+                self.replica_gone(action.replica_id)
             elif not self.dask.takes_tasks(action.replica_id):
                 self._handle(ReplicaDraining(action.replica_id))
             self._handle(AttemptEnded(action.call_id, action.attempt, "undelivered"))
             if self.dask.task(action.call_id) is not None:
                 self._handle(CallRunnable(action.call_id))
 
-    # -- RPC for clients -------------------------------------------------------------------------
-
-    def report(self, run_id: str) -> dict[str, Any] | None:
-        """Return the report of a run, or None (RPC); during the run with what its calls have left."""
-        report, now = self.machine.report(run_id), time()
-        if report is None:
-            return None
-        wire, slack = report.to_wire(), self.machine.slack(run_id, now)
-        for call in wire["calls"]:
-            if (left := slack.get(call["call_id"])) is not None:
-                call["latest_start_at"] = left.latest_start - report.submitted
-                call["live_slack_s"] = left.slack_s
-        return wire
-
-    def reports(self, run_ids: list[str] | None = None) -> list[dict[str, Any]]:
-        """Return the reports of these runs, or of all that are remembered (RPC)."""
-        runs = self.machine.runs
-        found = runs.reports() if run_ids is None else map(runs.report, run_ids)
-        return [report.to_wire() for report in found if report is not None]
-
-    async def answer(self, run_id: str, after: int = 0, patience_s: float = 20.0) -> dict[str, Any]:
-        """Return where the answer of a run is generated (RPC, long poll)."""
-        return await self.answers.find(run_id, after, patience_s)
-
-    def drain(self, workers: list[str], lease_s: float) -> dict[str, int]:
-        """Give these replicas no calls for `lease_s` seconds, 0: again at once; return the calls on each (RPC).
-
-        A lease, because whoever asked for it may die.
-        """
-        for worker in workers:
-            if (leave := self._drained.pop(worker, None)) is not None:
-                leave.cancel()
-            if lease_s > 0:
-                self._drained[worker] = asyncio.get_running_loop().call_later(lease_s, self._return_to_routing, worker)
-                self._handle(ReplicaDraining(worker))
-            elif self.dask.takes_tasks(worker):
-                self._handle(ReplicaDraining(worker, False))
-        states = {worker: self.machine.fleet.get(worker) for worker in workers}
-        return {worker: len(state.running) for worker, state in states.items() if state is not None}
-
     def valid_workers_downscaling(self, scheduler: Scheduler, workers: list[Any]) -> list[Any]:
         """Keep other scalers (Dask's own, Kubernetes operators) off replicas, but for those drained to be stopped."""
-        service = next((s for s in self.services if isinstance(s, ProvisioningService)), None)
+        provisioning = self.service(ProvisioningService)
         return [
             worker
             for worker in workers
             if read_label(self.dask.resources(worker.address), MODEL_LABEL) is None
-            or (service is not None and service.may_go(worker.address))
+            or provisioning.may_go(worker.address)
         ]
-
-    def _return_to_routing(self, worker: str) -> None:
-        self._drained.pop(worker, None)
-        if self.dask.takes_tasks(worker):
-            self._handle(ReplicaDraining(worker, False))
-
-    def _pace(self, replica: Replica) -> dict[str, Any]:
-        """How a replica runs beside its profile."""
-        known = self.machine.fleet.corrections.of(replica)
-        drift = known.detector.drift if known is not None else None
-        return {
-            "correction": {"decode": known.decode, "prefill": known.prefill} if known is not None else None,
-            "drift": drift_sentence(replica, drift) if drift is not None else None,
-        }
-
-    def status(self) -> dict[str, Any]:
-        """Return the state of the runtime in plain values (RPC)."""
-        return {
-            "version": PROTOCOL_VERSION,
-            "deployment": self.deployment.model_dump_json(),  # as text: lists would arrive as tuples
-            "policy": self.machine.policy.name,
-            "held": self.machine.held,
-            "runs": len(self.machine.runs),
-            "light_workers": len(self.placement.light),
-            "failures": dict(self.failures),
-            "provisioning": next((s.status() for s in self.services if isinstance(s, ProvisioningService)), None),
-            "failed_replicas": [dict(message, worker=worker) for worker, message in self.failed_replicas.items()],
-            "replicas": [
-                {
-                    "worker": state.replica.replica_id,
-                    "name": state.replica.name,
-                    "model": state.replica.model,
-                    "accelerator": state.replica.accelerator,
-                    "card": state.replica.card,
-                    "slots": state.replica.slots,
-                    "running": len(state.running),
-                    "waiting": state.waiting,
-                    "draining": state.draining,
-                    "engine": state.replica.engine,
-                    "engine_version": state.replica.engine_version,
-                    "load_s": state.replica.load_s,
-                    "latency": self.machine.fleet.latency(state.replica).model_dump(),
-                    "profiled": state.replica.profile is not None,
-                    **self._pace(state.replica),
-                }
-                for state in self.machine.fleet
-            ],
-        }

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_scheduler.drift import DriftWatch
 from dask_fmware_scheduler.engine_states import EngineStates
+from dask_fmware_scheduler.leave import Leave
 from dask_fmware_scheduler.observing import Observing
 from dask_fmware_scheduler.provisioning import ProvisioningService
 from dask_fmware_scheduler.recorder import Recorder
+from dask_fmware_scheduler.reporting import Reporting
 from dask_fmware_scheduler.traces import Traces
 
 if TYPE_CHECKING:
@@ -44,10 +47,13 @@ class Service(Protocol):
 
 SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (
     Recorder,
+    Arrivals,
+    Leave,
     EngineStates,
     DriftWatch,
     Observing,
     Traces,
     ProvisioningService,
+    Reporting,
 )
 """Makers of services, in the order in which they start."""

@@ -12,6 +12,7 @@ from dask_fmware.errors import AttemptsExhaustedError, DeploymentError, EngineLo
 from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware.testing.scripted import ScriptedEngine
+from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_workers import host, loading
 from dask_fmware_workers.engines import create_engine
 from tests.cluster.flows import fan, one, rag, where
@@ -75,7 +76,7 @@ async def test_a_replica_that_cannot_load_is_reported_with_its_reason() -> None:
         "small", on={"bad": 1, "good": 1}, placements={"bad": {"load_error": "no such file: model.gguf"}}
     )
     async with InProcessCluster(document, wait=False) as cluster:
-        await cluster.until(lambda: cluster.router.failed_replicas and len(cluster.router.machine.fleet) == 1)
+        await cluster.until(lambda: cluster.router.service(Arrivals).failed and len(cluster.router.machine.fleet) == 1)
         (failed,) = (await fm.status(cluster.client))["failed_replicas"]
         assert failed["name"] == "small-bad-0"
         assert "no such file: model.gguf" in failed["error"]

@@ -12,6 +12,7 @@ from dask_fmware.errors import DeploymentError
 from dask_fmware.profile.record import LiveProfile
 from dask_fmware.profile.store import ProfileStore
 from dask_fmware.testing import InProcessCluster
+from dask_fmware_scheduler.leave import Leave
 
 pytest.importorskip("scipy")
 
@@ -94,7 +95,7 @@ async def test_an_interrupted_run_is_taken_up_where_it_was(cluster, tmp_path) ->
 
 async def test_a_lease_ends_by_itself(cluster) -> None:
     (state, *_others) = cluster.router.machine.fleet
-    cluster.router.drain([state.replica.replica_id], 0.01)
+    cluster.router.service(Leave).drain([state.replica.replica_id], 0.01)
     assert state.draining
     await cluster.until(lambda: not state.draining, "the replica is back")
 

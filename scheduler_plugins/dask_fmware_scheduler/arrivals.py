@@ -1,0 +1,76 @@
+"""Replicas that come: workers announce them when their engine serves, or say why it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from dask_fmware.model.messages import PROTOCOL_VERSION, ReplicaFailed, ReplicaReady, check_version
+from dask_fmware.runtime import ReplicaReady as ReplicaIsReady
+
+if TYPE_CHECKING:
+    from dask_fmware_scheduler.router import ReplicaRouter
+
+__all__ = ["Arrivals"]
+
+logger = logging.getLogger("dask_fmware.router")
+
+GREETING_S = 30.0  # that a worker may take to answer
+
+
+class Arrivals:
+    """Takes in replicas, and remembers those that failed; a `Service`."""
+
+    def __init__(self, router: ReplicaRouter) -> None:
+        self._router = router
+        self.failed: dict[str, dict[str, Any]] = {}  # worker -> what it said of its replica
+
+    def rpcs(self) -> Mapping[str, Callable[..., Any]]:
+        """What workers tell and want answered."""
+        return {"fmware_announce": self.announce}
+
+    def messages(self) -> Mapping[str, Callable[..., Any]]:
+        """What workers tell."""
+        return {ReplicaFailed.op: self._on_failed}
+
+    def start(self) -> None:
+        """Nobody has come yet."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    async def greet(self, worker: str) -> None:
+        """Ask a worker for its replica, in case it announced itself before the router was there."""
+        rpc = self._router.dask.scheduler.rpc(worker)
+        try:
+            answer = await asyncio.wait_for(rpc.fmware_hello(version=PROTOCOL_VERSION), GREETING_S)
+        except (OSError, TimeoutError) as error:
+            logger.info("Worker %s did not answer the router's greeting: %r", worker, error)
+            return
+        if answer is not None:  # None: its model host comes later and announces itself
+            self.announce(**answer)
+
+    def announce(self, worker: str, version: int, replica: dict[str, Any] | None) -> dict[str, Any]:
+        """Take in a worker's model host and, if its engine serves, its replica (RPC)."""
+        check_version(version, f"worker {worker}")
+        if replica is not None and self._router.dask.is_known(worker):
+            self.failed.pop(worker, None)
+            known = self._router.machine.fleet.get(worker)
+            made = ReplicaReady.from_wire(replica).replica(worker)
+            if known is None or known.replica != made:
+                logger.info("Replica %s of model %s on %s is ready", made.name, made.model, made.accelerator)
+                self._router.take(ReplicaIsReady(made))
+        return {"version": PROTOCOL_VERSION}
+
+    def left(self, worker: str) -> None:
+        """A worker is gone, and what it said with it."""
+        self.failed.pop(worker, None)
+
+    def _on_failed(self, worker: str, **message: Any) -> None:
+        failed = ReplicaFailed.from_wire(message)
+        logger.warning("Replica %s of model %s failed: %s", failed.name, failed.model, failed.error)
+        self.failed[worker] = asdict(failed)
+        self._router.replica_gone(worker, failed.error)

@@ -1,0 +1,107 @@
+"""Answers questions of clients: reports of runs, and the state of the runtime in plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from distributed.metrics import time
+
+from dask_fmware.model.messages import PROTOCOL_VERSION
+from dask_fmware.model.replica import Replica
+from dask_fmware.runtime.fleet import ReplicaState
+from dask_fmware_scheduler.arrivals import Arrivals
+from dask_fmware_scheduler.drift import drift_sentence
+from dask_fmware_scheduler.provisioning import ProvisioningService
+
+if TYPE_CHECKING:
+    from dask_fmware_scheduler.router import ReplicaRouter
+
+__all__ = ["Reporting"]
+
+
+class Reporting:
+    """Reads what the router and its services know; a `Service`."""
+
+    def __init__(self, router: ReplicaRouter) -> None:
+        self._router = router
+
+    def rpcs(self) -> Mapping[str, Callable[..., Any]]:
+        """What clients ask."""
+        return {"fmware_report": self.report, "fmware_reports": self.reports, "fmware_status": self.status}
+
+    def messages(self) -> Mapping[str, Callable[..., Any]]:
+        """None."""
+        return {}
+
+    def start(self) -> None:
+        """Nothing to begin."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def report(self, run_id: str) -> dict[str, Any] | None:
+        """Return the report of a run, or None (RPC); during the run with what its calls have left."""
+        machine, now = self._router.machine, time()
+        report = machine.report(run_id)
+        if report is None:
+            return None
+        wire, slack = report.to_wire(), machine.slack(run_id, now)
+        for call in wire["calls"]:
+            if (left := slack.get(call["call_id"])) is not None:
+                call["latest_start_at"] = left.latest_start - report.submitted
+                call["live_slack_s"] = left.slack_s
+        return wire
+
+    def reports(self, run_ids: list[str] | None = None) -> list[dict[str, Any]]:
+        """Return the reports of these runs, or of all that are remembered (RPC)."""
+        runs = self._router.machine.runs
+        found = runs.reports() if run_ids is None else map(runs.report, run_ids)
+        return [report.to_wire() for report in found if report is not None]
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of the runtime in plain values (RPC)."""
+        router, machine = self._router, self._router.machine
+        return {
+            "version": PROTOCOL_VERSION,
+            "deployment": router.deployment.model_dump_json(),  # as text: lists would arrive as tuples
+            "policy": machine.policy.name,
+            "held": machine.held,
+            "runs": len(machine.runs),
+            "light_workers": len(router.placement.light),
+            "failures": dict(router.failures),
+            "provisioning": router.service(ProvisioningService).status(),
+            "failed_replicas": [
+                dict(message, worker=worker) for worker, message in router.service(Arrivals).failed.items()
+            ],
+            "replicas": [self._replica(state) for state in machine.fleet],
+        }
+
+    def _replica(self, state: ReplicaState) -> dict[str, Any]:
+        replica = state.replica
+        return {
+            "worker": replica.replica_id,
+            "name": replica.name,
+            "model": replica.model,
+            "accelerator": replica.accelerator,
+            "card": replica.card,
+            "slots": replica.slots,
+            "running": len(state.running),
+            "waiting": state.waiting,
+            "draining": state.draining,
+            "engine": replica.engine,
+            "engine_version": replica.engine_version,
+            "load_s": replica.load_s,
+            "latency": self._router.machine.fleet.latency(replica).model_dump(),
+            "profiled": replica.profile is not None,
+            **self._pace(replica),
+        }
+
+    def _pace(self, replica: Replica) -> dict[str, Any]:
+        """How a replica runs beside its profile."""
+        known = self._router.machine.fleet.corrections.of(replica)
+        drift = known.detector.drift if known is not None else None
+        return {
+            "correction": {"decode": known.decode, "prefill": known.prefill} if known is not None else None,
+            "drift": drift_sentence(replica, drift) if drift is not None else None,
+        }
