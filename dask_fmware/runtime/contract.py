@@ -49,6 +49,7 @@ class Breach:
 @dataclass(slots=True)
 class _Call:
     node: PlannedNode
+    run: _Run
     is_runnable: bool = False  # and not assigned since
     is_over: bool = False  # finished or skipped
     tries: set[int] = field(default_factory=set)  # attempts since it last finished
@@ -81,6 +82,9 @@ class Contract:
         Whether the machine is watched from its beginning: only then must every call be known.
     report
         Looks up the report of a run, so that it can be held against what happened; None where there are none.
+    wake_at
+        When the machine wants to look again, or None if it waits for events only: then no call may wait for
+        replicas that are idle. Left out where nobody can be asked.
     """
 
     def __init__(
@@ -89,14 +93,17 @@ class Contract:
         *,
         is_complete: bool = True,
         report: Callable[[str], RunReport | None] | None = None,
+        wake_at: Callable[[], float | None] | None = None,
     ) -> None:
         self.breaches: list[Breach] = []
         self.counts: Counter[str] = Counter()  # runs by end, attempts by outcome, events
         self._max_attempts = max_attempts
         self._is_complete = is_complete
         self._report = report
+        self._wake_at = wake_at
         self._runs: dict[str, _Run] = {}  # live runs by the id of any of their plans
         self._calls: dict[str, _Call] = {}
+        self._waiting: dict[str, _Call] = {}  # those that are runnable
         self._places: dict[str, _Place] = {}
         self._slots: dict[tuple[str, int], _Place] = {}  # (call id, attempt) -> where it runs
         self._now = 0.0
@@ -119,13 +126,13 @@ class Contract:
                 self._submitted(event.plan)
             case CallRunnable():
                 if (call := self._calls.get(event.call_id)) is not None:
-                    call.is_runnable = True
+                    self._is_runnable(event.call_id, call, True)
                     if call.is_over:
                         call.is_over = False
                         call.tries.clear()
             case CallWithdrawn() | CallDropped():
                 if (call := self._calls.get(event.call_id)) is not None:
-                    call.is_runnable = False
+                    self._is_runnable(event.call_id, call, False)
             case AttemptEnded():
                 self._attempt_ended(event)
             case RunEnded():
@@ -141,6 +148,8 @@ class Contract:
                     place.drains = event.draining
         for made in decisions:
             self._decided(made)
+        if self._wake_at is not None and self._waiting and self._wake_at() is None:
+            self._check_waiting()
 
     def finish(self) -> list[Breach]:
         """Nothing more will happen: what is still under way was lost. Return all breaches."""
@@ -154,6 +163,24 @@ class Contract:
 
     def _broken(self, point: int, what: str) -> None:
         self.breaches.append(Breach(point, self._now, what))
+
+    def _is_runnable(self, call_id: str, call: _Call, is_runnable: bool) -> None:
+        call.is_runnable = is_runnable
+        if is_runnable:
+            self._waiting[call_id] = call
+        else:
+            self._waiting.pop(call_id, None)
+
+    def _check_waiting(self) -> None:
+        """Only events are waited for: then one must come from a card of the model that runs something."""
+        busy = {place.replica.card for place in self._places.values() if place.running}
+        moving = {place.replica.model for place in self._places.values() if place.replica.card in busy}
+        open_ = {p.replica.model: p for p in self._places.values() if not p.drains and p.replica.model not in moving}
+        for call_id, call in self._waiting.items():
+            idle = open_.get(call.node.model or "")
+            if idle is not None and call.run.state == "live":
+                what = f"call '{call_id}' waits for nothing although '{idle.replica.replica_id}' is idle"
+                self._broken(ENDS, what)
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -170,7 +197,7 @@ class Contract:
         self._runs[plan.run_id] = run
         fresh = [node for node in plan.nodes if node.model is not None and node.key not in self._calls]
         run.plans[plan.run_id] = [node.key for node in fresh]
-        self._calls.update({node.key: _Call(node) for node in fresh})
+        self._calls.update({node.key: _Call(node, run) for node in fresh})
 
     def _run_ended(self, event: RunEnded) -> None:
         run = self._runs.get(event.run_id)
@@ -211,6 +238,7 @@ class Contract:
             del self._runs[plan_id]
             for key in run.plans.pop(plan_id):
                 del self._calls[key]
+                self._waiting.pop(key, None)
 
     # -- attempts --------------------------------------------------------------------------------
 
@@ -237,7 +265,11 @@ class Contract:
                 self._assigned(made)
             case "Skip":
                 if (call := self._calls.get(made.of)) is not None:
-                    call.is_over, call.is_runnable = True, False
+                    call.is_over = True
+                    self._is_runnable(made.of, call, False)
+            case "Fail":
+                if (call := self._calls.get(made.of)) is not None:
+                    self._is_runnable(made.of, call, False)
             case "Refuse":
                 if (run := self._runs.get(made.of)) is not None and run.plan.run_id == made.of:
                     run.state = "refused"
@@ -254,7 +286,8 @@ class Contract:
                 self._broken(PLACES, f"{what} was assigned although its inputs are not there or it runs already")
             if made.attempt <= call.latest:
                 self._broken(ATTEMPTS, f"{what} has a number that attempt {call.latest} had before")
-            call.is_runnable, call.latest = False, made.attempt
+            self._is_runnable(made.of, call, False)
+            call.latest = made.attempt
             call.tries.add(made.attempt)
             if len(call.tries) > self._max_attempts:
                 self._broken(ATTEMPTS, f"{what} is one more than the {self._max_attempts} that are permitted")

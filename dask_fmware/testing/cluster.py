@@ -130,7 +130,9 @@ class InProcessCluster:
         if router is None:
             return None
         machine = router.machine
-        contract = Contract(machine.max_attempts, is_complete=False, report=machine.report)
+        contract = Contract(
+            machine.max_attempts, is_complete=False, report=machine.report, wake_at=lambda: machine.wake_at
+        )
         for state in machine.fleet:
             contract.observe(ReplicaReady(state.replica), (), 0.0)
         machine.observers.append(contract)

@@ -52,7 +52,11 @@ class FaultyWorld(World):
         self._poison = self._draws.choice((0.0, 0.0, 0.05))  # share of calls
         self._is_poison: dict[str, bool] = {}
         self._lose = self._undeliver = 0
-        self.contract = Contract(MAX_ATTEMPTS, report=lambda run_id: self.machine.report(run_id))
+        self.contract = Contract(
+            MAX_ATTEMPTS,
+            report=lambda run_id: self.machine.report(run_id),
+            wake_at=lambda: self.machine.wake_at,
+        )
         scenario = draw_scenario(seed)
         super().__init__(scenario, policy, (), seed, self._take_down, ended=self._take_end)
         runs = list(Workload(scenario, seed).runs())

@@ -93,7 +93,7 @@ class Shell:
         self.machine = self.new_machine()
         self.history = History(self.machine)
         self.machine.observers.append(self.history)
-        self.contract = Contract(self.MAX_ATTEMPTS, report=self.machine.report)
+        self.contract = Contract(self.MAX_ATTEMPTS, report=self.machine.report, wake_at=lambda: self.machine.wake_at)
         self.machine.observers.append(self.contract)
         self.now = 0.0
         self.log: list[tuple[Event, float, list[tuple[object, ...]]]] = []

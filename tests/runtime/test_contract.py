@@ -16,6 +16,7 @@ from dask_fmware.runtime import (
     AttemptEnded,
     CallRunnable,
     Event,
+    Fail,
     Refuse,
     ReplicaDraining,
     ReplicaGone,
@@ -156,3 +157,19 @@ def test_a_late_run_that_is_reported_as_in_time_is_a_breach() -> None:
     course = [(READY, ()), (RunSubmitted(late), ()), *SERVED[2:]]
     assert any(breach.point == 4 for breach in checked(*course, report=lambda run_id: report).breaches)
     assert checked(*course, report=lambda run_id: replace(report, finished_at=3.0)).breaches == []
+
+
+def test_a_call_never_waits_for_an_idle_replica_without_a_wake_up() -> None:
+    held: list[tuple[Event, Sequence[Action]]] = [(READY, ()), (SUBMITTED, ()), (CallRunnable("r/x"), ())]
+    dropped: tuple[Event, Sequence[Action]] = (RunDropped("r"), ())
+    assert any(
+        breach.what == "call 'r/x' waits for nothing although 'tcp://a' is idle"
+        for breach in checked(*held, dropped, wake_at=lambda: None).breaches
+    )
+    assert checked(*held, dropped, wake_at=lambda: 5.0).breaches == []
+    failed = (CallRunnable("r/x"), [Fail("r/x", CapacityError("full"))])
+    assert checked(*held[:2], failed, dropped, wake_at=lambda: None).breaches == []
+    other: tuple[Event, Sequence[Action]] = (ReplicaReady(replica("b")), ())
+    busy = [other, *STARTED, (RunSubmitted(plan("s", [node("s/x")])), ()), (CallRunnable("s/x"), ())]
+    breaches = checked(*busy, (RunDropped("s"), ()), wake_at=lambda: None).breaches
+    assert not [breach for breach in breaches if "waits" in breach.what]  # the end of the attempt on 'a' is an event
