@@ -1,4 +1,4 @@
 """Words shared by every process: calls, completions, usage, replicas, the engine protocol, messages.
 
-Pure: frozen dataclasses without I/O, clock or Dask.
+Pure: immutable dataclasses without I/O, clock or Dask.
 """

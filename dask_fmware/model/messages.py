@@ -6,11 +6,12 @@ They hold ids, counts and durations, never a prompt or an answer.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, field, fields
 from typing import Any, ClassVar, Literal, Self
 
 from dask_fmware.errors import VersionMismatchError
 from dask_fmware.model.engine import EngineState
+from dask_fmware.model.immutable import immutable
 from dask_fmware.model.replica import Replica
 from dask_fmware.spec.deployment import Latency
 
@@ -83,7 +84,7 @@ def _fields(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
     return known
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Grant(_Message):
     """Scheduler to worker: this call may run here, as this attempt. Precedes the Dask task on the stream."""
 
@@ -94,7 +95,7 @@ class Grant(_Message):
     stall_s: float = 0.0  # without a token, after which the attempt is given up; 0 is never
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FirstToken(_Message):
     """Worker to scheduler: the engine produced the first token of an attempt."""
 
@@ -104,7 +105,7 @@ class FirstToken(_Message):
     ttft_s: float  # since the attempt reached the replica
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AttemptEnded(_Message):
     """Worker to scheduler: the engine slot of an attempt is free.
 
@@ -126,7 +127,7 @@ class AttemptEnded(_Message):
     cost: float | None = None  # in the currency of the engine's prices; None: it has none
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepsTimed(_Message):
     """Worker to scheduler, at most a few times a second: what engine steps took, and how far its attempts are."""
 
@@ -137,7 +138,7 @@ class StepsTimed(_Message):
     tokens: tuple[tuple[str, int, int], ...] = ()  # (call id, attempt, output tokens) of those under way
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Branched(_Message):
     """Worker to scheduler: a switch has taken a branch; sent before the result of the node that decided it."""
 
@@ -147,7 +148,7 @@ class Branched(_Message):
     branch: int | None  # None: no branch at all (the value was skipped or matched nothing)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReplicaReady(_Message):
     """Worker to scheduler: the engine of this worker serves."""
 
@@ -174,7 +175,7 @@ class ReplicaReady(_Message):
         return Replica(replica_id=worker, latency=Latency(**self.latency), **mine)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReplicaFailed(_Message):
     """Worker to scheduler: the engine of this worker could not start, or died."""
 
@@ -186,7 +187,7 @@ class ReplicaFailed(_Message):
     will_retry: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class EngineStateReport(_Message):
     """Worker to scheduler, a few times a second while it changes: the state of its engine, as `EngineState`."""
 

@@ -6,13 +6,14 @@ runtime machine. It holds names and sizes, never a prompt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from dask_fmware.model.immutable import immutable
 
 __all__ = ["Guard", "Objective", "PlannedNode", "RunPlan", "SwitchRule"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SwitchRule:
     """How a switch reads its value: the text of the value names the branch."""
 
@@ -28,7 +29,7 @@ class SwitchRule:
         return len(self.labels) if self.has_default else None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Guard:
     """A node runs only if `switch` takes branch number `branch`."""
 
@@ -36,7 +37,7 @@ class Guard:
     branch: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Objective:
     """When a run must have done what, relative to its submission unless said otherwise."""
 
@@ -46,7 +47,7 @@ class Objective:
     on_miss: Literal["finish", "reject"] = "finish"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PlannedNode:
     """One node of a run. A node without a model is plain code."""
 
@@ -60,7 +61,7 @@ class PlannedNode:
     answers: bool = False  # its output may be the answer of the workflow
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RunPlan:
     """One run: its nodes in topological order and what it was promised.
 

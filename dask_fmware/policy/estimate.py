@@ -7,15 +7,14 @@ nor prefill interference; `expected_s` does where a step-time law is known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from dask_fmware.model.immutable import immutable
 from dask_fmware.policy.protocol import CallView, Rank, ReplicaView
 from dask_fmware.spec.deployment import Latency
 
 __all__ = ["Estimate", "estimate", "execution_s", "expected_s", "free_first"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Estimate:
     """Seconds until a call has done what its node is for: first token of an answer, else completion."""
 

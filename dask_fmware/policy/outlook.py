@@ -7,15 +7,16 @@ are shown only where every replica is part of one and there are few, since elsew
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol, runtime_checkable
 
+from dask_fmware.model.immutable import immutable
 from dask_fmware.policy.protocol import ReplicaView
 
 __all__ = ["Job", "JobCall", "JobStep", "Lane", "Outlook", "Plan", "Planner", "Start"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class JobCall:
     """A call that has not started."""
 
@@ -25,7 +26,7 @@ class JobCall:
     output_tokens: float
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class JobStep:
     """A node of a run with calls still to start."""
 
@@ -38,7 +39,7 @@ class JobStep:
     due: float  # when its calls must have done what they are for, for the rest of the run to be in time
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Job:
     """A run that can still be in time. Nodes behind a switch that has not decided are not among its steps."""
 
@@ -52,7 +53,7 @@ class Job:
     steps: tuple[JobStep, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Lane:
     """What runs one call at a time."""
 
@@ -72,7 +73,7 @@ class Outlook(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Start:
     """A held call that is to start now."""
 
@@ -82,7 +83,7 @@ class Start:
     priority: float
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Plan:
     """What is to happen on all lanes."""
 

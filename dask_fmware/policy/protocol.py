@@ -9,9 +9,9 @@ all it may keep is its own turn or its own random draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from dask_fmware.model.immutable import immutable
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.spec.deployment import Latency
 
@@ -28,7 +28,7 @@ class Draw(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallView:
     """A call that needs a replica."""
 
@@ -58,7 +58,7 @@ class CallView:
         return None if self.deadline is None else self.deadline - self.after_s
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReplicaView:
     """A ready replica of the call's model, with its load as the scheduler knows it."""
 
@@ -99,7 +99,7 @@ class ReplicaView:
         return self.running >= self.slots or (self.card_slots is not None and self.card_running >= self.card_slots)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Bind:
     """The call goes to this replica: at once if it has a free slot, else in its queue."""
 
@@ -108,7 +108,7 @@ class Bind:
     priority: float | None = None  # for the engine's own queue, lower first; None: by the priority of the run
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Wait:
     """The call stays in the central queue until something changes."""
 
@@ -117,7 +117,7 @@ class Wait:
     until: float | None = None  # when to ask again even if nothing has changed
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Park:
     """The call goes behind those that can still be in time; its place is asked for again, with `parked` set."""
 

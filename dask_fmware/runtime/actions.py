@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from dask_fmware.errors import FMwareError
+from dask_fmware.model.immutable import immutable
 
 __all__ = ["Action", "Assign", "Fail", "Hold", "Refuse", "Skip"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Assign:
     """Run a call on a replica, which has a free slot for it."""
 
@@ -22,7 +22,7 @@ class Assign:
     stall_s: float = 0.0  # without a token, after which the attempt is given up; 0 is never
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Hold:
     """Keep a call from running until an `Assign` follows."""
 
@@ -30,7 +30,7 @@ class Hold:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Skip:
     """Let a call on a branch that was not taken pass without an engine slot."""
 
@@ -38,7 +38,7 @@ class Skip:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Fail:
     """End a held call with an error."""
 
@@ -51,7 +51,7 @@ class Fail:
         return str(self.error)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Refuse:
     """End a run with an error before any of it has started."""
 

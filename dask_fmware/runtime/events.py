@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from dask_fmware.model.immutable import immutable
 from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken, StepsTimed
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.replica import Replica
@@ -28,35 +28,35 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RunSubmitted:
     """A run, or a body of a map or loop of a run, was submitted."""
 
     plan: RunPlan
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallRunnable:
     """All inputs of a call are there; also said again when an attempt was lost or is to be repeated."""
 
     call_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallWithdrawn:
     """A call is not to run as things stand; it may become runnable again."""
 
     call_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallDropped:
     """Nobody wants a call any more."""
 
     call_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RunEnded:
     """The result of a run is there, or will never be."""
 
@@ -65,21 +65,21 @@ class RunEnded:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RunDropped:
     """Nobody holds the result of a run any more; its record goes to the history."""
 
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReplicaReady:
     """A replica serves."""
 
     replica: Replica
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReplicaGone:
     """A replica and every attempt on it are lost."""
 
@@ -87,7 +87,7 @@ class ReplicaGone:
     reason: str = "its worker is gone"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReplicaDraining:
     """A replica takes no new calls (or does again, with ``draining=False``)."""
 
@@ -95,7 +95,7 @@ class ReplicaDraining:
     draining: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Tick:
     """`Machine.wake_at` has come."""
 
