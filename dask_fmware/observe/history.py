@@ -7,18 +7,18 @@ number of replicas. Names beyond the bound are counted together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dask_fmware.model.messages import AttemptEnded
-from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.report import AttemptReport
 from dask_fmware.observe.blame import Blame, base_name, blame
 from dask_fmware.observe.census import Census
 from dask_fmware.observe.layout import GraphNode, graph_of
 from dask_fmware.observe.totals import Totals
 from dask_fmware.observe.window import ALL, Bucket, Culprit, Ended, NodeTally, Window
-from dask_fmware.runtime.actions import Action, Assign
+from dask_fmware.runtime.actions import Action, Assign, Hold
 from dask_fmware.runtime.events import Event, ReplicaGone, ReplicaReady, RunDropped, RunEnded, RunSubmitted
 from dask_fmware.runtime.machine import Machine
 from dask_fmware.runtime.runs import CallRecord
@@ -91,34 +91,31 @@ class History:
         self.graphs_version = 0
         self._planned: dict[str, tuple[str, ...]] = {}  # workflow -> names of the nodes of that plan
         self._live: set[str] = set()
+        self._takes: dict[type[Event], Callable[[Any, float], None]] = {
+            RunSubmitted: self._submitted,
+            AttemptEnded: self._attempt_ended,
+            RunEnded: self._run_ended,
+            RunDropped: self._run_ended,
+            ReplicaReady: self._replica_ready,
+            ReplicaGone: self._replica_gone,
+        }
         self._under_way: dict[tuple[str, int], tuple[str, ReplicaHistory]] = {}  # attempt -> replica id, history
         self._names: dict[str, set[str]] = {"workflow": set(), "tenant": set()}
 
     def observe(self, event: Event, actions: Sequence[Action], now: float) -> None:
         """Take note of an event that the machine has handled."""
         self.census.observe(event, actions)
-        match event:
-            case RunSubmitted():
-                self._submitted(event.plan, now)
-            case AttemptEnded():
-                self._attempt_ended(event, now)
-            case RunEnded() | RunDropped():
-                self._run_ended(event.run_id, now)
-            case ReplicaReady():
-                self.fleet_version += 1
-                self._gone(event.replica.replica_id, now)  # an engine that started again has lost what it had
-                self._replica(event.replica.replica_id, now)
-            case ReplicaGone():
-                self.fleet_version += 1
-                self._gone(event.replica_id, now)
-            case _:
-                pass
+        take = self._takes.get(type(event))
+        if take is not None:
+            take(event, now)
         for action in actions:
             if isinstance(action, Assign):
                 self._assigned(action, now)
-        if self.machine.held:
-            bucket = self.window.at(now)
-            bucket.held = max(bucket.held, self.machine.held)
+            elif isinstance(action, Hold):
+                self._waits(self.window.at(now))
+
+    def _waits(self, bucket: Bucket) -> None:
+        bucket.held = max(bucket.held, self.machine.held)
 
     def name(self, kind: str, name: str) -> str:
         """A workflow or tenant as it is counted: itself, or one of the others."""
@@ -131,7 +128,8 @@ class History:
 
     # -- runs ------------------------------------------------------------------------------------
 
-    def _submitted(self, plan: RunPlan, now: float) -> None:
+    def _submitted(self, event: RunSubmitted, now: float) -> None:
+        plan = event.plan
         if plan.part_of is not None or plan.run_id in self._live:
             return
         report = self.machine.report(plan.run_id)
@@ -148,9 +146,12 @@ class History:
                 self.graphs[workflow] = graph_of(plan.nodes)
                 self.graphs_version += 1
         if report.state == "refused":
-            self._run_ended(plan.run_id, now)
+            self._over(plan.run_id, now)
 
-    def _run_ended(self, run_id: str, now: float) -> None:
+    def _run_ended(self, event: RunEnded | RunDropped, now: float) -> None:
+        self._over(event.run_id, now)
+
+    def _over(self, run_id: str, now: float) -> None:
         if run_id not in self._live:
             return
         self._live.discard(run_id)
@@ -161,8 +162,8 @@ class History:
         workflow, tenant = self.name("workflow", report.workflow), self.name("tenant", report.tenant)
         for group in (ALL, ("workflow", workflow), ("tenant", tenant)):
             bucket.tally(group).add(ended)
-        self.totals.ended(workflow, tenant, report)
-        if report.met is False:
+        self.totals.ended(workflow, tenant, report.state, ended)
+        if ended.met is False:
             whom = blame(report) or Blame("between", "", "", "", "", 0.0)
             culprit = Culprit(workflow, whom.node, whom.cause, whom.accelerator, whom.card)
             bucket.miss(culprit, whom.loss_s)
@@ -176,17 +177,10 @@ class History:
     # -- attempts --------------------------------------------------------------------------------
 
     def _assigned(self, action: Assign, now: float) -> None:
-        call = self.machine.runs.calls.get(action.call_id)
         replica = self._replica(action.replica_id, now)
-        if call is None or replica is None:
-            return
-        self._under_way[action.call_id, action.attempt] = action.replica_id, replica
-        replica.change(+1, now)
-        view = self.machine.view(call)
-        if view.due is not None:
-            node = self._node(self.window.at(now), call)
-            node.slack_s += view.due - view.own_s - now
-            node.with_slack += 1
+        if replica is not None:
+            self._under_way[action.call_id, action.attempt] = action.replica_id, replica
+            replica.change(+1, now)
 
     def _attempt_ended(self, event: AttemptEnded, now: float) -> None:
         call = self.machine.runs.calls.get(event.call_id)
@@ -203,12 +197,17 @@ class History:
             return
         bucket = self.window.at(now)
         bucket.calls += 1
+        self._waits(bucket)
         bucket.output_tokens += event.output_tokens
         node = self._node(bucket, call)
         node.calls += 1
         measured_s = attempt.ended_at - attempt.started_at
         node.ran_s += measured_s
         node.waited_s += max(attempt.started_at - (call.report.runnable_at or 0.0), 0.0)
+        view = call.view  # as it was when the attempt began
+        if view is not None and view.due is not None:
+            node.slack_s += view.due - view.own_s - (call.run.report.submitted + attempt.started_at)
+            node.with_slack += 1
         model = call.node.model or ""
         self.totals.attempt(model, attempt.accelerator, attempt, event)
         if attempt.predicted_s is not None:
@@ -222,6 +221,15 @@ class History:
         return node
 
     # -- replicas --------------------------------------------------------------------------------
+
+    def _replica_ready(self, event: ReplicaReady, now: float) -> None:
+        self.fleet_version += 1
+        self._gone(event.replica.replica_id, now)  # an engine that started again has lost what it had
+        self._replica(event.replica.replica_id, now)
+
+    def _replica_gone(self, event: ReplicaGone, now: float) -> None:
+        self.fleet_version += 1
+        self._gone(event.replica_id, now)
 
     def _replica(self, replica_id: str, now: float) -> ReplicaHistory | None:
         state = self.machine.fleet.get(replica_id)

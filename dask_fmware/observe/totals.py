@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 
 from dask_fmware.model.messages import AttemptEnded
-from dask_fmware.model.report import AttemptReport, RunReport
-from dask_fmware.observe.window import Culprit
+from dask_fmware.model.report import AttemptReport
+from dask_fmware.observe.window import Culprit, Ended
 
 __all__ = ["BOUNDS_S", "Histogram", "Totals"]
 
@@ -49,15 +49,14 @@ class Totals:
             float
         )  # sums, to compare with those of call_duration
 
-    def ended(self, workflow: str, tenant: str, report: RunReport) -> None:
+    def ended(self, workflow: str, tenant: str, state: str, ended: Ended) -> None:
         """Count a run that ended."""
-        self.runs[workflow, tenant, report.state] += 1
-        if (met := report.met) is not None:
-            self.verdicts[workflow, tenant, "met" if met else "missed"] += 1
-        if report.state == "finished" and report.finished_at is not None:
-            self.e2e[workflow].add(report.finished_at)
-            first = report.first_token_at
-            self.ttft[workflow].add(first if first is not None else report.finished_at)
+        self.runs[workflow, tenant, state] += 1
+        if ended.met is not None:
+            self.verdicts[workflow, tenant, "met" if ended.met else "missed"] += 1
+        if ended.ttft is not None and ended.e2e is not None:
+            self.ttft[workflow].add(ended.ttft[1])
+            self.e2e[workflow].add(ended.e2e[1])
 
     def attempt(self, model: str, accelerator: str, attempt: AttemptReport, event: AttemptEnded) -> None:
         """Count an attempt that finished; times are those that the scheduler saw."""

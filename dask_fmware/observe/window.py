@@ -40,11 +40,11 @@ class Ended(NamedTuple):
     @classmethod
     def of(cls, report: RunReport) -> Ended:
         """Return what is counted of a report."""
-        failed, end = report.state in ("failed", "refused"), report.finished_at
+        met, failed, end = report.met, report.state in ("failed", "refused"), report.finished_at
         if report.state != "finished" or end is None:
-            return cls(report.met, failed, None, None)
+            return cls(met, failed, None, None)
         first = report.first_token_at if report.first_token_at is not None else end
-        return cls(report.met, failed, (bin_of(first), first), (bin_of(end), end))
+        return cls(met, failed, (bin_of(first), first), (bin_of(end), end))
 
 
 @dataclass(slots=True)

@@ -40,7 +40,7 @@ from dask_fmware.runtime.events import (
 from dask_fmware.runtime.fleet import Fleet, ReplicaState
 from dask_fmware.runtime.knowledge import Knowledge, base_name
 from dask_fmware.runtime.live_slack import CallSlack, live_slack
-from dask_fmware.runtime.observer import Observer
+from dask_fmware.runtime.observer import Observers
 from dask_fmware.runtime.outlook import ToCome
 from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord, Runs
 from dask_fmware.runtime.shares import Shares
@@ -84,7 +84,7 @@ class Machine:
         tenants: Mapping[str, float] | None = None,
         stall_s: float = 0.0,
     ) -> None:
-        self.observers: list[Observer] = []
+        self.observers = Observers()
         self.models = dict(models or {})
         self.fleet = Fleet(policy.rank, laws)
         self.runs = Runs(keep_runs)
@@ -102,7 +102,7 @@ class Machine:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in what happened and return what is to be done, in order."""
         actions = self._take(event, now)
-        for observer in self.observers:
+        for observer in self.observers.of(type(event)):
             observer.observe(event, actions, now)
         return actions
 

@@ -1,23 +1,50 @@
 """What may watch the machine: recorders, checkers, metrics, demand forecasts.
 
-An observer is told of every event after the machine has taken it in, with what the machine made of it.
+An observer is told of events after the machine has taken them in, with what the machine made of them.
 It decides nothing and changes nothing, so the machine is the same with and without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from dask_fmware.runtime.actions import Action
 from dask_fmware.runtime.events import Event
 
-__all__ = ["Observer"]
+__all__ = ["Observer", "Observers"]
 
 
 class Observer(Protocol):
-    """Told of every event, in order."""
+    """Told of events, in order: of all, or of the classes of events in its ``watches`` if it has such a set."""
 
     def observe(self, event: Event, actions: Sequence[Action], now: float) -> None:
         """`event` has been handled at `now` (seconds since the epoch), with these actions."""
         ...
+
+
+class Observers:
+    """The observers of a machine, found by the class of an event; they may come and go while they are told."""
+
+    def __init__(self) -> None:
+        self._all: tuple[Observer, ...] = ()
+        self._by_kind: dict[type, tuple[Observer, ...]] = {}
+
+    def __iter__(self) -> Iterator[Observer]:
+        return iter(self._all)
+
+    def append(self, observer: Observer) -> None:
+        """Tell one more, after the others."""
+        self._all, self._by_kind = (*self._all, observer), {}
+
+    def remove(self, observer: Observer) -> None:
+        """Tell it no more, if it was told."""
+        self._all, self._by_kind = tuple(known for known in self._all if known is not observer), {}
+
+    def of(self, kind: type[Event]) -> tuple[Observer, ...]:
+        """Return those who watch events of a class."""
+        found = self._by_kind.get(kind)
+        if found is None:
+            found = tuple(known for known in self._all if kind in getattr(known, "watches", (kind,)))
+            self._by_kind[kind] = found
+        return found

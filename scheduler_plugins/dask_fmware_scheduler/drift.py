@@ -34,7 +34,9 @@ def drift_sentence(replica: Replica, drift: Drift) -> str:
 
 
 class DriftWatch:
-    """Tells when a replica leaves its profile and when it is back."""
+    """Tells when a replica leaves its profile and when it is back; a `Service` and an observer of the machine."""
+
+    watches = frozenset({StepsTimed})
 
     def __init__(self, router: ReplicaRouter) -> None:
         self._router = router

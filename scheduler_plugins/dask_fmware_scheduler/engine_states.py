@@ -22,6 +22,8 @@ __all__ = ["EngineStates"]
 class EngineStates:
     """The last report of each replica, by the address of its worker; a `Service` and an observer of the machine."""
 
+    watches = frozenset({ReplicaGone})
+
     def __init__(self, router: ReplicaRouter) -> None:
         self._router = router
         self._last: dict[str, EngineStateReport] = {}

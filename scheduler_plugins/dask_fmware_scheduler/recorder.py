@@ -132,8 +132,8 @@ class Recorder:
     def _end(self) -> None:
         if self._flushing is not None:
             self._flushing.cancel()
-        if self._log is not None:  # not removed in place: the machine may be telling its observers
-            self._router.machine.observers = [o for o in self._router.machine.observers if o is not self._log]
+        if self._log is not None:
+            self._router.machine.observers.remove(self._log)
         file, self._file, self._path, self._log, self._flushing = self._file, None, None, None, None
         if file is not None:
             try:

@@ -29,6 +29,8 @@ Attributes = dict[str, str | int | float | bool]
 class Traces:
     """Watches the machine and hands over the spans of runs that ended; a `Service`."""
 
+    watches = frozenset({RunSubmitted, RunEnded, RunDropped})
+
     def __init__(self, router: ReplicaRouter) -> None:
         self._router = router
         self._live: set[str] = set()
@@ -53,8 +55,7 @@ class Traces:
 
     def close(self) -> None:
         """Watch no more."""
-        if self in self._router.machine.observers:
-            self._router.machine.observers.remove(self)
+        self._router.machine.observers.remove(self)
 
     def observe(self, event: Event, actions: Sequence[Action], now: float) -> None:
         """Hand over a run's spans when it has ended, once."""
@@ -74,12 +75,19 @@ class Traces:
             return
         self._live.discard(run_id)
         report = self._router.machine.report(run_id)
-        if report is not None:
+        if report is not None and is_traced():
             record(report, self._engine)
 
     def _engine(self, replica_id: str) -> str:
         state = self._router.machine.fleet.get(replica_id)
         return state.replica.engine if state is not None else ""
+
+
+def is_traced() -> bool:
+    """Whether spans go anywhere: somebody has set a tracer provider in this process."""
+    from opentelemetry import trace
+
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def record(report: RunReport, engine: Callable[[str], str]) -> None:

@@ -27,7 +27,7 @@ def driver() -> Driver:
 
 
 def history(driver: Driver) -> History:
-    found = driver.machine.observers[0]
+    (found,) = driver.machine.observers
     assert isinstance(found, History)
     return found
 
