@@ -138,7 +138,13 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
 
     def _listen(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
         """Take messages of workers; one that cannot be understood must not cost a worker its stream."""
-        self.dask.listen({op: partial(self._guard, op, handler) for op, handler in handlers.items()})
+        self.dask.listen({op: self._guarded_handler(op, handler) for op, handler in handlers.items()})
+
+    def _guarded_handler(self, op: str, handler: Callable[..., Any]) -> Callable[..., Any]:
+        def handle(*args: Any, **kwargs: Any) -> Any:  # no partial: Dask looks into those for each message
+            return self._guard(op, handler, *args, **kwargs)
+
+        return handle
 
     def service(self, kind: type[S]) -> S:
         """Return the service of a kind."""
