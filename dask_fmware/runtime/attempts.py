@@ -20,15 +20,16 @@ def begin(
     replica: Replica,
     number: int,
     reason: str,
-    expected_s: float,
+    by_law_s: float,
+    predicted_s: float,
     bound: tuple[int, float],
     ideal: tuple[float, float],
     now: float,
 ) -> None:
     """A call is given to a replica.
 
-    `bound` is the band of its load and what nine of ten calls stay within, `ideal` first token and completion on an
-    idle replica of the fastest kind.
+    `predicted_s` is `by_law_s` with what finished calls taught, `bound` the band of its load and what nine of ten calls
+    stay within, `ideal` first token and completion on an idle replica of the fastest kind.
     """
     report = call.report
     report.attempts.append(
@@ -40,7 +41,8 @@ def begin(
             card=replica.card,
             reason=reason,
             started_at=now - call.run.report.submitted,
-            predicted_s=expected_s,
+            predicted_s=predicted_s,
+            by_law_s=by_law_s,
             bound_s=bound[1],
             band=bound[0],
             ideal_ttft_s=ideal[0],

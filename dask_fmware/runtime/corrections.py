@@ -1,8 +1,8 @@
 """Profiles as they hold at present: each replica's law, corrected from the steps that it reports, and how sure that is.
 
 Every replica has factors of its own, because one of many may be slow; a new one starts with the median of those of
-its kind (model, accelerator, engine, version). Bounds on durations are kept by model, accelerator and band of
-load. It decides nothing, and a profile stands for exactly the kind that it was made of.
+its kind (model, accelerator, engine, version). How long calls take beside what was expected of them is kept by model,
+accelerator and band of load. It decides nothing, and a profile stands for exactly the kind that it was made of.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LiveProfile, fingerprint
 from dask_fmware.spec.deployment import Latency
 
-__all__ = ["CorrectedReplica", "Corrections"]
+__all__ = ["CorrectedReplica", "Corrections", "Pace"]
 
 Kind: TypeAlias = tuple[str, str, str, str]  # model, accelerator, engine, engine version
 
@@ -71,6 +71,25 @@ class CorrectedReplica:
         )
 
 
+class Pace:
+    """Measured over expected durations of finished calls, by band of load.
+
+    What is expected of a call when it starts knows who runs beside it, and not who will come: prompts of those slow its
+    tokens. What that did to the latest calls in the same band of load is the best guess of what it will do.
+    """
+
+    __slots__ = ("bound", "middle")
+
+    def __init__(self) -> None:
+        self.middle = ConformalQuantile(0.5, window=60, step=0.02, needed=10)
+        self.bound = ConformalQuantile(BOUND)
+
+    def observe(self, band: int, expected_s: float, took_s: float, bound_s: float | None) -> None:
+        """Take note of a call; `bound_s` is the bound that was told of it."""
+        self.middle.observe(band, expected_s, took_s)
+        self.bound.observe(band, expected_s, took_s, bound_s)
+
+
 class Corrections:
     """The corrected profiles of a fleet.
 
@@ -85,7 +104,7 @@ class Corrections:
         self._profiles: dict[Kind, str] = {}  # latest profile that a replica of the kind announced
         self._replicas: dict[str, CorrectedReplica] = {}
         self._learnt: dict[Kind, tuple[str, float, float]] = {}  # of kinds without a replica: profile, factors
-        self._bounds: dict[tuple[str, str], ConformalQuantile] = {}
+        self._paces: dict[tuple[str, str], Pace] = {}
 
     def add(self, replica: Replica) -> None:
         """Take in a replica, or its new profile, and let others of its kind use what it knows."""
@@ -145,12 +164,12 @@ class Corrections:
         known = self._replicas.get(replica_id)
         return known.detector.drift if known is not None else None
 
-    def bounds(self, model: str, accelerator: str) -> ConformalQuantile:
-        """Return the quantile of measured over expected durations of calls, by band of load."""
+    def pace(self, model: str, accelerator: str) -> Pace:
+        """Return how long calls take beside what was expected of them."""
         kind = model, accelerator
-        found = self._bounds.get(kind)
+        found = self._paces.get(kind)
         if found is None:
-            found = self._bounds[kind] = ConformalQuantile(BOUND)
+            found = self._paces[kind] = Pace()
         return found
 
 

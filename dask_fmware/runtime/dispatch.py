@@ -290,8 +290,9 @@ class Dispatcher:
             number += 1
         ideal = self._views.execution(replica.model, view.prompt_tokens, view.output_tokens)
         band = load_band(len(state.running), state.waiting, replica.slots)
-        bound_s = expected_s * fleet.corrections.bounds(replica.model, replica.accelerator).factor(band)
-        attempts.begin(call, replica, number, reason, expected_s, (band, bound_s), ideal, now)
+        pace = fleet.corrections.pace(replica.model, replica.accelerator)
+        predicted_s, bound_s = expected_s * pace.middle.factor(band), expected_s * pace.bound.factor(band)
+        attempts.begin(call, replica, number, reason, expected_s, predicted_s, (band, bound_s), ideal, now)
         self._to_come.begun(call.run)
         self._shares.given(view.tenant, expected_s / replica.slots)
         law = fleet.law(replica)

@@ -312,13 +312,12 @@ class Machine:
             return
         workflow = call.run.plan.workflow
         self.knowledge.observe_call(workflow, call.node.name, event.prompt_tokens, event.output_tokens)
-        if attempt.predicted_s and attempt.ended_at is not None and not call.node.answers:
-            stretch = self.fleet.stretches[call.node.model or "", attempt.accelerator]
-            stretch.observe(0, attempt.predicted_s, attempt.ended_at - attempt.started_at)
-        if attempt.predicted_s and attempt.ended_at is not None:
-            bounds = self.fleet.corrections.bounds(call.node.model or "", attempt.accelerator)
-            took_s = attempt.ended_at - attempt.started_at
-            bounds.observe(attempt.band, attempt.predicted_s, took_s, attempt.bound_s)
+        if not attempt.by_law_s or attempt.ended_at is None:
+            return
+        kind, took_s = (call.node.model or "", attempt.accelerator), attempt.ended_at - attempt.started_at
+        if not call.node.answers:
+            self.fleet.stretches[kind].observe(0, attempt.by_law_s, took_s)
+        self.fleet.corrections.pace(*kind).observe(attempt.band, attempt.by_law_s, took_s, attempt.bound_s)
 
     # -- replicas --------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ import dask
 import pytest
 
 import dask_fmware as fm
+from dask_fmware.model.messages import StepsTimed
 from dask_fmware.profile.law import StepLaw
-from dask_fmware.profile.record import LawRecord, Profile, ProfileKey, Provenance
+from dask_fmware.profile.record import LawRecord, Profile, ProfileKey, Provenance, fingerprint
 from dask_fmware.profile.store import ProfileStore
 from dask_fmware.testing import InProcessCluster
 
@@ -59,25 +60,42 @@ async def status_of(cluster: InProcessCluster, name: str) -> dict[str, Any]:
     return next(r for r in (await fm.status(cluster.client))["replicas"] if r["name"] == name)
 
 
-async def test_a_slowed_replica_is_told_in_status_and_events_and_gets_less_work(cluster, caplog) -> None:
+async def test_a_slowed_replica_is_told_in_status_log_and_events_and_reckoned_with(cluster, caplog) -> None:
     slow, sound = sorted(cluster.engines)
     told: list[str] = []
     cluster.client.subscribe_topic("fmware-drift", lambda event: told.append(event[1]["text"]))
     caplog.handler.setLevel("WARNING")  # local clusters of Dask silence handlers
-    cluster.engines[slow].set_speed(1 / 4)
+    cluster.engines[slow].set_speed(1 / 4)  # on a busy machine both are slower than that, never faster
     while (await status_of(cluster, slow))["drift"] is None:
         await serve(cluster, 8)
     sentence = (await status_of(cluster, slow))["drift"]
-    assert re.fullmatch(rf"replica {slow} on cpu runs [2-9]\.\d times its profile since \d\d:\d\d", sentence)
+    assert re.fullmatch(rf"replica {slow} on cpu runs \d+\.\d times its profile since \d\d:\d\d", sentence)
     assert "WARNING  dask_fmware.router:drift.py" in caplog.text
     assert f"replica {slow} on cpu runs" in caplog.text
-    state = await status_of(cluster, slow)
-    assert state["correction"]["decode"] > 2
-    other = await status_of(cluster, sound)
-    assert state["latency"]["output_token_s"] > 1.5 * other["latency"]["output_token_s"]
     await cluster.until(lambda: any(f"replica {slow} on cpu runs" in text for text in told))
+    state, other = await status_of(cluster, slow), await status_of(cluster, sound)
+    assert state["correction"]["decode"] > 2
+    unslowed = [r["latency"]["output_token_s"] / r["correction"]["decode"] for r in (state, other)]
+    assert unslowed[0] == pytest.approx(unslowed[1], rel=0.15), "policies see what was learnt, within a step of it"
 
-    cluster.engines[slow].set_speed(1.0)
-    while (await status_of(cluster, slow))["drift"] is not None:
-        await serve(cluster, 8)
+
+async def test_a_replica_that_is_well_again_is_told_too(cluster) -> None:
+    name = min(cluster.engines)
+    told: list[str] = []
+    cluster.client.subscribe_topic("fmware-drift", lambda event: told.append(event[1]["text"]))
+
+    async def steps_take(times: float) -> None:
+        """Let the worker of the replica report steps that took so many times their profile."""
+        host = cluster.hosts[name]
+        mark = fingerprint(host.loaded.replica.profile)
+        host.dask.send(StepsTimed(host.dask.address, mark, ((0.1, 0.0, 0.1 * times, 10.0),) * 20).to_wire())
+        await asyncio.sleep(0.01)
+
+    while (await status_of(cluster, name))["drift"] is None:
+        await steps_take(3.0)
+    assert (await status_of(cluster, name))["correction"]["decode"] > 2
+    while (await status_of(cluster, name))["drift"] is not None:
+        await steps_take(1.0)
     await cluster.until(lambda: any("runs at the pace of its profile again" in text for text in told))
+    while (await status_of(cluster, name))["correction"]["decode"] > 1.1:
+        await steps_take(1.0)

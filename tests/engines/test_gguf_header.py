@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dask_fmware.errors import EngineLoadError
+from dask_fmware.errors import DeploymentError
 from dask_fmware_workers.engines.gguf_header import GgufHeader, read_header
 
 pytest.importorskip("gguf")
@@ -63,7 +63,7 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
     whole, path = header("llama", ["a", "b"]), tmp_path / "model.gguf"
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(EngineLoadError, match=r"model\.gguf"):
+        with pytest.raises(DeploymentError, match=r"model\.gguf"):
             read_header(path)
 
 
@@ -73,7 +73,7 @@ def test_a_wrong_byte_never_escapes_as_another_error(tmp_path: Path, position: i
     data, path = bytearray(header("llama", ["a", "b"])), tmp_path / "model.gguf"
     data[position % len(data)] = value
     path.write_bytes(data)
-    with suppress(EngineLoadError):  # anything else fails the test
+    with suppress(DeploymentError):  # anything else fails the test
         read_header(path)
 
 

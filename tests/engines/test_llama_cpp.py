@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware.errors import DeploymentError, EngineLoadError, FMwareError
 from dask_fmware.model.engine import Sampling
 from dask_fmware_workers.accelerators import Card
 from dask_fmware_workers.engines import llama_cpp
@@ -50,11 +50,11 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
         LlamaCppEngine(**arguments)
 
 
-async def refused(engine: LlamaCppEngine) -> str:
+async def refused(engine: LlamaCppEngine, kind: type[FMwareError] = EngineLoadError) -> str:
     """Why an engine does not start; it must be closable and refuse again afterwards."""
-    with pytest.raises(EngineLoadError) as caught:
+    with pytest.raises(kind) as caught:
         await engine.start()
-    with pytest.raises(EngineLoadError):
+    with pytest.raises(kind):
         await engine.start()
     await engine.close()
     return str(caught.value)
@@ -72,7 +72,7 @@ async def test_a_missing_file_is_named_with_the_next_step(tmp_path: Path) -> Non
 async def test_an_architecture_that_llama_cpp_does_not_know_is_named(tmp_path: Path) -> None:
     data, path = SMALL.cached_path().read_bytes(), tmp_path / "model.gguf"
     path.write_bytes(data.replace(b"llama", b"lxama"))
-    assert "architecture 'lxama'" in await refused(LlamaCppEngine(gguf=path))
+    assert "architecture 'lxama'" in await refused(LlamaCppEngine(gguf=path), DeploymentError)
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "header", "weights", "directory", "version"])
@@ -87,7 +87,20 @@ async def test_a_damaged_file_is_refused_not_served(tmp_path: Path, damage: str)
         case _:
             sizes = {"empty": 0, "text": 0, "header": 1000, "weights": len(data) * 3 // 4}
             path.write_bytes(data[: sizes[damage]] or (b"<html>" if damage == "text" else b""))
-    assert str(path) in await refused(LlamaCppEngine(gguf=path))
+    assert str(path) in await refused(LlamaCppEngine(gguf=path), DeploymentError)
+
+
+@pytest.mark.engine
+async def test_a_sound_file_that_is_refused_may_be_taken_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = LlamaCppEngine._loaded
+
+    def out_of_memory(self: LlamaCppEngine, path: Path, slots: int, context_tokens: int, gpu_layers: int) -> Any:
+        if slots > 1:
+            raise RuntimeError("failed to allocate")
+        return load(self, path, slots, context_tokens, gpu_layers)
+
+    monkeypatch.setattr(LlamaCppEngine, "_loaded", out_of_memory)
+    assert "need more memory than there is" in await refused(LlamaCppEngine(tiny=SMALL))
 
 
 async def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +110,7 @@ async def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_a_context_beyond_the_models_is_refused() -> None:
     small = TinyModel(layers=1, width=64, heads=2, context_tokens=512)
-    message = await refused(LlamaCppEngine(tiny=small, context_tokens=1024))
+    message = await refused(LlamaCppEngine(tiny=small, context_tokens=1024), DeploymentError)
     assert "1024" in message
     assert "512" in message
 

@@ -89,6 +89,23 @@ async def test_a_server_that_dies_while_it_loads_is_an_error_with_the_end_of_its
     await engine.close()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "1 validation error for ModelConfig | pydantic_core._pydantic_core.ValidationError: Model architectures ['X']",
+        "api_server.py: error: unrecognized arguments: --enforce-eagre",
+    ],
+)
+async def test_a_server_that_refuses_its_configuration_is_not_tried_again(model: str, server: Any, said: str) -> None:
+    server(f"import sys; sys.exit({said!r})")
+    engine = VllmServeEngine(model=model)
+    with pytest.raises(
+        DeploymentError, match=r"before it served; the end of its log: .*(ValidationError|unrecognized)"
+    ):
+        await engine.start()
+    await engine.close()
+
+
 async def test_the_key_of_the_server_is_shown_nowhere(model: str, server: Any) -> None:
     server("import os, sys; print(os.environ['VLLM_API_KEY']); sys.exit('my key is ' + os.environ['VLLM_API_KEY'])")
     engine = VllmServeEngine(model=model)

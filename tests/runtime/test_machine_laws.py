@@ -270,7 +270,8 @@ class World(RuleBasedStateMachine):
         self.shell.replay()
 
 
-@pytest.mark.parametrize("histories", [80, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.timeout(1200)  # one that strikes in a history looks to Hypothesis like a test that is not reproducible
+@pytest.mark.parametrize("histories", [80, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("policy", POLICY_NAMES)
 def test_every_history_keeps_the_contract(policy: str, histories: int) -> None:
     world = type("World", (World,), {"policy": policy})

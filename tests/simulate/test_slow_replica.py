@@ -36,6 +36,7 @@ class Watched:
         )
         self.errors: list[tuple[float, float]] = []  # when an attempt began, and how far off its prediction was
         self.noticed_at: float | None = None
+        self.corrected = corrected
         world = World(scenario, "least_outstanding", Workload(scenario, 0).runs())
         machine = world.machine
         if not corrected:
@@ -51,7 +52,8 @@ class Watched:
             call = self.machine.runs.calls[event.call_id]
             attempt = call.report.attempts[-1]
             began, took = call.run.report.submitted + attempt.started_at, attempt.ended_at - attempt.started_at
-            self.errors.append((began, abs(attempt.predicted_s - took) / took))
+            told_s = attempt.predicted_s if self.corrected else attempt.by_law_s
+            self.errors.append((began, abs(told_s - took) / took))
 
     def error(self, first: int, last: int | None = None) -> float:
         """Median error of some of the calls that began after the card was slowed."""

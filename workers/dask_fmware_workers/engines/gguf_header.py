@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dask_fmware.errors import EngineLoadError
+from dask_fmware.errors import DeploymentError, EngineLoadError
 
 __all__ = ["GgufHeader", "read_header"]
 
@@ -80,17 +80,19 @@ def read_header(path: Path) -> GgufHeader:
     Raises
     ------
     EngineLoadError
-        If the file is missing, unreadable, not a GGUF file or cut off inside its metadata.
+        If the file cannot be read at present.
+    DeploymentError
+        If it is not a GGUF file, or cut off inside its metadata.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return GgufHeader(_parse(data))
-    except OSError as error:
-        raise EngineLoadError(f"llama.cpp: cannot read '{path}' ({error.strerror}); correct 'gguf'") from error
-    except (ValueError, struct.error, KeyError, UnicodeDecodeError) as error:
-        raise EngineLoadError(
+    except (ValueError, struct.error, KeyError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise DeploymentError(
             f"llama.cpp: '{path}' is not a whole GGUF file ({error}); download it again or correct 'gguf'"
         ) from error
+    except OSError as error:
+        raise EngineLoadError(f"llama.cpp: cannot read '{path}' ({error.strerror}); correct 'gguf'") from error
 
 
 def _parse(data: mmap.mmap) -> dict[str, Any]:

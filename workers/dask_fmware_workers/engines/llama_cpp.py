@@ -140,9 +140,10 @@ class LlamaCppEngine:
         Raises
         ------
         DeploymentError
-            If the file does not exist.
+            If the file does not exist, is damaged, or is of an architecture that this llama.cpp does not know; if the
+            context is beyond the model's.
         EngineLoadError
-            If the ``embedded`` extra, a core or enough memory is missing, or llama.cpp refuses the model.
+            If the ``embedded`` extra, a core or enough memory is missing.
         """
         if self._closing is not None:
             await asyncio.shield(self._closing)
@@ -186,7 +187,7 @@ class LlamaCppEngine:
         header = read_header(path)
         trained = header.trained_context_tokens
         if trained is not None and self._context_tokens > trained:
-            raise EngineLoadError(
+            raise DeploymentError(
                 f"llama.cpp: context_tokens={self._context_tokens} exceed the {trained} that '{path}' was trained for; "
                 "lower context_tokens"
             )
@@ -196,26 +197,42 @@ class LlamaCppEngine:
             raise EngineLoadError(f"llama.cpp: cores={list(self._cores)} cannot be used ({found}); correct 'cores'")
         self._check_memory(path, header)
         try:
-            server = LlamaServer(
-                path,
-                slots=self._slots,
-                context_tokens=self._context_tokens,
-                threads=self._threads_wanted,
-                cores=self._cores,
-                gpu_layers=self._gpu_layers,
-                verbose=self._verbose,
-            )
+            server = self._loaded(path, self._slots, self._context_tokens, self._gpu_layers)
         except ImportError as error:
             raise EngineLoadError(
                 f"llama.cpp: the engine needs '{error.name}'; pip install \"dask-fmware[embedded]\""
             ) from error
         except (RuntimeError, OSError) as error:
+            what = f"llama.cpp: could not load '{path}', of architecture '{header.architecture}' ({error})"
+            if self._refuses(path):
+                raise DeploymentError(
+                    f"{what}: either it is damaged or cut off, or this build does not know the architecture; see its "
+                    "log with verbose=True, download the file again or upgrade xllamacpp"
+                ) from error
             raise EngineLoadError(
-                f"llama.cpp: could not load '{path}', of architecture '{header.architecture}' ({error}); see its log "
-                "with verbose=True, check that the file is whole, that this build knows the architecture and that "
-                f"memory suffices for {self._slots} slots of {self._context_tokens} tokens"
+                f"{what}, though it can be read: {self._slots} slots of {self._context_tokens} tokens with gpu_layers="
+                f"{self._gpu_layers} need more memory than there is, or another device; see its log with verbose=True"
             ) from error
         return server, header
+
+    def _loaded(self, path: Path, slots: int, context_tokens: int, gpu_layers: int) -> LlamaServer:
+        return LlamaServer(
+            path,
+            slots=slots,
+            context_tokens=context_tokens,
+            threads=self._threads_wanted,
+            cores=self._cores,
+            gpu_layers=gpu_layers,
+            verbose=self._verbose,
+        )
+
+    def _refuses(self, path: Path) -> bool:
+        """Whether a model is refused, without a reason, also where it needs the least: no waiting mends that."""
+        try:
+            self._loaded(path, 1, 8, 0).close()
+        except (RuntimeError, OSError):
+            return True
+        return False
 
     def _check_memory(self, path: Path, header: GgufHeader) -> None:
         """Refuse what cannot fit, before llama.cpp takes the memory of others; layers kept on the CPU are its own."""

@@ -49,6 +49,11 @@ HOST = "127.0.0.1"
 POLL_S, SCRAPE_S, STOP_S = 0.2, 0.5, 3.0
 TAIL_BYTES = 2000  # of its log, in the error of a server that did not come up
 COMMAND = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")  # `vllm serve` itself fails on CPU builds
+HOPELESS = (
+    "ValidationError",
+    "error: argument",
+    "error: unrecognized arguments",
+)  # of its configuration, not of memory
 METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? ([0-9.eE+-]+)$", re.MULTILINE)
 
 
@@ -147,7 +152,8 @@ class VllmServeEngine:
         Raises
         ------
         DeploymentError
-            If the model does not exist, or needs more cards than there are.
+            If the model does not exist, needs more cards than there are, or has an architecture or options that the
+            server refuses.
         EngineLoadError
             If the port is taken, or the server ends or is not ready in time; with the end of its log.
         """
@@ -255,14 +261,16 @@ class VllmServeEngine:
         deadline = loop.time() + self._load_timeout_s
         while True:
             if self._process.returncode is not None:
-                raise EngineLoadError(
+                log = _tail(self._directory / "log")
+                kind = DeploymentError if any(word in log for word in HOPELESS) else EngineLoadError
+                raise kind(
                     f"vllm-serve: the server of '{self._model}' ended with status {self._process.returncode} before it "
-                    f"served; the end of its log: {_tail(self._directory / 'log')}"
+                    f"served; the end of its log: {_shown(log)}"
                 )
             if loop.time() > deadline:
                 raise EngineLoadError(
                     f"vllm-serve: '{self._model}' was not ready within load_timeout_s={self._load_timeout_s:g}; the "
-                    f"end of its log: {_tail(self._directory / 'log')}"
+                    f"end of its log: {_shown(_tail(self._directory / 'log'))}"
                 )
             if await _listens(port):
                 return await client.start()
@@ -362,8 +370,11 @@ def _whole(value: float | None) -> int | None:
 
 
 def _tail(log: Path) -> str:
-    """Return the last lines of a log, without the key, whatever the server has written."""
+    """Return the end of a log, without the key, whatever the server has written."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        text = file.read().decode(errors="replace").replace((log.parent / "key").read_text(), "***")
-    return " | ".join(line for line in text.splitlines()[-8:] if line.strip())
+        return file.read().decode(errors="replace").replace((log.parent / "key").read_text(), "***")
+
+
+def _shown(log: str) -> str:
+    return " | ".join(line for line in log.splitlines()[-8:] if line.strip())

@@ -1,0 +1,272 @@
+"""A replica of a real cluster is slowed in mid-run by a process on its core: noticed? Are predictions right again?
+
+    python -m benchmarks.slowed_replica --seed 0
+
+A `LocalModelCluster` with one llama.cpp replica that is pinned to a core is profiled, then serves calls whose number at
+a time changes; all else keeps to the other cores. After a while a process that never rests is started on the replica's
+core, and the same calls come again. Judged is what the running system itself says: `predicted_s` and `bound_s` of each
+attempt in `fm.reports`, the drift in `fm.status`, the event of the topic ``fmware-drift`` and the warning in the
+scheduler's log. In the end the process goes, which must be noticed too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import dask.config
+from distributed import Client
+
+import dask_fmware as fm
+from benchmarks.environment import environment, write
+from dask_fmware_workers.profiling import WORDS
+
+MODEL = {"layers": 4, "width": 384, "heads": 6}
+SLOTS = 4
+STAGE = 20  # calls between two changes of the load
+SETTLED = 50  # calls after which predictions must be right again
+PATIENCE_CALLS = 200
+NODES = {"label": ((60, 120), 8), "rewrite": ((30, 60), 20), "answer": ((100, 250), 48), "summary": ((200, 320), 32)}
+
+
+def _workflow(node: str, max_tokens: int) -> Any:
+    @fm.workflow
+    def ask(text: str) -> Any:
+        return fm.Model("small")("{text}", text=text, name=node, max_tokens=max_tokens)
+
+    return ask
+
+
+WORKFLOWS = {node: _workflow(node, max_tokens) for node, (_words, max_tokens) in NODES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One call as the scheduler reports it."""
+
+    began: float  # seconds since the epoch
+    predicted_s: float
+    bound_s: float
+    took_s: float
+
+    @property
+    def error(self) -> float:
+        return abs(self.predicted_s - self.took_s) / self.took_s
+
+
+class Load:
+    """Calls on a cluster, and what came of them.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    seed
+        Of prompts, nodes and changes of the load.
+    """
+
+    def __init__(self, client: Client, seed: int) -> None:
+        self.client, self.seed = client, seed
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with the same calls again, but for the first word of each prompt."""
+        self.random, self.submitted, self.target = random.Random(self.seed), 0, SLOTS
+        self.outstanding: deque[Any] = deque()
+
+    def serve(self, calls: int) -> list[Outcome]:
+        """Submit so many calls, at most `target` at a time, and wait for all of them."""
+        futures = [self._submit() for _ in range(calls)]
+        while self.outstanding:
+            self.outstanding.popleft().result()
+        return [_outcome(report.data) for report in fm.reports(self.client, futures)]
+
+    def _submit(self) -> Any:
+        draw = self.random
+        if self.submitted % STAGE == 0:
+            self.target = draw.randint(1, 2 * SLOTS)
+        self.submitted += 1
+        while len(self.outstanding) >= self.target:
+            self.outstanding = deque(future for future in self.outstanding if not future.done())
+            time.sleep(0.002)
+        node = draw.choice(list(NODES))
+        (low, high), _ = NODES[node]
+        text = " ".join([f"{time.monotonic_ns():x}"[-8:], *draw.choices(WORDS, k=draw.randint(low, high))])
+        future = self.client.compute(WORKFLOWS[node](text=text))
+        self.outstanding.append(future)
+        return future
+
+
+def _outcome(run: Any) -> Outcome:
+    (call,) = run.calls
+    last = call.last
+    return Outcome(run.submitted + last.started_at, last.predicted_s, last.bound_s, last.ended_at - last.started_at)
+
+
+def figures(outcomes: Iterable[Outcome]) -> dict[str, float]:
+    """Errors of some calls."""
+    found = list(outcomes)
+    return {
+        "calls": len(found),
+        "latency_s": median(o.took_s for o in found),
+        "predicted_s": median(o.predicted_s for o in found),
+        "error": median(o.error for o in found),
+        "below_p90": sum(o.took_s <= o.bound_s for o in found) / len(found),
+    }
+
+
+def drift(client: Client) -> str | None:
+    (replica,) = fm.status(client)["replicas"]
+    told: str | None = replica["drift"]
+    return told
+
+
+def until_noticed(client: Client, load: Load, *, slower: bool) -> tuple[list[Outcome], str]:
+    """Serve until `fm.status` tells of a drift (or of none); also how long that took."""
+    load.begin()
+    outcomes: list[Outcome] = []
+    start = time.monotonic()
+    while (drift(client) is not None) != slower:
+        outcomes += load.serve(5)
+        if len(outcomes) >= PATIENCE_CALLS:
+            return outcomes, f"not within {len(outcomes)} calls"
+    return outcomes, f"after {len(outcomes)} calls ({time.monotonic() - start:.1f} s)"
+
+
+def keep_off(pids: Iterable[int], core: int) -> None:
+    """Let processes run on all cores but one."""
+    others = os.sched_getaffinity(0) - {core}
+    for task in (task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()):
+        os.sched_setaffinity(int(task.name), others)
+
+
+class Told(logging.Handler):
+    """Keeps what the router warns of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def measure(client: Client, core: int, calls: int, seed: int) -> dict[str, Any]:
+    """Serve, slow the replica down, serve on, let it go, serve on."""
+    log, events = Told(), list[str]()
+    logging.getLogger("dask_fmware.router").addHandler(log)
+    client.subscribe_topic("fmware-drift", lambda event: events.append(event[1]["text"]))
+    load = Load(client, seed)
+    load.serve(SETTLED)  # lengths of prompts and answers are learnt
+    load.begin()
+    before = load.serve(SETTLED + calls)[SETTLED:]
+    ratio_before = fm.status(client)["replicas"][0]["correction"]
+    told_before = drift(client)
+    busy = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
+    competitor = subprocess.Popen([sys.executable, "-c", busy])
+    try:
+        slowed, noticed = until_noticed(client, load, slower=True)
+        sentence = drift(client)
+        slowed += load.serve(max(SETTLED + calls - len(slowed), SETTLED))
+        correction = fm.status(client)["replicas"][0]["correction"]
+    finally:
+        competitor.kill()
+        competitor.wait()
+    again, back = until_noticed(client, load, slower=False)
+    again += load.serve(max(SETTLED + calls - len(again), SETTLED))
+    return {
+        "drift told before": told_before,
+        "usual": figures(before),
+        "correction before": ratio_before,
+        "slowed, calls 1 to 50": figures(slowed[:SETTLED]),
+        "slowed, later calls": figures(slowed[SETTLED:]),
+        "correction": correction,
+        "noticed": noticed,
+        "fm.status": sentence,
+        "events": events,
+        "log": [line for line in log.lines if "times its profile" in line],
+        "alone again, calls 1 to 50": figures(again[:SETTLED]),
+        "alone again, later calls": figures(again[SETTLED:]),
+        "end noticed": back,
+    }
+
+
+def markdown(result: dict[str, Any], where: dict[str, Any]) -> str:
+    phases = ["usual", *(f"{p}, {c}" for p in ("slowed", "alone again") for c in ("calls 1 to 50", "later calls"))]
+    lines = [
+        "# A replica slowed in mid-run, on a real cluster", "", f"`{where['command']}`", "",
+        "| phase | calls | latency, median | predicted, median | error, median | below the predicted p90 |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for phase in phases:
+        row = result[phase]
+        lines.append(
+            f"| {phase} | {row['calls']} | {row['latency_s']:.3f} s | {row['predicted_s']:.3f} s | "
+            f"{row['error']:.1%} | {row['below_p90']:.0%} |"
+        )
+    lines += [
+        "",
+        f"The slowdown was noticed {result['noticed']}, its end {result['end noticed']}.",
+        "",
+        f"- `fm.status`: {result['fm.status']}",
+        *(f"- event: {text}" for text in result["events"]),
+        *(f"- log: {text}" for text in result["log"]),
+        "",
+        f"{where['processor']}, {where['cores']} cores; load {where['load_average']}; {where['versions']}",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=100, help="judged in each phase, after the first 50")
+    parser.add_argument("--policy", default="greedy")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    core = max(os.sched_getaffinity(0))
+    deployment = {
+        "accelerators": {"cpu": {"cards": 1, "cores": [[core]]}},
+        "models": {
+            "small": {
+                "engine": "llama.cpp", "slots": SLOTS, "context_tokens": 1024, "arguments": {"tiny": MODEL},
+                "on": {"cpu": {}},
+            }
+        },
+        "router": {"policy": options.policy},
+    }  # fmt: skip
+    load_before = os.getloadavg()[0]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        dask.config.set({"fmware.profiles": folder}),
+        fm.LocalModelCluster(deployment, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        fm.wait_ready(client)
+        hosting = {replica["worker"] for replica in fm.status(client)["replicas"]}
+        light = [pid for address, pid in client.run(os.getpid).items() if address not in hosting]
+        keep_off([os.getpid(), *light], core)
+        (made,) = fm.profile_models(client)
+        if made.profile is None:
+            raise SystemExit(f"the profile failed: {made.reason}")
+        result = measure(client, core, options.calls, options.seed)
+    where = environment(seed=options.seed, packages=("dask", "distributed", "xllamacpp"))
+    where["load_average"] = f"{load_before:.1f} before, {os.getloadavg()[0]:.1f} after"
+    text = markdown(result, where)
+    print(text)
+    write("slowed_replica", {"environment": where, **result}, text)
+
+
+if __name__ == "__main__":
+    main()
