@@ -38,38 +38,27 @@ Trade-offs
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import json
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from time import time
 from typing import Any
-from urllib.parse import urlsplit
 
-from dask_fmware.errors import (
-    CapacityError,
-    DeploymentError,
-    EngineCrashedError,
-    EngineError,
-    EngineLoadError,
-    FMwareError,
-    SpecError,
-)
+from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineError, FMwareError, SpecError
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request, Usage
 from dask_fmware.spec.deployment import LONGEST_TOKEN_BYTES
 from dask_fmware_workers.engines.api_key import ApiKey
 from dask_fmware_workers.engines.engine_call import EngineCall
-from dask_fmware_workers.engines.openai_dialects import DIALECTS, Answer
-from dask_fmware_workers.engines.openai_faults import fault_of, retry_after_s
+from dask_fmware_workers.engines.openai_arguments import checked_prices, checked_url
+from dask_fmware_workers.engines.openai_client import BYTES_PER_TOKEN, OpenAIClient, prompt_bytes
+from dask_fmware_workers.engines.openai_dialects import DIALECTS
+from dask_fmware_workers.engines.openai_faults import retry_after_s
+from dask_fmware_workers.engines.rate_limit import RateLimit
 from dask_fmware_workers.engines.request_checks import check_context, check_format, check_request
 from dask_fmware_workers.engines.slot_queue import SlotQueue
 
 __all__ = ["OpenAIEngine", "Spent"]
-
-BYTES_PER_TOKEN = 4  # of prompts that nobody counts
-PRICES = ("input", "cached_input", "output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +127,6 @@ class OpenAIEngine:
         seed: int = 0,
         cores: Sequence[int] | None = None,
     ) -> None:
-        self._base_url = _checked_url(base_url)
         if dialect not in DIALECTS:
             raise DeploymentError(f"openai: dialect={dialect!r} does not exist; there are {', '.join(DIALECTS)}")
         if slots < 1 or context_tokens < 2:
@@ -150,22 +138,26 @@ class OpenAIEngine:
                 f"openai: first_token_timeout_s={first_token_timeout_s} and stall_timeout_s={stall_timeout_s} must be "
                 f"above 0, rate_limit_wait_s={rate_limit_wait_s} at least 0"
             )
-        self._model, self._dialect = model, DIALECTS[dialect]
-        self._key = ApiKey(api_key_env, api_key_file)
+        self._dialect, self._key = DIALECTS[dialect], ApiKey(api_key_env, api_key_file)
         self._slots, self._context_tokens = slots, context_tokens
-        self._first_s, self._stall_s, self._wait_s = first_token_timeout_s, stall_timeout_s, rate_limit_wait_s
-        self._prices = _checked_prices(price_per_million_tokens)
+        self._prices = checked_prices(price_per_million_tokens)
         self._extra = dict(extra or {})
         self._random = Random(seed)
-        self._where = f"model '{model}' at {self._base_url}"
-
-        self._client: Any = None  # openai.AsyncOpenAI, whose types need the extra
-        self._capabilities: Capabilities | None = None
+        self._client = OpenAIClient(
+            checked_url(base_url),
+            model,
+            self._dialect,
+            self._key,
+            first_s=first_token_timeout_s,
+            stall_s=stall_timeout_s,
+        )
+        self._where = self._client.where
+        self._capabilities: Capabilities | None = None  # while it serves
         self._starting: asyncio.Task[None] | None = None
         self._queue = SlotQueue(slots)
+        self._limit = RateLimit(rate_limit_wait_s)
         self._calls: dict[str, EngineCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._not_before = 0.0  # on the loop's clock; requests wait until then
         self._spent = Spent(cost=None if self._prices is None else 0.0)
 
     def __repr__(self) -> str:
@@ -181,7 +173,7 @@ class OpenAIEngine:
     @property
     def spent(self) -> Spent:
         """Requests, tokens and cost so far; aborted and failed requests are not in it."""
-        return self._spent
+        return replace(self._spent, rate_limited=self._limit.times)
 
     async def start(self) -> None:
         """Read the key and reach the server; returns when it answers.
@@ -191,7 +183,7 @@ class OpenAIEngine:
         EngineLoadError
             If the ``openai`` extra, the key, the server or the model is missing.
         """
-        if self._client is not None:
+        if self._capabilities is not None:
             return
         if self._starting is None or self._starting.done():
             self._starting = asyncio.create_task(self._connect(), name=f"connect {self._where}")
@@ -203,13 +195,12 @@ class OpenAIEngine:
         if starting is not None:
             starting.cancel()
             await asyncio.wait([starting])
-        client, self._client, self._capabilities = self._client, None, None
+        self._capabilities = None
         for call in self._calls.values():
             call.abort()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if client is not None:
-            await client.close()
+        await self._client.close()
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         """Stream the output of one request; see `Engine.generate`.
@@ -259,55 +250,24 @@ class OpenAIEngine:
         check_request(request, engine="openai")
         self._serving()
         try:
-            return await self._count(request)
-        except FMwareError:
-            raise
+            return await self._client.count(request)
         except Exception as error:
-            raise self._failure(error, request) from None
+            raise self._client.failure(error, request) from None
 
     def state(self) -> EngineState:
         """Requests of this replica; what else the server has to do, it does not say."""
         waiting = sum(not call.has_slot and not call.is_over for call in self._calls.values())
         return EngineState(self._queue.taken, waiting)
 
-    # -- reaching the server ---------------------------------------------------------------------
-
-    def _serving(self) -> Any:
-        if self._client is None:
+    def _serving(self) -> None:
+        if self._capabilities is None:
             raise EngineCrashedError(f"openai: {self._where} is not serving; start it, or try another replica")
-        return self._client
 
     async def _connect(self) -> None:
-        try:
-            openai = await asyncio.to_thread(_import_openai)
-        except ImportError as error:
-            raise EngineLoadError(f"openai: it needs '{error.name}'; pip install \"dask-fmware[openai]\"") from error
-        key = self._key.read()
-        client = openai.AsyncOpenAI(
-            base_url=self._base_url,
-            api_key=key or "none",  # without one, the client would look into the environment
-            max_retries=0,
-            timeout=self._first_s,
-        )
-        try:
-            async with asyncio.timeout(self._first_s):
-                models = await self._models(client)
-        except BaseException as error:
-            await client.close()
-            if isinstance(error, Exception) and not isinstance(error, FMwareError):
-                raise EngineLoadError(
-                    f"openai: {self._where} cannot be reached ({type(error).__name__}); check the address, and that "
-                    "the server runs"
-                ) from None
-            raise
-        if models and self._model not in models:
-            await client.close()
-            known = ", ".join(sorted(models)[:8])
-            raise EngineLoadError(f"openai: {self._where} is not served there (it has: {known}); correct 'model'")
-        self._client = client
+        await self._client.connect()
         self._capabilities = Capabilities(
             engine="openai",
-            engine_version=f"{self._dialect.name} through openai {importlib.metadata.version('openai')}",
+            engine_version=self._client.version,
             slots=self._slots,
             context_tokens=self._context_tokens,
             choices=True,
@@ -316,26 +276,6 @@ class OpenAIEngine:
             prefix_cache=True,
             price_per_million_tokens=self._prices,
         )
-
-    async def _models(self, client: Any) -> set[str]:
-        """Names of the models that the server lists; none where it lists none."""
-        import openai
-
-        try:
-            listed = await client.get("/models", cast_to=object)
-        except openai.APIStatusError as error:
-            if error.status_code in (404, 405):
-                return set()
-            fault = fault_of(error.status_code, error.body, Request("start", 1), self._where, self._key.source)
-            raise EngineLoadError(str(fault)) from None
-        except ValueError:  # no JSON
-            listed = None
-        entries = listed.get("data") if isinstance(listed, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
-            raise EngineLoadError(
-                f"openai: {self._where} does not speak OpenAI's protocol; base_url usually ends in /v1"
-            )
-        return {str(name) for entry in entries for name in (entry["id"], *(entry.get("aliases") or ()))}
 
     # -- one request -----------------------------------------------------------------------------
 
@@ -350,74 +290,41 @@ class OpenAIEngine:
         except FMwareError as error:
             call.put(error)
         except Exception as error:
-            call.put(self._failure(error, request))
+            call.put(self._client.failure(error, request))
 
     async def _check_room(self, call: EngineCall) -> None:
         """Refuse what cannot fit; ask the server's tokenizer only where that is in doubt."""
         request = call.request
-        size = _prompt_bytes(request)
+        size = prompt_bytes(request)
         most = size + 64 * (1 + len(request.messages or ()))  # what a chat template adds
         if self._dialect.tokenizer is None or (size and most + request.max_tokens <= self._context_tokens):
             call.prompt_tokens = -(-size // BYTES_PER_TOKEN)
             least = -(-size // LONGEST_TOKEN_BYTES)
             check_context(request, min(least, call.prompt_tokens), self._context_tokens, engine="openai")
         else:
-            call.prompt_tokens = await self._count(request)
+            call.prompt_tokens = await self._client.count(request)
             check_context(request, call.prompt_tokens, self._context_tokens, engine="openai")
 
     async def _exchange(self, call: EngineCall, body: dict[str, Any]) -> None:
-        """Send a request until the server takes it, and read the answer."""
+        """Send a request until the server takes it, and hand its answer over."""
         import openai
 
-        loop, waited_s = asyncio.get_running_loop(), 0.0
+        request, texts, waited_s = call.request, list[str](), 0.0
+
+        def put(delta: Delta) -> None:
+            texts.append(delta.text)
+            call.put(delta)
+
         while True:
-            hold_s = self._not_before - loop.time()
-            if hold_s > 0:
-                if waited_s + hold_s > self._wait_s:
-                    raise CapacityError(
-                        f"openai: {self._where}: request '{call.request.request_id}' would wait {hold_s:.1f} s for the "
-                        f"rate limit after {waited_s:.1f} s, more than rate_limit_wait_s={self._wait_s:g}; lower slots "
-                        "or raise rate_limit_wait_s"
-                    )
-                waited_s += hold_s
-                await asyncio.sleep(hold_s)
-                continue
+            waited_s = await self._limit.passed(waited_s, f"openai: {self._where}: request '{request.request_id}'")
             try:
-                return await self._read(call, body)
+                answer = await self._client.stream(request, body, put)
+                break
             except openai.APIStatusError as error:
                 wait_s = retry_after_s(error.status_code, error.response.headers, error.body, time())
                 if wait_s is None or call.given:
                     raise
-                self._spent = replace(self._spent, rate_limited=self._spent.rate_limited + 1)
-                self._not_before = max(self._not_before, loop.time() + max(wait_s, 0.05))
-
-    async def _read(self, call: EngineCall, body: dict[str, Any]) -> None:
-        request, texts = call.request, []
-        answer = Answer(self._dialect, request, f"openai: {self._where}: request '{request.request_id}'")
-        loop = asyncio.get_running_loop()
-        client = self._serving()
-        kind = client.chat.completions if "messages" in body else client.completions
-        asked = {name: body[name] for name in ("messages", "prompt") if name in body}
-        others = {name: value for name, value in body.items() if name not in asked and name != "stream"}
-        async with (
-            asyncio.timeout(self._first_s) as limit,
-            kind.with_streaming_response.create(
-                model=self._model, stream=True, extra_body=others, timeout=None, **asked
-            ) as response,
-        ):
-            async for line in response.iter_lines():
-                if not line.startswith("data:"):
-                    continue
-                event = line[5:].strip()
-                if event == "[DONE]":
-                    break
-                text, tokens = answer.take(json.loads(event))
-                limit.reschedule(loop.time() + self._stall_s)
-                texts.append(text)
-                if text or tokens:
-                    call.put(Delta(text, tokens))
-        if answer.finish_reason is None:
-            raise EngineCrashedError(f"openai: {self._where}: the stream of '{request.request_id}' was cut; try again")
+                self._limit.told(wait_s)
         rest = answer.rest()
         if answer.finish_reason == "length":
             check_format(request, "".join(texts) + rest, "length", engine="openai")
@@ -427,82 +334,7 @@ class OpenAIEngine:
             call.put(Delta(rest, 0))
         call.put(Delta("", 0, answer.finish_reason, usage))
 
-    def _failure(self, error: Exception, request: Request) -> FMwareError:
-        """Name what went wrong between us and the server, without a word of what was said."""
-        import openai
-
-        what = f"openai: {self._where}: request '{request.request_id}'"
-        match error:
-            case openai.APIStatusError():
-                return fault_of(error.status_code, error.body, request, self._where, self._key.source)
-            case TimeoutError() | openai.APITimeoutError():
-                return EngineCrashedError(
-                    f"{what}: no answer within {self._first_s:g} s, or no progress for {self._stall_s:g} s; try again"
-                )
-            case ValueError() | TypeError() | KeyError() | AttributeError():
-                return EngineCrashedError(f"{what}: the answer is not OpenAI's protocol ({type(error).__name__})")
-        return EngineCrashedError(f"{what}: the connection failed ({type(error).__name__}); try again")
-
-    async def _count(self, request: Request) -> int:
-        """Prompt tokens as the server counts them."""
-        messages = [asdict(turn) for turn in request.messages or ()]
-        async with asyncio.timeout(self._first_s):
-            match self._dialect.tokenizer:
-                case None:
-                    return -(-_prompt_bytes(request) // BYTES_PER_TOKEN)
-                case "vllm":
-                    asked = {"messages": messages} if messages else {"prompt": request.prompt}
-                    return int((await self._post("/tokenize", {"model": self._model, **asked}))["count"])
-                case "llama.cpp":
-                    prompt = request.prompt
-                    if messages:
-                        prompt = (await self._post("/apply-template", {"messages": messages}))["prompt"]
-                    content = {"content": prompt, "add_special": True, "parse_special": True}
-                    return len((await self._post("/tokenize", content))["tokens"])
-
-    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Ask one of the server's own questions, which lie beside the protocol."""
-        url = self._base_url.removesuffix("/").removesuffix("/v1") + path
-        return dict(await self._serving().post(url, body=body, cast_to=object))
-
     def _account(self, usage: Usage) -> None:
         spent = self._spent
         cost = None if self._prices is None or spent.cost is None else spent.cost + usage.cost(self._prices)
         self._spent = replace(spent, requests=spent.requests + 1, usage=spent.usage + usage, cost=cost)
-
-
-def _import_openai() -> Any:
-    import openai
-    import openai.resources.chat.completions
-    import openai.resources.completions
-
-    return openai
-
-
-def _prompt_bytes(request: Request) -> int:
-    if request.messages is None:
-        return len((request.prompt or "").encode())
-    return sum(len(turn.content.encode()) for turn in request.messages)
-
-
-def _checked_url(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    if parts.username or parts.password or parts.query:
-        raise DeploymentError(
-            f"openai: base_url at '{parts.hostname}' holds a user, password or query; give the key by api_key_env or "
-            "api_key_file"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise DeploymentError(f"openai: base_url={base_url!r} is no http or https address, such as http://host:8000/v1")
-    return base_url
-
-
-def _checked_prices(prices: Mapping[str, float] | None) -> dict[str, float] | None:
-    if prices is None:
-        return None
-    if not {"input", "output"} <= set(prices) <= set(PRICES) or not all(0 <= price < 1e9 for price in prices.values()):
-        raise DeploymentError(
-            f"openai: price_per_million_tokens={dict(prices)} must give input and output, and may give cached_input, "
-            "each at least 0"
-        )
-    return dict(prices)

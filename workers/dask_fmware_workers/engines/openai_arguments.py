@@ -1,0 +1,54 @@
+"""What an ``openai`` engine takes of a deployment, checked: addresses and prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from dask_fmware.errors import DeploymentError
+
+__all__ = ["checked_prices", "checked_url"]
+
+PRICES = ("input", "cached_input", "output")
+
+
+def checked_url(base_url: str) -> str:
+    """Return an address that holds no secret.
+
+    Raises
+    ------
+    DeploymentError
+        If it is no http or https address, or has a user, password or query, which it does not repeat.
+
+    Examples
+    --------
+    >>> checked_url("http://10.0.0.7:8000/v1")
+    'http://10.0.0.7:8000/v1'
+    """
+    parts = urlsplit(base_url)
+    if parts.username or parts.password or parts.query:
+        raise DeploymentError(
+            f"openai: base_url at '{parts.hostname}' holds a user, password or query; give the key by api_key_env or "
+            "api_key_file"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise DeploymentError(f"openai: base_url={base_url!r} is no http or https address, such as http://host:8000/v1")
+    return base_url
+
+
+def checked_prices(prices: Mapping[str, float] | None) -> dict[str, float] | None:
+    """Return prices of a million tokens, by kind.
+
+    Raises
+    ------
+    DeploymentError
+        If input or output is missing, a kind is unknown or a price is no sound number.
+    """
+    if prices is None:
+        return None
+    if not {"input", "output"} <= set(prices) <= set(PRICES) or not all(0 <= price < 1e9 for price in prices.values()):
+        raise DeploymentError(
+            f"openai: price_per_million_tokens={dict(prices)} must give input and output, and may give cached_input, "
+            "each at least 0"
+        )
+    return dict(prices)

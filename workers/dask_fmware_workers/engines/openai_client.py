@@ -1,0 +1,192 @@
+"""A connection to one server that speaks OpenAI's protocol: what it lists, what it counts, and answers as they stream.
+
+It owns the HTTP client, its deadlines, and the names of what goes wrong, without a word of what was said. It knows
+no slots, no queue and no router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from dask_fmware.errors import EngineCrashedError, EngineLoadError, FMwareError
+from dask_fmware.model.engine import Delta, Request
+from dask_fmware_workers.engines.api_key import ApiKey
+from dask_fmware_workers.engines.openai_dialects import Answer, Dialect
+from dask_fmware_workers.engines.openai_faults import fault_of
+
+__all__ = ["BYTES_PER_TOKEN", "OpenAIClient", "prompt_bytes"]
+
+BYTES_PER_TOKEN = 4  # of prompts that nobody counts
+
+
+class OpenAIClient:
+    """One model of one server, once `connect` has reached it.
+
+    Parameters
+    ----------
+    base_url, model, dialect, key
+        As of `OpenAIEngine`.
+    first_s
+        Seconds until an answer must begin; also bounds every other question.
+    stall_s
+        Seconds between two pieces of an answer.
+    """
+
+    def __init__(
+        self, base_url: str, model: str, dialect: Dialect, key: ApiKey, *, first_s: float, stall_s: float
+    ) -> None:
+        self._base_url, self._model, self._dialect, self._key = base_url, model, dialect, key
+        self._first_s, self._stall_s = first_s, stall_s
+        self.where = f"model '{model}' at {base_url}"
+        self._http: Any = None  # openai.AsyncOpenAI, whose types need the extra
+
+    @property
+    def version(self) -> str:
+        """Of the protocol as it is spoken."""
+        return f"{self._dialect.name} through openai {importlib.metadata.version('openai')}"
+
+    async def connect(self) -> None:
+        """Read the key and find the model.
+
+        Raises
+        ------
+        EngineLoadError
+            If the extra, the key, the server or the model is missing.
+        """
+        try:
+            openai = await asyncio.to_thread(_import_openai)
+        except ImportError as error:
+            raise EngineLoadError(f"openai: it needs '{error.name}'; pip install \"dask-fmware[openai]\"") from error
+        key = self._key.read()
+        http = openai.AsyncOpenAI(
+            base_url=self._base_url,
+            api_key=key or "none",  # without one, the client would look into the environment
+            max_retries=0,
+            timeout=self._first_s,
+        )
+        try:
+            async with asyncio.timeout(self._first_s):
+                models = await self._models(http)
+            if models and self._model not in models:
+                known = ", ".join(sorted(models)[:8])
+                raise EngineLoadError(f"openai: {self.where} is not served there (it has: {known}); correct 'model'")
+        except BaseException as error:
+            await http.close()
+            if isinstance(error, Exception) and not isinstance(error, FMwareError):
+                raise EngineLoadError(
+                    f"openai: {self.where} cannot be reached ({type(error).__name__}); check the address, and that "
+                    "the server runs"
+                ) from None
+            raise
+        self._http = http
+
+    async def close(self) -> None:
+        """Close the connections."""
+        http, self._http = self._http, None
+        if http is not None:
+            await http.close()
+
+    async def stream(self, request: Request, body: dict[str, Any], put: Callable[[Delta], None]) -> Answer:
+        """Send a request and hand over its text as it comes; return the answer when it is complete."""
+        answer = Answer(self._dialect, request, f"openai: {self.where}: request '{request.request_id}'")
+        loop = asyncio.get_running_loop()
+        kind = self._http.chat.completions if "messages" in body else self._http.completions
+        asked = {name: body[name] for name in ("messages", "prompt") if name in body}
+        others = {name: value for name, value in body.items() if name not in asked and name != "stream"}
+        async with (
+            asyncio.timeout(self._first_s) as limit,
+            kind.with_streaming_response.create(
+                model=self._model, stream=True, extra_body=others, timeout=None, **asked
+            ) as response,
+        ):
+            async for line in response.iter_lines():
+                if not line.startswith("data:"):
+                    continue
+                event = line[5:].strip()
+                if event == "[DONE]":
+                    break
+                text, tokens = answer.take(json.loads(event))
+                limit.reschedule(loop.time() + self._stall_s)
+                if text or tokens:
+                    put(Delta(text, tokens))
+        if answer.finish_reason is None:
+            raise EngineCrashedError(f"openai: {self.where}: the stream of '{request.request_id}' was cut; try again")
+        return answer
+
+    async def count(self, request: Request) -> int:
+        """Prompt tokens as the server counts them, or estimated where the dialect cannot ask."""
+        messages = [asdict(turn) for turn in request.messages or ()]
+        async with asyncio.timeout(self._first_s):
+            match self._dialect.tokenizer:
+                case None:
+                    return -(-prompt_bytes(request) // BYTES_PER_TOKEN)
+                case "vllm":
+                    asked = {"messages": messages} if messages else {"prompt": request.prompt}
+                    return int((await self._post("/tokenize", {"model": self._model, **asked}))["count"])
+                case "llama.cpp":
+                    prompt = request.prompt
+                    if messages:
+                        prompt = (await self._post("/apply-template", {"messages": messages}))["prompt"]
+                    content = {"content": prompt, "add_special": True, "parse_special": True}
+                    return len((await self._post("/tokenize", content))["tokens"])
+
+    def failure(self, error: Exception, request: Request) -> FMwareError:
+        """Name what went wrong between us and the server, without a word of what was said."""
+        import openai
+
+        what = f"openai: {self.where}: request '{request.request_id}'"
+        match error:
+            case openai.APIStatusError():
+                return fault_of(error.status_code, error.body, request, self.where, self._key.source)
+            case TimeoutError() | openai.APITimeoutError():
+                return EngineCrashedError(
+                    f"{what}: no answer within {self._first_s:g} s, or no progress for {self._stall_s:g} s; try again"
+                )
+            case ValueError() | TypeError() | KeyError() | AttributeError():
+                return EngineCrashedError(f"{what}: the answer is not OpenAI's protocol ({type(error).__name__})")
+        return EngineCrashedError(f"{what}: the connection failed ({type(error).__name__}); try again")
+
+    async def _models(self, http: Any) -> set[str]:
+        """Names of the models that the server lists; none where it lists none."""
+        import openai
+
+        try:
+            listed = await http.get("/models", cast_to=object)
+        except openai.APIStatusError as error:
+            if error.status_code in (404, 405):
+                return set()
+            fault = fault_of(error.status_code, error.body, Request("start", 1), self.where, self._key.source)
+            raise EngineLoadError(str(fault)) from None
+        except ValueError:  # no JSON
+            listed = None
+        entries = listed.get("data") if isinstance(listed, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
+            raise EngineLoadError(
+                f"openai: {self.where} does not speak OpenAI's protocol; base_url usually ends in /v1"
+            )
+        return {str(name) for entry in entries for name in (entry["id"], *(entry.get("aliases") or ()))}
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Ask one of the server's own questions, which lie beside the protocol."""
+        url = self._base_url.removesuffix("/").removesuffix("/v1") + path
+        return dict(await self._http.post(url, body=body, cast_to=object))
+
+
+def _import_openai() -> Any:
+    import openai
+    import openai.resources.chat.completions
+    import openai.resources.completions
+
+    return openai
+
+
+def prompt_bytes(request: Request) -> int:
+    """Bytes of the text that a request brings."""
+    if request.messages is None:
+        return len((request.prompt or "").encode())
+    return sum(len(turn.content.encode()) for turn in request.messages)

@@ -1,0 +1,60 @@
+"""How long the requests of one replica hold back because its server said so.
+
+One answer that tells to wait holds all of them: they share the key that the limit is of. It knows no protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from dask_fmware.errors import CapacityError
+
+__all__ = ["RateLimit"]
+
+LEAST_S = 0.05
+
+
+class RateLimit:
+    """The limit of one key.
+
+    Parameters
+    ----------
+    wait_s
+        What one request waits in total, at most.
+    """
+
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+        self._not_before = 0.0  # on the loop's clock
+        self.times = 0  # answers that told us to wait
+
+    def told(self, wait_s: float) -> None:
+        """The server asks for a pause."""
+        self.times += 1
+        self._not_before = max(self._not_before, asyncio.get_running_loop().time() + max(wait_s, LEAST_S))
+
+    async def passed(self, waited_s: float, what: str) -> float:
+        """Wait until a request may be sent; return what it has waited in total.
+
+        Parameters
+        ----------
+        waited_s
+            What it has waited before.
+        what
+            The request, for messages.
+
+        Raises
+        ------
+        CapacityError
+            If it would wait longer than it may.
+        """
+        loop = asyncio.get_running_loop()
+        while (hold_s := self._not_before - loop.time()) > 0:
+            if waited_s + hold_s > self._wait_s:
+                raise CapacityError(
+                    f"{what} would wait {hold_s:.1f} s for the rate limit after {waited_s:.1f} s, more than "
+                    f"rate_limit_wait_s={self._wait_s:g}; lower slots or raise rate_limit_wait_s"
+                )
+            waited_s += hold_s
+            await asyncio.sleep(hold_s)
+        return waited_s
