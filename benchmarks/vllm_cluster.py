@@ -176,6 +176,11 @@ def main() -> None:
 
 def work(client: Client) -> dict[str, Any]:
     """Run both workflows, read the answers along, and compare what was counted."""
+    until(
+        lambda: all(c["prompt_tokens"] is not None for c in on_each(client).values()),
+        30,
+        "vLLM has said what it counts",
+    )
     before = on_each(client)
     ask, shop = with_one_model(rag), with_one_model(shopping)
     runs = [ask(question=q) for q in QUESTIONS * 2] + [shop(message=m) for m in MESSAGES * 2]
