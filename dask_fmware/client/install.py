@@ -14,6 +14,7 @@ from typing import Any
 
 from distributed import Client
 
+from dask_fmware.client.status import RuntimeStatus
 from dask_fmware.compile.steps import HOST
 from dask_fmware.errors import DeploymentError, NotInstalledError
 from dask_fmware.spec.deployment import Deployment
@@ -100,6 +101,7 @@ async def _uninstall(client: Client) -> None:
 def status(client: Client) -> Any:
     """Return the state of the runtime: replicas with their load, held calls, failed replicas.
 
+    It is a dictionary of plain values, which a notebook shows as a table.
     ``engine_state`` of a replica is what its engine last said of itself (`EngineState` as a dictionary), at most
     a quarter of a second old; None until it has spoken. ``running`` and ``waiting`` are the router's own figures.
 
@@ -111,7 +113,7 @@ def status(client: Client) -> Any:
     return client.sync(_status, client)
 
 
-async def _status(client: Client) -> dict[str, Any]:
+async def _status(client: Client) -> RuntimeStatus:
     answer = await _asked(client)
     if answer is None:
         raise NotInstalledError(
@@ -120,14 +122,14 @@ async def _status(client: Client) -> dict[str, Any]:
     return answer
 
 
-async def _asked(client: Client) -> dict[str, Any] | None:
+async def _asked(client: Client) -> RuntimeStatus | None:
     """Return what the router says of itself, or None if there is none."""
     answer = await client.scheduler.fmware_status()
     if answer is None:
         return None
     states = await client.scheduler.fmware_engine_states() or {}  # None: it was uninstalled meanwhile
     replicas = [{**replica, "engine_state": states.get(replica["worker"])} for replica in answer["replicas"]]
-    return {**answer, "deployment": json.loads(answer["deployment"]), "replicas": replicas}
+    return RuntimeStatus({**answer, "deployment": json.loads(answer["deployment"]), "replicas": replicas})
 
 
 def wait_ready(client: Client, *, timeout_s: float = 120.0) -> Any:

@@ -29,12 +29,29 @@ class AnswerStream:
 
     The pieces are those of the model node that answers, as they come. If the workflow ends in plain
     code, a map or a loop there is one piece, when it is done. Errors of the run are raised at the end.
-    Iterating once more starts from the beginning of the answer.
+    Iterating once more starts from the beginning of the answer. As the last line of a notebook cell it prints itself as
+    it comes; elsewhere `print` does.
     """
 
     def __init__(self, future: Future) -> None:
         self._future = future
         self._client: Client = future.client
+
+    def __repr__(self) -> str:
+        return f"<AnswerStream of run {run_id_of(self._future)[:8]}: iterate, or call print()>"
+
+    def print(self) -> None:
+        """Print the answer as it comes, and return when it is done."""
+        for chunk in self:
+            print(chunk, end="", flush=True)
+        print()
+
+    def _ipython_display_(self) -> None:
+        """Print it in the cell; as plain text, since model output is data and not markup."""
+        if self._client.asynchronous:  # the cell's own loop: nothing may wait here
+            print(f"{self!r}: 'async for chunk in ...', as the client is asynchronous")
+        else:
+            self.print()
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return self._chunks()
@@ -139,6 +156,7 @@ def stream(future: Future) -> AnswerStream:
     --------
     >>> for chunk in fm.stream(future):  # doctest: +SKIP
     ...     print(chunk, end="", flush=True)
+    >>> fm.stream(future).print()  # doctest: +SKIP
     """
     if not isinstance(future, Future):
         raise TypeError(f"fm.stream takes the Future of client.compute(...), not a {type(future).__name__}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
+from html import escape
 from os import PathLike
 from typing import Any
 
@@ -16,6 +17,7 @@ from distributed.protocol.pickle import dumps
 from distributed.security import Security
 
 from dask_fmware.client.install import as_deployment
+from dask_fmware.client.status import RuntimeStatus
 from dask_fmware.cluster.backends import SpecBackend
 from dask_fmware.cluster.provision import begin
 from dask_fmware.cluster.provisioner import Provisioner
@@ -176,6 +178,23 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         if self.stream_interval_s is not None and client.scheduler_comm is not None:
             client.scheduler_comm.interval = self.stream_interval_s
         return client
+
+    @property
+    def page(self) -> str | None:
+        """Address of the page /fmware of the dashboard, if there is one."""
+        link: str | None = self.dashboard_link
+        return link.removesuffix("/status") + "/fmware" if link and self.scheduler.http_server is not None else None
+
+    def _repr_html_(self, cluster_status: str | None = None) -> str:
+        """Show replicas and the address of the page; what Dask shows of a cluster is folded below."""
+        router = self.scheduler.plugins.get("fmware-router") if self.scheduler is not None else None
+        shown = RuntimeStatus(router.status())._repr_html_() if router is not None else ""
+        page = escape(self.page or "")
+        link = f'<div style="margin:6px 0">dashboard: <a href="{page}" target="_blank">{page}</a></div>' if page else ""
+        return (
+            f"<div><b>{type(self).__name__}</b> {escape(str(self.name))}{link}{shown}"
+            f"<details><summary>Dask</summary>{super()._repr_html_(cluster_status)}</details></div>"
+        )
 
     def __repr__(self) -> str:
         return (

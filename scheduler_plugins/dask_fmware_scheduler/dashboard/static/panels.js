@@ -98,7 +98,7 @@
 
   const AT_ONCE = 2, MOST_TABS = 12;
   let shown = null;  /* the workflow that was chosen */
-  const BOX = { width: 172, height: 78, gapX: 46, gapY: 16, pad: 6 };
+  const BOX = { width: 190, height: 78, gapX: 46, gapY: 16, pad: 6 };
 
   function statistics(rows, name) {
     const sum = { running: 0, waiting: 0, calls: 0, slack: null, misses: 0, ran: null, waited: null };
