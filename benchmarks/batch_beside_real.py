@@ -41,6 +41,8 @@ LENGTHS = [8, 12, 16, 24, 32]
 SLOTS = 8
 SLO_S = 1.5  # to the first token; an idle cluster takes 0.6 s
 SETTLE_S = 8.0  # from the first recorded row to the window that is measured
+LATE_S = 0.3  # a window in which the submitting process was later than that says more of the machine: made again
+TRIES = 3
 
 small, large = fm.Model("small"), fm.Model("large")
 
@@ -146,10 +148,14 @@ def measure(policy: str, loads: list[float], seconds: float, seed: int, folder: 
             end = time.time()
         full = rows_done(folder / f"{policy}-alone.parquet", begin, end) / (end - begin)
         for load in loads:
-            alone = interactive(client, load * full, seconds, seed)
-            output = folder / f"{policy}-{load:g}.parquet"
-            with batch_job(address, questions, output):
-                beside = interactive(client, load * full, seconds, seed)
+            for trial in range(TRIES):
+                alone = interactive(client, load * full, seconds, seed)
+                output = folder / f"{policy}-{load:g}-{trial}.parquet"
+                with batch_job(address, questions, output):
+                    beside = interactive(client, load * full, seconds, seed)
+                if max(alone["client_late_max_s"], beside["client_late_max_s"]) <= LATE_S:
+                    break
+                print(f"{policy} at {load:g}: the machine stalled", file=sys.stderr, flush=True)
             took = beside["end"] - beside["begin"]
             rows = rows_done(output, beside["begin"], beside["end"])
             yield {
@@ -161,6 +167,7 @@ def measure(policy: str, loads: list[float], seconds: float, seed: int, folder: 
                 "batch_rows_per_s": rows / took,
                 "points_lost": 100 * (alone["goodput"] - beside["goodput"]),
                 "idle_used": rows / max(full * took - beside["done_in_window"], 1e-9),
+                "stalled": trial,  # windows that were made again
                 "load_average": os.getloadavg()[0],
             }
 
@@ -204,7 +211,8 @@ def main() -> None:
         text = [
             "# Interactive runs beside a batch job, on a real cluster with emulated engines",
             "",
-            f"Windows of {seconds:g} s, {about['cores']} cores. Bars: at most 1 point lost, at least 85 % used.",
+            f"Windows of {seconds:g} s, {about['cores']} cores, load average "
+            f"{max(cell['load_average'] for cell in cells):.0f} at most. Bars: at most 1 point lost, 85 % used.",
             "",
             HEAD,
             *map(line, cells),

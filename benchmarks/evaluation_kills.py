@@ -37,6 +37,7 @@ from dask_fmware.evaluation.output import read_output
 
 PATIENCE_S = 120.0
 LOOK_S = 0.5  # between two looks at rows and memory
+LOADED_MB = 90.0  # of a process that has imported what it needs
 SETTLED = 1000  # rows of a session after which its memory is measured
 
 
@@ -244,15 +245,21 @@ def kills(rows: int, out: Path, times: int, seed: int, step_s: float) -> dict[st
 
 
 def grown(sessions: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Resident MB of each process in the session that did most rows: early, at the end, and for each 1,000 rows."""
+    """Resident MB of each process in the session that did most rows: early, late, and for each 1,000 rows.
+
+    Late is before the last rows were recorded: what follows, the last shard and the summary, is shown apart.
+    """
     longest = max(sessions, key=lambda looks: looks[-1]["rows"] - looks[0]["rows"])
-    settled = [look for look in longest if look["rows"] - longest[0]["rows"] >= SETTLED]
+    settled = [look for look in longest if look["rows"] - longest[0]["rows"] >= SETTLED and look["client"]]
+    at_end = settled[-1]
+    settled = [look for look in settled if look["rows"] < at_end["rows"]]
     if len(settled) < 2:
         return {}
     first, last = settled[0], settled[-1]
     rows = last["rows"] - first["rows"]
     return {
         "rows": rows,
+        "client_at_end_mb": at_end["client"],
         **{
             name: {
                 "early_mb": first[name],
@@ -306,13 +313,16 @@ def table(data: dict[str, Any]) -> str:
             "",
             f"Memory over {data['memory']['rows']:,} rows of the longest session, after its first {SETTLED:,}:",
             "",
-            "| process | early, MB | at the end, MB | MB for each 1,000 rows |",
+            "| process | early, MB | late, MB | MB for each 1,000 rows |",
             "|---|---|---|---|",
             *(
                 f"| {name} | {part['early_mb']:.0f} | {part['late_mb']:.0f} | {part['mb_per_1000_rows']:.2f} |"
                 for name, part in data["memory"].items()
-                if name != "rows"
+                if isinstance(part, dict)
             ),
+            "",
+            f"The last shard and the summary took the client to {data['memory']['client_at_end_mb']:.0f} MB. "
+            "The scheduler keeps the reports of 10,000 runs.",
             "",
             "![memory against rows](evaluation_kills.png)",
         ]
@@ -326,11 +336,12 @@ def picture(data: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     colours = dict(zip(("client", "scheduler", "light worker", *SLOTS), ("C0", "C1", "C2", "C7", "C8"), strict=True))
-    for number, looks in enumerate(data["looks"]):
+    for number, session in enumerate(data["looks"]):
+        looks = [look for look in session if look["client"] > LOADED_MB]
         rows = [look["rows"] for look in looks]
         for name, colour in colours.items():
             label = name if name not in SLOTS else f"engine of {name}"
-            memory = [look[name] or float("nan") for look in looks]
+            memory = [look[name] if look[name] > LOADED_MB else float("nan") for look in looks]
             axes.plot(rows, memory, color=colour, linewidth=1.2, label=label if number == 0 else None)
     for kill in data["kills"]:
         axes.axvline(kill["rows"], color="#888888", linewidth=0.8, linestyle=":")

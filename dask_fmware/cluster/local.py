@@ -187,8 +187,8 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
 
     def _repr_html_(self, cluster_status: str | None = None) -> str:
         """Show replicas and the address of the page; what Dask shows of a cluster is folded below."""
-        router = self.scheduler.plugins.get("fmware-router") if self.scheduler is not None else None
-        shown = RuntimeStatus(router.status())._repr_html_() if router is not None else ""
+        ask = self.scheduler.handlers.get("fmware_status") if self.scheduler is not None else None
+        shown = RuntimeStatus(ask())._repr_html_() if ask is not None else ""
         page = escape(self.page or "")
         link = f'<div style="margin:6px 0">dashboard: <a href="{page}" target="_blank">{page}</a></div>' if page else ""
         return (

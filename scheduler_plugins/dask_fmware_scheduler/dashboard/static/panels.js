@@ -26,6 +26,7 @@
 
   const percent = (share, digits = 1) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(share === 1 ? 0 : digits)} %`);
   const count = (value) => (value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en"));
+  const many = (value, word) => `${count(value)} ${word}${value === 1 ? "" : "s"}`;
   const rate = (value) => (value >= 100 ? count(value) : value.toFixed(value >= 10 ? 1 : 2));
   function seconds(value) {
     if (value === null || value === undefined) return "–";
@@ -98,7 +99,7 @@
 
   const AT_ONCE = 2, MOST_TABS = 12;
   let shown = null;  /* the workflow that was chosen */
-  const BOX = { width: 190, height: 78, gapX: 46, gapY: 16, pad: 6 };
+  const BOX = { width: 208, height: 78, gapX: 46, gapY: 16, pad: 6 };
 
   function statistics(rows, name) {
     const sum = { running: 0, waiting: 0, calls: 0, slack: null, misses: 0, ran: null, waited: null };
@@ -195,7 +196,7 @@
     const now = live.replicas, data = fleet.data;
     if (data.length !== now.running.length) return;  /* one came or went between the two halves of an answer */
     const used = utilisation(live, fleet);
-    note("replicas", data.length ? `${count(data.length)} replicas, ${count(live.light_workers)} light workers` : "");
+    note("replicas", data.length ? `${many(data.length, "replica")}, ${many(live.light_workers, "light worker")}` : "");
     if (!data.length) {
       body("replicas").replaceChildren(empty("No replica is ready yet. Workers load their models and announce themselves."));
       return;
@@ -250,7 +251,7 @@
     for (const [kind, members] of kinds) {
       const total = (column) => members.reduce((sum, i) => sum + column(i), 0);
       const element = [...body("replicas").querySelectorAll("[data-kind]")].find((item) => item.dataset.kind === kind);
-      element.textContent = `${count(members.length)} replicas · ${count(total((i) => now.running[i]))} of ` +
+      element.textContent = `${many(members.length, "replica")} · ${count(total((i) => now.running[i]))} of ` +
         `${count(total((i) => data[i][4]))} slots · ${count(total((i) => now.waiting[i]))} waiting · ` +
         `${percent(total((i) => used[i]) / members.length, 0)} used`;
     }
