@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from distributed import Client, progress
 import dask_fmware as fm
 from dask_fmware.client.status import RuntimeStatus
 from dask_fmware.testing import deployment
-from tests.cluster.flows import one, rag
+from tests.cluster.flows import one
 
 CANARY = "<script>alert('canary')</script>"
 
@@ -43,6 +42,7 @@ async def test_an_asynchronous_client_is_told_how_to_read_a_stream(
         fm.stream(future)._ipython_display_()
         assert "async for" in capsys.readouterr().out
         await future
+        future.release()
 
 
 async def test_the_state_of_a_runtime_is_shown_as_a_table(serving: Any) -> None:
@@ -52,7 +52,6 @@ async def test_the_state_of_a_runtime_is_shown_as_a_table(serving: Any) -> None:
         html = state._repr_html_()
         assert "large-cpu-1" in html
         assert "0 of" in html
-        await asyncio.gather(cluster.client.compute(rag(question="x")))
 
 
 def test_many_replicas_are_summed_up_and_troubles_are_shown_escaped() -> None:
