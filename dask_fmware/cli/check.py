@@ -60,18 +60,37 @@ def _show_deployment(deployment: Deployment) -> None:
     from dask_fmware.policy import create_policy
 
     create_policy(deployment.router.policy, lambda: 0.0)  # the document only holds its name
+    speeds = _speeds(deployment)
     replicas = list(deployment.replicas())
     click.echo(f"deployment: {len(deployment.models)} models, {len(replicas)} replicas, sound")
     width = max(map(len, deployment.models))
     for name, model in deployment.models.items():
         where = ", ".join(f"{placement.replicas} on {accelerator}" for accelerator, placement in model.on.items())
         click.echo(f"  {name:<{width}}  {model.engine}, {where}, context {model.context_tokens:,} tokens")
+        for card in model.on:
+            click.echo(f"  {'':<{width}}  speed on {card}: {speeds[name, card]}")
     for name, accelerator in deployment.accelerators.items():
         used = sum(replica.accelerator == name for replica in replicas)
         room = accelerator.cards * accelerator.replicas_per_card
         click.echo(f"  accelerator {name}: {accelerator.cards} cards, {used} of {room} places used")
     light = deployment.light_workers
     click.echo(f"  light workers: {light.count} with {light.threads} threads, policy: {deployment.router.policy}")
+
+
+def _speeds(deployment: Deployment) -> dict[tuple[str, str], str]:
+    """Where the speed of each model on each accelerator is known from."""
+    from dask_fmware.errors import DeploymentError, SpecError
+    from dask_fmware.profile.known import known_speed
+
+    found = {}
+    for name, model in deployment.models.items():
+        for accelerator in model.on:
+            try:
+                known = known_speed(deployment, name, accelerator)
+            except SpecError as error:
+                raise DeploymentError(f"models.{name}.on.{accelerator}: {error}") from error
+            found[name, accelerator] = known.source if known else "not known before it is profiled or a replica runs"
+    return found
 
 
 def _show_workflow(workflow: Workflow) -> None:

@@ -253,6 +253,7 @@ class LiveProfile(_Record):
     law: LawRecord
     step_tokens: int | None = Field(default=None, ge=1)  # as in `Profile`
     error: Seconds | None = None  # cross-validated median error of decode steps, relative
+    source: str = ""  # where the law is from, if it was not measured on such a replica
 
     @classmethod
     def of(cls, profile: Profile) -> LiveProfile:

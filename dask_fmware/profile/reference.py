@@ -1,7 +1,6 @@
 """What one call costs on an idle card of each type that a model is deployed on: seconds, and seconds of the card.
 
-From the profile of exactly that model, accelerator and engine; else the bundled catalog, where the names
-are known there; else the latency figure of the deployment. Which of these it was stands beside each figure.
+Where the speed is known from (see `dask_fmware.profile.known`) stands beside each figure.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dask_fmware.errors import SpecError
-from dask_fmware.profile.catalog import catalog
-from dask_fmware.profile.catalog import find as find_in_catalog
+from dask_fmware.profile.known import known_speed
+from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.projection import Projection
 from dask_fmware.profile.record import Profile
 from dask_fmware.profile.replica import Limits, ReplicaLoad, SequenceState
@@ -53,39 +52,26 @@ def card_latencies(
     for accelerator, placement in placed.items():
         price = deployment.accelerators[accelerator].price_per_hour
         slots = placement.slots or spec.slots
-        profile = _profile(model, accelerator, spec.engine, profiles)
-        if profile is not None:
-            figures = _by_law(profile, slots, prompt_tokens, output_tokens)
-            source = ("catalog, " if profile.provenance.from_catalog else "profile, ") + str(profile.key)
-        elif placement.latency is not None:
-            figures = _by_figure(placement.latency, prompt_tokens, output_tokens)
-            source = "latency figure of the deployment"
-        else:
+        known = known_speed(deployment, model, accelerator, profiles)
+        if known is None:
             raise SpecError(
                 f"nothing is known of the speed of model '{model}' on accelerator '{accelerator}' under engine "
-                f"'{spec.engine}'; run dask fmware profile --deployment FILE --model {model}, or give its latency in "
-                "the deployment"
+                f"'{spec.engine}'; run dask fmware profile --deployment FILE --model {model}, or give its latency or "
+                "the name it has in the catalog (catalog: NAME) in the deployment"
             )
-        found.append(CardLatency(accelerator, placement.replicas, *figures, price, source))
+        if known.law is not None:
+            figures = _by_law(known.law, known.step_tokens, slots, prompt_tokens, output_tokens)
+        else:
+            assert known.latency is not None
+            figures = _by_figure(known.latency, prompt_tokens, output_tokens)
+        found.append(CardLatency(accelerator, placement.replicas, *figures, price, known.source))
     return tuple(sorted(found, key=lambda card: (card.completion_s, card.accelerator)))
 
 
-def _profile(model: str, accelerator: str, engine: str, profiles: Sequence[Profile]) -> Profile | None:
-    wanted = (model, accelerator, engine)
-    mine = [p for p in profiles if (p.key.model, p.key.accelerator, p.key.engine) == wanted]
-    if mine:
-        return max(mine, key=lambda p: p.key.engine_version)
-    if not any(p.key.model.casefold() == model.casefold() for p in catalog()):
-        return None
-    try:
-        return find_in_catalog(model, accelerator)
-    except SpecError:
-        return None
-
-
-def _by_law(profile: Profile, slots: int, prompt_tokens: int, output_tokens: int) -> tuple[float, float, float]:
-    law = profile.step_law
-    limits = Limits(slots, max(profile.step_tokens or prompt_tokens, slots + 1))
+def _by_law(
+    law: StepLaw, step_tokens: int | None, slots: int, prompt_tokens: int, output_tokens: int
+) -> tuple[float, float, float]:
+    limits = Limits(slots, max(step_tokens or prompt_tokens, slots + 1))
     alone = Projection(ReplicaLoad(), limits, law).estimate(SequenceState(prompt_tokens, output_tokens))
     context = slots * (prompt_tokens + output_tokens / 2)
     decode_s = law.step_s(0, slots, context) / slots

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dask_fmware.errors import DeploymentError, SpecError
-from dask_fmware.profile.catalog import find
+from dask_fmware.errors import DeploymentError
+from dask_fmware.profile.known import KnownSpeed, known_speed
 from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.record import Profile
 from dask_fmware.profile.replica import Limits
-from dask_fmware.spec.deployment import Deployment, Latency, ModelDeployment, Placement
+from dask_fmware.spec.deployment import Deployment, Latency, ModelDeployment
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["CardType", "Inventory", "Kind", "inventory_of", "law_of_latency"]
@@ -78,8 +78,7 @@ def inventory_of(
 ) -> Inventory:
     """Return what a deployment can be provisioned with.
 
-    The speed of a kind is the first known of: a profile, the latency figure of the deployment, the bundled
-    catalog (by the names of model and accelerator). Where none is, replicas tell theirs when they are ready.
+    Speeds are those of `dask_fmware.profile.known`. Where none is, replicas tell theirs when they are ready.
 
     Raises
     ------
@@ -97,11 +96,11 @@ def inventory_of(
         fitting = _fitting(deployment, model, spec)
         for accelerator in fitting:
             placement, card = spec.on[accelerator], cards[accelerator]
-            known = _profile(model, accelerator, spec.engine, profiles)
-            law, source = _law(placement, known)
+            known = known_speed(deployment, model, accelerator, profiles) or KnownSpeed("not known yet")
+            law = law_of_latency(known.latency) if known.latency is not None else known.law
             slots = placement.slots or spec.slots
-            step_tokens = known.step_tokens if known is not None and known.step_tokens else 2048
-            load_s = known.load_s if known is not None and known.load_s is not None else options.load_s
+            step_tokens = known.step_tokens or 2048
+            load_s = known.load_s if known.load_s is not None else options.load_s
             kinds[model, accelerator] = Kind(
                 model,
                 accelerator,
@@ -109,7 +108,7 @@ def inventory_of(
                 Limits(slots, max(step_tokens, slots + 1), placement.kv_tokens),
                 load_s + options.boot_s,
                 card.price_per_hour / card.replicas_per_card,
-                source,
+                known.source,
             )
     inventory = Inventory(cards, kinds)
     _check_room(inventory, options)
@@ -124,26 +123,6 @@ def law_of_latency(latency: Latency) -> StepLaw:
     """
     prompt = Curve((latency.prompt_token_s,))
     return StepLaw(latency.output_token_s, prefill_fixed_s=latency.first_token_s, prefill=prompt)
-
-
-def _law(placement: Placement, known: Profile | None) -> tuple[StepLaw | None, str]:
-    if known is not None and not known.provenance.from_catalog:
-        return known.step_law, f"profile ({known.provenance.kind})"
-    if placement.latency is not None:
-        return law_of_latency(placement.latency), "latency figure of the deployment"
-    if known is not None:
-        return known.step_law, f"catalog ({known.provenance.kind}, {known.provenance.source})"
-    return None, "not known yet"
-
-
-def _profile(model: str, accelerator: str, engine: str, profiles: Sequence[Profile]) -> Profile | None:
-    mine = [p for p in profiles if (p.key.model, p.key.accelerator, p.key.engine) == (model, accelerator, engine)]
-    if mine:
-        return max(mine, key=lambda p: p.key.engine_version)
-    try:
-        return find(model, accelerator)
-    except SpecError:
-        return None
 
 
 def _price(deployment: Deployment, name: str) -> float:

@@ -88,6 +88,9 @@ class ModelDeployment(Record):
         ge=1,
         description="bounds prompt tokens from below at submission, until a replica tells its own",
     )
+    catalog: str | None = Field(
+        default=None, min_length=1, description="its name in the bundled catalog, whose figures stand in for a profile"
+    )
     memory_gb: float | None = Field(
         default=None, gt=0, description="weights and buffers, 10^9 bytes; the KV cache extra"
     )

@@ -9,6 +9,7 @@ from distributed.metrics import time
 
 from dask_fmware.model.messages import PROTOCOL_VERSION
 from dask_fmware.model.replica import Replica
+from dask_fmware.profile.record import LiveProfile
 from dask_fmware.runtime.fleet import ReplicaState
 from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_scheduler.drift import drift_sentence
@@ -94,6 +95,7 @@ class Reporting:
             "load_s": replica.load_s,
             "latency": self._router.machine.fleet.latency(replica).model_dump(),
             "profiled": replica.profile is not None,
+            "speed": _source(replica),
             **self._pace(replica),
         }
 
@@ -105,3 +107,10 @@ class Reporting:
             "correction": {"decode": known.decode, "prefill": known.prefill} if known is not None else None,
             "drift": drift_sentence(replica, drift) if drift is not None else None,
         }
+
+
+def _source(replica: Replica) -> str:
+    """Where the speed of a replica is known from."""
+    if replica.profile is None:
+        return "latency figure"
+    return LiveProfile.from_wire(replica.profile).source or "profile"

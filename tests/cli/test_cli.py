@@ -86,6 +86,20 @@ def test_check_names_the_line_of_a_mistake(invoke, deployment):
     assert "Traceback" not in result.output
 
 
+def test_check_says_where_speeds_are_known_from_and_names_the_place_of_one_that_does_not_exist(invoke, tmp_path):
+    path = tmp_path / "deployment.yaml"
+    text = """
+accelerators: {H100: {cards: 1}}
+models: {m: {engine: vllm, catalog: NAME, on: {H100: {}}}}
+"""
+    path.write_text(text.replace("NAME", "Llama-3.1-8B"))
+    assert "speed on H100: catalog, Llama-3.1-8B on H100" in invoke("check", str(path)).output
+    path.write_text(text.replace("NAME", "Lama-8B"))
+    result = invoke("check", str(path))
+    assert result.exit_code
+    assert "models.m.on.H100: the catalog has no" in result.output
+
+
 def test_check_refuses_a_policy_that_does_not_exist(invoke, deployment):
     deployment.write_text(DEPLOYMENT + "router: {policy: magic}\n")
     result = invoke("check", deployment)

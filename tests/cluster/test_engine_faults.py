@@ -14,6 +14,7 @@ import pytest
 
 import dask_fmware as fm
 from dask_fmware.testing import InProcessCluster
+from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_workers.accelerators import Card
 from dask_fmware_workers.engines import llama_cpp, vllm_serve
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
@@ -35,7 +36,7 @@ def document(engine: str, **arguments: Any) -> dict[str, Any]:
 async def failure(document: dict[str, Any], caplog: pytest.LogCaptureFixture) -> tuple[str, bool]:
     """Error of the replica that does not come, and whether it is tried again, as `fm.status` has them."""
     async with InProcessCluster(document, wait=False) as cluster:
-        await cluster.until(lambda: cluster.router.failed_replicas, "the replica has failed")
+        await cluster.until(lambda: cluster.router.service(Arrivals).failed, "the replica has failed")
         status = await fm.status(cluster.client)
         (failed,) = status["failed_replicas"]
         assert (failed["name"], failed["model"], failed["accelerator"]) == ("small-cpu-0", "small", "cpu")
@@ -164,16 +165,16 @@ async def test_a_replica_comes_when_what_it_lacked_is_there(caplog: Any) -> None
         made = document("openai", base_url=address, model="m")
         made["models"]["small"]["on"]["cpu"] = {"latency": {"first_token_s": 0.1, "output_token_s": 0.1}}
         cluster = await stack.enter_async_context(InProcessCluster(made, wait=False))
-        await cluster.until(lambda: cluster.router.failed_replicas)
+        await cluster.until(lambda: cluster.router.service(Arrivals).failed)
         is_there = True
         await cluster.until(lambda: len(cluster.router.machine.fleet) == 1)
-        assert not cluster.router.failed_replicas
+        assert not cluster.router.service(Arrivals).failed
 
 
 async def test_a_run_on_a_model_that_never_comes_says_why_it_waits(tmp_path: Path) -> None:
     """The call is held, and its report names what is missing."""
     async with InProcessCluster(document("llama.cpp", gguf=str(tmp_path / "none.gguf")), wait=False) as cluster:
-        await cluster.until(lambda: cluster.router.failed_replicas)
+        await cluster.until(lambda: cluster.router.service(Arrivals).failed)
         future = cluster.client.compute(one("x"))
         await cluster.until(lambda: cluster.router.machine.held)
         assert "held, as no replica of model 'small' was ready" in str(await fm.report(future))

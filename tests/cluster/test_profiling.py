@@ -59,7 +59,7 @@ async def test_replicas_announce_what_was_measured_and_are_back_in_routing(clust
     states = {state.replica.model: state for state in cluster.router.machine.fleet}
     assert not any(state.draining for state in states.values())
     assert LiveProfile.from_wire(states["small"].replica.profile) == LiveProfile.of(made.profile)
-    assert states["large"].replica.profile is None
+    assert LiveProfile.from_wire(states["large"].replica.profile).source == "the law that its engine plays"
 
 
 async def test_all_replicas_of_the_card_are_on_leave_meanwhile(cluster, tmp_path) -> None:
@@ -126,7 +126,8 @@ async def test_a_loading_replica_announces_the_profile_of_its_store(tmp_path) ->
         async with InProcessCluster(document()) as cluster:
             replicas = {state.replica.model: state.replica for state in cluster.router.machine.fleet}
     assert replicas["small"].profile == LiveProfile.of(kept).to_wire()
-    assert replicas["large"].profile is None
+    stated = LiveProfile.from_wire(replicas["large"].profile or "")
+    assert stated.source == "the law that its engine plays"
 
 
 async def test_a_damaged_entry_is_told_and_measured_again(cluster, tmp_path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from dask_fmware.errors import DeploymentError
 from dask_fmware.model.engine import Engine
 from dask_fmware.model.messages import ReplicaReady
+from dask_fmware.profile.known import stated_speed
 from dask_fmware.profile.record import LiveProfile
 from dask_fmware.spec.deployment import Deployment, Placement
 from dask_fmware_workers.accelerators import see_only
@@ -83,6 +84,8 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         footprint = Footprint.now().beyond(before)
         made = engine.capabilities
         profile = await asyncio.to_thread(stored_profile, model, accelerator, made)
+        if profile is None and (stated := stated_speed(deployment, model, accelerator)) is not None:
+            profile = stated.live_profile().to_wire()
         if placement.latency is not None:
             latency = placement.latency.model_dump()
         elif profile is not None:

@@ -38,10 +38,10 @@ from random import Random
 
 from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineError, OutputFormatError, SpecError
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, FinishReason, Request, Usage
+from dask_fmware.profile.emulated_law import find_law
 from dask_fmware.profile.emulation import FIRST, EmulatedBatch
 from dask_fmware.profile.replica import Limits
 from dask_fmware_workers.engines.emulated_answer import CHARACTERS_PER_TOKEN, Answer, Answers, prompt_text
-from dask_fmware_workers.engines.emulated_law import find_law
 from dask_fmware_workers.engines.prefix_blocks import PrefixBlocks
 from dask_fmware_workers.engines.request_checks import check_context, check_request
 

@@ -1,0 +1,107 @@
+"""How fast a model is on an accelerator, as far as that is known before a replica of it runs, and from where.
+
+The first of: a profile that was measured of exactly this pair and engine; what the deployment states, which is the law
+that an emulated engine plays or an entry of the bundled catalog (``catalog:``); its latency figure; an entry of the
+catalog that has the names of model and accelerator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dask_fmware.errors import SpecError
+from dask_fmware.profile.catalog import find
+from dask_fmware.profile.emulated_law import find_law
+from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.record import LawRecord, LiveProfile, Profile
+from dask_fmware.spec.deployment import Deployment, Latency
+
+__all__ = ["KnownSpeed", "known_speed", "stated_speed"]
+
+LAWS = frozenset({"law", "catalog", "profile"})  # arguments of the emulated engine
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSpeed:
+    """A step-time law, or a latency figure where there is none."""
+
+    source: str  # for people
+    law: StepLaw | None = None
+    latency: Latency | None = None
+    step_tokens: int | None = None  # most prompt tokens in a step
+    load_s: float | None = None
+
+    def live_profile(self) -> LiveProfile:
+        """Return what a replica announces of it; there must be a law."""
+        assert self.law is not None
+        return LiveProfile(law=LawRecord.of(self.law), step_tokens=self.step_tokens, source=self.source)
+
+
+def known_speed(
+    deployment: Deployment, model: str, accelerator: str, profiles: Sequence[Profile] = ()
+) -> KnownSpeed | None:
+    """Return what is known of a model on an accelerator that it is deployed on; None if nothing is.
+
+    Parameters
+    ----------
+    profiles
+        What was measured; of several versions of an engine the latest counts.
+
+    Raises
+    ------
+    SpecError
+        The deployment names a law or an entry of the catalog that there is not.
+    """
+    engine = deployment.models[model].engine
+    mine = [p for p in profiles if (p.key.model, p.key.accelerator, p.key.engine) == (model, accelerator, engine)]
+    if mine:
+        best = max(mine, key=lambda p: p.key.engine_version)
+        return _of(best, f"profile, {best.key}")
+    if (stated := stated_speed(deployment, model, accelerator)) is not None:
+        return stated
+    if (latency := deployment.models[model].on[accelerator].latency) is not None:
+        return KnownSpeed("latency figure of the deployment", latency=latency)
+    try:
+        return _of_catalog(model, accelerator)
+    except SpecError:
+        return None
+
+
+def stated_speed(deployment: Deployment, model: str, accelerator: str) -> KnownSpeed | None:
+    """Return what the deployment itself says by naming a law or an entry of the catalog; None if it does not.
+
+    Raises
+    ------
+    SpecError
+        There is no such law or entry.
+    """
+    spec = deployment.models[model]
+    placement = spec.on[accelerator]
+    if spec.engine == "emulated":
+        arguments = {**spec.arguments, **placement.arguments}
+        return _played(arguments) if LAWS & arguments.keys() else None
+    return _of_catalog(spec.catalog, accelerator) if spec.catalog is not None else None
+
+
+def _played(arguments: Mapping[str, Any]) -> KnownSpeed:
+    """Of an emulated engine: the law that it plays, on its clock."""
+    law, load_s = find_law(arguments.get("law"), arguments.get("catalog"), arguments.get("profile"))
+    scale = float(arguments.get("time_scale", 1.0))
+    stated_s = arguments.get("load_s")
+    return KnownSpeed(
+        "the law that its engine plays",
+        law.scaled(scale, scale),
+        step_tokens=int(arguments.get("step_tokens", 2048)),
+        load_s=scale * (load_s if stated_s is None else float(stated_s)),
+    )
+
+
+def _of_catalog(model: str, accelerator: str) -> KnownSpeed:
+    found = find(model, accelerator)
+    return _of(found, f"catalog, {found.key}, {found.provenance.kind}")
+
+
+def _of(profile: Profile, source: str) -> KnownSpeed:
+    return KnownSpeed(source, profile.step_law, step_tokens=profile.step_tokens, load_s=profile.load_s)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dask_fmware.errors import SpecError
+from dask_fmware.profile.catalog import find
+from dask_fmware.profile.known import known_speed, stated_speed
+from dask_fmware.spec.deployment import Deployment
+
+ENTRY = {"model": "Llama-3.1-8B", "accelerator": "H100"}
+FIGURE = {"first_token_s": 0.1, "output_token_s": 0.01}
+
+
+def deployment(engine: str = "vllm", name: str = "m", model: Any = None, **placement: Any) -> Deployment:
+    models = {name: {"engine": engine, **(model or {}), "on": {"H100": placement}}}
+    return Deployment.model_validate({"accelerators": {"H100": {"cards": 1}}, "models": models})
+
+
+def test_an_emulated_engine_is_as_fast_as_it_is_told_to_be() -> None:
+    made = deployment("emulated", arguments={"catalog": ENTRY, "time_scale": 2, "load_s": 3})
+    known = known_speed(made, "m", "H100")
+    assert known is not None
+    assert known.law is not None
+    assert known.law.step_s(100, 4, 1000) == pytest.approx(2 * find(**ENTRY).step_law.step_s(100, 4, 1000))
+    assert known.load_s == 6
+    assert known.live_profile().source == known.source == "the law that its engine plays"
+
+
+def test_the_catalog_stands_in_under_the_name_that_the_deployment_gives() -> None:
+    made = deployment(model={"catalog": "llama-3.1-8b"}, latency=FIGURE)
+    known = known_speed(made, "m", "H100")
+    assert known == stated_speed(made, "m", "H100")
+    assert known is not None
+    assert known.law == find(**ENTRY).step_law
+    assert known.source.startswith("catalog, Llama-3.1-8B on H100")
+
+
+def test_a_name_that_is_not_in_the_catalog_is_refused_with_what_is_near() -> None:
+    with pytest.raises(SpecError, match="catalog has no"):
+        known_speed(deployment(model={"catalog": "llama-8"}), "m", "H100")
+
+
+def test_a_latency_figure_wins_over_an_entry_that_merely_has_the_same_names() -> None:
+    known = known_speed(deployment(name="Llama-3.1-8B", latency=FIGURE), "Llama-3.1-8B", "H100")
+    assert known is not None
+    assert known.law is None
+    assert known.source == "latency figure of the deployment"
+    alone = known_speed(deployment(name="Llama-3.1-8B"), "Llama-3.1-8B", "H100")
+    assert alone is not None
+    assert alone.law == find(**ENTRY).step_law
+
+
+@pytest.mark.parametrize("engine", ["vllm", "emulated"])
+def test_nothing_is_known_of_what_says_nothing(engine: str) -> None:
+    assert known_speed(deployment(engine), "m", "H100") is None
+    assert stated_speed(deployment(engine), "m", "H100") is None
