@@ -79,16 +79,12 @@ def _show_deployment(deployment: Deployment) -> None:
 
 def _speeds(deployment: Deployment) -> dict[tuple[str, str], str]:
     """Where the speed of each model on each accelerator is known from."""
-    from dask_fmware.errors import DeploymentError, SpecError
     from dask_fmware.profile.known import known_speed
 
     found = {}
     for name, model in deployment.models.items():
         for accelerator in model.on:
-            try:
-                known = known_speed(deployment, name, accelerator)
-            except SpecError as error:
-                raise DeploymentError(f"models.{name}.on.{accelerator}: {error}") from error
+            known = known_speed(deployment, name, accelerator)
             found[name, accelerator] = known.source if known else "not known before it is profiled or a replica runs"
     return found
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dask_fmware.errors import SpecError
+from dask_fmware.errors import DeploymentError, SpecError
 from dask_fmware.profile.catalog import find
 from dask_fmware.profile.emulated_law import find_law
 from dask_fmware.profile.law import StepLaw
@@ -51,7 +51,7 @@ def known_speed(
 
     Raises
     ------
-    SpecError
+    DeploymentError
         The deployment names a law or an entry of the catalog that there is not.
     """
     engine = deployment.models[model].engine
@@ -74,15 +74,18 @@ def stated_speed(deployment: Deployment, model: str, accelerator: str) -> KnownS
 
     Raises
     ------
-    SpecError
+    DeploymentError
         There is no such law or entry.
     """
     spec = deployment.models[model]
     placement = spec.on[accelerator]
-    if spec.engine == "emulated":
-        arguments = {**spec.arguments, **placement.arguments}
-        return _played(arguments) if LAWS & arguments.keys() else None
-    return _of_catalog(spec.catalog, accelerator) if spec.catalog is not None else None
+    arguments = {**spec.arguments, **placement.arguments}
+    try:
+        if spec.engine == "emulated":
+            return _played(arguments) if LAWS & arguments.keys() else None
+        return _of_catalog(spec.catalog, accelerator) if spec.catalog is not None else None
+    except SpecError as error:
+        raise DeploymentError(f"models.{model}.on.{accelerator}: {error}") from error
 
 
 def _played(arguments: Mapping[str, Any]) -> KnownSpeed:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dask_fmware.errors import SpecError
+from dask_fmware.errors import DeploymentError
 from dask_fmware.profile.catalog import find
 from dask_fmware.profile.known import known_speed, stated_speed
 from dask_fmware.spec.deployment import Deployment
@@ -38,7 +38,7 @@ def test_the_catalog_stands_in_under_the_name_that_the_deployment_gives() -> Non
 
 
 def test_a_name_that_is_not_in_the_catalog_is_refused_with_what_is_near() -> None:
-    with pytest.raises(SpecError, match="catalog has no"):
+    with pytest.raises(DeploymentError, match=r"models\.m\.on\.H100: the catalog has no"):
         known_speed(deployment(model={"catalog": "llama-8"}), "m", "H100")
 
 
