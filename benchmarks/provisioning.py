@@ -1,26 +1,32 @@
-"""Provisioning in the simulator: attainment and card-hours of each way to count replicas, over a day-shaped load.
+"""Provisioning in the simulator: attainment and card-hours of each way to count replicas, over a load that changes.
 
-    python -m benchmarks.provisioning --loads 30 120 --seeds 5
-    python -m benchmarks.provisioning --trace azure2023_conv.csv.gz --seeds 5
+    python -m benchmarks.provisioning --loads 5 30 120 300
+    python -m benchmarks.provisioning --windows servegen_client_windows_day1.csv.gz --workload m-large
+    python -m benchmarks.provisioning --trace azure2023_conv.csv.gz --times 6
 
-A "day" is a sine of one period, `--day` seconds long, from a quarter of the peak to the peak; a trace is played as
-recorded. `static` is the least number of replicas, kept all the time, that attains the quantile on seed 0: peak
-provisioning with hindsight. `queue_length` is run with each of three targets, and the best of them is shown.
+Without a file the load is a sine from a quarter of the peak to the peak: its mean is 62.5 % of its peak, below which no
+scaler can go. With `--windows` it is the measured day of a workload, in `--day` seconds; a trace is played as recorded,
+each arrival `--times` times.
+
+`static peak` is the least number of replicas, kept all the time, that attains the quantile in the busiest twentieth of
+the load of seed 0; `static, day` the least that attains it over the whole of it, which overloads the peak. Both know
+the load beforehand. The target of `queue length` is the largest that attains as much as the static peak less a point
+on seed 0, among those of `--targets`.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
-import random
-from collections.abc import Iterator
-from math import cos, pi
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.day_loads import Load, MeasuredDay, Sine, Trace
 from benchmarks.environment import environment, write
-from dask_fmware.simulate.arrivals import Arrival
 from dask_fmware.simulate.provisioned import ProvisioningController
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.scenario import Scenario
@@ -29,22 +35,35 @@ from dask_fmware.simulate.workload import SampledRun, Workload
 from dask_fmware.simulate.world import World
 from dask_fmware.spec.provisioning import Provisioning
 
-PEAK = 20.0  # runs a second
-ONGOING = (6.0, 12.0, 20.0)
+QUANTILE = 0.95
+POLICY = "greedy"  # the default of deployments
+TARGETS = (8.0, 12.0, 16.0, 20.0, 24.0, 28.0)
+MOST_CARDS = 120
+BUSIEST = 20  # parts of the load, of which the busiest is looked at
+
+
+@dataclass(frozen=True)
+class Played:
+    """One simulation."""
+
+    goodput: float
+    goodput_busiest: float
+    card_hours: float
+    changes: int
 
 
 def scenario(load_s: float, count: int = 1) -> Scenario:
-    """Llama-3.1-8B on L40S, as in the catalog; chats of one call."""
+    """Llama-3.1-8B on L40S, as in the catalog; chats of one call with long answers, half a call a second on a card."""
     hosting = {"slots": 32, "kv_tokens": 150_000, "catalog": ["Llama-3.1-8B", "L40S"], "load_s": load_s}
     node = {
         "model": "8b",
         "answers": True,
-        "prompt": {"lognormal": [800, 0.6], "most": 4000},
-        "output": {"lognormal": [200, 0.6], "most": 800},
+        "prompt": {"lognormal": [1250, 0.6], "most": 6000},
+        "output": {"lognormal": [1300, 0.6], "most": 4000},
     }
     return Scenario.model_validate({
         "name": "day",
-        "cards": {"L40S": {"count": count, "most": 40, "price_per_hour": 1.0}},
+        "cards": {"L40S": {"count": count, "most": MOST_CARDS, "price_per_hour": 1.0}},
         "models": {"8b": {"on": {"L40S": hosting}}},
         "workflows": {"chat": {"slo": {"ttft_s": 1.0}, "nodes": {"answer": node}}},
         "arrivals": {"kind": "poisson", "rate": 1.0, "duration_s": 1.0},
@@ -52,112 +71,139 @@ def scenario(load_s: float, count: int = 1) -> Scenario:
     })  # fmt: skip
 
 
-def times(seed: int, day_s: float, trace: list[Arrival] | None) -> Iterator[Arrival]:
-    if trace is not None:
-        span = trace[-1].at
-        shift = random.Random(f"shift {seed}").uniform(0.0, span)
-        turned = sorted((a.at - shift) % span for a in trace)
-        yield from (Arrival(at) for at in turned)
-        return
-    draw, at = random.Random(f"day {seed}"), 0.0
-    while (at := at + draw.expovariate(PEAK)) < day_s:
-        if draw.random() < 0.25 + 0.75 * (0.5 - 0.5 * cos(2 * pi * at / day_s)):
-            yield Arrival(at)
-
-
-def runs(spec: Scenario, seed: int, day_s: float, trace: list[Arrival] | None) -> list[SampledRun]:
+def runs(spec: Scenario, load: Load, seed: int) -> list[SampledRun]:
+    """The same for every way."""
     workload = Workload(spec, seed)
-    return [workload.run("chat", f"r{i}", arrival) for i, arrival in enumerate(times(seed, day_s, trace))]
+    return [workload.run("chat", f"r{i}", arrival) for i, arrival in enumerate(load.arrivals(seed))]
 
 
-def played(spec: Scenario, work: list[SampledRun], seed: int, options: Provisioning | None) -> tuple[float, float, int]:
+def static(load: Load, seed: int, count: int) -> Played:
+    """`count` replicas all the time."""
+    return _played(scenario(0.0, count), load, seed, None)
+
+
+def scaled(load: Load, load_s: float, options: Provisioning, start: int, seed: int) -> Played:
+    """Replicas as `options` have it, from `start` of them."""
+    return _played(scenario(load_s, start), load, seed, options)
+
+
+def _played(spec: Scenario, load: Load, seed: int, options: Provisioning | None) -> Played:
     controller = ProvisioningController(spec, options) if options is not None else None
-    world = World(spec, "slack", work, seed, controller=controller)
-    found = measure(spec, world.play(), world.card_seconds)
+    world = World(spec, POLICY, runs(spec, load, seed), seed, controller=controller)
+    parts: list[list[bool]] = [[] for _ in range(BUSIEST)]
+
+    def watched() -> Any:
+        for outcome in world.play():
+            parts[min(int(BUSIEST * outcome.run.arrival / load.length_s), BUSIEST - 1)].append(outcome.met)
+            yield outcome
+
+    found = measure(spec, watched(), world.card_seconds)
+    busiest = max(parts, key=len)
     changes = sum(len(plan.steps) for plan in controller.plans) if controller is not None else 0
-    return found.goodput, sum(world.card_seconds.values()) / 3600.0, changes
+    return Played(found.goodput, sum(busiest) / len(busiest), sum(world.card_seconds.values()) / 3600.0, changes)
 
 
-def least_static(day_s: float, trace: list[Arrival] | None, quantile: float) -> int:
-    low, high = 1, 40
+def least_static(load: Load, figure: str) -> int:
+    """Least number of replicas with which a figure of seed 0 is the quantile."""
+    low, high = 1, MOST_CARDS
     while low < high:
         middle = (low + high) // 2
-        spec = scenario(0.0, middle)
-        if played(spec, runs(spec, 0, day_s, trace), 0, None)[0] >= quantile:
+        if getattr(static(load, 0, middle), figure) >= QUANTILE:
             high = middle
         else:
             low = middle + 1
     return low
 
 
-def ways(load_s: float) -> dict[str, Provisioning]:
-    made = {
-        "projection": Provisioning(load_s=load_s),
-        "simple (the paper's)": Provisioning(mode="simple", load_s=load_s),
-    }
-    for ongoing in ONGOING:
-        made[f"queue length, {ongoing:g} each"] = Provisioning(
-            mode="queue_length", target_ongoing=ongoing, load_s=load_s
-        )
-    return made
+def queue_length(target: float, load_s: float) -> Provisioning:
+    """As Ray Serve has it, with its default delays."""
+    return Provisioning(mode="queue_length", target_ongoing=target, load_s=load_s, quantile=QUANTILE)
+
+
+def table(title: str, rows: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        title,
+        "",
+        "| load time | way | goodput | in the busiest twentieth | card-hours of static peak | changes |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {r['load_s']:g} s | {r['way']} | {r['goodput']:.3f} ({r['goodput_low']:.3f} - {r['goodput_high']:.3f}) "
+            f"| {r['goodput_busiest']:.3f} | {r['share']:.2f} ({r['share_low']:.2f} - {r['share_high']:.2f}) "
+            f"| {r['changes']:.0f} |"
+            for r in rows
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def row(load_s: float, way: str, found: Sequence[Played], base: float) -> dict[str, Any]:
+    goodput, hours = interval([p.goodput for p in found]), interval([p.card_hours for p in found])
+    return {
+        "load_s": load_s, "way": way, "goodput": goodput.mean, "goodput_low": goodput.low, "goodput_high": goodput.high,
+        "goodput_busiest": sum(p.goodput_busiest for p in found) / len(found),
+        "card_hours": hours.mean, "share": hours.mean / base, "share_low": hours.low / base,
+        "share_high": hours.high / base, "changes": sum(p.changes for p in found) / len(found),
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loads", type=float, nargs="+", default=[5, 30, 120, 300], help="load times in seconds")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--day", type=float, default=7200.0, help="seconds of a day")
-    parser.add_argument("--trace", type=Path, help="CSV with arrival_s, may be gzipped")
-    parser.add_argument("--name", default="provisioning_day")
+    parser.add_argument("--peak", type=float, default=12.0, help="runs a second")
+    parser.add_argument("--trace", type=Path, help="CSV with arrival_s, prompt_tokens, output_tokens; may be gzipped")
+    parser.add_argument("--times", type=int, default=6, help="arrivals for each of the trace")
+    parser.add_argument("--windows", type=Path, help="CSV with workload, window_start_s, rate_rps, gzipped")
+    parser.add_argument("--workload", default="", help="of that file")
+    parser.add_argument("--targets", type=float, nargs="+", default=TARGETS, help="calls a replica, queue length")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--name", default="provisioning_sine")
     asked = parser.parse_args()
-    trace = _trace(asked.trace) if asked.trace is not None else None
-    static = least_static(asked.day, trace, 0.95)
-    rows: list[dict[str, Any]] = []
+    load: Load = Sine(asked.peak, asked.day)
+    if asked.trace is not None:
+        load = Trace(asked.trace, asked.times)
+    elif asked.windows is not None:
+        load = MeasuredDay(asked.windows, asked.workload, asked.peak, asked.day)
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
-    for load_s in asked.loads:
-        cells = {"static peak": [_static(static, asked.day, trace, seed) for seed in seeds]}
-        for name, options in ways(load_s).items():
-            spec = scenario(load_s, max(1, static // 4))
-            cells[name] = [played(spec, runs(spec, seed, asked.day, trace), seed, options) for seed in seeds]
-        base = interval([hours for _, hours, _ in cells["static peak"]]).mean
-        for name, found in cells.items():
-            goodput, hours = interval([g for g, _, _ in found]), interval([h for _, h, _ in found])
-            row = {
-                "load_s": load_s, "way": name, "goodput": goodput.mean, "goodput_low": goodput.low,
-                "goodput_high": goodput.high, "card_hours": hours.mean, "share_of_static": hours.mean / base,
-                "share_low": hours.low / base, "share_high": hours.high / base,
-                "changes": sum(c for _, _, c in found) / len(found),
-            }  # fmt: skip
-            rows.append(row)
-            print(row, flush=True)
-    lines = [
-        "# Provisioning: attainment and card-hours",
-        "",
-        f"{'Trace ' + asked.trace.name if asked.trace else f'A day of {asked.day:g} s'}, {len(seeds)} seeds from "
-        f"{asked.first_seed}; static peak is {static} cards. Means with 95 % intervals over seeds.",
-        "",
-        "| load time | way | goodput | card-hours of static | changes |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {r['load_s']:g} s | {r['way']} | {r['goodput']:.3f} ({r['goodput_low']:.3f} - {r['goodput_high']:.3f}) "
-            f"| {r['share_of_static']:.2f} ({r['share_low']:.2f} - {r['share_high']:.2f}) | {r['changes']:.0f} |"
-            for r in rows
-        ),
-    ]
-    data = {"environment": environment(seed=asked.first_seed), "static_cards": static, "rows": rows}
-    write(asked.name, data, "\n".join(lines))
+    rows: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(asked.workers) as pool:
+        peak, day = pool.map(partial(least_static, load), ("goodput_busiest", "goodput"))
+        fixed = {count: list(pool.map(partial(static, load, count=count), seeds)) for count in {peak, day}}
+        base = interval([p.card_hours for p in fixed[peak]]).mean
+        least = interval([p.goodput for p in fixed[peak]]).mean - 0.01
+        start = max(1, peak // 4)
+        for load_s in asked.loads:
+            tried = [
+                pool.submit(scaled, load, load_s, queue_length(t, load_s), start, 0) for t in sorted(asked.targets)
+            ]
+            good = [t for t, one in zip(sorted(asked.targets), tried, strict=True) if one.result().goodput >= least]
+            target = max(good, default=min(asked.targets))
+            ways = {
+                "projection": Provisioning(load_s=load_s, quantile=QUANTILE),
+                "simple (the paper's)": Provisioning(mode="simple", load_s=load_s, quantile=QUANTILE),
+                f"queue length, {target:g} each": queue_length(target, load_s),
+            }
+            cells = list(itertools.product(ways, seeds))
+            played = list(pool.map(_cell, [(load, load_s, ways[way], start, seed) for way, seed in cells]))
+            made = {
+                way: [p for (w, _), p in zip(cells, played, strict=True) if w == way] for way in ways
+            }
+            all_ways = {f"static peak, {peak}": fixed[peak], f"static, day, {day}": fixed[day], **made}
+            for way, found in all_ways.items():
+                rows.append(row(load_s, way, found, base))
+                print(rows[-1], flush=True)
+    title = (
+        f"# Provisioning: {load.title}\n\n{load.length_s:g} s long, {len(seeds)} seeds from {asked.first_seed}; "
+        f"means with 95 % intervals over seeds. Mean over peak of the rate: {load.mean_share:.2f}."
+    )
+    data = {"environment": environment(seed=asked.first_seed), "static_peak": peak, "static_day": day, "rows": rows}
+    write(asked.name, data, table(title, rows))
 
 
-def _static(count: int, day_s: float, trace: list[Arrival] | None, seed: int) -> tuple[float, float, int]:
-    spec = scenario(0.0, count)
-    return played(spec, runs(spec, seed, day_s, trace), seed, None)
-
-
-def _trace(path: Path) -> list[Arrival]:
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    return [Arrival(float(row["arrival_s"])) for row in csv.DictReader(text.splitlines())]
+def _cell(asked: tuple[Load, float, Provisioning, int, int]) -> Played:
+    return scaled(*asked)
 
 
 if __name__ == "__main__":

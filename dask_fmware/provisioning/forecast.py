@@ -6,9 +6,9 @@ from collections import deque
 from itertools import pairwise
 from math import sqrt
 
-__all__ = ["ArrivalRate", "Peak"]
+__all__ = ["ArrivalRate", "Peak", "spread"]
 
-WINDOWS_S = (5, 10, 20, 60)  # a short one counts once it is certain that it saw more than the long ones
+WINDOWS_S = (5, 10, 20, 60, 180)  # a short one counts once it is certain that it saw more than the long ones
 CERTAIN = 4.0  # standard deviations: a look is taken every second
 TREND_S = 300
 TREND_CERTAIN = 2.5
@@ -47,7 +47,9 @@ class ArrivalRate:
             self._counts.popleft()
 
     def now(self, now: float) -> float:
-        """Arrivals a second: the mean of the longest window, or what a shorter one is certain to exceed it by."""
+        """Arrivals a second: the mean of the longest window brought up to date by the trend, or what a shorter window
+        is certain to exceed it by.
+        """
         if self._first is None:
             return 0.0
         seen_s = max(now - self._first, LEAST_S)
@@ -58,7 +60,7 @@ class ArrivalRate:
             span_s = min(float(window_s), seen_s)
             count = self._since(now, window_s)
             if window_s >= min(WINDOWS_S[-1], seen_s / 2) or not best:
-                best = max(best, count / span_s)
+                best = max(best, count / span_s + self.trend(now) * span_s / 2)
             elif count - CERTAIN * sqrt(count) > best * span_s:
                 best = count / span_s
         return best
@@ -104,6 +106,15 @@ class ArrivalRate:
                 break
             total += arrivals
         return total
+
+
+def spread(rate: float) -> float:
+    """Standard deviation of `ArrivalRate.now` under an even load, relative to it.
+
+    >>> round(spread(5.0), 3)
+    0.033
+    """
+    return 1 / sqrt(max(rate, 1e-9) * WINDOWS_S[-1])
 
 
 class Peak:

@@ -15,7 +15,7 @@ from dask_fmware.profile.law import StepLaw
 from dask_fmware.provisioning.capacity import CallClass
 from dask_fmware.provisioning.demand import call_classes
 from dask_fmware.provisioning.failures import Failures
-from dask_fmware.provisioning.forecast import Peak
+from dask_fmware.provisioning.forecast import Peak, spread
 from dask_fmware.provisioning.inventory import Inventory
 from dask_fmware.provisioning.pressure import Pressure
 from dask_fmware.provisioning.queue_length import QueueLength
@@ -30,6 +30,8 @@ __all__ = ["Planner"]
 Key: TypeAlias = tuple[str, str]
 CATCH_UP_S = 60.0  # in which calls that wait are to be worked off
 SAME = 0.03  # change of a rate that gives no new mix
+NOISE = 2.0  # standard deviations of a rate that are no reason to let a replica go
+MOST_NOISE = 0.5
 LOOK_AGAIN_S = 30.0  # after which the mix is worked out again all the same
 
 
@@ -181,7 +183,7 @@ class Planner:
         if not shrinking:
             return
         if self._lower is None:
-            more = [replace(calls, rate=calls.rate * (1 + self.options.margin)) for calls in classes]
+            more = [replace(calls, rate=calls.rate * (1 + self._margin(calls.rate))) for calls in classes]
             self._lower = size(
                 self.inventory, more, self.options,
                 current=stock.counts, barred=barred, burstiness=bursts, pressure=pressure,
@@ -195,6 +197,10 @@ class Planner:
             desired[key] = min(max(desired.get(key, 0), keep), count)
             if desired[key] < count and not grows:
                 reasons[model] += f"; {count - desired[key]} on {key[1]} not needed for {self.options.idle_s:.0f} s"
+
+    def _margin(self, rate: float) -> float:
+        """How much more load what is left must bear: few arrivals do not tell their rate well."""
+        return max(self.options.margin, min(NOISE * spread(rate), MOST_NOISE))
 
     def _reason(
         self,

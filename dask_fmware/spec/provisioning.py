@@ -47,7 +47,10 @@ class Provisioning(Record):
     )
     cool_down_s: float = Field(default=30.0, ge=0, description="after a start of a model none of its replicas goes")
     margin: float = Field(
-        default=0.15, ge=0, le=1, description="replicas go only if what is left could bear this much more load"
+        default=0.05,
+        ge=0,
+        le=1,
+        description="replicas go only if what is left could bear this much more load; more where few arrivals tell it",
     )
     boot_s: float = Field(
         default=0.0, ge=0, description="from the request for a worker until its engine begins to load"
