@@ -1,0 +1,143 @@
+"""Loads that change over a day, for comparing ways to provision: a sine, a measured day, a trace."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import cos, pi
+from pathlib import Path
+from typing import Protocol
+
+from dask_fmware.simulate.arrivals import Arrival
+
+__all__ = ["Load", "MeasuredDay", "Sine", "Trace"]
+
+JITTER_S = 5.0  # of the copies of one arrival of a trace
+
+
+class Load(Protocol):
+    """Arrivals over `length_s` seconds."""
+
+    title: str
+    length_s: float
+
+    def arrivals(self, seed: int) -> Iterator[Arrival]:
+        """Draw them, in order."""
+        ...
+
+    @property
+    def mean_share(self) -> float:
+        """Mean over peak of the rate: the share of static cards below which no scaler can go."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sine:
+    """One period from a quarter of the peak to the peak and back."""
+
+    peak: float  # runs a second
+    length_s: float
+    title: str = "a sine from a quarter of its peak to the peak"
+
+    def share(self, part: float) -> float:
+        """Rate at a part of the day, 0..1, relative to the peak."""
+        return 0.25 + 0.75 * (0.5 - 0.5 * cos(2 * pi * part))
+
+    @property
+    def mean_share(self) -> float:
+        """Five eighths."""
+        return 0.625
+
+    def arrivals(self, seed: int) -> Iterator[Arrival]:
+        """Draw a Poisson process of that rate."""
+        yield from _poisson(self.peak, self.length_s, self.share, seed)
+
+
+@dataclass(frozen=True)
+class MeasuredDay:
+    """The day of one workload, from the rates of its clients in windows; scaled to a peak and a length.
+
+    The file is a gzipped CSV with the columns workload, window_start_s and rate_rps, as ServeGen's are.
+    """
+
+    path: Path
+    workload: str
+    peak: float
+    length_s: float
+    title: str = ""
+    shares: tuple[float, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        sums: dict[float, float] = {}
+        with gzip.open(self.path, "rt") as text:
+            for row in csv.DictReader(text):
+                if row["workload"] == self.workload:
+                    at = float(row["window_start_s"])
+                    sums[at] = sums.get(at, 0.0) + float(row["rate_rps"])
+        if not sums:
+            raise SystemExit(f"{self.path} has no workload '{self.workload}'")
+        object.__setattr__(self, "shares", tuple(sums[at] / max(sums.values()) for at in sorted(sums)))
+        object.__setattr__(self, "title", f"measured day of {self.workload}")
+
+    def share(self, part: float) -> float:
+        """Rate at a part of the day, 0..1, relative to the peak; between windows by a straight line."""
+        at = part * len(self.shares)
+        left = int(at) % len(self.shares)
+        right = (left + 1) % len(self.shares)
+        return self.shares[left] + (at - int(at)) * (self.shares[right] - self.shares[left])
+
+    @property
+    def mean_share(self) -> float:
+        """Mean over the largest window."""
+        return sum(self.shares) / len(self.shares)
+
+    def arrivals(self, seed: int) -> Iterator[Arrival]:
+        """Draw a Poisson process of that rate."""
+        yield from _poisson(self.peak, self.length_s, self.share, seed)
+
+
+class Trace:
+    """A recorded trace, each arrival `times` times within a few seconds; begun at a drawn moment and turned around.
+
+    The file is a CSV with arrival_s, prompt_tokens and output_tokens, which may be gzipped.
+    """
+
+    def __init__(self, path: Path, times: int = 1) -> None:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+        self._rows = [
+            Arrival(float(row["arrival_s"]), int(row["prompt_tokens"]), int(row["output_tokens"]))
+            for row in csv.DictReader(text.splitlines())
+        ]
+        self._times = times
+        self.title = f"trace {path.name.partition('.')[0]}, {times} times"
+        self.length_s = self._rows[-1].at
+
+    @property
+    def mean_share(self) -> float:
+        """Mean over the largest minute."""
+        minutes: dict[int, int] = {}
+        for row in self._rows:
+            minutes[int(row.at // 60)] = minutes.get(int(row.at // 60), 0) + 1
+        return len(self._rows) / (self.length_s / 60) / max(minutes.values())
+
+    def arrivals(self, seed: int) -> Iterator[Arrival]:
+        """Turn the trace by a drawn time."""
+        draw = random.Random(f"trace {seed}")
+        shift_s = draw.uniform(0.0, self.length_s)
+        yield from sorted(
+            row._replace(at=(row.at - shift_s + draw.uniform(0.0, JITTER_S)) % self.length_s)
+            for row in self._rows
+            for _ in range(self._times)
+        )
+
+
+def _poisson(peak: float, length_s: float, share: object, seed: int) -> Iterator[Arrival]:
+    assert callable(share)
+    draw, at = random.Random(f"day {seed}"), 0.0
+    while (at := at + draw.expovariate(peak)) < length_s:
+        if draw.random() < share(at / length_s):
+            yield Arrival(at)
