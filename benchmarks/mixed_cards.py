@@ -48,13 +48,16 @@ FLEETS = (
         {"RTX-4090": 0.60, "L40S": 1.40, "RTX-PRO-6000": 1.57, "A100": 2.45, "H100": 4.76, "H200": 6.35, "B200": 10.57},
         RUNPOD,
     ),
+    Fleet("Llama-3.1-8B", {"L40S": 1.40, "A100": 2.45, "H100": 4.76}, RUNPOD),
     Fleet("Llama-7B", {"A10": 1.01, "A100": 3.67, "H100": 7.516}, MELANGE),
 )
+CONTEXT = {"Llama-3.1-8B": 131_072, "Llama-7B": 4_096}
 # name -> (share of calls, prompt tokens, output tokens)
 SIZES: dict[str, tuple[tuple[float, int, int], ...]] = {
     "equal calls": ((1.0, 400, 200),),
     "chats": ((0.5, 60, 120), (0.35, 300, 250), (0.15, 1200, 400)),
     "documents": ((0.6, 2000, 150), (0.4, 3500, 300)),
+    "chats and long documents": ((0.5, 60, 120), (0.3, 300, 250), (0.1, 1200, 400), (0.1, 12000, 300)),
     "mixed": ((0.35, 60, 120), (0.3, 300, 250), (0.15, 1200, 400), (0.12, 2000, 150), (0.08, 3500, 300)),
 }
 # name -> seconds for the prompt's thousand tokens and beside, seconds for each output token
@@ -102,6 +105,8 @@ def cheapest(fleet: Fleet, accelerators: tuple[str, ...], classes: list[CallClas
 def main() -> None:
     rows: list[dict[str, Any]] = []
     for fleet, sizes, objective, rate in product(FLEETS, SIZES, OBJECTIVES, RATES):
+        if max(prompt + output for _, prompt, output in SIZES[sizes]) > CONTEXT[fleet.model]:
+            continue
         classes = calls(fleet, sizes, objective, rate)
         singles = {name: cheapest(fleet, (name,), classes) for name in fleet.prices}
         best = min(singles, key=lambda name: singles[name][0])

@@ -46,24 +46,31 @@ class ArrivalRate:
         while self._counts and self._counts[0][0] < second - MEMORY_S:
             self._counts.popleft()
 
-    def now(self, now: float) -> float:
-        """Arrivals a second: the mean of the longest window brought up to date by the trend, or what a shorter window
-        is certain to exceed it by.
+    def now(self, now: float, longest_s: float = WINDOWS_S[-1]) -> float:
+        """Arrivals a second: the mean of the longest window, brought up to date by the trend, or what a shorter window
+        is certain to have seen instead.
+
+        Parameters
+        ----------
+        now
+            The time.
+        longest_s
+            Of the windows.
         """
         if self._first is None:
             return 0.0
         seen_s = max(now - self._first, LEAST_S)
-        best = 0.0
+        best: float | None = None
         for window_s in reversed(WINDOWS_S):
-            if window_s > seen_s and window_s != WINDOWS_S[0]:
+            if window_s > min(seen_s, longest_s) and window_s != WINDOWS_S[0]:
                 continue
             span_s = min(float(window_s), seen_s)
             count = self._since(now, window_s)
-            if window_s >= min(WINDOWS_S[-1], seen_s / 2) or not best:
-                best = max(best, count / span_s + self.trend(now) * span_s / 2)
-            elif count - CERTAIN * sqrt(count) > best * span_s:
+            if best is None:
+                best = max(count / span_s + self.trend(now) * span_s / 2, 0.0)
+            elif abs(count - best * span_s) > CERTAIN * sqrt(max(count, best * span_s)):
                 best = count / span_s
-        return best
+        return best or 0.0
 
     def trend(self, now: float) -> float:
         """Growth in arrivals a second each second, 0 unless it is certain; from ten parts of the last minutes."""
@@ -96,8 +103,9 @@ class ArrivalRate:
             if 0 <= part < parts:
                 counts[part] += arrivals
         mean = sum(counts) / parts
-        steps = [(b - a) ** 2 / 2 for a, b in pairwise(counts)]  # deaf to slow change
-        return min(max(sum(steps) / len(steps) / mean, 1.0), 10.0) if mean > 0 else 1.0
+        steps = sorted((b - a) ** 2 / 2 for a, b in pairwise(counts))  # deaf to slow change
+        usual = steps[: -len(steps) // 10 or None]  # and to a load that steps up or down
+        return min(max(sum(usual) / len(usual) / mean, 1.0), 10.0) if mean > 0 else 1.0
 
     def _since(self, now: float, window_s: float) -> int:
         total = 0

@@ -61,6 +61,11 @@ class Planner:
         self._solved: tuple[float, object, Sizing] | None = None
         self._lower: Sizing | None = None
 
+    @property
+    def window_s(self) -> float:
+        """Time of which rates are wanted: a load that has gone is to be forgotten in the idle period."""
+        return max(self.options.idle_s, 20.0)
+
     def learn_speed(self, key: Key, law: StepLaw) -> None:
         """Take in the step-time law of a kind, as its replicas tell it."""
         kind = self.inventory.kinds.get(key)
@@ -111,6 +116,9 @@ class Planner:
         loads, notes = [], {}
         for workflow in seen.workflows:
             lead_s = self._lead_s(workflow)
+            if self._is_quiet(workflow, seen.models, now):
+                self._peaks.pop(workflow.name, None)
+                continue
             coming = workflow.rate + max(workflow.trend, 0.0) * lead_s
             coming = min(coming, 2 * workflow.rate) if workflow.rate else coming
             peak = self._peaks.setdefault(workflow.name, Peak(self.options.idle_s)).observe(now, coming)
@@ -119,6 +127,14 @@ class Planner:
                 notes[workflow.name] = f"{coming:.3g} runs/s expected in {lead_s:.0f} s"
         classes = call_classes([load for load in loads if load.rate > 0], self.inventory)
         return self._with_backlog(classes, seen.models), notes
+
+    def _is_quiet(self, workflow: WorkflowDemand, loads: Mapping[str, ModelLoad], now: float) -> bool:
+        """Whether no model of a workflow has had a call in all of the idle period, however high the load was before."""
+        found = [loads.get(node.model) for node in workflow.nodes if node.model is not None]
+        return all(
+            load is not None and not load.held and not load.running
+            and self.options.idle_s <= now - load.last_call < inf for load in found
+        )  # fmt: skip
 
     def _with_backlog(self, classes: list[CallClass], loads: Mapping[str, ModelLoad]) -> list[CallClass]:
         made = []

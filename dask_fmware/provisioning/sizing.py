@@ -20,6 +20,7 @@ __all__ = ["Sizing", "attained", "size"]
 
 ROUNDS = 4
 EVEN = 0.02  # change of the room, below which it is settled
+MORE = 1.03  # times the room, where that was too little
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,14 @@ def size(
         if state in seen and tuple(sorted(mix.replicas.items())) == state:
             break
     load, attainment = attained(inventory, classes, mix, burstiness)
+    for _ in range(ROUNDS):  # what was taken for settled may still be a little short
+        missing = {classes[c].model for c in (*mix.unserved, *mix.best_effort)}
+        short = [model for model in room if model not in missing and 1 - attainment[model] > misses[model]]
+        if not short:
+            break
+        room = {model: each * (MORE if model in short else 1.0) for model, each in room.items()}
+        mix = cheapest_mix(inventory, classes, options, headroom=room, current=current, barred=barred)
+        load, attainment = attained(inventory, classes, mix, burstiness)
     return Sizing(mix, attainment, load)
 
 

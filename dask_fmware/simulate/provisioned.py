@@ -74,7 +74,8 @@ class ProvisioningController:
                     demand.idle_since(replica.replica_id, running, replica.since, now),
                 )
             )  # fmt: skip
-        plan = self.planner.plan(Observation(demand.workflows(now), demand.models(now), tuple(replicas)), now)
+        flows = demand.workflows(now, self.planner.window_s)
+        plan = self.planner.plan(Observation(flows, demand.models(now), tuple(replicas)), now)
         if plan.steps:
             self.plans.append(plan)
         for step in plan.steps:

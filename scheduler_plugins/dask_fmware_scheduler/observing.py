@@ -18,6 +18,7 @@ from dask_fmware_scheduler.dashboard.mounting import mount
 from dask_fmware_scheduler.dask_internals import DashboardInternals
 from dask_fmware_scheduler.engine_states import EngineStates
 from dask_fmware_scheduler.metrics import series
+from dask_fmware_scheduler.provisioning import ProvisioningService
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
@@ -87,4 +88,17 @@ class Observing:
             "failed_replicas": [{key: message.get(key) for key in keys} for message in failed],
             "light_workers": len(self._router.placement.light),
             "faults": dict(self._router.failures),
+            **self._provisioning(),
+        }
+
+    def _provisioning(self) -> dict[str, Any]:
+        """Three numbers of replicas by kind, and why so many; None while nobody provisions."""
+        service = next((s for s in self._router.services if isinstance(s, ProvisioningService)), None)
+        state = service.status() if service is not None else None
+        if state is None:
+            return {"provisioning": None, "provisioner": None}
+        keys = ("mode", "cost_per_hour", "error")
+        return {
+            "provisioning": [{**kind, "reason": state["reasons"].get(kind["model"], "")} for kind in state["replicas"]],
+            "provisioner": {key: state[key] for key in keys},
         }

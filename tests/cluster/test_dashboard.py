@@ -178,3 +178,16 @@ async def test_explain_wants_a_future_of_a_run_and_a_runtime(cluster: DashboardC
     async with Client(cluster.cluster, asynchronous=True, set_as_default=False) as client:
         with pytest.raises(NotInstalledError):
             await fm.explain(client.submit(len, "no runtime"))
+
+
+async def test_the_page_shows_three_numbers_of_replicas_and_why(cluster: DashboardCluster) -> None:
+    assert (await cluster.figures())["live"]["provisioning"] is None
+    cluster.cluster.adapt(fm.Provisioning(mode="manual", interval_s=0.05))
+    await fm.scale(cluster.client, {"small": {"cpu": 1}})
+    async with asyncio.timeout(30):
+        while not (live := (await cluster.figures())["live"])["provisioning"]:  # noqa: ASYNC110 - it is served once a second
+            await asyncio.sleep(0.1)
+    shown = {kind["model"]: kind for kind in live["provisioning"]}
+    assert [shown["small"][name] for name in ("desired", "requested", "ready")] == [1, 1, 1]
+    assert "by hand" in shown["small"]["reason"]
+    assert live["provisioner"]["mode"] == "manual"

@@ -16,13 +16,18 @@ from dask_fmware.testing import deployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
-m = fm.Model("m")
+m, n = fm.Model("m"), fm.Model("n")
 PATIENCE_S = 120.0
 
 
 @fm.workflow
 def ask(question: str) -> Any:
     return m("{question}", question=question, max_tokens=8)
+
+
+@fm.workflow
+def ask_other(question: str) -> Any:
+    return n("{question}", question=question, max_tokens=8)
 
 
 @pytest.fixture
@@ -115,3 +120,54 @@ def test_runs_during_a_step_up_and_down_are_each_answered_once(world: Any) -> No
     del futures
     until(lambda: ready(client) == 0, "all go when idle")
     assert client.compute(ask(question="wake")).result(timeout=PATIENCE_S) is not None
+
+
+def test_the_plugin_is_installed_anew_while_replicas_start(world: Any) -> None:
+    cluster, client = world
+    fm.scale(client, {"m": {"cpu": 3}})
+    until(lambda: len(pids(client)) >= 2, "a worker comes")
+    fm.uninstall(client)
+    fm.install(client, cluster.deployment)
+    until(lambda: ready(client) >= 1, "a replica is known again")
+    assert_all_answered_once([client.compute(ask(question=f"q{i}")) for i in range(20)])
+    fm.scale(client, {"m": {"cpu": 3}})
+    until(lambda: ready(client) == 3, "three replicas serve")
+
+
+def test_two_models_that_want_the_last_card_are_both_served() -> None:
+    made = deployment("m", "n", token_s=0.02, load_s=0.5)
+    made["accelerators"]["cpu"]["cards"] = 1
+    made["models"]["n"]["on"]["cpu"]["replicas"] = 0
+    with fm.LocalModelCluster(made, dashboard_address=None) as cluster, Client(cluster) as client:
+        cluster.adapt(fm.Provisioning(interval_s=0.2, cool_down_s=0, idle_s=3, load_s=1))
+        asked = [client.compute(flow(question=f"q{i}")) for i in range(20) for flow in (ask, ask_other)]
+        assert_all_answered_once(asked)
+        served = {step["model"] for step in fm.status(client)["provisioning"]["steps"]}
+        assert "n" in served
+
+
+def test_a_card_that_vanishes_is_left_alone_and_another_taken() -> None:
+    made = deployment("m", on={"one": 1, "two": 1}, token_s=0.05, load_s=0.5)
+    for name, price in (("one", 1.0), ("two", 3.0)):
+        made["accelerators"][name] = {"cards": 2, "price_per_hour": price}
+        made["models"]["m"]["on"][name]["latency"] = {"first_token_s": 0.001, "output_token_s": 0.05}
+    made["models"]["m"]["on"]["two"]["replicas"] = 0
+    with fm.LocalModelCluster(made, dashboard_address=None) as cluster, Client(cluster) as client:
+        fm.wait_ready(client)
+        cluster.adapt(fm.Provisioning(interval_s=0.2, cool_down_s=0, idle_s=60, load_s=1, retry_s=60))
+        until(lambda: ready(client) >= 1, "it serves")
+        backend, make = cluster._adaptive.backend, cluster._replica_worker
+
+        def without_one(replica: Any) -> Any:
+            if replica.accelerator == "one":
+                raise OSError("no such card")
+            return make(replica)
+
+        backend._worker_spec = without_one
+        futures = [client.compute(ask(question=f"q{i}")) for i in range(30)]
+        for name in [name for name in pids(client) if name.startswith("m-one")]:
+            del cluster.worker_spec[name]  # its nanny is gone with the machine
+            kill(client, name)
+        assert_all_answered_once(futures)
+        kinds = {kind["accelerator"]: kind for kind in fm.status(client)["provisioning"]["replicas"]}
+        assert kinds["two"]["ready"] >= 1

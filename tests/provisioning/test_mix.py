@@ -109,6 +109,24 @@ def test_a_larger_quantile_needs_no_fewer_replicas() -> None:
     assert counts[0] >= ceil(20.0 / bearing(cards.kinds["m", "slow"], classes[0]).rate)
 
 
+@settings(max_examples=15, deadline=None)
+@given(rate=st.floats(0.2, 60.0), slo_s=st.floats(1.0, 6.0), quantile=st.sampled_from((0.9, 0.95, 0.99)))
+def test_what_cards_can_attain_is_attained_and_costs_no_more_than_one_type_of_card(
+    rate: float, slo_s: float, quantile: float
+) -> None:
+    prices, options = {"slow": 1.0, "fast": 2.4}, Provisioning(quantile=quantile)
+    cards = inventory({"slow": 1.0, "fast": 3.0}, prices=prices, cards=100)
+    classes = call_classes([flow(rate, slo_s=slo_s), flow(rate / 3, name="long", slo_s=3 * slo_s, prompt=2000)], cards)
+    both = size(cards, classes, options)
+    assert not both.mix.unserved
+    assert both.mix.best_effort or both.attainment["m"] >= quantile
+    for name, speed in (("slow", 1.0), ("fast", 3.0)):
+        only = inventory({name: speed}, prices=prices, cards=100)
+        single = size(only, classes, options)
+        if len(single.mix.best_effort) <= len(both.mix.best_effort):
+            assert both.mix.cost_per_hour <= 1.1 * single.mix.cost_per_hour + max(prices.values())
+
+
 def test_an_objective_is_divided_over_the_longest_path_and_plain_code_takes_its_time() -> None:
     nodes = (
         NodeDemand("rewrite", "m", prompt_tokens=100, output_tokens=20),

@@ -273,6 +273,8 @@
     const panel = document.querySelector('[data-panel="provisioning"]'), plan = live.provisioning;
     panel.hidden = plan === null && document.body.className !== "fm-alone";
     if (plan === null) { body("provisioning").replaceChildren(empty("No provisioner runs: replicas are those of the deployment.")); return; }
+    const by = live.provisioner;
+    note("provisioning", by.error || `by ${by.mode.replace("_", " ")} · ${by.cost_per_hour.toFixed(2)} an hour`);
     body("provisioning").replaceChildren(table(["model", "accelerator", "ready", "requested", "desired", "why"],
       plan.map((p) => [h("b", {}, p.model), p.accelerator, figure(count(p.ready)), figure(count(p.requested)), figure(count(p.desired)), p.reason])));
   }

@@ -1,0 +1,171 @@
+"""A step of load on a real cluster: replicas start and stop as worker processes while runs go on.
+
+    python -m benchmarks.provisioning_step                    # 1x, 4x, 1x, then nothing
+    python -m benchmarks.provisioning_step --constant 600     # ten minutes of constant load
+
+A `LocalModelCluster` with emulated engines, each a process of its own that loads for `--load` seconds; runs arrive by a
+Poisson process that a seed draws. Every decision is recorded, and the record is held against the contract of the
+runtime: no run is lost, none has two results. `recovered` is how long after the step the last run was submitted that
+missed its SLO before the load went down again; `load time` is from the first start that the step caused until
+that replica served, with the start of its process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import tempfile
+from pathlib import Path
+from time import perf_counter, time
+from typing import Any
+
+from distributed import Client
+
+import dask_fmware as fm
+from benchmarks.environment import environment, write
+from dask_fmware.cluster.local import LocalModelCluster
+from dask_fmware.runtime.contract import check_log
+from dask_fmware.simulate.replay import open_log
+
+SLO_S = 2.5
+CARDS = 8
+m = fm.Model("m")
+
+
+@fm.workflow(slo=fm.SLO(ttft_s=SLO_S))
+def chat(question: str) -> Any:
+    return m("{question}", question=question, max_tokens=40)
+
+
+def deployment(load_s: float, record: Path) -> dict[str, Any]:
+    """One model whose replicas serve some four calls a second each, on eight cards; one replica at the start."""
+    law = {"w0": 0.05, "w1": 2e-4, "w2": 1e-4}
+    return {
+        "accelerators": {"card": {"cards": CARDS, "price_per_hour": 1.0}},
+        "models": {
+            "m": {
+                "engine": "emulated", "slots": 8, "context_tokens": 2048,
+                "arguments": {"law": law, "load_s": load_s},
+                "on": {"card": {"replicas": 1, "latency": {"first_token_s": 0.05, "output_token_s": 0.05}}},
+            }
+        },
+        "router": {"record": str(record)},
+    }  # fmt: skip
+
+
+def arrivals(phases: list[tuple[float, float]], seed: int) -> list[float]:
+    """Times of arrival: phases are (seconds, runs a second)."""
+    draw, found, begin = random.Random(seed), [], 0.0
+    for length_s, rate in phases:
+        at = begin
+        while rate and (at := at + draw.expovariate(rate)) < begin + length_s:
+            found.append(at)
+        begin += length_s
+    return found
+
+
+async def counts(client: Client) -> dict[str, int]:
+    """Desired, requested and ready replicas."""
+    kinds = ((await fm.status(client))["provisioning"] or {"replicas": []})["replicas"]
+    return {name: sum(kind[name] for kind in kinds) for name in ("desired", "requested", "ready")}
+
+
+async def watch(client: Client, begin: float, seen: list[dict[str, Any]]) -> None:
+    """Note the three numbers twice a second."""
+    while True:
+        seen.append({"at": round(perf_counter() - begin, 1), **await counts(client)})
+        await asyncio.sleep(0.5)
+
+
+async def play(
+    asked: argparse.Namespace, phases: list[tuple[float, float]], record: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return runs, the three numbers over time, and the steps of the provisioner."""
+    seen: list[dict[str, Any]] = []
+    cluster = LocalModelCluster(deployment(asked.load, record), asynchronous=True, dashboard_address=None)
+    async with cluster, Client(cluster, asynchronous=True) as client:
+        await fm.wait_ready(client)
+        cluster.adapt(fm.Provisioning(idle_s=asked.idle, interval_s=0.5, load_s=asked.load, boot_s=asked.boot))
+        while (await counts(client))["ready"] != 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+        begin, began_at = perf_counter(), time()
+        watcher = asyncio.create_task(watch(client, begin, seen))
+        runs = []
+        for at in arrivals(phases, asked.seed):
+            await asyncio.sleep(max(0.0, begin + at - perf_counter()))
+            runs.append((perf_counter() - begin, client.compute(chat(question=f"question {len(runs)}"))))
+        found = []
+        for at, future in runs:
+            await asyncio.wait_for(future, 300)
+            report = (await fm.report(future)).data
+            found.append({"at": at, "met": bool(report.met), "state": report.state})
+        end = sum(length for length, _ in phases)
+        await asyncio.sleep(max(0.0, begin + end - perf_counter()))
+        steps = (await fm.status(client))["provisioning"]["steps"]
+        watcher.cancel()
+        del runs
+        return found, seen, [{**step, "at": step["at"] - began_at} for step in steps]
+
+
+def first(seen: list[dict[str, Any]], name: str, since: float, above: int) -> float | None:
+    """When a number was first above another."""
+    return next((one["at"] for one in seen if one["at"] >= since and one[name] > above), None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, default=2.0, help="runs a second before the step")
+    parser.add_argument("--times", type=float, default=4.0)
+    parser.add_argument("--phase", type=float, default=45.0, help="seconds of each load")
+    parser.add_argument("--idle", type=float, default=15.0, help="idle period of the provisioner, seconds")
+    parser.add_argument("--load", type=float, default=5.0, help="seconds in which an engine loads")
+    parser.add_argument("--boot", type=float, default=3.0, help="seconds in which a process starts, as told beforehand")
+    parser.add_argument("--constant", type=float, help="seconds of constant load, instead of a step")
+    parser.add_argument("--seed", type=int, default=1000)
+    asked = parser.parse_args()
+    up, down = asked.phase, 2 * asked.phase
+    if asked.constant is not None:
+        phases = [(asked.constant, asked.times * asked.rate / 2)]
+    else:
+        rest_s = asked.phase + 2 * asked.idle
+        phases = [(asked.phase, asked.rate), (asked.phase, asked.times * asked.rate), (rest_s, asked.rate)]
+        phases.append((4 * asked.idle, 0.0))
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "run.jsonl.gz"
+        runs, seen, steps = asyncio.run(play(asked, phases, record))
+        with open_log(record) as (head, lines):
+            contract = check_log(head, lines)
+    figures: dict[str, Any] = {
+        "runs": len(runs), "finished": sum(run["state"] == "finished" for run in runs),
+        "goodput": sum(run["met"] for run in runs) / len(runs), "breaches": [str(b) for b in contract.breaches],
+        "steps": len(steps), "most_ready": max(one["ready"] for one in seen), "last": seen[-1],
+    }  # fmt: skip
+    if asked.constant is None:
+        late = [run["at"] for run in runs if not run["met"] and up <= run["at"] < down]
+        asked_at, ready_at = first(seen, "requested", up, seen[0]["ready"]), first(seen, "ready", up, seen[0]["ready"])
+        figures |= {
+            "recovered_s": max(late, default=up) - up,
+            "load_s": ready_at - asked_at if asked_at is not None and ready_at is not None else None,
+            "asked_after_s": asked_at - up if asked_at is not None else None,
+            "stopped_after_s": [round(s["at"] - down, 1) for s in steps if s["step"] == "stop"],
+        }
+    else:
+        settled = [step for step in steps if step["at"] > 2 * asked.idle + 30]
+        figures |= {"steps_when_settled": len(settled)}
+    name = "provisioning_constant" if asked.constant is not None else "provisioning_step"
+    lines_ = [
+        f"# {'Constant load' if asked.constant is not None else 'A step of load'} on a real cluster", "",
+        f"Phases (seconds, runs/s): {phases}; engines load {asked.load:g} s, idle period {asked.idle:g} s, SLO "
+        f"{SLO_S:g} s to the first token.", "", "| what | figure |", "|---|---|",
+        *(f"| {key} | {value} |" for key, value in figures.items()), "",
+        "| at | step | replica | reason |", "|---|---|---|---|",
+        *(f"| {s['at']:.1f} | {s['step']} | {s['replica'] or s['accelerator']} | {s['reason']} |" for s in steps),
+    ]  # fmt: skip
+    data = {"environment": environment(seed=asked.seed), "figures": figures, "seen": seen, "steps": steps}
+    write(name, data, "\n".join(lines_))
+    print(figures)
+
+
+if __name__ == "__main__":
+    main()
