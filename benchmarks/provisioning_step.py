@@ -28,7 +28,7 @@ from dask_fmware.cluster.local import LocalModelCluster
 from dask_fmware.runtime.contract import check_log
 from dask_fmware.simulate.replay import open_log
 
-SLO_S = 2.5
+SLO_S = 1.0
 CARDS = 8
 m = fm.Model("m")
 
@@ -115,10 +115,10 @@ def first(seen: list[dict[str, Any]], name: str, since: float, above: int) -> fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=2.0, help="runs a second before the step")
+    parser.add_argument("--rate", type=float, default=3.0, help="runs a second before the step")
     parser.add_argument("--times", type=float, default=4.0)
-    parser.add_argument("--phase", type=float, default=45.0, help="seconds of each load")
-    parser.add_argument("--idle", type=float, default=15.0, help="idle period of the provisioner, seconds")
+    parser.add_argument("--phase", type=float, default=30.0, help="seconds of each load")
+    parser.add_argument("--idle", type=float, default=10.0, help="idle period of the provisioner, seconds")
     parser.add_argument("--load", type=float, default=5.0, help="seconds in which an engine loads")
     parser.add_argument("--boot", type=float, default=3.0, help="seconds in which a process starts, as told beforehand")
     parser.add_argument("--constant", type=float, help="seconds of constant load, instead of a step")
@@ -143,7 +143,8 @@ def main() -> None:
     }  # fmt: skip
     if asked.constant is None:
         late = [run["at"] for run in runs if not run["met"] and up <= run["at"] < down]
-        asked_at, ready_at = first(seen, "requested", up, seen[0]["ready"]), first(seen, "ready", up, seen[0]["ready"])
+        before = max(one["requested"] for one in seen if one["at"] < up)
+        asked_at, ready_at = first(seen, "requested", up, before), first(seen, "ready", up, before)
         figures |= {
             "recovered_s": max(late, default=up) - up,
             "load_s": ready_at - asked_at if asked_at is not None and ready_at is not None else None,
