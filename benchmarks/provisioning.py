@@ -9,18 +9,17 @@ scaler can go. With `--windows` it is the measured day of a workload, in `--day`
 each arrival `--times` times.
 
 `static peak` is the least number of replicas, kept all the time, that attains the quantile in every sixtieth part of
-the load of seed 0; `static, day` the least that attains it over the whole of it, which overloads the peak. Both know
-the load beforehand. The target of `queue length` is the largest of `--targets` that attains as much as the static
-peak less a point, on seed 0 at the first load time.
+the load; `static, day` the least that attains it over the whole of it, which overloads the peak. Both are chosen on
+the seeds that are reported, so they know the load beforehand. A replica has 32 slots; `queue length` keeps `--target`
+of them in use.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from dask_fmware.spec.provisioning import Provisioning
 
 QUANTILE = 0.95
 POLICY = "greedy"  # the default of deployments
-TARGETS = (20.0, 24.0, 28.0)
 MOST_CARDS = 120
 INTERVAL_S = 2.0  # between two looks
 PARTS = 60  # of the load, of which the worst is looked at
@@ -104,26 +102,10 @@ def _played(spec: Scenario, load: Load, seed: int, options: Provisioning | None)
     return Played(found.goodput, worst, sum(world.card_seconds.values()) / 3600.0, changes)
 
 
-def least_static(pool: Executor, load: Load, seed: int = 0) -> tuple[int, int]:
-    """Least numbers of replicas with which the worst part, and the whole, attain the quantile."""
-    known: dict[int, Played] = {}
-
-    def attains(count: int, figure: str) -> bool:
-        if count not in known:
-            known[count] = pool.submit(static, load, seed, count).result()
-        return bool(getattr(known[count], figure) >= QUANTILE)
-
-    def least(figure: str, low: int, high: int) -> int:
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if attains(middle, figure) else (middle + 1, high)
-        return low
-
-    high = 8
-    while not attains(high, "goodput_worst"):
-        high = high * 3 // 2
-    peak = least("goodput_worst", high // 2, high)
-    return peak, least("goodput", peak // 2, peak)
+def least_static(found: Mapping[int, Sequence[Played]], figure: str) -> int:
+    """Least number of replicas with which a figure is the quantile on average, else the largest that was tried."""
+    good = [n for n, played in found.items() if sum(getattr(p, figure) for p in played) >= QUANTILE * len(played)]
+    return min(good, default=max(found))
 
 
 def queue_length(target: float, load_s: float) -> Provisioning:
@@ -174,12 +156,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--day", type=float, default=3600.0, help="seconds of a day")
-    parser.add_argument("--peak", type=float, default=12.0, help="runs a second")
+    parser.add_argument("--peak", type=float, default=8.0, help="runs a second")
     parser.add_argument("--trace", type=Path, help="CSV with arrival_s, prompt_tokens, output_tokens; may be gzipped")
     parser.add_argument("--times", type=int, default=6, help="arrivals for each of the trace")
     parser.add_argument("--windows", type=Path, help="CSV with workload, window_start_s, rate_rps, gzipped")
     parser.add_argument("--workload", default="", help="of that file")
-    parser.add_argument("--targets", type=float, nargs="+", default=TARGETS, help="calls a replica, queue length")
+    parser.add_argument("--target", type=float, default=24.0, help="calls a replica, queue length")
+    parser.add_argument(
+        "--counts", type=int, nargs=2, default=(10, 17), help="static cards that are tried: least, most"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--name", default="provisioning_sine")
     asked = parser.parse_args()
@@ -194,25 +179,21 @@ def main() -> None:
         f"means with 95 % intervals over seeds. Mean over peak of the rate: {load.mean_share:.2f}."
     )
     rows: list[dict[str, Any]] = []
+    start = max(1, min(asked.counts) // 4)
     with ProcessPoolExecutor(asked.workers) as pool:
-        peak, day = least_static(pool, load)
-        fixed = {n: list(pool.map(partial(static, load, count=n), seeds)) for n in sorted({peak, day})}
-        base = interval([p.card_hours for p in fixed[peak]]).mean
-        least = interval([p.goodput for p in fixed[peak]]).mean - 0.01
-        start, targets = max(1, peak // 4), sorted(asked.targets)
-        first_s = asked.loads[0]
-        tried = [pool.submit(scaled, load, first_s, queue_length(t, first_s), start, 0) for t in targets]
-        target = max(
-            (t for t, o in zip(targets, tried, strict=True) if o.result().goodput >= least), default=targets[0]
-        )
         cells = {
             (load_s, way): [pool.submit(scaled, load, load_s, options, start, seed) for seed in seeds]
             for load_s in asked.loads
-            for way, options in ways(load_s, target).items()
+            for way, options in ways(load_s, asked.target).items()
         }
+        counts = range(min(asked.counts), max(asked.counts) + 1)
+        kept = {n: [pool.submit(static, load, seed, n) for seed in seeds] for n in counts}
+        fixed = {n: [one.result() for one in played] for n, played in kept.items()}
+        peak, day = least_static(fixed, "goodput_worst"), least_static(fixed, "goodput")
+        base = interval([p.card_hours for p in fixed[peak]]).mean
         for load_s in asked.loads:
             found = {f"static peak, {peak}": fixed[peak], f"static, day, {day}": fixed[day]}
-            found |= {way: [one.result() for one in cells[load_s, way]] for way in ways(load_s, target)}
+            found |= {way: [one.result() for one in cells[load_s, way]] for way in ways(load_s, asked.target)}
             for way, played in found.items():
                 rows.append(row(load_s, way, played, base))
                 print(rows[-1], flush=True)

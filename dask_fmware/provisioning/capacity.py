@@ -128,7 +128,7 @@ def late_share(servers: float, load: float, rate: float, patience_s: float, burs
 
     Examples
     --------
-    >>> late_share(8, 0.5, 4.0, 1.0) < 0.01 < late_share(8, 0.95, 4.0, 1.0)
+    >>> late_share(8, 0.5, 4.0, 1.0) < 0.02 < late_share(8, 0.95, 4.0, 1.0)
     True
     """
     if load >= 1.0:

@@ -8,8 +8,9 @@ from math import sqrt
 
 __all__ = ["ArrivalRate", "Peak", "spread"]
 
-WINDOWS_S = (5, 10, 20, 60, 180)  # a short one counts once it is certain that it saw more than the long ones
+WINDOWS_S = (5, 10, 20, 60, 180)  # a short one counts once it certainly saw something else
 CERTAIN = 4.0  # standard deviations: a look is taken every second
+FEW = 4.0  # arrivals: a Poisson count has a long tail where few are expected
 TREND_S = 300
 TREND_CERTAIN = 2.5
 MEMORY_S = 600
@@ -47,8 +48,8 @@ class ArrivalRate:
             self._counts.popleft()
 
     def now(self, now: float, longest_s: float = WINDOWS_S[-1]) -> float:
-        """Arrivals a second: the mean of the longest window, brought up to date by the trend, or what a shorter window
-        is certain to have seen instead.
+        """Arrivals a second: the mean of the longest window, brought up to date by the trend, or of a shorter one that
+        certainly differs from the time before it.
 
         Parameters
         ----------
@@ -60,17 +61,20 @@ class ArrivalRate:
         if self._first is None:
             return 0.0
         seen_s = max(now - self._first, LEAST_S)
-        best: float | None = None
-        for window_s in reversed(WINDOWS_S):
-            if window_s > min(seen_s, longest_s) and window_s != WINDOWS_S[0]:
+        windows = [w for w in WINDOWS_S if w <= min(seen_s, longest_s)] or list(WINDOWS_S[:1])
+        base_s = min(windows.pop(), seen_s)
+        rate = max(self._since(now, base_s) / base_s + self.trend(now) * base_s / 2, 0.0)
+        is_stepped = False
+        for window_s in reversed(windows):
+            before_s = min(base_s, seen_s - window_s)
+            if before_s < window_s:
                 continue
-            span_s = min(float(window_s), seen_s)
             count = self._since(now, window_s)
-            if best is None:
-                best = max(count / span_s + self.trend(now) * span_s / 2, 0.0)
-            elif abs(count - best * span_s) > CERTAIN * sqrt(max(count, best * span_s)):
-                best = count / span_s
-        return best or 0.0
+            usual = rate if is_stepped else self._since(now - window_s, before_s) / before_s
+            expected = usual * window_s
+            if abs(count - expected) > CERTAIN * sqrt(expected * (1 + window_s / before_s) + FEW):
+                rate, is_stepped = count / window_s, True
+        return rate
 
     def trend(self, now: float) -> float:
         """Growth in arrivals a second each second, 0 unless it is certain; from ten parts of the last minutes."""
@@ -108,11 +112,13 @@ class ArrivalRate:
         return min(max(sum(usual) / len(usual) / mean, 1.0), 10.0) if mean > 0 else 1.0
 
     def _since(self, now: float, window_s: float) -> int:
+        """Arrivals in the window that ends at `now`."""
         total = 0
         for second, arrivals in reversed(self._counts):
             if second < now - window_s:
                 break
-            total += arrivals
+            if second < now:
+                total += arrivals
         return total
 
 

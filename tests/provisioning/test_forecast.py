@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from dask_fmware.provisioning.forecast import ArrivalRate, Peak
 
 
@@ -15,6 +17,22 @@ def test_a_step_is_seen_within_seconds() -> None:
     poisson(rate, 10, range(120), draw)
     poisson(rate, 40, range(120, 126), draw)
     assert rate.now(126.0) > 30
+
+
+@pytest.mark.parametrize("longest_s", [20, 180])
+def test_a_step_is_not_forgotten_while_the_long_windows_catch_up(longest_s: float) -> None:
+    rate, draw = ArrivalRate(), random.Random(1)
+    poisson(rate, 10, range(200), draw)
+    for second in range(200, 260):
+        poisson(rate, 40, range(second, second + 1), draw)
+        if second >= 206:
+            assert rate.now(second + 1.0, longest_s) > 30
+
+
+def test_a_load_that_ends_is_seen_within_seconds() -> None:
+    rate, draw = ArrivalRate(), random.Random(1)
+    poisson(rate, 10, range(200), draw)
+    assert rate.now(208.0) < 2
 
 
 def test_noise_is_not_taken_for_a_step_or_a_trend() -> None:
