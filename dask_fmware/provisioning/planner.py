@@ -28,7 +28,7 @@ from dask_fmware.spec.provisioning import Provisioning
 __all__ = ["Planner"]
 
 Key: TypeAlias = tuple[str, str]
-CATCH_UP_S = 60.0  # in which calls that wait are to be worked off
+CATCH_UP_S = 10.0  # in which calls that wait are worked off, unless loading takes longer: they make others late
 SAME = 0.03  # change of a rate that gives no new mix
 NOISE = 2.0  # standard deviations of a rate that are no reason to let a replica go
 MOST_NOISE = 0.5
@@ -144,19 +144,24 @@ class Planner:
         for calls in classes:
             held = loads.get(calls.model, ModelLoad()).held
             usual = asked[calls.model]  # what waits for a second is no backlog
-            extra = max(held - usual, 0.0) / CATCH_UP_S * calls.rate / asked[calls.model]
+            extra = max(held - usual, 0.0) / self._catch_up_s(calls.model) * calls.rate / asked[calls.model]
             made.append(replace(calls, rate=calls.rate + extra))
         for model, load in loads.items():  # calls of runs that nothing else is known of
             if load.held and model not in asked and self.inventory.of(model):
-                rate = load.held / CATCH_UP_S
+                rate = load.held / self._catch_up_s(model)
                 made.append(CallClass(f"{model} (waiting)", model, rate, 512, 128, inf, False))
         return made
 
     def _lead_s(self, workflow: WorkflowDemand) -> float:
         """How far ahead a start must be asked for."""
         models = {node.model for node in workflow.nodes if node.model is not None}
-        load_s = [kind.load_s for model in models for kind in self.inventory.of(model)]
-        return max(load_s, default=self.options.load_s) + 2 * self.options.interval_s
+        return max((self._load_s(model) for model in models), default=self.options.load_s) + 2 * self.options.interval_s
+
+    def _load_s(self, model: str) -> float:
+        return max((kind.load_s for kind in self.inventory.of(model)), default=self.options.load_s)
+
+    def _catch_up_s(self, model: str) -> float:
+        return max(CATCH_UP_S, self._load_s(model))
 
     def _sized(
         self,
