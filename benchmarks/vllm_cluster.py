@@ -255,7 +255,7 @@ def killed(client: Client) -> dict[str, Any]:
     assert len(results) == 8
     assert all(report.data.state == "finished" for report in reports)
     assert len(again) >= moved
-    back_s = until(lambda: len(fm.status(client)["replicas"]) == 2, 180, "the replica is back")
+    back_s = until(lambda: len(fm.status(client)["replicas"]) == 2, 600, "the replica is back")
     return {
         "processes of vLLM under the killed worker": len(children),
         "seconds until they were gone": round(gone_s, 1),
