@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from dask_fmware.model.engine import Engine
-from tests.engines.servers import llama_server, stop_servers
+from tests.engines.servers import VLLM_KEY, VLLM_KEY_ENV, llama_server, stop_servers, vllm_server
 
 EngineFactory = Callable[..., AbstractAsyncContextManager[Engine]]
 
@@ -56,15 +57,30 @@ def _vllm(context_tokens: int, **arguments: Any) -> Engine:
     return create_engine("vllm", {**fixed, "context_tokens": context_tokens, **arguments})
 
 
+VLLM_WORDS = ["--enforce-eager", "--block-size", "32", "--structured-outputs-config"]
+VLLM_WORDS += ['{"backend": "xgrammar", "disable_any_whitespace": true}']
+
+
 def _vllm_serve(**arguments: Any) -> Engine:
     pytest.importorskip("openai")
     from dask_fmware_workers.engines import create_engine
     from tests.engines.tiny_llama import tiny_llama
 
-    words = ["--enforce-eager", "--block-size", "32"]
-    words += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
-    fixed = {"model": str(tiny_llama()), "kv_cache_memory_bytes": 32 << 20, "options": words}
+    fixed = {"model": str(tiny_llama()), "kv_cache_memory_bytes": 32 << 20, "options": VLLM_WORDS}
     return create_engine("vllm-serve", {**fixed, **arguments})
+
+
+def _openai_vllm(slots: int, context_tokens: int, **arguments: Any) -> Engine:
+    """As ``vllm-serve`` speaks to its server, which is not started for every test."""
+    pytest.importorskip("openai")
+    from dask_fmware_workers.engines import create_engine
+    from tests.engines.tiny_llama import tiny_llama
+
+    model = str(tiny_llama())
+    os.environ[VLLM_KEY_ENV] = VLLM_KEY
+    address = vllm_server(model, slots, context_tokens, VLLM_WORDS)
+    at = {"base_url": address, "model": model, "dialect": "vllm-priority", "api_key_env": VLLM_KEY_ENV}
+    return create_engine("openai", {**at, "slots": slots, "context_tokens": context_tokens, **arguments})
 
 
 def _transformers(**arguments: Any) -> Engine:
@@ -82,10 +98,11 @@ FACTORIES: dict[str, Callable[..., Engine]] = {
     "transformers": _transformers,
     "vllm": _vllm,
     "vllm-serve": _vllm_serve,
+    "openai to vllm": _openai_vllm,
 }
 """A factory takes `slots` and `context_tokens`. Add an engine here and the whole suite runs on it."""
 
-ELSEWHERE = {"transformers": "transformers", "vllm": "vllm", "vllm-serve": "vllm_serve"}
+ELSEWHERE = {"transformers": "transformers", "vllm": "vllm", "openai to vllm": "vllm", "vllm-serve": "vllm_serve"}
 """They run in an environment of their own, each behind a marker."""
 
 

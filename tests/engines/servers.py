@@ -1,11 +1,17 @@
-"""Real servers for engines that reach one over the network: llama.cpp's own, on a port of this machine only."""
+"""Real servers for engines that reach one over the network: llama.cpp's own and vLLM's, on ports of this machine."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
+import time
 from typing import Any
 
 _running: dict[tuple[int, int], Any] = {}
+_vllm: dict[tuple[int, int], tuple[subprocess.Popen[bytes], str]] = {}
+VLLM_KEY, VLLM_KEY_ENV = "of-the-tests", "FMWARE_TEST_VLLM_KEY"
 
 
 def llama_server(slots: int, context_tokens: int) -> str:
@@ -32,9 +38,43 @@ def llama_server(slots: int, context_tokens: int) -> str:
     return str(_running[slots, context_tokens].listening_address)
 
 
+def vllm_server(model: str, slots: int, context_tokens: int, options: list[str]) -> str:
+    """Address of vLLM's server as the engine ``vllm-serve`` starts it; each size is started once."""
+    from dask_fmware_workers.engines.vllm_serve import COMMAND, VllmServeEngine
+
+    if (slots, context_tokens) not in _vllm:
+        engine = VllmServeEngine(
+            model=model, slots=slots, context_tokens=context_tokens, kv_cache_memory_bytes=32 << 20, options=options
+        )
+        port = free_port()
+        process = subprocess.Popen(
+            [*COMMAND, *engine._words, "--port", str(port)],
+            env={**os.environ, "VLLM_API_KEY": VLLM_KEY},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        _vllm[slots, context_tokens] = process, f"http://127.0.0.1:{port}/v1"
+
+        while process.poll() is None and not listens(port):
+            time.sleep(0.2)
+        assert process.poll() is None, f"vLLM's server ended with {process.returncode}"
+    return _vllm[slots, context_tokens][1]
+
+
 def stop_servers() -> None:
     """End all of them."""
     _running.clear()
+    for process, _address in _vllm.values():
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+    _vllm.clear()
+
+
+def listens(port: int) -> bool:
+    """Whether somebody takes connections on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:
