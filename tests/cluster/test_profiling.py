@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 
 from dask_fmware.client.profiling import ProfileProgress, profile_models
 from dask_fmware.errors import DeploymentError
-from dask_fmware.profile.record import LiveProfile
+from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileKey, Provenance
 from dask_fmware.profile.store import ProfileStore
 from dask_fmware.testing import InProcessCluster
 from dask_fmware_scheduler.leave import Leave
@@ -117,8 +121,6 @@ async def test_a_replica_that_cannot_be_measured_is_told_and_the_others_are_meas
 
 
 async def test_a_loading_replica_announces_the_profile_of_its_store(tmp_path) -> None:
-    import dask.config
-
     with dask.config.set({"fmware.profiles": str(tmp_path)}):
         async with InProcessCluster(document()) as cluster:
             await profile_models(cluster.client, ["small"], repeats=1)
@@ -138,3 +140,33 @@ async def test_a_damaged_entry_is_told_and_measured_again(cluster, tmp_path) -> 
     assert made.state == "measured"
     assert "measured again" in made.reason
     assert ProfileStore(tmp_path).scan() == ([made.profile], [])
+
+
+def stored(store: ProfileStore, engine_version: str) -> None:
+    """Keep a profile of the model 'small'."""
+    key = ProfileKey(model="small", accelerator="cpu", engine="emulated", engine_version=engine_version)
+    law = LawRecord.of(StepLaw.plain(2e-3, 1e-5, 2e-4, 0.0))
+    provenance = Provenance(kind="measured", source="a test")
+    store.put(Profile(key=key, law=law, provenance=provenance, step_tokens=2048))
+
+
+async def profiled(location: Path) -> bool:
+    """Whether a replica announces a profile of the store."""
+    with dask.config.set({"fmware.profiles": str(location)}):
+        async with InProcessCluster(document()) as cluster:
+            assert not cluster.router.failures
+            return any(state.replica.profile is not None for state in cluster.router.machine.fleet)
+
+
+async def test_a_damaged_store_keeps_no_replica_from_serving(tmp_path) -> None:
+    stored(ProfileStore(tmp_path), version("dask-fmware"))
+    assert await profiled(tmp_path)
+    (entry,) = tmp_path.glob("*.json")
+    for content in (b"", b"{", entry.read_bytes()[:-20], b'{"law": {"fixed_s": -1}}', b"\xff\x00"):
+        entry.write_bytes(content)
+        assert not await profiled(tmp_path)
+
+
+async def test_a_profile_of_another_version_of_the_engine_is_not_announced(tmp_path) -> None:
+    stored(ProfileStore(tmp_path), "0.0.1")
+    assert not await profiled(tmp_path)
