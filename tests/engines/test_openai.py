@@ -329,9 +329,10 @@ FAULTS: dict[str, tuple[Any, type[FMwareError], str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 async def test_every_fault_is_a_clear_error_without_a_word_of_the_prompt(name: str) -> None:
     answer, kind, message = FAULTS[name]
+    patience_s = 0.3 if name in ("hang", "stall") else WAIT_S
     async with (
         answering(answer) as address,
-        started(address, first_token_timeout_s=0.3, stall_timeout_s=0.3) as engine,
+        started(address, first_token_timeout_s=patience_s, stall_timeout_s=patience_s) as engine,
     ):
         with pytest.raises(kind, match=message) as caught:
             await collect(engine, ask())
