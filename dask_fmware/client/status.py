@@ -20,7 +20,7 @@ class RuntimeStatus(dict[str, Any]):
     def _repr_html_(self) -> str:
         replicas = sorted(self["replicas"], key=lambda replica: (replica["model"], replica["name"]))
         facts = (
-            f"{len(replicas):,} replicas ready · policy {self['policy']} · {self['runs']:,} runs under way · "
+            f"{len(replicas):,} replicas ready · policy {self['policy']} · "
             f"{self['held']:,} calls held · {self['light_workers']:,} light workers"
         )
         table = _each(replicas) if len(replicas) <= MOST_ROWS else _by_kind(replicas)

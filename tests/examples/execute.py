@@ -7,6 +7,7 @@ leaves the notebooks as they are.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -53,6 +54,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="beginnings of names; all if none")
     parser.add_argument("--check", action="store_true", help="write nothing")
     chosen = parser.parse_args()
+    os.environ.setdefault(
+        "DASK_LOGGING__DISTRIBUTED", "critical"
+    )  # what Dask logs while it closes depends on the moment
     total, failed = 0.0, False
     for path in sorted(EXAMPLES.glob("*.ipynb")):
         if chosen.names and not path.name.startswith(tuple(chosen.names)):
