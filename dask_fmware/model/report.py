@@ -131,7 +131,7 @@ class RunReport:
     def deadline_s(self) -> float | None:
         """The earliest bound of its SLO."""
         bounds = [b for b in (self.ttft_slo_s, self.e2e_slo_s, self.finish_by_s) if b is not None]
-        return min(bounds, default=None)
+        return min(bounds) if bounds else None
 
     @property
     def met(self) -> bool | None:

@@ -57,8 +57,9 @@ def expected_s(prompt_tokens: float, output_tokens: float, replica: ReplicaView,
     if law is None or replica.slots == 1:
         return execution_s(replica.latency, prompt_tokens, output_tokens)
     context = replica.context_tokens + prompt_tokens + output_tokens / 2
-    step_s = law.step_s(0, replica.running + 1, context)
-    first_s = max(replica.prefill_until - now, 0.0) + law.prefill_s(prompt_tokens) + 1.5 * step_s
+    step_s = law.decode_s(replica.running + 1, context)
+    busy_s = replica.prefill_until - now
+    first_s = (busy_s if busy_s > 0.0 else 0.0) + law.prompt_s(prompt_tokens) + 1.5 * step_s
     return first_s + output_tokens * step_s
 
 

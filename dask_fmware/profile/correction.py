@@ -110,9 +110,16 @@ class ConformalQuantile:
         self._step = step  # how far one miss moves the level
         self._needed = needed  # ratios without which a band borrows from all bands
         self._bands: dict[int | None, _Ratios] = {}
+        self._factors: dict[int, float] = {}  # by band, since the last observation
 
     def factor(self, band: int) -> float:
         """Return the factor on a prediction in `band`; 1 while nothing is known."""
+        factor = self._factors.get(band)
+        if factor is None:
+            factor = self._factors[band] = self._factor(band)
+        return factor
+
+    def _factor(self, band: int) -> float:
         for name in (band, None):
             ratios = self._bands.get(name)
             if ratios is not None and len(ratios.ordered) >= (self._needed if name is not None else 1):
@@ -128,14 +135,15 @@ class ConformalQuantile:
         if predicted_s <= 0 or measured_s < 0:
             return
         ratio = measured_s / predicted_s
+        self._factors.clear()
         for name in (band, None):
-            ratios = self._bands.setdefault(name, _Ratios(self.quantile))
-            missed = (
-                bool(ratios.ordered) and ratio > ratios.at(ratios.level) if bound_s is None else measured_s > bound_s
-            )
+            ratios = self._bands.get(name)
+            if ratios is None:
+                ratios = self._bands[name] = _Ratios(self.quantile)
             if len(ratios.ordered) >= self._needed:
-                ratios.level += self._step * (missed - (1.0 - self.quantile))
-                ratios.level = min(max(ratios.level, self.quantile / 2), HIGHEST)
+                missed = ratio > ratios.at(ratios.level) if bound_s is None else measured_s > bound_s
+                level = ratios.level + self._step * (missed - (1.0 - self.quantile))
+                ratios.level = min(max(level, self.quantile / 2), HIGHEST)
             ratios.add(ratio, self._window)
 
     def samples(self, band: int) -> int:
@@ -145,6 +153,8 @@ class ConformalQuantile:
 
 class _Ratios:
     """The latest ratios of one band, also in order."""
+
+    __slots__ = ("_latest", "_read", "level", "ordered")
 
     def __init__(self, level: float) -> None:
         self.level = level  # rank to read, moved by hits and misses

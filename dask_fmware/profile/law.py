@@ -33,6 +33,7 @@ from dask_fmware.errors import SpecError
 __all__ = ["Curve", "StepLaw", "chunk_pairs"]
 
 Floats = NDArray[np.float64]
+REMEMBERED = 4096  # prompts whose time is remembered
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,30 @@ class StepLaw:
             pairs = prefill_tokens * prefill_tokens / (2 * max(prefilled, 1))
         more = self.sequences(prefilled - 1) if prefilled > 1 else 0.0
         return self.prefill_fixed_s + self.prefill(prefill_tokens) + more + self.pair_s * pairs
+
+    def decode_s(self, batch: int, context_tokens: float) -> float:
+        """Seconds of a step that only decodes, ``step_s(0, batch, context_tokens)``."""
+        known = self._decodes.get(batch)
+        if known is None:
+            known = self._decodes[batch] = self.fixed_s + self.decode(batch)
+        return known + self.context(context_tokens)
+
+    def prompt_s(self, tokens: float) -> float:
+        """Seconds that one prompt adds to a step, ``prefill_s(tokens)``; those that were asked for are remembered."""
+        known = self._prompts.get(tokens)
+        if known is None:
+            if len(self._prompts) >= REMEMBERED:
+                self._prompts.clear()
+            known = self._prompts[tokens] = self.prefill_s(tokens)
+        return known
+
+    @cached_property
+    def _decodes(self) -> dict[int, float]:
+        return {}
+
+    @cached_property
+    def _prompts(self) -> dict[float, float]:
+        return {}
 
     def steps_s(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dask_fmware.errors import CapacityError, ContextOverflowError, FMwareError, UnknownModelError
-from dask_fmware.model.plan import RunPlan
+from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.spec.deployment import LONGEST_TOKEN_BYTES
 
 __all__ = ["ModelLimits", "least_prompt_tokens", "refusal"]
@@ -49,18 +49,17 @@ def refusal(
     for node in plan.nodes:
         if node.model is None:
             continue
-        where = f"workflow '{plan.workflow}', node '{node.name}'"
         known = limits(node.model)
         if known is None:
             return UnknownModelError(
-                f"{where}: no replica hosts model '{node.model}' (hosted: {', '.join(sorted(hosted())) or 'none'}); "
-                "add it to the deployment"
+                f"{_where(plan, node)}: no replica hosts model '{node.model}' "
+                f"(hosted: {', '.join(sorted(hosted())) or 'none'}); add it to the deployment"
             )
         prompt = least_prompt_tokens(node.prompt_bytes, known)
         if prompt + node.max_tokens > known.context_tokens:
             return ContextOverflowError(
-                f"{where}: a prompt of at least {prompt} tokens and max_tokens={node.max_tokens} exceed the "
-                f"context of model '{node.model}' ({known.context_tokens} tokens); "
+                f"{_where(plan, node)}: a prompt of at least {prompt} tokens and max_tokens={node.max_tokens} "
+                f"exceed the context of model '{node.model}' ({known.context_tokens} tokens); "
                 "shorten the prompt, lower max_tokens or raise context_tokens in the deployment"
             )
     if plan.part_of is None and max_held is not None and held >= max_held:
@@ -69,3 +68,7 @@ def refusal(
             "(router.max_held); submit again later"
         )
     return None
+
+
+def _where(plan: RunPlan, node: PlannedNode) -> str:
+    return f"workflow '{plan.workflow}', node '{node.name}'"

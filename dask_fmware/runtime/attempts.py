@@ -66,7 +66,7 @@ def first_token(call: CallRecord, number: int, now: float) -> None:
 
 def end(call: CallRecord, event: AttemptEnded, now: float) -> AttemptReport | None:
     """Write the outcome of an attempt into its call; return it if it is the one that counts."""
-    attempt = next((a for a in reversed(call.report.attempts) if a.attempt == event.attempt), None)
+    attempt = _numbered(call, event.attempt)
     if attempt is None:
         return None  # of a run of the same id, which was dropped
     attempt.prompt_tokens, attempt.output_tokens = event.prompt_tokens, event.output_tokens
@@ -92,9 +92,16 @@ def end(call: CallRecord, event: AttemptEnded, now: float) -> AttemptReport | No
     return attempt
 
 
+def _numbered(call: CallRecord, number: int) -> AttemptReport | None:
+    for attempt in reversed(call.report.attempts):
+        if attempt.attempt == number:
+            return attempt
+    return None
+
+
 def undelivered(call: CallRecord, number: int, now: float) -> None:
     """An assignment never left for its replica: it is no try of the call, and says nothing of the replica."""
-    attempt = next((a for a in reversed(call.report.attempts) if a.attempt == number), None)
+    attempt = _numbered(call, number)
     if attempt is None or attempt.outcome not in ("running", "lost"):
         return  # told before, or of a run of the same id, which was dropped
     if attempt.outcome == "running":

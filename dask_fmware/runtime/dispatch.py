@@ -284,7 +284,7 @@ class Dispatcher:
         call.queued_on = None
         self._waiting.discard(call.call_id)
         view = self._views.view(call)
-        expected_s = estimate.expected_s(view.prompt_tokens, view.output_tokens, fleet.view(state), now)
+        expected_s = estimate.expected_s(view.prompt_tokens, view.output_tokens, fleet.offered(state), now)
         number = report.last.attempt + 1 if report.last else 1
         while fleet.holds(call.call_id, number):  # a run of the same id was dropped, and its abort is under way
             number += 1
@@ -297,7 +297,7 @@ class Dispatcher:
         self._shares.given(view.tenant, expected_s / replica.slots)
         law = fleet.law(replica)
         if law is not None:
-            state.prefill_until = max(state.prefill_until, now) + law.prefill_s(view.prompt_tokens)
+            state.prefill_until = max(state.prefill_until, now) + law.prompt_s(view.prompt_tokens)
         fleet.take(
             state, call.call_id, number, Held(now + expected_s, view.prompt_tokens + int(view.output_tokens / 2))
         )

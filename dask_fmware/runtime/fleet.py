@@ -49,18 +49,13 @@ class Card:
         self.waiting = 0
         self.slots: int | None = None  # attempts at once over all replicas
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more attempt may run."""
-        return self.slots is None or self.running < self.slots
-
 
 class ReplicaState:
     """One replica: attempts that hold its slots, calls that wait for one."""
 
     __slots__ = (
         "_ends", "_expected_s", "_queue", "card", "context_tokens", "draining", "position", "prefill_until", "replica",
-        "running", "waiting_s",
+        "running", "waiting", "waiting_s",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, card: Card | None = None) -> None:
@@ -71,20 +66,17 @@ class ReplicaState:
         self.running: dict[tuple[str, int], Held] = {}  # (call id, attempt)
         self.prefill_until = 0.0
         self.context_tokens = 0
+        self.waiting = 0  # calls bound here that wait for a slot
         self.waiting_s = 0.0
         self._ends: list[tuple[float, tuple[str, int]]] = []  # a heap of expected ends; some attempts are over
         self._queue = CallQueue()
         self._expected_s: dict[str, float] = {}  # call id -> expected seconds, of those in the queue
 
     @property
-    def waiting(self) -> int:
-        """Calls bound here that wait for a slot."""
-        return len(self._queue)
-
-    @property
     def free_slots(self) -> int:
         """Slots without an attempt, as far as the card has room for one."""
-        return self.replica.slots - len(self.running) if self.card.has_room else 0
+        card = self.card
+        return self.replica.slots - len(self.running) if card.slots is None or card.running < card.slots else 0
 
     def start(self, call_id: str, attempt: int, held: Held) -> None:
         """Let an attempt take a slot."""
@@ -113,6 +105,7 @@ class ReplicaState:
     def enqueue(self, ticket: Ticket, expected_s: float) -> None:
         """Let a call wait for a slot of this replica."""
         self._queue.push(ticket)
+        self.waiting += 1
         self.card.waiting += 1
         self._expected_s[ticket[2]] = expected_s
         self.waiting_s += expected_s
@@ -144,6 +137,7 @@ class ReplicaState:
         return calls
 
     def _left(self, call_id: str) -> None:
+        self.waiting -= 1
         self.card.waiting -= 1
         expected_s = self._expected_s.pop(call_id)
         self.waiting_s = self.waiting_s - expected_s if self._expected_s else 0.0  # no rounding is left behind
@@ -311,7 +305,7 @@ class Fleet:
         law = self.law(state.replica)
         if law is None:
             return self.latency(state.replica).output_token_s
-        return law.step_s(0, len(state.running), state.context_tokens)
+        return law.decode_s(len(state.running), state.context_tokens)
 
     def free(self, call_id: str, attempt: int) -> ReplicaState | None:
         """Free the slot of an attempt; None if it holds none (its replica is gone, or said so before)."""
@@ -359,6 +353,13 @@ class Fleet:
                     offered.replace(state.position, self.view(state))
             stale.clear()
         return offered
+
+    def offered(self, state: ReplicaState) -> ReplicaView:
+        """Return the view of a replica as policies were shown it last, which is as it is but for its `stretch`."""
+        model = state.replica.model
+        if state.position < 0 or state in self._stale.get(model, ()) or (offered := self._offered.get(model)) is None:
+            return self.view(state)
+        return offered[state.position]
 
     def view(self, state: ReplicaState) -> ReplicaView:
         """Return a replica as it is."""

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
-from math import ceil, prod
+from math import ceil, inf, prod
 from typing import TypeAlias
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.profile.lengths import OutputLengths as LengthQuantiles
 from dask_fmware.runtime.lengths import OutputLengths, plain_name
 
-__all__ = ["Execution", "Knowledge", "Shape", "base_name"]
+__all__ = ["Decided", "Execution", "Knowledge", "Shape", "base_name"]
 
 Execution: TypeAlias = Callable[[str, float, float], tuple[float, float]]
 """First token and completion of a call of a model, by prompt and output tokens, on an idle fast replica, in seconds."""
@@ -74,10 +74,11 @@ class Knowledge:
     def observe_call(self, workflow: str, node: str, prompt_tokens: int, output_tokens: int) -> None:
         """Take note of a finished call."""
         self._version += 1
-        self.outputs.observe(workflow, node, output_tokens)
-        self._lengths.observe(workflow, plain_name(node), output_tokens)
+        name = plain_name(node)
+        self.outputs.observe(workflow, name, output_tokens)
+        self._lengths.observe(workflow, name, output_tokens)
         if prompt_tokens:
-            self.prompts.observe(workflow, node, prompt_tokens)
+            self.prompts.observe(workflow, name, prompt_tokens)
 
     def observe_branch(self, workflow: str, switch: str, branch: int | None) -> None:
         """Take note of a branch that was taken."""
@@ -177,11 +178,15 @@ class Knowledge:
         """Expected seconds of plain code right before the calls of a node; 0 while nothing is known."""
         return self._pauses.known(workflow, node) or 0.0
 
+    def lengths(self, workflow: str, node: PlannedNode) -> tuple[float, float]:
+        """Expected prompt and output tokens of a call; a prompt of which nothing is known has 0."""
+        key = workflow, plain_name(node.name)
+        return self.prompts.mean(key, 0.0), min(self.outputs.mean(key, inf), float(node.max_tokens))
+
     def call_s(self, workflow: str, node: PlannedNode) -> float:
         """Expected seconds of a call until it has done what its node is for."""
         assert node.model is not None
-        output = self.outputs.expected(workflow, node.name, node.max_tokens)
-        prompt = self.prompts.known(workflow, node.name) or 0.0
+        prompt, output = self.lengths(workflow, node)
         return self._execution(node.model, prompt, output)[0 if node.answers else 1]
 
     def in_turn(self, workflow: str, base: str) -> bool:

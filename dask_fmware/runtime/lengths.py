@@ -29,7 +29,8 @@ class OutputLengths:
         """Add a finished call."""
         key = workflow, plain_name(node)
         n, mean = self._means.pop(key, (0, 0.0))
-        n = min(n + 1, 100)  # forgets: the last hundred calls weigh most
+        if n < 100:  # forgets: the last hundred calls weigh most
+            n += 1
         self._means[key] = (n, mean + (output_tokens - mean) / n)
         if len(self._means) > self._max_nodes:
             del self._means[next(iter(self._means))]
@@ -38,6 +39,11 @@ class OutputLengths:
         """Expected output tokens of a call, at most `max_tokens`, which is also the answer without a history."""
         known = self._means.get((workflow, plain_name(node)))
         return min(known[1], max_tokens) if known else float(max_tokens)
+
+    def mean(self, key: tuple[str, str], otherwise: float) -> float:
+        """Mean of the history of (workflow, plain name of a node), `otherwise` without one."""
+        known = self._means.get(key)
+        return known[1] if known is not None else otherwise
 
     def known(self, workflow: str, node: str) -> float | None:
         """Mean of a node's history, or None without one."""

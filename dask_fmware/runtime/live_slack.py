@@ -33,8 +33,7 @@ def live_slack(
     found: dict[str, CallSlack] = {}
     if run.deadline is None or run.report.state != "running":
         return found
-    root = run.plan.run_id
-    decided = frozenset((switch, taken) for (plan, switch), taken in run.branches.items() if plan == root)
+    decided = run.decided
     for call in calls:
         if call.report.state in TERMINAL or run.skips(call) is not None:
             continue

@@ -107,30 +107,30 @@ class Machine:
         return actions
 
     def _take(self, event: Event, now: float) -> list[Action]:
-        match event:
-            case RunSubmitted():
-                return self._run_submitted(event.plan, now)
+        match event:  # what is frequent first
             case CallRunnable():
                 return self._call_runnable(event.call_id, now)
-            case CallWithdrawn():
-                return self._call_gone(event.call_id, now, dropped=False)
-            case CallDropped():
-                return self._call_gone(event.call_id, now, dropped=True)
+            case AttemptEnded():
+                return self._attempt_ended(event, now)
+            case FirstToken():
+                if (call := self.runs.calls.get(event.call_id)) is not None:
+                    attempts.first_token(call, event.attempt, now)
+                return []
+            case RunSubmitted():
+                return self._run_submitted(event.plan, now)
+            case RunEnded():
+                return self._run_ended(event, now)
+            case RunDropped():
+                return self._run_dropped(event.run_id, now)
             case Branched():
                 if (run := self.runs.get(event.run_id)) is not None:
                     run.branches[event.run_id, event.switch] = event.branch
                     self.knowledge.observe_branch(run.plan.workflow, event.switch, event.branch)
                 return []
-            case FirstToken():
-                if (call := self.runs.calls.get(event.call_id)) is not None:
-                    attempts.first_token(call, event.attempt, now)
-                return []
-            case AttemptEnded():
-                return self._attempt_ended(event, now)
-            case RunEnded():
-                return self._run_ended(event, now)
-            case RunDropped():
-                return self._run_dropped(event.run_id, now)
+            case CallWithdrawn():
+                return self._call_gone(event.call_id, now, dropped=False)
+            case CallDropped():
+                return self._call_gone(event.call_id, now, dropped=True)
             case StepsTimed():
                 if (changed := self.fleet.timed(event, now)) is not None:
                     self.views.replicas_changed(changed.replica.model)
@@ -251,8 +251,9 @@ class Machine:
         call = self.runs.calls.get(call_id)
         if call is None:
             return []
-        self.dispatcher.withdraw(call, now)
         report, run = call.report, call.run
+        if report.runnable_at is not None:  # not for the first time
+            self.dispatcher.withdraw(call, now)
         if (why := run.skips(call)) is not None:
             report.state, report.reason = "skipped", why
             return [Skip(call_id, why)]

@@ -13,11 +13,12 @@ from itertools import islice
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, PackedReport, RunReport
 from dask_fmware.policy.protocol import CallView
-from dask_fmware.runtime.knowledge import Shape
+from dask_fmware.runtime.knowledge import Decided, Shape
 
 __all__ = ["TERMINAL", "CallRecord", "RunRecord", "Runs", "sources"]
 
 TERMINAL: frozenset[CallState] = frozenset({"finished", "failed", "cancelled", "skipped"})
+UNDECIDED: Decided = frozenset()
 
 
 @dataclass(slots=True)
@@ -43,8 +44,8 @@ class CallRecord:
     @property
     def attempt(self) -> AttemptReport | None:
         """The attempt that runs, if one does."""
-        last = self.report.last
-        return last if last is not None and last.outcome == "running" else None
+        attempts = self.report.attempts
+        return attempts[-1] if attempts and attempts[-1].outcome == "running" else None
 
 
 @dataclass(slots=True)
@@ -62,6 +63,14 @@ class RunRecord:
     idle_since: float = 0.0  # when the last of its calls ended
     rounds: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies that ran one after the other
     bodies: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies
+
+    @property
+    def decided(self) -> Decided:
+        """Branches that its own switches have taken."""
+        if not self.branches:
+            return UNDECIDED
+        root = self.plan.run_id
+        return frozenset([(switch, taken) for (plan, switch), taken in self.branches.items() if plan == root])
 
     def skips(self, call: CallRecord) -> str | None:
         """Why a call is on a branch that was not taken, or None."""
@@ -133,7 +142,8 @@ class Runs:
             run.parts.append(plan.run_id)
         self._runs[plan.run_id] = run
         self._plans[plan.run_id] = plan
-        run.branches.update({(plan.run_id, switch): branch for switch, branch in plan.decided})
+        for switch, branch in plan.decided:
+            run.branches[plan.run_id, switch] = branch
         after = self._after(plan)
         for node in plan.nodes:
             if node.model is not None and node.key not in self._calls:
@@ -181,10 +191,13 @@ class Runs:
         if plan.part_of is not None:
             if run_id in run.parts:
                 run.parts.remove(run_id)
-            run.branches = {known: taken for known, taken in run.branches.items() if known[0] != run_id}
+            if run.branches:
+                run.branches = {known: taken for known, taken in run.branches.items() if known[0] != run_id}
             return calls
         for part in list(run.parts):
             self.drop(part)
+        if not self._keep_runs:
+            return calls
         self._history[run_id] = run.report.packed()
         self._history.move_to_end(run_id)
         while len(self._history) > self._keep_runs:

@@ -31,7 +31,7 @@ class CallViews:
         self._fleet = fleet
         self._models = models
         self._fastest: dict[str, Latency] = {}  # model -> figure of its fastest replicas
-        self._longest: dict[str, int] = {}  # model -> bytes of the longest token of any replica
+        self._limits: dict[str, ModelLimits | None] = {}  # as they were asked for last
 
     def view(self, call: CallRecord) -> CallView:
         """Return a call as policies see it; made once for each time that it waits."""
@@ -50,19 +50,20 @@ class CallViews:
 
         How long its tokens are, its replicas know better than the deployment.
         """
-        limits, replica = self._models.get(model), self._fleet.first(model)
-        if replica is None:
-            return limits
-        longest = self._longest.get(model)
-        if longest is None:
-            longest = max(s.replica.longest_token_bytes for s in self._fleet if s.replica.model == model)
-            self._longest[model] = longest
-        return ModelLimits(limits.context_tokens if limits else replica.context_tokens, longest)
+        if model not in self._limits:
+            limits, replica = self._models.get(model), self._fleet.first(model)
+            if replica is not None:
+                longest = max(s.replica.longest_token_bytes for s in self._fleet if s.replica.model == model)
+                limits = ModelLimits(limits.context_tokens if limits else replica.context_tokens, longest)
+            elif limits is None:
+                return None  # whoever names models that nobody has fills no memory
+            self._limits[model] = limits
+        return self._limits[model]
 
     def replicas_changed(self, model: str) -> None:
         """Another replica of a model is the fastest, or has the longest tokens, maybe."""
         self._fastest.pop(model, None)
-        self._longest.pop(model, None)
+        self._limits.pop(model, None)
 
     def execution(self, model: str, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
         """First token and completion on an idle replica of the fastest kind; 0 while none is known."""
@@ -79,30 +80,30 @@ class CallViews:
         node, run, knowledge = call.node, call.run, self.knowledge
         workflow = run.plan.workflow
         shape = self.shape(run)
-        prompt = knowledge.prompts.known(workflow, node.name) or 0.0
-        limits = self.limits(node.model or "") if node.prompt_bytes else None
+        model = node.model or ""
+        prompt, output = knowledge.lengths(workflow, node)
+        limits = self.limits(model) if node.prompt_bytes else None
         least = least_prompt_tokens(node.prompt_bytes, limits) if limits else 0
         after_s, deadline = 0.0, run.deadline
         if deadline is not None and not node.answers:
-            root = run.plan.run_id
-            decided = frozenset((switch, taken) for (plan, switch), taken in run.branches.items() if plan == root)
-            after_s = knowledge.after_s(shape, node.name, decided)
+            after_s = knowledge.after_s(shape, node.name, run.decided)
         submitted = run.report.submitted
+        first_s, whole_s = self.execution(model, prompt, output)
         return CallView(
             call_id=node.key,
             workflow=workflow,
             node=node.name,
-            model=node.model or "",
+            model=model,
             tenant=run.plan.tenant,
             priority=run.plan.priority,
             runnable_at=submitted + (call.report.runnable_at or 0.0),
             deadline=deadline,
             prompt_tokens=max(least, round(prompt)),
-            output_tokens=knowledge.outputs.expected(workflow, node.name, node.max_tokens),
+            output_tokens=output,
             answers=node.answers,
             attempt=call.tries + 1,
             after_s=after_s,
-            own_s=knowledge.call_s(workflow, node),
+            own_s=first_s if node.answers else whole_s,
             budget_due=None
             if deadline is None
             else submitted + (deadline - submitted) * knowledge.share(shape, node.name),
