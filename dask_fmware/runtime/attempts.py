@@ -80,7 +80,7 @@ def end(call: CallRecord, event: AttemptEnded, now: float) -> AttemptReport | No
     match event.outcome:
         case "finished":
             call.report.state = "finished"
-            call.avoid.clear()
+            call.avoid = frozenset()
             call.run.idle_since = now
         case "failed":
             call.report.state, call.report.reason = "failed", event.error
@@ -88,7 +88,7 @@ def end(call: CallRecord, event: AttemptEnded, now: float) -> AttemptReport | No
             call.report.state, call.report.reason = "skipped", "its branch was not taken"
         case "retry" | "aborted":
             call.report.state = "planned"
-            call.avoid.add(attempt.replica_id)
+            call.avoid |= {attempt.replica_id}
     return attempt
 
 

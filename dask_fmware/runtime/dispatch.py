@@ -6,7 +6,7 @@ exceeded) and performs it. It does not know why calls come or go.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 
 from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.policy import estimate
@@ -17,7 +17,7 @@ from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.fleet import Fleet, Held, ReplicaState
 from dask_fmware.runtime.outlook import ToCome
-from dask_fmware.runtime.queue import CallQueue, Ticket
+from dask_fmware.runtime.queue import CallQueue, Cursor, Ticket
 from dask_fmware.runtime.runs import CallRecord, Runs
 from dask_fmware.runtime.shares import Shares
 from dask_fmware.runtime.views import CallViews
@@ -29,10 +29,15 @@ STALL = 20.0  # times as long as a whole call should take: so long without a tok
 LOOK_AHEAD = 8  # calls that may be passed in one go, which bounds what a decision costs
 
 
-def _first_ticket(entry: tuple[str, CallQueue]) -> Ticket:
-    ticket = entry[1].first()
-    assert ticket is not None
-    return ticket
+def _ticket_or_last(cursor: Cursor) -> tuple[bool, Ticket | None]:
+    """Order of queues by the calls that are looked at; those at their end come last."""
+    ticket = cursor.ticket()
+    return ticket is None, ticket
+
+
+def _others(views: Sequence[ReplicaView], avoided: Collection[str]) -> Sequence[ReplicaView]:
+    """Replicas but those on which a call failed, if there are others."""
+    return tuple(view for view in views if view.replica_id not in avoided) or views
 
 
 class Dispatcher:
@@ -171,33 +176,40 @@ class Dispatcher:
         if not self._queues:
             return []
         actions = self._start_planned(self._planner, now) if self._planner is not None else []
-        open_ = [(model, self._queues[model]) for model in models if model in self._queues]
-        passed: list[tuple[CallQueue, Ticket]] = []
+        calls, fleet, policy = self._runs.calls, self._fleet, self.policy
+        open_ = [Cursor(queue) for model in models if (queue := self._queues.get(model)) is not None]
         look_ahead = LOOK_AHEAD
         while open_:
-            if len(open_) > 1:
-                open_ = [(model, queue) for model, queue in open_ if queue]
-                if not open_:
-                    break
-                model, queue = min(open_, key=_first_ticket)
-            else:
-                model, queue = open_[0]
-            ticket = queue.first()
+            cursor = open_[0] if len(open_) == 1 else min(open_, key=_ticket_or_last)
+            ticket = cursor.ticket()
             if ticket is None:
                 break
-            call = self._runs.calls[ticket[2]]
-            views = self._candidates(call)
+            call = calls[ticket[2]]
+            model = call.node.model or ""
+            views: Sequence[ReplicaView] = fleet.views(model)
+            if call.avoid:
+                views = _others(views, call.avoid)
             choice = (
-                self.policy.choose(self._views.view(call), views, now)
+                policy.choose(self._views.view(call), views, now)
                 if views
                 else Wait(f"no replica of model '{model}' is ready")
             )
             match choice:
                 case Bind():
-                    queue.pop()
+                    cursor.take()
                     actions.extend(self._bind(call, choice, now))
+                case Wait():
+                    call.report.reason = choice.reason
+                    self._look_again_at(choice.until)
+                    if (choice.lets_pass and look_ahead > 0) or (
+                        call.avoid and any(view.has_room for view in fleet.views(model))
+                    ):
+                        look_ahead -= 1
+                        cursor.skip()
+                    else:
+                        open_.remove(cursor)
                 case Park():
-                    queue.pop()
+                    cursor.take()
                     if (objective := call.run.plan.objective) is not None and objective.on_miss == "reject":
                         self._waiting.discard(call.call_id)
                         actions.append(attempts.reject(call, choice.reason))
@@ -205,21 +217,8 @@ class Dispatcher:
                     call.parked, call.view, call.report.reason = True, None, choice.reason
                     self._to_come.remove(call.run)
                     self._push(call)
-                case Wait():
-                    call.report.reason = choice.reason
-                    self._look_again_at(choice.until)
-                    if (choice.lets_pass and look_ahead > 0) or (
-                        call.avoid and any(view.has_room for view in self._fleet.views(model))
-                    ):
-                        look_ahead -= 1
-                        queue.pop()
-                        passed.append((queue, ticket))
-                    else:
-                        open_.remove((model, queue))
-        for queue, ticket in passed:
-            queue.push(ticket)
         for model in models:
-            if model in self._queues and not self._queues[model]:
+            if (queue := self._queues.get(model)) is not None and not queue:
                 del self._queues[model]
         return actions
 
@@ -243,13 +242,6 @@ class Dispatcher:
     def _look_again_at(self, when: float | None) -> None:
         if when is not None and (self.wake_at is None or when < self.wake_at):
             self.wake_at = when
-
-    def _candidates(self, call: CallRecord) -> Sequence[ReplicaView]:
-        """Ready replicas for a call: without those it failed on, if there are others."""
-        views = self._fleet.views(call.node.model or "")
-        if call.avoid:
-            return tuple(v for v in views if v.replica_id not in call.avoid) or views
-        return views
 
     def _bind(self, call: CallRecord, choice: Bind, now: float) -> list[Action]:
         """Give a call to the replica that the policy chose: a slot if one is free, else its queue."""

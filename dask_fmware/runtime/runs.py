@@ -32,7 +32,7 @@ class CallRecord:
     arrival: int = 0  # order in which calls became runnable
     queued_on: str | None = None  # replica whose queue holds it
     tries: int = 0  # attempts since it last finished
-    avoid: set[str] = field(default_factory=set)  # replicas on which it failed
+    avoid: frozenset[str] = frozenset()  # replicas on which it failed
     parked: bool = False  # found too late by the policy
     view: CallView | None = None  # as policies saw it last
 
