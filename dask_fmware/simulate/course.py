@@ -41,8 +41,8 @@ class Outcome:
 class Live:
     """A run under way, or one of its bodies."""
 
-    __slots__ = ("attempts", "bodies", "done", "index", "is_over", "keys", "left", "nodes", "open", "outcome", "parent",
-                 "plan", "root", "run", "users")  # fmt: skip
+    __slots__ = ("_root", "attempts", "done", "index", "is_over", "keys", "left", "nodes", "open", "outcome", "parent",
+                 "plan", "run", "users")  # fmt: skip
 
     def __init__(self, run: SampledRun, body: Body | None, parent: Live | None, index: int, users: Users) -> None:
         self.run = run
@@ -55,14 +55,18 @@ class Live:
         self.left = len(nodes)
         self.done: dict[int, int] = {}  # map or loop -> bodies that are done
         self.is_over = False
+        self._root = None if parent is None else parent.root  # no cycle, which would wait for the garbage collector
         if parent is None:
-            self.root = self
             self.outcome = Outcome(run)
             self.keys: dict[str, None] = {}  # calls that are not done, of bodies too
             self.attempts: dict[str, Attempt] = {}  # call id -> what runs, of bodies too
         else:
-            self.root = root = parent.root
-            self.outcome, self.keys, self.attempts = root.outcome, root.keys, root.attempts
+            self.outcome, self.keys, self.attempts = parent.outcome, parent.keys, parent.attempts
+
+    @property
+    def root(self) -> Live:
+        """The run that it is, or is a body of."""
+        return self if self._root is None else self._root
 
 
 class Course:

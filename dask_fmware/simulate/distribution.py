@@ -54,7 +54,12 @@ class Spread(Record):
         else:
             draw = partial(source.choice, self.values or [0.0])
         least, most = self.least, inf if self.most is None else self.most
-        return lambda: min(max(draw(), least), most)
+
+        def bounded() -> float:
+            value = draw()
+            return least if value < least else most if value > most else value
+
+        return bounded
 
     @property
     def typical(self) -> float:

@@ -52,7 +52,9 @@ class SampledNode:
         """Its own call, or those of its bodies."""
         if self.call is not None:
             return (self.call,)
-        return tuple(call for body in self.bodies for node in body.nodes if node.taken for call in node.calls)
+        if not self.bodies:
+            return ()
+        return tuple([call for body in self.bodies for node in body.nodes if node.taken for call in node.calls])
 
 
 @dataclass(slots=True)
@@ -178,7 +180,9 @@ class Workload:
                 branch = self._paths.choices(range(len(template.odds)), template.odds)[0]
                 decides = ((template.name, branch),)
             branches.append(branch)
-            taken = all(nodes[decider].taken and branches[decider] == wanted for decider, wanted in template.when)
+            taken = True
+            for decider, wanted in template.when:
+                taken = taken and nodes[decider].taken and branches[decider] == wanted
             key = f"{run_id}/{template.name}"
             call: Lengths | None = None
             bodies: tuple[Body, ...] = ()
@@ -263,16 +267,17 @@ class Workload:
         done: list[float] = []
         first_s, last_s = 0.0, 0.0
         for node in nodes:
-            start = max((done[i] for i in node.after), default=0.0)
+            start = max([done[i] for i in node.after]) if node.after else 0.0
             if not node.taken:
                 done.append(start)
                 continue
-            if not node.calls:
+            calls = node.calls
+            if not calls:
                 done.append(start + node.seconds)
             else:
                 model = node.model or node.bodies[0].nodes[0].model or ""
                 hosting = self.scenario.models[model].on[accelerator]
-                groups = [(call,) for call in node.calls] if node.in_turn else [node.calls]
+                groups = [(call,) for call in calls] if node.in_turn else [calls]
                 spent_s = ttft_s = 0.0
                 for group in groups:
                     ttft_s, all_s = alone_s(hosting.step_law, hosting.limits, group)
