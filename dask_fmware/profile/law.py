@@ -88,8 +88,12 @@ class Curve:
         knots = self.knots
         if not knots:
             return self.slopes_s[0] * count * (start + stride * (count - 1) / 2)
-        total_s = 0.0
         piece = bisect_right(knots, start)
+        if piece == len(knots) or stride <= 0 or -(-(knots[piece] - start) // stride) >= count:  # all in one piece
+            count = max(count, 0)
+            begins, value_s = self._starts[piece]
+            return count * (value_s + self.slopes_s[piece] * (start - begins + stride * (count - 1) / 2))
+        total_s = 0.0
         while count > 0:
             terms = count
             if stride > 0 and piece < len(knots):

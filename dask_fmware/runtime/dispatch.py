@@ -272,13 +272,13 @@ class Dispatcher:
     def _assign(
         self, call: CallRecord, state: ReplicaState, reason: str, now: float, priority: float | None = None
     ) -> Assign:
-        report, replica, fleet = call.report, state.replica, self._fleet
+        report, replica, fleet, call_id = call.report, state.replica, self._fleet, call.call_id
         call.queued_on = None
-        self._waiting.discard(call.call_id)
+        self._waiting.discard(call_id)
         view = self._views.view(call)
         expected_s = estimate.expected_s(view.prompt_tokens, view.output_tokens, fleet.offered(state), now)
-        number = report.last.attempt + 1 if report.last else 1
-        while fleet.holds(call.call_id, number):  # a run of the same id was dropped, and its abort is under way
+        number = report.attempts[-1].attempt + 1 if report.attempts else 1
+        while fleet.holds(call_id, number):  # a run of the same id was dropped, and its abort is under way
             number += 1
         ideal = self._views.execution(replica.model, view.prompt_tokens, view.output_tokens)
         band = load_band(len(state.running), state.waiting, replica.slots)
@@ -290,10 +290,8 @@ class Dispatcher:
         law = fleet.law(replica)
         if law is not None:
             state.prefill_until = max(state.prefill_until, now) + law.prompt_s(view.prompt_tokens)
-        fleet.take(
-            state, call.call_id, number, Held(now + expected_s, view.prompt_tokens + int(view.output_tokens / 2))
-        )
+        fleet.take(state, call_id, number, Held(now + expected_s, view.prompt_tokens + int(view.output_tokens / 2)))
         if priority is None:
             priority = -float(call.run.plan.priority)
         stall_s = max(self._stall_s, STALL * expected_s) if self._stall_s else 0.0
-        return Assign(call.call_id, replica.replica_id, number, priority, reason, stall_s)
+        return Assign(call_id, replica.replica_id, number, priority, reason, stall_s)

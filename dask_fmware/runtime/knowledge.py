@@ -74,11 +74,11 @@ class Knowledge:
     def observe_call(self, workflow: str, node: str, prompt_tokens: int, output_tokens: int) -> None:
         """Take note of a finished call."""
         self._version += 1
-        name = plain_name(node)
-        self.outputs.observe(workflow, name, output_tokens)
-        self._lengths.observe(workflow, name, output_tokens)
+        key = workflow, plain_name(node)
+        self.outputs.add(key, output_tokens)
+        self._lengths.observe(*key, output_tokens)
         if prompt_tokens:
-            self.prompts.observe(workflow, name, prompt_tokens)
+            self.prompts.add(key, prompt_tokens)
 
     def observe_branch(self, workflow: str, switch: str, branch: int | None) -> None:
         """Take note of a branch that was taken."""

@@ -27,7 +27,10 @@ class OutputLengths:
 
     def observe(self, workflow: str, node: str, output_tokens: float) -> None:
         """Add a finished call."""
-        key = workflow, plain_name(node)
+        self.add((workflow, plain_name(node)), output_tokens)
+
+    def add(self, key: tuple[str, str], output_tokens: float) -> None:
+        """Add a finished call of (workflow, plain name of a node)."""
         n, mean = self._means.pop(key, (0, 0.0))
         if n < 100:  # forgets: the last hundred calls weigh most
             n += 1

@@ -38,7 +38,7 @@ from dask_fmware.runtime.events import (
     Tick,
 )
 from dask_fmware.runtime.fleet import Fleet, ReplicaState
-from dask_fmware.runtime.knowledge import Knowledge, base_name
+from dask_fmware.runtime.knowledge import base_name
 from dask_fmware.runtime.live_slack import CallSlack, live_slack
 from dask_fmware.runtime.observer import Observers
 from dask_fmware.runtime.outlook import ToCome
@@ -89,6 +89,7 @@ class Machine:
         self.fleet = Fleet(policy.rank, laws)
         self.runs = Runs(keep_runs)
         self.views = CallViews(self.fleet, self.models)
+        self.knowledge = self.views.knowledge  # what finished calls have taught
         self.to_come = ToCome(self.fleet, self.runs, self.views)
         self.tenants = dict(tenants or {})
         self.shares = Shares(self.tenants)
@@ -178,11 +179,6 @@ class Machine:
     def wake_at(self) -> float | None:
         """When a `Tick` is due, because a call waits for a time and not for an event."""
         return self.dispatcher.wake_at
-
-    @property
-    def knowledge(self) -> Knowledge:
-        """What finished calls have taught."""
-        return self.views.knowledge
 
     def view(self, call: CallRecord) -> CallView:
         """Return a call as policies see it."""

@@ -25,6 +25,7 @@ UNDECIDED: Decided = frozenset()
 class CallRecord:
     """One call and where it stands."""
 
+    call_id: str  # Dask key of the call
     node: PlannedNode
     run: RunRecord
     plan_id: str  # run_id of the plan that brought it: the run's own, or one of its bodies'
@@ -35,11 +36,6 @@ class CallRecord:
     avoid: frozenset[str] = frozenset()  # replicas on which it failed
     parked: bool = False  # found too late by the policy
     view: CallView | None = None  # as policies saw it last
-
-    @property
-    def call_id(self) -> str:
-        """Dask key of the call."""
-        return self.node.key
 
     @property
     def attempt(self) -> AttemptReport | None:
@@ -103,18 +99,13 @@ class Runs:
     def __init__(self, keep_runs: int) -> None:
         self._runs: dict[str, RunRecord] = {}  # bodies of maps and loops point to their run
         self._plans: dict[str, RunPlan] = {}
-        self._calls: dict[str, CallRecord] = {}
+        self.calls: dict[str, CallRecord] = {}  # live ones by id
         self._history: OrderedDict[str, PackedReport] = OrderedDict()
         self._sources: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}  # node names of a plan -> sources
         self._keep_runs = keep_runs
 
     def __len__(self) -> int:
         return len(self._plans)
-
-    @property
-    def calls(self) -> dict[str, CallRecord]:
-        """Live calls by id."""
-        return self._calls
 
     def add(self, plan: RunPlan, now: float) -> RunRecord | None:
         """Start the record of a plan; None if it extends a run that is not live, or is known already."""
@@ -146,10 +137,10 @@ class Runs:
             run.branches[plan.run_id, switch] = branch
         after = self._after(plan)
         for node in plan.nodes:
-            if node.model is not None and node.key not in self._calls:
+            if node.model is not None and node.key not in self.calls:
                 call = CallReport(node.key, node.name, node.model, node.answers, after=after[node.name])
                 run.report.calls.append(call)
-                self._calls[node.key] = CallRecord(node, run, plan.run_id, call)
+                self.calls[node.key] = CallRecord(node.key, node, run, plan.run_id, call)
         return run
 
     def _after(self, plan: RunPlan) -> dict[str, tuple[str, ...]]:
@@ -174,9 +165,9 @@ class Runs:
         plan, run = self._plans.get(run_id), self._runs.get(run_id)
         if plan is None or run is None:
             return []
-        named = [self._calls.get(node.key) for node in plan.nodes]  # a key may belong to the plan that named it first
+        named = [self.calls.get(node.key) for node in plan.nodes]  # a key may belong to the plan that named it first
         calls = [call for call in named if call is not None and call.plan_id == run_id]
-        if plan.part_of is None:
+        if run.parts and plan.part_of is None:
             calls.extend(call for part in run.parts for call in self.calls_of(part))
         return calls
 
@@ -187,7 +178,7 @@ class Runs:
         if plan is None or run is None:
             return []
         for call in calls:
-            self._calls.pop(call.call_id, None)
+            self.calls.pop(call.call_id, None)
         if plan.part_of is not None:
             if run_id in run.parts:
                 run.parts.remove(run_id)

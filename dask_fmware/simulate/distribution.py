@@ -47,13 +47,19 @@ class Spread(Record):
         if self.fixed is not None:
             fixed = self._bounded(self.fixed)
             return lambda: fixed
+        least, most = self.least, inf if self.most is None else self.most
+        if self.lognormal is not None:
+            normal, mean, deviation = source.normalvariate, log(self.lognormal[0]), self.lognormal[1]
+
+            def lognormal() -> float:
+                value = exp(normal(mean, deviation))
+                return least if value < least else most if value > most else value
+
+            return lognormal
         if self.uniform is not None:
             draw = partial(source.uniform, *self.uniform)
-        elif self.lognormal is not None:
-            draw = partial(source.lognormvariate, log(self.lognormal[0]), self.lognormal[1])
         else:
             draw = partial(source.choice, self.values or [0.0])
-        least, most = self.least, inf if self.most is None else self.most
 
         def bounded() -> float:
             value = draw()
