@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence, Set
 from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.policy import estimate
 from dask_fmware.policy.outlook import Planner
-from dask_fmware.policy.protocol import Bind, Park, Policy, ReplicaView, Wait
+from dask_fmware.policy.protocol import Bind, Choice, Park, Policy, ReplicaView, Wait
 from dask_fmware.profile.correction import load_band
 from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Action, Assign
@@ -27,12 +27,6 @@ __all__ = ["Dispatcher"]
 
 STALL = 20.0  # times as long as a whole call should take: so long without a token is no slow engine any more
 LOOK_AHEAD = 8  # calls that may be passed in one go, which bounds what a decision costs
-
-
-def _ticket_or_last(cursor: Cursor) -> tuple[bool, Ticket | None]:
-    """Order of queues by the calls that are looked at; those at their end come last."""
-    ticket = cursor.ticket()
-    return ticket is None, ticket
 
 
 def _others(views: Sequence[ReplicaView], avoided: Collection[str]) -> Sequence[ReplicaView]:
@@ -103,14 +97,40 @@ class Dispatcher:
 
     # -- calls that come and go ------------------------------------------------------------------
 
+    def arrive(self, call: CallRecord, now: float) -> list[Action]:
+        """Decide for a call that is runnable: at once where no other waits, else when it is its turn."""
+        model = call.node.model or ""
+        if model in self._queues or (self._planner is not None and self._fleet.lanes):
+            self.hold(call)
+            return self.offer((model,), now)
+        self._comes(call)
+        ticket = self._ticket(call)
+        if self._planner is not None:
+            self._planner.plan(self._to_come, now)  # no lanes, no plan
+        while True:
+            choice = self._choice(call, model, now)
+            if isinstance(choice, Bind):
+                return self._bind(call, choice, now)
+            if isinstance(choice, Wait):
+                call.report.reason = choice.reason
+                self._look_again_at(choice.until)
+                self._push(call, ticket)
+                return []
+            if (rejected := self._park(call, choice)) is not None:
+                return [rejected]
+            ticket = self._ticket(call)
+
     def hold(self, call: CallRecord) -> None:
         """Put a call into the central queue of its model."""
+        self._comes(call)
+        self._push(call, self._ticket(call))
+
+    def _comes(self, call: CallRecord) -> None:
         self._waiting.add(call.call_id)
         call.report.state, call.report.reason = "held", "other calls of its model are served first"
         if not self._fleet.views(model := call.node.model or ""):
             call.report.lacked = f"no replica of model '{model}' was ready"
         call.view = None
-        self._push(call)
         if self._planner is not None:
             self._to_come.add(call.run)
 
@@ -141,12 +161,12 @@ class Dispatcher:
         self._fleet.changed(state)
         return self.serve(state, now)
 
-    def _push(self, call: CallRecord) -> None:
+    def _push(self, call: CallRecord, ticket: Ticket) -> None:
         model = call.node.model or ""
         queue = self._queues.get(model)
         if queue is None:
             queue = self._queues[model] = CallQueue()
-        queue.push(self._ticket(call))
+        queue.push(ticket)
 
     def _ticket(self, call: CallRecord) -> Ticket:
         return self.policy.order(self._views.view(call)), call.arrival, call.call_id
@@ -176,25 +196,17 @@ class Dispatcher:
         if not self._queues:
             return []
         actions = self._start_planned(self._planner, now) if self._planner is not None else []
-        calls, fleet, policy = self._runs.calls, self._fleet, self.policy
+        calls, fleet = self._runs.calls, self._fleet
         open_ = [Cursor(queue) for model in models if (queue := self._queues.get(model)) is not None]
         look_ahead = LOOK_AHEAD
         while open_:
-            cursor = open_[0] if len(open_) == 1 else min(open_, key=_ticket_or_last)
+            cursor = open_[0] if len(open_) == 1 else min(open_, key=Cursor.order)
             ticket = cursor.ticket()
             if ticket is None:
                 break
             call = calls[ticket[2]]
             model = call.node.model or ""
-            views: Sequence[ReplicaView] = fleet.views(model)
-            if call.avoid:
-                views = _others(views, call.avoid)
-            choice = (
-                policy.choose(self._views.view(call), views, now)
-                if views
-                else Wait(f"no replica of model '{model}' is ready")
-            )
-            match choice:
+            match choice := self._choice(call, model, now):
                 case Bind():
                     cursor.take()
                     actions.extend(self._bind(call, choice, now))
@@ -210,17 +222,32 @@ class Dispatcher:
                         open_.remove(cursor)
                 case Park():
                     cursor.take()
-                    if (objective := call.run.plan.objective) is not None and objective.on_miss == "reject":
-                        self._waiting.discard(call.call_id)
-                        actions.append(attempts.reject(call, choice.reason))
-                        continue
-                    call.parked, call.view, call.report.reason = True, None, choice.reason
-                    self._to_come.remove(call.run)
-                    self._push(call)
+                    if (rejected := self._park(call, choice)) is not None:
+                        actions.append(rejected)
+                    else:
+                        self._push(call, self._ticket(call))
         for model in models:
             if (queue := self._queues.get(model)) is not None and not queue:
                 del self._queues[model]
         return actions
+
+    def _choice(self, call: CallRecord, model: str, now: float) -> Choice:
+        """Ask the policy."""
+        views: Sequence[ReplicaView] = self._fleet.views(model)
+        if call.avoid:
+            views = _others(views, call.avoid)
+        if not views:
+            return Wait(f"no replica of model '{model}' is ready")
+        return self.policy.choose(self._views.view(call), views, now)
+
+    def _park(self, call: CallRecord, choice: Park) -> Action | None:
+        """Let a call go behind those that can still be in time, or reject it if its run asks for that."""
+        if (objective := call.run.plan.objective) is not None and objective.on_miss == "reject":
+            self._waiting.discard(call.call_id)
+            return attempts.reject(call, choice.reason)
+        call.parked, call.view, call.report.reason = True, None, choice.reason
+        self._to_come.remove(call.run)
+        return None
 
     def _start_planned(self, planner: Planner, now: float) -> list[Action]:
         """Start what a policy that plans wants to start now."""

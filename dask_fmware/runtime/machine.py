@@ -272,9 +272,7 @@ class Machine:
         if deadline is not None and objective is not None and objective.on_miss == "reject" and now > deadline:
             return [attempts.reject(call, f"{now - deadline:.3f} s past the deadline of its run")]
         call.parked = False
-        self.dispatcher.hold(call)
-        assert call.node.model is not None
-        actions = self.dispatcher.offer((call.node.model,), now)
+        actions = self.dispatcher.arrive(call, now)
         if report.state in ("held", "queued"):
             actions.append(Hold(call_id, report.reason))
         return actions

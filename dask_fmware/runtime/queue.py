@@ -96,6 +96,11 @@ class Cursor:
         """Return the ticket that is looked at, None at the end."""
         return self._queue.at(self._place)
 
+    def order(self) -> tuple[bool, Ticket | None]:
+        """Return a key of cursors by the tickets that are looked at; those at their end come last."""
+        ticket = self.ticket()
+        return ticket is None, ticket
+
     def take(self) -> None:
         """Take out the call that is looked at."""
         self._queue.take(self._place)
