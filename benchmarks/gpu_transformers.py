@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=None, help="calls under load")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.calls is not None and options.calls <= WARM:
+        parser.error(f"--calls {options.calls}: the first {WARM} are not judged; ask for more")
     result = asyncio.run(benchmark(options))
     print(markdown(result))
     if not options.tiny:

@@ -303,6 +303,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the profile")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.calls <= WARM:
+        parser.error(f"--calls {options.calls}: the first {WARM} are not judged; ask for more")
     if options.slowed is None:
         options.slowed = 300 if options.engine == "llama.cpp" else 0
     result = asyncio.run(benchmark(options))
