@@ -8,7 +8,7 @@ from math import sqrt
 
 __all__ = ["ArrivalRate", "Peak", "spread"]
 
-WINDOWS_S = (5, 10, 20, 60, 180)  # a short one counts once it certainly saw something else
+WINDOWS_S = (2, 5, 10, 20, 60, 180)  # a short one counts once it certainly saw something else
 CERTAIN = 4.0  # standard deviations: a look is taken every second
 FEW = 4.0  # arrivals: a Poisson count has a long tail where few are expected
 TREND_S = 300
