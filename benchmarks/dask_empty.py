@@ -15,31 +15,8 @@ from distributed import Client
 
 import dask_fmware as fm
 from benchmarks.closed_loop import measure, memory_mb
+from benchmarks.empty_calls import DEPLOYMENT, chain, single
 from dask_fmware.cluster.local import STREAM_INTERVAL_S
-
-SLOTS = 256
-DEPLOYMENT = {
-    "accelerators": {"a": {"cards": 2}},
-    "models": {
-        "empty": {
-            "engine": "null",
-            "slots": SLOTS,
-            "on": {"a": {"replicas": 2, "latency": {"first_token_s": 0.001, "output_token_s": 0.0}}},
-        }
-    },
-    "router": {"policy": "least_outstanding"},
-}
-model = fm.Model("empty", max_tokens=1)
-
-
-@fm.workflow
-def single(x):
-    return model("{x}", x=x)
-
-
-@fm.workflow
-def chain(x):
-    return model("{x}", x=model("{x}", x=model("{x}", x=x)))
 
 
 def _kind(dask_worker: Any) -> tuple[int, bool]:

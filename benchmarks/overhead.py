@@ -31,34 +31,12 @@ from distributed.deploy.spec import SpecCluster
 from rich.progress import track
 
 import dask_fmware as fm
+from benchmarks.empty_calls import DEPLOYMENT, SLOTS, chain, single
 from benchmarks.environment import environment, write
 from dask_fmware.compile.graph import instantiate, new_run_id
 from dask_fmware.model.engine import Request
 
 INTERVAL_S = 50e-6
-SLOTS = 256
-DEPLOYMENT = {
-    "accelerators": {"a": {"cards": 2}},
-    "models": {
-        "empty": {
-            "engine": "null",
-            "slots": SLOTS,
-            "on": {"a": {"replicas": 2, "latency": {"first_token_s": 0.001, "output_token_s": 0.0}}},
-        }
-    },
-    "router": {"policy": "least_outstanding"},
-}
-model = fm.Model("empty", max_tokens=1)
-
-
-@fm.workflow
-def single(x):
-    return model("{x}", x=x)
-
-
-@fm.workflow
-def chain(x):
-    return model("{x}", x=model("{x}", x=model("{x}", x=x)))
 
 
 async def empty(x: Any = None) -> str:

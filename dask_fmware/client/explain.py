@@ -6,6 +6,7 @@ from typing import Any
 
 from distributed import Client, Future
 
+from dask_fmware.client.asking import ask_about_run
 from dask_fmware.client.stream import run_id_of
 from dask_fmware.model.report import RunReport
 from dask_fmware.observe.explain import Explanation, Neighbour
@@ -48,11 +49,6 @@ def explain(future: Future) -> Any:
 
 
 async def _explain(client: Client, run_id: str) -> Explanation:
-    from dask_fmware.client.install import _status
-
-    wire = await client.scheduler.fmware_explain(run_id=run_id)
-    if wire is None:
-        await _status(client)  # raises NotInstalledError if that is why
-        raise KeyError(f"run {run_id[:8]} is not known to the runtime, or no longer remembered")
+    wire = await ask_about_run(client, "fmware_explain", run_id)
     neighbours = [Neighbour(**neighbour) for neighbour in wire["neighbours"]]
     return explained(RunReport.from_wire(wire["report"]), neighbours, wire["now"])

@@ -110,10 +110,11 @@ def status(client: Client) -> Any:
     NotInstalledError
         If the cluster has no runtime.
     """
-    return client.sync(_status, client)
+    return client.sync(installed_status, client)
 
 
-async def _status(client: Client) -> RuntimeStatus:
+async def installed_status(client: Client) -> RuntimeStatus:
+    """Return the state of the runtime; see `status`."""
     answer = await _asked(client)
     if answer is None:
         raise NotInstalledError(
@@ -148,7 +149,7 @@ def wait_ready(client: Client, *, timeout_s: float = 120.0) -> Any:
 async def _wait_ready(client: Client, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
-        state = await _status(client)
+        state = await installed_status(client)
         wanted = _wanted(state)
         missing = wanted - len(state["replicas"])
         if missing <= 0:

@@ -18,7 +18,7 @@ import dask.config
 import numpy as np
 from distributed import Client
 
-from dask_fmware.client.install import _status
+from dask_fmware.client.install import installed_status
 from dask_fmware.errors import CapacityError, DeploymentError, EngineError, FMwareError
 from dask_fmware.profile.experiments import Experiment
 from dask_fmware.profile.progress import EngineFacts, PartialProfile, TraceRecord
@@ -136,7 +136,7 @@ class _Profiling:
         self.progress, self.stop = progress, stop
 
     async def run(self, models: Sequence[str] | None, accelerators: Sequence[str] | None) -> list[ProfiledModel]:
-        state = await _status(self.client)
+        state = await installed_status(self.client)
         replicas = state["replicas"]
         wanted = _chosen(replicas, models, accelerators, state["failed_replicas"])
         return [await self.one(key, same, replicas) for key, same in wanted.items()]

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from distributed import Client
 
-from dask_fmware.client.install import _status
+from dask_fmware.client.install import installed_status
 
 __all__ = ["Recording", "record"]
 
@@ -37,7 +37,7 @@ class Recording:
         return self._client.sync(self._stop)
 
     async def _start(self) -> None:
-        await _status(self._client)  # raises if there is no runtime
+        await installed_status(self._client)  # raises if there is no runtime
         self.path = await self._client.scheduler.fmware_record(path=self.path)
 
     async def _stop(self) -> None:

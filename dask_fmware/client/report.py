@@ -7,6 +7,7 @@ from typing import Any
 
 from distributed import Client, Future
 
+from dask_fmware.client.asking import ask_about_run
 from dask_fmware.client.stream import run_id_of
 from dask_fmware.errors import NotInstalledError
 from dask_fmware.model.report import CallReport, RunReport
@@ -170,13 +171,7 @@ def report(future: Future) -> Any:
 
 
 async def _report(client: Client, run_id: str) -> Report:
-    from dask_fmware.client.install import _status
-
-    wire = await client.scheduler.fmware_report(run_id=run_id)
-    if wire is None:
-        await _status(client)  # raises NotInstalledError if that is why
-        raise KeyError(f"run {run_id[:8]} is not known to the runtime, or no longer remembered")
-    return Report(RunReport.from_wire(wire))
+    return Report(RunReport.from_wire(await ask_about_run(client, "fmware_report", run_id)))
 
 
 def reports(client: Client, futures: list[Future] | None = None) -> Any:

@@ -14,7 +14,7 @@ from time import time
 
 from distributed import Client
 
-from dask_fmware.client.install import _status
+from dask_fmware.client.install import installed_status
 from dask_fmware.errors import FMwareError
 from dask_fmware.evaluation.accounting import add_answer, add_verdict
 from dask_fmware.evaluation.capacity import Capacity
@@ -268,7 +268,7 @@ class Driver:
 
     async def _look(self) -> None:
         try:
-            self._capacity = Capacity.of(await _status(self._client), self._job.models())
+            self._capacity = Capacity.of(await installed_status(self._client), self._job.models())
         except OSError as error:
             raise self._runs.lost() from error
 
