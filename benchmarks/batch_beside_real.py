@@ -216,6 +216,8 @@ def main() -> None:
             "",
             HEAD,
             *map(line, cells),
+            "",
+            "The job alone is measured before the windows, so on a machine with other work shares may pass 100 %.",
         ]
         write("batch_beside_real", {"environment": about, "cells": cells}, "\n".join(text))
 
