@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_fmware.runtime.queue import CallQueue
+from dask_fmware.runtime.queue import CallQueue, Cursor
 
 
 def ticket(call_id: str, order: float = 0.0, arrival: int = 0):
@@ -65,3 +65,30 @@ def test_a_queue_serves_as_a_sorted_list_does(steps: list[tuple[str, int, int]])
                 del model[first[2]]
         assert len(queue) == len(model)
         assert queue.first() == min(model.values(), default=None)
+
+
+@given(st.permutations(range(80)), st.sets(st.integers(0, 79), max_size=40))
+def test_looking_past_calls_shows_them_in_order_and_leaves_them(orders: list[int], gone: set[int]) -> None:
+    queue = CallQueue()
+    for order in orders[:50]:
+        queue.push(ticket(str(order), order))
+    cursor = Cursor(queue)
+    for _ in range(8):
+        cursor.skip()
+    cursor.ticket()  # the first are kept in order from now on
+    for order in orders[50:]:
+        queue.push(ticket(str(order), order))
+    for order in gone:
+        assert queue.remove(str(order))
+    left, cursor, seen = sorted(set(range(80)) - gone), Cursor(queue), []
+    for place in range(10):
+        shown = cursor.ticket()
+        assert shown is not None
+        seen.append(shown[2])
+        if place % 2:
+            cursor.take()
+        else:
+            cursor.skip()
+    assert seen == [str(order) for order in left[:10]]
+    waiting = [str(order) for place, order in enumerate(left) if place >= 10 or place % 2 == 0]
+    assert [queue.pop()[2] for _ in waiting] == waiting  # type: ignore[index]
