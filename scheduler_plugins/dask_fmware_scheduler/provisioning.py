@@ -132,7 +132,10 @@ class ProvisioningService:
             return None
         desired = self._plan.desired if self._plan is not None else {}
         counts = self._watch.counts()
-        kinds = sorted({*desired, *counts})
+        known = {model for model, _ in (*desired, *counts)}
+        inventory = self._planner.inventory
+        at_zero = {inventory.of(model)[0].key for model in inventory.models if model not in known}
+        kinds = sorted({*desired, *counts, *at_zero})
         return {
             "mode": "manual" if self._planner.wanted is not None else self._planner.options.mode,
             "manager": self._manager,
