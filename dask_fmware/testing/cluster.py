@@ -17,6 +17,7 @@ from dask_fmware.compile.steps import HOST
 from dask_fmware.runtime import ReplicaReady
 from dask_fmware.runtime.contract import Contract
 from dask_fmware.spec.deployment import Deployment
+from dask_fmware.testing.leaks import host_leaks, scheduler_leaks
 
 __all__ = ["InProcessCluster", "deployment"]
 
@@ -199,28 +200,9 @@ class InProcessCluster:
 
     def leaks(self) -> Iterator[str]:
         """What is left of runs whose futures were released, in words."""
-        router, machine = self.router, self.router.machine
-        if router.failures:
-            yield f"hooks of the router failed: {dict(router.failures)}"
-        yield from (f"task {task.key} is left in {task.state}" for task in self.scheduler.tasks.values())
-        if machine.held:
-            yield f"{machine.held} calls are held"
-        yield from (f"call {call_id} is known to the machine" for call_id in machine.runs.calls)
-        for state in machine.fleet:
-            if state.running or state.waiting:
-                yield f"replica {state.replica.name}: slots {list(state.running)}, {state.waiting} waiting"
-        for name, index in (("nodes", router._nodes), ("outputs", router._outputs), ("refused", router._refused)):
-            if index:
-                yield f"the router knows {name} {list(index)}"
+        yield from scheduler_leaks(self.scheduler)
         for name, host in self.hosts.items():
-            if host.runner.running or host.runner._grants:
-                yield f"worker {name}: {host.runner.running} attempts, grants for {list(host.runner._grants)}"
-            if host.bodies._waiting:
-                yield f"worker {name}: maps or loops wait: {list(host.bodies._waiting)}"
-        for name, engine in self.engines.items():
-            load = engine.state()
-            if load.running or load.waiting:
-                yield f"engine of {name}: {load}"
+            yield from host_leaks(name, host)
 
     async def settled(self) -> None:
         """Wait until nothing is left of runs whose futures were released; say what is if that does not come."""

@@ -15,6 +15,7 @@ from distributed import Client
 import dask_fmware as fm
 from dask_fmware.errors import AttemptsExhaustedError
 from dask_fmware.testing import deployment
+from dask_fmware.testing.leaks import scheduler_leaks
 from tests.cluster.flows import fan, one, rag
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -49,12 +50,7 @@ def until(condition: Callable[[], Any], story: Callable[[], Any] = str) -> None:
 
 def leftovers(dask_scheduler: Any) -> list[str]:
     """What is left of runs, on the scheduler."""
-    router = dask_scheduler.plugins["fmware-router"]
-    left = [f"{task.key} in {task.state}" for task in dask_scheduler.tasks.values()]
-    left += [f"failures {dict(router.failures)}"] if router.failures else []
-    left += [f"slots of {s.replica.name}: {list(s.running)}" for s in router.machine.fleet if s.running or s.waiting]
-    left += [f"known {list(index)}" for index in (router._nodes, router._outputs, router._refused) if index]
-    return left + ([f"{router.machine.held} held"] if router.machine.held else [])
+    return list(scheduler_leaks(dask_scheduler))
 
 
 def processes(client: Client) -> dict[str, int]:

@@ -18,6 +18,7 @@ import dask_fmware as fm
 from dask_fmware.errors import AttemptsExhaustedError, EngineError
 from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
 from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware.testing.leaks import scheduler_leaks
 from tests.cluster.flows import fan, one, rag, shopping
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -144,10 +145,5 @@ def _kill_one(client: Client, draw: random.Random) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _left(dask_scheduler: Any) -> str:
-    router = dask_scheduler.plugins["fmware-router"]
-    slots = [(s.replica.name, list(s.running)) for s in router.machine.fleet if s.running or s.waiting]
-    indexes = [*router._nodes, *router._outputs, *router._refused, *router.machine.runs.calls]
-    tasks = [f"{task.key} in {task.state}" for task in dask_scheduler.tasks.values()]
-    left = (slots, indexes, tasks, router.machine.held, dict(router.failures))
-    return str(left) if any(left) else ""
+def _left(dask_scheduler: Any) -> list[str]:
+    return list(scheduler_leaks(dask_scheduler))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from dask_fmware.model.messages import AttemptEnded, FirstToken, Grant
 from dask_fmware_workers.dask_internals import Reschedule
 from dask_fmware_workers.output import format_tokens, output_of
 from dask_fmware_workers.pace import EnginePace
+from dask_fmware_workers.stalls import bounded_silence
 from dask_fmware_workers.streams import AnswerStreams, TextStream
 
 __all__ = ["CallRunner"]
@@ -39,7 +40,7 @@ class _Attempt:
     grant: Grant
     task: asyncio.Task[Any] | None  # the Dask task that runs it
     withdrawn: bool = False
-    progress_at: float = 0.0  # when it began or gave a token last
+    deltas: int = 0  # from its engine so far
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
@@ -198,11 +199,11 @@ class CallRunner:
         finish_reason, usage = None, None
         try:
             async with (
-                _bounded(attempt, call.where),
+                bounded_silence(grant.stall_s, lambda: attempt.deltas, call.where),
                 aclosing(engine.generate(request)) as deltas,  # type: ignore[type-var]
             ):
                 async for delta in deltas:
-                    attempt.progress_at, self._stalls = perf_counter(), 0
+                    attempt.deltas, self._stalls = attempt.deltas + 1, 0
                     if attempt.ttft_s is None and (delta.text or delta.tokens):
                         attempt.ttft_s = perf_counter() - start
                         if call.answers:  # others say it when they end
@@ -243,38 +244,6 @@ class CallRunner:
             model=call.model,
             value=output.value,
         )
-
-
-@asynccontextmanager
-async def _bounded(attempt: _Attempt, where: str) -> AsyncIterator[None]:
-    """Raise `EngineStalledError` inside when no token has come for as long as the grant says."""
-    stall_s = attempt.grant.stall_s
-    attempt.progress_at = perf_counter()
-    if not stall_s:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    watch: asyncio.TimerHandle
-    try:
-        async with asyncio.timeout(None) as bound:
-
-            def look() -> None:
-                nonlocal watch
-                left_s = attempt.progress_at + stall_s - perf_counter()
-                if left_s > 0:
-                    watch = loop.call_later(left_s, look)
-                else:
-                    bound.reschedule(loop.time())
-
-            watch = loop.call_later(stall_s, look)
-            try:
-                yield
-            finally:
-                watch.cancel()
-    except TimeoutError as error:
-        if not bound.expired():
-            raise
-        raise EngineStalledError(f"{where}: no token for {stall_s:g} s (see router.stall_s)") from error
 
 
 def _repeats_itself(call: ModelCall) -> bool:
