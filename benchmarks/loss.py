@@ -138,7 +138,7 @@ def main() -> None:
         "# A replica is lost",
         "",
         f"`{environment(seed=FIRST_SEED)['command']}`; {rate:.1f} runs a second, half of what four replicas serve;",
-        f"one is lost after {LOST_AT_S:g} s and does not come back. Goodput of the minute that follows, the same runs on all.",
+        f"one is lost after {LOST_AT_S:g} s and does not come back. Goodput of the next minute, same runs.",
         "",
         "| policy | one of four lost | three, undisturbed | difference, 95 % | bar: at least -2 points |",
         "|---|---|---|---|---|",
