@@ -2,17 +2,18 @@
 
     python -m benchmarks.batch_beside
 
-Interactive runs arrive at a share of saturation, with their SLO. Batch runs are of the same workflows, without one
-and at the priority that `fm.evaluate` gives its rows; there are more of them than the cards can do, from the first
-moment on.
+Batch runs are of the same workflows, without an SLO and at the priority that `fm.evaluate` gives its rows; as there,
+twice as many as there are slots are under way at any time. What the job alone completes is the capacity, by the best
+policy; interactive runs arrive at a share of it, with their SLO.
 Two figures for each policy and load: what the job costs interactive goodput (points, paired by seed), and what share
-it uses of the capacity that interactive runs leave (runs done in the window, of those at saturation less the
-interactive ones).
+it uses of the capacity that interactive runs leave. Both are counted after a quarter of the time, when the cluster
+has filled.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -21,52 +22,88 @@ from typing import Any
 from benchmarks.environment import environment, write
 from dask_fmware.evaluation.job import BACKGROUND_PRIORITY
 from dask_fmware.simulate.arrivals import Arrival
+from dask_fmware.simulate.course import Live, Outcome
 from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.run import saturation
 from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
 from dask_fmware.simulate.workload import SampledRun, Workload
 from dask_fmware.simulate.world import World
 
-SCENARIO = Path(__file__).parent / "scenarios" / "batching6.yaml"
-WINDOW_S = 60.0
-HEAD_START = 1.15  # of the job over what could be done in the window, so that it never runs dry
+SCENARIOS = Path(__file__).parent / "scenarios"
+JOB = "batch"
+IDLE = 1e-9  # runs a second, where the job is alone
+DRAIN_S = 10.0  # for interactive runs that came last
 
 
-def backlog(scenario: Scenario, seed: int, count: int) -> list[SampledRun]:
-    """Batch runs, all there at the start."""
-    workload, names = Workload(scenario, seed + 500_000), list(scenario.workflows)
-    made = []
-    for number in range(count):
-        run = workload.run(names[number % len(names)], f"batch{number}", Arrival(0.0))
-        plan = replace(run.plan, objective=None, priority=BACKGROUND_PRIORITY, tenant="batch")
-        made.append(replace(run, plan=plan, tenant="batch", deadline=inf))
-    return made
+class BesideJob(World):
+    """A simulation with a job that always has so many rows under way."""
+
+    def __init__(self, scenario: Scenario, policy: str, rate: float, seed: int, rows_under_way: int) -> None:
+        super().__init__(scenario, policy, Workload(scenario, seed).runs(rate=rate), seed)
+        self._rows = rows(scenario, seed)
+        for _ in range(rows_under_way):
+            self._agenda.at(0.0, self._next_row)
+
+    def _next_row(self) -> None:
+        live = self._course.submit(replace(next(self._rows), arrival=self.now))
+        self.outcomes.append(live.outcome)
+
+    def _run_ended(self, live: Live) -> None:
+        super()._run_ended(live)
+        if live.outcome.run.tenant == JOB:
+            self._next_row()
 
 
-def goodput(outcomes: list[Any]) -> float:
-    return sum(outcome.met for outcome in outcomes) / max(len(outcomes), 1)
+def rows(scenario: Scenario, seed: int) -> Iterator[SampledRun]:
+    """Rows without end, of each workflow in turn."""
+    workload, names, number = Workload(scenario, seed + 500_000), list(scenario.workflows), 0
+    while True:
+        run = workload.run(names[number % len(names)], f"{JOB}{number}", Arrival(0.0))
+        plan = replace(run.plan, objective=None, priority=BACKGROUND_PRIORITY, tenant=JOB)
+        yield replace(run, plan=plan, tenant=JOB, deadline=inf)
+        number += 1
 
 
-def cell(scenario: Scenario, full: float, policy: str, load: float, seeds: range) -> dict[str, Any]:
-    lost, used, alone_goodput, beside_goodput = [], [], [], []
-    for seed in seeds:
-        runs = Workload(scenario, seed).runs(rate=load * full)
-        alone = World(scenario, policy, runs, seed).play()
-        batch = backlog(scenario, seed, int(HEAD_START * full * WINDOW_S * (1 - load)) + 50)
-        both = World(scenario, policy, [*batch, *Workload(scenario, seed).runs(rate=load * full)], seed).play()
-        beside = [outcome for outcome in both if outcome.run.tenant != "batch"]
-        done = sum(o.finished_at <= WINDOW_S for o in both if o.run.tenant == "batch")
-        interactive = sum(o.finished_at <= WINDOW_S for o in beside)
-        used.append(done / max(full * WINDOW_S - interactive, 1e-9))
-        alone_goodput.append(goodput(alone))
-        beside_goodput.append(goodput(beside))
-        lost.append(100 * (alone_goodput[-1] - beside_goodput[-1]))
-    points, share = interval(lost), interval(used)
+def slots(scenario: Scenario) -> int:
+    """Calls that the cluster runs at once."""
+    return sum(
+        model.on[card].slots * spec.count
+        for model in scenario.models.values()
+        for card, spec in scenario.cards.items()
+        if card in model.on
+    )
+
+
+def of_seed(scenario: Scenario, policy: str, rate: float, seed: int, window_s: float, job: bool) -> dict[str, float]:
+    """Interactive goodput, and rows and interactive runs done a second."""
+    world = BesideJob(scenario, policy, rate, seed, 2 * slots(scenario) if job else 0)
+    begin_s = window_s / 4
+    outcomes = world.play(window_s + DRAIN_S)
+
+    def done(found: list[Outcome]) -> float:
+        return sum(begin_s <= outcome.finished_at <= window_s for outcome in found) / (window_s - begin_s)
+
+    interactive = [o for o in outcomes if o.run.tenant != JOB]
+    counted = [o for o in interactive if o.run.arrival >= begin_s]
+    return {
+        "goodput": sum(outcome.met for outcome in counted) / max(len(counted), 1),
+        "rows": done([o for o in outcomes if o.run.tenant == JOB]),
+        "interactive": done(interactive),
+    }
+
+
+def cell(
+    scenario: Scenario, capacity: float, policy: str, load: float, seeds: range, window_s: float
+) -> dict[str, Any]:
+    rate = load * capacity
+    alone = [of_seed(scenario, policy, rate, seed, window_s, job=False) for seed in seeds]
+    beside = [of_seed(scenario, policy, rate, seed, window_s, job=True) for seed in seeds]
+    points = interval([100 * (a["goodput"] - b["goodput"]) for a, b in zip(alone, beside, strict=True)])
+    share = interval([b["rows"] / (capacity - b["interactive"]) for b in beside])
     return {
         "policy": policy,
         "load": load,
-        "goodput_alone": sum(alone_goodput) / len(alone_goodput),
-        "goodput_beside": sum(beside_goodput) / len(beside_goodput),
+        "goodput_alone": sum(a["goodput"] for a in alone) / len(alone),
+        "goodput_beside": sum(b["goodput"] for b in beside) / len(beside),
         "points_lost": points.mean,
         "points_lost_95": [points.low, points.high],
         "idle_used": share.mean,
@@ -78,37 +115,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--window", type=float, default=40.0, help="seconds")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.5, 0.7])
+    parser.add_argument("--scenarios", nargs="+", default=["batching6", "batching2"])
     parser.add_argument("--policies", nargs="+", default=["slack", "greedy"])
     parser.add_argument("--quick", action="store_true", help="one seed below 100; writes nothing")
     chosen = parser.parse_args()
     seeds = range(1) if chosen.quick else range(chosen.first_seed, chosen.first_seed + chosen.seeds)
-    read = load_scenario(SCENARIO)
-    assert isinstance(read, Scenario)
-    scenario = read.model_copy(update={"arrivals": PoissonArrivals(kind="poisson", duration_s=WINDOW_S)})
-    full = saturation(scenario)
     cells = []
-    lines = [
-        f"`batching6`, {WINDOW_S:g} s, {len(seeds)} seeds from {seeds[0]}, saturation {full:.1f} runs/s",
-        "",
-        "| policy | load | goodput alone | beside batch | points lost (95 %) | idle capacity used (95 %) |",
-        "|---|---|---|---|---|---|",
-    ]
-    for policy in chosen.policies:
-        for load in chosen.loads:
-            made = cell(scenario, full, policy, load, seeds)
-            cells.append(made)
-            low, high = made["points_lost_95"]
-            used_low, used_high = made["idle_used_95"]
-            lines.append(
-                f"| `{policy}` | {load:g} | {made['goodput_alone']:.3f} | {made['goodput_beside']:.3f} "
-                f"| {made['points_lost']:.1f} ({low:.1f} to {high:.1f}) "
-                f"| {made['idle_used']:.2f} ({used_low:.2f} to {used_high:.2f}) |"
-            )
-            print(lines[-1], flush=True)
+    where = environment(seed=seeds[0])
+    lines = [f"`{where['command']}`; {chosen.window:g} s, {len(seeds)} seeds from {seeds[0]}.", ""]
+    for name in chosen.scenarios:
+        read = load_scenario(SCENARIOS / f"{name}.yaml")
+        assert isinstance(read, Scenario)
+        arrivals = PoissonArrivals(kind="poisson", duration_s=chosen.window)
+        scenario = read.model_copy(update={"arrivals": arrivals})
+        alone = {
+            policy: sum(of_seed(scenario, policy, IDLE, seed, chosen.window, job=True)["rows"] for seed in seeds)
+            / len(seeds)
+            for policy in chosen.policies
+        }
+        capacity = max(alone.values())
+        lines += [
+            f"## {name}: {scenario.description}",
+            "",
+            "The job alone: "
+            + ", ".join(f"{rate:.1f} runs/s under `{policy}`" for policy, rate in alone.items())
+            + ".",
+            "",
+            "| policy | load | goodput alone | beside the job | points lost (95 %) | idle capacity used (95 %) |",
+            "|---|---|---|---|---|---|",
+        ]
+        print("\n".join(lines[-5:]), flush=True)
+        for policy in chosen.policies:
+            for load in chosen.loads:
+                made = cell(scenario, capacity, policy, load, seeds, chosen.window)
+                cells.append({"scenario": name, "capacity_runs_per_s": capacity, **made})
+                low, high = made["points_lost_95"]
+                used_low, used_high = made["idle_used_95"]
+                lines.append(
+                    f"| `{policy}` | {load:g} | {made['goodput_alone']:.3f} | {made['goodput_beside']:.3f} "
+                    f"| {made['points_lost']:.1f} ({low:.1f} to {high:.1f}) "
+                    f"| {made['idle_used']:.2f} ({used_low:.2f} to {used_high:.2f}) |"
+                )
+                print(lines[-1], flush=True)
+        lines.append("")
     if not chosen.quick:
-        data = {"environment": environment(seed=seeds[0]), "saturation_runs_per_s": full, "cells": cells}
-        write("batch_beside", data, "# Interactive runs beside a batch job\n\n" + "\n".join(lines))
+        data = {"environment": where, "cells": cells}
+        write("batch_beside", data, "# Interactive runs beside a batch job, simulated\n\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

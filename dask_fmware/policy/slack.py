@@ -14,7 +14,7 @@ Where calls run one at a time on few cards, it looks ahead: the runs under way a
 cards in a few orders, the order with most runs in time wins, and what starts now in it is started. So a card may stay
 idle for the moment that plain code of a run takes, rather than be given away. It is worked out anew at each event.
 On engines that batch, a quarter of the slots is kept for runs that have begun: a run that is let in and lost
-half-way has cost others their time.
+half-way has cost others their time. Background calls that run there do not count against fresh ones.
 Parked calls, and those without an SLO, are background: they take a replica when nothing urgent waits, and either
 no urgent call is likely to come meanwhile, or, on engines that batch, the typical urgent call is still in
 time beside them. One start in twenty is theirs by right once they have waited for long, so that nothing starves.
@@ -44,9 +44,10 @@ REMEMBERED = 16  # urgent calls whose arrivals tell the rate of the next
 PATIENCE = 10.0  # objectives that a call is parked before it has a right to a turn
 RIGHT = 20  # urgent starts for one such turn
 EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
-SPARE = 0.2  # of the slack of urgent calls, that others on the same replica may use up who have no right to it
-FOR_BEGUN = 0.25  # share of a batch that is kept for calls of runs under way
-FOR_URGENT = 0.4  # share of a batch that is kept for urgent calls
+KEPT = 0.25  # share of a batch: fresh runs leave it to runs under way, background calls to all others
+SPARE = 0.5  # of the slack of urgent calls, that background calls on the same replica may use up
+KEPT_IN_TURN = 0.4  # the same for tenants that are ahead, whose calls are as urgent once they have begun
+SPARE_IN_TURN = 0.2
 URGENT, FRESH, PARKED, BACKGROUND = 0.0, 0.5, 1.0, 2.0
 ALL_BUSY = Wait("all replicas are busy")
 LATER = Wait("only a busy replica can still be in time", lets_pass=True)
@@ -59,7 +60,8 @@ class Slack:
 
     def __init__(self) -> None:
         self._arrivals: deque[float] = deque(maxlen=REMEMBERED)  # of urgent calls
-        self._typical: dict[str, tuple[float, ...]] = {}  # model -> prompt, output and allowed seconds of urgent calls
+        self._typical: dict[tuple[str, bool], tuple[float, ...]] = {}
+        """(model, whether it answers) -> prompt, output and allowed seconds of urgent calls."""
         self._starts = 0  # of urgent calls since a background call had its turn
         self._plan: Plan | None = None  # for the decisions of this moment
         self._state: tuple[RankedReplicas, int, float] | None = None  # replicas as `_looks` saw them
@@ -77,10 +79,12 @@ class Slack:
         can_be_in_time = due - call.runnable_at >= call.own_s  # else its run is lost, and it is about to be parked
         if can_be_in_time and (not self._arrivals or call.runnable_at > self._arrivals[-1]):
             self._arrivals.append(call.runnable_at)
-        if can_be_in_time and not call.answers:
-            typical = (float(call.prompt_tokens), call.output_tokens, due - call.runnable_at)
-            known = self._typical.get(call.model, typical)
-            self._typical[call.model] = tuple(k + (t - k) / 20 for k, t in zip(known, typical, strict=True))
+        if can_be_in_time:
+            kind = call.model, call.answers
+            output = 0.0 if call.answers else call.output_tokens
+            typical = (float(call.prompt_tokens), output, due - call.runnable_at)
+            known = self._typical.get(kind, typical)
+            self._typical[kind] = tuple(k + (t - k) / 20 for k, t in zip(known, typical, strict=True))
         return (-call.priority, URGENT if call.begun else FRESH, float(call.excess > 0.0), due - call.own_s)
 
     def rank(self, replica: ReplicaView) -> Rank:
@@ -153,8 +157,8 @@ class Slack:
     def _takes(self, call: CallView, replica: ReplicaView, now: float) -> bool:
         """Whether a replica has room for a call in time, by what is kept for others."""
         if call.excess > 0.0 and replica.slots > 1:  # an idle replica is never waited for: nothing would end there
-            return not replica.running or self._is_spare(replica, now)
-        return call.begun or replica.running < _open_slots(replica, FOR_BEGUN)
+            return not replica.running or self._is_spare(replica, now, KEPT_IN_TURN, SPARE_IN_TURN)
+        return call.begun or replica.running - replica.background < _open_slots(replica, KEPT)
 
     def _background(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """Fill a replica that no urgent call needs."""
@@ -178,19 +182,27 @@ class Slack:
             return Wait("an urgent call is likely to come meanwhile", until=now + pause_s)
         return Bind(best[2], "no urgent call needs the replica", inf)
 
-    def _is_spare(self, replica: ReplicaView, now: float) -> bool:
+    def _is_spare(self, replica: ReplicaView, now: float, kept: float = KEPT, spare: float = SPARE) -> bool:
         """Whether urgent calls can do without what one more call takes of a replica."""
-        typical, law = self._typical.get(replica.model), replica.law
-        if typical is None or law is None or replica.slots == 1:
+        if replica.slots == 1 or replica.running >= _open_slots(replica, kept):
             return False
-        if replica.running >= _open_slots(replica, FOR_URGENT):
-            return False
-        prompt, output, allowed_s = typical
-        idle_s = law.prefill_s(prompt) + (output + 1) * law.step_s(0, 1, prompt)
-        if idle_s > allowed_s:
-            return True
-        with_it_s = replica.stretch * expected_s(prompt, output, replica, now)
-        return with_it_s <= idle_s + SPARE * (allowed_s - idle_s)
+        law, is_known = replica.law, False
+        for answers in (False, True):
+            typical = self._typical.get((replica.model, answers))
+            if typical is None:
+                continue
+            is_known = True
+            prompt, output, allowed_s = typical
+            if law is None:
+                idle_s = execution_s(replica.latency, prompt, output)
+            else:
+                idle_s = law.prefill_s(prompt) + (output + 1) * law.step_s(0, 1, prompt)
+            if idle_s > allowed_s:
+                continue  # none would come here
+            with_it_s = replica.stretch * expected_s(prompt, output, replica, now)
+            if with_it_s > idle_s + spare * (allowed_s - idle_s):
+                return False
+        return is_known
 
     def _turn(self, call: CallView, now: float) -> bool:
         """One start in so many is for background calls that have waited for long."""
@@ -218,5 +230,5 @@ def _cost(call: JobCall, answers: bool, replica: ReplicaView) -> tuple[float, fl
 
 
 def _open_slots(replica: ReplicaView, kept: float) -> int:
-    """Slots of a replica that may be taken while a share of them is kept; an engine of few slots keeps none."""
+    """Slots of a replica that may be taken while some are kept; an engine of few slots keeps none."""
     return replica.slots - int(kept * replica.slots)

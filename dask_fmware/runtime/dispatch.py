@@ -317,7 +317,9 @@ class Dispatcher:
         law = fleet.law(replica)
         if law is not None:
             state.prefill_until = max(state.prefill_until, now) + law.prompt_s(view.prompt_tokens)
-        fleet.take(state, call_id, number, Held(now + expected_s, view.prompt_tokens + int(view.output_tokens / 2)))
+        context_tokens = view.prompt_tokens + int(view.output_tokens / 2)
+        held = Held(now + expected_s, context_tokens, view.due is None or view.parked)
+        fleet.take(state, call_id, number, held)
         if priority is None:
             priority = -float(call.run.plan.priority)
         stall_s = max(self._stall_s, STALL * expected_s) if self._stall_s else 0.0

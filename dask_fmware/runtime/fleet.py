@@ -29,11 +29,12 @@ STRETCH = 0.5  # quantile of measured over expected duration that policies recko
 class Held:
     """What an attempt takes of its replica."""
 
-    __slots__ = ("context_tokens", "expected_end", "seen_at", "tokens")
+    __slots__ = ("context_tokens", "expected_end", "is_background", "seen_at", "tokens")
 
-    def __init__(self, expected_end: float, context_tokens: int = 0) -> None:
+    def __init__(self, expected_end: float, context_tokens: int = 0, is_background: bool = False) -> None:
         self.expected_end = expected_end
         self.context_tokens = context_tokens  # on average while it runs
+        self.is_background = is_background  # of a call without an objective, or of one that is parked
         self.tokens = 0  # generated, as its worker said last
         self.seen_at = 0.0  # when that was
 
@@ -54,8 +55,8 @@ class ReplicaState:
     """One replica: attempts that hold its slots, calls that wait for one."""
 
     __slots__ = (
-        "_ends", "_expected_s", "_queue", "card", "context_tokens", "draining", "position", "prefill_until", "replica",
-        "running", "waiting", "waiting_s",
+        "_ends", "_expected_s", "_queue", "background", "card", "context_tokens", "draining", "position",
+        "prefill_until", "replica", "running", "waiting", "waiting_s",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, card: Card | None = None) -> None:
@@ -64,6 +65,7 @@ class ReplicaState:
         self.draining = False
         self.position = -1  # among the views of its model; -1 while it is not offered
         self.running: dict[tuple[str, int], Held] = {}  # (call id, attempt)
+        self.background = 0  # of the running
         self.prefill_until = 0.0
         self.context_tokens = 0
         self.waiting = 0  # calls bound here that wait for a slot
@@ -82,11 +84,14 @@ class ReplicaState:
         """Let an attempt take a slot."""
         self.running[call_id, attempt] = held
         self.context_tokens += held.context_tokens
+        self.background += held.is_background
         heappush(self._ends, (held.expected_end, (call_id, attempt)))
 
     def end(self, call_id: str, attempt: int) -> None:
         """Free the slot of an attempt."""
-        self.context_tokens -= self.running.pop((call_id, attempt)).context_tokens
+        held = self.running.pop((call_id, attempt))
+        self.context_tokens -= held.context_tokens
+        self.background -= held.is_background
         if len(self._ends) > 2 * len(self.running) + 16:
             self._ends = [(held.expected_end, key) for key, held in self.running.items()]
             heapify(self._ends)
@@ -387,4 +392,5 @@ class Fleet:
             state.context_tokens,
             card.waiting,
             self.stretches[replica.model, replica.accelerator].factor(0),
+            state.background,
         )

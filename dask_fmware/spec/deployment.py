@@ -114,7 +114,7 @@ class TenantOptions(Record):
 class RouterOptions(Record):
     """How calls are routed."""
 
-    policy: str = Field(default="greedy", min_length=1, description="name of a routing policy")
+    policy: str = Field(default="slack", min_length=1, description="name of a routing policy")
     seed: int = Field(default=0, description="of the policies that draw")
     max_attempts: int = Field(default=3, ge=1, le=100, description="tries of one call, on any replicas")
     stall_s: float = Field(

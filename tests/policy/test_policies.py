@@ -217,3 +217,20 @@ def test_slack_gives_an_idle_replica_to_a_tenant_that_is_ahead_since_nothing_wou
     slack = create_policy("slack", draws())
     assert isinstance(slack.choose(ahead, [batching], 10.0), Bind)
     assert isinstance(slack.choose(ahead, [replica("a", slots=4, running=1)], 10.0), Wait)
+
+
+def test_slack_takes_fresh_runs_beside_any_number_of_background_calls() -> None:
+    slack, fresh = create_policy("slack", draws()), call(deadline=40.0, own_s=1.0)
+    busy = replica("a", slots=8, running=7)
+    assert isinstance(slack.choose(fresh, [busy], 10.0), Wait)  # what is left is kept for runs under way
+    assert isinstance(slack.choose(fresh, [replace(busy, background=2)], 10.0), Bind)
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_slack_fills_a_replica_without_a_profile_up_to_what_is_kept(answers: bool) -> None:
+    slack, row = create_policy("slack", draws()), call("row")
+    for number in range(20):  # a burst of urgent calls, which leave much time
+        slack.order(call(f"{number}", deadline=40.0, own_s=1.0, runnable_at=9.8 + number / 100, answers=answers))
+    assert isinstance(slack.choose(row, [replica("a", slots=8, running=5)], 10.0), Bind)
+    assert isinstance(slack.choose(row, [replica("a", slots=8, running=6)], 10.0), Wait)
+    assert isinstance(slack.choose(row, [replica("a", slots=8, running=5, stretch=500.0)], 10.0), Wait)
