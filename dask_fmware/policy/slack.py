@@ -44,10 +44,9 @@ REMEMBERED = 16  # urgent calls whose arrivals tell the rate of the next
 PATIENCE = 10.0  # objectives that a call is parked before it has a right to a turn
 RIGHT = 20  # urgent starts for one such turn
 EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
-KEPT = 0.25  # share of a batch: fresh runs leave it to runs under way, background calls to all others
-SPARE = 0.5  # of the slack of urgent calls, that background calls on the same replica may use up
-KEPT_IN_TURN = 0.4  # the same for tenants that are ahead, whose calls are as urgent once they have begun
-SPARE_IN_TURN = 0.2
+SPARE = 0.2  # of the slack of urgent calls, that others on the same replica may use up who have no right to it
+FOR_BEGUN = 0.25  # share of a batch that is kept for calls of runs under way
+FOR_URGENT = 0.4  # share of a batch that is kept for urgent calls
 URGENT, FRESH, PARKED, BACKGROUND = 0.0, 0.5, 1.0, 2.0
 ALL_BUSY = Wait("all replicas are busy")
 LATER = Wait("only a busy replica can still be in time", lets_pass=True)
@@ -157,8 +156,8 @@ class Slack:
     def _takes(self, call: CallView, replica: ReplicaView, now: float) -> bool:
         """Whether a replica has room for a call in time, by what is kept for others."""
         if call.excess > 0.0 and replica.slots > 1:  # an idle replica is never waited for: nothing would end there
-            return not replica.running or self._is_spare(replica, now, KEPT_IN_TURN, SPARE_IN_TURN)
-        return call.begun or replica.running - replica.background < _open_slots(replica, KEPT)
+            return not replica.running or self._is_spare(replica, now)
+        return call.begun or replica.running - replica.background < _open_slots(replica, FOR_BEGUN)
 
     def _background(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """Fill a replica that no urgent call needs."""
@@ -182,9 +181,9 @@ class Slack:
             return Wait("an urgent call is likely to come meanwhile", until=now + pause_s)
         return Bind(best[2], "no urgent call needs the replica", inf)
 
-    def _is_spare(self, replica: ReplicaView, now: float, kept: float = KEPT, spare: float = SPARE) -> bool:
+    def _is_spare(self, replica: ReplicaView, now: float) -> bool:
         """Whether urgent calls can do without what one more call takes of a replica."""
-        if replica.slots == 1 or replica.running >= _open_slots(replica, kept):
+        if replica.slots == 1 or replica.running >= _open_slots(replica, FOR_URGENT):
             return False
         law, is_known = replica.law, False
         for answers in (False, True):
@@ -200,7 +199,7 @@ class Slack:
             if idle_s > allowed_s:
                 continue  # none would come here
             with_it_s = replica.stretch * expected_s(prompt, output, replica, now)
-            if with_it_s > idle_s + spare * (allowed_s - idle_s):
+            if with_it_s > idle_s + SPARE * (allowed_s - idle_s):
                 return False
         return is_known
 

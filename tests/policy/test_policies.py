@@ -231,6 +231,6 @@ def test_slack_fills_a_replica_without_a_profile_up_to_what_is_kept(answers: boo
     slack, row = create_policy("slack", draws()), call("row")
     for number in range(20):  # a burst of urgent calls, which leave much time
         slack.order(call(f"{number}", deadline=40.0, own_s=1.0, runnable_at=9.8 + number / 100, answers=answers))
-    assert isinstance(slack.choose(row, [replica("a", slots=8, running=5)], 10.0), Bind)
-    assert isinstance(slack.choose(row, [replica("a", slots=8, running=6)], 10.0), Wait)
-    assert isinstance(slack.choose(row, [replica("a", slots=8, running=5, stretch=500.0)], 10.0), Wait)
+    assert isinstance(slack.choose(row, [replica("a", slots=8, running=4)], 10.0), Bind)
+    assert isinstance(slack.choose(row, [replica("a", slots=8, running=5)], 10.0), Wait)
+    assert isinstance(slack.choose(row, [replica("a", slots=8, running=4, stretch=500.0)], 10.0), Wait)
