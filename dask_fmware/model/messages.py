@@ -28,7 +28,7 @@ __all__ = [
     "check_version",
 ]
 
-PROTOCOL_VERSION = 3  # raise it also when a default changes: a field with its default does not travel
+PROTOCOL_VERSION = 4  # raise it also when a default changes: a field with its default does not travel
 TRAVELS = "travels"  # of a field that is sent even if it has its default
 
 
@@ -93,6 +93,7 @@ class Grant(_Message):
     attempt: int
     priority: float = 0.0
     stall_s: float = 0.0  # without a token, after which the attempt is given up; 0 is never
+    incarnation: int = 0  # of the engine that is meant
 
 
 @immutable
@@ -166,6 +167,7 @@ class ReplicaReady(_Message):
     load_s: float
     profile: str | None = None  # JSON of `dask_fmware.profile.record.LiveProfile`, if its speed was measured
     card_slots: int | None = None  # calls at once over all replicas of its card; None: no bound but their slots
+    incarnation: int = 0  # engines that died on this worker before
     version: int = field(default=PROTOCOL_VERSION, metadata={TRAVELS: True})
 
     def replica(self, worker: str) -> Replica:
@@ -185,6 +187,7 @@ class ReplicaFailed(_Message):
     accelerator: str
     error: str
     will_retry: bool = False
+    incarnation: int = 0  # of the engine that died
 
 
 @immutable

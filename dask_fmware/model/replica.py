@@ -49,3 +49,4 @@ class Replica:
     load_s: float = 0.0  # seconds from the start of loading to ready
     profile: str | None = None  # JSON of `dask_fmware.profile.record.LiveProfile`; None: only `latency` is known
     card_slots: int | None = None  # calls at once over all replicas of its card; None: no bound but their slots
+    incarnation: int = 0  # engines that died on its worker before; what was meant for those is not for this one

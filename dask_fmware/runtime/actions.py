@@ -20,6 +20,7 @@ class Assign:
     priority: float  # of the engine's own queue, lower first
     reason: str
     stall_s: float = 0.0  # without a token, after which the attempt is given up; 0 is never
+    incarnation: int = 0  # of the replica's engine
 
 
 @immutable

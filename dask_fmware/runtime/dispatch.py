@@ -323,4 +323,4 @@ class Dispatcher:
         if priority is None:
             priority = -float(call.run.plan.priority)
         stall_s = max(self._stall_s, STALL * expected_s) if self._stall_s else 0.0
-        return Assign(call_id, replica.replica_id, number, priority, reason, stall_s)
+        return Assign(call_id, replica.replica_id, number, priority, reason, stall_s, replica.incarnation)

@@ -71,6 +71,9 @@ class Arrivals:
 
     def _on_failed(self, worker: str, **message: Any) -> None:
         failed = ReplicaFailed.from_wire(message)
+        known = self._router.machine.fleet.get(worker)
+        if known is not None and known.replica.incarnation > failed.incarnation:
+            return  # its engine was started again, and that was heard first
         logger.warning("Replica %s of model %s failed: %s", failed.name, failed.model, failed.error)
         self.failed[worker] = asdict(failed)
         self._router.replica_gone(worker, failed.error)

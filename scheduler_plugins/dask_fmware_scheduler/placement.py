@@ -58,7 +58,8 @@ class Placement:
         action = self._undelivered.pop(key, None)
         if action is not None:
             self._dask.send(
-                action.replica_id, Grant(action.call_id, action.attempt, action.priority, action.stall_s).to_wire()
+                action.replica_id,
+                Grant(action.call_id, action.attempt, action.priority, action.stall_s, action.incarnation).to_wire(),
             )
 
     def take_back(self, key: str) -> Assign | None:

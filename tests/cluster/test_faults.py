@@ -9,6 +9,7 @@ import pytest
 
 import dask_fmware as fm
 from dask_fmware.errors import AttemptsExhaustedError, DeploymentError, EngineLoadError
+from dask_fmware.model.messages import ReplicaFailed
 from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware.testing.scripted import ScriptedEngine
@@ -43,6 +44,25 @@ async def test_a_crashed_engine_is_started_again_and_serves(serving: Any, monkey
         await cluster.until(lambda: cluster.engines.get("small-cpu-0") not in (None, before))
         assert (await cluster.client.compute(one("fine"))).model == "small"
         assert (await future).model == "small"
+        future.release()
+
+
+async def test_an_engine_that_is_started_again_has_the_next_incarnation_and_old_news_do_not_take_it_away(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create_sound_engine(kind: str, arguments: dict[str, Any]) -> Any:
+        return create_engine(kind, {**arguments, "rules": []})
+
+    async with serving("small", rules=[CRASH]) as cluster:
+        monkeypatch.setattr(loading, "create_engine", create_sound_engine)
+        future = cluster.client.compute(one("boom"))
+        assert (await future).model == "small"
+        (state,) = cluster.router.machine.fleet
+        assert state.replica.incarnation == 1
+        late = ReplicaFailed("small-cpu-0", "small", "cpu", "it died", will_retry=True).to_wire()
+        del late["op"]
+        cluster.router.service(Arrivals).messages()[ReplicaFailed.op](worker=state.replica.replica_id, **late)
+        assert list(cluster.router.machine.fleet) == [state]
         future.release()
 
 

@@ -127,7 +127,7 @@ def test_an_announcement_becomes_the_replica_at_its_workers_address() -> None:
 
 
 def test_an_announcement_of_another_version_is_refused_with_the_next_step() -> None:
-    with pytest.raises(VersionMismatchError, match=r"worker tcp://x speaks message version 0, this side 3; install"):
+    with pytest.raises(VersionMismatchError, match=rf"version 0, this side {PROTOCOL_VERSION}; install"):
         replace(READY, version=0).replica("tcp://x")
 
 

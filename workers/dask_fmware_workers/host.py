@@ -153,13 +153,15 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         """An engine died under a call: stop being a replica, and start it again."""
         if self.loaded is not None and engine is self.loaded.engine:
             self._unload()
+            died = self.runner.incarnation
+            self.runner.engine_died()
             self._work.cancel()  # it may still be announcing the engine
             if perf_counter() - self._ready_at > LAST_RETRY_S:
                 self._pause_s = 0.0  # it served for a while
-            self._begin(self._recover(engine, error))
+            self._begin(self._recover(engine, error, died))
 
-    async def _recover(self, engine: Engine, error: EngineCrashedError) -> None:
-        await self._announce_failure(error, will_retry=True)
+    async def _recover(self, engine: Engine, error: EngineCrashedError, died: int) -> None:
+        await self._announce_failure(error, will_retry=True, incarnation=died)
         try:
             await engine.close()
         except Exception:
@@ -186,21 +188,28 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, LAST_RETRY_S)
 
-    async def _announce_failure(self, error: Exception, *, will_retry: bool) -> None:
+    async def _announce_failure(self, error: Exception, *, will_retry: bool, incarnation: int | None = None) -> None:
+        if incarnation is None:
+            incarnation = self.runner.incarnation
         text = str(error) if isinstance(error, FMwareError) else f"{type(error).__name__}: {error}"
         logger.error("Model '%s' is not served: %s", self.labels.model, text)
         if not self.connected:
             await self._announce()
         if self.connected:
             failed = ReplicaFailed(
-                self.dask.name, self.labels.model or "", self.labels.accelerator or "", text, will_retry=will_retry
+                self.dask.name,
+                self.labels.model or "",
+                self.labels.accelerator or "",
+                text,
+                will_retry=will_retry,
+                incarnation=incarnation,
             )
             self.dask.send(failed.to_wire())
 
     def _identity(self) -> dict[str, Any]:
         replica = None
         if self.loaded is not None:
-            replica = self.loaded.replica.to_wire()
+            replica = replace(self.loaded.replica, incarnation=self.runner.incarnation).to_wire()
             del replica["op"]
         return {"worker": self.dask.address, "version": PROTOCOL_VERSION, "replica": replica}
 

@@ -73,6 +73,7 @@ class CallRunner:
         self._crashed = crashed
         self.streams = AnswerStreams()
         self.prices: Mapping[str, float] | None = None  # of the engine, for a million tokens
+        self.incarnation = 0  # of the engine: what was granted to one that died is not for the next
         self._grants: dict[str, Grant] = {}
         self._attempts: dict[str, _Attempt] = {}
         self._stalls = 0  # since the engine gave a token
@@ -84,7 +85,13 @@ class CallRunner:
 
     def grant(self, grant: Grant) -> None:
         """The scheduler lets a call run here; its task follows on the same stream."""
-        self._grants[grant.call_id] = grant
+        if grant.incarnation == self.incarnation:
+            self._grants[grant.call_id] = grant
+
+    def engine_died(self) -> None:
+        """What was granted and has not begun is void: the scheduler gives it away anew when it hears of this."""
+        self.incarnation += 1
+        self._grants.clear()
 
     def withdraw(self, call_id: str) -> None:
         """The task of a call will not run here after all, or not any more."""
