@@ -13,8 +13,9 @@ If only a busy replica can still be in time, it waits for that one and lets othe
 Where calls run one at a time on few cards, it looks ahead: the runs under way and those that wait are placed on the
 cards in a few orders, the order with most runs in time wins, and what starts now in it is started. So a card may stay
 idle for the moment that plain code of a run takes, rather than be given away. It is worked out anew at each event.
-On engines that batch, a quarter of the slots is kept for runs that have begun, or less where they make less of a
-model's calls: a run that is let in and lost half-way has cost others their time. Background calls that run there do not count against fresh ones.
+On engines that batch, slots are kept for runs that have begun: as large a share as of their calls came too late lately,
+a quarter at most. A run that is let in and lost half-way has cost others their time. Background calls that run
+there do not count against fresh ones.
 Parked calls, and those without an SLO, are background: they take a replica when nothing urgent waits, and either
 no urgent call is likely to come meanwhile, or, on engines that batch, the typical urgent call is still in
 time beside them. One start in twenty is theirs by right once they have waited for long, so that nothing starves.
@@ -45,7 +46,7 @@ PATIENCE = 10.0  # objectives that a call is parked before it has a right to a t
 RIGHT = 20  # urgent starts for one such turn
 EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
 SPARE = 0.2  # of the slack of urgent calls, that others on the same replica may use up who have no right to it
-FOR_BEGUN = 0.25  # share of a batch that is kept for calls of runs under way
+FOR_BEGUN = 0.25  # most of a batch that is kept for calls of runs under way
 FOR_URGENT = 0.4  # share of a batch that is kept for urgent calls
 URGENT, FRESH, PARKED, BACKGROUND = 0.0, 0.5, 1.0, 2.0
 ALL_BUSY = Wait("all replicas are busy")
@@ -61,7 +62,7 @@ class Slack:
         self._arrivals: deque[float] = deque(maxlen=REMEMBERED)  # of urgent calls
         self._typical: dict[tuple[str, bool], tuple[float, ...]] = {}
         """(model, whether it answers) -> prompt, output and allowed seconds of urgent calls."""
-        self._begun: dict[str, float] = {}  # model -> share of runs under way among its urgent calls
+        self._lost: dict[str, float] = {}  # model -> share of calls of runs under way that came too late lately
         self._starts = 0  # of urgent calls since a background call had its turn
         self._plan: Plan | None = None  # for the decisions of this moment
         self._state: tuple[RankedReplicas, int, float] | None = None  # replicas as `_looks` saw them
@@ -85,8 +86,6 @@ class Slack:
             typical = (float(call.prompt_tokens), output, due - call.runnable_at)
             known = self._typical.get(kind, typical)
             self._typical[kind] = tuple(k + (t - k) / 20 for k, t in zip(known, typical, strict=True))
-            share = self._begun.get(call.model, 0.0)
-            self._begun[call.model] = share + (call.begun - share) / 20
         return (-call.priority, URGENT if call.begun else FRESH, float(call.excess > 0.0), due - call.own_s)
 
     def rank(self, replica: ReplicaView) -> Rank:
@@ -119,6 +118,9 @@ class Slack:
             if latest > now:
                 return Wait("other runs can be in time meanwhile", lets_pass=True, until=latest)
             return Park("gave way to runs that can be in time together")
+        if call.begun and (in_time or (any_room and soonest > due)):
+            lost = self._lost.get(call.model, 0.0)
+            self._lost[call.model] = lost + ((not in_time) - lost) / 50
         if in_time:
             self._starts += 1
             return Bind(replica_id, f"ends {due - best:.3f} s before it is due, soonest of those with room", due)
@@ -160,7 +162,7 @@ class Slack:
         """Whether a replica has room for a call in time, by what is kept for others."""
         if call.excess > 0.0 and replica.slots > 1:  # an idle replica is never waited for: nothing would end there
             return not replica.running or self._is_spare(replica, now)
-        kept = min(FOR_BEGUN, self._begun.get(call.model, 0.0))
+        kept = min(FOR_BEGUN, self._lost.get(call.model, 0.0))
         return call.begun or replica.running - replica.background < _open_slots(replica, kept)
 
     def _background(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:

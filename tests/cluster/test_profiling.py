@@ -155,7 +155,8 @@ async def profiled(location: Path) -> bool:
     with dask.config.set({"fmware.profiles": str(location)}):
         async with InProcessCluster(document()) as cluster:
             assert not cluster.router.failures
-            return any(state.replica.profile is not None for state in cluster.router.machine.fleet)
+            profiles = [LiveProfile.from_wire(s.replica.profile) for s in cluster.router.machine.fleet]
+            return any(not profile.source for profile in profiles)  # else it is what the deployment states
 
 
 async def test_a_damaged_store_keeps_no_replica_from_serving(tmp_path) -> None:

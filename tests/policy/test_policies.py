@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dask_fmware.errors import DeploymentError
-from dask_fmware.policy import POLICIES, Bind, Wait, create_policy
+from dask_fmware.policy import POLICIES, Bind, Park, Wait, create_policy
 from dask_fmware.policy.estimate import estimate, execution_s
 from dask_fmware.policy.greedy import Greedy
 from dask_fmware.policy.least_outstanding import LeastOutstanding
@@ -219,11 +219,19 @@ def test_slack_gives_an_idle_replica_to_a_tenant_that_is_ahead_since_nothing_wou
     assert isinstance(slack.choose(ahead, [replica("a", slots=4, running=1)], 10.0), Wait)
 
 
-def test_slack_takes_fresh_runs_beside_any_number_of_background_calls() -> None:
+def test_slack_keeps_slots_for_runs_under_way_while_such_are_lost_and_not_from_background_calls() -> None:
     slack, fresh = create_policy("slack", draws()), call(deadline=40.0, own_s=1.0)
-    busy = replica("a", slots=8, running=7)
-    assert isinstance(slack.choose(fresh, [busy], 10.0), Wait)  # what is left is kept for runs under way
+    begun = replace(fresh, begun=True)
+    idle, busy = replica("a", slots=8), replica("a", slots=8, running=7)
+    assert isinstance(slack.choose(fresh, [busy], 10.0), Bind), "nothing was lost yet"
+    for _ in range(40):
+        assert isinstance(slack.choose(replace(begun, deadline=10.0), [idle], 10.0), Park)
+    assert isinstance(slack.choose(fresh, [busy], 10.0), Wait), "what is left is kept for runs under way"
+    assert isinstance(slack.choose(begun, [busy], 10.0), Bind)
     assert isinstance(slack.choose(fresh, [replace(busy, background=2)], 10.0), Bind)
+    for _ in range(100):
+        assert isinstance(slack.choose(begun, [idle], 10.0), Bind)
+    assert isinstance(slack.choose(fresh, [busy], 10.0), Bind), "they are in time again"
 
 
 @pytest.mark.parametrize("answers", [False, True])
