@@ -148,7 +148,8 @@ class Slack:
         for replica in leaders(replicas, self.rank):
             has_room = replica.has_room
             any_room = any_room or has_room
-            own_s = expected_s(call.prompt_tokens, tokens, replica, now) * (1.0 if call.answers else replica.stretch)
+            own_s = expected_s(call.prompt_tokens, tokens, replica, now)
+            own_s = own_s + replica.delay_s if call.answers else own_s * replica.stretch
             if has_room and self._takes(call, replica, now):
                 best = min(best, (now + own_s, replica.name, replica.replica_id))
             else:
@@ -230,7 +231,8 @@ def _cost(call: JobCall, answers: bool, replica: ReplicaView) -> tuple[float, fl
     """Seconds until a call has done what it is for, and until it ends, on an idle replica."""
     whole_s = execution_s(replica.latency, call.prompt_tokens, call.output_tokens)
     if answers:
-        return execution_s(replica.latency, call.prompt_tokens, 0.0), whole_s
+        first_s = execution_s(replica.latency, call.prompt_tokens, 0.0)
+        return first_s + replica.delay_s, whole_s + replica.delay_s
     return whole_s * replica.stretch, whole_s * replica.stretch
 
 

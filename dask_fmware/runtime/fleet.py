@@ -16,6 +16,7 @@ from dask_fmware.policy.protocol import Rank, ReplicaView
 from dask_fmware.profile.correction import ConformalQuantile
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.runtime.corrections import Corrections
+from dask_fmware.runtime.handover import HandOver
 from dask_fmware.runtime.queue import CallQueue, Ticket
 from dask_fmware.spec.deployment import Latency
 
@@ -170,6 +171,7 @@ class Fleet:
     ) -> None:
         self.corrections = Corrections(laws)
         self._rank = rank
+        self.handovers: dict[tuple[str, str], HandOver] = defaultdict(HandOver)
         self.stretches: dict[tuple[str, str], ConformalQuantile] = defaultdict(lambda: ConformalQuantile(STRETCH))
         self._replicas: dict[str, ReplicaState] = {}
         self._by_model: dict[str, list[ReplicaState]] = defaultdict(list)
@@ -360,7 +362,7 @@ class Fleet:
         return offered
 
     def offered(self, state: ReplicaState) -> ReplicaView:
-        """Return the view of a replica as policies were shown it last, which is as it is but for its `stretch`."""
+        """Return the view of a replica as policies were shown it last: without what was learnt since."""
         model = state.replica.model
         if state.position < 0 or state in self._stale.get(model, ()) or (offered := self._offered.get(model)) is None:
             return self.view(state)
@@ -393,4 +395,5 @@ class Fleet:
             card.waiting,
             self.stretches[replica.model, replica.accelerator].factor(0),
             state.background,
+            self.handovers[replica.model, replica.accelerator].delay_s,
         )

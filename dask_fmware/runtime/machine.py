@@ -13,7 +13,9 @@ from typing import assert_never
 
 from dask_fmware.errors import AttemptsExhaustedError
 from dask_fmware.model.plan import RunPlan
+from dask_fmware.model.replica import Replica
 from dask_fmware.model.report import CallState, RunReport
+from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.protocol import CallView, Policy
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.runtime import attempts
@@ -297,10 +299,10 @@ class Machine:
         if state is None:
             return []  # said before, or its replica was lost
         if call is not None and event.outcome != "undelivered":
-            self._record(call, event, now)
+            self._record(call, event, state.replica, now)
         return self.dispatcher.serve(state, now)
 
-    def _record(self, call: CallRecord, event: AttemptEnded, now: float) -> None:
+    def _record(self, call: CallRecord, event: AttemptEnded, replica: Replica, now: float) -> None:
         """Write down how an attempt ended, and learn from it."""
         attempt = attempts.end(call, event, now)
         if attempt is None or event.outcome != "finished":
@@ -312,6 +314,9 @@ class Machine:
         kind, took_s = (call.node.model or "", attempt.accelerator), attempt.ended_at - attempt.started_at
         if not call.node.answers:
             self.fleet.stretches[kind].observe(0, attempt.by_law_s, took_s)
+        elif replica.slots == 1 and attempt.first_token_at is not None:
+            first_s = execution_s(self.fleet.latency(replica), event.prompt_tokens, 0.0)
+            self.fleet.handovers[kind].observe(attempt.first_token_at - attempt.started_at - first_s)
         self.fleet.corrections.pace(*kind).observe(attempt.band, attempt.by_law_s, took_s, attempt.bound_s)
 
     # -- replicas --------------------------------------------------------------------------------

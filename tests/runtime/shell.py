@@ -44,7 +44,7 @@ from dask_fmware.runtime import (
 from dask_fmware.runtime.contract import Contract
 
 OVER = ("done", "erred")
-LEARNT = ("stretches",)  # what a fleet knows of kinds of replicas stays
+LEARNT = ("handovers", "stretches")  # what a fleet knows of kinds of replicas stays
 WAITS_ON_PURPOSE = ("an urgent call is likely", "only a busy replica", "other calls of its model")
 
 
