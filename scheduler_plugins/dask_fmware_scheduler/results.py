@@ -75,16 +75,16 @@ class ResultMover:
     def _remove_copied(self) -> None:
         self._check_timer = None
         waiting: list[tuple[str, str, str, int]] = []
-        removable: dict[str, list[str]] = {}
+        removable: dict[str, dict[str, None]] = {}  # by replica; one that was made again may be in there twice
         for key, replica, target, checks in self._copied:
             holders = self._dask.holders(key)
             if replica not in holders:
                 continue
             if target in holders and not self._dask.is_used_on(key, replica):
-                removable.setdefault(replica, []).append(key)
+                removable.setdefault(replica, {})[key] = None
             elif checks:
                 waiting.append((key, replica, target, checks - 1))
         self._copied = waiting
         for replica, keys in removable.items():
-            self._dask.remove_results(keys, replica, STIMULUS)
+            self._dask.remove_results(list(keys), replica, STIMULUS)
         self._check_soon()
