@@ -52,7 +52,19 @@ class Reporting:
             if (left := slack.get(call["call_id"])) is not None:
                 call["latest_start_at"] = left.latest_start - report.submitted
                 call["live_slack_s"] = left.slack_s
+            if call.get("lacked") and call["state"] == "held":
+                call["lacked"] += self._failures(call["model"])
         return wire
+
+    def _failures(self, model: str) -> str:
+        """Why replicas of a model that nobody serves are not there, as far as they said it."""
+        if self._router.machine.fleet.first(model) is not None:
+            return ""
+        failed = [known for known in self._router.service(Arrivals).failed.values() if known["model"] == model]
+        return "".join(
+            f"; {known['name']} {'tries again after' if known['will_retry'] else 'has given up'}: {known['error']}"
+            for known in failed[:3]
+        )
 
     def reports(self, run_ids: list[str] | None = None) -> list[dict[str, Any]]:
         """Return the reports of these runs, or of all that are remembered (RPC)."""

@@ -177,5 +177,7 @@ async def test_a_run_on_a_model_that_never_comes_says_why_it_waits(tmp_path: Pat
         await cluster.until(lambda: cluster.router.service(Arrivals).failed)
         future = cluster.client.compute(one("x"))
         await cluster.until(lambda: cluster.router.machine.held)
-        assert "held, as no replica of model 'small' was ready" in str(await fm.report(future))
+        said = str(await fm.report(future))
+        assert "held, as no replica of model 'small' was ready; small-cpu-0 has given up: " in said
+        assert "none.gguf" in said
         await future.cancel()
