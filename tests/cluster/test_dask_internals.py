@@ -211,6 +211,8 @@ async def test_the_scheduler_logs_status_changes_of_workers_to_plugins(
 
     cluster.scheduler.add_plugin(Log())
     worker = cluster.workers["light-0"]
+    if (monitor := worker.periodic_callbacks.get("memory_monitor")) is not None:
+        monitor.stop()  # it resumes a worker that has memory left
     worker.status = Status.paused
     await cluster.until(lambda: not dask.takes_tasks(worker.address))
     worker.status = Status.running

@@ -40,16 +40,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from random import Random
 from time import time
 from typing import Any
 
-from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineError, FMwareError, SpecError
+from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineError, FMwareError
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request, Usage
 from dask_fmware.spec.deployment import LONGEST_TOKEN_BYTES
 from dask_fmware_workers.engines.api_key import ApiKey
 from dask_fmware_workers.engines.engine_call import EngineCall
+from dask_fmware_workers.engines.engine_calls import EngineCalls
 from dask_fmware_workers.engines.openai_arguments import checked_prices, checked_url
 from dask_fmware_workers.engines.openai_client import BYTES_PER_TOKEN, OpenAIClient, prompt_bytes
 from dask_fmware_workers.engines.openai_dialects import DIALECTS
@@ -156,8 +158,7 @@ class OpenAIEngine:
         self._starting: asyncio.Task[None] | None = None
         self._queue = SlotQueue(slots)
         self._limit = RateLimit(rate_limit_wait_s)
-        self._calls: dict[str, EngineCall] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = EngineCalls("openai")
         self._spent = Spent(cost=None if self._prices is None else 0.0)
 
     def __repr__(self) -> str:
@@ -196,10 +197,7 @@ class OpenAIEngine:
             starting.cancel()
             await asyncio.wait([starting])
         self._capabilities = None
-        for call in self._calls.values():
-            call.abort()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._calls.close()
         await self._client.close()
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
@@ -222,28 +220,14 @@ class OpenAIEngine:
         """
         check_request(request, engine="openai")
         self._serving()
-        if request.request_id in self._calls:
-            raise SpecError(f"openai: request '{request.request_id}' is already running; ids are unique")
         body = self._dialect.body(request, self._random.getrandbits(31)) | self._extra
-        call = self._calls[request.request_id] = EngineCall(request)
-        call.task = asyncio.create_task(self._serve(call, body), name=f"request {request.request_id}")
-        self._tasks.add(call.task)
-        call.task.add_done_callback(self._tasks.discard)
-        try:
-            delta = await call.next_delta()
-            while delta.finish_reason is None:
+        async with aclosing(self._calls.stream(request, lambda call: self._serve(call, body))) as deltas:
+            async for delta in deltas:
                 yield delta
-                delta = await call.next_delta()
-            yield delta
-        finally:
-            call.is_over = True
-            call.task.cancel()
-            del self._calls[request.request_id]
 
     async def abort(self, request_id: str) -> None:
         """Stop a request; its stream ends at once. Unknown ids are ignored."""
-        if (call := self._calls.get(request_id)) is not None:
-            call.abort()
+        self._calls.abort(request_id)
 
     async def count_tokens(self, request: Request) -> int:
         """Prompt tokens of a request: as the server counts them, or estimated where the dialect cannot ask."""
@@ -256,8 +240,7 @@ class OpenAIEngine:
 
     def state(self) -> EngineState:
         """Requests of this replica; what else the server has to do, it does not say."""
-        waiting = sum(not call.has_slot and not call.is_over for call in self._calls.values())
-        return EngineState(self._queue.taken, waiting)
+        return EngineState(self._queue.taken, self._calls.waiting)
 
     def _serving(self) -> None:
         if self._capabilities is None:

@@ -27,10 +27,10 @@ from dask_fmware.errors import (
     EngineLoadError,
     FMwareError,
     OutputFormatError,
-    SpecError,
 )
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, FinishReason, Request, Usage
 from dask_fmware_workers.engines.engine_call import EngineCall
+from dask_fmware_workers.engines.engine_calls import EngineCalls
 from dask_fmware_workers.engines.request_checks import check_context, check_format, check_request
 from dask_fmware_workers.engines.slot_queue import SlotQueue
 
@@ -101,8 +101,7 @@ class TokenEngine:
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._queue = SlotQueue(slots)
-        self._calls: dict[str, EngineCall] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = EngineCalls(self.name)
         self._numbers = count()
 
     # -- what a subclass says --------------------------------------------------------------------
@@ -162,27 +161,13 @@ class TokenEngine:
         """
         check_request(request, engine=self.name)
         backend = self._serving()
-        if request.request_id in self._calls:
-            raise SpecError(f"{self.name}: request '{request.request_id}' is already running; ids are unique")
-        call = self._calls[request.request_id] = EngineCall(request)
-        call.task = asyncio.create_task(self._serve(call, backend), name=f"request {request.request_id}")
-        self._tasks.add(call.task)
-        call.task.add_done_callback(self._tasks.discard)
-        try:
-            delta = await call.next_delta()
-            while delta.finish_reason is None:
+        async with aclosing(self._calls.stream(request, lambda call: self._serve(call, backend))) as deltas:
+            async for delta in deltas:
                 yield delta
-                delta = await call.next_delta()
-            yield delta
-        finally:
-            call.is_over = True
-            call.task.cancel()
-            del self._calls[request.request_id]
 
     async def abort(self, request_id: str) -> None:
         """Stop a request; its stream ends at once, the step under way is its last. Unknown ids are ignored."""
-        if (call := self._calls.get(request_id)) is not None:
-            call.abort()
+        self._calls.abort(request_id)
 
     async def count_tokens(self, request: Request) -> int:
         """Prompt tokens of a request, counted by the model's own tokenizer and chat template."""
@@ -197,9 +182,8 @@ class TokenEngine:
         EngineCrashedError
             If what runs the model has ended.
         """
-        waiting = sum(not call.has_slot and not call.is_over for call in self._calls.values())
         known = self._backend.state() if self._backend is not None else EngineState()
-        return replace(known, running=self._queue.taken, waiting=waiting)
+        return replace(known, running=self._queue.taken, waiting=self._calls.waiting)
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -243,10 +227,7 @@ class TokenEngine:
         try:
             if self._starting is not None:
                 await asyncio.gather(self._starting, return_exceptions=True)
-            for call in self._calls.values():
-                call.abort()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            await self._calls.close()
             backend, self._backend = self._backend, None
             threads, self._side_threads = self._side_threads, None
             if threads is not None:
