@@ -19,8 +19,8 @@ from typing import Any
 
 from rich.progress import track
 
-from benchmarks.environment import environment, write
-from benchmarks.trial import Cell, scenario_of
+from benchmarks.support.environment import environment, write
+from benchmarks.support.trial import Cell, scenario_of
 from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.kinds import leaders
 from dask_fmware.policy.outlook import Outlook, Plan

@@ -19,7 +19,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.evaluation.job import BACKGROUND_PRIORITY
 from dask_fmware.simulate.arrivals import Arrival
 from dask_fmware.simulate.course import Live, Outcome

@@ -30,8 +30,8 @@ from typing import Any
 from distributed import Client
 
 import dask_fmware as fm
-from benchmarks.environment import RESULTS, environment, write
 from benchmarks.evaluation import write_questions
+from benchmarks.support.environment import RESULTS, environment, write
 from dask_fmware.evaluation.output.journal import read_journal
 from dask_fmware.evaluation.output.shards import shard_numbers, shard_path
 

@@ -17,7 +17,7 @@ import sys
 import venv
 from pathlib import Path
 
-from benchmarks.environment import environment
+from benchmarks.support.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 INSTALL = {

@@ -24,7 +24,7 @@ from typing import Any
 from tornado.httpclient import AsyncHTTPClient
 
 import dask_fmware as fm
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.model.messages import AttemptEnded
 from dask_fmware.model.plan import Objective, PlannedNode, RunPlan
 from dask_fmware.model.replica import Replica

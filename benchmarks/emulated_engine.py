@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.model.engine import Request
 from dask_fmware.profile.catalog import find
 from dask_fmware.profile.emulation import FIRST, EmulatedBatch

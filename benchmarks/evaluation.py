@@ -22,7 +22,7 @@ import psutil
 from distributed import Client
 
 import dask_fmware as fm
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.demo.inputs import QUESTIONS
 from dask_fmware.demo.rag import rag
 from dask_fmware.model.engine import Request

@@ -31,8 +31,8 @@ import psutil
 from distributed import Client
 
 import dask_fmware as fm
-from benchmarks.environment import RESULTS, environment, write
 from benchmarks.evaluation import SLOTS, STEP_S, deployment, write_questions
+from benchmarks.support.environment import RESULTS, environment, write
 from dask_fmware.evaluation.output import read_output
 
 PATIENCE_S = 120.0

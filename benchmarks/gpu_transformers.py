@@ -19,8 +19,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.environment import environment, write
 from benchmarks.prediction import WARM, Run, profiled, summary
+from benchmarks.support.environment import environment, write
 from dask_fmware.profile.record import Profile
 from dask_fmware_workers.accelerators import nvidia_cards
 from dask_fmware_workers.engines import create_engine

@@ -22,7 +22,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.model.call import ModelCall, Template
 from dask_fmware.model.engine import Sampling
 from dask_fmware.model.messages import Grant

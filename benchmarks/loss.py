@@ -24,8 +24,8 @@ from distributed import Client
 from rich.progress import track
 
 import dask_fmware as fm
-from benchmarks.environment import environment, write
-from benchmarks.trial import planned
+from benchmarks.support.environment import environment, write
+from benchmarks.support.trial import planned
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.run import saturation
 from dask_fmware.simulate.scenario import Failure, Scenario, load_scenario
@@ -107,7 +107,7 @@ async def played(cards: int, policy: str, seed: int, rate: float, lost: str | No
         await future
         met[run.run_id] = (await fm.report(future)).data.met is True
 
-    with dask.config.set({"distributed.worker.preload": ["benchmarks.card_engine"]}):
+    with dask.config.set({"distributed.worker.preload": ["benchmarks.support.card_engine"]}):
         cluster = await fm.LocalModelCluster(deployment(cards, policy), dashboard_address=None, asynchronous=True)
     client = await Client(cluster, asynchronous=True, set_as_default=False)
     try:

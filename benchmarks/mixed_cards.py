@@ -14,7 +14,7 @@ from itertools import product
 from math import inf
 from typing import Any
 
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.profile.catalog import find
 from dask_fmware.profile.replica import Limits
 from dask_fmware.provisioning import CardType, Inventory, Kind

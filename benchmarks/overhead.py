@@ -31,8 +31,8 @@ from distributed.deploy.spec import SpecCluster
 from rich.progress import track
 
 import dask_fmware as fm
-from benchmarks.empty_calls import DEPLOYMENT, SLOTS, chain, single
-from benchmarks.environment import environment, write
+from benchmarks.support.empty_calls import DEPLOYMENT, SLOTS, chain, single
+from benchmarks.support.environment import environment, write
 from dask_fmware.compile.graph import instantiate, new_run_id
 from dask_fmware.model.engine import Request
 
@@ -87,7 +87,7 @@ class EngineByHand(WorkerPlugin):
     name = "engine"
 
     def setup(self, worker: Any) -> None:
-        from benchmarks.null_engine import NullEngine
+        from benchmarks.support.null_engine import NullEngine
 
         self.engine = NullEngine(slots=SLOTS, context_tokens=2048)
 
@@ -123,7 +123,7 @@ class System:
     def __init__(self, name: str, graph: Callable[[int], tuple[dict[str, Task], str]]) -> None:
         self.name, self.graph = name, graph
         if name == "fmware":
-            with dask.config.set({"distributed.worker.preload": ["benchmarks.null_engine"]}):
+            with dask.config.set({"distributed.worker.preload": ["benchmarks.support.null_engine"]}):
                 self.cluster: Any = fm.LocalModelCluster(DEPLOYMENT, dashboard_address=None)
         else:
             options = {"host": "127.0.0.1", "nthreads": SLOTS + 2, "dashboard": False, "memory_limit": 0}

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from benchmarks.card_server import ask
-from benchmarks.environment import RESULTS, environment, write
 from benchmarks.paper_tables import saturation
-from benchmarks.systems import SYSTEMS, Running, card_server, ray_python, running
-from benchmarks.trial import FAST, WINDOW_S, Cell, Clock, PlannedRun, planned, scenario_of
+from benchmarks.support.card_server import ask
+from benchmarks.support.environment import RESULTS, environment, write
+from benchmarks.support.systems import SYSTEMS, Running, card_server, ray_python, running
+from benchmarks.support.trial import FAST, WINDOW_S, Cell, Clock, PlannedRun, planned, scenario_of
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.scenario import PoissonArrivals
 from dask_fmware.simulate.workload import Workload

@@ -23,9 +23,9 @@ from typing import Any, TextIO
 from rich.progress import Progress
 
 from benchmarks import paper_tables
-from benchmarks.environment import environment
-from benchmarks.systems import SYSTEMS, Running, System, card_server, ray_python, run_cell, running
-from benchmarks.trial import Cell, plan
+from benchmarks.support.environment import environment
+from benchmarks.support.systems import SYSTEMS, Running, System, card_server, ray_python, run_cell, running
+from benchmarks.support.trial import Cell, plan
 
 __all__ = ["HEADLINE", "is_stalled"]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from rich.progress import track
 
-from benchmarks.environment import environment, write
-from benchmarks.trial import FAST, Cell, scenario_of
+from benchmarks.support.environment import environment, write
+from benchmarks.support.trial import FAST, Cell, scenario_of
 from dask_fmware.simulate.report import crossing, interval
 from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.tally import Measured, measure

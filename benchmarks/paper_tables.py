@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from benchmarks.environment import RESULTS, write
-from benchmarks.trial import FAST, WINDOW_S, Cell, model_of, scenario_of
+from benchmarks.support.environment import RESULTS, write
+from benchmarks.support.trial import FAST, WINDOW_S, Cell, model_of, scenario_of
 from dask_fmware.simulate.report import crossing, interval
 from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import SampledRun, Workload, alone_s
@@ -309,7 +309,7 @@ def _gaps(curves: Curves, other: Curves, system: str, workflow: str) -> list[flo
 
 def make(path: Path, *, write_results: bool) -> str:
     """Return all tables as Markdown; write them, the plot and the figures beside the cells."""
-    from benchmarks.paper_picture import draw
+    from benchmarks.support.paper_picture import draw
 
     cells = kept(path, "deterministic", 1.0)
     present = {cell["system"] for cell in cells}

@@ -20,7 +20,7 @@ from typing import Any
 from distributed import Client
 
 import dask_fmware as fm
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.simulate.agreement import Agreement, agreement
 from dask_fmware.simulate.recorded import read_recorded
 from dask_fmware.simulate.replay import replay

@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import RESULTS, environment
-from benchmarks.scheduler_view import Known, Prediction, SchedulerView
+from benchmarks.support.environment import RESULTS, environment
+from benchmarks.support.scheduler_view import Known, Prediction, SchedulerView
 from dask_fmware.model.engine import Engine, Request, Sampling
 from dask_fmware.profile.meter import StepMeter
 from dask_fmware.profile.progress import EngineFacts, PartialProfile, TraceRecord

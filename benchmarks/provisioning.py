@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.day_loads import Load, MeasuredDay, Sine, Trace
-from benchmarks.environment import environment, write
+from benchmarks.support.day_loads import Load, MeasuredDay, Sine, Trace
+from benchmarks.support.environment import environment, write
 from dask_fmware.simulate.provisioned import ProvisioningController
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.scenario import Scenario

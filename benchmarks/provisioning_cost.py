@@ -12,7 +12,7 @@ import random
 import time
 from pathlib import Path
 
-from benchmarks.environment import environment
+from benchmarks.support.environment import environment
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.replica import Limits
 from dask_fmware.provisioning import (

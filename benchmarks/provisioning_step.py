@@ -23,7 +23,7 @@ from typing import Any
 from distributed import Client
 
 import dask_fmware as fm
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.cluster.local import LocalModelCluster
 from dask_fmware.runtime.contract import check_log
 from dask_fmware.simulate.replay import open_log

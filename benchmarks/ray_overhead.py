@@ -22,14 +22,14 @@ from typing import Any
 
 from rich.progress import track
 
-from benchmarks.environment import environment, write
-from benchmarks.systems import RAY_DEFAULTS, ray_python
+from benchmarks.support.environment import environment, write
+from benchmarks.support.systems import RAY_DEFAULTS, ray_python
 
 __all__ = ["SYSTEMS", "table"]
 
 ROOT = Path(__file__).parent.parent
 SYSTEMS = {
-    "dask-fmware": ("benchmarks.dask_empty", {}),
+    "dask-fmware": ("benchmarks.support.dask_empty", {}),
     "Ray Serve": ("benchmarks.ray_serve.empty", {}),
     "Ray Serve, throughput-optimised": ("benchmarks.ray_serve.empty", {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}),
 }

@@ -18,11 +18,11 @@ from typing import Any
 
 from rich.progress import track
 
-from benchmarks.card_server import ask, holders
-from benchmarks.environment import environment, write
 from benchmarks.overload import drawn
-from benchmarks.systems import SYSTEMS, card_server, ray_python, running
-from benchmarks.trial import FAST
+from benchmarks.support.card_server import ask, holders
+from benchmarks.support.environment import environment, write
+from benchmarks.support.systems import SYSTEMS, card_server, ray_python, running
+from benchmarks.support.trial import FAST
 
 __all__ = ["outcome"]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.policy.estimate import expected_s
 from dask_fmware.policy.protocol import ReplicaView
 from dask_fmware.profile.correction import load_band

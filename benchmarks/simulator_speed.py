@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.simulate.scenario import PoissonArrivals, load_scenario
 from dask_fmware.simulate.tally import Tally
 from dask_fmware.simulate.workload import Workload

@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.simulate.report import Cell, paired
 from dask_fmware.simulate.run import play, saturation
 from dask_fmware.simulate.scenario import Scenario, load_scenario

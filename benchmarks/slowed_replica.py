@@ -30,7 +30,7 @@ import dask.config
 from distributed import Client
 
 import dask_fmware as fm
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware_workers.profiling import WORDS
 
 MODEL = {"layers": 4, "width": 384, "heads": 6}

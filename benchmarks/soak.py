@@ -4,9 +4,9 @@
 
 A `LocalModelCluster` (two emulated models and one in llama.cpp, two replicas each, two light workers) serves runs
 that come by a Poisson process, some of them streamed, while a fault befalls some process every few seconds
-(`benchmarks.soak_faults`). Every run is followed to its end by its client. The event log of the router is held against
-the contract afterwards; what the processes take of the machine is sampled throughout. Exits with 1 if anything was
-lost, done twice, left behind or against the contract.
+(`benchmarks.support.soak_faults`). Every run is followed to its end by its client. The event log of the router is held
+against the contract afterwards; what the processes take of the machine is sampled throughout. Exits with 1 if anything
+was lost, done twice, left behind or against the contract.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from distributed import CancelledError, Client, Future
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 import dask_fmware as fm
-from benchmarks.environment import environment, write
-from benchmarks.faulty_engine import POISON
-from benchmarks.soak_faults import TTL_S, Chaos
-from benchmarks.soak_flows import bind, deployment, single
-from benchmarks.soak_report import draw, table
+from benchmarks.support.environment import environment, write
+from benchmarks.support.faulty_engine import POISON
+from benchmarks.support.soak_faults import TTL_S, Chaos
+from benchmarks.support.soak_flows import bind, deployment, single
+from benchmarks.support.soak_report import draw, table
 from dask_fmware.errors import FMwareError
 from dask_fmware.model.completion import Completion
 from dask_fmware.runtime.contract import Contract, check_log
@@ -43,7 +43,7 @@ PATIENCE_S = 180.0  # for one run, after which it counts as lost
 STREAMED = 0.3  # share of runs
 SAMPLE_S = 5.0
 CONFIG = {
-    "distributed.worker.preload": ["benchmarks.faulty_engine"],
+    "distributed.worker.preload": ["benchmarks.support.faulty_engine"],
     "distributed.scheduler.worker-ttl": f"{TTL_S}s",
     "distributed.admin.low-level-log-length": 100,  # else Dask's own logs grow through the first hour
     "distributed.admin.log-length": 100,

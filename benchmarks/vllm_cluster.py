@@ -28,7 +28,7 @@ import psutil
 from distributed import Client
 
 import dask_fmware as fm
-from benchmarks.environment import environment, write
+from benchmarks.support.environment import environment, write
 from dask_fmware.compile.collection import WorkflowFunction
 from dask_fmware.demo.rag import rag
 from dask_fmware.demo.shopping import shopping

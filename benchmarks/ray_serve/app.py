@@ -15,8 +15,8 @@ from typing import Any
 import ray
 from ray import serve
 
-from benchmarks.card_engine import CardEngine, arguments
-from benchmarks.trial import LABELS
+from benchmarks.support.card_engine import CardEngine, arguments
+from benchmarks.support.trial import LABELS
 from dask_fmware.model.engine import Request
 
 __all__ = ["CARDS", "Model", "Workflows", "application"]

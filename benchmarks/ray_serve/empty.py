@@ -14,10 +14,10 @@ import psutil
 import ray
 from ray import serve
 
-from benchmarks.closed_loop import measure, memory_mb
-from benchmarks.null_engine import NullEngine
 from benchmarks.ray_serve.system import start_cluster
-from benchmarks.worker_protocol import answer_on, reserve_stdout
+from benchmarks.support.closed_loop import measure, memory_mb
+from benchmarks.support.null_engine import NullEngine
+from benchmarks.support.worker_protocol import answer_on, reserve_stdout
 from dask_fmware.model.engine import Request
 
 SLOTS = 256

@@ -2,7 +2,7 @@
 
     RAY_PYTHON -m benchmarks.ray_serve.system --socket SOCKET
 
-See `benchmarks.worker_protocol` for what it reads and writes.
+See `benchmarks.support.worker_protocol` for what it reads and writes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ray import serve as ray_serve
 from ray.cluster_utils import Cluster
 
 from benchmarks.ray_serve.app import CARDS, application
-from benchmarks.trial import SCENARIO, PlannedRun
-from benchmarks.worker_protocol import reserve_stdout, serve
+from benchmarks.support.trial import SCENARIO, PlannedRun
+from benchmarks.support.worker_protocol import reserve_stdout, serve
 from dask_fmware.simulate.scenario import load_scenario
 
 STORE_BYTES = 100 * 1024 * 1024

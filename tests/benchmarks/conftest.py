@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.card_server import Cards
+from benchmarks.support.card_server import Cards
 
 
 @pytest.fixture

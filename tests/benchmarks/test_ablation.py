@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.ablation import PARTS, Without
-from benchmarks.trial import Cell, scenario_of
+from benchmarks.support.trial import Cell, scenario_of
 from dask_fmware.policy.protocol import Policy
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World

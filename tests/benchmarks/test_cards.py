@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from benchmarks.card_engine import CardEngine, arguments, planned_prompt
-from benchmarks.card_server import ask, holders, turn
+from benchmarks.support.card_engine import CardEngine, arguments, planned_prompt
+from benchmarks.support.card_server import ask, holders, turn
 from dask_fmware.model.engine import Request
 
 LAW = {"w0": 0.01}

@@ -10,11 +10,11 @@ from itertools import pairwise
 
 import pytest
 
-import benchmarks.card_engine  # noqa: F401 - makes the engine known
-from benchmarks.card_server import ask
-from benchmarks.dask_system import deployment, start
-from benchmarks.trial import Cell, PlannedRun, drive, plan, scenario_of
-from benchmarks.worker_protocol import _read
+import benchmarks.support.card_engine  # noqa: F401 - makes the engine known
+from benchmarks.support.card_server import ask
+from benchmarks.support.dask_system import deployment, start
+from benchmarks.support.trial import Cell, PlannedRun, drive, plan, scenario_of
+from benchmarks.support.worker_protocol import _read
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.testing import InProcessCluster
 

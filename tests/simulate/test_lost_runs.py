@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from benchmarks.trial import Cell, scenario_of
+from benchmarks.support.trial import Cell, scenario_of
 from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World

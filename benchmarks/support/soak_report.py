@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from benchmarks.environment import RESULTS
+from benchmarks.support.environment import RESULTS
 
 __all__ = ["draw", "table"]
 

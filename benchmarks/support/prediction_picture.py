@@ -1,6 +1,6 @@
 """Draws what `benchmarks.prediction` has measured.
 
-python -m benchmarks.prediction_picture
+python -m benchmarks.support.prediction_picture
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.environment import RESULTS
 from benchmarks.prediction import WARM
+from benchmarks.support.environment import RESULTS
 
 BLUE, GREEN, AMBER, GREY = "#3b82f6", "#0d9f75", "#d98a06", "#888888"
 NOTICED = 20  # calls in the rolling median

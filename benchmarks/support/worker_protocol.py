@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from benchmarks.trial import PlannedCall, PlannedRun, drive
+from benchmarks.support.trial import PlannedCall, PlannedRun, drive
 
 __all__ = ["answer_on", "reserve_stdout", "serve"]
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def environment(*, seed: int | None = None, packages: tuple[str, ...] = ("dask", "distributed")) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """dask-fmware as a system under test: a `LocalModelCluster` with the evaluation's engines.
 
-    python -m benchmarks.dask_system --socket SOCKET --policy slack
+    python -m benchmarks.support.dask_system --socket SOCKET --policy slack
 
-See `benchmarks.worker_protocol` for what it reads and writes.
+See `benchmarks.support.worker_protocol` for what it reads and writes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import dask
 from distributed import Client
 
 import dask_fmware as fm
-from benchmarks.card_engine import arguments
-from benchmarks.trial import LABELS, SCENARIO, PlannedRun
-from benchmarks.worker_protocol import reserve_stdout, serve
+from benchmarks.support.card_engine import arguments
+from benchmarks.support.trial import LABELS, SCENARIO, PlannedRun
+from benchmarks.support.worker_protocol import reserve_stdout, serve
 from dask_fmware.cluster.local import STREAM_INTERVAL_S
 from dask_fmware.simulate.scenario import load_scenario
 
@@ -121,7 +121,7 @@ async def start(client: Client, run: PlannedRun) -> AsyncIterator[str]:
 async def _main(asked: argparse.Namespace, out: int) -> None:
     began = time.perf_counter()
     document = deployment(asked.socket, asked.policy, asked.time_scale)
-    with dask.config.set({"distributed.worker.preload": ["benchmarks.card_engine"]}):
+    with dask.config.set({"distributed.worker.preload": ["benchmarks.support.card_engine"]}):
         cluster = await fm.LocalModelCluster(document, dashboard_address=None, asynchronous=True)
     client = await Client(cluster, asynchronous=True, set_as_default=False)
     client.scheduler_comm.interval = STREAM_INTERVAL_S

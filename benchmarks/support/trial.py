@@ -13,13 +13,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
-from benchmarks.card_engine import planned_prompt
+from benchmarks.support.card_engine import planned_prompt
 from dask_fmware.simulate.scenario import Scenario, WindowArrivals, load_scenario
 from dask_fmware.simulate.workload import SampledNode, SampledRun, Workload, alone_s
 
 __all__ = ["LABELS", "Cell", "Clock", "PlannedCall", "PlannedRun", "Seen", "drive", "model_of", "plan", "scenario_of"]
 
-SCENARIO = Path(__file__).parent / "scenarios" / "paper.yaml"
+SCENARIO = Path(__file__).parents[1] / "scenarios" / "paper.yaml"
 FAST, SLOW = "A100", "A40"
 LABELS = {"order": "place order", "search": "search shop", "chat": "chat a bit."}  # of three tokens each
 WINDOW_S = 10.0

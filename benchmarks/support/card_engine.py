@@ -2,7 +2,7 @@
 
 Two things are added to `EmulatedEngine`. A prompt may begin with what its answer is to be (``[92]`` tokens, or
 ``[=search shop]``), so that both systems and the simulator get the same lengths and branches. And a call runs when
-its card is free, since the two models of the paper's setting share each card (`benchmarks.card_server`).
+its card is free, since the two models of the paper's setting share each card (`benchmarks.support.card_server`).
 
 It imports neither Dask nor Ray. Importing it, as a Dask worker does that has it as a preload, makes it known as
 ``card``.
@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.card_server import turn
+from benchmarks.support.card_server import turn
 from dask_fmware.model.engine import Delta, Request
 from dask_fmware_workers.engines import ENGINES
 from dask_fmware_workers.engines.emulated import EmulatedEngine
@@ -92,4 +92,4 @@ def arguments(law: Mapping[str, float], *, socket: str | None, card: str, time_s
     }
 
 
-ENGINES["card"] = "benchmarks.card_engine:CardEngine"
+ENGINES["card"] = "benchmarks.support.card_engine:CardEngine"

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.card_server import ask
-from benchmarks.trial import FAST, Cell, Clock, PlannedRun, plan
+from benchmarks.support.card_server import ask
+from benchmarks.support.trial import FAST, Cell, Clock, PlannedRun, plan
 
 __all__ = ["RAY_DEFAULTS", "SYSTEMS", "System", "card_server", "ray_python", "run_cell", "running"]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LINE_BYTES = 1 << 26
 CELL_S = 300.0  # no cell takes longer
 START_S = 180.0
@@ -51,7 +51,7 @@ SYSTEMS = {
             "ray throughput", "benchmarks.ray_serve.system", (), (("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1"),), on_ray=True
         ),
         *(
-            System(policy, "benchmarks.dask_system", ("--policy", policy))
+            System(policy, "benchmarks.support.dask_system", ("--policy", policy))
             for policy in ("slack", "greedy", "target", "least_outstanding", "power_of_two")
         ),
     )
@@ -103,7 +103,9 @@ async def card_server() -> AsyncIterator[str]:
     """Run a card server; gives its socket."""
     with tempfile.TemporaryDirectory(prefix="cards-") as folder:
         socket = f"{folder}/cards"
-        process = await _spawn(sys.executable, "-m", "benchmarks.card_server", socket, environment=dict(os.environ))
+        process = await _spawn(
+            sys.executable, "-m", "benchmarks.support.card_server", socket, environment=dict(os.environ)
+        )
         try:
             assert process.stdout is not None
             await process.stdout.readline()

@@ -14,8 +14,8 @@ import psutil
 from distributed import Client
 
 import dask_fmware as fm
-from benchmarks.closed_loop import measure, memory_mb
-from benchmarks.empty_calls import DEPLOYMENT, chain, single
+from benchmarks.support.closed_loop import measure, memory_mb
+from benchmarks.support.empty_calls import DEPLOYMENT, chain, single
 from dask_fmware.cluster.local import STREAM_INTERVAL_S
 
 
@@ -30,7 +30,7 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     asked = parser.parse_args()
     began = time.perf_counter()
-    with dask.config.set({"distributed.worker.preload": ["benchmarks.null_engine"]}):
+    with dask.config.set({"distributed.worker.preload": ["benchmarks.support.null_engine"]}):
         cluster = await fm.LocalModelCluster(DEPLOYMENT, dashboard_address=None, asynchronous=True)
     client = await Client(cluster, asynchronous=True, set_as_default=False)
     client.scheduler_comm.interval = STREAM_INTERVAL_S

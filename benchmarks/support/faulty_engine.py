@@ -107,4 +107,4 @@ class FaultyEngine:
         await self._inner.close()
 
 
-ENGINES["faulty"] = "benchmarks.faulty_engine:FaultyEngine"
+ENGINES["faulty"] = "benchmarks.support.faulty_engine:FaultyEngine"

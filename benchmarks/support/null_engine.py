@@ -41,4 +41,4 @@ class NullEngine:
         """Nothing to free."""
 
 
-ENGINES["null"] = "benchmarks.null_engine:NullEngine"
+ENGINES["null"] = "benchmarks.support.null_engine:NullEngine"

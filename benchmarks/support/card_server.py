@@ -1,6 +1,6 @@
 """Cards that engines in several processes share: one call at a time on each, first come, first served.
 
-    python -m benchmarks.card_server SOCKET
+    python -m benchmarks.support.card_server SOCKET
 
 An engine opens a connection for each call, says which card and which call, is told "go" when the card is its, and
 closes the connection when the call is done. A process that is killed closes its connections too, so a card is never

@@ -147,7 +147,7 @@ class Chaos:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "benchmarks.soak_flows",
+            "benchmarks.support.soak_flows",
             self._cluster.scheduler_address,
             str(self._numbers),
             stdout=asyncio.subprocess.PIPE,

@@ -1,6 +1,6 @@
 """What a soak runs: a deployment of faulty engines, workflows over it, and a client that is there to be killed.
 
-``python -m benchmarks.soak_flows ADDRESS SEED`` submits runs to a cluster, says so, and waits for its death.
+``python -m benchmarks.support.soak_flows ADDRESS SEED`` submits runs to a cluster, says so, and waits for its death.
 """
 
 from __future__ import annotations
