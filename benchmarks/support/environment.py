@@ -23,7 +23,7 @@ def environment(*, seed: int | None = None, packages: tuple[str, ...] = ("dask",
             break
     versions = {name: importlib.metadata.version(name) for name in ("dask-fmware", *packages)}
     return {
-        "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
+        "command": "python -m " + " ".join([_module(), *map(_shown, sys.argv[1:])]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "processor": model,
         "cores": os.cpu_count(),
@@ -31,6 +31,11 @@ def environment(*, seed: int | None = None, packages: tuple[str, ...] = ("dask",
         "versions": versions,
         "seed": seed,
     }
+
+
+def _shown(word: str) -> str:
+    """A word of the command line, without the folders of this machine."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _module() -> str:
