@@ -120,10 +120,10 @@ async def _session(settings: Settings, load: _Load, screen: Screen) -> bool:
             cluster, client = await stack.enter_async_context(_cluster(load.deployment, settings.dashboard_port))
             state = await status(client)
         bokeh = find_spec("bokeh") is not None
-        dashboard = cluster.dashboard_link if bokeh else 'off; pip install "dask-fmware[dashboard]"'
+        dashboard = cluster.page if bokeh else 'off; pip install "dask-fmware[dashboard]"'
         light = state["light_workers"]
         screen.fact("cluster", f"{len(state['replicas'])} replicas, {light} light worker{'s' if light > 1 else ''}")
-        screen.fact("dashboard", dashboard)
+        screen.fact("dashboard", dashboard or "off")
         screen.replicas(state["replicas"])
         slo = SLO(ttft_s=settings.slo_s) if settings.slo_s is not None else None
         await _show_one(client, screen, settings.seed)
