@@ -247,3 +247,20 @@ async def test_a_model_that_does_not_fit_into_memory_is_refused_before_it_is_loa
     with pytest.raises(EngineLoadError, match=r"and L4 #0 has 0\.00 GiB free"):
         await engine.start()
     await engine.close()
+
+
+CLOSE_AT_ONCE = """
+import sys
+from pathlib import Path
+from dask_fmware_workers.engines.llama_server import LlamaServer
+for _ in range(40):
+    LlamaServer(
+        Path(sys.argv[1]), slots=1, context_tokens=8, threads=1, cores=None, gpu_layers=0, verbose=False
+    ).close()
+"""
+
+
+def test_a_server_that_is_closed_at_once_ends() -> None:
+    """In a process of its own, which hung with the interpreter in its hands."""
+    path = SMALL.cached_path()
+    subprocess.run([sys.executable, "-c", CLOSE_AT_ONCE, str(path)], check=True, timeout=100)

@@ -17,6 +17,7 @@ import socket
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ class LlamaServer:
         try:
             _read_through(path)
             self._server: Any = xllamacpp.Server(parameters)
+            self._is_awake = False
         except BaseException:
             self._remove_directory()
             raise
@@ -113,10 +115,18 @@ class LlamaServer:
 
     def complete(self, body: Mapping[str, Any], on_chunk: Callable[[dict[str, Any]], bool]) -> None:
         """Generate; call `on_chunk` with every chunk until it returns True or the text ends."""
+        self._is_awake = True
         self._server.handle_completions(dict(body), on_chunk)
 
     def close(self) -> None:
-        """Free the model. No call may be in progress: the destructor would wait for it and hold the GIL."""
+        """Free the model. No call may be in progress: the destructor would wait for it and hold the GIL.
+
+        It also would wait for good where the thread that serves has not begun to when it is told to end; so a server
+        that nobody has used answers once first.
+        """
+        if self._server is not None and not self._is_awake:
+            with suppress(RuntimeError):
+                self.complete({"prompt": [0], "n_predict": 1}, lambda _chunk: True)
         self._server = None
         self._remove_directory()
 
