@@ -20,14 +20,15 @@ from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.support.environment import environment, write
-from dask_fmware.policy.estimate import expected_s
+from dask_fmware.model.report import AttemptReport
+from dask_fmware.policy.estimate import expected_parts_s, expected_s
 from dask_fmware.policy.protocol import ReplicaView
 from dask_fmware.profile.correction import load_band
 from dask_fmware.profile.emulation import EmulatedBatch
 from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.projection import Projection
 from dask_fmware.profile.replica import Limits, ReplicaLoad, SequenceState
-from dask_fmware.runtime.corrections import Pace
+from dask_fmware.runtime.corrections import Pace, Prediction
 from dask_fmware.spec.deployment import Latency
 
 LAWS = {
@@ -47,6 +48,7 @@ class Started:
     """One call when it was given to the replica, and what came of it."""
 
     running: int
+    predicted: Prediction
     router_ttft_s: float
     router_s: float
     finished_s: float
@@ -107,14 +109,13 @@ class ReplicaUnderLoad:
             "r", "r", "m", "a", "c", self.limits.slots, len(running), 0, len(running), FIGURE, 0.0, 0.0,
             law=self.law, prefill_until=self.prefill_until, context_tokens=context,
         )  # fmt: skip
-        router_s = expected_s(prompt, output, view, now)
+        predicted = self.pace.predict(self._band(len(running)), *expected_parts_s(prompt, output, view, now))
         projected = Projection(ReplicaLoad(tuple(running)), self.limits, self.law).estimate(
             SequenceState(prompt, output)
         )
-        finished_s = router_s * self.pace.middle.factor(self._band(len(running)))
         self.started[number] = Started(
-            len(running), expected_s(prompt, 0, view, now), router_s, finished_s, projected.ttft_s,
-            projected.completion_s, now,
+            len(running), predicted, expected_s(prompt, 0, view, now), predicted.by_law_s, predicted.latency_s,
+            projected.ttft_s, projected.completion_s, now,
         )  # fmt: skip
         self.prefill_until = max(self.prefill_until, now) + self.law.prefill_s(prompt)
         self.calls[number] = call
@@ -126,8 +127,15 @@ class ReplicaUnderLoad:
             call.ttft_s = at - call.began
             return
         call.latency_s = at - call.began
-        del self.calls[number]
-        self.pace.observe(self._band(call.running), call.router_s, call.latency_s, None)
+        _, output = self.calls.pop(number)
+        told = call.predicted
+        self.pace.observe(
+            AttemptReport(
+                1, "r", "r", "a", "c", "", 0.0, predicted_s=told.latency_s, first_by_law_s=told.first_by_law_s,
+                by_law_s=told.by_law_s, bound_s=told.bound_s, band=told.band, first_token_at=call.ttft_s,
+                ended_at=call.latency_s, output_tokens=output,
+            )
+        )  # fmt: skip
 
     def _state(self, number: int, now: float) -> SequenceState:
         prompt, output = self.calls[number]

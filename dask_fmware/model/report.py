@@ -29,8 +29,10 @@ class AttemptReport:
     card: str
     reason: str  # why the policy chose this replica
     started_at: float
+    predicted_ttft_s: float | None = None  # expected seconds from start to the first token
     predicted_s: float | None = None  # expected seconds from start to end
-    by_law_s: float | None = None  # the same before what finished calls taught
+    first_by_law_s: float | None = None  # the same two before what finished calls taught
+    by_law_s: float | None = None
     bound_s: float | None = None  # seconds that nine of ten such calls are expected to stay within
     band: int = 0  # of the replica's load at its start, see `profile.correction.load_band`
     ideal_ttft_s: float | None = None  # expected seconds to the first token on an idle replica of the fastest kind

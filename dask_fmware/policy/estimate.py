@@ -11,7 +11,7 @@ from dask_fmware.model.immutable import immutable
 from dask_fmware.policy.protocol import CallView, Rank, ReplicaView
 from dask_fmware.spec.deployment import Latency
 
-__all__ = ["Estimate", "estimate", "execution_s", "expected_s", "free_first"]
+__all__ = ["Estimate", "estimate", "execution_s", "expected_parts_s", "expected_s", "free_first"]
 
 
 @immutable
@@ -53,14 +53,23 @@ def expected_s(prompt_tokens: float, output_tokens: float, replica: ReplicaView,
 
     By its step-time law with what runs there, where one is known and the engine batches, else by the figure.
     """
+    first_s, rest_s = expected_parts_s(prompt_tokens, output_tokens, replica, now)
+    return first_s + rest_s
+
+
+def expected_parts_s(
+    prompt_tokens: float, output_tokens: float, replica: ReplicaView, now: float
+) -> tuple[float, float]:
+    """`expected_s` until the first token, and from there on."""
     law = replica.law
     if law is None or replica.slots == 1:
-        return execution_s(replica.latency, prompt_tokens, output_tokens)
+        figure = replica.latency
+        return execution_s(figure, prompt_tokens, 0.0), output_tokens * figure.output_token_s
     context = replica.context_tokens + prompt_tokens + output_tokens / 2
     step_s = law.decode_s(replica.running + 1, context)
     busy_s = replica.prefill_until - now
     first_s = (busy_s if busy_s > 0.0 else 0.0) + law.prompt_s(prompt_tokens) + 1.5 * step_s
-    return first_s + output_tokens * step_s
+    return first_s, output_tokens * step_s
 
 
 def free_first(replica: ReplicaView) -> Rank:

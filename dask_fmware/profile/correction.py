@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, exp, log
 
 from dask_fmware.errors import SpecError
@@ -19,7 +19,8 @@ __all__ = ["ConformalQuantile", "Correction", "Drift", "DriftDetector", "load_ba
 
 LEAST, MOST = 0.05, 50.0  # bounds of a factor: beyond them the profile is of something else
 HIGHEST = 2.0  # level of a conformal quantile
-UNSURE = 1.0  # variance of a factor before anything was seen, and never more
+UNSURE = 1.0  # variance of a factor before anything was seen, and after any step at most
+CHANGED = 10.0  # variance of a factor that no longer holds: what was known of it counts for a tenth of a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,10 @@ class Correction:
             covariance * shrink_x * shrink_y,
             prefill_variance * shrink_y * shrink_y,
         )
+
+    def unsettled(self) -> Correction:
+        """Return the same factors so unsure that the next steps decide, for an engine whose speed has changed."""
+        return replace(self, decode_variance=CHANGED, covariance=0.0, prefill_variance=CHANGED)
 
     def corrected(self, law: StepLaw) -> StepLaw:
         """Return the law with both factors applied."""

@@ -10,6 +10,7 @@ from dask_fmware.model.messages import AttemptEnded
 from dask_fmware.model.replica import Replica
 from dask_fmware.model.report import AttemptReport
 from dask_fmware.runtime.actions import Fail
+from dask_fmware.runtime.corrections import Prediction
 from dask_fmware.runtime.runs import CallRecord
 
 __all__ = ["begin", "close", "end", "fail", "first_token", "reject", "undelivered"]
@@ -20,17 +21,11 @@ def begin(
     replica: Replica,
     number: int,
     reason: str,
-    by_law_s: float,
-    predicted_s: float,
-    bound: tuple[int, float],
+    expected: Prediction,
     ideal: tuple[float, float],
     now: float,
 ) -> None:
-    """A call is given to a replica.
-
-    `predicted_s` is `by_law_s` with what finished calls taught, `bound` the band of its load and what nine of ten calls
-    stay within, `ideal` first token and completion on an idle replica of the fastest kind.
-    """
+    """A call is given to a replica; `ideal` is first token and completion on an idle one of the fastest kind."""
     report = call.report
     report.attempts.append(
         AttemptReport(
@@ -41,10 +36,12 @@ def begin(
             card=replica.card,
             reason=reason,
             started_at=now - call.run.report.submitted,
-            predicted_s=predicted_s,
-            by_law_s=by_law_s,
-            bound_s=bound[1],
-            band=bound[0],
+            predicted_ttft_s=expected.ttft_s,
+            predicted_s=expected.latency_s,
+            first_by_law_s=expected.first_by_law_s,
+            by_law_s=expected.by_law_s,
+            bound_s=expected.bound_s,
+            band=expected.band,
             ideal_ttft_s=ideal[0],
             ideal_s=ideal[1],
         )

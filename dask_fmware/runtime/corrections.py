@@ -15,18 +15,20 @@ from typing import TypeAlias
 
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
+from dask_fmware.model.report import AttemptReport
 from dask_fmware.profile.correction import ConformalQuantile, Correction, Drift, DriftDetector
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LiveProfile, fingerprint
 from dask_fmware.spec.deployment import Latency
 
-__all__ = ["CorrectedReplica", "Corrections", "Pace"]
+__all__ = ["CorrectedReplica", "Corrections", "Pace", "Prediction"]
 
 Kind: TypeAlias = tuple[str, str, str, str]  # model, accelerator, engine, engine version
 
 SETTLED = 10  # reports of a replica, after which others learn from it
 APART = 0.05  # of the logarithm of a factor: nearer corrections are not worth another view of the replica
 BOUND = 0.9  # quantile of durations that is told beside the expected one
+CHANGE = 1.5, 15.0  # ratio to the corrected law, and reports at it (fewer further off), after which it is learnt anew
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class CorrectedReplica:
     decode: float = field(init=False, default=1.0)  # factors that are applied
     prefill: float = field(init=False, default=1.0)
     detector: DriftDetector = field(default_factory=DriftDetector)
+    change: DriftDetector = field(default_factory=lambda: DriftDetector(*CHANGE))  # of the law as it is corrected
     reports: int = 0
 
     def __post_init__(self) -> None:
@@ -52,6 +55,9 @@ class CorrectedReplica:
         for decode_s, prefill_s, measured_s, _steps in message.steps:
             if decode_s + prefill_s > 0 and measured_s > 0:
                 self.reports += 1
+                expected_s = self.correction.decode * decode_s + self.correction.prefill * prefill_s
+                if self.change.observe(measured_s / expected_s, now) is not None:
+                    self.correction, self.change = self.correction.unsettled(), DriftDetector(*CHANGE)
                 self.correction = self.correction.updated(decode_s, prefill_s, measured_s)
                 self.detector.observe(measured_s / (decode_s + prefill_s), now)
         made = self.correction
@@ -71,23 +77,48 @@ class CorrectedReplica:
         )
 
 
+@dataclass(slots=True)
+class Prediction:
+    """What is expected of a call when it is given to a replica, in seconds from then."""
+
+    band: int  # of the replica's load, see `load_band`
+    first_by_law_s: float  # first token, by the law as it is corrected
+    by_law_s: float  # completion
+    ttft_s: float  # the same two with what finished calls taught
+    latency_s: float
+    bound_s: float  # that nine of ten such calls stay within
+
+
 class Pace:
-    """Measured over expected durations of finished calls, by band of load.
+    """Measured over expected durations of finished calls, by band of load: to the first token, and after it.
 
     What is expected of a call when it starts knows who runs beside it, and not who will come: prompts of those slow its
-    tokens. What that did to the latest calls in the same band of load is the best guess of what it will do.
+    tokens. What that did to the latest calls in the same band of load is the best guess of what it will do. It does
+    it to tokens after the first, and hardly to that one, so that long answers are stretched more than short ones.
     """
 
-    __slots__ = ("bound", "middle")
+    __slots__ = ("bound", "first", "rest")
 
     def __init__(self) -> None:
-        self.middle = ConformalQuantile(0.5, window=60, step=0.02, needed=10)
+        self.first, self.rest = (ConformalQuantile(0.5, window=60, step=0.02, needed=10) for _ in range(2))
         self.bound = ConformalQuantile(BOUND)
 
-    def observe(self, band: int, expected_s: float, took_s: float, bound_s: float | None) -> None:
-        """Take note of a call; `bound_s` is the bound that was told of it."""
-        self.middle.observe(band, expected_s, took_s)
-        self.bound.observe(band, expected_s, took_s, bound_s)
+    def predict(self, band: int, first_s: float, rest_s: float) -> Prediction:
+        """Predict a call that should take so long to its first token and from there on."""
+        ttft_s = first_s * self.first.factor(band)
+        latency_s = ttft_s + rest_s * self.rest.factor(band)
+        return Prediction(band, first_s, first_s + rest_s, ttft_s, latency_s, latency_s * self.bound.factor(band))
+
+    def observe(self, attempt: AttemptReport) -> None:
+        """Take note of a call that has finished, and of what was predicted of it."""
+        first_s, by_law_s, predicted_s = attempt.first_by_law_s, attempt.by_law_s, attempt.predicted_s
+        if first_s is None or by_law_s is None or predicted_s is None or attempt.ended_at is None:
+            return
+        if attempt.first_token_at is not None:
+            self.first.observe(attempt.band, first_s, attempt.first_token_at - attempt.started_at)
+            if attempt.output_tokens > 1:
+                self.rest.observe(attempt.band, by_law_s - first_s, attempt.ended_at - attempt.first_token_at)
+        self.bound.observe(attempt.band, predicted_s, attempt.ended_at - attempt.started_at, attempt.bound_s)
 
 
 class Corrections:

@@ -303,22 +303,22 @@ class Dispatcher:
         call.queued_on = None
         self._waiting.discard(call_id)
         view = self._views.view(call)
-        expected_s = estimate.expected_s(view.prompt_tokens, view.output_tokens, fleet.offered(state), now)
+        parts_s = estimate.expected_parts_s(view.prompt_tokens, view.output_tokens, fleet.offered(state), now)
         number = report.attempts[-1].attempt + 1 if report.attempts else 1
         while fleet.holds(call_id, number):  # a run of the same id was dropped, and its abort is under way
             number += 1
         ideal = self._views.execution(replica.model, view.prompt_tokens, view.output_tokens)
         band = load_band(len(state.running), state.waiting, replica.slots)
-        pace = fleet.corrections.pace(replica.model, replica.accelerator)
-        predicted_s, bound_s = expected_s * pace.middle.factor(band), expected_s * pace.bound.factor(band)
-        attempts.begin(call, replica, number, reason, expected_s, predicted_s, (band, bound_s), ideal, now)
+        expected = fleet.corrections.pace(replica.model, replica.accelerator).predict(band, *parts_s)
+        expected_s = expected.by_law_s
+        attempts.begin(call, replica, number, reason, expected, ideal, now)
         self._to_come.begun(call.run)
         self._shares.given(view.tenant, expected_s / replica.slots)
-        law = fleet.law(replica)
-        if law is not None:
-            state.prefill_until = max(state.prefill_until, now) + law.prompt_s(view.prompt_tokens)
         context_tokens = view.prompt_tokens + int(view.output_tokens / 2)
         held = Held(now + expected_s, context_tokens, view.due is None or view.parked)
+        law = fleet.law(replica)
+        if law is not None:
+            state.given(held, law.prompt_s(view.prompt_tokens), now)
         fleet.take(state, call_id, number, held)
         if priority is None:
             priority = -float(call.run.plan.priority)

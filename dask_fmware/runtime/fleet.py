@@ -30,7 +30,7 @@ STRETCH = 0.5  # quantile of measured over expected duration that policies recko
 class Held:
     """What an attempt takes of its replica."""
 
-    __slots__ = ("context_tokens", "expected_end", "is_background", "seen_at", "tokens")
+    __slots__ = ("context_tokens", "expected_end", "is_background", "prompts_s", "seen_at", "tokens")
 
     def __init__(self, expected_end: float, context_tokens: int = 0, is_background: bool = False) -> None:
         self.expected_end = expected_end
@@ -38,6 +38,7 @@ class Held:
         self.is_background = is_background  # of a call without an objective, or of one that is parked
         self.tokens = 0  # generated, as its worker said last
         self.seen_at = 0.0  # when that was
+        self.prompts_s = 0.0  # of all prompts that its replica was given up to its own
 
 
 class Card:
@@ -57,7 +58,7 @@ class ReplicaState:
 
     __slots__ = (
         "_ends", "_expected_s", "_queue", "background", "card", "context_tokens", "draining", "position",
-        "prefill_until", "replica", "running", "waiting", "waiting_s",
+        "prefill_until", "prompts_s", "replica", "running", "waiting", "waiting_s",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, card: Card | None = None) -> None:
@@ -67,7 +68,8 @@ class ReplicaState:
         self.position = -1  # among the views of its model; -1 while it is not offered
         self.running: dict[tuple[str, int], Held] = {}  # (call id, attempt)
         self.background = 0  # of the running
-        self.prefill_until = 0.0
+        self.prefill_until = 0.0  # when the prompts that it was given should be processed, as far as is known
+        self.prompts_s = 0.0  # of all that it was given
         self.context_tokens = 0
         self.waiting = 0  # calls bound here that wait for a slot
         self.waiting_s = 0.0
@@ -88,9 +90,27 @@ class ReplicaState:
         self.background += held.is_background
         heappush(self._ends, (held.expected_end, (call_id, attempt)))
 
+    def given(self, held: Held, prompt_s: float, now: float) -> None:
+        """Take note of one more prompt, which takes so long and is processed after those before it."""
+        self.prompts_s = held.prompts_s = self.prompts_s + prompt_s
+        self.prefill_until = max(self.prefill_until, now) + prompt_s
+
+    def processed(self, held: Held, now: float) -> bool:
+        """The prompt of an attempt has been processed, so at most those given after it are to be; True if that is news.
+
+        Without, prompts that take less than the law says would add up to work that nobody does.
+        """
+        latest = now + self.prompts_s - held.prompts_s
+        if latest >= self.prefill_until:
+            return False
+        self.prefill_until = latest
+        return True
+
     def end(self, call_id: str, attempt: int) -> None:
         """Free the slot of an attempt."""
         held = self.running.pop((call_id, attempt))
+        if not self.running:
+            self.prefill_until = 0.0
         self.context_tokens -= held.context_tokens
         self.background -= held.is_background
         if len(self._ends) > 2 * len(self.running) + 16:
@@ -286,6 +306,8 @@ class Fleet:
             held = state.running.get((call_id, attempt))
             if held is not None:
                 held.tokens, held.seen_at = tokens, now
+                if state.processed(held, now):
+                    self.changed(state)
         if not self.corrections.observe(message, now):
             return None
         self.changed(state)
@@ -313,6 +335,12 @@ class Fleet:
         if law is None:
             return self.latency(state.replica).output_token_s
         return law.decode_s(len(state.running), state.context_tokens)
+
+    def processed(self, call_id: str, attempt: int, now: float) -> None:
+        """An attempt is known to have tokens."""
+        state = self._slots.get((call_id, attempt))
+        if state is not None and state.processed(state.running[call_id, attempt], now):
+            self.changed(state)
 
     def free(self, call_id: str, attempt: int) -> ReplicaState | None:
         """Free the slot of an attempt; None if it holds none (its replica is gone, or said so before)."""

@@ -118,6 +118,7 @@ class Machine:
             case FirstToken():
                 if (call := self.runs.calls.get(event.call_id)) is not None:
                     attempts.first_token(call, event.attempt, now)
+                self.fleet.processed(event.call_id, event.attempt, now)
                 return []
             case RunSubmitted():
                 return self._run_submitted(event.plan, now)
@@ -293,6 +294,8 @@ class Machine:
         return on
 
     def _attempt_ended(self, event: AttemptEnded, now: float) -> list[Action]:
+        if event.outcome == "finished":
+            self.fleet.processed(event.call_id, event.attempt, now)
         state, call = self.fleet.free(event.call_id, event.attempt), self.runs.calls.get(event.call_id)
         if call is not None and event.outcome == "undelivered":
             attempts.undelivered(call, event.attempt, now)
@@ -317,7 +320,7 @@ class Machine:
         elif replica.slots == 1 and attempt.first_token_at is not None:
             first_s = execution_s(self.fleet.latency(replica), event.prompt_tokens, 0.0)
             self.fleet.handovers[kind].observe(attempt.first_token_at - attempt.started_at - first_s)
-        self.fleet.corrections.pace(*kind).observe(attempt.band, attempt.by_law_s, took_s, attempt.bound_s)
+        self.fleet.corrections.pace(*kind).observe(attempt)
 
     # -- replicas --------------------------------------------------------------------------------
 

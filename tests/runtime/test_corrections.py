@@ -9,9 +9,11 @@ import pytest
 
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
+from dask_fmware.model.report import AttemptReport
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, fingerprint
 from dask_fmware.runtime import Event, ReplicaGone, ReplicaReady, eventlog
+from dask_fmware.runtime.corrections import Pace, Prediction
 from tests.runtime.builders import Driver, plan, replica
 
 LAW = StepLaw.plain(0.010, 1e-4, 1e-3, 1e-6)
@@ -70,6 +72,32 @@ def test_a_lasting_drift_is_dated_to_when_it_began() -> None:
     assert (round(drift.ratio, 1), drift.since_s) == (1.6, 200.0)
     driver.tell(steps("a", 1.0), at=300.0)
     assert corrections.drift("tcp://a") is None
+
+
+@pytest.mark.parametrize("slower", [2.5, 0.4])
+def test_a_change_of_speed_is_learnt_within_ten_reports_however_long_it_was_another(slower: float) -> None:
+    driver = Driver()
+    driver.ready(profiled("a"))
+    driver.tell(steps("a", 1.0, count=200), steps("a", slower, count=10))
+    assert seen(driver, "a").law.step_s(0, 4, 100) == pytest.approx(slower * LAW.step_s(0, 4, 100), rel=0.2)
+
+
+def finished(first_s: float, rest_s: float, told: Prediction) -> AttemptReport:
+    """An attempt on which `told` was predicted."""
+    return AttemptReport(
+        1, "a", "tcp://a", "card", "card-0", "", 0.0, told.ttft_s, told.latency_s, told.first_by_law_s, told.by_law_s,
+        told.bound_s, told.band, first_token_at=first_s, ended_at=first_s + rest_s, output_tokens=20,
+    )  # fmt: skip
+
+
+def test_what_followers_do_to_tokens_is_not_laid_on_the_first_one() -> None:
+    pace = Pace()
+    for _ in range(20):
+        pace.observe(finished(0.1, 3.0, pace.predict(2, 0.1, 1.0)))
+    long, short = pace.predict(2, 0.1, 2.0), pace.predict(2, 0.1, 0.1)
+    assert (long.ttft_s, long.latency_s) == (pytest.approx(0.1), pytest.approx(6.1))
+    assert short.latency_s == pytest.approx(0.4)
+    assert long.bound_s >= long.latency_s
 
 
 def test_steps_beside_another_profile_teach_nothing() -> None:

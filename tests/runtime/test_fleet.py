@@ -44,6 +44,25 @@ def test_a_full_replica_says_when_a_slot_is_expected_to_be_free() -> None:
     assert not fleet.views("small")[0].has_room
 
 
+def test_prompts_that_were_processed_sooner_than_expected_are_not_waited_for() -> None:
+    fleet = Fleet()
+    state = fleet.add(replica("a", slots=4))
+    for number, call in enumerate("xyz"):
+        held = Held(99.0)
+        state.given(held, 10.0 + number, 0.0)
+        fleet.take(state, call, 1, held)
+    assert fleet.views("small")[0].prefill_until == 33.0
+    fleet.processed("x", 1, 2.0)
+    assert fleet.views("small")[0].prefill_until == 25.0, "the prompts of y and z are still to come"
+    fleet.processed("y", 1, 3.0)
+    fleet.processed("x", 1, 4.0)
+    assert fleet.views("small")[0].prefill_until == 15.0, "what is known already is no news"
+    for call in "xyz":
+        fleet.free(call, 1)
+    assert fleet.views("small")[0].prefill_until == 0.0, "nothing runs, so nothing is prefilled"
+    fleet.processed("x", 1, 5.0)
+
+
 def test_a_slot_is_freed_once() -> None:
     fleet = Fleet()
     state = fleet.add(replica("a"))
