@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,121 +25,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-from distributed import Client
-
-import dask_fmware as fm
 from benchmarks.evaluation import SLOTS, STEP_S, deployment, write_questions
 from benchmarks.support.environment import RESULTS, environment, write
+from benchmarks.support.processes import PATIENCE_S, Cluster, resident
 from dask_fmware.evaluation.output import read_output
 
-PATIENCE_S = 120.0
 LOOK_S = 0.5  # between two looks at rows and memory
 LOADED_MB = 90.0  # of a process that has imported what it needs
 SETTLED = 1000  # rows of a session after which its memory is measured
-
-
-class Cluster:
-    """A scheduler and workers as processes of their own, on one address whatever happens to them."""
-
-    def __init__(self, out: Path, step_s: float) -> None:
-        self._out = out
-        (out / "deployment.json").write_text(json.dumps(deployment(step_s)))
-        self._port = free_port()
-        self.address = f"tcp://127.0.0.1:{self._port}"
-        self._log = open(out / "cluster.log", "ab")  # noqa: SIM115
-        self.scheduler: subprocess.Popen[bytes] | None = None
-        self.workers: list[subprocess.Popen[bytes]] = []
-
-    def start(self) -> None:
-        """Start all, and return when the replicas are ready."""
-        try:
-            self._start()
-        except OSError:
-            print((self._out / "cluster.log").read_text()[-3000:], file=sys.stderr)
-            raise
-
-    def _start(self) -> None:
-        file = str(self._out / "deployment.json")
-        self.scheduler = self._dask(
-            "scheduler", "--host", "127.0.0.1", "--port", str(self._port), "--no-dashboard",
-            "--preload", "dask_fmware_scheduler.preload", "--fm-deployment", file,
-        )  # fmt: skip
-        common = [self.address, "--no-dashboard", "--preload", "dask_fmware_workers.preload", "--fm-deployment", file]
-        self.workers = [self._dask("worker", *common, "--nthreads", "4")]
-        for model, slots in SLOTS.items():
-            labels = ["--fm-model", model, "--fm-accelerator", "card"]
-            threads = ["--nthreads", str(slots + 2), "--memory-limit", "0"]
-            self.workers.append(self._dask("worker", *common[:2], *threads, *common[2:], *labels))
-        with Client(self.address, timeout=PATIENCE_S, set_as_default=False) as client:
-            fm.wait_ready(client, timeout_s=PATIENCE_S)
-
-    def _dask(self, *words: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "dask", *words], stdout=self._log, stderr=self._log)
-
-    def memory(self) -> dict[str, int]:
-        """Resident bytes of the scheduler and of each worker under its nanny."""
-        assert self.scheduler is not None
-        made = {"scheduler": resident(self.scheduler.pid)}
-        for name, nanny in zip(("light worker", *SLOTS), self.workers, strict=True):
-            made[name] = sum(resident(child.pid) for child in workers_of(nanny))
-        return made
-
-    def kill_worker(self, draw: random.Random) -> str:
-        """Kill the process under a nanny, as the kernel would for memory; the nanny starts another."""
-        number = draw.randrange(len(self.workers))
-        for child in workers_of(self.workers[number]):
-            child.kill()
-        return f"{('light', *SLOTS)[number]} worker"
-
-    def kill_scheduler(self) -> None:
-        """Kill it; its workers would look for it for minutes, so they are ended as an operator would."""
-        assert self.scheduler is not None
-        self.scheduler.kill()
-        self.stop()
-
-    def stop(self) -> None:
-        """Kill all that runs."""
-        started = [p for p in (self.scheduler, *self.workers) if p is not None]
-        children = [c for p in started if p.poll() is None for c in psutil.Process(p.pid).children(recursive=True)]
-        for process in started:
-            process.kill()
-            process.wait()
-        for child in children:
-            if child.is_running():
-                child.kill()
-
-
-def workers_of(nanny: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The worker under a nanny; none while it is started anew."""
-    try:
-        return [
-            child
-            for child in psutil.Process(nanny.pid).children(recursive=True)
-            if "spawn_main" in " ".join(child.cmdline())
-        ]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def resident(pid: int) -> int:
-    """Resident bytes of a process; 0 if it is gone."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
-
-
-def free_port() -> int:
-    """A port that no outgoing connection is given, or a client that looks for a lost scheduler may take it itself."""
-    for port in range(20_000, 30_000):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise SystemExit("no port is free")
 
 
 class Output:
@@ -193,7 +84,7 @@ def kills(rows: int, out: Path, times: int, seed: int, step_s: float) -> dict[st
     todo = ["client", "worker", "scheduler"] * times
     draw.shuffle(todo)
     moments = sorted(draw.uniform(0.05, 0.95) for _ in todo)  # share of the rows that are recorded
-    cluster, output = Cluster(out, step_s), Output(out / "answers.parquet")
+    cluster, output = Cluster(out, deployment(step_s), SLOTS), Output(out / "answers.parquet")
     story: list[dict[str, Any]] = []
     sessions: list[list[dict[str, Any]]] = []
     started = time.monotonic()

@@ -25,6 +25,7 @@ Execution: TypeAlias = Callable[[str, float, float], tuple[float, float]]
 
 Decided: TypeAlias = frozenset[tuple[str, int | None]]
 MOST_OUTCOMES = 256  # combinations of branches that are told apart
+MOST_NAMES = 10_000  # switches, and maps and loops, that are remembered
 
 
 def base_name(node: str) -> str:
@@ -82,6 +83,8 @@ class Knowledge:
 
     def observe_branch(self, workflow: str, switch: str, branch: int | None) -> None:
         """Take note of a branch that was taken."""
+        if (workflow, switch) not in self._branches and len(self._branches) >= MOST_NAMES:
+            del self._branches[next(iter(self._branches))]
         counts = self._branches.setdefault((workflow, switch), {})
         counts[branch] = counts.get(branch, 0.0) + 1.0
         if sum(counts.values()) > 1000.0:
@@ -95,6 +98,8 @@ class Knowledge:
     def observe_body(self, workflow: str, base: str, nodes: Iterable[PlannedNode]) -> None:
         """Take note of what the body of a map or loop is."""
         if (workflow, base) not in self._bodies:
+            if len(self._bodies) >= MOST_NAMES:
+                del self._bodies[next(iter(self._bodies))]
             self._bodies[workflow, base] = tuple(node for node in nodes if node.model is not None)
             self._version += 1000
 
