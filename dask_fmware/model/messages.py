@@ -6,8 +6,11 @@ They hold ids, counts and durations, never a prompt or an answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, field, fields
-from typing import Any, ClassVar, Literal, Self
+from math import inf
+from types import NoneType
+from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args, get_origin, get_type_hints
 
 from dask_fmware.errors import VersionMismatchError
 from dask_fmware.model.engine import EngineState
@@ -30,6 +33,7 @@ __all__ = [
 
 PROTOCOL_VERSION = 4  # raise it also when a default changes: a field with its default does not travel
 TRAVELS = "travels"  # of a field that is sent even if it has its default
+ENDLESS = "endless"  # of a number that may be infinite
 
 
 def check_version(theirs: object, who: str) -> None:
@@ -59,6 +63,10 @@ class _Message:
     @classmethod
     def from_wire(cls, message: dict[str, Any]) -> Self:
         """Read a message; fields of newer senders are ignored, a field that is missing is another version."""
+        fits = _FITS.get(cls) or _fits_of(cls)
+        for name, value in message.items():
+            if (rule := fits.get(name)) is not None and not rule(value):
+                raise _misfit(cls.op, name, value)
         try:
             return cls(**message)
         except TypeError:  # of another version
@@ -84,6 +92,56 @@ def _fields(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
     return known
 
 
+Rule: TypeAlias = Callable[[Any], bool]
+_FITS: dict[type, dict[str, Rule]] = {}
+
+
+def _fits_of(kind: type[Any]) -> dict[str, Rule]:
+    """What the values of a message must be, by field; worked out once for each class."""
+    hints = get_type_hints(kind)
+    made = _FITS[kind] = {f.name: _rule(hints[f.name], f.metadata.get(ENDLESS, False)) for f in fields(kind)}
+    return made
+
+
+def _rule(hint: Any, is_endless: bool = False) -> Rule:
+    """A test of values: numbers are finite and counts not negative, unless that is said."""
+    origin, of = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return lambda value: isinstance(value, str) and value in of
+    if origin is tuple and of[-1] is Ellipsis:
+        every = _rule(of[0])
+        return lambda value: isinstance(value, tuple) and all(map(every, value))
+    if origin is tuple:
+        rules = [_rule(one) for one in of]
+        return lambda value: (
+            isinstance(value, tuple)
+            and len(value) == len(rules)
+            and all(rule(one) for rule, one in zip(rules, value, strict=True))
+        )
+    if origin is dict:
+        key, item = _rule(of[0]), _rule(of[1])
+        return lambda value: isinstance(value, dict) and all(key(k) and item(v) for k, v in value.items())
+    if of and NoneType in of:
+        (other,) = [one for one in of if one is not NoneType]
+        rule = _rule(other)
+        return lambda value: value is None or rule(value)
+    if hint is int:
+        return lambda value: isinstance(value, int) and value >= 0
+    if hint is float:
+        return lambda value: isinstance(value, (float, int)) and (abs(value) < inf or (is_endless and value == value))
+    assert hint in (str, bool), f"{hint} has no rule"
+    return lambda value: isinstance(value, hint)
+
+
+def _misfit(op: str, name: str, value: object) -> VersionMismatchError:
+    """Say what does not fit, without its text, which may be anything."""
+    shown = repr(value) if isinstance(value, (int, float)) and abs(value) < 1e15 else f"a {type(value).__name__}"
+    return VersionMismatchError(
+        f"message '{op}': {name} is {shown}, which version {PROTOCOL_VERSION} does not send; "
+        "install the same dask-fmware on client, scheduler and workers"
+    )
+
+
 @immutable
 class Grant(_Message):
     """Scheduler to worker: this call may run here, as this attempt. Precedes the Dask task on the stream."""
@@ -91,7 +149,7 @@ class Grant(_Message):
     op: ClassVar[str] = "fmware-grant"
     call_id: str
     attempt: int
-    priority: float = 0.0
+    priority: float = field(default=0.0, metadata={ENDLESS: True})
     stall_s: float = 0.0  # without a token, after which the attempt is given up; 0 is never
     incarnation: int = 0  # of the engine that is meant
 
@@ -174,7 +232,11 @@ class ReplicaReady(_Message):
         """Return the replica that this message announces, on the worker at an address."""
         check_version(self.version, f"worker {worker}")
         mine = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("latency", "version")}
-        return Replica(replica_id=worker, latency=Latency(**self.latency), **mine)
+        try:
+            latency = Latency(**self.latency)
+        except ValueError:
+            raise _misfit(self.op, "latency", self.latency) from None
+        return Replica(replica_id=worker, latency=latency, **mine)
 
 
 @immutable

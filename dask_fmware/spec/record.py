@@ -34,11 +34,12 @@ class Record(BaseModel):
             for key in data:
                 if key not in known and key not in cls.model_fields:
                     # A custom error carries the key, so that a reader of a file can point at its line.
-                    shown = shorten(str(key))
+                    name = str(key).encode(errors="replace").decode()
+                    shown = shorten(name)
                     raise PydanticCustomError(
                         "unknown_key",
                         "unknown key '{shown}'{hint} (known: {known})",
-                        {"key": key, "shown": shown, "hint": did_you_mean(str(key), known), "known": ", ".join(known)},
+                        {"key": name, "shown": shown, "hint": did_you_mean(name, known), "known": ", ".join(known)},
                     )
         return data
 

@@ -198,7 +198,13 @@ def _scalar(node: yaml.Node) -> Any:
 
 def _read_json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        text.encode()
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        if "\\ud" in text or "\\uD" in text:  # only an escape can bring half of a pair
+            json.dumps(data, ensure_ascii=False).encode()
+        return data
+    except UnicodeEncodeError:
+        raise SourceError("a text holds half of a character (a lone surrogate); write the character whole") from None
     except json.JSONDecodeError as error:
         raise SourceError(error.msg, (error.lineno, error.colno)) from None
     except RecursionError:
