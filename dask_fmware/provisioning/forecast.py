@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from itertools import pairwise
 from math import sqrt
@@ -29,10 +30,11 @@ class ArrivalRate:
     True
     """
 
-    __slots__ = ("_counts", "_first")
+    __slots__ = ("_first", "_seconds", "_sums")
 
     def __init__(self) -> None:
-        self._counts: deque[list[int]] = deque()  # [second, arrivals], ascending
+        self._seconds: list[int] = []  # in which there were arrivals, ascending
+        self._sums: list[int] = [0]  # all arrivals before each of them, and all
         self._first: float | None = None
 
     def observe(self, now: float, arrivals: int = 1) -> None:
@@ -40,12 +42,14 @@ class ArrivalRate:
         second = int(now)
         if self._first is None:
             self._first = now
-        if self._counts and self._counts[-1][0] >= second:
-            self._counts[-1][1] += arrivals
-        else:
-            self._counts.append([second, arrivals])
-        while self._counts and self._counts[0][0] < second - MEMORY_S:
-            self._counts.popleft()
+        if self._seconds and self._seconds[-1] >= second:
+            self._sums[-1] += arrivals
+            return
+        self._seconds.append(second)
+        self._sums.append(self._sums[-1] + arrivals)
+        if len(self._seconds) > 2 * MEMORY_S:
+            old = bisect_left(self._seconds, second - MEMORY_S)
+            del self._seconds[:old], self._sums[:old]
 
     def now(self, now: float, longest_s: float = WINDOWS_S[-1]) -> float:
         """Arrivals a second: the mean of the longest window, brought up to date by the trend, or of a shorter one that
@@ -82,11 +86,7 @@ class ArrivalRate:
             return 0.0
         span_s = min(float(TREND_S), now - self._first)
         width_s = span_s / 10
-        counts = [0.0] * 10
-        for second, arrivals in self._counts:
-            part = int((second - (now - span_s)) / width_s)
-            if 0 <= part < 10:
-                counts[part] += arrivals
+        counts = self._parts(now - span_s, width_s, 10)
         rates = [count / width_s for count in counts]
         times = [width_s * (i + 0.5) for i in range(10)]
         middle, mean = sum(times) / 10, sum(rates) / 10
@@ -101,11 +101,7 @@ class ArrivalRate:
         if self._first is None or now - self._first < 100:
             return 1.0
         parts = int(min(now - self._first, TREND_S) / 10)
-        counts = [0.0] * parts
-        for second, arrivals in self._counts:
-            part = int((second - now + 10 * parts) / 10)
-            if 0 <= part < parts:
-                counts[part] += arrivals
+        counts = self._parts(now - 10 * parts, 10.0, parts)
         mean = sum(counts) / parts
         steps = sorted((b - a) ** 2 / 2 for a, b in pairwise(counts))  # deaf to slow change
         usual = steps[: -len(steps) // 10 or None]  # and to a load that steps up or down
@@ -113,13 +109,16 @@ class ArrivalRate:
 
     def _since(self, now: float, window_s: float) -> int:
         """Arrivals in the window that ends at `now`."""
-        total = 0
-        for second, arrivals in reversed(self._counts):
-            if second < now - window_s:
-                break
-            if second < now:
-                total += arrivals
-        return total
+        return self._before(now) - self._before(now - window_s)
+
+    def _parts(self, begin: float, width_s: float, parts: int) -> list[int]:
+        """Arrivals in parts of the same width, from `begin` on."""
+        sums = [self._before(begin + width_s * i) for i in range(parts + 1)]
+        return [after - before for before, after in pairwise(sums)]
+
+    def _before(self, at: float) -> int:
+        """Arrivals in the seconds that began before a time."""
+        return self._sums[bisect_left(self._seconds, at)]
 
 
 def spread(rate: float) -> float:

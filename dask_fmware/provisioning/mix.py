@@ -10,16 +10,18 @@ Melange (Griggs et al. 2024) with bounds, shared cards, what runs already, and m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
+from math import ceil, inf
 from typing import Any
 
 import numpy as np
 
 from dask_fmware.errors import SpecError
 from dask_fmware.provisioning.capacity import CallClass, bearing
-from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.inventory import Inventory, Kind
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["Mix", "cheapest_mix"]
@@ -28,6 +30,7 @@ START_SHARE = 0.1  # of an hour's price, for each start: equal mixes do not take
 RELATIVE_GAP = 0.005
 LEAST_LOAD = 1e-3  # of a replica, for calls that are few: the solver takes less for nothing
 NODES = 500  # of the search, and no time: a busy machine must not plan otherwise than an idle one
+FEW = 10  # replicas at the least, up to which the search is exact without asking how many there would be
 MANY = 40  # replicas, above which fractions are rounded up: less than one replica too many for each kind in use
 Key = tuple[str, str]
 
@@ -84,16 +87,18 @@ def cheapest_mix(
             least = min(b.execution_s for _, b in bearings)
             fit = [(k, b.rate) for k, b in bearings if b.execution_s <= 1.05 * least]
         pairs.extend((c, k, rate) for k, rate in fit)
-    # variables: replicas of each kind, starts of each kind, load of each pair, shortage of each class
-    loads, short = 2 * n, 2 * n + len(pairs)
-    width = short + len(classes)
-    price = np.array([max(kind.price_per_hour, 1e-6) for kind in kinds])
-    largest = float(price.max(initial=1.0)) * 1000.0
     best = [max((rate for c, _, rate in pairs if c == i), default=1.0) for i in range(len(classes))]
     wanted = np.array([
         max(calls.rate * headroom.get(calls.model, 1.0), LEAST_LOAD * rate)
         for calls, rate in zip(classes, best, strict=True)
     ])  # fmt: skip
+    if (made := _without_choice(inventory, options, classes, kinds, pairs, wanted, barred, current)) is not None:
+        return replace(made, best_effort=tuple(best_effort))
+    # variables: replicas of each kind, starts of each kind, load of each pair, shortage of each class
+    loads, short = 2 * n, 2 * n + len(pairs)
+    width = short + len(classes)
+    price = np.array([max(kind.price_per_hour, 1e-6) for kind in kinds])
+    largest = float(price.max(initial=1.0)) * 1000.0
     cost = np.zeros(width)
     cost[:n], cost[n : 2 * n] = price, START_SHARE * price
     cost[short:] = [largest / min(rate, asked) for rate, asked in zip(best, wanted, strict=True)]
@@ -123,7 +128,8 @@ def cheapest_mix(
         upper[k] = inventory.cards[kind.accelerator].places
         if kind.key in barred:
             upper[k] = min(upper[k], current.get(kind.key, 0))
-    solution = _solve(cost, rows, upper, n, width)
+    fewest = sum(each / rate for each, rate in zip(wanted, best, strict=True))
+    solution = _solve(cost, rows, upper, n, width, few=fewest <= FEW)
     counts = {kind.key: round(float(solution[k])) for k, kind in enumerate(kinds)}
     return Mix(
         counts,
@@ -142,6 +148,37 @@ def cheapest_mix(
     )
 
 
+def _without_choice(
+    inventory: Inventory,
+    options: Provisioning,
+    classes: Sequence[CallClass],
+    kinds: Sequence[Kind],
+    pairs: Sequence[tuple[int, int, float]],
+    wanted: Any,
+    barred: frozenset[Key],
+    current: Mapping[Key, int],
+) -> Mix | None:
+    """The mix where each model has one kind of replica and everything fits: there is nothing to choose then."""
+    if len(inventory.models) < len(kinds) or len({c for c, _, _ in pairs}) < len(classes):
+        return None
+    load = {(c, kinds[k].key): float(wanted[c]) / rate for c, k, rate in pairs}
+    counts = {}
+    for kind in kinds:
+        bounds = options.bounds(kind.model)
+        filled = ceil(sum(each for (_, key), each in load.items() if key == kind.key) - 1e-6)
+        counts[kind.key] = max(filled, bounds.min_replicas)
+        most = current.get(kind.key, 0) if kind.key in barred else counts[kind.key]
+        if counts[kind.key] > min(most, inf if bounds.max_replicas is None else bounds.max_replicas):
+            return None
+    used = Counter(dict.fromkeys(inventory.cards, 0))
+    for (_, accelerator), count in counts.items():
+        used[accelerator] += count
+    cost = sum(max(kind.price_per_hour, 1e-6) * counts[kind.key] for kind in kinds)
+    if cost > (options.max_cost_per_hour or inf) or any(used[n] > card.places for n, card in inventory.cards.items()):
+        return None
+    return Mix(counts, load, {}, float(cost))
+
+
 def _reachable(inventory: Inventory, model: str, least: int, barred: frozenset[Key], current: Mapping[Key, int]) -> int:
     """Bound from below that holds although some kinds may not grow for now."""
     room = sum(
@@ -151,7 +188,9 @@ def _reachable(inventory: Inventory, model: str, least: int, barred: frozenset[K
     return min(least, room)
 
 
-def _solve(cost: Any, rows: Sequence[tuple[dict[int, float], float, float]], upper: Any, whole: int, width: int) -> Any:
+def _solve(
+    cost: Any, rows: Sequence[tuple[dict[int, float], float, float]], upper: Any, whole: int, width: int, *, few: bool
+) -> Any:
     try:
         optimize, sparse = import_module("scipy.optimize"), import_module("scipy.sparse")
     except ImportError as error:
@@ -189,6 +228,8 @@ def _solve(cost: Any, rows: Sequence[tuple[dict[int, float], float, float]], upp
 
     integrality = np.zeros(width)
     integrality[:whole] = 1
+    if few and (exact := solved(integrality, most)).status == 0:
+        return exact.x
     fractions = solved(np.zeros(width), most)
     if fractions.x is None:
         raise SpecError(
