@@ -21,8 +21,15 @@ JITTER_S = 5.0  # of the copies of one arrival of a trace
 class Load(Protocol):
     """Arrivals over `length_s` seconds."""
 
-    title: str
-    length_s: float
+    @property
+    def title(self) -> str:
+        """What it is."""
+        ...
+
+    @property
+    def length_s(self) -> float:
+        """How long it is."""
+        ...
 
     def arrivals(self, seed: int) -> Iterator[Arrival]:
         """Draw them, in order."""

@@ -48,7 +48,8 @@ def bearing(kind: Kind, calls: CallClass) -> Bearing:
     """Largest batch at which a class stays in its budget on a kind, and what is served then.
 
     Without an objective, or where the speed is not known, all slots count. A budget that no batch meets gives the
-    figures of a batch of one with ``batch=0``: the caller decides whether best effort is better than nothing.
+    figures of a batch of one with ``batch=0``: the caller decides whether best effort is better than nothing. A call
+    that is longer than the KV cache never ends there.
     """
     if kind.law is None:
         return Bearing(kind.limits.slots, float(kind.limits.slots), 0.0)
@@ -72,13 +73,15 @@ def _near(tokens: float) -> float:
 def _bearing(law: StepLaw, limits: Limits, prompt: float, output: float, budget_s: float, answers: bool) -> Bearing:
     most = limits.slots
     if limits.kv_tokens is not None:
-        most = max(1, min(most, int(limits.kv_tokens / (prompt + output))))
+        most = min(most, int(limits.kv_tokens / (prompt + output)))
 
     def at(batch: int) -> Bearing:
         execution_s = _execution_s(law, limits, prompt, output, batch, answers)
         return Bearing(batch, _rate(law, prompt, output, batch), execution_s)
 
     alone = at(1)
+    if most < 1:
+        return Bearing(0, alone.rate, inf)
     if alone.execution_s > budget_s:
         return Bearing(0, alone.rate, alone.execution_s)
     limit_s = max(EXECUTION_SHARE * budget_s, alone.execution_s)

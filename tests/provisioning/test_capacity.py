@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -47,3 +48,9 @@ def test_more_servers_bear_a_higher_load() -> None:
     assert load_at(64, 1.0, 0.5, 0.05, burstiness=8.0) < load_at(64, 1.0, 0.5, 0.05)
     assert late_share(8, 1.0, 8.0, 10.0) == 1.0
     assert late_share(8, 0.99, 8.0, inf) == 0.0
+
+
+def test_a_call_longer_than_the_kv_cache_is_borne_by_no_replica() -> None:
+    small = replace(kind(16), limits=Limits(16, kv_tokens=1_500))
+    assert bearing(small, calls()).batch == 3
+    assert bearing(small, replace(calls(), prompt_tokens=8_000)).batch == 0

@@ -42,6 +42,26 @@ def test_mix_is_as_cheap_as_an_exhaustive_search_finds(rate: float, prices: tupl
         assert 1.1 * mix.cost_per_hour <= best * 1.006 + 1e-6
 
 
+@settings(max_examples=25, deadline=None)
+@given(rates=st.tuples(st.floats(0.0, 12.0), st.floats(0.0, 12.0)), least=st.integers(0, 4))
+def test_where_each_model_has_one_kind_of_card_the_programme_finds_nothing_cheaper(
+    rates: tuple[float, float], least: int
+) -> None:
+    options = Provisioning(models={"a": Bounds(min_replicas=least)})
+    one = inventory(cards=30, models=("a", "b"))
+    spare = inventory({"slow": 1.0, "useless": 1.0}, prices={"slow": 1.0, "useless": 1e3}, cards=30, models=("a", "b"))
+    classes = [
+        call for model, rate in zip(("a", "b"), rates, strict=True) for call in call_classes([flow(rate, model=model)], one)
+    ]
+    direct, solved = cheapest_mix(one, classes, options), cheapest_mix(spare, classes, options)
+    assert not solved.unserved
+    assert direct.cost_per_hour <= solved.cost_per_hour + 1e-6
+    assert direct.replicas["a", "slow"] >= least
+    for model, rate in zip(("a", "b"), rates, strict=True):
+        for call in (c for c in classes if c.model == model):
+            assert direct.replicas[model, "slow"] * bearing(one.kinds[model, "slow"], call).rate >= rate - 1e-6
+
+
 def test_sizes_of_requests_go_to_the_cards_that_suit_them() -> None:
     cards = inventory({"slow": 1.0, "fast": 4.0}, prices={"slow": 0.8, "fast": 5.0}, cards=50)
     small = flow(20.0, name="chat", prompt=100, output=40, slo_s=1.0)
