@@ -43,7 +43,8 @@ POLICY = "greedy"  # the default of deployments
 MOST_CARDS = 120
 INTERVAL_S = 5.0  # between two looks
 PARTS = 60  # of the load, of which the worst is looked at
-PROMPT, OUTPUT = (1250, 0.6), (2000, 0.6)  # median and sigma of tokens, where the load brings none
+PROMPT = (1250, 0.6)  # median and sigma of tokens, where the load brings none
+OUTPUT = (3000, 0.6)  # of a model that thinks before it answers
 FEWEST = 20  # runs of a part that say anything
 
 
@@ -58,13 +59,13 @@ class Played:
 
 
 def scenario(load_s: float, count: int = 1) -> Scenario:
-    """Llama-3.1-8B on L40S, as in the catalog; long answers in one call, a third of a call a second on a card."""
-    hosting = {"slots": 32, "kv_tokens": 150_000, "catalog": ["Llama-3.1-8B", "L40S"], "load_s": load_s}
+    """Llama-3.1-8B on L40S, as in the catalog; long answers in one call, some 14 calls a minute on a card."""
+    hosting = {"slots": 32, "kv_tokens": 200_000, "catalog": ["Llama-3.1-8B", "L40S"], "load_s": load_s}
     node = {
         "model": "8b",
         "answers": True,
         "prompt": {"lognormal": list(PROMPT), "most": 6000},
-        "output": {"lognormal": list(OUTPUT), "most": 6000},
+        "output": {"lognormal": list(OUTPUT), "most": 12000},
     }
     return Scenario.model_validate({
         "name": "day",
@@ -226,7 +227,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--day", type=float, default=86_400.0, help="seconds of a day")
-    parser.add_argument("--peak", type=float, default=4.0, help="runs a second")
+    parser.add_argument("--peak", type=float, default=2.5, help="runs a second")
     parser.add_argument("--trace", type=Path, help="CSV with arrival_s, prompt_tokens, output_tokens; may be gzipped")
     parser.add_argument("--times", type=int, default=6, help="arrivals for each of the trace")
     parser.add_argument("--windows", type=Path, help="CSV with workload, window_start_s, rate_rps, gzipped")

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from distributed.deploy.spec import SpecCluster
 
-from dask_fmware.cluster.dask_internals import close_worker, is_over, start_worker, worker_names
+from dask_fmware.cluster.dask_internals import close_worker, is_over, start_worker, worker_labels, worker_names
 from dask_fmware.cluster.places import free_place, place_of
+from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
 from dask_fmware.spec.deployment import Deployment, ReplicaSpec
 
 __all__ = ["Backend", "GroupBackend", "SpecBackend", "WorkerSpec"]
@@ -144,17 +145,34 @@ class GroupBackend:
         Makes the options of a group from a replica: image, resources, worker_command, env.
     deployment
         Models and cards.
+    retry_s
+        Pause after a question that was refused.
     """
 
     def __init__(
-        self, cluster: Any, deployment: Deployment, group_options: Callable[[ReplicaSpec], Mapping[str, Any]]
+        self,
+        cluster: Any,
+        deployment: Deployment,
+        group_options: Callable[[ReplicaSpec], Mapping[str, Any]],
+        retry_s: float = 5.0,
     ) -> None:
         self._cluster = cluster
+        self._retry_s = retry_s
         self._deployment = deployment
         self._options = group_options
-        self._counts: dict[tuple[str, str], int] = {}
-        self._groups: set[tuple[str, str]] = set()  # that have been made
+        self._counts = self._there()
+        self._groups = set(self._counts)  # that have been made
         self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    def _there(self) -> dict[tuple[str, str], int]:
+        """Workers that an earlier manager has asked for, by the labels with which they came."""
+        kinds = [(model, accelerator) for model, spec in self._deployment.models.items() for accelerator in spec.on]
+        counts = {}
+        for model, accelerator in kinds:
+            wanted = {label(MODEL_LABEL, model), label(ACCELERATOR_LABEL, accelerator)}
+            if count := sum(wanted <= labels for labels in worker_labels(self._cluster)):
+                counts[model, accelerator] = count
+        return counts
 
     def requested(self) -> list[dict[str, str]]:
         """None: pods are named by the operator."""
@@ -203,7 +221,8 @@ class GroupBackend:
                     await made
             except Exception as error:
                 logger.error("Worker group %s could not be scaled to %d, tried again: %s", group, count, error)
-                await asyncio.sleep(5.0)
+                is_new = not is_new  # an earlier manager may have made it, or someone else removed it
+                await asyncio.sleep(self._retry_s)
                 continue
             self._groups.add((model, accelerator))
             is_new, told = False, count

@@ -17,7 +17,7 @@ from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
 from distributed.utils import import_term
 
-__all__ = ["close_worker", "is_over", "scheduler_address", "start_worker", "worker_names"]
+__all__ = ["close_worker", "is_over", "scheduler_address", "start_worker", "worker_labels", "worker_names"]
 
 
 async def start_worker(cluster: SpecCluster, name: str, spec: Mapping[str, Any], timeout_s: float) -> None:
@@ -70,3 +70,8 @@ def is_over(cluster: SpecCluster, name: str) -> bool:
 def worker_names(cluster: Any) -> set[str]:
     """Names of the workers that the scheduler knows, as the cluster last heard (Cluster.scheduler_info)."""
     return {str(info["name"]) for info in cluster.scheduler_info["workers"].values()}
+
+
+def worker_labels(cluster: Any) -> list[set[str]]:
+    """Names of the resources of each worker, as the cluster last heard (Cluster.scheduler_info)."""
+    return [set(info["resources"]) for info in cluster.scheduler_info["workers"].values()]

@@ -72,7 +72,7 @@ def provision(
                 f"{type(cluster).__name__} starts worker groups; give group_options=, a function from a replica to "
                 "image, resources and worker_command of its group"
             )
-        backend = GroupBackend(cluster, made, group_options)
+        backend = GroupBackend(cluster, made, group_options, options.retry_s)
     else:
         raise DeploymentError(
             f"{type(cluster).__name__} can start no workers by model: it is neither a SpecCluster nor has it worker "

@@ -65,12 +65,16 @@ def like(template: Mapping[str, Any]) -> WorkerSpec:
 
 
 def job_specs(cluster: Any) -> WorkerSpec:
-    """Specs of `dask_jobqueue` clusters: a job for each replica, with the labels in its command line."""
+    """Specs of `dask_jobqueue` clusters: a job for each replica, with the labels in its command line.
+
+    The memory of a job bounds the job and not the worker in it, against which Dask would count the engine.
+    """
 
     def make(replica: ReplicaSpec) -> dict[str, Any]:
         options = dict(getattr(cluster, "_job_kwargs", None) or cluster.new_spec["options"])
         given = [*(options.get("worker_extra_args") or ())]
-        options["worker_extra_args"] = [*given, "--resources", f'"{resources_argument(replica)}"']
+        labels_ = f'"{resources_argument(replica)}"'
+        options["worker_extra_args"] = [*given, "--memory-limit", "0", "--resources", labels_]
         options["processes"] = 1  # a job of several workers has several names
         options["cores"] = max(int(options.get("cores") or 1), replica.slots + 2)
         return {"cls": cluster.job_cls, "options": options}

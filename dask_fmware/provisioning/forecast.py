@@ -9,12 +9,12 @@ from math import sqrt
 
 __all__ = ["ArrivalRate", "Peak", "spread"]
 
-WINDOWS_S = (2, 5, 10, 20, 60, 180)  # a short one counts once it certainly saw something else
+WINDOWS_S = (2, 5, 10, 20, 60, 180, 600)  # a short one counts once it certainly saw something else
 CERTAIN = 4.0  # standard deviations: a look is taken every second
 FEW = 4.0  # arrivals: a Poisson count has a long tail where few are expected
-TREND_S = 300
+TREND_S = 600
 TREND_CERTAIN = 2.5
-MEMORY_S = 600
+MEMORY_S = 1200  # a window and the time before it
 LEAST_S = 5.0  # one call in the first second is no rate
 
 
@@ -51,7 +51,7 @@ class ArrivalRate:
             old = bisect_left(self._seconds, second - MEMORY_S)
             del self._seconds[:old], self._sums[:old]
 
-    def now(self, now: float, longest_s: float = WINDOWS_S[-1]) -> float:
+    def now(self, now: float) -> float:
         """Arrivals a second: the mean of the longest window, brought up to date by the trend, or of a shorter one that
         certainly differs from the time before it.
 
@@ -59,13 +59,11 @@ class ArrivalRate:
         ----------
         now
             The time.
-        longest_s
-            Of the windows.
         """
         if self._first is None:
             return 0.0
         seen_s = max(now - self._first, LEAST_S)
-        windows = [w for w in WINDOWS_S if w <= min(seen_s, longest_s)] or list(WINDOWS_S[:1])
+        windows = [w for w in WINDOWS_S if w <= seen_s] or list(WINDOWS_S[:1])
         base_s = min(windows.pop(), seen_s)
         rate = max(self._since(now, base_s) / base_s + self.trend(now) * base_s / 2, 0.0)
         is_stepped = False

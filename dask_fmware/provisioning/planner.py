@@ -61,11 +61,6 @@ class Planner:
         self._solved: tuple[float, object, Sizing] | None = None
         self._lower: Sizing | None = None
 
-    @property
-    def window_s(self) -> float:
-        """Time of which rates are wanted: a load that has gone is to be forgotten in the idle period."""
-        return max(self.options.idle_s, 20.0)
-
     def learn_speed(self, key: Key, law: StepLaw) -> None:
         """Take in the step-time law of a kind, as its replicas tell it."""
         kind = self.inventory.kinds.get(key)

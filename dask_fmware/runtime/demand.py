@@ -131,11 +131,11 @@ class Demand:
 
     # -- what is said ----------------------------------------------------------------------------
 
-    def workflows(self, now: float, window_s: float = inf) -> tuple[WorkflowDemand, ...]:
-        """Return what every workflow asks for; rates are of no longer than `window_s`, unless a trend is known."""
+    def workflows(self, now: float) -> tuple[WorkflowDemand, ...]:
+        """Return what every workflow asks for."""
         return tuple(
             WorkflowDemand(
-                name, self._nodes(name, flow), flow.rate.now(now, window_s), flow.slo_s, flow.rate.trend(now),
+                name, self._nodes(name, flow), flow.rate.now(now), flow.slo_s, flow.rate.trend(now),
                 flow.rate.burstiness(now),
             )
             for name, flow in self._flows.items()

@@ -74,7 +74,7 @@ class ProvisioningController:
                     demand.idle_since(replica.replica_id, running, replica.since, now),
                 )
             )  # fmt: skip
-        flows = demand.workflows(now, self.planner.window_s)
+        flows = demand.workflows(now)
         plan = self.planner.plan(Observation(flows, demand.models(now), tuple(replicas)), now)
         if plan.steps:
             self.plans.append(plan)

@@ -183,7 +183,7 @@ class ProvisioningService:
         for key, law in self._speeds().items():
             self._planner.learn_speed(key, law)
         replicas = self._watch.look(requested, pools, self._demand, now)
-        seen = Observation(self._demand.workflows(now, self._planner.window_s), self._demand.models(now), replicas)
+        seen = Observation(self._demand.workflows(now), self._demand.models(now), replicas)
         try:
             plan = await asyncio.to_thread(self._planner.plan, seen, now)
         except FMwareError as error:

@@ -51,7 +51,9 @@ def test_where_each_model_has_one_kind_of_card_the_programme_finds_nothing_cheap
     one = inventory(cards=30, models=("a", "b"))
     spare = inventory({"slow": 1.0, "useless": 1.0}, prices={"slow": 1.0, "useless": 1e3}, cards=30, models=("a", "b"))
     classes = [
-        call for model, rate in zip(("a", "b"), rates, strict=True) for call in call_classes([flow(rate, model=model)], one)
+        call
+        for model, rate in zip(("a", "b"), rates, strict=True)
+        for call in call_classes([flow(rate, model=model)], one)
     ]
     direct, solved = cheapest_mix(one, classes, options), cheapest_mix(spare, classes, options)
     assert not solved.unserved

@@ -1,0 +1,196 @@
+"""Clusters that are no `LocalModelCluster`, by fakes: jobs of dask-jobqueue, groups of dask-kubernetes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from distributed import Status, Worker
+from distributed.deploy.spec import ProcessInterface
+
+import dask_fmware as fm
+from dask_fmware.cluster.templates import labels
+from dask_fmware.testing import InProcessCluster, deployment
+
+m = fm.Model("m")
+QUICK: dict[str, Any] = {"interval_s": 0.05, "cool_down_s": 0.0, "idle_s": 0.5, "retry_s": 0.1}
+
+
+@fm.workflow
+def ask(question: str) -> Any:
+    return m("{question}", question=question, max_tokens=8)
+
+
+def document() -> dict[str, Any]:
+    made = deployment("m", token_s=0.01)
+    made["accelerators"]["cpu"]["cards"] = 3
+    made["models"]["m"]["on"]["cpu"]["replicas"] = 0
+    return made
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[InProcessCluster]:
+    async with InProcessCluster(document()) as made:
+        yield made
+
+
+async def ready(world: InProcessCluster, wanted: int) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            state = (await fm.status(world.client))["provisioning"]
+            if state is not None and sum(kind["ready"] for kind in state["replicas"]) == wanted:
+                return
+            await asyncio.sleep(0.02)
+
+
+# -- jobs -------------------------------------------------------------------------------------------
+
+
+class FakeJob(ProcessInterface):
+    """Takes what `dask_jobqueue.Job` takes, and starts its worker at once."""
+
+    def __init__(
+        self, scheduler: str, name: str, *, queue: str, cores: int, memory: str, processes: int,
+        worker_extra_args: list[str],
+    ) -> None:  # fmt: skip
+        super().__init__(scheduler=scheduler, name=name)
+        self.name, self.queue, self.processes = name, queue, processes
+        given = dict(zip(worker_extra_args[::2], worker_extra_args[1::2], strict=True))
+        resources = dict(part.split("=") for part in given["--resources"].strip('"').split())
+        self.memory_limit = given["--memory-limit"]
+        self._made = lambda: Worker(
+            scheduler, name=name, nthreads=cores, memory_limit=self.memory_limit,
+            resources={key: float(amount) for key, amount in resources.items()},
+        )  # fmt: skip
+
+    async def start(self) -> None:
+        self.worker = await self._made()
+        await super().start()
+
+    async def close(self) -> None:
+        if self.worker.status is Status.running:  # else Dask has closed it
+            await self.worker.close()
+        await super().close()
+
+
+async def test_each_replica_is_a_job_with_its_labels(world: InProcessCluster) -> None:
+    cluster = world.cluster
+    cluster.job_cls = FakeJob
+    cluster._job_kwargs = {"queue": "gpu", "cores": 1, "memory": "1GB", "processes": 1, "worker_extra_args": None}
+    fm.provision(cluster, fm.Provisioning(mode="manual", **QUICK), deployment=document())
+    await ready(world, 0)
+    await fm.scale(world.client, {"m": {"cpu": 2}})
+    await ready(world, 2)
+    jobs = [job for job in cluster.workers.values() if isinstance(job, FakeJob)]
+    assert [(job.name, job.queue, job.processes, job.memory_limit) for job in jobs] == [
+        ("m-cpu-0", "gpu", 1, "0"),  # the engine's memory is not Dask's
+        ("m-cpu-1", "gpu", 1, "0"),
+    ]
+    assert (await world.client.compute(ask(question="q"))).text
+    await fm.scale(world.client, {"m": {"cpu": 0}})
+    await ready(world, 0)
+    await world.until(lambda: not any(isinstance(job, FakeJob) for job in cluster.workers.values()))
+
+
+# -- groups -----------------------------------------------------------------------------------------
+
+
+class FakeGroups:
+    """The part of `dask_kubernetes.operator.KubeCluster` that is used; the operator asks Dask which worker may go."""
+
+    def __init__(self, world: InProcessCluster) -> None:
+        self.world = world
+        self.loop, self.status, self.name = world.cluster.loop, Status.running, "fake"
+        self.scheduler_comm = world.cluster.scheduler_comm
+        self.groups: dict[str, dict[str, Worker]] = {}
+        self.calls: list[tuple[Any, ...]] = []
+        self._options: dict[str, dict[str, Any]] = {}
+        self._adaptive: Any = None
+        self._number = 0
+
+    @property
+    def scheduler_info(self) -> Any:
+        return self.world.scheduler.identity()
+
+    async def add_worker_group(self, name: str, n_workers: int, resources: dict[str, float]) -> None:
+        self.calls.append(("add", name, n_workers))
+        if name in self.groups:
+            raise ValueError(f"worker group {name} exists")
+        self.groups[name], self._options[name] = {}, {"resources": resources}
+        await self._bring(name, n_workers)
+
+    async def scale(self, n: int, worker_group: str) -> None:
+        self.calls.append(("scale", worker_group, n))
+        if worker_group not in self.groups:
+            raise ValueError(f"no worker group {worker_group}")
+        await self._bring(worker_group, n)
+
+    async def _bring(self, name: str, n: int) -> None:
+        group = self.groups[name]
+        for gone in [key for key, worker in group.items() if worker.status.name == "closed"]:
+            del group[gone]
+        for address in self.world.scheduler.workers_to_close(n=max(len(group) - n, 0), attribute="address"):
+            for key in [key for key, worker in group.items() if worker.address == address]:
+                await group.pop(key).close()
+        while len(group) < n:
+            self._number += 1
+            key = f"pod-{self._number}"
+            group[key] = await Worker(
+                self.world.scheduler.address, name=key, nthreads=8, memory_limit=0, **self._options[name]
+            )
+
+    async def close(self) -> None:
+        self._adaptive.stop()
+        for group in self.groups.values():
+            for worker in group.values():
+                await worker.close()
+
+
+@pytest.fixture
+async def pods(world: InProcessCluster) -> AsyncIterator[FakeGroups]:
+    made = FakeGroups(world)
+    yield made
+    await made.close()
+
+
+def provisioned(pods: FakeGroups) -> None:
+    fm.provision(
+        pods, fm.Provisioning(mode="manual", **QUICK), deployment=document(),
+        group_options=lambda replica: {"resources": labels(replica)},
+    )  # fmt: skip
+
+
+async def test_replicas_are_pods_of_a_group_for_each_model_and_accelerator(
+    world: InProcessCluster, pods: FakeGroups
+) -> None:
+    provisioned(pods)
+    await ready(world, 0)
+    await fm.scale(world.client, {"m": {"cpu": 3}})
+    await ready(world, 3)
+    assert pods.calls[0][:2] == ("add", "fm-m-cpu")
+    futures = [world.client.compute(ask(question=f"q{i}")) for i in range(12)]
+    await fm.scale(world.client, {"m": {"cpu": 1}})
+    await asyncio.gather(*futures)
+    reports = [await fm.report(future) for future in futures]
+    assert all(len(call.attempts) == 1 for report in reports for call in report.data.calls)
+    await ready(world, 1)
+    await world.until(lambda: pods.calls[-1] == ("scale", "fm-m-cpu", 1))
+
+
+async def test_a_new_manager_goes_on_with_the_groups_of_the_old_one(world: InProcessCluster, pods: FakeGroups) -> None:
+    provisioned(pods)
+    await ready(world, 0)
+    await fm.scale(world.client, {"m": {"cpu": 2}})
+    await ready(world, 2)
+    provisioned(pods)
+    await fm.scale(world.client, {"m": {"cpu": 3}})
+    await ready(world, 3)
+    assert pods.calls[-1] == ("scale", "fm-m-cpu", 3)
+    await fm.scale(world.client, {"m": {"cpu": 0}})
+    await ready(world, 0)
+    provisioned(pods)  # of which nothing tells but the group itself
+    await fm.scale(world.client, {"m": {"cpu": 1}})
+    await ready(world, 1)
+    assert [call[0] for call in pods.calls[-2:]] == ["add", "scale"]
