@@ -222,7 +222,8 @@ async def soak(asked: argparse.Namespace, log: Path) -> dict[str, Any]:
         problems = [f"{error!r}" for error in ended if not isinstance(error, asyncio.CancelledError)]
         await driver.settle()
         settled_s = time.monotonic() - started - held_s
-        problems += [*chaos.problems, *await _settled(cluster)]
+        problems += chaos.problems
+        left = await _settled(cluster)
     finally:
         await client.close()
         await cluster.close()
@@ -232,7 +233,8 @@ async def soak(asked: argparse.Namespace, log: Path) -> dict[str, Any]:
         "injected": dict(sorted(chaos.injected.items())),
         "clients_runs": chaos.clients_runs,
         "clients": driver.tally.to_dict(),
-        "problems": problems,
+        "problems": problems,  # of the soak itself
+        "left": left,
         "samples": [asdict(one) for one in samples],
     }
 
@@ -281,7 +283,8 @@ def main() -> None:
     text = table(found)
     print(text)
     clients = found["clients"]
-    wrong = [*found["breaches"], *found["problems"], *found["survivors"], *clients["lost"], *clients["wrong"]]
+    wrong = [*found["breaches"], *found["problems"], *found["left"], *found["survivors"]]
+    wrong += [*clients["lost"], *clients["wrong"]]
     if not asked.quick:
         write("soak", found, text)
         draw(found)

@@ -135,9 +135,12 @@ class Chaos:
                 await self._client.run(_tell_engine, kind, workers=[nanny.worker_address], on_error="ignore")
 
     async def _retire(self, name: str, nanny: Nanny) -> None:
+        pid = nanny.pid
         await self._client.retire_workers([nanny.worker_address])
         async with asyncio.timeout(60):
-            while nanny.status not in (Status.closed, Status.failed):  # noqa: ASYNC110 (nothing announces it)
+            while nanny.status not in (Status.closed, Status.failed):
+                if nanny.pid not in (pid, None):
+                    return  # another fault was quicker, and its nanny has started it again
                 await asyncio.sleep(0.1)
         self._cluster.workers.pop(name, None)
         await self._cluster._correct_state()

@@ -72,6 +72,10 @@ class Outlook(Protocol):
         """Runs with a deadline that still have calls to start: those under way, then by deadline, at most so many."""
         ...
 
+    def expected(self, now: float) -> Sequence[Job]:
+        """Runs as they may come from now on; empty as long as too few have come to tell."""
+        ...
+
 
 @immutable
 class Start:

@@ -40,6 +40,7 @@ class Placed(NamedTuple):
     call: int
     lane: int
     start: float
+    done: float  # when it has done what it is for
     end: float
 
 
@@ -80,7 +81,7 @@ def place_job(lines: Sequence[Line], tasks: Sequence[Task], slow: bool) -> list[
                 ready = done[i] + task.before_s
         end = ready
         for index, times in enumerate(task.calls):
-            best: tuple[float, int, float, float] | None = None
+            best: tuple[float, int, float, float, float] | None = None
             for lane, spent in enumerate(times):
                 if spent is None:
                     continue
@@ -94,11 +95,11 @@ def place_job(lines: Sequence[Line], tasks: Sequence[Task], slow: bool) -> list[
                     continue
                 key = -whole_s if slow and task.answers else start + due_s
                 if best is None or (key, lane) < best[:2]:
-                    best = key, lane, start, whole_s
+                    best = key, lane, start, due_s, whole_s
             if best is None:
                 return None
-            _, lane, start, whole_s = best
-            mine.append(Placed(number, index, lane, start, start + whole_s))
+            _, lane, start, due_s, whole_s = best
+            mine.append(Placed(number, index, lane, start, start + due_s, start + whole_s))
             end = max(end, start + whole_s)
             if task.in_turn:
                 ready = start + whole_s

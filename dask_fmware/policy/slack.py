@@ -11,14 +11,16 @@ ends it first among those that end it in time.
 If only a busy replica can still be in time, it waits for that one and lets others pass. If none can, it is
 *parked* behind all that can, or rejected if the run asks for that.
 Where calls run one at a time on few cards, it looks ahead: the runs under way and those that wait are placed on the
-cards in a few orders, the order with most runs in time wins, and what starts now in it is started. So a card may stay
-idle for the moment that plain code of a run takes, rather than be given away. It is worked out anew at each event.
+cards in a few orders, the order with most runs in time wins, of equal ones the one that answers soonest, and what
+starts now in it is started. So a card may stay idle for the moment that plain code of a run takes, rather than be given
+away. It is worked out anew at each event.
 On engines that batch, slots are kept for runs that have begun: as large a share as of their calls came too late lately,
 a quarter at most. A run that is let in and lost half-way has cost others their time. Background calls that run
 there do not count against fresh ones.
 Parked calls, and those without an SLO, are background: they take a replica when nothing urgent waits, and either
-no urgent call is likely to come meanwhile, or, on engines that batch, the typical urgent call is still in
-time beside them. One start in twenty is theirs by right once they have waited for long, so that nothing starves.
+no urgent call is likely to come meanwhile, or those that may come are in time all the same: on engines that batch the
+typical urgent call beside them, where it looks ahead the next runs, taken to be like the last ones at their rate. One
+start in twenty is theirs by right once they have waited for long, so that nothing starves.
 Of tenants, those that were given more card time for their weight than the least served other are ahead: their fresh
 runs come after those of the others, and on engines that batch only where typical urgent calls are in time beside them.
 The order is handed to engines that take priorities.
@@ -35,7 +37,7 @@ from math import inf
 
 from dask_fmware.policy.estimate import execution_s, expected_s
 from dask_fmware.policy.kinds import RankedReplicas, leaders
-from dask_fmware.policy.lookahead import look_ahead
+from dask_fmware.policy.lookahead import LookAhead
 from dask_fmware.policy.outlook import JobCall, Outlook, Plan
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
 
@@ -64,6 +66,7 @@ class Slack:
         """(model, whether it answers) -> prompt, output and allowed seconds of urgent calls."""
         self._lost: dict[str, float] = {}  # model -> share of calls of runs under way that came too late lately
         self._starts = 0  # of urgent calls since a background call had its turn
+        self._ahead = LookAhead(_cost)
         self._plan: Plan | None = None  # for the decisions of this moment
         self._state: tuple[RankedReplicas, int, float] | None = None  # replicas as `_looks` saw them
         self._looks: dict[tuple[object, ...], tuple[float, str, float, bool]] = {}
@@ -98,7 +101,7 @@ class Slack:
 
     def plan(self, outlook: Outlook, now: float) -> Plan | None:
         """Look ahead over all runs, where calls run one at a time."""
-        self._plan = look_ahead(outlook, _cost, now)
+        self._plan = self._ahead.plan(outlook, now)
         if self._plan is not None:
             self._starts += len(self._plan.starts)
         return self._plan
@@ -171,22 +174,30 @@ class Slack:
         room = [replica for replica in leaders(replicas, self.rank) if replica.has_room]
         if not room:
             return ALL_BUSY
-        rate = self._rate(now)
         best: tuple[float, str, str] | None = None
         for replica in room:
             spent_s = expected_s(call.prompt_tokens, call.output_tokens, replica, now)
             found = spent_s, replica.name, replica.replica_id
             if self._plan is not None and now + spent_s > self._plan.free_until.get(replica.replica_id, inf):
                 continue
-            if (best is None or found < best) and (rate * spent_s <= EVEN_ODDS or self._is_spare(replica, now)):
+            if (best is None or found < best) and self._spares(replica, spent_s, now):
                 best = found
         if best is None:
             if self._turn(call, now):
                 replica = room[0]
                 return Bind(replica.replica_id, "it has waited for long", inf)
+            rate = self._rate(now)
             pause_s = 1.0 / rate if rate > 0 else 1.0
             return Wait("an urgent call is likely to come meanwhile", until=now + pause_s)
         return Bind(best[2], "no urgent call needs the replica", inf)
+
+    def _spares(self, replica: ReplicaView, spent_s: float, now: float) -> bool:
+        """Whether urgent calls can do without a slot of a replica for so long: none is likely, or all stay in time."""
+        if self._rate(now) * spent_s <= EVEN_ODDS:
+            return True
+        if self._plan is not None:
+            return self._ahead.leaves_room(replica.replica_id, spent_s, now)
+        return self._is_spare(replica, now)
 
     def _is_spare(self, replica: ReplicaView, now: float) -> bool:
         """Whether urgent calls can do without what one more call takes of a replica."""

@@ -235,7 +235,7 @@ class Machine:
         report.first_token_at = max(firsts, default=report.finished_at if event.state == "finished" else None)
         for base, rounds in run.rounds.items():
             self.knowledge.observe_rounds(run.plan.workflow, base, rounds, run.bodies[base] / rounds)
-        self.to_come.remove(run)
+        self.to_come.ended(run)
         return []
 
     def _run_dropped(self, run_id: str, now: float) -> list[Action]:

@@ -13,6 +13,7 @@ from dask_fmware.model.report import CallReport
 from dask_fmware.policy.outlook import Job, JobCall, JobStep, Lane
 from dask_fmware.runtime.fleet import Fleet
 from dask_fmware.runtime.knowledge import Shape, base_name
+from dask_fmware.runtime.likely import Likely, job_call
 from dask_fmware.runtime.runs import CallRecord, RunRecord, Runs
 from dask_fmware.runtime.views import CallViews
 
@@ -32,6 +33,7 @@ class ToCome:
         self._begun: dict[str, RunRecord] = {}
         self._number: dict[str, tuple[float, int]] = {}
         self._count = 0
+        self._likely = Likely(views)
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -43,6 +45,7 @@ class ToCome:
         if run.begun:
             self._begun[run_id] = run
             return
+        self._likely.submitted(run.report.submitted)
         self._count += 1
         self._number[run_id] = run.deadline, self._count
         insort(self._fresh, (run.deadline, self._count, run_id))
@@ -52,8 +55,14 @@ class ToCome:
         if self._forget(run.plan.run_id):
             self._begun[run.plan.run_id] = run
 
+    def ended(self, run: RunRecord) -> None:
+        """A run has ended: the next may be like it."""
+        self.remove(run)
+        if run.deadline is not None and run.report.state == "finished" and self._fleet.lanes:
+            self._likely.ended(run)
+
     def remove(self, run: RunRecord) -> None:
-        """A run has ended, or cannot be in time any more."""
+        """A run cannot be in time any more."""
         self._forget(run.plan.run_id)
         self._begun.pop(run.plan.run_id, None)
 
@@ -87,6 +96,10 @@ class ToCome:
             if (fresh := self._runs.get(run_id)) is not None and (job := self._job(fresh, now)) is not None:
                 jobs.append(job)
         return jobs
+
+    def expected(self, now: float) -> Sequence[Job]:
+        """Runs as they may come from now on."""
+        return self._likely.jobs(now)
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -145,7 +158,7 @@ class ToCome:
         ends, is_new = 0.0, True
         if node.model is None and not reports:
             for body, count in knowledge.expected_bodies(shape.workflow, node.name):
-                open_.extend([self._call(shape.workflow, body, None)] * count)
+                open_.extend([job_call(knowledge, shape.workflow, body)] * count)
             return open_, ends, is_new
         for report in reports:
             call = self._runs.calls.get(report.call_id)
@@ -156,14 +169,8 @@ class ToCome:
                 continue
             is_runnable = report.state in ("held", "queued")
             is_new = is_new and not is_runnable
-            open_.append(self._call(shape.workflow, call.node, call.call_id if is_runnable else None))
+            open_.append(job_call(knowledge, shape.workflow, call.node, call.call_id if is_runnable else None))
         return open_, ends, is_new
-
-    def _call(self, workflow: str, node: PlannedNode, call_id: str | None) -> JobCall:
-        knowledge = self._views.knowledge
-        prompt = knowledge.prompts.known(workflow, node.name) or 0.0
-        output = knowledge.outputs.expected(workflow, node.name, node.max_tokens)
-        return JobCall(call_id, node.model or "", prompt, output)
 
     def _end(self, call: CallRecord, now: float) -> float:
         attempt = call.attempt
