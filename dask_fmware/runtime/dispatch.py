@@ -313,7 +313,7 @@ class Dispatcher:
         expected_s = expected.by_law_s
         attempts.begin(call, replica, number, reason, expected, ideal, now)
         self._to_come.begun(call.run)
-        self._shares.given(view.tenant, expected_s / replica.slots)
+        self._shares.given(view.tenant, call.run.level, expected_s / replica.slots)
         context_tokens = view.prompt_tokens + int(view.output_tokens / 2)
         held = Held(now + expected_s, context_tokens, view.due is None or view.parked)
         law = fleet.law(replica)

@@ -14,6 +14,7 @@ from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, PackedReport, RunReport
 from dask_fmware.policy.protocol import CallView
 from dask_fmware.runtime.knowledge import Decided, Shape
+from dask_fmware.runtime.shares import Level
 
 __all__ = ["TERMINAL", "CallRecord", "RunRecord", "Runs", "sources"]
 
@@ -59,6 +60,11 @@ class RunRecord:
     idle_since: float = 0.0  # when the last of its calls ended
     rounds: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies that ran one after the other
     bodies: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies
+
+    @property
+    def level(self) -> Level:
+        """Runs of equal urgency, among which tenants have shares."""
+        return self.plan.priority, self.deadline is not None
 
     @property
     def decided(self) -> Decided:

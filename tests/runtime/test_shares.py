@@ -8,41 +8,54 @@ from dask_fmware.model.plan import Objective
 from dask_fmware.runtime.shares import Shares
 from tests.runtime.builders import Driver, assigned, plan, replica
 
+LEVEL = 0, True  # ordinary priority, with a deadline
+
 
 def test_a_tenant_alone_is_never_ahead() -> None:
     shares = Shares()
     for now in range(5):
-        assert shares.submitted("a", 1.0, float(now)) == 0.0
-        shares.given("a", 100.0)
+        assert shares.submitted("a", LEVEL, 1.0, float(now)) == 0.0
+        shares.given("a", LEVEL, 100.0)
 
 
 def test_who_was_given_more_is_ahead_by_the_difference_over_the_weight() -> None:
     shares = Shares({"heavy": 4.0})
     for tenant in ("heavy", "light"):
-        shares.submitted(tenant, 1.0, 0.0)
+        shares.submitted(tenant, LEVEL, 1.0, 0.0)
     for tenant in ("heavy", "light"):
-        shares.given(tenant, 2.0)
-    assert shares.submitted("heavy", 1.0, 0.0) == 0.0
-    assert shares.submitted("light", 1.0, 0.0) == pytest.approx(2.0 - 2.0 / 4.0)
+        shares.given(tenant, LEVEL, 2.0)
+    assert shares.submitted("heavy", LEVEL, 1.0, 0.0) == 0.0
+    assert shares.submitted("light", LEVEL, 1.0, 0.0) == pytest.approx(2.0 - 2.0 / 4.0)
 
 
 def test_who_comes_back_is_level_with_the_least_served() -> None:
     shares = Shares()
-    shares.submitted("a", 1.0, 0.0)
-    shares.given("a", 50.0)
-    assert shares.submitted("b", 1.0, 5.0) == 0.0
-    shares.given("b", 1.0)
-    assert shares.submitted("a", 1.0, 5.0) == 0.0
-    assert shares.submitted("b", 1.0, 5.0) == pytest.approx(1.0)
+    shares.submitted("a", LEVEL, 1.0, 0.0)
+    shares.given("a", LEVEL, 50.0)
+    assert shares.submitted("b", LEVEL, 1.0, 5.0) == 0.0
+    shares.given("b", LEVEL, 1.0)
+    assert shares.submitted("a", LEVEL, 1.0, 5.0) == 0.0
+    assert shares.submitted("b", LEVEL, 1.0, 5.0) == pytest.approx(1.0)
 
 
 def test_who_asks_for_nothing_any_more_claims_no_share() -> None:
     shares = Shares()
-    shares.submitted("gone", 1.0, 0.0)
-    shares.submitted("a", 1.0, 0.0)
-    shares.given("a", 9.0)
-    assert shares.submitted("a", 1.0, 9.0) == pytest.approx(9.0)
-    assert shares.submitted("a", 1.0, 11.0) == 0.0
+    shares.submitted("gone", LEVEL, 1.0, 0.0)
+    shares.submitted("a", LEVEL, 1.0, 0.0)
+    shares.given("a", LEVEL, 9.0)
+    assert shares.submitted("a", LEVEL, 1.0, 9.0) == pytest.approx(9.0)
+    assert shares.submitted("a", LEVEL, 1.0, 11.0) == 0.0
+
+
+def test_a_job_without_a_deadline_has_no_claim_against_urgent_runs() -> None:
+    shares, background = Shares(), (-100, False)
+    shares.submitted("job", background, 1.0, 0.0)
+    shares.submitted("users", LEVEL, 1.0, 0.0)
+    shares.given("users", LEVEL, 50.0)
+    assert shares.submitted("users", LEVEL, 1.0, 0.0) == 0.0
+    shares.given("job", background, 500.0)
+    assert shares.submitted("job", LEVEL, 1.0, 0.0) == 0.0
+    assert shares.submitted("users", LEVEL, 1.0, 0.0) == 0.0
 
 
 def test_a_run_of_the_tenant_that_was_given_less_is_served_before_one_that_waits_longer() -> None:
