@@ -43,7 +43,7 @@ SCENARIOS = Path(__file__).parent / "scenarios"
 def _ends(call: CallView, replica: ReplicaView, now: float) -> float:
     """When a call would end on a replica, by the latency figure and what waits there."""
     tokens = 0.0 if call.answers else call.output_tokens
-    free_at = max(now, replica.slot_free_at) if replica.is_full else now
+    free_at = max(now, replica.slot_free_at)
     waiting_s = replica.waiting_s / (replica.card_slots or replica.slots)
     return free_at + waiting_s + execution_s(replica.latency, call.prompt_tokens, tokens)
 

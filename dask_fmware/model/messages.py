@@ -31,7 +31,7 @@ __all__ = [
     "check_version",
 ]
 
-PROTOCOL_VERSION = 4  # raise it also when a default changes: a field with its default does not travel
+PROTOCOL_VERSION = 5  # raise it also when a default changes: a field with its default does not travel
 TRAVELS = "travels"  # of a field that is sent even if it has its default
 ENDLESS = "endless"  # of a number that may be infinite
 
@@ -144,7 +144,7 @@ def _misfit(op: str, name: str, value: object) -> VersionMismatchError:
 
 @immutable
 class Grant(_Message):
-    """Scheduler to worker: this call may run here, as this attempt. Precedes the Dask task on the stream."""
+    """Scheduler to worker: this call may run here, as this attempt, when a slot is free. Precedes its Dask task."""
 
     op: ClassVar[str] = "fmware-grant"
     call_id: str
@@ -152,6 +152,7 @@ class Grant(_Message):
     priority: float = field(default=0.0, metadata={ENDLESS: True})
     stall_s: float = 0.0  # without a token, after which the attempt is given up; 0 is never
     incarnation: int = 0  # of the engine that is meant
+    wait_s: float = 0.0  # for a slot, after which the call is given back; 0: one is free, or will be
 
 
 @immutable
@@ -168,7 +169,8 @@ class FirstToken(_Message):
 class AttemptEnded(_Message):
     """Worker to scheduler: the engine slot of an attempt is free.
 
-    "undelivered" is said by the scheduler itself: the assignment never left for its replica.
+    "undelivered": it never began. The worker says so of one that waited too long for its slot or whose engine died
+    meanwhile, the scheduler itself of an assignment that never left for its replica.
     """
 
     op: ClassVar[str] = "fmware-ended"
@@ -179,7 +181,8 @@ class AttemptEnded(_Message):
     output_tokens: int = 0
     cached_tokens: int = 0
     ttft_s: float | None = None
-    latency_s: float | None = None
+    latency_s: float | None = None  # in the engine
+    waited_s: float = 0.0  # for a slot, before that
     error: str = ""  # type and message of the cause, for "failed" and "retry"
     is_repaired: bool = False  # the answer had to be mended to have the format asked for
     format_tokens: int | None = None  # output tokens that the format took; None: no format was asked for

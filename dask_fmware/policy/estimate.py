@@ -40,11 +40,10 @@ def execution_s(latency: Latency, prompt_tokens: float, output_tokens: float) ->
 def estimate(call: CallView, replica: ReplicaView, now: float) -> Estimate:
     """Cost of `call` on `replica` if it were bound there at `now`."""
     tokens = 0.0 if call.answers else call.output_tokens
-    l_r = max(0.0, replica.slot_free_at - now) if replica.is_full else 0.0
     return Estimate(
         l_x=execution_s(replica.latency, call.prompt_tokens, tokens),
         l_q=replica.waiting_s / (replica.card_slots or replica.slots),
-        l_r=l_r,
+        l_r=max(0.0, replica.slot_free_at - now),
     )
 
 
@@ -75,5 +74,4 @@ def expected_parts_s(
 def free_first(replica: ReplicaView) -> Rank:
     """Order of equally fast replicas by when they could start one more call."""
     queue_s = replica.waiting_s / (replica.card_slots or replica.slots)
-    free_at = replica.slot_free_at if replica.is_full else 0.0
-    return (free_at + queue_s, replica.card_running, replica.name, replica.replica_id)
+    return (replica.slot_free_at + queue_s, replica.card_running, replica.name, replica.replica_id)

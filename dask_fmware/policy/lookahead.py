@@ -149,13 +149,14 @@ def _plan(jobs: Sequence[Job], placed: dict[int, list[Placed]], lanes: Sequence[
         for one in calls:
             step = job.steps[one.task]
             call = step.calls[one.call]
-            if one.start <= now and call.call_id is not None and lanes[one.lane].free_at <= now:
-                replica = lanes[one.lane].replicas[call.model]
+            lane = lanes[one.lane]
+            if call.call_id is not None and lane.has_room and one.start <= max(now, lane.free_at):
+                replica = lane.replicas[call.model]
                 why = f"planned with {len(placed)} runs in time, of {len(jobs)}"
                 starts.append(Start(call.call_id, replica.replica_id, why, step.due))
             else:
                 first[one.lane] = min(first[one.lane], one.start)
-    idle = [at for at, lane in zip(first, lanes, strict=True) if now < at < inf and lane.free_at <= now]
+    idle = [at for at, lane in zip(first, lanes, strict=True) if lane.has_room and max(now, lane.free_at) < at < inf]
     free_until = {
         replica.replica_id: at for at, lane in zip(first, lanes, strict=True) for replica in lane.replicas.values()
     }

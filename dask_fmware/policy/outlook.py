@@ -59,6 +59,7 @@ class Lane:
 
     free_at: float  # when it is expected to end the call that it runs; in the past if it runs none
     replicas: Mapping[str, ReplicaView]  # by model
+    has_room: bool = True  # it runs none, or one that is about to end
 
 
 class Outlook(Protocol):

@@ -68,11 +68,11 @@ class ReplicaView:
     accelerator: str
     card: str
     slots: int
-    running: int  # attempts that hold a slot, <= slots
+    running: int  # attempts that hold a slot and are not about to end
     waiting: int  # calls bound to it that wait for a slot
     card_running: int  # attempts on all replicas of its card
     latency: Latency  # of its model on its accelerator
-    slot_free_at: float  # when a slot is expected to be free; in the past if one is
+    slot_free_at: float  # when a slot is expected to be free, also where there is room; 0 if one is
     waiting_s: float  # expected work of the calls that wait, in seconds of one slot
     card_slots: int | None = None  # attempts at once on its card; None: as many as its replicas have slots
     law: StepLaw | None = None  # step-time law, where a profile is known
@@ -90,7 +90,7 @@ class ReplicaView:
 
     @property
     def has_room(self) -> bool:
-        """Whether a call bound now starts now."""
+        """Whether a call bound now starts now, or when an attempt has ended that is about to."""
         if self.card_slots is not None and (self.card_running >= self.card_slots or self.card_waiting):
             return False
         return self.running < self.slots and not self.waiting

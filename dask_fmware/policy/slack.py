@@ -93,9 +93,15 @@ class Slack:
 
     def rank(self, replica: ReplicaView) -> Rank:
         """Replicas with room first, then those that have room soonest; emptier ones first."""
-        free_at = replica.slot_free_at if replica.is_full else 0.0
         load = replica.outstanding / replica.slots
-        return (not replica.has_room, free_at, load, replica.card_running, replica.name, replica.replica_id)
+        return (
+            not replica.has_room,
+            replica.slot_free_at,
+            load,
+            replica.card_running,
+            replica.name,
+            replica.replica_id,
+        )
 
     # -- plan ------------------------------------------------------------------------------------
 
@@ -153,10 +159,11 @@ class Slack:
             any_room = any_room or has_room
             own_s = expected_s(call.prompt_tokens, tokens, replica, now)
             own_s = own_s + replica.delay_s if call.answers else own_s * replica.stretch
+            end = max(now, replica.slot_free_at) + own_s
             if has_room and self._takes(call, replica, now):
-                best = min(best, (now + own_s, replica.name, replica.replica_id))
+                best = min(best, (end, replica.name, replica.replica_id))
             else:
-                soonest = min(soonest, max(now, replica.slot_free_at if replica.is_full else now) + own_s)
+                soonest = min(soonest, end)
         found = best[0], best[2], soonest, any_room
         if isinstance(replicas, RankedReplicas):
             self._looks[key] = found
@@ -176,7 +183,8 @@ class Slack:
             return ALL_BUSY
         best: tuple[float, str, str] | None = None
         for replica in room:
-            spent_s = expected_s(call.prompt_tokens, call.output_tokens, replica, now)
+            wait_s = max(0.0, replica.slot_free_at - now)
+            spent_s = wait_s + expected_s(call.prompt_tokens, call.output_tokens, replica, now)
             found = spent_s, replica.name, replica.replica_id
             if self._plan is not None and now + spent_s > self._plan.free_until.get(replica.replica_id, inf):
                 continue

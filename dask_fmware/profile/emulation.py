@@ -116,6 +116,11 @@ class EmulatedBatch:
         """Whether it holds no sequence at all."""
         return not self._used and not self._waiting
 
+    def holds_slot(self, sequence_id: Hashable) -> bool:
+        """Whether a sequence is here and waits no longer."""
+        sequence = self._ids.get(sequence_id)
+        return sequence is not None and sequence.admitted
+
     def tokens(self, sequence_id: Hashable, now: float) -> int:
         """Output tokens that a sequence has at `now`, which is not after `next_event_at`."""
         sequence = self._ids.get(sequence_id)

@@ -12,7 +12,7 @@ __all__ = ["Action", "Assign", "Fail", "Hold", "Refuse", "Skip"]
 
 @immutable
 class Assign:
-    """Run a call on a replica, which has a free slot for it."""
+    """Run a call on a replica, which has a slot for it, or has one in a moment."""
 
     call_id: str
     replica_id: str
@@ -21,6 +21,7 @@ class Assign:
     reason: str
     stall_s: float = 0.0  # without a token, after which the attempt is given up; 0 is never
     incarnation: int = 0  # of the replica's engine
+    wait_s: float = 0.0  # that it may be ahead of its slot, after which it comes back; 0: a slot is free
 
 
 @immutable

@@ -13,7 +13,7 @@ from dask_fmware.runtime.actions import Fail
 from dask_fmware.runtime.corrections import Prediction
 from dask_fmware.runtime.runs import CallRecord
 
-__all__ = ["begin", "close", "end", "fail", "first_token", "reject", "undelivered"]
+__all__ = ["begin", "begun", "close", "end", "fail", "first_token", "lose", "reject", "undelivered"]
 
 
 def begin(
@@ -49,6 +49,13 @@ def begin(
     report.state, report.reason = "running", reason
     call.tries += 1
     call.run.begun = True
+
+
+def begun(call: CallRecord, number: int, now: float) -> None:
+    """An attempt that was ahead has a slot: its time counts from here, unless its engine was quicker."""
+    attempt = _numbered(call, number)
+    if attempt is not None and attempt.first_token_at is None and attempt.ended_at is None:
+        attempt.started_at = now - call.run.report.submitted
 
 
 def first_token(call: CallRecord, number: int, now: float) -> None:
@@ -112,6 +119,20 @@ def close(call: CallRecord, now: float, error: str = "") -> None:
     """The attempt under way, if there is one, is of no use any more."""
     if (attempt := call.attempt) is not None:
         attempt.outcome, attempt.error, attempt.ended_at = "lost", error, now - call.run.report.submitted
+
+
+def lose(call: CallRecord, now: float, error: str, *, began: bool) -> None:
+    """The attempt under way is lost with its replica; its task comes back as runnable.
+
+    One that was ahead had no part in it and is no try of its call, but only once: the end of the attempt before it may
+    be what was lost too.
+    """
+    attempt = call.attempt
+    close(call, now, error)
+    call.report.state = "planned"
+    if attempt is not None and not began and not call.spared:
+        call.spared = True
+        undelivered(call, attempt.attempt, now)
 
 
 def fail(call: CallRecord, error: FMwareError) -> Fail:

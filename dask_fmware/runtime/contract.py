@@ -54,6 +54,7 @@ class _Call:
     is_over: bool = False  # finished or skipped
     tries: set[int] = field(default_factory=set)  # attempts since it last finished
     latest: int = 0  # attempt
+    spared: bool = False  # a try that was lost before it began was not counted
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ class _Run:
 class _Place:
     replica: Replica
     drains: bool = False
-    running: set[tuple[str, int]] = field(default_factory=set)
+    running: dict[tuple[str, int], None] = field(default_factory=dict)  # those beyond its slots have not begun
 
 
 class Contract:
@@ -250,7 +251,7 @@ class Contract:
             call.tries.discard(event.attempt)  # its replica never heard of it
         if held is None:
             return  # said before, or its replica was lost
-        held.running.remove(key)
+        del held.running[key]
         self.counts[f"attempts {event.outcome}"] += 1
         if call is None or event.attempt != call.latest:
             return
@@ -301,18 +302,19 @@ class Contract:
             self._broken(PLACES, f"{what} for model '{call.node.model}' was assigned to one of '{replica.model}'")
         if place.drains:
             self._broken(PLACES, f"{what} was assigned to '{made.replica_id}', which takes no calls")
-        if len(place.running) >= replica.slots:
+        each = 2 if made.wait_s > 0 else 1  # attempts for a slot: one runs and one is ahead
+        if len(place.running) >= each * replica.slots:
             self._broken(PLACES, f"{what} was assigned to '{made.replica_id}', whose {replica.slots} slots are taken")
-        self._check_card(replica, what)
-        place.running.add((made.of, made.attempt))
+        self._check_card(replica, what, each)
+        place.running[made.of, made.attempt] = None
         self._slots[made.of, made.attempt] = place
 
-    def _check_card(self, replica: Replica, what: str) -> None:
+    def _check_card(self, replica: Replica, what: str, each: int) -> None:
         if replica.card_slots is None:
             return
         there = [place for place in self._places.values() if place.replica.card == replica.card]
         bound = min(p.replica.card_slots for p in there if p.replica.card_slots is not None)
-        if sum(len(place.running) for place in there) >= bound:
+        if sum(len(place.running) for place in there) >= each * bound:
             self._broken(PLACES, f"{what} was assigned to card '{replica.card}', whose {bound} slots are taken")
 
     # -- replicas --------------------------------------------------------------------------------
@@ -330,8 +332,12 @@ class Contract:
         if place is not None:
             self.counts["replicas gone"] += 1
             self.counts["attempts lost"] += len(place.running)
-            for key in place.running:
-                del self._slots[key]
+            for number, (call_id, attempt) in enumerate(place.running):
+                del self._slots[call_id, attempt]
+                call = self._calls.get(call_id)
+                if number >= place.replica.slots and call is not None and not call.spared:
+                    call.spared = True
+                    call.tries.discard(attempt)
 
 
 def _same(known: Replica, told: Replica) -> bool:

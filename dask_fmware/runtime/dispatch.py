@@ -7,6 +7,7 @@ exceeded) and performs it. It does not know why calls come or go.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence, Set
+from math import inf
 
 from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.policy import estimate
@@ -15,11 +16,13 @@ from dask_fmware.policy.protocol import Bind, Choice, Park, Policy, ReplicaView,
 from dask_fmware.profile.correction import load_band
 from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Action, Assign
-from dask_fmware.runtime.fleet import Fleet, Held, ReplicaState
+from dask_fmware.runtime.fleet import Fleet
+from dask_fmware.runtime.knowledge import base_name
 from dask_fmware.runtime.outlook import ToCome
 from dask_fmware.runtime.queue import CallQueue, Cursor, Ticket
 from dask_fmware.runtime.runs import CallRecord, Runs
 from dask_fmware.runtime.shares import Shares
+from dask_fmware.runtime.slots import Held, ReplicaState
 from dask_fmware.runtime.views import CallViews
 
 __all__ = ["Dispatcher"]
@@ -67,7 +70,7 @@ class Dispatcher:
     ) -> None:
         self.policy = policy
         self._planner: Planner | None = policy if isinstance(policy, Planner) else None
-        self.wake_at: float | None = None  # when to look again, because a call waits for a time and not for an event
+        self._look_at: float | None = None  # when a call that waits is to be looked at again
         self._fleet = fleet
         self._runs = runs
         self._views = views
@@ -95,7 +98,22 @@ class Dispatcher:
         """Calls of a model that are held centrally."""
         return len(self._queues.get(model, ()))
 
+    @property
+    def wake_at(self) -> float | None:
+        """When to look again, because a call waits for a time and not for an event, or a slot is about to be free."""
+        due = self._fleet.ahead.next_at if self._waiting else inf
+        return self._look_at if due == inf or (self._look_at is not None and self._look_at < due) else due
+
     # -- calls that come and go ------------------------------------------------------------------
+
+    def look(self, now: float) -> list[Action]:
+        """The time has come that calls have waited for."""
+        self._look_at = None
+        return self.come(now) + self.offer(self.models, now)
+
+    def come(self, now: float) -> list[Action]:
+        """Let calls take the slots that are about to be free."""
+        return [action for state in self._fleet.come(now) for action in self.serve(state, now)]
 
     def arrive(self, call: CallRecord, now: float) -> list[Action]:
         """Decide for a call that is runnable: at once where no other waits, else when it is its turn."""
@@ -267,8 +285,8 @@ class Dispatcher:
         return actions
 
     def _look_again_at(self, when: float | None) -> None:
-        if when is not None and (self.wake_at is None or when < self.wake_at):
-            self.wake_at = when
+        if when is not None and (self._look_at is None or when < self._look_at):
+            self._look_at = when
 
     def _bind(self, call: CallRecord, choice: Bind, now: float) -> list[Action]:
         """Give a call to the replica that the policy chose: a slot if one is free, else its queue."""
@@ -308,19 +326,21 @@ class Dispatcher:
         while fleet.holds(call_id, number):  # a run of the same id was dropped, and its abort is under way
             number += 1
         ideal = self._views.execution(replica.model, view.prompt_tokens, view.output_tokens)
-        band = load_band(len(state.running), state.waiting, replica.slots)
+        band = load_band(state.busy, state.waiting, replica.slots)
         expected = fleet.corrections.pace(replica.model, replica.accelerator).predict(band, *parts_s)
         expected_s = expected.by_law_s
         attempts.begin(call, replica, number, reason, expected, ideal, now)
         self._to_come.begun(call.run)
         self._shares.given(view.tenant, call.run.level, expected_s / replica.slots)
         context_tokens = view.prompt_tokens + int(view.output_tokens / 2)
-        held = Held(now + expected_s, context_tokens, view.due is None or view.parked)
+        kind = (replica.model, replica.accelerator, view.workflow, base_name(view.node))
+        held = Held(expected_s, context_tokens, view.due is None or view.parked, kind)
+        wait_s = fleet.ahead.patience_s(state, held, now)
         law = fleet.law(replica)
         if law is not None:
             state.given(held, law.prompt_s(view.prompt_tokens), now)
-        fleet.take(state, call_id, number, held)
+        fleet.take(state, call_id, number, held, now)
         if priority is None:
             priority = -float(call.run.plan.priority)
         stall_s = max(self._stall_s, STALL * expected_s) if self._stall_s else 0.0
-        return Assign(call_id, replica.replica_id, number, priority, reason, stall_s, replica.incarnation)
+        return Assign(call_id, replica.replica_id, number, priority, reason, stall_s, replica.incarnation, wait_s)

@@ -74,16 +74,22 @@ class Decision:
     replica_id: str = ""
     attempt: int = 0
     priority: float = 0.0
+    wait_s: float = 0.0  # that it may be ahead of its slot
 
     def __str__(self) -> str:
-        on = f" on {self.replica_id} (attempt {self.attempt}, priority {self.priority:g})" if self.replica_id else ""
+        ahead = ", ahead" if self.wait_s else ""
+        on = (
+            f" on {self.replica_id} (attempt {self.attempt}, priority {self.priority:g}{ahead})"
+            if self.replica_id
+            else ""
+        )
         return f"{self.kind} {self.of}{on}"
 
 
 def decision(action: Action) -> Decision:
     """Return what was decided."""
     if isinstance(action, Assign):
-        return Decision("Assign", action.call_id, action.replica_id, action.attempt, action.priority)
+        return Decision("Assign", action.call_id, action.replica_id, action.attempt, action.priority, action.wait_s)
     return Decision(type(action).__name__, action.run_id if isinstance(action, Refuse) else action.call_id)
 
 
@@ -129,7 +135,7 @@ def _action(action: Action) -> list[object]:
     priority = made.priority if abs(made.priority) < inf else str(made.priority)
     told = [made.kind, made.of, made.replica_id, made.attempt, priority]
     error = f"{type(action.error).__name__}: " if isinstance(action, Fail | Refuse) else ""
-    return [*told, error + action.reason]
+    return [*told, error + action.reason, *([made.wait_s] if made.wait_s else [])]
 
 
 def read_log(lines: Iterable[str], name: str = "log") -> tuple[Head, Iterator[Line]]:
@@ -170,7 +176,10 @@ def _events(lines: Iterator[str], name: str) -> Iterator[Line]:
         try:
             told = json.loads(text)
             event = _EVENTS[told["event"]].validate_python(told["is"], strict=False)
-            decisions = tuple(Decision(kind, of, on, attempt, float(p)) for kind, of, on, attempt, p, _ in told["do"])
+            decisions = tuple(
+                Decision(kind, of, on, attempt, float(p), *wait_s)
+                for kind, of, on, attempt, p, _, *wait_s in told["do"]
+            )
             reasons = tuple(done[5] for done in told["do"])
             line = Line(number, float(told["at"]), event, decisions, reasons)
         except (ValueError, KeyError, TypeError, IndexError, ValidationError) as error:

@@ -1,13 +1,12 @@
-"""The replicas as the machine knows them: slots, queues, and the immutable views that policies see.
+"""The replicas as the machine knows them: by id, by model, by card, and the immutable views that policies see.
 
-It owns the accounting of slots, of replicas and of their cards. It does not know why a call is where it is.
+It owns which attempt is where. What a slot is, `slots` knows; why a call is where it is, it does not know.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
 
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
@@ -15,158 +14,17 @@ from dask_fmware.policy.kinds import RankedReplicas
 from dask_fmware.policy.protocol import Rank, ReplicaView
 from dask_fmware.profile.correction import ConformalQuantile
 from dask_fmware.profile.law import StepLaw
+from dask_fmware.runtime.ahead import Ahead
 from dask_fmware.runtime.corrections import Corrections
 from dask_fmware.runtime.handover import HandOver
-from dask_fmware.runtime.queue import CallQueue, Ticket
+from dask_fmware.runtime.slots import AttemptKey, Card, Held, ReplicaState
 from dask_fmware.spec.deployment import Latency
 
-__all__ = ["Card", "Fleet", "Held", "ReplicaState"]
+__all__ = ["Fleet"]
 
 
 MOST_LANES = 8  # beyond, what is planned for one call at a time gains little over the choice of many replicas
 STRETCH = 0.5  # quantile of measured over expected duration that policies reckon with
-
-
-class Held:
-    """What an attempt takes of its replica."""
-
-    __slots__ = ("context_tokens", "expected_end", "is_background", "prompts_s", "seen_at", "tokens")
-
-    def __init__(self, expected_end: float, context_tokens: int = 0, is_background: bool = False) -> None:
-        self.expected_end = expected_end
-        self.context_tokens = context_tokens  # on average while it runs
-        self.is_background = is_background  # of a call without an objective, or of one that is parked
-        self.tokens = 0  # generated, as its worker said last
-        self.seen_at = 0.0  # when that was
-        self.prompts_s = 0.0  # of all prompts that its replica was given up to its own
-
-
-class Card:
-    """One piece of hardware and the replicas on it."""
-
-    __slots__ = ("replicas", "running", "slots", "waiting")
-
-    def __init__(self) -> None:
-        self.replicas: list[ReplicaState] = []
-        self.running = 0
-        self.waiting = 0
-        self.slots: int | None = None  # attempts at once over all replicas
-
-
-class ReplicaState:
-    """One replica: attempts that hold its slots, calls that wait for one."""
-
-    __slots__ = (
-        "_ends", "_expected_s", "_queue", "background", "card", "context_tokens", "draining", "position",
-        "prefill_until", "prompts_s", "replica", "running", "waiting", "waiting_s",
-    )  # fmt: skip
-
-    def __init__(self, replica: Replica, card: Card | None = None) -> None:
-        self.replica = replica
-        self.card = card or Card()
-        self.draining = False
-        self.position = -1  # among the views of its model; -1 while it is not offered
-        self.running: dict[tuple[str, int], Held] = {}  # (call id, attempt)
-        self.background = 0  # of the running
-        self.prefill_until = 0.0  # when the prompts that it was given should be processed, as far as is known
-        self.prompts_s = 0.0  # of all that it was given
-        self.context_tokens = 0
-        self.waiting = 0  # calls bound here that wait for a slot
-        self.waiting_s = 0.0
-        self._ends: list[tuple[float, tuple[str, int]]] = []  # a heap of expected ends; some attempts are over
-        self._queue = CallQueue()
-        self._expected_s: dict[str, float] = {}  # call id -> expected seconds, of those in the queue
-
-    @property
-    def free_slots(self) -> int:
-        """Slots without an attempt, as far as the card has room for one."""
-        card = self.card
-        return self.replica.slots - len(self.running) if card.slots is None or card.running < card.slots else 0
-
-    def start(self, call_id: str, attempt: int, held: Held) -> None:
-        """Let an attempt take a slot."""
-        self.running[call_id, attempt] = held
-        self.context_tokens += held.context_tokens
-        self.background += held.is_background
-        heappush(self._ends, (held.expected_end, (call_id, attempt)))
-
-    def given(self, held: Held, prompt_s: float, now: float) -> None:
-        """Take note of one more prompt, which takes so long and is processed after those before it."""
-        self.prompts_s = held.prompts_s = self.prompts_s + prompt_s
-        self.prefill_until = max(self.prefill_until, now) + prompt_s
-
-    def processed(self, held: Held, now: float) -> bool:
-        """The prompt of an attempt has been processed, so at most those given after it are to be; True if that is news.
-
-        Without, prompts that take less than the law says would add up to work that nobody does.
-        """
-        latest = now + self.prompts_s - held.prompts_s
-        if latest >= self.prefill_until:
-            return False
-        self.prefill_until = latest
-        return True
-
-    def end(self, call_id: str, attempt: int) -> None:
-        """Free the slot of an attempt."""
-        held = self.running.pop((call_id, attempt))
-        if not self.running:
-            self.prefill_until = 0.0
-        self.context_tokens -= held.context_tokens
-        self.background -= held.is_background
-        if len(self._ends) > 2 * len(self.running) + 16:
-            self._ends = [(held.expected_end, key) for key, held in self.running.items()]
-            heapify(self._ends)
-
-    @property
-    def next_end(self) -> float:
-        """When the first of the running attempts is expected to end; 0 if none runs."""
-        while self._ends:
-            end_at, key = self._ends[0]
-            held = self.running.get(key)
-            if held is not None and held.expected_end == end_at:
-                return end_at
-            heappop(self._ends)
-        return 0.0
-
-    def enqueue(self, ticket: Ticket, expected_s: float) -> None:
-        """Let a call wait for a slot of this replica."""
-        self._queue.push(ticket)
-        self.waiting += 1
-        self.card.waiting += 1
-        self._expected_s[ticket[2]] = expected_s
-        self.waiting_s += expected_s
-
-    def withdraw(self, call_id: str) -> bool:
-        """Take a call out of the queue; False if it does not wait here."""
-        if not self._queue.remove(call_id):
-            return False
-        self._left(call_id)
-        return True
-
-    def first_waiting(self) -> Ticket | None:
-        """Ticket of the first call in the queue."""
-        return self._queue.first()
-
-    def next_waiting(self) -> str | None:
-        """Take the first call out of the queue."""
-        ticket = self._queue.pop()
-        if ticket is None:
-            return None
-        self._left(ticket[2])
-        return ticket[2]
-
-    def evict(self) -> list[str]:
-        """Empty the queue and return its calls in order."""
-        calls = []
-        while (call_id := self.next_waiting()) is not None:
-            calls.append(call_id)
-        return calls
-
-    def _left(self, call_id: str) -> None:
-        self.waiting -= 1
-        self.card.waiting -= 1
-        expected_s = self._expected_s.pop(call_id)
-        self.waiting_s = self.waiting_s - expected_s if self._expected_s else 0.0  # no rounding is left behind
 
 
 def _unranked(view: ReplicaView) -> Rank:
@@ -196,7 +54,9 @@ class Fleet:
         self._replicas: dict[str, ReplicaState] = {}
         self._by_model: dict[str, list[ReplicaState]] = defaultdict(list)
         self._cards: dict[str, Card] = {}
-        self._slots: dict[tuple[str, int], ReplicaState] = {}  # (call id, attempt) -> where it runs
+        self._slots: dict[AttemptKey, ReplicaState] = {}  # where it runs
+        self.ahead = Ahead()
+        self.begun: list[AttemptKey] = []  # were ahead and have a slot by now; whoever writes it down takes them out
         self._offered: dict[str, RankedReplicas] = {}  # model -> replicas that take calls
         self._lanes: list[list[ReplicaState]] | None = None  # None: to be looked at again
         self._stale: dict[str, set[ReplicaState]] = {}  # model -> replicas whose view is out of date
@@ -266,7 +126,7 @@ class Fleet:
         self.changed(state)
         return state
 
-    def remove(self, replica_id: str) -> ReplicaState | None:
+    def remove(self, replica_id: str, now: float) -> ReplicaState | None:
         """Take a replica out; the caller deals with its calls."""
         state = self._replicas.pop(replica_id, None)
         if state is None:
@@ -276,8 +136,9 @@ class Fleet:
         for held in state.running:
             self._slots.pop(held, None)
         card, model = state.card, state.replica.model
-        card.running -= len(state.running)
+        state.leave()
         card.replicas.remove(state)
+        self._begin(card, now)
         self._by_model[model].remove(state)
         if not self._by_model[model]:
             del self._by_model[model]
@@ -313,12 +174,33 @@ class Fleet:
         self.changed(state)
         return state
 
-    def take(self, state: ReplicaState, call_id: str, attempt: int, held: Held) -> None:
-        """Give a slot of a replica to an attempt."""
-        state.start(call_id, attempt, held)
-        state.card.running += 1
+    def take(self, state: ReplicaState, call_id: str, attempt: int, held: Held, now: float) -> None:
+        """Give a slot of a replica to an attempt, or let it be ahead."""
+        state.start(call_id, attempt, held, now)
         self._slots[call_id, attempt] = state
+        if held.began_at is not None:
+            self.ahead.begun(state, (call_id, attempt), held)
         self.changed(state)
+
+    def come(self, now: float) -> list[ReplicaState]:
+        """Let the successors come of attempts that are about to end; return the replicas that have room by it."""
+        states = [state for state in self.ahead.come(now) if self._replicas.get(state.replica.replica_id) is state]
+        for state in states:
+            self.changed(state)
+        return states
+
+    def late(self, state: ReplicaState) -> None:
+        """An attempt could not wait for its slot any longer: attempts that should have ended let nobody come."""
+        for key, held in state.running.items():
+            state.let_in(key, held, False)
+        self.changed(state)
+
+    def _begin(self, card: Card, now: float) -> None:
+        if card.ahead:
+            for key in card.begin(now):
+                state = self._slots[key]
+                self.ahead.begun(state, key, state.running[key])
+                self.begun.append(key)
 
     def holds(self, call_id: str, attempt: int) -> bool:
         """Whether an attempt has a slot."""
@@ -342,12 +224,12 @@ class Fleet:
         if state is not None and state.processed(state.running[call_id, attempt], now):
             self.changed(state)
 
-    def free(self, call_id: str, attempt: int) -> ReplicaState | None:
+    def free(self, call_id: str, attempt: int, now: float) -> ReplicaState | None:
         """Free the slot of an attempt; None if it holds none (its replica is gone, or said so before)."""
         state = self._slots.pop((call_id, attempt), None)
         if state is not None:
             state.end(call_id, attempt)
-            state.card.running -= 1
+            self._begin(state.card, now)
             self.changed(state)
         return state
 
@@ -398,11 +280,8 @@ class Fleet:
 
     def view(self, state: ReplicaState) -> ReplicaView:
         """Return a replica as it is."""
-        replica, card, running = state.replica, state.card, state.running
+        replica, card = state.replica, state.card
         known = self.corrections.of(replica)
-        free_at = state.next_end if len(running) >= replica.slots else 0.0
-        if card.slots is not None and card.running >= card.slots:
-            free_at = max(free_at, min((other.next_end for other in card.replicas if other.running), default=0.0))
         return ReplicaView(
             replica.replica_id,
             replica.name,
@@ -410,11 +289,11 @@ class Fleet:
             replica.accelerator,
             replica.card,
             replica.slots,
-            len(running),
+            state.busy,
             state.waiting,
-            card.running,
+            card.running - card.ending,
             replica.latency if known is None else known.latency,
-            free_at,
+            state.free_at,
             state.waiting_s if card.slots is None else sum(s.waiting_s for s in card.replicas),
             card.slots,
             None if known is None else known.law,

@@ -39,13 +39,14 @@ from dask_fmware.runtime.events import (
     StepsTimed,
     Tick,
 )
-from dask_fmware.runtime.fleet import Fleet, ReplicaState
+from dask_fmware.runtime.fleet import Fleet
 from dask_fmware.runtime.knowledge import base_name
 from dask_fmware.runtime.live_slack import CallSlack, live_slack
 from dask_fmware.runtime.observer import Observers
 from dask_fmware.runtime.outlook import ToCome
 from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord, Runs
 from dask_fmware.runtime.shares import Shares
+from dask_fmware.runtime.slots import Held, ReplicaState
 from dask_fmware.runtime.views import CallViews
 
 __all__ = ["Machine", "ModelLimits"]
@@ -112,7 +113,7 @@ class Machine:
     def _take(self, event: Event, now: float) -> list[Action]:
         match event:  # what is frequent first
             case CallRunnable():
-                return self._call_runnable(event.call_id, now)
+                return self.dispatcher.come(now) + self._call_runnable(event.call_id, now)
             case AttemptEnded():
                 return self._attempt_ended(event, now)
             case FirstToken():
@@ -146,8 +147,7 @@ class Machine:
             case ReplicaDraining():
                 return self._replica_draining(event.replica_id, event.draining, now)
             case Tick():
-                self.dispatcher.wake_at = None
-                return self.dispatcher.offer(self.dispatcher.models, now)
+                return self.dispatcher.look(now)
         assert_never(event)
 
     # -- what others may ask ---------------------------------------------------------------------
@@ -294,25 +294,39 @@ class Machine:
         return on
 
     def _attempt_ended(self, event: AttemptEnded, now: float) -> list[Action]:
+        call, held = self.runs.calls.get(event.call_id), self.fleet.held(event.call_id, event.attempt)
         if event.outcome == "finished":
             self.fleet.processed(event.call_id, event.attempt, now)
-        state, call = self.fleet.free(event.call_id, event.attempt), self.runs.calls.get(event.call_id)
+        state = self.fleet.free(event.call_id, event.attempt, now)
         if call is not None and event.outcome == "undelivered":
             attempts.undelivered(call, event.attempt, now)
-        if state is None:
+        if state is None or held is None:
             return []  # said before, or its replica was lost
-        if call is not None and event.outcome != "undelivered":
-            self._record(call, event, state.replica, now)
+        if event.outcome == "undelivered":
+            if held.began_at is None:
+                self.fleet.late(state)
+        elif call is not None:
+            self._record(call, event, held, state.replica, now)
+        self._begun(now)
         return self.dispatcher.serve(state, now)
 
-    def _record(self, call: CallRecord, event: AttemptEnded, replica: Replica, now: float) -> None:
+    def _begun(self, now: float) -> None:
+        """Write down which attempts have a slot by now that were ahead."""
+        for call_id, number in self.fleet.begun:
+            if (call := self.runs.calls.get(call_id)) is not None:
+                attempts.begun(call, number, now)
+        self.fleet.begun.clear()
+
+    def _record(self, call: CallRecord, event: AttemptEnded, held: Held, replica: Replica, now: float) -> None:
         """Write down how an attempt ended, and learn from it."""
         attempt = attempts.end(call, event, now)
         if attempt is None or event.outcome != "finished":
             return
+        if event.latency_s is not None:
+            self.fleet.ahead.ended(held, event.latency_s, event.waited_s, now)
         workflow = call.run.plan.workflow
         self.knowledge.observe_call(workflow, call.node.name, event.prompt_tokens, event.output_tokens)
-        if not attempt.by_law_s or attempt.ended_at is None:
+        if not attempt.by_law_s or attempt.ended_at is None or held.began_at is None:
             return
         kind, took_s = (call.node.model or "", attempt.accelerator), attempt.ended_at - attempt.started_at
         if not call.node.answers:
@@ -337,14 +351,14 @@ class Machine:
         return [*lost, *self.dispatcher.offer((replica.model,), now)]
 
     def _replica_gone(self, replica_id: str, reason: str, now: float) -> list[Action]:
-        state = self.fleet.remove(replica_id)
+        state = self.fleet.remove(replica_id, now)
         if state is None:
             return []
-        for call_id, number in state.running:
+        self._begun(now)
+        for place, (call_id, number) in enumerate(state.running):
             call = self.runs.calls.get(call_id)
             if call is not None and (attempt := call.attempt) is not None and attempt.attempt == number:
-                attempts.close(call, now, reason)
-                call.report.state = "planned"  # its task comes back as runnable
+                attempts.lose(call, now, reason, began=place < state.replica.slots)
         self.views.replicas_changed(state.replica.model)
         return self.dispatcher.rehold(state, now)
 

@@ -79,9 +79,10 @@ class ToCome:
         """Every lane with when it is free, or nothing where no plan is made."""
         found = []
         for states in self._fleet.lanes:
-            ends = [held.expected_end for state in states for held in state.running.values()]
-            free_at = max((_expected(end, now) for end in ends), default=0.0)
-            found.append(Lane(free_at, {s.replica.model: self._fleet.view(s) for s in states if not s.draining}))
+            held = [held for state in states for held in state.running.values()]
+            free_at = max((_expected(one.expected_end, now) for one in held), default=0.0)
+            replicas = {s.replica.model: self._fleet.view(s) for s in states if not s.draining}
+            found.append(Lane(free_at, replicas, all(one.is_ending for one in held)))
         return found
 
     def jobs(self, now: float, most: int) -> Sequence[Job]:

@@ -34,6 +34,7 @@ class CallRecord:
     arrival: int = 0  # order in which calls became runnable
     queued_on: str | None = None  # replica whose queue holds it
     tries: int = 0  # attempts since it last finished
+    spared: bool = False  # an attempt that was lost before it began was not counted as a try
     avoid: frozenset[str] = frozenset()  # replicas on which it failed
     parked: bool = False  # found too late by the policy
     view: CallView | None = None  # as policies saw it last

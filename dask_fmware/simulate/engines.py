@@ -31,13 +31,14 @@ TOLD_AFTER_S = 30.0  # for which the steps of a card are told once it has recove
 class Attempt:
     """A call on an engine."""
 
-    __slots__ = ("call_id", "number", "replica", "started")
+    __slots__ = ("arrived", "began", "call_id", "ended", "number", "replica", "started")
 
     def __init__(self, call_id: str, number: int, replica: VirtualReplica, started: float) -> None:
         self.call_id = call_id
         self.number = number
         self.replica = replica
-        self.started = started
+        self.started = started  # when it was decided
+        self.arrived = self.began = self.ended = -1.0  # at its engine; -1 before
 
 
 class VirtualCard:
@@ -57,7 +58,7 @@ class VirtualCard:
 class VirtualReplica:
     """One emulated engine."""
 
-    __slots__ = ("attempts", "batch", "card", "hosting", "replica", "since", "state", "wakes_at")
+    __slots__ = ("ahead", "attempts", "batch", "card", "hosting", "replica", "since", "state", "wakes_at")
 
     def __init__(self, replica: Replica, hosting: Hosting, card: VirtualCard, since: float) -> None:
         self.replica = replica
@@ -67,6 +68,7 @@ class VirtualReplica:
         self.state: State = "starting"
         self.batch = EmulatedBatch(hosting.step_law, hosting.limits)
         self.attempts: dict[Attempt, None] = {}  # on it, in order of their start
+        self.ahead: list[Attempt] = []  # at the engine, without a slot of it
         self.wakes_at = inf
 
     @property
@@ -248,6 +250,9 @@ class VirtualFleet:
             return  # lost or aborted on its way
         was_idle = batch.idle
         batch.add(self._agenda.now, attempt, prompt, output, 0, priority)
+        attempt.arrived = attempt.began = self._agenda.now
+        if not batch.holds_slot(attempt):
+            replica.ahead.append(attempt)
         if was_idle:
             self._share(replica.card)
         self._wake(replica)
@@ -272,10 +277,15 @@ class VirtualFleet:
             return  # something came in between
         outputs = replica.batch.advance(due)
         self._wake(replica)
+        for attempt in list(replica.ahead):
+            if replica.batch.holds_slot(attempt) or attempt not in replica.attempts:
+                replica.ahead.remove(attempt)
+                attempt.began = due
         if replica.batch.idle:
             self._share(replica.card)
         delivery_s = self._scenario.delivery_s
         for _, kind, attempt in outputs:
+            attempt.ended = due
             if delivery_s:
                 self._agenda.at(due + delivery_s, self._say, attempt, kind)
             else:

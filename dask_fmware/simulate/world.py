@@ -237,6 +237,15 @@ class World:
         del live.attempts[attempt.call_id]
         self._tell(CallRunnable(attempt.call_id))
 
+    def _finished(self, attempt: Attempt, prompt: int, output: int) -> AttemptEnded:
+        """What a worker says of an attempt; of its times nothing where the way to it costs nothing."""
+        if not self.scenario.delivery_s:
+            return AttemptEnded(attempt.call_id, attempt.number, "finished", prompt, output)
+        spent_s, waited_s = attempt.ended - attempt.began, attempt.began - attempt.arrived
+        return AttemptEnded(
+            attempt.call_id, attempt.number, "finished", prompt, output, latency_s=spent_s, waited_s=waited_s
+        )
+
     def _gave(self, attempt: Attempt, kind: int) -> None:
         call_id, now = attempt.call_id, self._agenda.now
         live, node, _ = self._course.calls[call_id]
@@ -248,5 +257,5 @@ class World:
         del live.attempts[call_id]
         live.outcome.calls.append((node.name, attempt.replica.accelerator, attempt.started, now))
         prompt, output = node.call or (1, 1)
-        self._tell(AttemptEnded(call_id, attempt.number, "finished", prompt, output))
+        self._tell(self._finished(attempt, prompt, output))
         self._course.call_done(call_id)

@@ -59,7 +59,9 @@ class Placement:
         if action is not None:
             self._dask.send(
                 action.replica_id,
-                Grant(action.call_id, action.attempt, action.priority, action.stall_s, action.incarnation).to_wire(),
+                Grant(
+                    action.call_id, action.attempt, action.priority, action.stall_s, action.incarnation, action.wait_s
+                ).to_wire(),
             )
 
     def take_back(self, key: str) -> Assign | None:

@@ -75,6 +75,7 @@ def draw_scenario(seed: int) -> Scenario:
         "history": draws.choice((0, 3)),
         "warm_start": draws.random() < 0.5,
         "name": f"faults {seed}",
+        "delivery_s": draws.choice((0.0, 0.01, 0.05)),
     }
     return Scenario.model_validate(document)
 

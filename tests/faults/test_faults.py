@@ -10,8 +10,9 @@ import pytest
 
 from dask_fmware.runtime import attempts
 from dask_fmware.runtime.dispatch import Dispatcher
-from dask_fmware.runtime.fleet import Fleet, ReplicaState
+from dask_fmware.runtime.fleet import Fleet
 from dask_fmware.runtime.machine import Machine
+from dask_fmware.runtime.slots import ReplicaState
 from tests.faults.drawing import Kind
 from tests.faults.world import FaultyWorld
 from tests.runtime.builders import POLICY_NAMES

@@ -116,7 +116,7 @@ class FaultyWorld(World):
         replica = self.fleet.get(action.replica_id)
         if replica is None:
             self.breaches.append(f"{action}: no such replica")
-        elif replica.running >= replica.replica.slots:
+        elif replica.running >= replica.replica.slots * (2 if action.wait_s else 1):
             self.breaches.append(f"{action}: its engine has {replica.running} attempts already")
         super()._assign(action)
         entry = self._course.calls.get(action.call_id)
@@ -137,7 +137,7 @@ class FaultyWorld(World):
             self._lose -= 1
             self.injected["result lost"] += 1
             del self._course.calls[attempt.call_id][0].attempts[attempt.call_id]
-            self._tell(AttemptEnded(attempt.call_id, attempt.number, "finished", 1, 1))
+            self._tell(self._finished(attempt, 1, 1))
             self._tell(CallRunnable(attempt.call_id))
             return
         super()._gave(attempt, kind)

@@ -56,7 +56,7 @@ def test_a_slot_that_is_late_costs_nothing_rather_than_less_than_nothing() -> No
 
 
 def test_a_partly_busy_replica_has_a_slot_now() -> None:
-    assert estimate(call(), replica(slots=2, running=1, slot_free_at=99.0), 5.0).l_r == 0.0
+    assert estimate(call(), replica(slots=2, running=1, slot_free_at=0.0), 5.0).l_r == 0.0
 
 
 # -- greedy --------------------------------------------------------------------------------------

@@ -146,6 +146,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
                 self.pace = EnginePace(self.dask.address, self.dask.send, ready.slots, ready.profile)
             self._ready_at = perf_counter()
             if self.loaded is not None:
+                self.runner.slots.count = self.loaded.replica.slots
                 self.runner.prices = self.loaded.engine.capabilities.price_per_million_tokens
         await self._announce()
 

@@ -21,6 +21,7 @@ from dask_fmware.model.completion import Completion, Timing
 from dask_fmware.model.engine import Engine, Usage
 from dask_fmware.model.messages import AttemptEnded, FirstToken, Grant
 from dask_fmware_workers.dask_internals import Reschedule
+from dask_fmware_workers.engine_slots import EngineSlots, NeverBeganError
 from dask_fmware_workers.output import format_tokens, output_of
 from dask_fmware_workers.pace import EnginePace
 from dask_fmware_workers.stalls import bounded_silence
@@ -49,6 +50,8 @@ class _Attempt:
     is_repaired: bool = False  # and had to be mended to have its format
     format_tokens: int | None = None  # output tokens that the format took
     cost: float | None = None
+    waited_s: float = 0.0  # for a slot
+    began_at: float | None = None  # when it had one
 
 
 class CallRunner:
@@ -74,6 +77,7 @@ class CallRunner:
         self.streams = AnswerStreams()
         self.prices: Mapping[str, float] | None = None  # of the engine, for a million tokens
         self.incarnation = 0  # of the engine: what was granted to one that died is not for the next
+        self.slots = EngineSlots()  # of the engine
         self._grants: dict[str, Grant] = {}
         self._attempts: dict[str, _Attempt] = {}
         self._stalls = 0  # since the engine gave a token
@@ -92,6 +96,8 @@ class CallRunner:
         """What was granted and has not begun is void: the scheduler gives it away anew when it hears of this."""
         self.incarnation += 1
         self._grants.clear()
+        self.slots.close()
+        self.slots = EngineSlots(self.slots.count)
 
     def withdraw(self, call_id: str) -> None:
         """The task of a call will not run here after all, or not any more."""
@@ -127,10 +133,11 @@ class CallRunner:
         attempt = _Attempt(grant, asyncio.current_task())
         self._attempts[call_id] = attempt
         stream = self.streams.open(call_id, grant.attempt) if call.answers else TextStream()
-        outcome: Literal["finished", "failed", "retry", "aborted"] = "failed"
-        error = ""
-        start = perf_counter()
+        outcome: Literal["finished", "failed", "retry", "aborted", "undelivered"] = "failed"
+        error, slots = "", self.slots
         try:
+            attempt.waited_s = await slots.take(grant.wait_s)
+            attempt.began_at = perf_counter()
             completion = await self._generate(engine, call, call_id, values, attempt, stream, pace)
             outcome = "finished"
             return completion
@@ -140,6 +147,9 @@ class CallRunner:
                 raise
             attempt.task.uncancel()
             raise Reschedule(f"{call.where}: aborted") from None
+        except NeverBeganError as why:
+            outcome = "undelivered"
+            raise Reschedule(f"{call.where}: {why}") from None
         except EngineCrashedError as crash:
             outcome, error = "retry", f"{type(crash).__name__}: {crash}"
             self._crashed(engine, crash)
@@ -163,6 +173,10 @@ class CallRunner:
         finally:
             if self._attempts.get(call_id) is attempt:
                 del self._attempts[call_id]
+            latency_s = None
+            if attempt.began_at is not None:
+                latency_s = perf_counter() - attempt.began_at
+                slots.give()
             stream.end(outcome)
             self._send_with_result(
                 AttemptEnded(
@@ -173,7 +187,8 @@ class CallRunner:
                     attempt.output_tokens,
                     attempt.cached_tokens,
                     attempt.ttft_s,
-                    perf_counter() - start,
+                    latency_s,
+                    attempt.waited_s,
                     error,
                     attempt.is_repaired,
                     attempt.format_tokens,
