@@ -109,14 +109,17 @@ class Dispatcher:
     def look(self, now: float) -> list[Action]:
         """The time has come that calls have waited for."""
         self._look_at = None
-        return self.come(now) + self.offer(self.models, now)
+        return self._come(now) + self.offer(self.models, now)
 
-    def come(self, now: float) -> list[Action]:
+    def _come(self, now: float) -> list[Action]:
         """Let calls take the slots that are about to be free."""
         return [action for state in self._fleet.come(now) for action in self.serve(state, now)]
 
     def arrive(self, call: CallRecord, now: float) -> list[Action]:
         """Decide for a call that is runnable: at once where no other waits, else when it is its turn."""
+        return self._come(now) + self._arrive(call, now)
+
+    def _arrive(self, call: CallRecord, now: float) -> list[Action]:
         model = call.node.model or ""
         if model in self._queues or (self._planner is not None and self._fleet.lanes):
             self.hold(call)

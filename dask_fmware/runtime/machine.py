@@ -113,7 +113,7 @@ class Machine:
     def _take(self, event: Event, now: float) -> list[Action]:
         match event:  # what is frequent first
             case CallRunnable():
-                return self.dispatcher.come(now) + self._call_runnable(event.call_id, now)
+                return self._call_runnable(event.call_id, now)
             case AttemptEnded():
                 return self._attempt_ended(event, now)
             case FirstToken():

@@ -199,8 +199,9 @@ class ReplicaState:
         card = self.card
         card.running -= len(self.running)
         card.ending -= self.ending
-        for key in self.running:
+        for key, held in self.running.items():
             card.ahead.pop(key, None)
+            held.is_ending = True  # nobody is to follow it
 
     @property
     def next_end(self) -> float:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 from dask_fmware.errors import CapacityError, SpecError
 from dask_fmware.model.replica import Replica
 from dask_fmware.profile.emulation import LAST, EmulatedBatch
-from dask_fmware.runtime import Event, Machine, ReplicaDraining, ReplicaGone, ReplicaReady, StepsTimed
+from dask_fmware.runtime import AttemptEnded, Event, Machine, ReplicaDraining, ReplicaGone, ReplicaReady, StepsTimed
 from dask_fmware.simulate.agenda import Agenda
 from dask_fmware.simulate.scenario import Failure, FleetScenario, Hosting
 
@@ -236,15 +236,15 @@ class VirtualFleet:
 
     # -- attempts --------------------------------------------------------------------------------
 
-    def run(self, attempt: Attempt, prompt: int, output: int, priority: float) -> None:
-        """Give an attempt to its engine."""
+    def run(self, attempt: Attempt, prompt: int, output: int, priority: float, wait_s: float = 0.0) -> None:
+        """Give an attempt to its engine, for a slot of which it may wait so long."""
         attempt.replica.attempts[attempt] = None
         if delivery_s := self._scenario.delivery_s:
-            self._agenda.at(self._agenda.now + delivery_s, self._arrived, attempt, prompt, output, priority)
+            self._agenda.at(self._agenda.now + delivery_s, self._arrived, attempt, prompt, output, priority, wait_s)
         else:
-            self._arrived(attempt, prompt, output, priority)
+            self._arrived(attempt, prompt, output, priority, wait_s)
 
-    def _arrived(self, attempt: Attempt, prompt: int, output: int, priority: float) -> None:
+    def _arrived(self, attempt: Attempt, prompt: int, output: int, priority: float, wait_s: float) -> None:
         replica, batch = attempt.replica, attempt.replica.batch
         if attempt not in replica.attempts:
             return  # lost or aborted on its way
@@ -253,9 +253,18 @@ class VirtualFleet:
         attempt.arrived = attempt.began = self._agenda.now
         if not batch.holds_slot(attempt):
             replica.ahead.append(attempt)
+            if wait_s:
+                self._agenda.at(self._agenda.now + wait_s, self._give_back, attempt)
         if was_idle:
             self._share(replica.card)
         self._wake(replica)
+
+    def _give_back(self, attempt: Attempt) -> None:
+        """An attempt has waited for a slot for long enough, if it still does."""
+        if attempt in attempt.replica.ahead and attempt in attempt.replica.attempts:
+            self.abort(attempt)
+            self._tell(AttemptEnded(attempt.call_id, attempt.number, "undelivered"))
+            self._lost(attempt)
 
     def abort(self, attempt: Attempt) -> None:
         """Take an attempt off its engine."""

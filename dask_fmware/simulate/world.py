@@ -230,7 +230,7 @@ class World:
             live.outcome.parked += 1
         attempt = live.attempts[action.call_id] = Attempt(action.call_id, action.attempt, replica, self._agenda.now)
         prompt, output = node.call or (1, 1)
-        self.fleet.run(attempt, prompt, output, action.priority)
+        self.fleet.run(attempt, prompt, output, action.priority, action.wait_s)
 
     def _lost(self, attempt: Attempt) -> None:
         live = self._course.calls[attempt.call_id][0]

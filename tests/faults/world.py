@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 
 from dask_fmware.profile.emulation import LAST
 from dask_fmware.runtime import (
@@ -22,6 +23,7 @@ from dask_fmware.runtime import (
     StepsTimed,
 )
 from dask_fmware.runtime.contract import Contract
+from dask_fmware.runtime.slots import Held
 from dask_fmware.simulate.course import Live, Outcome
 from dask_fmware.simulate.engines import Attempt, VirtualReplica
 from dask_fmware.simulate.workload import Workload
@@ -59,12 +61,23 @@ class FaultyWorld(World):
         )
         scenario = draw_scenario(seed)
         super().__init__(scenario, policy, (), seed, self._take_down, ended=self._take_end)
+        if self._draws.random() < 0.5:
+            self._foretell_ends()
         runs = list(Workload(scenario, seed).runs())
         self.expected = [run.run_id for run in runs]
         self._arriving = iter(runs)
         for fault in draw_faults(seed):
             self._agenda.at(fault.at_s, self._befall, fault)
         self._keep()
+
+    def _foretell_ends(self) -> None:
+        """Let the machine take ends for known, so that it binds ahead; it is wrong about most of them."""
+        for workflow, spec in self.scenario.workflows.items():
+            for node, model, accelerator in product(spec.nodes, self.scenario.models, self.scenario.cards):
+                held = Held(1.0, kind=(model, accelerator, workflow, node))
+                held.began_at = 0.0
+                for _ in range(50):
+                    self.machine.fleet.ahead.ended(held, latency_s=1.0, waited_s=0.0, now=1.2)
 
     def run(self) -> list[str]:
         """Play to the end and return all that was wrong."""
@@ -118,6 +131,7 @@ class FaultyWorld(World):
             self.breaches.append(f"{action}: no such replica")
         elif replica.running >= replica.replica.slots * (2 if action.wait_s else 1):
             self.breaches.append(f"{action}: its engine has {replica.running} attempts already")
+        self.injected["bound ahead"] += action.wait_s > 0
         super()._assign(action)
         entry = self._course.calls.get(action.call_id)
         if entry is None:
@@ -234,19 +248,26 @@ class FaultyWorld(World):
             self.fleet.stop(replica.replica_id, "its engine crashed")
         if not says_first:
             for attempt in attempts:
-                self._tell(AttemptEnded(attempt.call_id, attempt.number, "retry", error="the engine crashed"))
+                self._tell(self._crashed(attempt))
         self._back(replica.model, replica.accelerator, self._draws.uniform(0.0, 3.0))
         return True
 
     def _end_attempt(self, attempt: Attempt) -> None:
         """An attempt ends without a result, and Dask offers its call again."""
-        is_current = self._is_current(attempt)
+        is_current, crashed = self._is_current(attempt), self._crashed(attempt)
         if is_current:
             del self._course.calls[attempt.call_id][0].attempts[attempt.call_id]
         self.fleet.abort(attempt)
-        self._tell(AttemptEnded(attempt.call_id, attempt.number, "retry", error="the engine crashed"))
+        self._tell(crashed)
         if is_current and attempt.call_id in self._course.calls:
             self._tell(CallRunnable(attempt.call_id))
+
+    @staticmethod
+    def _crashed(attempt: Attempt) -> AttemptEnded:
+        """What the worker of an engine that died says of an attempt."""
+        if attempt in attempt.replica.ahead:
+            return AttemptEnded(attempt.call_id, attempt.number, "undelivered")
+        return AttemptEnded(attempt.call_id, attempt.number, "retry", error="the engine crashed")
 
     def _poisoned(self, attempt: Attempt) -> None:
         if attempt in attempt.replica.attempts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from itertools import product
 
 import pytest
 
@@ -42,6 +43,7 @@ from dask_fmware.runtime import (
     Tick,
 )
 from dask_fmware.runtime.contract import Contract
+from dask_fmware.runtime.slots import Held
 
 OVER = ("done", "erred")
 LEARNT = ("handovers", "stretches")  # what a fleet knows of kinds of replicas stays
@@ -57,6 +59,7 @@ class Task:
     state: str = "waiting"  # waiting, held, running, ending, done, erred
     on: tuple[str, int] | None = None  # replica id and attempt
     tries: int = 0  # assignments since its value was there last
+    spared: bool = False  # one of them was lost with its replica before it began, which is no try, but only once
 
 
 @dataclass
@@ -107,13 +110,19 @@ class Shell:
 
     def new_machine(self) -> Machine:
         draw = random.Random(self.seed).random
-        return Machine(
+        machine = Machine(
             create_policy(self.policy, draw),
             models=self.MODELS,
             max_attempts=self.MAX_ATTEMPTS,
             max_held=60,
             keep_runs=3,
         )
+        for kind in product(("small", "large"), ("cpu",), ("rag",), "abcdxy"):  # what it has learnt of ends
+            held = Held(1.0, kind=kind)
+            held.began_at = 0.0
+            for _ in range(5):
+                machine.fleet.ahead.ended(held, latency_s=1.0, waited_s=0.0, now=2.0)
+        return machine
 
     # -- what happens ----------------------------------------------------------------------------
 
@@ -147,7 +156,7 @@ class Shell:
                 assert replica.model == task.node.model
                 assert replica.replica_id not in self.draining
                 engine = self.engines[replica.replica_id]
-                assert len(engine) < replica.slots, f"{action} on a full replica"
+                assert len(engine) < replica.slots * (2 if action.wait_s else 1), f"{action} on a full replica"
                 assert not any((action.call_id, action.attempt) in e for e in self.engines.values())
                 engine.append((action.call_id, action.attempt))
                 task.state, task.on = "running", (replica.replica_id, action.attempt)
@@ -289,7 +298,16 @@ class Shell:
         self.flush()
 
     def _lost(self, replica_id: str) -> list[Task]:
-        return [t for t in self.tasks.values() if t.on is not None and t.on[0] == replica_id]
+        """The tasks of a replica whose attempts are lost; those that had no slot have not had a try by it."""
+        lost = [t for t in self.tasks.values() if t.on is not None and t.on[0] == replica_id]
+        for task in lost:
+            if not task.spared and self.is_ahead(replica_id, task.node.key, task.on[1]):  # type: ignore[index]
+                task.spared, task.tries = True, task.tries - 1
+        return lost
+
+    def is_ahead(self, replica_id: str, call_id: str, attempt: int) -> bool:
+        """Whether an attempt waits for a slot of its engine."""
+        return self.engines[replica_id].index((call_id, attempt)) >= self.replicas[replica_id].slots
 
     def drain(self, replica_id: str, draining: bool) -> None:
         if draining:
@@ -310,10 +328,13 @@ class Shell:
 
     def end(self, replica_id: str, call_id: str, attempt: int, outcome: str) -> None:
         """The engine is done with an attempt: the message comes first, then the task."""
+        is_ahead = self.is_ahead(replica_id, call_id, attempt)
         self.engines[replica_id].remove((call_id, attempt))
         task = self.current(replica_id, call_id, attempt)
         if task is None:
             outcome = "aborted"
+        elif is_ahead:
+            outcome, task.tries = "undelivered", task.tries - 1
         elif not self.wanted_by_guards(task):
             outcome = "skipped"
         if task is not None:
@@ -342,8 +363,13 @@ class Shell:
                 r: sorted(engine) for r, engine in self.engines.items()
             }
         for state in fleet:
-            assert len(state.running) <= state.replica.slots
-            assert state.waiting == 0 or state.free_slots == 0, "a call waits for a replica that has a free slot"
+            held = state.running.values()
+            assert [one.began_at is not None for one in held] == [n < state.begun for n in range(len(held))]
+            assert state.begun == min(len(held), state.replica.slots)
+            assert state.ending == sum(one.is_ending for one in held)
+            assert all(one.began_at is not None for one in held if one.is_ending)
+            assert len(held) <= 2 * state.replica.slots
+            assert state.waiting == 0 or state.free_slots <= 0, "a call waits for a replica that has a free slot"
             assert state.waiting == 0 or not state.draining
             assert state.waiting == len(state._expected_s)
             assert state.waiting_s == pytest.approx(sum(state._expected_s.values()), abs=1e-9)
@@ -406,11 +432,16 @@ class Shell:
             for view in views:
                 state = fleet.get(view.replica_id)
                 assert state is not None
-                assert (view.running, view.waiting) == (len(state.running), state.waiting)
-                assert view.card_running == sum(len(s.running) for s in fleet if s.replica.card == view.card)
+                neighbours = [s for s in fleet if s.replica.card == view.card]
+                assert (view.running, view.waiting) == (state.busy, state.waiting)
+                assert view.card_running == sum(s.busy for s in neighbours)
+                assert state.card.ending == sum(s.ending for s in neighbours)
+                assert len(state.card.ahead) == sum(len(s.running) - s.begun for s in neighbours)
                 assert view.waiting_s == pytest.approx(state.waiting_s, abs=1e-9)
-                ends = [held.expected_end for held in state.running.values()]
-                assert view.slot_free_at == (0.0 if state.free_slots else min(ends))
+                is_ending = state.free_slots > 0
+                ends = [held.expected_end for held in state.running.values() if held.is_ending is is_ending]
+                is_open = len(state.running) < state.replica.slots
+                assert view.slot_free_at == (0.0 if is_open else min(ends))
 
     def check_history(self) -> None:
         """What is counted as it changes is what a look at everything finds."""

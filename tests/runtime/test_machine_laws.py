@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from dask_fmware.runtime import (
     RunDropped,
     RunEnded,
     RunSubmitted,
+    Tick,
 )
 from tests.runtime.builders import POLICY_NAMES, node, plan, replica
 from tests.runtime.shell import Shell
@@ -208,6 +211,11 @@ class World(RuleBasedStateMachine):
     @rule(pick=PICK, how=st.sampled_from(["dead", "paused"]))
     def a_worker_stops_taking_tasks_unnoticed(self, pick: int, how: str) -> None:
         self.shell.silent[self.one(list(self.shell.replicas), pick)] = how
+
+    @precondition(lambda self: (self.shell.machine.wake_at or inf) <= self.shell.now)
+    @rule()
+    def the_time_has_come(self) -> None:
+        self.shell.send(Tick())
 
     @precondition(lambda self: self.shell.attempts())
     @rule(pick=PICK)
