@@ -112,4 +112,6 @@ class Ahead:
 
     def patience_s(self, state: ReplicaState, held: Held, now: float) -> float:
         """Seconds that an attempt may be ahead, after which it is given back; 0 if a slot is free for it."""
-        return max(state.free_at - now, 0.0) + PATIENCE * self.way_s(held.kind) if state.is_taken else 0.0
+        if not state.is_taken:
+            return 0.0
+        return max(state.free_at - now, 0.0) + PATIENCE * max(self.way_s(held.kind), LEAST_S)
