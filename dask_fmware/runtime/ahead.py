@@ -26,6 +26,7 @@ NEEDED = 5  # figures without which nothing is known
 WAY = 0.75  # quantile of the way that is hidden
 KNOWN = 0.9  # quantile of errors that must lie within `MARGIN` ways
 MARGIN = 2.0
+MOST_KINDS = 4096  # that are remembered, those that ended last
 LEAST_S = 0.0005  # a shorter way is not worth it
 PATIENCE = 20.0  # ways after the expected end, after which a call that is ahead is given back
 
@@ -57,7 +58,7 @@ class Ahead:
 
     def __init__(self) -> None:
         self._ways: dict[str, _Latest] = defaultdict(_Latest)  # model -> seconds
-        self._paces: dict[tuple[str, ...], _Latest] = defaultdict(_Latest)
+        self._paces: dict[tuple[str, ...], _Latest] = {}
         """(model, accelerator, workflow, node) -> time in the engine, of what was expected of it."""
         self._due: list[tuple[float, int, ReplicaState, AttemptKey, Held]] = []
         self._count = 0
@@ -88,7 +89,11 @@ class Ahead:
         self._ways[held.kind[0]].add(max(now - held.given_at - latency_s - waited_s, 0.0))
         if held.began_at > held.given_at:  # its engine may have counted a wait for the card
             latency_s = min(latency_s, now - held.began_at)
-        self._paces[held.kind].add(latency_s / held.expected_s)
+        pace = self._paces.pop(held.kind, None) or _Latest()
+        pace.add(latency_s / held.expected_s)
+        self._paces[held.kind] = pace  # the last
+        if len(self._paces) > MOST_KINDS:
+            del self._paces[next(iter(self._paces))]
 
     @property
     def next_at(self) -> float:

@@ -59,7 +59,7 @@ def test_prompts_that_were_processed_sooner_than_expected_are_not_waited_for() -
     fleet.processed("x", 1, 4.0)
     assert fleet.views("small")[0].prefill_until == 15.0, "what is known already is no news"
     for call in "xyz":
-        fleet.free(call, 1)
+        fleet.free(call, 1, 4.0)
     assert fleet.views("small")[0].prefill_until == 0.0, "nothing runs, so nothing is prefilled"
     fleet.processed("x", 1, 5.0)
 
