@@ -1,12 +1,12 @@
 """A replica of a real cluster is slowed in mid-run by processes on its core: noticed? Are predictions right again?
 
-    python -m benchmarks.slowed_replica --seed 0
+    python -m benchmarks.slowed_replica --seeds 3
 
 A `LocalModelCluster` with one llama.cpp replica that is pinned to a core is profiled, then serves calls whose number at
 a time changes; all else keeps to the other cores. After a while processes that never rest are started on the replica's
-core, and the same calls come again. Judged is what the running system itself says: `predicted_s` and `bound_s` of each
-attempt in `fm.reports`, the drift in `fm.status`, the event of the topic ``fmware-drift`` and the warning in the
-scheduler's log. In the end they go, which must be noticed too.
+core, and the same calls come again. Judged is what the running system itself says: the predictions of each attempt in
+`fm.reports`, the drift in `fm.status`, the event of the topic ``fmware-drift`` and the warning in the scheduler's log.
+In the end they go, which must be noticed too. Right again is: as right as before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -57,14 +57,11 @@ WORKFLOWS = {node: _workflow(node, max_tokens) for node, (_words, max_tokens) in
 class Outcome:
     """One call as the scheduler reports it."""
 
-    began: float  # seconds since the epoch
+    predicted_ttft_s: float
     predicted_s: float
     bound_s: float
+    ttft_s: float
     took_s: float
-
-    @property
-    def error(self) -> float:
-        return abs(self.predicted_s - self.took_s) / self.took_s
 
 
 class Load:
@@ -113,7 +110,10 @@ class Load:
 def _outcome(run: Any) -> Outcome:
     (call,) = run.calls
     last = call.last
-    return Outcome(run.submitted + last.started_at, last.predicted_s, last.bound_s, last.ended_at - last.started_at)
+    return Outcome(
+        last.predicted_ttft_s, last.predicted_s, last.bound_s, last.first_token_at - last.started_at,
+        last.ended_at - last.started_at,
+    )  # fmt: skip
 
 
 def figures(outcomes: Iterable[Outcome]) -> dict[str, float]:
@@ -123,7 +123,8 @@ def figures(outcomes: Iterable[Outcome]) -> dict[str, float]:
         "calls": len(found),
         "latency_s": median(o.took_s for o in found),
         "predicted_s": median(o.predicted_s for o in found),
-        "error": median(o.error for o in found),
+        "error": median(abs(o.predicted_s - o.took_s) / o.took_s for o in found),
+        "ttft_error": median(abs(o.predicted_ttft_s - o.ttft_s) / o.ttft_s for o in found),
         "below_p90": sum(o.took_s <= o.bound_s for o in found) / len(found),
     }
 
@@ -148,11 +149,10 @@ def until_noticed(client: Client, load: Load, usual: float, *, slower: bool) -> 
         outcomes += load.serve(5)
 
 
-def keep_off(pids: Iterable[int], core: int) -> None:
-    """Let processes run on all cores but one."""
-    others = os.sched_getaffinity(0) - {core}
+def keep_to(pids: Iterable[int], cores: set[int]) -> None:
+    """Let processes, with all of their threads, run on some cores only."""
     for task in (task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()):
-        os.sched_setaffinity(int(task.name), others)
+        os.sched_setaffinity(int(task.name), cores)
 
 
 class Told(logging.Handler):
@@ -189,60 +189,64 @@ def measure(client: Client, core: int, competitors: int, calls: int, seed: int) 
             rival.wait()
     again, back = until_noticed(client, load, usual, slower=False)
     again += load.serve(max(SETTLED + calls - len(again), SETTLED))
+    logging.getLogger("dask_fmware.router").removeHandler(log)
     return {
+        "seed": seed,
+        "outcomes": {
+            "usual": before,
+            "slowed, calls 1 to 50": slowed[:SETTLED],
+            "slowed, later calls": slowed[SETTLED:],
+            "alone again, calls 1 to 50": again[:SETTLED],
+            "alone again, later calls": again[SETTLED:],
+        },
         "drift told before": told_before,
-        "usual": figures(before),
-        "correction before": usual,
-        "slowed, calls 1 to 50": figures(slowed[:SETTLED]),
-        "slowed, later calls": figures(slowed[SETTLED:]),
-        "correction when slowed": correction,
-        "correction in the end": pace(client)[0],
+        "corrections": {"before": usual, "when slowed": correction, "in the end": pace(client)[0]},
         "noticed": noticed,
+        "end noticed": back,
         "fm.status": sentence,
         "events": events,
         "log": [line for line in log.lines if "times its profile" in line],
-        "alone again, calls 1 to 50": figures(again[:SETTLED]),
-        "alone again, later calls": figures(again[SETTLED:]),
-        "end noticed": back,
     }
 
 
-def markdown(result: dict[str, Any], where: dict[str, Any]) -> str:
-    phases = ["usual", *(f"{p}, {c}" for p in ("slowed", "alone again") for c in ("calls 1 to 50", "later calls"))]
+def pooled(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Errors of each phase, over all seeds."""
+    phases = results[0]["outcomes"]
+    return {phase: figures(o for result in results for o in result["outcomes"][phase]) for phase in phases}
+
+
+def markdown(phases: dict[str, dict[str, float]], results: list[dict[str, Any]], where: dict[str, Any]) -> str:
     lines = [
         "# A replica slowed in mid-run, on a real cluster", "", f"`{where['command']}`", "",
-        "| phase | calls | latency, median | predicted, median | error, median | below the predicted p90 |",
-        "|---|---|---|---|---|---|",
+        "Median errors; p90 is the share of calls that took no longer than the bound predicted for nine of ten.", "",
+        "| phase | calls | error of TTFT | latency | predicted | error of latency | p90 |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for phase in phases:
-        row = result[phase]
+    for phase, row in phases.items():
         lines.append(
-            f"| {phase} | {row['calls']} | {row['latency_s']:.3f} s | {row['predicted_s']:.3f} s | "
-            f"{row['error']:.1%} | {row['below_p90']:.0%} |"
+            f"| {phase} | {row['calls']} | {row['ttft_error']:.1%} | {row['latency_s']:.3f} s | "
+            f"{row['predicted_s']:.3f} s | {row['error']:.1%} | {row['below_p90']:.0%} |"
         )
-    lines += [
-        "",
-        f"The slowdown was noticed {result['noticed']}, its end {result['end noticed']}. Decoding steps were "
-        f"corrected by {result['correction before']:.2f} before, {result['correction when slowed']:.2f} when slowed, "
-        f"{result['correction in the end']:.2f} in the end.",
-        "",
-        f"- `fm.status`: {result['fm.status']}",
-        *(f"- event: {text}" for text in result["events"]),
-        *(f"- log: {text}" for text in result["log"]),
-        "",
-        f"{where['processor']}, {where['cores']} cores; load {where['load_average']}; {where['versions']}",
-    ]
-    return "\n".join(lines)
+    for result in results:
+        made = result["corrections"]
+        lines += [
+            "",
+            f"Seed {result['seed']}: the slowdown was noticed {result['noticed']}, its end {result['end noticed']}. "
+            f"Decoding steps were corrected by {made['before']:.2f} before, {made['when slowed']:.2f} when slowed, "
+            f"{made['in the end']:.2f} in the end.",
+            "",
+            f"- `fm.status`: {result['fm.status']}",
+            *(f"- event: {text}" for text in result["events"]),
+            *(f"- log: {text}" for text in result["log"]),
+        ]
+    machine = f"{where['processor']}, {where['cores']} cores; load {where['load_average']}; {where['versions']}"
+    return "\n".join([*lines, "", machine])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=100, help="judged in each phase, after the first 50")
-    parser.add_argument("--competitors", type=int, default=2, help="processes that are started on its core")
-    parser.add_argument("--policy", default="greedy")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    core = max(os.sched_getaffinity(0))
+def run(seed: int, cores: set[int], options: argparse.Namespace) -> dict[str, Any]:
+    """One cluster, profiled, slowed and let go."""
+    core = max(cores)
+    keep_to([os.getpid()], cores)
     deployment = {
         "accelerators": {"cpu": {"cards": 1, "cores": [[core]]}},
         "models": {
@@ -253,7 +257,6 @@ def main() -> None:
         },
         "router": {"policy": options.policy},
     }  # fmt: skip
-    load_before = os.getloadavg()[0]
     with (
         tempfile.TemporaryDirectory() as folder,
         dask.config.set({"fmware.profiles": folder}),
@@ -263,16 +266,41 @@ def main() -> None:
         fm.wait_ready(client)
         hosting = {replica["worker"] for replica in fm.status(client)["replicas"]}
         light = [pid for address, pid in client.run(os.getpid).items() if address not in hosting]
-        keep_off([os.getpid(), *light], core)
+        keep_to([os.getpid(), *light], cores - {core})
         (made,) = fm.profile_models(client)
         if made.profile is None:
             raise SystemExit(f"the profile failed: {made.reason}")
-        result = measure(client, core, options.competitors, options.calls, options.seed)
-    where = environment(seed=options.seed, packages=("dask", "distributed", "xllamacpp"))
+        return measure(client, core, options.competitors, options.calls, seed)
+
+
+def _columns(outcomes: list[Outcome]) -> dict[str, str]:
+    """Calls as one line for each figure."""
+    return {
+        name: " ".join(f"{getattr(outcome, name):.4f}" for outcome in outcomes)
+        for name in (field.name for field in fields(Outcome))
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=100, help="judged in each phase, after the first 50")
+    parser.add_argument("--competitors", type=int, default=2, help="processes that are started on its core")
+    parser.add_argument("--policy", default="greedy")
+    parser.add_argument("--seeds", type=int, default=3, help="clusters, one after the other")
+    options = parser.parse_args()
+    load_before = os.getloadavg()[0]
+    cores = os.sched_getaffinity(0)
+    results = [run(seed, cores, options) for seed in range(options.seeds)]
+    phases = pooled(results)
+    where = environment(seed=0, packages=("dask", "distributed", "xllamacpp"))
     where["load_average"] = f"{load_before:.1f} before, {os.getloadavg()[0]:.1f} after"
-    text = markdown(result, where)
+    text = markdown(phases, results, where)
     print(text)
-    write("slowed_replica", {"environment": where, **result}, text)
+    kept = [
+        {**result, "outcomes": {phase: _columns(part) for phase, part in result["outcomes"].items()}}
+        for result in results
+    ]
+    write("slowed_replica", {"environment": where, "phases": phases, "runs": kept}, text)
 
 
 if __name__ == "__main__":

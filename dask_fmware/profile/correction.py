@@ -204,6 +204,7 @@ class DriftDetector:
 
     Two cumulative sums of the log ratio, one for slower and one for faster (Page 1954): each grows while the
     ratio exceeds half of `least` and is reset by what contradicts it, so that its last reset dates the change.
+    A drift begins at the alarm and ends at half of it, lest a noisy engine be told of again and again.
 
     Parameters
     ----------
@@ -219,6 +220,7 @@ class DriftDetector:
         self._allowance = log(least) / 2
         self._alarm = patience * self._allowance
         self._sums = {1: 0.0, -1: 0.0}
+        self._lasts = {1: False, -1: False}
         self._since_s: dict[int, float | None] = {1: None, -1: None}
         self._log_mean = {1: 0.0, -1: 0.0}
 
@@ -229,8 +231,9 @@ class DriftDetector:
         for sign in (1, -1):
             size = sign * log(ratio)
             before = self._sums[sign]
-            # capped at twice the alarm: recovery is noticed as soon as drift is, however long it lasted
-            self._sums[sign] = min(max(before + size - self._allowance, 0.0), 2 * self._alarm)
+            # capped: recovery is noticed as soon as drift is, however long it lasted
+            self._sums[sign] = min(max(before + size - self._allowance, 0.0), 1.5 * self._alarm)
+            self._lasts[sign] = self._sums[sign] >= (0.5 if self._lasts[sign] else 1.0) * self._alarm
             if self._sums[sign] == 0.0:
                 self._since_s[sign], self._log_mean[sign] = None, 0.0
                 continue
@@ -244,6 +247,6 @@ class DriftDetector:
         """What lasts at present."""
         for sign in (1, -1):
             since_s = self._since_s[sign]
-            if since_s is not None and self._sums[sign] >= self._alarm:
+            if since_s is not None and self._lasts[sign]:
                 return Drift(exp(sign * self._log_mean[sign]), since_s)
         return None

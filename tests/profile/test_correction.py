@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from math import exp
+from math import exp, log
 
 import numpy as np
 import pytest
@@ -133,6 +133,15 @@ def test_drift_is_told_in_a_sentence() -> None:
 
 def test_a_ratio_of_nothing_is_no_drift() -> None:
     assert DriftDetector().observe(0.0, 1.0) is None
+
+
+def test_an_engine_on_the_verge_is_not_told_of_again_and_again() -> None:
+    rng, detector, told = np.random.default_rng(0), DriftDetector(least=1.25), 0
+    for step in range(2000):
+        before = detector.drift
+        after = detector.observe(float(np.exp(log(1.25) / 2 + rng.normal(0, 0.3))), float(step))
+        told += before is None and after is not None
+    assert told < 20
 
 
 @pytest.mark.parametrize(("least", "patience"), [(1.0, 5.0), (1.2, 0.0)])
