@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.day_loads import Load, MeasuredDay, Sine, Trace
+from benchmarks.support.day_loads import Around, Load, MeasuredDay, Sine, Trace
 from benchmarks.support.environment import environment, write
 from dask_fmware.provisioning import Plan
 from dask_fmware.provisioning.capacity import CallClass
@@ -136,9 +136,10 @@ class Foreseen:
 
 def _played(spec: Scenario, load: Load, seed: int, controller: ProvisioningController | Foreseen | None) -> Played:
     parts = [[0, 0] for _ in range(PARTS)]  # runs in time, all
+    part_s = (load.load if isinstance(load, Around) else load).length_s / PARTS
 
     def ended(outcome: Outcome) -> None:
-        part = parts[min(int(PARTS * outcome.run.arrival / load.length_s), PARTS - 1)]
+        part = parts[min(int(outcome.run.arrival / part_s), PARTS - 1)]
         part[0] += outcome.met
         part[1] += 1
 
@@ -152,9 +153,11 @@ def _played(spec: Scenario, load: Load, seed: int, controller: ProvisioningContr
 
 def static_peak(load: Load, seed: int, begin: int) -> int:
     """Least number of replicas that attain the quantile in every part, searched for from `begin` on."""
+    part_s = load.length_s / PARTS
+    busiest = Around(load, min(8 * part_s, load.length_s))
 
     def attains(count: int) -> bool:
-        return static(load, seed, count).goodput_worst >= QUANTILE
+        return static(busiest, seed, count).goodput_worst >= QUANTILE
 
     count = begin
     if attains(count):
@@ -250,21 +253,21 @@ def main() -> None:
     )
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(asked.workers) as pool:
-        peak = pool.submit(static_peak, load, seeds[0], asked.begin).result()
-        day = pool.submit(static_day, load, seeds[0], peak).result()
-        title += f" Static peak: {peak} cards."
+        cells = {
+            (load_s, way): [pool.submit(scaled, load, load_s, options, asked.begin // 2, seed) for seed in seeds]
+            for load_s in asked.loads
+            for way, options in ways(load_s, asked.target).items()
+        }
+        peak = static_peak(load, seeds[0], asked.begin)
         kept = {
             f"static peak, {peak}": [pool.submit(static, load, seed, peak) for seed in seeds],
-            f"static, day, {day}": [pool.submit(static, load, seed, day) for seed in seeds],
             f"known beforehand, {asked.window:g} s": [
                 pool.submit(foreseen, load, asked.window, seed) for seed in seeds
             ],
         }
-        cells = {
-            (load_s, way): [pool.submit(scaled, load, load_s, options, max(day // 2, 1), seed) for seed in seeds]
-            for load_s in asked.loads
-            for way, options in ways(load_s, asked.target).items()
-        }
+        day = pool.submit(static_day, load, seeds[0], peak).result()
+        kept[f"static, day, {day}"] = [pool.submit(static, load, seed, day) for seed in seeds]
+        title += f" Static peak: {peak} cards."
         base = interval([one.result().card_hours for one in kept[f"static peak, {peak}"]]).mean
         for (load_s, way), waited in [*(((None, way), some) for way, some in kept.items()), *cells.items()]:
             rows.append(row(load_s, way, [one.result() for one in waited], base))

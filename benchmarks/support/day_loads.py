@@ -13,7 +13,7 @@ from typing import Protocol
 
 from dask_fmware.simulate.arrivals import Arrival
 
-__all__ = ["Load", "MeasuredDay", "Sine", "Trace"]
+__all__ = ["Around", "Load", "MeasuredDay", "Sine", "Trace"]
 
 JITTER_S = 5.0  # of the copies of one arrival of a trace
 
@@ -104,6 +104,35 @@ class MeasuredDay:
     def arrivals(self, seed: int) -> Iterator[Arrival]:
         """Draw a Poisson process of that rate."""
         yield from _poisson(self.peak, self.length_s, self.share, seed)
+
+
+@dataclass(frozen=True)
+class Around:
+    """The part of a load around its busiest minutes: what is enough there is enough."""
+
+    load: Load
+    length_s: float
+
+    @property
+    def title(self) -> str:
+        """What it is."""
+        return f"{self.load.title}, {self.length_s:g} s around its peak"
+
+    @property
+    def mean_share(self) -> float:
+        """Of the load."""
+        return self.load.mean_share
+
+    def arrivals(self, seed: int) -> Iterator[Arrival]:
+        """Those of the load, as if it began here."""
+        minutes: dict[int, int] = {}
+        for arrival in self.load.arrivals(seed):
+            minutes[int(arrival.at // 600)] = minutes.get(int(arrival.at // 600), 0) + 1
+        middle_s = 600 * max(minutes, key=lambda m: minutes[m]) + 300
+        begin_s = min(max(middle_s - self.length_s / 2, 0.0), self.load.length_s - self.length_s)
+        for arrival in self.load.arrivals(seed):
+            if 0 <= arrival.at - begin_s < self.length_s:
+                yield arrival._replace(at=arrival.at - begin_s)
 
 
 class Trace:

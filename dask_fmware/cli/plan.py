@@ -49,6 +49,7 @@ def plan(
             "quantile": made.quantile,
             "rates": dict(made.rates),
             "offers": [offer.to_wire() for offer in made.offers],
+            "enough": made.enough.to_wire() if made.enough is not None else None,
             "assumed": list(made.assumed),
         }
         click.echo(json.dumps(wire, indent=2))

@@ -32,6 +32,8 @@ class KnownSpeed:
     latency: Latency | None = None
     step_tokens: int | None = None  # most prompt tokens in a step
     load_s: float | None = None
+    weight_bytes: float | None = None
+    kv_bytes_per_token: float | None = None
 
     def live_profile(self) -> LiveProfile:
         """Return what a replica announces of it; there must be a law."""
@@ -107,4 +109,7 @@ def _of_catalog(model: str, accelerator: str) -> KnownSpeed:
 
 
 def _of(profile: Profile, source: str) -> KnownSpeed:
-    return KnownSpeed(source, profile.step_law, step_tokens=profile.step_tokens, load_s=profile.load_s)
+    return KnownSpeed(
+        source, profile.step_law, step_tokens=profile.step_tokens, load_s=profile.load_s,
+        weight_bytes=profile.weight_bytes, kv_bytes_per_token=profile.kv_bytes_per_token,
+    )  # fmt: skip

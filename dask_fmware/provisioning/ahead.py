@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, prod
 
 from dask_fmware.errors import SpecError
@@ -18,6 +18,8 @@ from dask_fmware.spec.slo import SLO
 from dask_fmware.spec.workflow import Workflow
 
 __all__ = ["FleetPlan", "Load", "Offer", "classes_of", "fleet_plan", "offers"]
+
+MANY_CARDS = 100_000  # of each type
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class FleetPlan:
     quantile: float
     rates: Mapping[str, float]  # runs a second by workflow
     assumed: tuple[str, ...]
+    enough: Offer | None = None  # where no offer attains the quantile: what would with more cards, if anything does
 
     @property
     def best(self) -> Offer:
@@ -69,7 +72,8 @@ class FleetPlan:
     def __str__(self) -> str:
         asked = ", ".join(f"{rate:g} runs/s of {name}" for name, rate in self.rates.items())
         head = ("", "cards", "replicas", "price/hour", "goodput", "load")
-        rows = [head, *(self._row(offer) for offer in self.offers)]
+        offers = self.offers if self.enough is None else (*self.offers, self.enough)
+        rows = [head, *(self._row(offer) for offer in offers)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         attained = "" if self.best.goodput >= self.quantile else f"; NO mix of these cards attains {self.quantile:.0%}"
@@ -122,8 +126,11 @@ def fleet_plan(
     if unknown:
         inventory = Inventory(inventory.cards, {k: kind for k, kind in inventory.kinds.items() if kind.law is not None})
         assumed = (*assumed, f"left out, as nothing is known of their speed: {', '.join(unknown)}")
+    slots = ", ".join(f"{k.model} on {k.accelerator} {k.limits.slots}" for k in inventory.kinds.values())
+    assumed = (*assumed, f"calls at once on a replica (slots): {slots}")
     found = offers(inventory, classes, options)
-    return FleetPlan(found, options.quantile, {load.workflow.name: load.rate for load in loads}, assumed)
+    enough = None if found[0].goodput >= options.quantile else _with_more_cards(inventory, classes, options)
+    return FleetPlan(found, options.quantile, {load.workflow.name: load.rate for load in loads}, assumed, enough)
 
 
 def classes_of(
@@ -186,6 +193,14 @@ def offers(inventory: Inventory, classes: Sequence[CallClass], options: Provisio
     good = [o for o in made if o.goodput >= options.quantile]
     rest = sorted((o for o in made if o.goodput < options.quantile), key=lambda o: -o.goodput)
     return (*good, *rest)
+
+
+def _with_more_cards(inventory: Inventory, classes: Sequence[CallClass], options: Provisioning) -> Offer | None:
+    """The best mix if there were any number of cards; None if that does not attain the quantile either."""
+    cards = {name: replace(card, cards=MANY_CARDS) for name, card in inventory.cards.items()}
+    more = Inventory(cards, inventory.kinds)
+    offer = _offer("with more cards", more, size(more, classes, options))
+    return offer if offer.goodput >= options.quantile else None
 
 
 def _only(inventory: Inventory, names: Sequence[str]) -> Inventory:

@@ -9,9 +9,10 @@ from math import sqrt
 
 __all__ = ["ArrivalRate", "Peak", "spread"]
 
-WINDOWS_S = (2, 5, 10, 20, 60, 180, 600)  # a short one counts once it certainly saw something else
-CERTAIN = 4.0  # standard deviations: a look is taken every second
+WINDOWS_S = (2, 5, 10, 20, 40, 80, 160, 320, 600)
+CERTAIN, LIKELY = 4.0, 2.5  # standard deviations: a look is taken every second
 FEW = 4.0  # arrivals: a Poisson count has a long tail where few are expected
+MOST_DRIFT = 0.25  # of a rate within a window: more would not look like one load
 TREND_S = 600
 TREND_CERTAIN = 2.5
 MEMORY_S = 1200  # a window and the time before it
@@ -52,8 +53,10 @@ class ArrivalRate:
             del self._seconds[:old], self._sums[:old]
 
     def now(self, now: float) -> float:
-        """Arrivals a second: the mean of the longest window, brought up to date by the trend, or of a shorter one that
-        certainly differs from the time before it.
+        """Arrivals a second: the mean of the longest time that looks like one load, brought up to date by the trend.
+
+        Windows grow back in time as long as what they would add certainly is no other rate. What comes at once after
+        a pause is another rate only if both together are: something may have stalled, and caught up.
 
         Parameters
         ----------
@@ -63,20 +66,22 @@ class ArrivalRate:
         if self._first is None:
             return 0.0
         seen_s = max(now - self._first, LEAST_S)
-        windows = [w for w in WINDOWS_S if w <= seen_s] or list(WINDOWS_S[:1])
-        base_s = min(windows.pop(), seen_s)
-        rate = max(self._since(now, base_s) / base_s + self.trend(now) * base_s / 2, 0.0)
-        is_stepped = False
-        for window_s in reversed(windows):
-            before_s = min(base_s, seen_s - window_s)
-            if before_s < window_s:
-                continue
-            count = self._since(now, window_s)
-            usual = rate if is_stepped else self._since(now - window_s, before_s) / before_s
-            expected = usual * window_s
-            if abs(count - expected) > CERTAIN * sqrt(expected * (1 + window_s / before_s) + FEW):
-                rate, is_stepped = count / window_s, True
-        return rate
+        windows = [float(w) for w in WINDOWS_S if w <= seen_s] or [LEAST_S]
+        for window_s, longer_s in pairwise(windows):
+            if self._differ(now, window_s, longer_s, CERTAIN):
+                before_s = min(3 * longer_s, seen_s)
+                if before_s < 2 * longer_s or self._differ(now, longer_s, before_s, LIKELY):
+                    return self._since(now, window_s) / window_s
+        mean = self._since(now, windows[-1]) / windows[-1]
+        return mean + min(max(self.trend(now) * windows[-1] / 2, -MOST_DRIFT * mean), MOST_DRIFT * mean)
+
+    def _differ(self, now: float, window_s: float, longer_s: float, certain: float) -> bool:
+        """Whether a window certainly has another rate than what a longer one has before it."""
+        count, before_s = self._since(now, window_s), longer_s - window_s
+        before = self._since(now, longer_s) - count
+        rate = (count + before) / longer_s
+        spread = sqrt(rate * window_s * (1 + window_s / before_s) + FEW)
+        return abs(count - before * window_s / before_s) > certain * spread
 
     def trend(self, now: float) -> float:
         """Growth in arrivals a second each second, 0 unless it is certain; from ten parts of the last minutes."""

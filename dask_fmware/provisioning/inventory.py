@@ -19,6 +19,7 @@ from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["CardType", "Inventory", "Kind", "inventory_of", "law_of_latency"]
 
+USABLE = 0.9  # of a card's memory, for weights and KV cache
 KV_SHARE = 0.05  # of a card's memory that must be left for the KV cache
 
 
@@ -93,26 +94,31 @@ def inventory_of(
     }
     kinds: dict[tuple[str, str], Kind] = {}
     for model, spec in deployment.models.items():
-        fitting = _fitting(deployment, model, spec)
-        for accelerator in fitting:
-            placement, card = spec.on[accelerator], cards[accelerator]
-            known = known_speed(deployment, model, accelerator, profiles) or KnownSpeed("not known yet")
-            law = law_of_latency(known.latency) if known.latency is not None else known.law
-            slots = placement.slots or spec.slots
-            step_tokens = known.step_tokens or 2048
-            load_s = known.load_s if known.load_s is not None else options.load_s
-            kinds[model, accelerator] = Kind(
-                model,
-                accelerator,
-                law,
-                Limits(slots, max(step_tokens, slots + 1), placement.kv_tokens),
-                load_s + options.boot_s,
-                card.price_per_hour / card.replicas_per_card,
-                known.source,
-            )
+        known = {on: known_speed(deployment, model, on, profiles) or KnownSpeed("not known yet") for on in spec.on}
+        for accelerator in _fitting(deployment, model, spec, known):
+            kinds[model, accelerator] = _kind(deployment, options, model, cards[accelerator], known[accelerator])
     inventory = Inventory(cards, kinds)
     _check_room(inventory, options)
     return inventory
+
+
+def _kind(deployment: Deployment, options: Provisioning, model: str, card: CardType, known: KnownSpeed) -> Kind:
+    spec = deployment.models[model]
+    placement = spec.on[card.name]
+    slots = placement.slots or spec.slots
+    memory_gb, kv_tokens = deployment.accelerators[card.name].memory_gb, placement.kv_tokens
+    if kv_tokens is None and memory_gb and known.weight_bytes and known.kv_bytes_per_token:
+        free = USABLE * 1e9 * memory_gb / card.replicas_per_card - known.weight_bytes
+        kv_tokens = max(int(free / known.kv_bytes_per_token), 1)
+    return Kind(
+        model,
+        card.name,
+        law_of_latency(known.latency) if known.latency is not None else known.law,
+        Limits(slots, max(known.step_tokens or 2048, slots + 1), kv_tokens),
+        (known.load_s if known.load_s is not None else options.load_s) + options.boot_s,
+        card.price_per_hour / card.replicas_per_card,
+        known.source,
+    )
 
 
 def law_of_latency(latency: Latency) -> StepLaw:
@@ -145,24 +151,24 @@ def _check_models(deployment: Deployment, options: Provisioning) -> None:
             )
 
 
-def _fitting(deployment: Deployment, model: str, spec: ModelDeployment) -> list[str]:
+def _fitting(deployment: Deployment, model: str, spec: ModelDeployment, known: Mapping[str, KnownSpeed]) -> list[str]:
     """Accelerators whose memory holds a model, as far as both are known."""
-    needed = spec.memory_gb
-    if needed is None:
-        return list(spec.on)
-    sizes = {name: deployment.accelerators[name].memory_gb for name in spec.on}
-    shares = {
-        name: size / deployment.accelerators[name].replicas_per_card for name, size in sizes.items() if size is not None
-    }
-    fitting = [name for name in spec.on if name not in shares or needed <= shares[name] * (1 - KV_SHARE)]
+    needed: dict[str, float] = {}
+    shares: dict[str, float] = {}
+    for name in spec.on:
+        card, weights = deployment.accelerators[name], known[name].weight_bytes
+        size_gb = spec.memory_gb if spec.memory_gb is not None else weights / 1e9 if weights else None
+        if size_gb is not None and card.memory_gb is not None:
+            needed[name], shares[name] = size_gb, card.memory_gb / card.replicas_per_card
+    fitting = [name for name in spec.on if name not in shares or needed[name] <= shares[name] * (1 - KV_SHARE)]
     if not fitting:
         largest = max(shares, key=lambda name: shares[name])
-        split = deployment.accelerators[largest].replicas_per_card
-        share = f", shared by {split} replicas" if split > 1 else ""
+        card = deployment.accelerators[largest]
+        share = f", shared by {card.replicas_per_card} replicas" if card.replicas_per_card > 1 else ""
         raise DeploymentError(
-            f"model '{model}' fits no card: it needs {needed:g} GB and some {KV_SHARE:.0%} for its KV cache, the "
-            f"largest it may use is {largest} with {sizes[largest]:g} GB{share}; add a larger accelerator under "
-            f"models.{model}.on, or quantise the model"
+            f"model '{model}' fits no card: it needs {needed[largest]:.3g} GB and some {KV_SHARE:.0%} for its KV "
+            f"cache, the largest it may use is {largest} with {card.memory_gb:g} GB{share}; add a larger accelerator "
+            f"under models.{model}.on, or quantise the model"
         )
     return fitting
 

@@ -1,4 +1,8 @@
-"""Replicas on real worker processes that are killed while they start, while they drain, and again and again."""
+"""Replicas on real worker processes that are killed while they start, while they drain, and again and again.
+
+Every decision is recorded, and each record is held against the contract of the runtime: runs end once, calls go only to
+ready replicas with a free slot, what was lost runs elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed import Client, wait
 
 import dask_fmware as fm
+from dask_fmware.runtime.contract import check_log
+from dask_fmware.simulate.replay import open_log
 from dask_fmware.testing import deployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -30,12 +38,25 @@ def ask_other(question: str) -> Any:
     return n("{question}", question=question, max_tokens=8)
 
 
+@contextmanager
+def recorded(made: dict[str, Any], folder: Path) -> Iterator[tuple[fm.LocalModelCluster, Client]]:
+    """A cluster whose record keeps the contract in the end."""
+    record = folder / "run.jsonl"
+    made["router"] = {"record": str(record)}
+    with fm.LocalModelCluster(made, dashboard_address=None) as cluster, Client(cluster) as client:
+        yield cluster, client
+    with open_log(record) as (head, lines):
+        contract = check_log(head, lines, is_over=False)
+    assert [str(breach) for breach in contract.breaches] == []
+    assert contract.counts["events"] > 0
+
+
 @pytest.fixture
-def world() -> Iterator[tuple[fm.LocalModelCluster, Client]]:
+def world(tmp_path: Path) -> Iterator[tuple[fm.LocalModelCluster, Client]]:
     made = deployment("m", on={"cpu": 1}, token_s=0.05, load_s=0.5)
     made["accelerators"]["cpu"]["cards"] = 4
     made["models"]["m"]["on"]["cpu"]["latency"] = {"first_token_s": 0.001, "output_token_s": 0.05}
-    with fm.LocalModelCluster(made, dashboard_address=None) as cluster, Client(cluster) as client:
+    with recorded(made, tmp_path) as (cluster, client):
         fm.wait_ready(client)
         cluster.adapt(fm.Provisioning(mode="manual", interval_s=0.2, cool_down_s=0, retry_s=1.0))
         yield cluster, client
@@ -139,11 +160,11 @@ def test_the_plugin_is_installed_anew_while_replicas_start(world: Any) -> None:
     until(lambda: ready(client) == 3, "three replicas serve")
 
 
-def test_two_models_that_want_the_last_card_are_both_served() -> None:
+def test_two_models_that_want_the_last_card_are_both_served(tmp_path: Path) -> None:
     made = deployment("m", "n", token_s=0.02, load_s=0.5)
     made["accelerators"]["cpu"]["cards"] = 1
     made["models"]["n"]["on"]["cpu"]["replicas"] = 0
-    with fm.LocalModelCluster(made, dashboard_address=None) as cluster, Client(cluster) as client:
+    with recorded(made, tmp_path) as (cluster, client):
         cluster.adapt(fm.Provisioning(interval_s=0.2, cool_down_s=0, idle_s=3, load_s=1))
         asked = [client.compute(flow(question=f"q{i}")) for i in range(20) for flow in (ask, ask_other)]
         assert_all_answered_once(asked)
@@ -151,13 +172,13 @@ def test_two_models_that_want_the_last_card_are_both_served() -> None:
         assert "n" in served
 
 
-def test_a_card_that_vanishes_is_left_alone_and_another_taken() -> None:
+def test_a_card_that_vanishes_is_left_alone_and_another_taken(tmp_path: Path) -> None:
     made = deployment("m", on={"one": 1, "two": 1}, token_s=0.05, load_s=0.5)
     for name, price in (("one", 1.0), ("two", 3.0)):
         made["accelerators"][name] = {"cards": 2, "price_per_hour": price}
         made["models"]["m"]["on"][name]["latency"] = {"first_token_s": 0.001, "output_token_s": 0.05}
     made["models"]["m"]["on"]["two"]["replicas"] = 0
-    with fm.LocalModelCluster(made, dashboard_address=None) as cluster, Client(cluster) as client:
+    with recorded(made, tmp_path) as (cluster, client):
         fm.wait_ready(client)
         cluster.adapt(fm.Provisioning(interval_s=0.2, cool_down_s=0, idle_s=60, load_s=1, retry_s=60))
         until(lambda: ready(client) >= 1, "it serves")

@@ -71,3 +71,7 @@ def test_a_load_beyond_all_cards_is_said_and_not_hidden() -> None:
     plan = fm.plan(document(), rag, rate=5000, profiles=(), cards=2)
     assert plan.best.goodput < 0.95
     assert "NO mix" in str(plan)
+    assert plan.enough is not None  # and what would do
+    assert plan.enough.goodput >= 0.95
+    assert sum(plan.enough.cards.values()) > 4
+    assert "with more cards" in str(plan)

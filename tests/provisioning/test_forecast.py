@@ -33,6 +33,18 @@ def test_a_step_is_not_forgotten_while_the_long_windows_catch_up(low: float, hig
             assert rate.now(second + 1.0) < 1.7 * low
 
 
+@pytest.mark.parametrize("stall_s", [2, 3, 5])
+def test_what_comes_at_once_after_a_stall_is_no_step(stall_s: int) -> None:
+    rate, draw = ArrivalRate(), random.Random(2)
+    poisson(rate, 6, range(200), draw)
+    for second in range(200, 200 + stall_s):
+        assert rate.now(second + 1.0) < 10
+    rate.observe(200.0 + stall_s, 6 * (stall_s + 1))
+    for second in range(200 + stall_s + 1, 240):
+        poisson(rate, 6, range(second, second + 1), draw)
+        assert rate.now(second + 1.0) < 10
+
+
 def test_a_load_that_ends_is_seen_within_seconds() -> None:
     rate, draw = ArrivalRate(), random.Random(1)
     poisson(rate, 10, range(200), draw)

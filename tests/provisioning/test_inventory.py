@@ -53,6 +53,15 @@ def test_a_model_goes_only_where_it_fits() -> None:
     assert [kind.accelerator for kind in inventory_of(deployment(models__m__memory_gb=40)).of("m")] == ["H100"]
 
 
+def test_weights_and_room_for_kv_come_from_the_catalog_where_they_are_not_given() -> None:
+    named = {"catalog": "Qwen3-32B", "on": {"H100": {"replicas": 0}}}
+    (kind,) = inventory_of(deployment(models={"m": named})).kinds.values()
+    assert kind.limits.kv_tokens is not None
+    assert 10_000 < kind.limits.kv_tokens < 60_000  # of 72 GB, 66 are weights
+    with pytest.raises(DeploymentError, match=r"'m' fits no card: it needs 65.* GB.*H100 with 40 GB"):
+        inventory_of(deployment(models={"m": named}, accelerators__H100__memory_gb=40))
+
+
 def test_bounds_in_the_wrong_order_are_refused_with_both_values() -> None:
     with pytest.raises(DeploymentError, match=r"min_replicas=5 is above max_replicas=2"):
         deployment(provisioning={"default": {"min_replicas": 5, "max_replicas": 2}})
