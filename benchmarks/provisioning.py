@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -253,27 +253,29 @@ def main() -> None:
     )
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(asked.workers) as pool:
-        cells = {
-            (load_s, way): [pool.submit(scaled, load, load_s, options, asked.begin // 2, seed) for seed in seeds]
-            for load_s in asked.loads
-            for way, options in ways(load_s, asked.target).items()
-        }
-        peak = static_peak(load, seeds[0], asked.begin)
-        kept = {
-            f"static peak, {peak}": [pool.submit(static, load, seed, peak) for seed in seeds],
-            f"known beforehand, {asked.window:g} s": [
+        peak = pool.submit(static_peak, load, seeds[0], asked.begin).result()
+        title += f" Static peak: {peak} cards."
+        waited: dict[tuple[float | None, str], list[Future[Played]]] = {
+            (None, f"static peak, {peak}"): [pool.submit(static, load, seed, peak) for seed in seeds],
+            (None, f"known beforehand, {asked.window:g} s"): [
                 pool.submit(foreseen, load, asked.window, seed) for seed in seeds
             ],
         }
-        day = pool.submit(static_day, load, seeds[0], peak).result()
-        kept[f"static, day, {day}"] = [pool.submit(static, load, seed, day) for seed in seeds]
-        title += f" Static peak: {peak} cards."
-        base = interval([one.result().card_hours for one in kept[f"static peak, {peak}"]]).mean
-        for (load_s, way), waited in [*(((None, way), some) for way, some in kept.items()), *cells.items()]:
-            rows.append(row(load_s, way, [one.result() for one in waited], base))
+        for way in ways(0.0, asked.target):
+            for load_s in asked.loads:
+                options = ways(load_s, asked.target)[way]
+                start = asked.begin // 2
+                waited[load_s, way] = [pool.submit(scaled, load, load_s, options, start, seed) for seed in seeds]
+        day = pool.submit(static_day, load, seeds[0], peak)
+        base = interval([one.result().card_hours for one in waited[None, f"static peak, {peak}"]]).mean
+        for (load_s_, way), some in waited.items():
+            rows.append(row(load_s_, way, [one.result() for one in some], base))
             print(rows[-1], flush=True)
-            data = {"environment": environment(seed=asked.first_seed), "static_peak": peak, "static_day": day}
+            data = {"environment": environment(seed=asked.first_seed), "static_peak": peak}
             write(asked.name, {**data, "rows": rows}, table(title, rows))
+        least = day.result()
+        rows.append(row(None, f"static, day, {least}", [static(load, seed, least) for seed in seeds], base))
+        write(asked.name, {**data, "static_day": least, "rows": rows}, table(title, rows))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from distributed.deploy.spec import SpecCluster
 from distributed.scheduler import Scheduler, TaskState
 from distributed.worker import Worker
 
+from dask_fmware.cluster.dask_internals import close_worker, is_over, start_worker, worker_labels, worker_names
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_scheduler.dask_internals import NOWHERE, SchedulerInternals
@@ -314,6 +315,27 @@ async def test_deaths_of_workers_are_counted_and_tolerated(cluster: InProcessClu
     task = dask.task("counted")
     assert task is not None
     assert dask.deaths(task) == 0
+
+
+async def test_workers_are_added_to_a_cluster_and_taken_out_one_by_one(cluster: InProcessCluster) -> None:
+    spec_cluster = cluster.cluster
+    made = {"cls": Worker, "options": {"nthreads": 1, "resources": {"fm-thing": 1}}}
+    await start_worker(spec_cluster, "added", made, 10.0)
+    await cluster.until(lambda: "added" in worker_names(spec_cluster), "the cluster hears of it")
+    assert {"fm-thing"} in worker_labels(spec_cluster)
+    assert not is_over(spec_cluster, "added")
+    await spec_cluster.workers["added"].close()
+    assert is_over(spec_cluster, "added")
+    await close_worker(spec_cluster, "added", 10.0)
+    assert "added" not in spec_cluster.workers
+    assert "added" not in spec_cluster.worker_spec
+
+
+async def test_a_worker_that_cannot_start_leaves_nothing_behind(cluster: InProcessCluster) -> None:
+    with pytest.raises(TypeError):
+        await start_worker(cluster.cluster, "bad", {"cls": Worker, "options": {"no_such_option": 1}}, 10.0)
+    assert "bad" not in cluster.cluster.workers
+    assert "bad" not in cluster.cluster.worker_spec
 
 
 def test_a_task_can_say_itself_that_it_is_a_coroutine() -> None:
