@@ -239,7 +239,7 @@ async def benchmark(options: argparse.Namespace) -> dict[str, Any]:
             "prefill": profile.prefill.model_dump() if profile.prefill else None,
         },
         "usual": summary(usual[WARM:]),
-        "correction": {"decode": run.view.correction.decode, "prefill": run.view.correction.prefill},
+        "correction": {"decode": run.view.speed.correction.decode, "prefill": run.view.speed.correction.prefill},
     }
     if slowed:
         result["slowed"] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from dask_fmware.profile.correction import ConformalQuantile, Correction, Drift, DriftDetector, load_band
+from dask_fmware.profile.correction import ConformalQuantile, Drift, ReplicaSpeed, load_band
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.lengths import OutputLengths
 from dask_fmware.profile.projection import Estimate, Projection
@@ -54,8 +54,7 @@ class SchedulerView:
     law: StepLaw
     limits: Limits
     calls: dict[str, Known] = field(default_factory=dict)  # in order of submission
-    correction: Correction = field(default_factory=Correction)
-    drift: DriftDetector = field(default_factory=DriftDetector)
+    speed: ReplicaSpeed = field(default_factory=ReplicaSpeed)
     lengths: OutputLengths = field(default_factory=OutputLengths)
     tokens_per_byte: float = 0.25
     pace: ConformalQuantile = field(default_factory=lambda: ConformalQuantile(0.5, window=60, step=0.02, needed=10))
@@ -80,9 +79,9 @@ class SchedulerView:
             known.first_s = now if known.first_s is None else known.first_s
 
     def stepped(self, report: StepReport, now: float) -> None:
-        self.correction = self.correction.updated(report.decode_s, report.prefill_s, report.measured_s)
-        before = self.drift.drift
-        after = self.drift.observe(report.ratio, now)
+        before = self.speed.detector.drift
+        self.speed.observe(report.decode_s, report.prefill_s, report.measured_s, now)
+        after = self.speed.detector.drift
         if after is not None and before is None:
             self.drifts.append(after)
 
@@ -118,7 +117,7 @@ class SchedulerView:
         band = load_band(
             min(len(self.calls), self.limits.slots), len(self.calls) - self.limits.slots, self.limits.slots
         )
-        corrected = self.correction.corrected(self.law)
+        corrected = self.speed.correction.corrected(self.law)
         static, steps = (self._estimate(law, candidate, now) for law in (self.law, corrected))
         # Who comes behind a call slows its tokens too, and no queue at present tells of them: calls like the latest
         # take the slots that get free, and what that did in this band of load is learnt.

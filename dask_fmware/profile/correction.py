@@ -15,11 +15,12 @@ from math import ceil, exp, log
 from dask_fmware.errors import SpecError
 from dask_fmware.profile.law import StepLaw
 
-__all__ = ["ConformalQuantile", "Correction", "Drift", "DriftDetector", "load_band"]
+__all__ = ["ConformalQuantile", "Correction", "Drift", "DriftDetector", "ReplicaSpeed", "load_band"]
 
 LEAST, MOST = 0.05, 50.0  # bounds of a factor: beyond them the profile is of something else
 HIGHEST = 2.0  # level of a conformal quantile
 UNSURE = 1.0  # variance of a factor before anything was seen, and after any step at most
+CHANGE = 1.5, 15.0  # ratio to the corrected law, and steps at it (fewer further off), after which it is learnt anew
 CHANGED = 10.0  # variance of a factor that no longer holds: what was known of it counts for a tenth of a step
 
 
@@ -250,3 +251,28 @@ class DriftDetector:
             if since_s is not None and self._lasts[sign]:
                 return Drift(exp(sign * self._log_mean[sign]), since_s)
         return None
+
+
+class ReplicaSpeed:
+    """How fast a replica runs beside its profile, learnt from steps or sums of steps.
+
+    Parameters
+    ----------
+    correction
+        What it is taken to be like before any of its steps is known.
+    """
+
+    __slots__ = ("_change", "correction", "detector")
+
+    def __init__(self, correction: Correction | None = None) -> None:
+        self.correction = Correction() if correction is None else correction
+        self.detector = DriftDetector()  # of the profile
+        self._change = DriftDetector(*CHANGE)  # of the law as it is corrected
+
+    def observe(self, decode_s: float, prefill_s: float, measured_s: float, now_s: float) -> None:
+        """Take note of what the profile says of a step and of what it took, all above 0 in sum."""
+        corrected_s = self.correction.decode * decode_s + self.correction.prefill * prefill_s
+        if self._change.observe(measured_s / corrected_s, now_s) is not None:
+            self.correction, self._change = self.correction.unsettled(), DriftDetector(*CHANGE)
+        self.correction = self.correction.updated(decode_s, prefill_s, measured_s)
+        self.detector.observe(measured_s / (decode_s + prefill_s), now_s)

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
 from dask_fmware.model.report import AttemptReport
-from dask_fmware.profile.correction import ConformalQuantile, Correction, Drift, DriftDetector
+from dask_fmware.profile.correction import ConformalQuantile, Correction, Drift, ReplicaSpeed
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LiveProfile, fingerprint
 from dask_fmware.spec.deployment import Latency
@@ -28,7 +28,6 @@ Kind: TypeAlias = tuple[str, str, str, str]  # model, accelerator, engine, engin
 SETTLED = 10  # reports of a replica, after which others learn from it
 APART = 0.05  # of the logarithm of a factor: nearer corrections are not worth another view of the replica
 BOUND = 0.9  # quantile of durations that is told beside the expected one
-CHANGE = 1.5, 15.0  # ratio to the corrected law, and reports at it (fewer further off), after which it is learnt anew
 
 
 @dataclass(slots=True)
@@ -38,28 +37,27 @@ class CorrectedReplica:
     replica: Replica
     profiled: StepLaw
     fingerprint: str  # of the profile that the steps are compared with; "" for a law that no worker knows
-    correction: Correction = field(default_factory=Correction)
+    speed: ReplicaSpeed = field(default_factory=ReplicaSpeed)
     law: StepLaw = field(init=False)  # as it is used
     latency: Latency = field(init=False)  # of the replica, as it is used
     decode: float = field(init=False, default=1.0)  # factors that are applied
     prefill: float = field(init=False, default=1.0)
-    detector: DriftDetector = field(default_factory=DriftDetector)
-    change: DriftDetector = field(default_factory=lambda: DriftDetector(*CHANGE))  # of the law as it is corrected
     reports: int = 0
 
     def __post_init__(self) -> None:
         self.apply()
+
+    @property
+    def correction(self) -> Correction:
+        """Factors on the profile, as the latest steps have them."""
+        return self.speed.correction
 
     def observe(self, message: StepsTimed, now: float) -> bool:
         """Learn from steps; True if the law that is used has changed."""
         for decode_s, prefill_s, measured_s, _steps in message.steps:
             if decode_s + prefill_s > 0 and measured_s > 0:
                 self.reports += 1
-                expected_s = self.correction.decode * decode_s + self.correction.prefill * prefill_s
-                if self.change.observe(measured_s / expected_s, now) is not None:
-                    self.correction, self.change = self.correction.unsettled(), DriftDetector(*CHANGE)
-                self.correction = self.correction.updated(decode_s, prefill_s, measured_s)
-                self.detector.observe(measured_s / (decode_s + prefill_s), now)
+                self.speed.observe(decode_s, prefill_s, measured_s, now)
         made = self.correction
         if abs(log(made.decode / self.decode)) < APART and abs(log(made.prefill / self.prefill)) < APART:
             return False
@@ -167,7 +165,7 @@ class Corrections:
         else:
             return None
         mark = "" if text is None else fingerprint(text)
-        made = CorrectedReplica(replica, law, mark, self._start(_kind(replica), mark))
+        made = CorrectedReplica(replica, law, mark, ReplicaSpeed(self._start(_kind(replica), mark)))
         self._replicas[replica.replica_id] = made
         return made
 
@@ -193,7 +191,7 @@ class Corrections:
     def drift(self, replica_id: str) -> Drift | None:
         """Return how far a replica runs off its profile, if that lasts."""
         known = self._replicas.get(replica_id)
-        return known.detector.drift if known is not None else None
+        return known.speed.detector.drift if known is not None else None
 
     def pace(self, model: str, accelerator: str) -> Pace:
         """Return how long calls take beside what was expected of them."""

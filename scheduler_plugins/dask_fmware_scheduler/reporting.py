@@ -114,7 +114,7 @@ class Reporting:
     def _pace(self, replica: Replica) -> dict[str, Any]:
         """How a replica runs beside its profile."""
         known = self._router.machine.fleet.corrections.of(replica)
-        drift = known.detector.drift if known is not None else None
+        drift = known.speed.detector.drift if known is not None else None
         return {
             "correction": {"decode": known.decode, "prefill": known.prefill} if known is not None else None,
             "drift": drift_sentence(replica, drift) if drift is not None else None,
