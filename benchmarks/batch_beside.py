@@ -22,35 +22,16 @@ from typing import Any
 from benchmarks.support.environment import environment, write
 from dask_fmware.evaluation.job import BACKGROUND_PRIORITY
 from dask_fmware.simulate.arrivals import Arrival
-from dask_fmware.simulate.course import Live, Outcome
+from dask_fmware.simulate.closed_loop import ClosedLoop, slots
+from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
 from dask_fmware.simulate.workload import SampledRun, Workload
-from dask_fmware.simulate.world import World
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 JOB = "batch"
 IDLE = 1e-9  # runs a second, where the job is alone
 DRAIN_S = 10.0  # for interactive runs that came last
-
-
-class BesideJob(World):
-    """A simulation with a job that always has so many rows under way."""
-
-    def __init__(self, scenario: Scenario, policy: str, rate: float, seed: int, rows_under_way: int) -> None:
-        super().__init__(scenario, policy, Workload(scenario, seed).runs(rate=rate), seed)
-        self._rows = rows(scenario, seed)
-        for _ in range(rows_under_way):
-            self._agenda.at(0.0, self._next_row)
-
-    def _next_row(self) -> None:
-        live = self._course.submit(replace(next(self._rows), arrival=self.now))
-        self.outcomes.append(live.outcome)
-
-    def _run_ended(self, live: Live) -> None:
-        super()._run_ended(live)
-        if live.outcome.run.tenant == JOB:
-            self._next_row()
 
 
 def rows(scenario: Scenario, seed: int) -> Iterator[SampledRun]:
@@ -63,19 +44,10 @@ def rows(scenario: Scenario, seed: int) -> Iterator[SampledRun]:
         number += 1
 
 
-def slots(scenario: Scenario) -> int:
-    """Calls that the cluster runs at once."""
-    return sum(
-        model.on[card].slots * spec.count
-        for model in scenario.models.values()
-        for card, spec in scenario.cards.items()
-        if card in model.on
-    )
-
-
 def of_seed(scenario: Scenario, policy: str, rate: float, seed: int, window_s: float, job: bool) -> dict[str, float]:
     """Interactive goodput, and rows and interactive runs done a second."""
-    world = BesideJob(scenario, policy, rate, seed, 2 * slots(scenario) if job else 0)
+    runs = Workload(scenario, seed).runs(rate=rate)
+    world = ClosedLoop(rows(scenario, seed), 2 * slots(scenario) if job else 0, scenario, policy, runs, seed)
     begin_s = window_s / 4
     outcomes = world.play(window_s + DRAIN_S)
 

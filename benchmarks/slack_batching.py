@@ -1,24 +1,78 @@
 """Bar 2 of routing: continuous batching on mixed cards, from a fifth to three times the saturating load.
 
-python -m benchmarks.slack_batching SCENARIO [--seeds 5] [--loads 0.2 0.5 0.8 1 1.5 2 3] [--duration 60]
+    python -m benchmarks.slack_batching SCENARIO [--seeds 5] [--loads 0.2 0.5 0.8 1 1.5 2 3] [--duration 60]
+
+Saturation is what a steady stream of runs can just be served at (`simulate.run.saturation`). All policies get the same
+runs, and every run is played to its end. Each simulation is a line of `results/slack_SCENARIO_cells.jsonl`; what is
+there by the same settings is not played again, so it can be broken off. Remove the file when code has changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
+from typing import Any
 
-from dask_fmware.simulate.report import paired
-from dask_fmware.simulate.run import Cell, saturation
-from dask_fmware.simulate.scenario import PoissonArrivals, load_scenario
-from dask_fmware.simulate.tally import measure
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from rich.progress import Progress
 
-HERE = Path(__file__).parent
+from benchmarks.support.environment import RESULTS, environment, write
+from dask_fmware.simulate.report import interval
+from dask_fmware.simulate.run import play, saturation
+from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
+
+SCENARIOS = Path(__file__).parent / "scenarios"
 POLICIES = ("slack", "greedy", "target", "least_outstanding", "power_of_two", "round_robin")
+KEPT = ("goodput", "latest_s", "runs", "finished_late", "rejected", "ttft_mean_s", "late_work")
+
+
+class Cells:
+    """Simulations that were played, in a file that grows by a line for each."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, dict[str, Any]] = {}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            cell = json.loads(line)
+            self._found[self._key(cell)] = cell
+
+    @staticmethod
+    def _key(cell: dict[str, Any]) -> str:
+        return json.dumps([cell[name] for name in ("policy", "load", "rate", "duration_s", "seed")])
+
+    def get(self, scenario: Scenario, policy: str, load: float, rate: float, seed: int) -> dict[str, Any]:
+        """Return one simulation, and play it if it has not been."""
+        assert isinstance(scenario.arrivals, PoissonArrivals)
+        cell: dict[str, Any] = {"policy": policy, "load": load, "rate": round(rate, 6)}
+        cell |= {"duration_s": scenario.arrivals.duration_s, "seed": seed}
+        if (known := self._found.get(self._key(cell))) is not None:
+            return known
+        measured = play(scenario, policy, seed, rate)
+        cell |= {name: getattr(measured, name) for name in KEPT}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(cell) + "\n")
+        self._found[self._key(cell)] = cell
+        return cell
+
+
+def rows_of(load: float, by_policy: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Means over seeds, and how far the first policy is above each, seed by seed."""
+    first, rows = next(iter(by_policy.values())), []
+    for policy, cells in by_policy.items():
+        row: dict[str, Any] = {"load": load, "policy": policy, "seeds": len(cells)}
+        row |= {name: sum(cell[name] for cell in cells) / len(cells) for name in KEPT}
+        row["latest_s"] = max(cell["latest_s"] for cell in cells)
+        above = interval([mine["goodput"] - cell["goodput"] for mine, cell in zip(first, cells, strict=True)])
+        rows.append(row | {"above": above.mean, "above_low": above.low, "above_high": above.high})
+    return rows
+
+
+def shown(row: dict[str, Any], is_first: bool) -> str:
+    above = "" if is_first else f"{row['above']:+.3f} ({row['above_low']:+.3f} to {row['above_high']:+.3f})"
+    return (
+        f"| {row['load']:g} | {row['policy']} | {row['goodput']:.3f} | {above} | {row['ttft_mean_s']:.2f} s "
+        f"| {row['latest_s']:.0f} s | {row['runs']:.0f} |"
+    )
 
 
 def main() -> None:
@@ -27,44 +81,40 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--loads", type=float, nargs="+", default=[0.2, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0])
+    parser.add_argument("--policies", nargs="+", default=list(POLICIES))
     parser.add_argument("--duration", type=float, default=60.0)
+    parser.add_argument("--name", help="of the result, instead of slack_SCENARIO")
     asked = parser.parse_args()
-    scenario = load_scenario(HERE / "scenarios" / f"{asked.scenario}.yaml")
+    scenario = load_scenario(SCENARIOS / f"{asked.scenario}.yaml")
+    assert isinstance(scenario, Scenario)
     rate = saturation(scenario)
     arrivals = PoissonArrivals(kind="poisson", duration_s=asked.duration)
     scenario = scenario.model_copy(update={"arrivals": arrivals})
-    command = (
-        f"python -m benchmarks.slack_batching {asked.scenario} --seeds {asked.seeds} --duration {asked.duration:g}"
-    )
+    name = asked.name or f"slack_{asked.scenario}"
+    kept, where = Cells(RESULTS / f"{name}_cells.jsonl"), environment(seed=asked.first_seed)
     lines = [
         f"# {asked.scenario}: {scenario.description}",
         "",
-        f"`{command}`; seeds from {asked.first_seed}, saturation {rate:.1f} runs/s, full drain counted",
+        f"`{where['command']}`; seeds from {asked.first_seed}, {asked.duration:g} s of arrivals, saturation {rate:.1f} "
+        "runs/s, full drain counted.",
         "",
-        "| load | policy | goodput | slack above it, 95 % | latest run | runs |",
-        "|---|---|---|---|---|---|",
+        "| load | policy | goodput | slack above it, 95 % | mean TTFT | latest run | runs |",
+        "|---|---|---|---|---|---|---|",
     ]
-    rows = []
-    for load in asked.loads:
-        first: Cell | None = None
-        for policy in POLICIES:
-            measured = []
-            for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
-                runs = Workload(scenario, seed).runs(rate=rate * load)
-                measured.append(measure(scenario, World(scenario, policy, runs, seed).play()))
-            cell = Cell(policy, load, tuple(measured))
-            first = first or cell
-            above = paired(first, cell)
-            row = cell.record() | {"above": above.mean, "above_low": above.low, "above_high": above.high}
-            rows.append(row)
-            shown = "" if cell is first else f"{above.mean:+.3f} ({above.low:+.3f} to {above.high:+.3f})"
-            latest = f"{row['latest_s']:.0f} s"
-            lines.append(f"| {load:g} | {policy} | {row['goodput']:.3f} | {shown} | {latest} | {row['runs']:.0f} |")
-            print(lines[-1], flush=True)
-    out = HERE / "results"
-    made = {"command": command, "python": platform.python_version(), "machine": platform.machine(), "rows": rows}
-    (out / f"slack_{asked.scenario}.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    (out / f"slack_{asked.scenario}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows: list[dict[str, Any]] = []
+    with Progress() as progress:
+        task = progress.add_task(name, total=len(asked.loads) * len(asked.policies) * asked.seeds)
+        for load in asked.loads:
+            by_policy: dict[str, list[dict[str, Any]]] = {policy: [] for policy in asked.policies}
+            for policy, cells in by_policy.items():
+                for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
+                    cells.append(kept.get(scenario, policy, load, rate * load, seed))
+                    progress.advance(task)
+            found = rows_of(load, by_policy)
+            rows += found
+            lines += [shown(row, row is found[0]) for row in found]
+            write(name, {"environment": where, "saturation_runs_per_s": rate, "rows": rows}, "\n".join(lines))
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

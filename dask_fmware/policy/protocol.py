@@ -80,7 +80,7 @@ class ReplicaView:
     context_tokens: int = 0  # expected KV tokens of all its running attempts
     card_waiting: int = 0  # calls that wait for a slot of any replica of its card
     stretch: float = 1.0  # measured over expected duration of calls on replicas like it, a high quantile
-    background: int = 0  # of the running attempts, those of calls that are parked or have no objective
+    background: int = 0  # of the running attempts, those of runs without an objective
     delay_s: float = 0.0  # from a decision to the first token, beyond the engine's own time; a high quantile
 
     @property

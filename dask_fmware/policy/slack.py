@@ -31,12 +31,14 @@ and estimates: with wrong ones it parks too early or too late.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 
 from dask_fmware.policy.estimate import execution_s, expected_s
 from dask_fmware.policy.kinds import RankedReplicas, leaders
+from dask_fmware.policy.leeway import FOR_URGENT, SPARE, Leeway
 from dask_fmware.policy.lookahead import LookAhead
 from dask_fmware.policy.outlook import JobCall, Outlook, Plan
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
@@ -47,9 +49,7 @@ REMEMBERED = 16  # urgent calls whose arrivals tell the rate of the next
 PATIENCE = 10.0  # objectives that a call is parked before it has a right to a turn
 RIGHT = 20  # urgent starts for one such turn
 EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
-SPARE = 0.2  # of the slack of urgent calls, that others on the same replica may use up who have no right to it
 FOR_BEGUN = 0.25  # most of a batch that is kept for calls of runs under way
-FOR_URGENT = 0.4  # share of a batch that is kept for urgent calls
 URGENT, FRESH, PARKED, BACKGROUND = 0.0, 0.5, 1.0, 2.0
 ALL_BUSY = Wait("all replicas are busy")
 LATER = Wait("only a busy replica can still be in time", lets_pass=True)
@@ -65,6 +65,7 @@ class Slack:
         self._typical: dict[tuple[str, bool], tuple[float, ...]] = {}
         """(model, whether it answers) -> prompt, output and allowed seconds of urgent calls."""
         self._lost: dict[str, float] = {}  # model -> share of calls of runs under way that came too late lately
+        self._leeway: dict[str, Leeway] = defaultdict(Leeway)  # model -> of calls without an objective
         self._starts = 0  # of urgent calls since a background call had its turn
         self._ahead = LookAhead(_cost)
         self._plan: Plan | None = None  # for the decisions of this moment
@@ -132,11 +133,13 @@ class Slack:
             self._lost[call.model] = lost + ((not in_time) - lost) / 50
         if in_time:
             self._starts += 1
+            self._leeway[call.model].bound(call, due, best)
             return Bind(replica_id, f"ends {due - best:.3f} s before it is due, soonest of those with room", due)
         if not any_room:
             return ALL_BUSY
         if soonest <= due:
             return LATER
+        self._leeway[call.model].lost(call, due)
         return Park(f"cannot be in time any more: {soonest - due:.3f} s late at best" if soonest < inf else "too late")
 
     def _look(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> tuple[float, str, float, bool]:
@@ -188,7 +191,7 @@ class Slack:
             found = spent_s, replica.name, replica.replica_id
             if self._plan is not None and now + spent_s > self._plan.free_until.get(replica.replica_id, inf):
                 continue
-            if (best is None or found < best) and self._spares(replica, spent_s, now):
+            if (best is None or found < best) and self._spares(call, replica, spent_s, now):
                 best = found
         if best is None:
             if self._turn(call, now):
@@ -199,17 +202,20 @@ class Slack:
             return Wait("an urgent call is likely to come meanwhile", until=now + pause_s)
         return Bind(best[2], "no urgent call needs the replica", inf)
 
-    def _spares(self, replica: ReplicaView, spent_s: float, now: float) -> bool:
+    def _spares(self, call: CallView, replica: ReplicaView, spent_s: float, now: float) -> bool:
         """Whether urgent calls can do without a slot of a replica for so long: none is likely, or all stay in time."""
         if self._rate(now) * spent_s <= EVEN_ODDS:
             return True
         if self._plan is not None:
             return self._ahead.leaves_room(replica.replica_id, spent_s, now)
-        return self._is_spare(replica, now)
+        if call.due is not None:  # a run that is late stands back for the others, but not for a job that fills up
+            return self._is_spare(_without_background(replica), now)
+        leeway = self._leeway[call.model]
+        return self._is_spare(replica, now, leeway.kept, leeway.spare)
 
-    def _is_spare(self, replica: ReplicaView, now: float) -> bool:
-        """Whether urgent calls can do without what one more call takes of a replica."""
-        if replica.slots == 1 or replica.running >= _open_slots(replica, FOR_URGENT):
+    def _is_spare(self, replica: ReplicaView, now: float, kept: float = FOR_URGENT, spare: float = SPARE) -> bool:
+        """Whether urgent calls can do without what one more call takes of a replica: slots, and some of their slack."""
+        if replica.slots == 1 or replica.running >= _open_slots(replica, kept):
             return False
         law, is_known = replica.law, False
         for answers in (False, True):
@@ -225,7 +231,7 @@ class Slack:
             if idle_s > allowed_s:
                 continue  # none would come here
             with_it_s = replica.stretch * expected_s(prompt, output, replica, now)
-            if with_it_s > idle_s + SPARE * (allowed_s - idle_s):
+            if with_it_s > idle_s + spare * (allowed_s - idle_s):
                 return False
         return is_known
 
@@ -253,6 +259,15 @@ def _cost(call: JobCall, answers: bool, replica: ReplicaView) -> tuple[float, fl
         first_s = execution_s(replica.latency, call.prompt_tokens, 0.0)
         return first_s + replica.delay_s, whole_s + replica.delay_s
     return whole_s * replica.stretch, whole_s * replica.stretch
+
+
+def _without_background(replica: ReplicaView) -> ReplicaView:
+    """Return a replica as it would be without the calls of runs that have no objective, about."""
+    others = replica.running - replica.background
+    if others == replica.running:
+        return replica
+    context = replica.context_tokens * others // replica.running
+    return replace(replica, running=others, context_tokens=context)
 
 
 def _open_slots(replica: ReplicaView, kept: float) -> int:

@@ -337,7 +337,7 @@ class Dispatcher:
         self._shares.given(view.tenant, call.run.level, expected_s / replica.slots)
         context_tokens = view.prompt_tokens + int(view.output_tokens / 2)
         kind = (replica.model, replica.accelerator, view.workflow, base_name(view.node))
-        held = Held(expected_s, context_tokens, view.due is None or view.parked, kind)
+        held = Held(expected_s, context_tokens, view.due is None, kind)
         wait_s = fleet.ahead.patience_s(state, held, now)
         law = fleet.law(replica)
         if law is not None:

@@ -35,7 +35,7 @@ class Held:
     ) -> None:
         self.expected_s = expected_s
         self.context_tokens = context_tokens  # on average while it runs
-        self.is_background = is_background  # of a call without an objective, or of one that is parked
+        self.is_background = is_background  # of a run without an objective
         self.kind = kind  # of call and replica, by which its end is predicted
         self.given_at = 0.0  # when it was given to its replica
         self.began_at: float | None = None  # when it had a slot; None while it is ahead

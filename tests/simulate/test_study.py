@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 import dask_fmware as fm
 from dask_fmware.cli import fmware
 from dask_fmware.errors import DeploymentError, SpecError
+from dask_fmware.simulate.closed_loop import ClosedLoop, endless, slots
 from dask_fmware.simulate.run import cells, saturation
 from dask_fmware.simulate.study import Study
 from tests.simulate.test_world import SERIAL, scenario
@@ -79,6 +81,27 @@ def test_a_load_is_relative_to_saturation_where_arrivals_have_no_rate() -> None:
     made = scenario(arrivals={"kind": "poisson", "duration_s": 20.0})
     (cell,) = cells(made, ["greedy"], [0.5], range(4))
     assert cell.mean("runs") == pytest.approx(0.5 * saturation(made) * 20.0, rel=0.3)
+
+
+def test_saturation_is_what_a_steady_stream_can_just_be_served_at() -> None:
+    made = scenario(arrivals={"kind": "poisson", "duration_s": 150.0})
+
+    def waits(load: float) -> float:
+        (cell,) = cells(made, ["greedy"], [load], range(1))
+        return cell.mean("latest_s")
+
+    assert waits(0.8) < 20.0 < 25.0 < waits(1.3)
+
+
+def test_a_closed_loop_keeps_as_many_runs_under_way_and_ends_after_so_many() -> None:
+    made = scenario(arrivals={"kind": "poisson", "duration_s": 20.0})
+    outcomes = ClosedLoop(endless(made, 0), 3, made, "greedy", most_ends=50).play()
+    ended = [outcome for outcome in outcomes if outcome.finished_at < inf]
+    assert (len(ended), len(outcomes) - len(ended)) == (50, 3)
+    for outcome in ended:
+        at = outcome.finished_at - 1e-6
+        assert sum(o.run.arrival <= at < o.finished_at for o in outcomes) == 3
+    assert slots(made) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Runs of which there is always the same number under way: a batch job, or a cluster that is never idle."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import count
+from math import inf
+
+from dask_fmware.policy.protocol import Policy
+from dask_fmware.simulate.arrivals import Arrival
+from dask_fmware.simulate.course import Live
+from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulate.workload import SampledRun, Workload
+from dask_fmware.simulate.world import World
+
+__all__ = ["ClosedLoop", "endless", "slots"]
+
+
+class ClosedLoop(World):
+    """A simulation in which the next run of a source is submitted whenever one of them ends.
+
+    Parameters
+    ----------
+    source
+        The runs, without end; when they arrive is left out of account.
+    under_way
+        How many of them there are at any time.
+    most_ends
+        How many of them end before the simulation does.
+    scenario, policy, runs, seed
+        As of `World`; `runs` are those that arrive besides.
+    """
+
+    def __init__(
+        self,
+        source: Iterator[SampledRun],
+        under_way: int,
+        scenario: Scenario,
+        policy: str | Policy,
+        runs: Iterable[SampledRun] = (),
+        seed: int = 0,
+        most_ends: float = inf,
+    ) -> None:
+        super().__init__(scenario, policy, runs, seed)
+        self._source = source
+        self._mine: set[str] = set()  # run ids, under way
+        self._ends_left = most_ends
+        for _ in range(under_way):
+            self._agenda.at(0.0, self._next)
+
+    def _next(self) -> None:
+        run = next(self._source)
+        late = self.now - run.arrival
+        self._mine.add(run.run_id)
+        live = self._course.submit(replace(run, arrival=self.now, deadline=run.deadline + late))
+        self.outcomes.append(live.outcome)
+
+    def _run_ended(self, live: Live) -> None:
+        run_id = live.outcome.run.run_id
+        if run_id in self._mine:
+            self._mine.discard(run_id)
+            self._next()  # first, or nothing might be under way for a moment, which ends a simulation
+            self._ends_left -= 1
+        super()._run_ended(live)
+        self._agenda.is_over |= self._ends_left <= 0
+
+
+def endless(scenario: Scenario, seed: int) -> Iterator[SampledRun]:
+    """Draw runs without end, workflows in their shares."""
+    workload, mix = Workload(scenario, seed), random.Random(f"mix {seed}")
+    names, shares = list(scenario.workflows), [workflow.share for workflow in scenario.workflows.values()]
+    for number in count():
+        name = names[0] if len(names) == 1 else mix.choices(names, shares)[0]
+        yield workload.run(name, f"loop{number}", Arrival(0.0))
+
+
+def slots(scenario: Scenario) -> int:
+    """Return how many calls the cluster runs at once."""
+    return sum(
+        (spec.slots or sum(model.on[card].slots for model in scenario.models.values() if card in model.on)) * spec.count
+        for card, spec in scenario.cards.items()
+    )

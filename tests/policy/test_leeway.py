@@ -1,0 +1,51 @@
+"""How much of the engines background calls may take."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+
+from dask_fmware.policy.leeway import FOR_URGENT, LEAST_KEPT, SPARE, Leeway
+from tests.policy.views import call
+
+CALL = call(submitted=10.0, runnable_at=10.0, deadline=12.0, own_s=0.5)
+DUE = 12.0
+
+
+def test_it_widens_while_urgent_calls_have_time_to_spare_up_to_nearly_all() -> None:
+    leeway = Leeway()
+    assert (leeway.kept, leeway.spare) == (FOR_URGENT, SPARE)
+    seen = [leeway.kept]
+    for _ in range(1000):
+        leeway.bound(CALL, DUE, ends=11.0)
+        seen.append(leeway.kept)
+    assert seen == sorted(seen, reverse=True)
+    assert (leeway.kept, leeway.spare) == (pytest.approx(LEAST_KEPT), inf)
+
+
+def test_it_closes_while_urgent_calls_are_tight_or_lost() -> None:
+    tight, lost = Leeway(), Leeway()
+    for _ in range(40):
+        tight.bound(CALL, DUE, ends=11.9)
+        lost.lost(CALL, DUE)
+    for leeway in (tight, lost):
+        assert (leeway.kept, leeway.spare) == (pytest.approx(1.0), pytest.approx(0.0))
+
+
+def test_calls_that_came_tight_or_late_say_nothing_of_what_runs_beside_them() -> None:
+    leeway = Leeway()
+    leeway.bound(call(submitted=10.0, runnable_at=11.4, deadline=12.0, own_s=0.5), DUE, ends=11.95)
+    leeway.lost(call(submitted=10.0, runnable_at=11.8, deadline=12.0, own_s=0.5), DUE)
+    assert leeway.width == 0.0
+
+
+def test_it_settles_where_two_urgent_calls_in_a_hundred_are_tight() -> None:
+    def after(tight_of_hundred: int) -> float:
+        leeway = Leeway()
+        for number in range(5000):
+            leeway.bound(CALL, DUE, ends=11.95 if number % 100 < tight_of_hundred else 11.0)
+        return leeway.width
+
+    assert after(1) == pytest.approx(1.0, abs=0.1)
+    assert after(4) < 0.0
