@@ -72,7 +72,8 @@ def _show_deployment(deployment: Deployment) -> None:
     for name, accelerator in deployment.accelerators.items():
         used = sum(replica.accelerator == name for replica in replicas)
         room = accelerator.cards * accelerator.replicas_per_card
-        click.echo(f"  accelerator {name}: {accelerator.cards} cards, {used} of {room} places used")
+        cards = "1 card" if accelerator.cards == 1 else f"{accelerator.cards} cards"
+        click.echo(f"  accelerator {name}: {cards}, {used} of {room} places used")
     light = deployment.light_workers
     click.echo(f"  light workers: {light.count} with {light.threads} threads, policy: {deployment.router.policy}")
 

@@ -1,0 +1,47 @@
+"""The documents of the repository: what they point to is there, and what they show is true of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dask_fmware.spec.deployment import Deployment
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(document: Path) -> None:
+    for link in LINK.findall(CODE.sub("", document.read_text(encoding="utf-8"))):
+        if "://" in link:
+            continue
+        path, _, heading = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), f"{document.name} points to {link}"
+        if heading and target.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", text).strip().lower().replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/clusters.md"])
+def test_deployments_that_are_shown_are_sound(name: str) -> None:
+    blocks = BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
+    assert blocks
+    for block in blocks:
+        Deployment.from_yaml(block)
+
+
+def test_every_page_of_the_documentation_is_linked_from_the_readme_or_a_page() -> None:
+    pages = set(ROOT.glob("docs/*.md"))
+    linked = {
+        (document.parent / link.partition("#")[0]).resolve()
+        for document in [ROOT / "README.md", *pages]
+        for link in LINK.findall(document.read_text(encoding="utf-8"))
+    }
+    assert {page.name for page in pages if page.resolve() not in linked} == set()
