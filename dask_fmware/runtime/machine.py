@@ -129,7 +129,7 @@ class Machine:
                 return self._run_dropped(event.run_id, now)
             case Branched():
                 if (run := self.runs.get(event.run_id)) is not None:
-                    run.branches[event.run_id, event.switch] = event.branch
+                    run.take(event.run_id, event.switch, event.branch)
                     self.knowledge.observe_branch(run.plan.workflow, event.switch, event.branch)
                 return []
             case CallWithdrawn():
@@ -216,10 +216,8 @@ class Machine:
         self.knowledge.observe_body(run.plan.workflow, base, plan.nodes)
         if base not in run.bodies:
             self.knowledge.observe_pause(run.plan.workflow, base, now - run.idle_since)
-        run.bodies[base] = run.bodies.get(base, 0) + 1
         before = [c for c in run.report.calls if c.node.startswith(base + "[")][: -len(plan.nodes)]
-        if all(call.state in TERMINAL for call in before):
-            run.rounds[base] = run.rounds.get(base, 0) + 1
+        run.add_body(base, begins_round=all(call.state in TERMINAL for call in before))
 
     def _run_ended(self, event: RunEnded, now: float) -> list[Action]:
         run = self.runs.get(event.run_id)

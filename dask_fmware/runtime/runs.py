@@ -6,9 +6,11 @@ It owns who is in which state. Which replica a call gets is not its business.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from types import MappingProxyType
+from typing import Any
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, PackedReport, RunReport
@@ -20,6 +22,11 @@ __all__ = ["TERMINAL", "CallRecord", "RunRecord", "Runs", "sources"]
 
 TERMINAL: frozenset[CallState] = frozenset({"finished", "failed", "cancelled", "skipped"})
 UNDECIDED: Decided = frozenset()
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[Any, Any]:
+    return NOTHING
 
 
 @dataclass(slots=True)
@@ -48,19 +55,22 @@ class CallRecord:
 
 @dataclass(slots=True)
 class RunRecord:
-    """One run, with the plans that its maps and loops added."""
+    """One run, with the plans that its maps and loops added.
+
+    What most runs have none of is shared and replaced as a whole, since a hundred thousand may wait.
+    """
 
     plan: RunPlan
     report: RunReport
-    branches: dict[tuple[str, str], int | None] = field(default_factory=dict)  # (plan, switch) -> branch taken
-    parts: list[str] = field(default_factory=list)  # run ids of its bodies
+    branches: Mapping[tuple[str, str], int | None] = field(default_factory=_nothing)  # (plan, switch) -> branch taken
+    parts: tuple[str, ...] = ()  # run ids of its bodies
     shape: Shape | None = None  # of its workflow
     deadline: float | None = None  # absolute
     begun: bool = False  # whether any of its calls has started
     excess: float = 0.0  # card seconds by which its tenant was ahead of its share when it was submitted
     idle_since: float = 0.0  # when the last of its calls ended
-    rounds: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies that ran one after the other
-    bodies: dict[str, int] = field(default_factory=dict)  # map or loop -> bodies
+    rounds: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies that ran one after the other
+    bodies: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies
 
     @property
     def level(self) -> Level:
@@ -74,6 +84,16 @@ class RunRecord:
             return UNDECIDED
         root = self.plan.run_id
         return frozenset([(switch, taken) for (plan, switch), taken in self.branches.items() if plan == root])
+
+    def take(self, plan_id: str, switch: str, branch: int | None) -> None:
+        """A switch of one of its plans has decided."""
+        self.branches = {**self.branches, (plan_id, switch): branch}
+
+    def add_body(self, base: str, *, begins_round: bool) -> None:
+        """A map or loop has one more body, by itself or beside others."""
+        self.bodies = {**self.bodies, base: self.bodies.get(base, 0) + 1}
+        if begins_round:
+            self.rounds = {**self.rounds, base: self.rounds.get(base, 0) + 1}
 
     def skips(self, call: CallRecord) -> str | None:
         """Why a call is on a branch that was not taken, or None."""
@@ -137,11 +157,11 @@ class Runs:
             if parent is None:
                 return None
             run = parent
-            run.parts.append(plan.run_id)
+            run.parts = (*run.parts, plan.run_id)
         self._runs[plan.run_id] = run
         self._plans[plan.run_id] = plan
         for switch, branch in plan.decided:
-            run.branches[plan.run_id, switch] = branch
+            run.take(plan.run_id, switch, branch)
         after = self._after(plan)
         for node in plan.nodes:
             if node.model is not None and node.key not in self.calls:
@@ -188,11 +208,11 @@ class Runs:
             self.calls.pop(call.call_id, None)
         if plan.part_of is not None:
             if run_id in run.parts:
-                run.parts.remove(run_id)
+                run.parts = tuple([part for part in run.parts if part != run_id])
             if run.branches:
                 run.branches = {known: taken for known, taken in run.branches.items() if known[0] != run_id}
             return calls
-        for part in list(run.parts):
+        for part in run.parts:
             self.drop(part)
         if not self._keep_runs:
             return calls
