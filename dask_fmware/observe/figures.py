@@ -185,7 +185,7 @@ class Figures:
         used = [self._kv_used(state.replica.replica_id) for state in states]
         drifts = [(index, fleet.corrections.drift(state.replica.replica_id)) for index, state in enumerate(states)]
         return {
-            "running": [len(state.running) for state in states],
+            "running": [state.begun for state in states],
             "waiting": [state.waiting for state in states],
             "busy_ms": [int(1e3 * replica.busy_s(now)) if replica is not None else 0 for replica in known],
             "kv": [round(100 * share) if share is not None else None for share in used],

@@ -54,13 +54,14 @@ class ReplicaHistory:
     failed: int = 0
     lost: int = 0  # attempts that were under way when it went
     output_tokens: int = 0
-    running: int = 0
+    running: int = 0  # attempts that it was given, those ahead of their slots included
+    slots: int = 1
     _busy_s: float = 0.0
     _counted_at: float = 0.0
 
     def busy_s(self, now: float) -> float:
         """Seconds that its slots were taken, added up over the slots."""
-        return self._busy_s + self.running * max(now - self._counted_at, 0.0)
+        return self._busy_s + min(self.running, self.slots) * max(now - self._counted_at, 0.0)
 
     def change(self, by: int, now: float) -> None:
         """Take note that attempts started (or ended, below zero)."""
@@ -240,6 +241,7 @@ class History:
         if known is None:
             known = ReplicaHistory(made.name, made.model, made.accelerator, made.card, now)
             self.replicas[made.name] = known
+        known.slots = made.slots
         return known
 
     def _gone(self, replica_id: str, now: float) -> None:

@@ -99,7 +99,7 @@ def _replicas(history: History, now: float, failed: Mapping[str, Mapping[str, An
         states[replica.model, replica.accelerator, "draining" if state.draining else "ready"] += 1
         slots[replica.model, replica.accelerator] += replica.slots
         labels = {"replica": replica.name, "model": replica.model, "accelerator": replica.accelerator}
-        running.add_with(labels, len(state.running))
+        running.add_with(labels, state.begun)
         if (known := history.replicas.get(replica.name)) is not None:
             busy.add_with(labels, known.busy_s(now))
     for message in failed.values():

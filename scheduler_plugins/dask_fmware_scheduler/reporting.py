@@ -99,7 +99,7 @@ class Reporting:
             "accelerator": replica.accelerator,
             "card": replica.card,
             "slots": replica.slots,
-            "running": len(state.running),
+            "running": state.begun,
             "waiting": state.waiting,
             "draining": state.draining,
             "engine": replica.engine,
