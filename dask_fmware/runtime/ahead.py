@@ -82,12 +82,12 @@ class Ahead:
         self._count += 1
         heappush(self._due, (held.expected_end - way_s, self._count, state, key, held))
 
-    def ended(self, held: Held, latency_s: float, waited_s: float, now: float) -> None:
+    def ended(self, held: Held, latency_s: float, waited_s: float, now: float, *, shares_card: bool = False) -> None:
         """An attempt has finished: `latency_s` in its engine after `waited_s` for a slot, as its worker says."""
         if held.began_at is None or held.expected_s <= 0.0 or not held.kind:
             return
         self._ways[held.kind[0]].add(max(now - held.given_at - latency_s - waited_s, 0.0))
-        if held.began_at > held.given_at:  # its engine may have counted a wait for the card
+        if shares_card and held.began_at > held.given_at:  # its engine has counted a wait for the card
             latency_s = min(latency_s, now - held.began_at)
         pace = self._paces.pop(held.kind, None) or _Latest()
         pace.add(latency_s / held.expected_s)

@@ -68,8 +68,12 @@ def first_token(call: CallRecord, number: int, now: float) -> None:
         call.run.report.first_token_at = attempt.first_token_at
 
 
-def end(call: CallRecord, event: AttemptEnded, now: float) -> AttemptReport | None:
-    """Write the outcome of an attempt into its call; return it if it is the one that counts."""
+def end(call: CallRecord, event: AttemptEnded, now: float, ahead_since: float | None = None) -> AttemptReport | None:
+    """Write the outcome of an attempt into its call; return it if it is the one that counts.
+
+    One that was ahead of its slot since some time has had it for as long as its worker says, which may be longer than
+    the end of another is known.
+    """
     attempt = _numbered(call, event.attempt)
     if attempt is None:
         return None  # of a run of the same id, which was dropped
@@ -79,6 +83,9 @@ def end(call: CallRecord, event: AttemptEnded, now: float) -> AttemptReport | No
     if attempt is not call.attempt:
         return None  # withdrawn or lost before; only its slot was still taken
     attempt.outcome, attempt.ended_at = event.outcome, now - call.run.report.submitted
+    if ahead_since is not None and event.latency_s is not None:
+        given_at, had_s = ahead_since - call.run.report.submitted, event.latency_s
+        attempt.started_at = max(min(attempt.started_at, attempt.ended_at - had_s), given_at)
     if attempt.first_token_at is None and event.ttft_s is not None:  # only answers report it when it comes
         attempt.first_token_at = min(attempt.started_at + event.ttft_s, attempt.ended_at)
     match event.outcome:

@@ -317,11 +317,13 @@ class Machine:
 
     def _record(self, call: CallRecord, event: AttemptEnded, held: Held, replica: Replica, now: float) -> None:
         """Write down how an attempt ended, and learn from it."""
-        attempt = attempts.end(call, event, now)
+        shares_card = replica.card_slots is not None  # with engines that wait for it where no worker sees it
+        was_ahead = held.began_at is None or held.began_at > held.given_at
+        attempt = attempts.end(call, event, now, held.given_at if was_ahead and not shares_card else None)
         if attempt is None or event.outcome != "finished":
             return
         if event.latency_s is not None:
-            self.fleet.ahead.ended(held, event.latency_s, event.waited_s, now)
+            self.fleet.ahead.ended(held, event.latency_s, event.waited_s, now, shares_card=shares_card)
         workflow = call.run.plan.workflow
         self.knowledge.observe_call(workflow, call.node.name, event.prompt_tokens, event.output_tokens)
         if not attempt.by_law_s or attempt.ended_at is None or held.began_at is None:

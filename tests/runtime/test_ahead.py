@@ -55,6 +55,17 @@ def test_its_time_counts_from_when_it_has_a_slot() -> None:
     assert driver.machine.fleet.ahead.way_s(("small",), 1.0) == pytest.approx(WAY_S), "the wait is no part of the way"
 
 
+def test_a_slot_that_it_had_before_the_machine_knew_counts_too() -> None:
+    driver = taught(replica("a"))
+    driver.start("a/x", "b/x")
+    driver.tell(Tick(), at=1000.0 + CALL_S)
+    driver.now = 1000.5
+    driver.end("a/x", prompt_tokens=10, output_tokens=9, latency_s=CALL_S)  # told late
+    driver.now = 1000.6
+    driver.end("b/x", prompt_tokens=10, output_tokens=9, latency_s=CALL_S)
+    assert driver.call("b/x").last.started_at == pytest.approx(0.6 - CALL_S)
+
+
 def test_an_arrival_takes_a_slot_that_is_about_to_be_free() -> None:
     driver = taught(replica("a"))
     driver.start("a/x")
