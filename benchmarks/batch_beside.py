@@ -86,7 +86,7 @@ def cell(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--first-seed", type=int, default=1100)
     parser.add_argument("--window", type=float, default=40.0, help="seconds")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.5, 0.7])
     parser.add_argument("--scenarios", nargs="+", default=["batching6", "batching2"])

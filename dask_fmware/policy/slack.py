@@ -23,6 +23,7 @@ typical urgent call beside them, where it looks ahead the next runs, taken to be
 start in twenty is theirs by right once they have waited for long, so that nothing starves.
 Of tenants, those that were given more card time for their weight than the least served other are ahead: their fresh
 runs come after those of the others, and on engines that batch only where typical urgent calls are in time beside them.
+How much of an engine that batches runs without an SLO may take besides is measured, see `policy.leeway`.
 The order is handed to engines that take priorities.
 **Configuration.** None.
 **Trade-offs.** A replica may stay idle for a moment although parked calls wait. It needs deadlines to be of use,
