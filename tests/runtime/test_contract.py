@@ -100,6 +100,36 @@ def test_every_breach_is_found(course: list[tuple[Event, Sequence[Action]]], poi
     assert any(breach.point == point and what in breach.what for breach in breaches), breaches
 
 
+def ahead(call: str, on: str = ON) -> Assign:
+    return Assign(call, on, 1, 0.0, "one is about to end", wait_s=0.5)
+
+
+def three(assigns: Sequence[Assign]) -> list[tuple[Event, Sequence[Action]]]:
+    nodes = [node(made.call_id) for made in assigns]
+    return [(RunSubmitted(plan("s", nodes)), ()), *((CallRunnable(made.call_id), [made]) for made in assigns)]
+
+
+def test_one_call_may_be_ahead_of_each_slot_and_no_more() -> None:
+    first, second, third = assign("s/x"), ahead("s/y"), ahead("s/z")
+    assert not [b for b in checked((READY, ()), *three([first, second])).breaches if "are taken" in b.what]
+    assert any("are taken" in b.what for b in checked((READY, ()), *three([first, second, third])).breaches)
+    pair: list[tuple[Event, Sequence[Action]]] = [
+        (ReplicaReady(replace(replica(name, card="c"), card_slots=1)), ()) for name in ("a", "b")
+    ]
+    other = ahead("s/y", "tcp://b")
+    assert not [b for b in checked(*pair, *three([first, other])).breaches if "are taken" in b.what]
+    assert any("card 'c'" in b.what for b in checked(*pair, *three([first, other, third])).breaches)
+
+
+def test_a_call_that_was_ahead_when_its_replica_died_has_had_no_try_but_only_once() -> None:
+    course: list[tuple[Event, Sequence[Action]]] = [(READY, ()), *three([assign("s/x"), ahead("s/y")])]
+    for attempt in (2, 3):
+        course += [(ReplicaGone(ON), ()), (READY, ()), (CallRunnable("s/y"), [assign("s/y", attempt)])]
+    assert not [b for b in checked(*course).breaches if "permitted" in b.what]
+    course += [(ReplicaGone(ON), ()), (READY, ()), (CallRunnable("s/y"), [assign("s/y", 4)])]
+    assert any("one more than the 2" in b.what for b in checked(*course).breaches)
+
+
 def test_replicas_of_one_card_share_its_slots() -> None:
     pair = [replace(replica(name, card="c"), card_slots=1) for name in ("a", "b")]
     course: list[tuple[Event, Sequence[Action]]] = [
