@@ -32,7 +32,7 @@ from dask_fmware.spec.provisioning import Provisioning
 QUANTILE = 0.95
 RATES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 FACTORS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # of the dearer card's price
-MOST_CARDS = 400
+MOST_CARDS = 10_000
 USABLE = 0.9  # of a card's memory, for weights and KV cache
 RUNPOD = "RunPod, on demand, March 2026 (deploybase.ai/articles/runpod-gpu-pricing)"
 MELANGE = "major clouds, on demand, as listed in Griggs et al. 2024 (Melange), table 1"
