@@ -5,9 +5,9 @@
 
 A `LocalModelCluster` with emulated engines, each a process of its own that loads for `--load` seconds; runs arrive by a
 Poisson process that a seed draws. Every decision is recorded, and the record is held against the contract of the
-runtime: no run is lost, none has two results. `95% in time from` is how long after the step it took until that share of
-all later runs of the high load met their SLO; `load time` is from the first start that the step caused until that replica
-served, with the start of its process.
+runtime: no run is lost, none has two results. `95% in time from` is how long after the step it took until that share
+of all later runs of the high load met their SLO; `load time` is from the first start that the step caused until that
+replica served, with the start of its process.
 """
 
 from __future__ import annotations
