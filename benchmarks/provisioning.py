@@ -192,6 +192,7 @@ def ways(load_s: float, target: float) -> dict[str, Provisioning]:
     """What is compared with static cards."""
     return {
         "projection": Provisioning(load_s=load_s, quantile=QUANTILE, interval_s=INTERVAL_S),
+        "projection, 99 % asked for": Provisioning(load_s=load_s, quantile=0.99, interval_s=INTERVAL_S),
         "simple (the paper's)": Provisioning(mode="simple", load_s=load_s, quantile=QUANTILE, interval_s=INTERVAL_S),
         f"queue length, {target:g} each": queue_length(target, load_s),
     }
@@ -238,6 +239,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=24.0, help="calls a replica, queue length")
     parser.add_argument("--window", type=float, default=300.0, help="seconds for which replicas are known beforehand")
     parser.add_argument("--begin", type=int, default=10, help="static cards that are tried first")
+    parser.add_argument("--ways", help="only those whose name has this in it")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--name", default="provisioning_sine")
     asked = parser.parse_args()
@@ -261,7 +263,7 @@ def main() -> None:
                 pool.submit(foreseen, load, asked.window, seed) for seed in seeds
             ],
         }
-        for way in ways(0.0, asked.target):
+        for way in [way for way in ways(0.0, asked.target) if (asked.ways or "") in way]:
             for load_s in asked.loads:
                 options = ways(load_s, asked.target)[way]
                 start = asked.begin // 2

@@ -68,7 +68,7 @@ class ArrivalRate:
         seen_s = max(now - self._first, LEAST_S)
         windows = [float(w) for w in WINDOWS_S if w <= seen_s] or [LEAST_S]
         for window_s, longer_s in pairwise(windows):
-            if self._differ(now, window_s, longer_s, CERTAIN):
+            if self._differ(now, window_s, min(max(5 * window_s, longer_s), seen_s), CERTAIN):
                 before_s = min(3 * longer_s, seen_s)
                 if before_s < 2 * longer_s or self._differ(now, longer_s, before_s, LIKELY):
                     return self._since(now, window_s) / window_s
