@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import random
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any
@@ -115,6 +116,12 @@ def first(seen: list[dict[str, Any]], name: str, since: float, above: int) -> fl
     return next((one["at"] for one in seen if one["at"] >= since and one[name] > above), None)
 
 
+def changes(seen: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The three numbers where one of them is another."""
+    names = ("desired", "requested", "ready")
+    return [b for a, b in pairwise([{}, *seen]) if any(a.get(name) != b[name] for name in names)]
+
+
 def recovered(high: list[dict[str, Any]], up: float) -> float | None:
     """Seconds after a step, from which on the wanted share of the runs until the load falls is in time."""
     for i, run in enumerate(high):
@@ -198,7 +205,8 @@ def main() -> None:
             with open_log(record) as (head, lines):
                 contract = check_log(head, lines)
         figures = figures_of(asked, runs, seen, steps, [str(b) for b in contract.breaches])
-        played.append({"seed": seed, "figures": figures, "seen": seen, "steps": steps, "all": runs})
+        late = [round(run["at"], 1) for run in runs if not run["met"]]
+        played.append({"seed": seed, "figures": figures, "seen": changes(seen), "steps": steps, "late": late})
         print(figures, flush=True)
         name = "provisioning_constant" if asked.constant is not None else "provisioning_step"
         write(name, {"environment": environment(seed=asked.seed), "played": played}, page(asked, phases, played))
