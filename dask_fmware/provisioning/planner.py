@@ -22,6 +22,7 @@ from dask_fmware.provisioning.queue_length import QueueLength
 from dask_fmware.provisioning.simple import Simple
 from dask_fmware.provisioning.sizing import Sizing, size
 from dask_fmware.provisioning.steps import Stock, steps_to
+from dask_fmware.provisioning.surprise import Surprise
 from dask_fmware.provisioning.views import ModelLoad, Observation, Plan, ReplicaNow, WorkflowDemand
 from dask_fmware.spec.provisioning import Provisioning
 
@@ -54,6 +55,7 @@ class Planner:
         self._kept: dict[Key, int] | None = None  # what there was when the manual mode began
         self._pressure = Pressure(1 - options.quantile)
         self._peaks: dict[str, Peak] = {}
+        self._surprises: dict[str, Surprise] = {}
         self._started: dict[str, float] = {}  # model -> last start
         self._begun: float | None = None
         self._simple = Simple(options)
@@ -117,9 +119,14 @@ class Planner:
             coming = workflow.rate + max(workflow.trend, 0.0) * lead_s
             coming = min(coming, 2 * workflow.rate) if workflow.rate else coming
             peak = self._peaks.setdefault(workflow.name, Peak(self.options.idle_s)).observe(now, coming)
-            loads.append(replace(workflow, rate=peak))
+            surprise = self._surprises.setdefault(workflow.name, Surprise(1 - self.options.quantile))
+            room = surprise.observe(now, lead_s, peak, workflow.rate)
+            loads.append(replace(workflow, rate=peak * room))
             if coming > 1.05 * workflow.rate:
                 notes[workflow.name] = f"{coming:.3g} runs/s expected in {lead_s:.0f} s"
+            if room > 1.01:
+                more = f"{room:.2f} times that, as more came before than was foreseen"
+                notes[workflow.name] = ", ".join(filter(None, (notes.get(workflow.name), more)))
         classes = call_classes([load for load in loads if load.rate > 0], self.inventory)
         return self._with_backlog(classes, seen.models), notes
 
