@@ -19,6 +19,7 @@ from nbclient.exceptions import CellExecutionError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CELL_S = 300  # that a cell may take
+QUIET = ["--IPKernelApp.log_level=ERROR"]  # it warns of its own transport, which is on the loopback address
 
 
 def execute(path: Path, *, keep: bool) -> float:
@@ -26,7 +27,12 @@ def execute(path: Path, *, keep: bool) -> float:
     notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()
     NotebookClient(
-        notebook, timeout=CELL_S, kernel_name="python3", record_timing=False, resources={"metadata": {"path": EXAMPLES}}
+        notebook,
+        timeout=CELL_S,
+        kernel_name="python3",
+        record_timing=False,
+        extra_arguments=QUIET,
+        resources={"metadata": {"path": EXAMPLES}},
     ).execute()
     if keep:
         for number, cell in enumerate(notebook.cells):
