@@ -182,7 +182,7 @@ def _events(lines: Iterator[str], name: str) -> Iterator[Line]:
             )
             reasons = tuple(done[5] for done in told["do"])
             line = Line(number, float(told["at"]), event, decisions, reasons)
-        except (ValueError, KeyError, TypeError, IndexError, ValidationError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, ValidationError) as error:
             if not text.endswith("\n"):
                 return  # cut short while it was written
             why = f"no event '{error.args[0]}'" if isinstance(error, KeyError) else str(error).splitlines()[0]

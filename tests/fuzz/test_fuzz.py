@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +13,13 @@ from click.testing import CliRunner
 from hypothesis import strategies as st
 
 from dask_fmware.errors import DeploymentError, VersionMismatchError, WorkflowError
+from dask_fmware.evaluation.sources import DataError, open_source
 from dask_fmware.model.messages import AttemptEnded, ReplicaReady
 from dask_fmware.spec.documents import load_deployment, workflow_from_text
 from tests.fuzz.__main__ import main
 from tests.fuzz.live import LIVE_TARGETS
 from tests.fuzz.playing import play
-from tests.fuzz.targets import SOUND, TARGETS, Target
+from tests.fuzz.targets import SOUND, TARGETS, Target, _log
 
 ORDINARY, NIGHTLY = 120, 10_000
 
@@ -72,6 +75,23 @@ def test_a_message_whose_values_are_of_another_kind_is_refused_by_name(change: d
     (name,) = change
     with pytest.raises(VersionMismatchError, match=f"message 'fmware-ended': {name} is "):
         AttemptEnded.from_wire({**SOUND["fmware-ended"], **change})
+
+
+def test_a_batch_file_whose_messages_are_no_list_is_refused_by_name(tmp_path: Path) -> None:
+    """Found by fuzzing: a number cannot be read backwards."""
+    path = tmp_path / "batch.jsonl"
+    path.write_text('{"custom_id": "1", "body": {"messages": 7}}')
+    with pytest.raises(DataError, match=r"batch.jsonl, line 1: messages is a int and no list"):
+        open_source(path, compute=lambda part: part)
+
+
+def test_a_log_whose_time_is_no_time_is_refused_by_name() -> None:
+    """Found by fuzzing: an integer of four hundred digits is no float."""
+    with TARGETS["event logs"].opened() as feed:
+        head, first, *_ = _log().split(b"\n")
+        assert (
+            feed((head + b"\n" + re.sub(rb'"at": [0-9.]+', b'"at": ' + b"9" * 400, first) + b"\n", False)) == "refused"
+        )
 
 
 def test_a_replica_without_a_speed_is_refused_by_name() -> None:

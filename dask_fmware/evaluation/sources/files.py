@@ -113,6 +113,8 @@ class JsonLinesSource(_FilesSource):
                     row = json.loads(line)
                     if not isinstance(row, dict):
                         raise DataError(f"{path}, line {number}: a {type(row).__name__} where an object should be")
+                    if is_request(row) and not isinstance(messages := row["body"].get("messages") or [], list):
+                        raise DataError(f"{path}, line {number}: messages is a {type(messages).__name__} and no list")
                     yield row
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error}") from error
