@@ -79,7 +79,7 @@ class RankedReplicas(Sequence[ReplicaView]):
         """Show a replica as it is."""
         before, self._views[position] = self._views[position], view
         ranking = self._kind[position]
-        if view.latency is not before.latency:  # its speed has changed, and with it perhaps its kind
+        if view.latency is not before.latency or view.slots != before.slots:  # perhaps of another kind by now
             ranking.members -= 1
             if not ranking.members:
                 del self._rankings[ranking.kind]

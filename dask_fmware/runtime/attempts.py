@@ -137,6 +137,8 @@ def lose(call: CallRecord, now: float, error: str, *, began: bool) -> None:
     attempt = call.attempt
     close(call, now, error)
     call.report.state = "planned"
+    if attempt is not None and began:
+        call.avoid |= {attempt.replica_id}
     if attempt is not None and not began and not call.spared:
         call.spared = True
         undelivered(call, attempt.attempt, now)

@@ -16,6 +16,7 @@ from dask_fmware.policy.protocol import Bind, Choice, Park, Policy, ReplicaView,
 from dask_fmware.profile.correction import load_band
 from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Action, Assign
+from dask_fmware.runtime.apart import Apart
 from dask_fmware.runtime.fleet import Fleet
 from dask_fmware.runtime.knowledge import base_name
 from dask_fmware.runtime.outlook import ToCome
@@ -56,6 +57,8 @@ class Dispatcher:
         What tenants have been given.
     stall_s
         The least time without a token after which an attempt is given up; 0 is never.
+    max_attempts
+        Tries of one call.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Dispatcher:
         to_come: ToCome,
         shares: Shares,
         stall_s: float = 0.0,
+        max_attempts: int = 3,
     ) -> None:
         self.policy = policy
         self._planner: Planner | None = policy if isinstance(policy, Planner) else None
@@ -77,6 +81,7 @@ class Dispatcher:
         self._to_come = to_come
         self._shares = shares
         self._stall_s = stall_s
+        self._apart = Apart(fleet, max_attempts)
         self._queues: dict[str, CallQueue] = {}  # model -> calls that are held, no queue is empty
         self._waiting: set[str] = set()  # calls in any queue
 
@@ -92,11 +97,11 @@ class Dispatcher:
     @property
     def models(self) -> list[str]:
         """Models of which calls are held centrally."""
-        return list(self._queues)
+        return list(dict.fromkeys([*self._queues, *self._apart.models]))
 
     def held(self, model: str) -> int:
         """Calls of a model that are held centrally."""
-        return len(self._queues.get(model, ()))
+        return len(self._queues.get(model, ())) + self._apart.waiting(model)
 
     @property
     def wake_at(self) -> float | None:
@@ -121,6 +126,11 @@ class Dispatcher:
 
     def _arrive(self, call: CallRecord, now: float) -> list[Action]:
         model = call.node.model or ""
+        if self._apart.concerns(call):
+            self._comes(call)
+            call.report.reason = "waits for a replica of its own: it has one attempt left"
+            self._apart.push(call)
+            return self.offer((model,), now)
         if model in self._queues or (self._planner is not None and self._fleet.lanes):
             self.hold(call)
             return self.offer((model,), now)
@@ -171,7 +181,7 @@ class Dispatcher:
         if state is not None and state.withdraw(call.call_id):
             self._fleet.changed(state)
             return state
-        return None
+        return self._apart.remove(call)
 
     def rehold(self, state: ReplicaState, now: float) -> list[Action]:
         """Decide again for the calls that waited on a replica."""
@@ -214,9 +224,11 @@ class Dispatcher:
         A call lets others pass if the policy says so, and if it waits only because it failed on the
         replicas that have room.
         """
+        actions = self._start_apart(models, now)
         if not self._queues:
-            return []
-        actions = self._start_planned(self._planner, now) if self._planner is not None else []
+            return actions
+        if self._planner is not None:
+            actions += self._start_planned(self._planner, now)
         calls, fleet = self._runs.calls, self._fleet
         open_ = [Cursor(queue) for model in models if (queue := self._queues.get(model)) is not None]
         look_ahead = LOOK_AHEAD
@@ -270,6 +282,17 @@ class Dispatcher:
         self._to_come.remove(call.run)
         return None
 
+    def _start_apart(self, models: Iterable[str], now: float) -> list[Action]:
+        """Start calls that must be alone where a replica is empty, and empty another one if one more is needed."""
+        actions: list[Action] = []
+        for model in models:
+            while (found := self._apart.next(model)) is not None:
+                call = self._runs.calls[found[0]]
+                actions.append(self._assign(call, found[1], "alone: it has one attempt left", now))
+            if (state := self._apart.settle(model)) is not None:
+                actions += self.rehold(state, now)
+        return actions
+
     def _start_planned(self, planner: Planner, now: float) -> list[Action]:
         """Start what a policy that plans wants to start now."""
         plan = planner.plan(self._to_come, now)
@@ -279,9 +302,10 @@ class Dispatcher:
         for start in plan.starts:
             call = self._runs.calls[start.call_id]
             model = call.node.model or ""
-            if not self._queues[model].remove(start.call_id):
+            queue = self._queues.get(model)
+            if queue is None or not queue.remove(start.call_id):
                 continue
-            if not self._queues[model]:
+            if not queue:
                 del self._queues[model]
             actions.extend(self._bind(call, Bind(start.replica_id, start.reason, start.priority), now))
         self._look_again_at(plan.wake_at)
@@ -294,7 +318,7 @@ class Dispatcher:
     def _bind(self, call: CallRecord, choice: Bind, now: float) -> list[Action]:
         """Give a call to the replica that the policy chose: a slot if one is free, else its queue."""
         state = self._fleet.get(choice.replica_id)
-        if state is None or state.draining or state.replica.model != call.node.model:
+        if state is None or not state.is_open or state.replica.model != call.node.model:
             self._waiting.discard(call.call_id)
             error = RuntimeFaultError(
                 f"workflow '{call.run.plan.workflow}', node '{call.node.name}': policy '{self.policy.name}' chose "

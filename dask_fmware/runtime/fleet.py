@@ -23,6 +23,7 @@ from dask_fmware.spec.deployment import Latency
 __all__ = ["Fleet"]
 
 
+MOST_DEAD = 1000  # names that are remembered
 MOST_LANES = 8  # beyond, what is planned for one call at a time gains little over the choice of many replicas
 STRETCH = 0.5  # quantile of measured over expected duration that policies reckon with
 
@@ -59,6 +60,7 @@ class Fleet:
         self.begun: list[AttemptKey] = []  # were ahead and have a slot by now; whoever writes it down takes them out
         self._offered: dict[str, RankedReplicas] = {}  # model -> replicas that take calls
         self._lanes: list[list[ReplicaState]] | None = None  # None: to be looked at again
+        self._dead: dict[str, None] = {}  # names of replicas that died under calls and have not come back
         self._stale: dict[str, set[ReplicaState]] = {}  # model -> replicas whose view is out of date
 
     def __iter__(self) -> Iterator[ReplicaState]:
@@ -105,6 +107,10 @@ class Fleet:
         """Models with at least one replica."""
         return sorted(model for model, states in self._by_model.items() if states)
 
+    def of(self, model: str) -> Sequence[ReplicaState]:
+        """Replicas of a model, by name; draining ones included."""
+        return self._by_model.get(model, ())
+
     def first(self, model: str) -> Replica | None:
         """Return a replica of a model, or None."""
         states = self._by_model.get(model)
@@ -117,6 +123,7 @@ class Fleet:
         if replica.card_slots is not None:
             card.slots = min(replica.card_slots, card.slots or replica.card_slots)
         state = ReplicaState(replica, card)
+        state.on_trial = self._dead.pop(replica.name, 0) is None and replica.slots > 1
         self.corrections.add(replica)
         card.replicas.append(state)
         self._replicas[replica.replica_id] = state
@@ -150,6 +157,24 @@ class Fleet:
             self._dirty(neighbour)
         state.position = -1
         return state
+
+    def distrust(self, name: str) -> None:
+        """A replica of this name died under calls: when it comes back, it is on trial."""
+        self._dead[name] = None
+        if len(self._dead) > MOST_DEAD:
+            del self._dead[next(iter(self._dead))]
+
+    def trust(self, state: ReplicaState) -> None:
+        """A replica has finished a call."""
+        state.is_shaky = False
+        if state.on_trial:
+            state.on_trial = False
+            self.changed(state)
+
+    def keep(self, state: ReplicaState, kept: bool) -> None:
+        """Offer a replica no more, as it is kept for calls that run alone, or again."""
+        state.kept = kept
+        self._offered.pop(state.replica.model, None)
 
     def renew(self, state: ReplicaState, replica: Replica) -> None:
         """Take note that a replica knows its profile by now, and is otherwise the same."""
@@ -259,7 +284,7 @@ class Fleet:
             states = self._by_model.get(model, ())
             for state in states:
                 state.position = -1
-            open_ = [state for state in states if not state.draining]
+            open_ = [state for state in states if state.is_open]
             for position, state in enumerate(open_):
                 state.position = position
             offered = self._offered[model] = RankedReplicas(map(self.view, open_), self._rank)
@@ -288,8 +313,8 @@ class Fleet:
             replica.model,
             replica.accelerator,
             replica.card,
-            replica.slots,
-            state.busy,
+            state.slots,
+            len(state.running) if state.on_trial else state.busy,
             state.waiting,
             card.running - card.ending,
             replica.latency if known is None else known.latency,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from dask_fmware.errors import AttemptsExhaustedError
+from dask_fmware.errors import AttemptsExhaustedError, OutputFormatError
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.replica import Replica
 from dask_fmware.model.report import CallState, RunReport
@@ -96,7 +96,9 @@ class Machine:
         self.to_come = ToCome(self.fleet, self.runs, self.views)
         self.tenants = dict(tenants or {})
         self.shares = Shares(self.tenants)
-        self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views, self.to_come, self.shares, stall_s)
+        self.dispatcher = Dispatcher(
+            policy, self.fleet, self.runs, self.views, self.to_come, self.shares, stall_s, max_attempts
+        )
         self.max_attempts = max_attempts
         self.max_held = max_held
         self._arrivals = 0
@@ -305,6 +307,10 @@ class Machine:
                 self.fleet.late(state)
         elif call is not None:
             self._record(call, event, held, state.replica, now)
+        if event.outcome == "finished":
+            self.fleet.trust(state)
+        elif event.outcome == "retry" and not event.error.startswith(OutputFormatError.__name__):
+            state.is_shaky = True
         self._begun(now)
         return self.dispatcher.serve(state, now)
 
@@ -354,6 +360,8 @@ class Machine:
         state = self.fleet.remove(replica_id, now)
         if state is None:
             return []
+        if state.running or state.is_shaky:
+            self.fleet.distrust(state.replica.name)
         self._begun(now)
         for place, (call_id, number) in enumerate(state.running):
             call = self.runs.calls.get(call_id)

@@ -81,7 +81,7 @@ class ToCome:
         for states in self._fleet.lanes:
             held = [held for state in states for held in state.running.values()]
             free_at = max((_expected(one.expected_end, now) for one in held), default=0.0)
-            replicas = {s.replica.model: self._fleet.view(s) for s in states if not s.draining}
+            replicas = {s.replica.model: self._fleet.view(s) for s in states if s.is_open}
             found.append(Lane(free_at, replicas, all(one.is_ending for one in held)))
         return found
 

@@ -82,13 +82,17 @@ class ReplicaState:
 
     __slots__ = (
         "_ends", "_expected_s", "_queue", "background", "begun", "card", "context_tokens", "draining", "ending",
-        "position", "prefill_until", "prompts_s", "replica", "running", "waiting", "waiting_s",
+        "is_shaky", "kept", "on_trial", "position", "prefill_until", "prompts_s", "replica", "running", "waiting",
+        "waiting_s",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, card: Card | None = None) -> None:
         self.replica = replica
         self.card = card or Card()
         self.draining = False
+        self.kept = False  # for calls that run alone, see `Apart`
+        self.on_trial = False  # it died under calls and has finished none since: it takes one at a time
+        self.is_shaky = False  # an attempt was taken by its engine, and none has finished since
         self.position = -1  # among the views of its model; -1 while it is not offered
         self.running: dict[AttemptKey, Held] = {}  # those that are ahead come last
         self.begun = 0  # of the running; the others are ahead
@@ -106,6 +110,26 @@ class ReplicaState:
     # -- attempts --------------------------------------------------------------------------------
 
     @property
+    def slots(self) -> int:
+        """Attempts that it may run at once as things stand."""
+        return 1 if self.on_trial or self.kept else self.replica.slots
+
+    @property
+    def is_open(self) -> bool:
+        """Whether policies may give it calls."""
+        return not self.draining and not self.kept
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it runs a call that must be alone."""
+        return self.kept and len(self.running) == 1
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several attempts may run on it at once."""
+        return self.replica.slots > 1 and (self.card.slots is None or self.card.slots > 1)
+
+    @property
     def busy(self) -> int:
         """Slots that are taken and not about to be free."""
         return len(self.running) - self.ending
@@ -113,7 +137,9 @@ class ReplicaState:
     @property
     def free_slots(self) -> int:
         """Slots that are free or about to be, as far as the card has room for one."""
-        return 0 if self.card.is_full else self.replica.slots - self.busy
+        if self.card.is_full:
+            return 0
+        return 1 - len(self.running) if self.on_trial or self.kept else self.replica.slots - self.busy
 
     @property
     def is_taken(self) -> bool:
@@ -217,9 +243,9 @@ class ReplicaState:
     @property
     def free_at(self) -> float:
         """When an attempt that is given to it now is expected to have a slot; 0 for at once."""
-        replica, card, at = self.replica, self.card, 0.0
-        if len(self.running) >= replica.slots:
-            at = self.next_end if self.busy >= replica.slots else _first_ending((self,))
+        card, at = self.card, 0.0
+        if len(self.running) >= self.slots:
+            at = self.next_end if self.busy >= self.slots else _first_ending((self,))
         if card.slots is not None and card.running >= card.slots:
             if card.is_full:
                 ends = min((end for other in card.replicas if (end := other.next_end)), default=0.0)

@@ -72,10 +72,28 @@ async def test_a_call_that_crashes_every_engine_ends_after_the_permitted_attempt
         with pytest.raises(AttemptsExhaustedError, match=r"node 'call': 3 attempts failed \(router.max_attempts=3\)"):
             await future
         (call,) = (await fm.report(future)).data.calls
-        assert [attempt.outcome for attempt in call.attempts] == ["retry"] * 3
+        assert [attempt.outcome for attempt in call.attempts] == ["lost"] * 3
+        assert all("scripted: the engine crashed" in attempt.error for attempt in call.attempts)
         assert len({attempt.replica for attempt in call.attempts}) == 3
         future.release()
         await cluster.until(lambda: len(cluster.router.machine.fleet) == 3, "the replicas come back")
+
+
+async def test_neighbours_of_calls_that_crash_every_engine_are_served(serving: Any) -> None:
+    async with serving("small", on={"cpu": 2}, rules=[{"when": "boom", "fault": "crash", "at_token": 1}]) as cluster:
+        neighbours, poison = [], []
+        for n in range(4):
+            poison.append(cluster.client.compute(one(f"boom {n}")))
+            neighbours += [cluster.client.compute(one(f"beside it {n} {i}")) for i in range(4)]
+        answers = await cluster.client.gather(neighbours)
+        assert {answer.model for answer in answers} == {"small"}
+        for future in poison:
+            with pytest.raises(AttemptsExhaustedError):
+                await future
+        lost = [a for f in neighbours for call in (await fm.report(f)).data.calls for a in call.attempts[:-1]]
+        assert lost
+        for future in [*neighbours, *poison]:
+            future.release()
 
 
 async def test_calls_on_their_way_to_a_crashed_engine_are_served_elsewhere(serving: Any) -> None:
@@ -356,7 +374,7 @@ async def test_an_engine_that_gives_nobody_a_token_is_started_again(
         assert (await future).model == "small"
         assert cluster.engines["small-cpu-0"] is not hung
         (call,) = (await fm.report(future)).data.calls
-        assert [attempt.outcome for attempt in call.attempts] == ["retry", "retry", "finished"]
+        assert [attempt.outcome for attempt in call.attempts] == ["retry", "lost", "finished"]
         future.release()
 
 

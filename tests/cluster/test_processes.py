@@ -140,6 +140,18 @@ def test_a_prompt_that_kills_every_process_it_comes_to_ends_after_the_permitted_
     future.release()  # its error keeps the frame of this test alive
 
 
+def test_neighbours_of_a_prompt_that_kills_every_process_are_served(client: Client) -> None:
+    poison = client.compute(one("poison"))
+    neighbours = [client.compute(one(f"beside it {n}")) for n in range(12)]
+    assert {answer.model for answer in client.gather(neighbours)} == {"small"}
+    with pytest.raises(AttemptsExhaustedError):
+        poison.result(timeout=PATIENCE_S)
+    assert any(len(call.attempts) > 1 for f in neighbours for call in fm.report(f).data.calls)  # they were beside it
+    for future in (poison, *neighbours):  # its error keeps the frame of this test alive
+        future.release()
+    until(lambda: len(fm.status(client)["replicas"]) == 4, lambda: story(client))
+
+
 def test_scheduler_and_dashboard_listen_on_the_loopback_only(cluster: fm.LocalModelCluster) -> None:
     pytest.importorskip("bokeh")
     with open("/proc/net/tcp") as lines:

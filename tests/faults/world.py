@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from itertools import product
+from math import inf
 
 from dask_fmware.profile.emulation import LAST
 from dask_fmware.runtime import (
@@ -26,6 +27,7 @@ from dask_fmware.runtime.contract import Contract
 from dask_fmware.runtime.slots import Held
 from dask_fmware.simulate.course import Live, Outcome
 from dask_fmware.simulate.engines import Attempt, VirtualReplica
+from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 from tests.faults.drawing import HEALED_S, Fault, draw_faults, draw_scenario
@@ -39,34 +41,43 @@ REPEATED = (AttemptEnded, FirstToken, Branched, ReplicaGone, RunEnded, RunDroppe
 
 
 class FaultyWorld(World):
-    """Plays the faults of a seed.
+    """Plays the faults of a seed, or those that are given.
 
     It knows what is on which engine by itself, so that the machine cannot give an engine more than it takes.
     """
 
-    def __init__(self, seed: int, policy: str) -> None:
+    def __init__(
+        self,
+        seed: int,
+        policy: str,
+        scenario: Scenario | None = None,
+        faults: Sequence[Fault] | None = None,
+        poison: float | None = None,
+    ) -> None:
         self.breaches: list[str] = []
         self.injected: Counter[str] = Counter()
         self.told: list[tuple[Event, float, list[str]]] = []
         self._ends: Counter[str] = Counter()
+        self.unserved: set[str] = set()  # runs that ended without a result
         self._draws = random.Random(f"play {seed}")
         self._twice = self._draws.choice((0.0, 0.1, 0.5))  # share of messages
-        self._poison = self._draws.choice((0.0, 0.0, 0.05))  # share of calls
-        self._is_poison: dict[str, bool] = {}
+        drawn = self._draws.choice((0.0, 0.0, 0.05))
+        self._poison = drawn if poison is None else poison  # share of calls
+        self.is_poison: dict[str, bool] = {}
         self._lose = self._undeliver = 0
         self.contract = Contract(
             MAX_ATTEMPTS,
             report=lambda run_id: self.machine.report(run_id),
             wake_at=lambda: self.machine.wake_at,
         )
-        scenario = draw_scenario(seed)
+        scenario = draw_scenario(seed) if scenario is None else scenario
         super().__init__(scenario, policy, (), seed, self._take_down, ended=self._take_end)
         if self._draws.random() < 0.5:
             self._foretell_ends()
         runs = list(Workload(scenario, seed).runs())
         self.expected = [run.run_id for run in runs]
         self._arriving = iter(runs)
-        for fault in draw_faults(seed):
+        for fault in draw_faults(seed) if faults is None else faults:
             self._agenda.at(fault.at_s, self._befall, fault)
         self._keep()
 
@@ -110,6 +121,8 @@ class FaultyWorld(World):
 
     def _take_end(self, outcome: Outcome) -> None:
         self._ends[outcome.run.run_id] += 1
+        if outcome.finished_at == inf:
+            self.unserved.add(outcome.run.run_id)
 
     # -- messages --------------------------------------------------------------------------------
 
@@ -137,9 +150,9 @@ class FaultyWorld(World):
         if entry is None:
             return
         call_id = action.call_id
-        if call_id not in self._is_poison:
-            self._is_poison[call_id] = self._draws.random() < self._poison
-        if self._is_poison[call_id] and (attempt := entry[0].attempts.get(call_id)) is not None:
+        if call_id not in self.is_poison:
+            self.is_poison[call_id] = self._draws.random() < self._poison
+        if self.is_poison[call_id] and (attempt := entry[0].attempts.get(call_id)) is not None:
             self._agenda.at(self.now + 0.01, self._poisoned, attempt)
 
     def _gave(self, attempt: Attempt, kind: int) -> None:
@@ -272,7 +285,7 @@ class FaultyWorld(World):
     def _poisoned(self, attempt: Attempt) -> None:
         if attempt in attempt.replica.attempts:
             self.injected["poison"] += 1
-            self._crash(attempt.replica, says_first=self._draws.random() < 0.5)
+            self._crash(attempt.replica, says_first=False)  # workers tell of the engine before its attempts
 
     def _outage(self, fault: Fault) -> None:
         models = sorted(self.scenario.models)

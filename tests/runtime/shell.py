@@ -384,6 +384,15 @@ class Shell:
             for call_id in state._expected_s:
                 places.setdefault(call_id, []).append("queued")
                 assert machine.runs.calls[call_id].queued_on == state.replica.replica_id
+        apart = machine.dispatcher._apart
+        for model, there in apart._waiting.items():
+            for call_id in there:
+                places.setdefault(call_id, []).append("held")
+                assert machine.runs.calls[call_id].node.model == model
+        for state in fleet:
+            assert state.kept == (state in apart._kept.get(state.replica.model, ()))
+            assert not state.kept or state.is_alone or apart.waiting(state.replica.model), "kept for nobody"
+            assert not state.on_trial or state.begun <= 1
         assert machine.dispatcher._waiting == set(places)
         assert machine.held == len(places)
         for call_id, record in machine.runs.calls.items():
@@ -424,7 +433,7 @@ class Shell:
         assert not self.contract.breaches, "\n".join(map(str, self.contract.breaches))
         # views: what policies see is what is there
         for model in ("small", "large", "extra"):
-            states = [s for s in fleet if s.replica.model == model and not s.draining]
+            states = [s for s in fleet if s.replica.model == model and s.is_open]
             views = fleet.views(model)
             assert [v.replica_id for v in views] == [
                 r.replica_id for r in sorted((s.replica for s in states), key=lambda r: (r.name, r.replica_id))
@@ -433,14 +442,15 @@ class Shell:
                 state = fleet.get(view.replica_id)
                 assert state is not None
                 neighbours = [s for s in fleet if s.replica.card == view.card]
-                assert (view.running, view.waiting) == (state.busy, state.waiting)
+                busy = len(state.running) if state.on_trial else state.busy
+                assert (view.slots, view.running, view.waiting) == (state.slots, busy, state.waiting)
                 assert view.card_running == sum(s.busy for s in neighbours)
                 assert state.card.ending == sum(s.ending for s in neighbours)
                 assert len(state.card.ahead) == sum(len(s.running) - s.begun for s in neighbours)
                 assert view.waiting_s == pytest.approx(state.waiting_s, abs=1e-9)
-                is_ending = state.free_slots > 0
+                is_ending = state.free_slots > 0 if not state.on_trial else state.busy < state.slots
                 ends = [held.expected_end for held in state.running.values() if held.is_ending is is_ending]
-                is_open = len(state.running) < state.replica.slots
+                is_open = len(state.running) < state.slots
                 assert view.slot_free_at == (0.0 if is_open else min(ends))
 
     def check_history(self) -> None:

@@ -155,14 +155,14 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         if self.loaded is not None and engine is self.loaded.engine:
             self._unload()
             died = self.runner.incarnation
+            self._tell_failure(error, will_retry=True, incarnation=died)  # before attempts end: nobody is sent there
             self.runner.engine_died()
             self._work.cancel()  # it may still be announcing the engine
             if perf_counter() - self._ready_at > LAST_RETRY_S:
                 self._pause_s = 0.0  # it served for a while
-            self._begin(self._recover(engine, error, died))
+            self._begin(self._recover(engine))
 
-    async def _recover(self, engine: Engine, error: EngineCrashedError, died: int) -> None:
-        await self._announce_failure(error, will_retry=True, incarnation=died)
+    async def _recover(self, engine: Engine) -> None:
         try:
             await engine.close()
         except Exception:
@@ -189,13 +189,14 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, LAST_RETRY_S)
 
-    async def _announce_failure(self, error: Exception, *, will_retry: bool, incarnation: int | None = None) -> None:
-        if incarnation is None:
-            incarnation = self.runner.incarnation
-        text = str(error) if isinstance(error, FMwareError) else f"{type(error).__name__}: {error}"
-        logger.error("Model '%s' is not served: %s", self.labels.model, text)
+    async def _announce_failure(self, error: Exception, *, will_retry: bool) -> None:
         if not self.connected:
             await self._announce()
+        self._tell_failure(error, will_retry=will_retry, incarnation=self.runner.incarnation)
+
+    def _tell_failure(self, error: Exception, *, will_retry: bool, incarnation: int) -> None:
+        text = str(error) if isinstance(error, FMwareError) else f"{type(error).__name__}: {error}"
+        logger.error("Model '%s' is not served: %s", self.labels.model, text)
         if self.connected:
             failed = ReplicaFailed(
                 self.dask.name,

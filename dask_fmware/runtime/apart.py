@@ -1,0 +1,117 @@
+"""Calls that have lost all attempts but one: each has a replica to itself, so that no other prompt takes its last one.
+
+A prompt may kill whatever runs it, and all that run beside it lose an attempt as well. Who is to blame nobody can see,
+but a call that is alone can only be taken by itself. What that costs are the other slots of a replica for one call,
+after two engines have died under it. At most half of a model's replicas are kept for such calls, and at least one; they
+are served in turn.
+"""
+
+from __future__ import annotations
+
+from dask_fmware.runtime.fleet import Fleet
+from dask_fmware.runtime.runs import CallRecord
+from dask_fmware.runtime.slots import ReplicaState
+
+__all__ = ["Apart"]
+
+LEAST_LOST = 2  # attempts: one death is everyday, and to serve all its calls one by one would be worse than it
+
+
+class Apart:
+    """Who waits for a replica of its own, and which replicas are kept for that.
+
+    Parameters
+    ----------
+    fleet
+        The replicas.
+    max_attempts
+        Tries of one call.
+    """
+
+    def __init__(self, fleet: Fleet, max_attempts: int) -> None:
+        self._fleet = fleet
+        self._from = max(max_attempts - 1, LEAST_LOST)
+        self._waiting: dict[str, dict[str, None]] = {}  # model -> calls, in order; none is empty
+        self._kept: dict[str, list[ReplicaState]] = {}  # model -> replicas
+
+    def concerns(self, call: CallRecord) -> bool:
+        """Whether a call must be alone; where replicas run one call at a time, each is."""
+        if call.tries < self._from:
+            return False
+        states = self._fleet.of(call.node.model or "")
+        return not states or any(state.is_shared for state in states)
+
+    @property
+    def models(self) -> list[str]:
+        """Models of which calls wait."""
+        return list(self._waiting)
+
+    def waiting(self, model: str) -> int:
+        """Calls of a model that wait."""
+        return len(self._waiting.get(model, ()))
+
+    def push(self, call: CallRecord) -> None:
+        """Let a call wait."""
+        self._waiting.setdefault(call.node.model or "", {})[call.call_id] = None
+
+    def remove(self, call: CallRecord) -> ReplicaState | None:
+        """Let a call wait no more; return a replica that was kept for it."""
+        model = call.node.model or ""
+        there = self._waiting.get(model)
+        if there is None or call.call_id not in there:
+            return None
+        del there[call.call_id]
+        if not there:
+            del self._waiting[model]
+        kept = self._kept.get(model)
+        return kept[0] if kept else None
+
+    def next(self, model: str) -> tuple[str, ReplicaState] | None:
+        """Take out the first call for which a replica is empty, or None."""
+        there, state = self._waiting.get(model), self._empty(model)
+        if there is None or state is None:
+            return None
+        call_id = next(iter(there))
+        del there[call_id]
+        if not there:
+            del self._waiting[model]
+        if not state.kept:
+            self._keep(model, state)
+        return call_id, state
+
+    def settle(self, model: str) -> ReplicaState | None:
+        """Give back what is not needed; else return a replica that is kept from now on, to be emptied."""
+        kept = self._kept.get(model, [])
+        for state in list(kept):
+            is_there = self._fleet.get(state.replica.replica_id) is state and not state.draining
+            if not is_there or (model not in self._waiting and not state.is_alone):
+                kept.remove(state)
+                self._fleet.keep(state, False)
+        if not kept:
+            self._kept.pop(model, None)
+        open_ = self._candidates(model)
+        if model not in self._waiting or not open_ or any(not state.is_alone for state in kept):
+            return None
+        if len(kept) >= max(len(self._fleet.of(model)) // 2, 1):
+            return None
+        state = min(open_, key=lambda one: (len(one.running), one.replica.name, one.replica.replica_id))
+        self._keep(model, state)
+        return state
+
+    def _keep(self, model: str, state: ReplicaState) -> None:
+        self._kept.setdefault(model, []).append(state)
+        self._fleet.keep(state, True)
+
+    def _candidates(self, model: str) -> list[ReplicaState]:
+        """Replicas that may be kept: those on trial only if there are no others."""
+        open_ = [state for state in self._fleet.of(model) if state.is_open]
+        return [state for state in open_ if not state.on_trial] or open_
+
+    def _empty(self, model: str) -> ReplicaState | None:
+        kept = [state for state in self._kept.get(model, ()) if not state.draining]
+        may_keep = len(kept) < max(len(self._fleet.of(model)) // 2, 1)
+        more = self._candidates(model) if may_keep else []
+        for state in kept + more:
+            if not state.running and not state.waiting and state.free_slots > 0:
+                return state
+        return None
