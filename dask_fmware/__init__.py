@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dask_fmware.client.report import report as report
     from dask_fmware.client.report import reports as reports
     from dask_fmware.client.scaling import scale as scale
+    from dask_fmware.client.session import Session as Session
     from dask_fmware.client.stream import stream as stream
     from dask_fmware.cluster.local import LocalModelCluster as LocalModelCluster
     from dask_fmware.cluster.provision import provision as provision
@@ -59,6 +60,7 @@ _NAMES = {
     "Model": "dask_fmware.spec.tracing",
     "Provisioning": "dask_fmware.spec.provisioning",
     "Report": "dask_fmware.client.report",
+    "Session": "dask_fmware.client.session",
     "Workflow": "dask_fmware.spec.workflow",
     "compare": "dask_fmware.evaluation.compare",
     "evaluate": "dask_fmware.evaluation.evaluate",

@@ -37,8 +37,10 @@ async def main() -> None:
     await fm.wait_ready(client)
     start_s = time.perf_counter() - began
 
+    session = fm.Session(client)
+
     async def run(workflow: Any) -> None:
-        await client.compute(workflow(x="x"))
+        await session.run(workflow(x="x"))
 
     found = await measure(lambda: run(single), lambda: run(chain), asked.repeats, asked.seconds)
     workers = await client.run(_kind)

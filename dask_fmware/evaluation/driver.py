@@ -15,7 +15,8 @@ from time import time
 from distributed import Client
 
 from dask_fmware.client.install import installed_status
-from dask_fmware.errors import FMwareError
+from dask_fmware.client.session import FATAL, Outcome, Session
+from dask_fmware.errors import FMwareError, RuntimeFaultError
 from dask_fmware.evaluation.accounting import add_answer, add_verdict
 from dask_fmware.evaluation.capacity import Capacity
 from dask_fmware.evaluation.feed import Feed
@@ -25,7 +26,6 @@ from dask_fmware.evaluation.pace import Pace
 from dask_fmware.evaluation.progress import Meter, Progress
 from dask_fmware.evaluation.record import Record
 from dask_fmware.evaluation.recorder import Recorder, describe
-from dask_fmware.evaluation.runs import Outcome, Runs
 from dask_fmware.evaluation.sources.source import Row
 from dask_fmware.spec.slo import SLO
 
@@ -92,7 +92,8 @@ class Driver:
     ) -> None:
         self._client, self._job, self._output, self._limits = client, job, output, limits
         self._total, self._tell = total, tell
-        self._runs = Runs(client)
+        self._session = Session(client)
+        self._broken: asyncio.Future[None] | None = None  # raises what ends the job
         self._recorder = Recorder(output, job.scorers)
         self._flights: set[_Flight] = set()  # until they are answered
         self._rows: set[asyncio.Task[None]] = set()  # until they are recorded
@@ -122,16 +123,17 @@ class Driver:
         self._job.check_models(self._capacity.models)
         if self._limits.finish_by is not None and self._total is not None:
             self._pace = Pace(time(), self._limits.finish_by, self._total - len(self._output.done))
+        self._broken = asyncio.get_running_loop().create_future()
         feeding = asyncio.ensure_future(self._feed())
-        beside = [
-            asyncio.ensure_future(work)
-            for work in (self._runs.serve(), self._recorder.serve(), self._look_on(), self._tell_on())
-        ]
+        beside = [asyncio.ensure_future(work) for work in (self._recorder.serve(), self._look_on(), self._tell_on())]
         try:
-            ended, _ = await asyncio.wait([feeding, *beside], return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait([feeding, self._broken, *beside], return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
                 task.result()
+        except RuntimeFaultError as error:
+            raise _resumable(error) from error
         finally:
+            self._broken.cancel()
             left = [feeding, *self._rows, *beside]
             for task in left:
                 task.cancel()
@@ -168,6 +170,10 @@ class Driver:
 
     def _row_done(self, task: asyncio.Task[None]) -> None:
         self._rows.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            assert self._broken is not None
+            if not self._broken.done():
+                self._broken.set_exception(error)
         self._changed.set()
 
     async def _row(self, flight: _Flight) -> None:
@@ -177,6 +183,8 @@ class Driver:
             await self._answer(flight)
             if record.error is None:
                 await self._judge(flight)
+        except (RuntimeFaultError, *FATAL):
+            raise
         except FMwareError as error:  # this row cannot be run; the others can
             record.error = describe(error)
         finally:
@@ -189,7 +197,7 @@ class Driver:
         while True:
             objective = self._objective(flight)
             flight.is_urgent = objective is not None
-            flight.run = asyncio.ensure_future(self._runs.run(self._job.bind(flight.row, objective)))
+            flight.run = asyncio.ensure_future(self._session.outcome(self._job.bind(flight.row, objective)))
             try:
                 outcome = await flight.run
             except asyncio.CancelledError:
@@ -206,7 +214,7 @@ class Driver:
             return
         objective = SLO(e2e_s=JUDGED_S * self._row_s) if flight.is_urgent else None
         bound = self._job.bind_judges(flight.row, flight.record.answer or "", objective)
-        outcomes = await asyncio.gather(*map(self._runs.run, bound))
+        outcomes = await asyncio.gather(*map(self._session.outcome, bound))
         for judge, outcome in zip(self._job.judges, outcomes, strict=True):
             add_verdict(flight.record, judge, outcome, self._capacity.prices)
 
@@ -270,7 +278,8 @@ class Driver:
         try:
             self._capacity = Capacity.of(await installed_status(self._client), self._job.models())
         except OSError as error:
-            raise self._runs.lost() from error
+            address = self._client.scheduler.address if self._client.scheduler is not None else "the scheduler"
+            raise RuntimeFaultError(f"the connection to {address} was lost") from error
 
     async def _tell_on(self) -> None:
         while True:
@@ -288,3 +297,7 @@ class Driver:
             cost=self._cost,
             note=f"no replica of {', '.join(missing)} is ready" if missing else "",
         )
+
+
+def _resumable(error: RuntimeFaultError) -> RuntimeFaultError:
+    return RuntimeFaultError(f"{error}; all recorded rows are safe: start the cluster, and run the same again to go on")

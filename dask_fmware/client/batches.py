@@ -1,0 +1,81 @@
+"""Work in batches that form by themselves: what comes while the one before is under way is the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+__all__ = ["Batches"]
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+class Batches(Generic[Item, Made]):
+    """Awaits results of items one by one and has them made together.
+
+    An item that is alone waits for nothing; under load batches grow with the time that one takes.
+
+    Parameters
+    ----------
+    work
+        Makes the results of some items, in their order, an exception where one failed. What it raises is the error of
+        all of them.
+    at_once
+        Batches under way side by side.
+    pause_s
+        Least time between two starts.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Awaitable[Sequence[Made | Exception]]],
+        at_once: int = 1,
+        pause_s: float = 0.0,
+    ) -> None:
+        self._work, self._at_once, self._pause_s = work, at_once, pause_s
+        self._not_before = 0.0
+        self._waiting: list[tuple[Item, asyncio.Future[Made]]] = []
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._is_called = False
+
+    async def made(self, item: Item) -> Made:
+        """Return the result of an item."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Made] = loop.create_future()
+        self._waiting.append((item, waiter))
+        if not self._is_called:
+            self._is_called = True
+            loop.call_at(self._not_before, self._start)  # not at once: others of this moment come along
+        return await waiter
+
+    def _start(self) -> None:
+        self._is_called = False
+        if self._waiting and len(self._under_way) < self._at_once:
+            batch = [(item, waiter) for item, waiter in self._waiting if not waiter.done()]
+            self._waiting.clear()
+            if batch:
+                self._not_before = asyncio.get_running_loop().time() + self._pause_s
+                task = asyncio.ensure_future(self._make(batch))
+                self._under_way.add(task)
+                task.add_done_callback(self._next)
+
+    def _next(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        if self._waiting and not self._is_called:
+            self._is_called = True
+            asyncio.get_running_loop().call_at(self._not_before, self._start)
+
+    async def _make(self, batch: Sequence[tuple[Item, asyncio.Future[Made]]]) -> None:
+        try:
+            made = await self._work([item for item, _ in batch])
+        except Exception as error:
+            made = [error] * len(batch)
+        for (_, waiter), one in zip(batch, made, strict=True):
+            if waiter.done():
+                continue
+            if isinstance(one, Exception):
+                waiter.set_exception(one)
+            else:
+                waiter.set_result(one)

@@ -1,0 +1,139 @@
+"""Many runs at once from one process, a web service say: awaited one by one, sent and asked for in batches.
+
+One message for twenty runs costs client and scheduler little more than one for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import CancelledError as FutureCancelledError
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Client, Future
+
+from dask_fmware.client.batches import Batches
+from dask_fmware.client.stream import run_id_of
+from dask_fmware.compile.collection import BoundWorkflow
+from dask_fmware.errors import NotInstalledError, RuntimeFaultError, VersionMismatchError
+from dask_fmware.model.report import RunReport
+
+__all__ = ["Outcome", "Session"]
+
+BATCH_S = 0.005  # between two batches of runs under load: a message costs about as much as twenty runs in it
+REPORTS_AT_ONCE = 2  # batches of reports that are fetched side by side
+FATAL = (NotInstalledError, VersionMismatchError)  # no run will do better
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run."""
+
+    run_id: str
+    value: Any  # None if it failed
+    error: Exception | None
+    report: RunReport | None  # if the runtime had one
+
+
+class Session:
+    """Runs workflows for many callers in one process.
+
+    With a synchronous client `run` and `outcome` block and may be called from any number of threads; with an
+    asynchronous one they are awaited. A caller that is cancelled cancels its run.
+
+    Parameters
+    ----------
+    client
+        Of a cluster with the runtime.
+
+    Examples
+    --------
+    >>> session = fm.Session(client)  # doctest: +SKIP
+    >>> answers = await asyncio.gather(*(session.run(rag(question=q)) for q in questions))  # doctest: +SKIP
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._submitted: Batches[BoundWorkflow, Future] = Batches(self._submit, pause_s=BATCH_S)
+        self._reports: Batches[str, RunReport | None] = Batches(self._ask, REPORTS_AT_ONCE)
+
+    def run(self, bound: BoundWorkflow) -> Any:
+        """Run a workflow and return its result, or raise its error.
+
+        Raises
+        ------
+        FMwareError
+            What ended the run; `RuntimeFaultError` if the cluster is lost.
+        """
+        return self._client.sync(self._run, bound)
+
+    def outcome(self, bound: BoundWorkflow) -> Any:
+        """Run a workflow and return an `Outcome`: its result or its error, and its report.
+
+        Raises
+        ------
+        RuntimeFaultError
+            If the cluster is lost, or has no runtime.
+        """
+        return self._client.sync(self._outcome, bound)
+
+    # -- on the loop of the client ---------------------------------------------------------------
+
+    async def _run(self, bound: BoundWorkflow) -> Any:
+        future = await self._submitted.made(bound)
+        try:
+            return await self._result(future)
+        finally:
+            future.release()
+
+    async def _outcome(self, bound: BoundWorkflow) -> Outcome:
+        future = await self._submitted.made(bound)
+        run_id, value, failure = run_id_of(future), None, None
+        try:
+            try:
+                value = await self._result(future)
+            except (RuntimeFaultError, *FATAL):
+                raise
+            except Exception as error:
+                failure = error
+            return Outcome(run_id, value, failure, await self._reports.made(run_id))
+        finally:
+            future.release()
+
+    async def _submit(self, bound: Sequence[BoundWorkflow]) -> list[Future | Exception]:
+        if len(bound) > 1:
+            try:
+                return list(self._client.compute(list(bound)))
+            except Exception:  # one of them cannot be submitted: find out which
+                pass
+        return [self._submit_one(one) for one in bound]
+
+    def _submit_one(self, bound: BoundWorkflow) -> Future | Exception:
+        try:
+            future: Future = self._client.compute(bound)
+        except Exception as error:
+            return error if self._client.status == "running" else self._lost()
+        return future
+
+    async def _result(self, future: Future) -> Any:
+        try:
+            return await future.result()
+        except (OSError, FutureCancelledError) as error:
+            raise self._lost() from error
+
+    async def _ask(self, run_ids: Sequence[str]) -> list[RunReport | Exception | None]:
+        try:
+            wire = await self._client.scheduler.fmware_reports(run_ids=list(run_ids))
+        except OSError as error:
+            raise self._lost() from error
+        if wire is None:
+            raise NotInstalledError(
+                f"the runtime at {self._client.scheduler.address} was uninstalled; install it again"
+            )
+        reports = {item["run_id"]: RunReport.from_wire(item) for item in wire}
+        return [reports.get(run_id) for run_id in run_ids]
+
+    def _lost(self) -> RuntimeFaultError:
+        """Return the error for a scheduler that is gone."""
+        address = self._client.scheduler.address if self._client.scheduler is not None else "the scheduler"
+        return RuntimeFaultError(f"the connection to {address} was lost")

@@ -1,0 +1,93 @@
+"""Batches form while the one before is under way; each item gets its own result or error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from dask_fmware.client.batches import Batches
+
+
+class Work:
+    """Doubles numbers when told to go on; odd ones fail if asked to, thirteen fails all."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, items: Sequence[int]) -> list[int | Exception]:
+        self.batches.append(list(items))
+        await self.go_on.wait()
+        if 13 in items:
+            raise ValueError("thirteen")
+        return [KeyError(item) if item < 0 else 2 * item for item in items]
+
+
+async def started(*items: asyncio.Future[int]) -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_what_comes_at_one_moment_is_one_batch_and_what_comes_meanwhile_the_next() -> None:
+    work = Work()
+    batches = Batches[int, int](work)
+    tasks = [asyncio.ensure_future(batches.made(n)) for n in (1, 2)]
+    await started()
+    tasks += [asyncio.ensure_future(batches.made(n)) for n in (3, 4, 5)]
+    await started()
+    assert work.batches == [[1, 2]]
+    work.go_on.set()
+    assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10]
+    assert work.batches == [[1, 2], [3, 4, 5]]
+
+
+async def test_so_many_batches_are_under_way_side_by_side() -> None:
+    work = Work()
+    batches = Batches[int, int](work, at_once=2)
+    tasks = []
+    for n in (1, 2, 3):
+        tasks.append(asyncio.ensure_future(batches.made(n)))
+        await started()
+    assert work.batches == [[1], [2]]
+    work.go_on.set()
+    assert await asyncio.gather(*tasks) == [2, 4, 6]
+
+
+async def test_an_item_that_fails_does_not_fail_the_others_but_an_error_of_the_work_does() -> None:
+    work = Work()
+    work.go_on.set()
+    batches = Batches[int, int](work)
+    made = await asyncio.gather(*map(batches.made, (-1, 4)), return_exceptions=True)
+    assert isinstance(made[0], KeyError)
+    assert made[1] == 8
+    made = await asyncio.gather(*map(batches.made, (13, 4)), return_exceptions=True)
+    assert [str(one) for one in made] == ["thirteen", "thirteen"]
+    assert await batches.made(5) == 10  # it goes on
+
+
+async def test_who_gave_up_before_its_batch_began_is_left_out() -> None:
+    work = Work()
+    batches = Batches[int, int](work)
+    first, gone, last = (asyncio.ensure_future(batches.made(n)) for n in (1, 2, 3))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await started()
+    work.go_on.set()
+    assert await asyncio.gather(first, last) == [2, 6]
+    assert work.batches == [[1, 3]]
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+
+
+async def test_batches_keep_their_distance() -> None:
+    work = Work()
+    work.go_on.set()
+    batches = Batches[int, int](work, pause_s=0.05)
+    loop = asyncio.get_running_loop()
+    assert await batches.made(1) == 2
+    began = loop.time()
+    assert await asyncio.gather(*map(batches.made, (2, 3))) == [4, 6]
+    assert loop.time() - began > 0.02
+    assert work.batches == [[1], [2, 3]]

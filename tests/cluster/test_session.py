@@ -1,0 +1,106 @@
+"""Many runs at once from one process, awaited one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+import dask
+import pytest
+from distributed import Client
+
+import dask_fmware as fm
+from dask_fmware.errors import RuntimeFaultError, UnknownModelError
+from dask_fmware.testing import InProcessCluster, deployment
+from tests.cluster.flows import rag
+
+small = fm.Model("small")
+
+
+@fm.workflow(slo=fm.SLO(ttft_s=60))
+def ask(question):
+    return small("{question}", question=question, max_tokens=64, name="answer")
+
+
+@fm.workflow
+def elsewhere(question):
+    return fm.Model("unknown")("{question}", question=question)
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[InProcessCluster]:
+    rules = [{"when": "engine-fault", "fault": "error"}]
+    async with InProcessCluster(deployment("small", "large", rules=rules), validate=True) as cluster:
+        yield cluster
+        await cluster.settled()
+
+
+async def test_each_caller_gets_its_own_answer(cluster: InProcessCluster) -> None:
+    session = fm.Session(cluster.client)
+    answers = await asyncio.gather(*(session.run(ask(question=f"question {n}")) for n in range(40)))
+    assert [str(answer) for answer in answers] == [
+        str(await cluster.client.compute(ask(question=f"question {n}"))) for n in range(40)
+    ]
+
+
+async def test_outcomes_have_reports_and_errors(cluster: InProcessCluster) -> None:
+    session = fm.Session(cluster.client)
+    good, bad = await asyncio.gather(
+        session.outcome(ask(question="why")), session.outcome(ask(question="engine-fault"))
+    )
+    assert good.error is None
+    assert good.report.state == "finished"
+    assert good.report.run_id == good.run_id
+    assert bad.value is None
+    assert isinstance(bad.error, fm.FMwareError)
+    assert bad.report.state == "failed"
+    with pytest.raises(type(bad.error)):
+        await session.run(ask(question="engine-fault"))
+
+
+async def test_a_run_that_cannot_be_run_fails_alone(cluster: InProcessCluster) -> None:
+    session = fm.Session(cluster.client)
+    made = await asyncio.gather(
+        session.run(ask(question="why")), session.run(elsewhere(question="why")), return_exceptions=True
+    )
+    assert isinstance(made[0], fm.Completion)
+    assert isinstance(made[1], UnknownModelError)
+
+
+async def test_a_caller_that_is_cancelled_cancels_its_run() -> None:
+    async with InProcessCluster(deployment("small", token_s=0.5), validate=True) as cluster:
+        session = fm.Session(cluster.client)
+        task = asyncio.ensure_future(session.run(ask(question="why")))
+        await cluster.until(lambda: any(state.running for state in cluster.router.machine.fleet))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await cluster.settled()
+
+
+async def test_a_lost_scheduler_is_said() -> None:
+    with dask.config.set({"distributed.comm.timeouts.connect": "500ms"}):
+        async with InProcessCluster(deployment("small", token_s=0.5)) as cluster:
+            session = fm.Session(cluster.client)
+            tasks = [asyncio.ensure_future(session.run(ask(question=f"{n}"))) for n in range(3)]
+            await cluster.until(lambda: any(state.running for state in cluster.router.machine.fleet))
+            await cluster.scheduler.close()
+            ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+            assert [type(error) for error in ended] == [RuntimeFaultError] * 3
+            with pytest.raises(RuntimeFaultError, match="was lost"):
+                await asyncio.wait_for(session.run(ask(question="later")), 30)
+
+
+@pytest.mark.cluster
+def test_threads_share_a_session_with_a_synchronous_client() -> None:
+    with (
+        fm.LocalModelCluster(deployment("small", "large"), dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        fm.wait_ready(client)
+        session = fm.Session(client)
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(lambda n: session.run(rag(question=f"{n}")), range(16)))
+        assert len(answers) == 16
+        assert session.outcome(rag(question="why")).report.met is not False
