@@ -11,9 +11,9 @@ from heapq import heapify, heappop, heappush
 from math import log
 from typing import TypeAlias, overload
 
-from dask_fmware.policy.protocol import Rank, ReplicaView
+from dask_fmware.policy.protocol import CallView, Rank, ReplicaView
 
-__all__ = ["Kind", "RankedReplicas", "kind_of", "leaders"]
+__all__ = ["Kind", "RankedReplicas", "candidates", "kind_of", "leaders"]
 
 Kind: TypeAlias = tuple[object, ...]
 STEPS = 10.0  # speeds are one kind within about ten percent
@@ -34,6 +34,17 @@ def leaders(replicas: Sequence[ReplicaView], rank: Callable[[ReplicaView], Rank]
     return sorted(replicas, key=rank)
 
 
+def candidates(
+    call: CallView, replicas: Sequence[ReplicaView], rank: Callable[[ReplicaView], Rank]
+) -> Iterable[ReplicaView]:
+    """The leaders, and the replica whose cache has the beginning of a call's prompt."""
+    found = leaders(replicas, rank)
+    if call.home is None or not isinstance(replicas, RankedReplicas):
+        return found
+    home = replicas.find(call.home)
+    return found if home is None or home in found else [*found, home]
+
+
 class _Ranking:
     """A heap of the replicas of one kind, which skips what is out of date."""
 
@@ -51,12 +62,13 @@ class RankedReplicas(Sequence[ReplicaView]):
     A view is replaced when its replica has changed: O(log n), and asking for the leaders O(kinds).
     """
 
-    __slots__ = ("_kind", "_rank", "_rankings", "_ties", "_views")
+    __slots__ = ("_kind", "_positions", "_rank", "_rankings", "_ties", "_views")
 
     def __init__(self, views: Iterable[ReplicaView], rank: Callable[[ReplicaView], Rank]) -> None:
         self._rank = rank
         self._views = list(views)
         self._ties = 0
+        self._positions: dict[str, int] | None = None  # by id, once somebody asks
         self._kind: list[_Ranking] = []
         self._rankings: dict[Kind, _Ranking] = {}
         for position, view in enumerate(self._views):
@@ -105,6 +117,13 @@ class RankedReplicas(Sequence[ReplicaView]):
                 heappop(heap)
             found.append(heap[0][3])
         return found
+
+    def find(self, replica_id: str) -> ReplicaView | None:
+        """Return the replica of an id, or None."""
+        if self._positions is None:
+            self._positions = {view.replica_id: position for position, view in enumerate(self._views)}
+        position = self._positions.get(replica_id)
+        return None if position is None else self._views[position]
 
     @overload
     def __getitem__(self, index: int) -> ReplicaView: ...

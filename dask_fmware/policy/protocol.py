@@ -51,6 +51,12 @@ class CallView:
     submitted: float = 0.0  # when its run was
     begun: bool = False  # whether a call of its run has started before
     excess: float = 0.0  # card seconds by which its tenant was ahead of its share at submission
+    home: str | None = None  # replica that served its run last, where its engine has more of the prompt than others
+    cached_tokens: int = 0  # of the prompt, so many more
+
+    def prompt_at(self, replica_id: str) -> int:
+        """Prompt tokens that a replica is expected to process."""
+        return self.prompt_tokens - self.cached_tokens if replica_id == self.home else self.prompt_tokens
 
     @property
     def due(self) -> float | None:

@@ -38,7 +38,7 @@ from dataclasses import replace
 from math import inf
 
 from dask_fmware.policy.estimate import execution_s, expected_s
-from dask_fmware.policy.kinds import RankedReplicas, leaders
+from dask_fmware.policy.kinds import RankedReplicas, candidates
 from dask_fmware.policy.leeway import FOR_URGENT, SPARE, Leeway
 from dask_fmware.policy.lookahead import LookAhead
 from dask_fmware.policy.outlook import JobCall, Outlook, Plan
@@ -148,7 +148,8 @@ class Slack:
 
         Calls of equal lengths that are asked for in the same state of the replicas share one look.
         """
-        key = (call.prompt_tokens, call.output_tokens, call.answers, call.begun, call.excess > 0.0)
+        cached = call.home, call.cached_tokens
+        key = (call.prompt_tokens, call.output_tokens, call.answers, call.begun, call.excess > 0.0, cached)
         if isinstance(replicas, RankedReplicas):
             state = (replicas, replicas.changes, now)
             if self._state is None or state[0] is not self._state[0] or state[1:] != self._state[1:]:
@@ -158,10 +159,10 @@ class Slack:
                 return known
         tokens = 0.0 if call.answers else call.output_tokens
         best, soonest, any_room = (inf, "", ""), inf, False
-        for replica in leaders(replicas, self.rank):
+        for replica in candidates(call, replicas, self.rank):
             has_room = replica.has_room
             any_room = any_room or has_room
-            own_s = expected_s(call.prompt_tokens, tokens, replica, now)
+            own_s = expected_s(call.prompt_at(replica.replica_id), tokens, replica, now)
             own_s = own_s + replica.delay_s if call.answers else own_s * replica.stretch
             end = max(now, replica.slot_free_at) + own_s
             if has_room and self._takes(call, replica, now):
@@ -182,13 +183,13 @@ class Slack:
 
     def _background(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """Fill a replica that no urgent call needs."""
-        room = [replica for replica in leaders(replicas, self.rank) if replica.has_room]
+        room = [replica for replica in candidates(call, replicas, self.rank) if replica.has_room]
         if not room:
             return ALL_BUSY
         best: tuple[float, str, str] | None = None
         for replica in room:
             wait_s = max(0.0, replica.slot_free_at - now)
-            spent_s = wait_s + expected_s(call.prompt_tokens, call.output_tokens, replica, now)
+            spent_s = wait_s + expected_s(call.prompt_at(replica.replica_id), call.output_tokens, replica, now)
             found = spent_s, replica.name, replica.replica_id
             if self._plan is not None and now + spent_s > self._plan.free_until.get(replica.replica_id, inf):
                 continue

@@ -348,7 +348,8 @@ class Dispatcher:
         call.queued_on = None
         self._waiting.discard(call_id)
         view = self._views.view(call)
-        parts_s = estimate.expected_parts_s(view.prompt_tokens, view.output_tokens, fleet.offered(state), now)
+        prompt = view.prompt_at(replica.replica_id)
+        parts_s = estimate.expected_parts_s(prompt, view.output_tokens, fleet.offered(state), now)
         number = report.attempts[-1].attempt + 1 if report.attempts else 1
         while fleet.holds(call_id, number):  # a run of the same id was dropped, and its abort is under way
             number += 1
@@ -365,7 +366,7 @@ class Dispatcher:
         wait_s = fleet.ahead.patience_s(state, held, now)
         law = fleet.law(replica)
         if law is not None:
-            state.given(held, law.prompt_s(view.prompt_tokens), now)
+            state.given(held, law.prompt_s(prompt), now)
         fleet.take(state, call_id, number, held, now)
         if priority is None:
             priority = -float(call.run.plan.priority)

@@ -62,6 +62,10 @@ class Knowledge:
         self.prompts = OutputLengths()
         self._lengths = LengthQuantiles(window=200)
         self._execution = execution
+        self._cached = {
+            True: OutputLengths(),
+            False: OutputLengths(),
+        }  # tokens, where their run was served and elsewhere
         self._pauses = OutputLengths()  # seconds of plain code before a node
         self._rounds = OutputLengths()  # bodies that a loop runs one after the other
         self._widths = OutputLengths()  # bodies that a map runs at once
@@ -80,6 +84,10 @@ class Knowledge:
         self._lengths.observe(*key, output_tokens)
         if prompt_tokens:
             self.prompts.add(key, prompt_tokens)
+
+    def observe_cached(self, workflow: str, node: str, cached_tokens: int, *, at_home: bool) -> None:
+        """Take note of how much of a prompt a cache had: of the replica that served the run before, or of another."""
+        self._cached[at_home].observe(workflow, node, cached_tokens)
 
     def observe_branch(self, workflow: str, switch: str, branch: int | None) -> None:
         """Take note of a branch that was taken."""
@@ -187,6 +195,11 @@ class Knowledge:
         """Expected prompt and output tokens of a call; a prompt of which nothing is known has 0."""
         key = workflow, plain_name(node.name)
         return self.prompts.mean(key, 0.0), min(self.outputs.mean(key, inf), float(node.max_tokens))
+
+    def cached_tokens(self, workflow: str, node: PlannedNode) -> float:
+        """Expected prompt tokens in the cache of the replica that served a call's run, beyond those in any other's."""
+        key = workflow, plain_name(node.name)
+        return max(0.0, self._cached[True].mean(key, 0.0) - self._cached[False].mean(key, 0.0))
 
     def call_s(self, workflow: str, node: PlannedNode) -> float:
         """Expected seconds of a call until it has done what its node is for."""

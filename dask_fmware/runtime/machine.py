@@ -332,6 +332,7 @@ class Machine:
             self.fleet.ahead.ended(held, event.latency_s, event.waited_s, now, shares_card=shares_card)
         workflow = call.run.plan.workflow
         self.knowledge.observe_call(workflow, call.node.name, event.prompt_tokens, event.output_tokens)
+        self._served(call, replica.replica_id, event.cached_tokens)
         if not attempt.by_law_s or attempt.ended_at is None or held.began_at is None:
             return
         kind, took_s = (call.node.model or "", attempt.accelerator), attempt.ended_at - attempt.started_at
@@ -341,6 +342,15 @@ class Machine:
             first_s = execution_s(self.fleet.latency(replica), event.prompt_tokens, 0.0)
             self.fleet.handovers[kind].observe(attempt.first_token_at - attempt.started_at - first_s)
         self.fleet.corrections.pace(*kind).observe(attempt)
+
+    def _served(self, call: CallRecord, replica_id: str, cached_tokens: int) -> None:
+        """Learn how much of a prompt the replica has that served its run before, and how much the others have."""
+        run, model = call.run, call.node.model or ""
+        home = run.homes.get(model)
+        if home is not None:
+            self.knowledge.observe_cached(run.plan.workflow, call.node.name, cached_tokens, at_home=replica_id == home)
+        if home != replica_id:
+            run.homes = {**run.homes, model: replica_id}
 
     # -- replicas --------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ class RunRecord:
     begun: bool = False  # whether any of its calls has started
     excess: float = 0.0  # card seconds by which its tenant was ahead of its share when it was submitted
     idle_since: float = 0.0  # when the last of its calls ended
+    homes: Mapping[str, str] = field(default_factory=_nothing)  # model -> replica that served it last
     rounds: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies that ran one after the other
     bodies: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies
 

@@ -89,6 +89,9 @@ class CallViews:
             after_s = knowledge.after_s(shape, node.name, run.decided)
         submitted = run.report.submitted
         first_s, whole_s = self.execution(model, prompt, output)
+        prompt_tokens, home, cached = max(least, round(prompt)), run.homes.get(model), 0
+        if home is not None:
+            cached = min(round(knowledge.cached_tokens(workflow, node)), max(prompt_tokens - 1, 0))
         return CallView(
             node.key,
             workflow,
@@ -98,7 +101,7 @@ class CallViews:
             run.plan.priority,
             submitted + (call.report.runnable_at or 0.0),
             deadline,
-            max(least, round(prompt)),
+            prompt_tokens,
             output,
             node.answers,
             call.tries + 1,
@@ -109,4 +112,6 @@ class CallViews:
             submitted,
             run.begun,
             run.excess,
+            home if cached else None,
+            cached,
         )

@@ -31,13 +31,14 @@ TOLD_AFTER_S = 30.0  # for which the steps of a card are told once it has recove
 class Attempt:
     """A call on an engine."""
 
-    __slots__ = ("arrived", "began", "call_id", "ended", "number", "replica", "started")
+    __slots__ = ("arrived", "began", "cached", "call_id", "ended", "number", "replica", "started")
 
     def __init__(self, call_id: str, number: int, replica: VirtualReplica, started: float) -> None:
         self.call_id = call_id
         self.number = number
         self.replica = replica
         self.started = started  # when it was decided
+        self.cached = 0  # tokens of its prompt
         self.arrived = self.began = self.ended = -1.0  # at its engine; -1 before
 
 

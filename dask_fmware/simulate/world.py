@@ -230,7 +230,12 @@ class World:
             live.outcome.parked += 1
         attempt = live.attempts[action.call_id] = Attempt(action.call_id, action.attempt, replica, self._agenda.now)
         prompt, output = node.call or (1, 1)
-        self.fleet.run(attempt, prompt, output, action.priority, action.wait_s)
+        attempt.cached = self._cached(attempt, prompt)
+        self.fleet.run(attempt, prompt - attempt.cached, output, action.priority, action.wait_s)
+
+    def _cached(self, attempt: Attempt, prompt: int) -> int:
+        """Tokens of a prompt that the engine of an attempt has in its cache: an emulated one has none."""
+        return 0
 
     def _lost(self, attempt: Attempt) -> None:
         live = self._course.calls[attempt.call_id][0]
@@ -240,10 +245,17 @@ class World:
     def _finished(self, attempt: Attempt, prompt: int, output: int) -> AttemptEnded:
         """What a worker says of an attempt; of its times nothing where the way to it costs nothing."""
         if not self.scenario.delivery_s:
-            return AttemptEnded(attempt.call_id, attempt.number, "finished", prompt, output)
+            return AttemptEnded(attempt.call_id, attempt.number, "finished", prompt, output, attempt.cached)
         spent_s, waited_s = attempt.ended - attempt.began, attempt.began - attempt.arrived
         return AttemptEnded(
-            attempt.call_id, attempt.number, "finished", prompt, output, latency_s=spent_s, waited_s=waited_s
+            attempt.call_id,
+            attempt.number,
+            "finished",
+            prompt,
+            output,
+            attempt.cached,
+            latency_s=spent_s,
+            waited_s=waited_s,
         )
 
     def _gave(self, attempt: Attempt, kind: int) -> None:
