@@ -24,6 +24,8 @@ start in twenty is theirs by right once they have waited for long, so that nothi
 Of tenants, those that were given more card time for their weight than the least served other are ahead: their fresh
 runs come after those of the others, and on engines that batch only where typical urgent calls are in time beside them.
 How much of an engine that batches runs without an SLO may take besides is measured, see `policy.leeway`.
+Where the engine that served a run has more of the next prompt in its cache than others, as learnt from what engines
+report, a call is expected to take so much less there.
 The order is handed to engines that take priorities.
 **Configuration.** None.
 **Trade-offs.** A replica may stay idle for a moment although parked calls wait. It needs deadlines to be of use,
