@@ -90,7 +90,8 @@ async def measure(asked: argparse.Namespace) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
     found = [line for line in lines if all(line.get(name) == value for name, value in setting.items())]
     done = {(line["system"], line["seed"]) for line in found}
-    todo = [(seed, name) for seed in range(FIRST_SEED, FIRST_SEED + asked.seeds) for name in COMPARED]
+    seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+    todo = [(seed, name) for seed in seeds for name in asked.systems]
     async with card_server() as socket:
         for seed, name in track([at for at in todo if (at[1], at[0]) not in done], description="drains"):
             runs = drawn(seed, asked.load, asked.minutes, asked.time_scale)
@@ -141,13 +142,20 @@ def table(found: list[dict[str, Any]], asked: argparse.Namespace) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ray-env", metavar="FOLDER", help="virtual environment with Ray (or the variable RAY_ENV)")
-    parser.add_argument("--seeds", type=int, default=3, help="from 1000 up")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument(
+        "--systems", nargs="+", choices=COMPARED, default=COMPARED, help="only these; the table waits for all"
+    )
     parser.add_argument("--load", type=float, default=2.0, help="times saturation")
     parser.add_argument("--minutes", type=float, default=10.0, help="of arrivals, in the scenario's time")
     parser.add_argument("--time-scale", type=float, default=0.2, help="seconds on the clock for one of the scenario")
     asked = parser.parse_args()
     found = asyncio.run(measure(asked))
     where = environment(seed=FIRST_SEED)
+    if missing := [name for name in COMPARED if name not in {line["system"] for line in found}]:
+        print(f"kept; the table waits for {', '.join(missing)}")
+        return
     text = "\n".join(
         [
             f"# {asked.minutes:g} minutes at {asked.load:g} times saturation, RAG, real systems",
