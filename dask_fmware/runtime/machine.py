@@ -250,9 +250,12 @@ class Machine:
         call = self.runs.calls.get(call_id)
         if call is None:
             return []
-        report, run = call.report, call.run
-        if report.runnable_at is not None:  # not for the first time
-            self.dispatcher.withdraw(call, now)
+        freed = self.dispatcher.withdraw(call, now) if call.report.runnable_at is not None else None
+        actions = self._come_runnable(call, now)
+        return actions if freed is None else actions + self.dispatcher.serve(freed, now)
+
+    def _come_runnable(self, call: CallRecord, now: float) -> list[Action]:
+        call_id, report, run = call.call_id, call.report, call.run
         if (why := run.skips(call)) is not None:
             report.state, report.reason = "skipped", why
             return [Skip(call_id, why)]
