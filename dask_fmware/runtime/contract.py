@@ -335,7 +335,7 @@ class Contract:
             for number, (call_id, attempt) in enumerate(place.running):
                 del self._slots[call_id, attempt]
                 call = self._calls.get(call_id)
-                if number >= place.replica.slots and call is not None and not call.spared:
+                if number >= place.replica.slots and call is not None and attempt in call.tries and not call.spared:
                     call.spared = True
                     call.tries.discard(attempt)
 
