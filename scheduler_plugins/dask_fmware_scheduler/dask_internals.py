@@ -7,6 +7,7 @@ Verified with distributed 2026.8.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class SchedulerInternals:
         for name in names:
             self.scheduler.handlers.pop(name, None)
 
-    # -- settings: Scheduler.allowed_failures, stream_comms, client_comms, BatchedSend.interval --
+    # -- settings: Scheduler.allowed_failures, stream_comms, client_comms; BatchedSend.interval, recent_message_log --
 
     def tolerate_worker_deaths(self, deaths: int) -> None:
         """Do not blame tasks for the death of their worker: the machine counts attempts itself.
@@ -59,10 +60,17 @@ class SchedulerInternals:
 
     def send_at_once(self, *, worker: str | None = None, client: str | None = None, interval_s: float) -> None:
         """Lower the pause between two messages to a worker or client (5 and 2 ms in stock Dask)."""
-        comms = self.scheduler.stream_comms if worker is not None else self.scheduler.client_comms
-        comm = comms.get(worker if worker is not None else client)
-        if comm is not None:
+        if (comm := self._comm(worker, client)) is not None:
             comm.interval = interval_s
+
+    def keep_no_messages(self, *, worker: str | None = None, client: str | None = None) -> None:
+        """Do not remember what was sent: stock Dask keeps the last 1,000 messages of each stream, prompts included."""
+        if (comm := self._comm(worker, client)) is not None:
+            comm.recent_message_log = deque(maxlen=0)
+
+    def _comm(self, worker: str | None, client: str | None) -> Any:
+        comms = self.scheduler.stream_comms if worker is not None else self.scheduler.client_comms
+        return comms.get(worker if worker is not None else client)
 
     # -- workers: Scheduler.workers, running, rpc, worker_send -----------------------------------
 

@@ -235,6 +235,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         asyncio.get_running_loop().call_soon(lambda: self._tune(client=client))
 
     def _tune(self, *, worker: str | None = None, client: str | None = None) -> None:
+        self.dask.keep_no_messages(worker=worker, client=client)
         if self.stream_interval_s is not None:
             self.dask.send_at_once(worker=worker, client=client, interval_s=self.stream_interval_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -362,3 +363,17 @@ def test_the_attributes_that_the_adapters_name_exist() -> None:
     for attribute in ("_correct_state", "_update_worker_status", "_start"):
         assert callable(getattr(SpecCluster, attribute))
     assert NOWHERE.startswith("tcp://")
+
+
+async def test_streams_remember_what_was_sent_unless_they_are_told_not_to(
+    cluster: InProcessCluster, dask: SchedulerInternals
+) -> None:
+    comm = cluster.scheduler.stream_comms[cluster.workers["light-0"].address]
+    comm.recent_message_log = deque(maxlen=10)  # as stock Dask has it; the router has told it not to
+    await cluster.client.submit(str, "remembered", workers="light-0")
+    assert comm.recent_message_log
+    dask.keep_no_messages(worker=cluster.workers["light-0"].address)
+    dask.keep_no_messages(client=cluster.client.id)
+    await cluster.client.submit(str, "forgotten", workers="light-0")
+    assert not comm.recent_message_log
+    assert not cluster.scheduler.client_comms[cluster.client.id].recent_message_log

@@ -85,6 +85,11 @@ async def test_no_canary_leaves_the_values_that_carry_it(caplog: pytest.LogCaptu
         for task in scheduler.tasks.values():
             _clean("a task", f"{task.key} {task.annotations} {task.run_spec!r} {task.exception_text} {task!r}")
         _clean("events", str([list(topic.events) for topic in scheduler._broker._topics.values()]))
+        sent = [
+            comm.recent_message_log for comm in (*scheduler.stream_comms.values(), *scheduler.client_comms.values())
+        ]
+        assert sent
+        assert not any(sent)  # it would hold pickled arguments
         _clean("the story", str(scheduler.story(*scheduler.tasks)))
         for worker in cluster.workers.values():
             _clean(
