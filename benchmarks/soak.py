@@ -74,6 +74,7 @@ class Tally:
     ends: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)  # answers that are not what was streamed, strange errors
+    made_again: int = 0  # answers of which another text had been streamed before their result was lost
     progress_at: float = 0.0
     longest_pause_s: float = 0.0
 
@@ -90,6 +91,7 @@ class Tally:
             "ends": dict(self.ends),
             "lost": self.lost,
             "wrong": self.wrong,
+            "made_again": self.made_again,
             "longest_pause_s": self.longest_pause_s,
         }
 
@@ -147,7 +149,11 @@ class Driver:
                 result = await future.result()
             tally.ends["finished"] += 1
             if streamed and isinstance(result, Completion) and shown != result.text:
-                tally.wrong.append(f"{future.key}: streamed {len(shown)} characters, answered {len(result.text)}")
+                report = await fm.report(future)
+                if max(sum(one.outcome == "finished" for one in call.attempts) for call in report.data.calls) > 1:
+                    tally.made_again += 1  # its result was lost with its worker when the stream had ended
+                else:
+                    tally.wrong.append(f"{future.key}: streamed {len(shown)} characters, answered {len(result.text)}")
         except TimeoutError:
             report = await fm.report(future)
             states = Counter(call.state for call in report.data.calls)

@@ -137,11 +137,14 @@ class Chaos:
     async def _retire(self, name: str, nanny: Nanny) -> None:
         pid = nanny.pid
         await self._client.retire_workers([nanny.worker_address])
-        async with asyncio.timeout(60):
-            while nanny.status not in (Status.closed, Status.failed):
-                if nanny.pid not in (pid, None):
-                    return  # another fault was quicker, and its nanny has started it again
-                await asyncio.sleep(0.1)
+        try:
+            async with asyncio.timeout(60):
+                while nanny.status not in (Status.closed, Status.failed):
+                    if nanny.pid not in (pid, None):
+                        return  # another fault was quicker, and its nanny has started it again
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            return  # it was stopped meanwhile, given up for dead and taken in again when it went on
         self._cluster.workers.pop(name, None)
         await self._cluster._correct_state()
 

@@ -38,6 +38,7 @@ def table(found: dict[str, Any]) -> str:
         ("**duplicated**", f"**{twice}**"),
         ("**breaches of the contract**", f"**{len(found['breaches'])}** in {counts.get('events', 0)} events"),
         ("streams that differ from their answer, errors without a name", str(len(clients["wrong"]))),
+        ("answers made again after their stream had ended", str(clients["made_again"])),
         ("left behind on the scheduler", str(len(found["left"]))),
         ("faults that could not be injected", str(len(found["problems"]))),
         ("processes that outlived the cluster", str(len(found["survivors"]))),
