@@ -138,6 +138,37 @@ def test_an_aborted_request_frees_its_slot_after_the_step_under_way() -> None:
     assert run(scenario())[1] == Usage(6, 2, 0)
 
 
+@pytest.mark.parametrize("late_s", [0.11, 0.21, 0.31, 0.41])
+@pytest.mark.parametrize("given", [0, 1])
+def test_a_reader_that_leaves_when_its_call_has_just_ended_harms_nobody(given: int, late_s: float) -> None:
+    """The loop was held up, so the first token or the end is played only when the reader leaves."""
+
+    async def scenario() -> int:
+        engine = EmulatedEngine(law={"w0": 0.100}, slots=2, stream_interval_s=10.0)
+        await engine.start()
+        loop: Any = asyncio.get_running_loop()
+        other = asyncio.ensure_future(_whole(engine, "b", 20))
+        stream = engine.generate(ask("a", 4))
+        for _ in range(given):
+            await anext(stream)
+        reading = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.01)
+        reading.cancel()
+        loop._own_selector.now += late_s  # something else blocks the loop
+        [ended] = await asyncio.gather(reading, return_exceptions=True)
+        assert isinstance(ended, asyncio.CancelledError)
+        tokens = await other
+        assert engine.state().running == 0
+        await engine.close()
+        return tokens
+
+    assert run(scenario()) == 20
+
+
+async def _whole(engine: EmulatedEngine, request_id: str, tokens: int) -> int:
+    return sum([delta.tokens async for delta in engine.generate(ask(request_id, tokens))])
+
+
 def test_a_known_prefix_saves_its_prefill() -> None:
     async def ttft(engine: EmulatedEngine, name: str, prompt: str) -> float:
         loop = asyncio.get_running_loop()

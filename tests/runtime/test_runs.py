@@ -57,7 +57,7 @@ def test_dropping_a_body_keeps_its_calls_in_the_report() -> None:
     runs.add(plan("r[0]", [node("r[0]/x")], part_of="r"), 1.0)
     assert [c.call_id for c in runs.drop("r[0]")] == ["r[0]/x"]
     assert run is not None
-    assert run.parts == []
+    assert run.parts == ()
     assert [c.call_id for c in run.report.calls] == ["r/a", "r[0]/x"]
 
 
@@ -100,9 +100,9 @@ def test_a_call_is_skipped_only_if_a_switch_is_known_to_have_taken_another_branc
     assert run is not None
     call = runs.calls["r/a"]
     assert run.skips(call) is None
-    run.branches["r", "outer"] = 0
+    run.take("r", "outer", 0)
     assert run.skips(call) is None
-    run.branches["r", "inner"] = None
+    run.take("r", "inner", None)
     assert run.skips(call) == "switch 'inner' took another branch"
 
 

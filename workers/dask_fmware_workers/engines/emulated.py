@@ -310,9 +310,10 @@ class EmulatedEngine:
 
     def _withdraw(self, call: _Call) -> None:
         """Take a call out of the batch, if it is there."""
+        now = self._play() if self._serving else 0.0  # which may give it its first token, or end it
         self._streaming.pop(call.request.request_id, None)
         if self._serving:
-            self._batch.abort(self._play(), call.request.request_id)
+            self._batch.abort(now, call.request.request_id)
             self._set_timer()
 
     def _leave(self, call: _Call) -> None:
