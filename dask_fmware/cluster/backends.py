@@ -26,6 +26,7 @@ WorkerSpec = Callable[[ReplicaSpec], Mapping[str, Any]]
 """Makes the ``{"cls": ..., "options": ...}`` of the worker that hosts a replica."""
 
 CLOSE_S = 30.0
+RETIRE_S = 60.0  # in which the results of a stopped replica have been copied elsewhere
 
 
 class Backend(Protocol):
@@ -43,8 +44,8 @@ class Backend(Protocol):
         """Begin to start a replica, without waiting; False if there is no place for it now."""
         ...
 
-    async def stop(self, name: str, model: str, accelerator: str) -> None:
-        """End a worker that Dask has retired, or that never came."""
+    async def stop(self, name: str, model: str, accelerator: str, worker: str) -> None:
+        """Copy what a drained replica holds and end its worker; the address is empty if that never came."""
         ...
 
     async def close(self) -> None:
@@ -115,8 +116,11 @@ class SpecBackend:
             logger.error("Replica %s: %s", replica.name, text)
             self._failed[replica.name] = text
 
-    async def stop(self, name: str, model: str, accelerator: str) -> None:
-        """End the worker of a replica."""
+    async def stop(self, name: str, model: str, accelerator: str, worker: str) -> None:
+        """Let Dask retire a replica, then end its worker."""
+        if worker:
+            retired = self._cluster.scheduler_comm.retire_workers(workers=[worker], remove=True, close_workers=True)
+            await asyncio.wait_for(retired, RETIRE_S)
         self._failed.pop(name, None)
         if (task := self._starting.get(name)) is not None:
             task.cancel()
@@ -134,8 +138,8 @@ class SpecBackend:
 class GroupBackend:
     """A cluster with worker groups, as dask-kubernetes has them: one group for each model and accelerator.
 
-    Which pod of a group goes is chosen by the operator through the scheduler; the router lets it see only
-    replicas that have been drained.
+    Its operator has a worker retired and deletes the pod when a group gets smaller; which one is chosen through the
+    scheduler, where the router lets it see only replicas that have been drained.
 
     Parameters
     ----------
@@ -162,6 +166,8 @@ class GroupBackend:
         self._options = group_options
         self._counts = self._there()
         self._groups = set(self._counts)  # that have been made
+        self._inherited = set(self._counts)  # of which some pods may be leaving
+        self._stopped: set[str] = set()  # pods for which a group has been told to shrink
         self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def _there(self) -> dict[tuple[str, str], int]:
@@ -179,7 +185,9 @@ class GroupBackend:
         return []
 
     def pools(self) -> list[tuple[str, str, int]]:
-        """Size of each group."""
+        """Size of each group; those of an earlier manager are asked for anew, as pods that leave were counted."""
+        while self._inherited:
+            self._ask(*self._inherited.pop())
         return [(model, accelerator, count) for (model, accelerator), count in self._counts.items()]
 
     def start(self, model: str, accelerator: str) -> bool:
@@ -188,9 +196,12 @@ class GroupBackend:
         self._ask(model, accelerator)
         return True
 
-    async def stop(self, name: str, model: str, accelerator: str) -> None:
-        """Let a group shrink by one."""
-        self._counts[model, accelerator] = max(0, self._counts.get((model, accelerator), 0) - 1)
+    async def stop(self, name: str, model: str, accelerator: str, worker: str) -> None:
+        """Let a group shrink by one, once for each pod."""
+        if name not in self._stopped:
+            self._counts[model, accelerator] = max(0, self._counts.get((model, accelerator), 0) - 1)
+        if worker:
+            self._stopped.add(name)
         self._ask(model, accelerator)
 
     async def close(self) -> None:

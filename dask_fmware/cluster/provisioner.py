@@ -21,8 +21,6 @@ __all__ = ["Provisioner"]
 
 logger = logging.getLogger("dask_fmware.provisioning")
 
-RETIRE_S = 60.0  # in which the results of a stopped replica have been copied elsewhere
-
 
 class Provisioner(Adaptive):  # type: ignore[misc]
     """Starts and stops the replicas of a cluster as its scheduler plans; returned by ``cluster.adapt``.
@@ -96,14 +94,9 @@ class Provisioner(Adaptive):  # type: ignore[misc]
             task.add_done_callback(lambda _: self._stopping.pop(step["replica"], None))
 
     async def _stop(self, step: Mapping[str, Any]) -> None:
-        """Copy what a drained replica holds, close it, end its worker."""
         name = step["replica"]
         try:
-            if step["worker"]:
-                await asyncio.wait_for(
-                    self.scheduler.retire_workers(workers=[step["worker"]], remove=True, close_workers=True), RETIRE_S
-                )
-            await self.backend.stop(name, step["model"], step["accelerator"])
+            await self.backend.stop(name, step["model"], step["accelerator"], step["worker"])
         except Exception as error:
             logger.error("Replica %s could not be stopped, tried again: %r", name, error)
 

@@ -156,9 +156,9 @@ class ProvisioningService:
             "steps": list(self._log),
         }
 
-    def may_go(self, worker: str) -> bool:
-        """Whether a replica has been drained to be stopped: other scalers may take it."""
-        return self._watch is not None and self._watch.may_go(worker)
+    def going(self) -> set[str] | None:
+        """Workers whose replicas have been drained to be stopped; None while nothing is to be stopped."""
+        return self._watch.going(time()) if self._watch is not None else None
 
     # -- one look --------------------------------------------------------------------------------
 
@@ -172,6 +172,7 @@ class ProvisioningService:
         if self._watch is None:
             self._watch = ReplicaWatch(self._router, self._planner.options)
         self._watch.options = self._planner.options
+        self._watch.tell_again()
         self._manager = manager
         logger.info("Provisioner %s decides by %s", manager, self._planner.options.mode)
 
@@ -205,6 +206,8 @@ class ProvisioningService:
             "at": now, "step": step.kind, "model": step.model, "accelerator": step.accelerator,
             "replica": step.replica, "reason": step.reason,
         }  # fmt: skip
+        if step.kind == "stop" and not self._watch.stopping(step.replica, now):
+            return None
         self._say(wire)
         match step.kind:
             case "drain" | "swap":  # the card of a swap is free when its replica has gone; then the start follows
@@ -213,8 +216,6 @@ class ProvisioningService:
             case "resume":
                 self._watch.resume(step.replica)
                 return None
-            case "stop":
-                self._watch.stopping(step.replica, now)
         return {**wire, "worker": worker}
 
     def _say(self, wire: dict[str, Any]) -> None:

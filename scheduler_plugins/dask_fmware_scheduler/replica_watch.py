@@ -65,6 +65,8 @@ class ReplicaWatch:
         self._kinds: dict[str, tuple[str, str]] = {}
         self._addresses: dict[str, str] = {}
         self._going: dict[str, float] = {}  # name -> when an executor was told to stop it
+        self._pooled: set[tuple[str, str]] = set()  # kinds of which workers are asked for by number
+        self._shrinks_until = 0.0  # a pool whose worker has not come yet gets smaller
 
     def look(
         self, requested: Sequence[Mapping[str, Any]], pools: Sequence[Sequence[Any]], demand: Demand, now: float
@@ -76,6 +78,7 @@ class ReplicaWatch:
             for one in requested
         }
         pooled = {(str(model), str(accelerator)): int(count) for model, accelerator, count in pools}
+        self._pooled = set(pooled)
         for name, key in self._of_pools(pooled, fleet):
             asked[name] = (*key, "")
         ours = set(asked)
@@ -125,13 +128,29 @@ class ReplicaWatch:
         if on_leave:
             self._router.service(Leave).drain(on_leave, lease_s)
 
-    def stopping(self, name: str, now: float) -> None:
-        """An executor was told to stop a replica."""
-        self._going[name] = now
+    def stopping(self, name: str, now: float) -> bool:
+        """An executor is told to stop a replica; False if it has to wait.
 
-    def may_go(self, worker: str) -> bool:
-        """Whether a worker's replica is to be stopped."""
-        return any(self._addresses.get(name) == worker for name in self._going)
+        Who shrinks a pool is let choose among what may go, whatever its pool: so pools shrink one at a time.
+        """
+        key = self._kinds[name]
+        if key in self._pooled:
+            if any(self._kinds[other] != key for other in self._going if other in self._addresses):
+                return False
+            if name not in self._addresses:
+                self._shrinks_until = now + STOPPED_S
+        self._going[name] = now
+        return True
+
+    def tell_again(self) -> None:
+        """A new executor knows nothing of what the one before it was told to stop."""
+        self._going.clear()
+
+    def going(self, now: float) -> set[str] | None:
+        """Addresses of the workers whose replicas are to be stopped; None while none is."""
+        if not self._going and now >= self._shrinks_until:
+            return None
+        return {self._addresses[name] for name in self._going if name in self._addresses}
 
     # -- details ---------------------------------------------------------------------------------
 

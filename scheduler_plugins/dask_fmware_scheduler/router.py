@@ -414,11 +414,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 self._handle(CallRunnable(action.call_id))
 
     def valid_workers_downscaling(self, scheduler: Scheduler, workers: list[Any]) -> list[Any]:
-        """Keep other scalers (Dask's own, Kubernetes operators) off replicas, but for those drained to be stopped."""
-        provisioning = self.service(ProvisioningService)
-        return [
-            worker
-            for worker in workers
-            if read_label(self.dask.resources(worker.address), MODEL_LABEL) is None
-            or provisioning.may_go(worker.address)
-        ]
+        """Let other scalers (Dask's own, Kubernetes) see replicas only if drained to be stopped; these first."""
+        going = self.service(ProvisioningService).going()
+        if going is not None:
+            return [worker for worker in workers if worker.address in going]
+        return [w for w in workers if read_label(self.dask.resources(w.address), MODEL_LABEL) is None]

@@ -181,7 +181,7 @@ def _web() -> Iterator[Feed]:
         with _Live() as live:
             live.call(live.serves())
             port = live.cluster.scheduler.http_server.port
-            before = live.do(lambda: len(live.cluster.scheduler.tasks))
+            kept = live.do(lambda: live.cluster.client.submit(str, "kept", key="kept", pure=False))
 
             def feed(given: tuple[str, str, str]) -> str:
                 method, path, header = given
@@ -194,7 +194,7 @@ def _web() -> Iterator[Feed]:
 
             yield feed
             live.call(live.serves())
-            assert live.do(lambda: len(live.cluster.scheduler.tasks)) >= before
+            assert live.do(lambda: kept.key in live.cluster.scheduler.tasks)
     finally:
         for logger, level in zip(quiet, levels, strict=True):
             logger.setLevel(level)
