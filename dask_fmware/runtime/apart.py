@@ -68,8 +68,8 @@ class Apart:
 
     def next(self, model: str) -> tuple[str, ReplicaState] | None:
         """Take out the first call for which a replica is empty, or None."""
-        there, state = self._waiting.get(model), self._empty(model)
-        if there is None or state is None:
+        there = self._waiting.get(model)
+        if there is None or (state := self._empty(model)) is None:
             return None
         call_id = next(iter(there))
         del there[call_id]
@@ -81,6 +81,8 @@ class Apart:
 
     def settle(self, model: str) -> ReplicaState | None:
         """Give back what is not needed; else return a replica that is kept from now on, to be emptied."""
+        if model not in self._waiting and model not in self._kept:
+            return None  # as nearly always, and at no cost that grows with the fleet
         kept = self._kept.get(model, [])
         for state in list(kept):
             is_there = self._fleet.get(state.replica.replica_id) is state and not state.draining
