@@ -1,6 +1,6 @@
 """Build the bundled catalog from public profiles.
 
-    python benchmarks/build_catalog.py --data PROFILES --seed 0
+    python -m benchmarks.build_catalog --data PROFILES --seed 0
 
 PROFILES is the folder that `profile_fits.py` reads; `argonne_e2e.csv` and `argonne_ttft_b16_1024.csv` beside the
 step files give cards of which only whole requests were timed. Writes dask_fmware/profile/catalog.json.
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from profile_fits import SOURCES, Configuration, load
 
+from benchmarks.profile_fits import SOURCES, Configuration, load
 from dask_fmware.errors import SpecError
 from dask_fmware.profile.fit import fit_law
 from dask_fmware.profile.law import Curve, StepLaw

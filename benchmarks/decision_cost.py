@@ -1,19 +1,19 @@
 """Bar 5 of routing: CPU time of a decision in the machine, and memory of a held call.
 
-    python -m benchmarks.decision_cost
+    python -m benchmarks.decision_cost [--policies slack greedy] [--rounds 5] [--quick]
 
-One call is submitted, runs and ends on a machine whose replicas are two thirds busy; CPU time, best of five.
+One call is submitted, runs and ends on a machine whose replicas are two thirds busy, or whose slots are all taken while
+others are held; CPU time, best of the rounds.
 """
 
 from __future__ import annotations
 
-import json
-import platform
+import argparse
 import random
 import time
 import tracemalloc
-from pathlib import Path
 
+from benchmarks.support.environment import environment, write
 from dask_fmware.model.plan import Objective, PlannedNode, RunPlan
 from dask_fmware.model.replica import Replica
 from dask_fmware.policy import create_policy
@@ -115,33 +115,37 @@ def held_bytes(policy: str, count: int = 20_000) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policies", nargs="+", default=["slack", "greedy", "power_of_two"])
+    parser.add_argument("--rounds", type=int, default=5, help="the quickest counts: others only add noise")
+    parser.add_argument("--quick", action="store_true", help="one round, few calls held, and nothing is written")
+    asked = parser.parse_args()
+    rounds, most_held = (1, 1000) if asked.quick else (asked.rounds, 100_000)
+    where = environment()
+    lines = [
+        "# What a decision costs",
+        "",
+        f"`{where['command']}`; CPU time, best of {rounds} rounds, replicas of 8 slots.",
+        "",
+        "| policy | replicas | held | a call comes | a call ends, the next is served | all events of a call |",
+        "|---|---|---|---|---|---|",
+    ]
     rows = []
-    for policy in ("slack", "greedy", "power_of_two"):
-        for replicas, held in ((16, 0), (1000, 0), (16, 100), (16, 100_000)):
-            best = [
-                min(cell)
-                for cell in zip(*[cost(policy, replicas, held) for _ in range(3 if held > 1000 else 5)], strict=True)
-            ]
+    print("\n".join(lines), flush=True)
+    for policy in asked.policies:
+        for replicas, held in ((16, 0), (1000, 0), (16, 100), (16, most_held)):
+            tried = [cost(policy, replicas, held) for _ in range(rounds)]
+            best = [min(cell) for cell in zip(*tried, strict=True)]
             row = {"policy": policy, "replicas": replicas, "held": held}
             rows.append(row | {"runnable_us": best[0], "ended_us": best[1], "all_us": best[2]})
-            shown = "runnable {:.1f} us, ended {:.1f} us, all events of a call {:.1f} us".format(*best)
-            print(f"{policy:18} {replicas:5} replicas {held:7} held: {shown}", flush=True)
-    memory = held_bytes("slack")
-    print(f"memory of a held call: {memory:.0f} bytes")
-    out = Path(__file__).parent / "results" / "decision_cost.json"
-    out.write_text(
-        json.dumps(
-            {
-                "command": "python -m benchmarks.decision_cost",
-                "python": platform.python_version(),
-                "machine": platform.machine(),
-                "rows": rows,
-                "held_bytes": memory,
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+            shown = " | ".join(f"{one:.1f} us" for one in best)
+            lines.append(f"| {policy} | {replicas:,} | {held:,} | {shown} |")
+            print(lines[-1], flush=True)
+    memory = held_bytes("slack", 2000 if asked.quick else 20_000)
+    lines += ["", f"Memory of a held call: {memory:,.0f} bytes."]
+    print("\n".join(lines[-2:]))
+    if not asked.quick:
+        write("decision_cost", {"environment": where, "rows": rows, "held_bytes": memory}, "\n".join(lines))
 
 
 if __name__ == "__main__":

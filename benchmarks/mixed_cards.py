@@ -1,6 +1,6 @@
 """What mixed cards save: the cheapest mix against the best single card type, at equal attainment.
 
-    python -m benchmarks.mixed_cards
+    python -m benchmarks.mixed_cards [--quick]
 
 Speeds are the bundled catalog's, memory the cards', prices as listed by providers (sources in the table). Calls come
 in classes of sizes, each with an objective for completion; a fleet has to serve 95 % of them in time by the projection
@@ -16,6 +16,7 @@ between. A quarter needs R = 2.8.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from math import inf, sqrt
@@ -169,15 +170,20 @@ def frontier() -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one rate and no ratios of prices; nothing is written")
+    asked = parser.parse_args()
     cases = [
         case for case in product(FLEETS, SIZES, OBJECTIVES)
         if max(prompt + output for _, prompt, output in SIZES[case[1]]) <= CONTEXT[case[0].model]
     ]  # fmt: skip
     rows = []
-    for (fleet, sizes, objective), rate in product(cases, RATES):
+    for (fleet, sizes, objective), rate in product(cases, RATES[3:4] if asked.quick else RATES):
         if (row := compared(fleet, sizes, objective, rate)) is not None:
             rows.append(row)
             print(row, flush=True)
+    if asked.quick:
+        return
     varied = [row for row in rows if row["sizes"] != "equal calls"]
     possible = [row for row in varied if row["single_price"] < inf]
     saved = sorted(row["saved"] for row in possible)
