@@ -12,8 +12,10 @@ import os
 import re
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,12 +35,19 @@ COMMON = frozenset(
 )
 
 
+_of_thread = threading.local()  # its connection, which costs as much to open as three searches, and whither
+
+
 def database() -> Path:
     """Return the path of the database for the installed versions, whether or not it is there."""
     from dask_fmware_workers.engines.tiny_gguf import cache_directory
 
-    versions = "-".join(f"{name}-{version(name)}" for name in PACKAGES)
-    return cache_directory() / f"passages-{FORMAT}-{versions}.sqlite"
+    return cache_directory() / _name()
+
+
+@cache
+def _name() -> str:
+    return "-".join(["passages", str(FORMAT), *(f"{name}-{version(name)}" for name in PACKAGES)]) + ".sqlite"
 
 
 def build(path: Path) -> int:
@@ -81,11 +90,10 @@ def search(query: str, *, limit: int = 2) -> list[str]:
     """
     words = [word for word in re.findall(r"\w+", query.lower()) if word not in COMMON]
     terms = " OR ".join(f'"{word}"' for word in dict.fromkeys(words)) or '"dask"'
-    with closing(_open(database())) as connection:
-        rows = connection.execute(
-            "SELECT source, text FROM passages WHERE passages MATCH ? ORDER BY rank LIMIT ?", (terms, limit)
-        )
-        return [f"{source}: {text}" for source, text in rows]
+    rows = _connection().execute(
+        "SELECT source, text FROM passages WHERE passages MATCH ? ORDER BY rank LIMIT ?", (terms, limit)
+    )
+    return [f"{source}: {text}" for source, text in rows]
 
 
 def chunks(text: str) -> Iterator[str]:
@@ -110,6 +118,15 @@ def chunks(text: str) -> Iterator[str]:
 def _long_enough(words: list[str]) -> Iterator[str]:
     if len(words) >= SHORTEST_WORDS:
         yield " ".join(words)
+
+
+def _connection() -> sqlite3.Connection:
+    """The connection of this thread, opened anew where the database is another."""
+    path = database()
+    if getattr(_of_thread, "path", None) != path:
+        _of_thread.connection, _of_thread.path = _open(path), path
+    connection: sqlite3.Connection = _of_thread.connection
+    return connection
 
 
 def _open(path: Path) -> sqlite3.Connection:
