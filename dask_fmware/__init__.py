@@ -7,6 +7,7 @@ are first used, so that describing workflows and deployments costs nothing.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ __all__ = [*_NAMES, "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
-        raise AttributeError(f"module 'dask_fmware' has no attribute {name!r}")
+        message = f"module 'dask_fmware' has no attribute {name!r}"
+        raise AttributeError(message, name=name, obj=sys.modules[__name__])  # a traceback names the nearest
     module, _, attribute = _NAMES[name].partition(":")
     value = getattr(importlib.import_module(module), attribute or name)
     globals()[name] = value

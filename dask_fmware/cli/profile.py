@@ -59,7 +59,7 @@ def profile(
         return
     if (deployment is None) == (address is None):
         raise click.UsageError("give --deployment FILE, or --address of a running cluster (or: show, catalog)")
-    from dask_fmware.client.profiling import open_store
+    from dask_fmware.compile.profiles import open_store
     from dask_fmware.demo.foreground import run_in_foreground
     from dask_fmware.profile.solve import require_solver
 
@@ -89,7 +89,7 @@ def profile(
 @click.option("--json", "as_json", is_flag=True, help="Print the documents, points included.")
 def show(store: str | None, models: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
     """Show what was measured, and draw measured points against the law."""
-    from dask_fmware.client.profiling import open_store
+    from dask_fmware.compile.profiles import open_store
 
     kept = open_store(store)
     found, problems = kept.scan()

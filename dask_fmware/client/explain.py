@@ -6,8 +6,7 @@ from typing import Any
 
 from distributed import Client, Future
 
-from dask_fmware.client.asking import ask_about_run
-from dask_fmware.client.stream import run_id_of
+from dask_fmware.client.asking import ask_about_run, checked_future, run_id_of
 from dask_fmware.model.report import RunReport
 from dask_fmware.observe.explain import Explanation, Neighbour
 from dask_fmware.observe.explain import explain as explained
@@ -42,9 +41,7 @@ def explain(future: Future) -> Any:
       To blame is node 'answer': it waited 2.310 s for a slot of large-slow-0 on card slow-0 (2.310 s of 3.204 s).
       Meanwhile that card ran rag.answer x5, shopping.recommend x2.
     """
-    if not isinstance(future, Future):
-        raise TypeError(f"fm.explain takes the Future of client.compute(...), not a {type(future).__name__}")
-    client: Client = future.client
+    client: Client = checked_future(future, "explain").client
     return client.sync(_explain, client, run_id_of(future))
 
 

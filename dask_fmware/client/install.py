@@ -14,28 +14,16 @@ from typing import Any
 
 from distributed import Client
 
+from dask_fmware.client.asking import checked_client, not_installed
 from dask_fmware.client.status import RuntimeStatus
 from dask_fmware.compile.steps import HOST
-from dask_fmware.errors import DeploymentError, NotInstalledError
+from dask_fmware.errors import DeploymentError
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.documents import load_deployment
 
-__all__ = ["as_deployment", "install", "status", "uninstall", "wait_ready"]
+__all__ = ["install", "installed_status", "status", "uninstall", "wait_ready"]
 
 ROUTER = "fmware-router"  # name of the scheduler plugin
-
-
-def as_deployment(deployment: Deployment | str | PathLike[str] | Mapping[str, Any]) -> Deployment:
-    """Return a deployment from itself, a path or text of YAML or JSON, or a dictionary.
-
-    Raises
-    ------
-    DeploymentError
-        If it cannot be read; the message names file, line and value.
-    """
-    if isinstance(deployment, Deployment):
-        return deployment
-    return load_deployment(json.dumps(dict(deployment)) if isinstance(deployment, Mapping) else deployment)
 
 
 def install(
@@ -65,7 +53,7 @@ def install(
     DeploymentError
         If the document is wrong, or a runtime with another deployment is installed.
     """
-    return client.sync(_install, client, as_deployment(deployment), stream_interval_s)
+    return checked_client(client, "install").sync(_install, client, load_deployment(deployment), stream_interval_s)
 
 
 async def _install(client: Client, deployment: Deployment, stream_interval_s: float | None) -> None:
@@ -87,7 +75,7 @@ async def _install(client: Client, deployment: Deployment, stream_interval_s: fl
 
 def uninstall(client: Client) -> Any:
     """Remove router and model hosts; engines are closed. Runs under way fail."""
-    return client.sync(_uninstall, client)
+    return checked_client(client, "uninstall").sync(_uninstall, client)
 
 
 async def _uninstall(client: Client) -> None:
@@ -110,16 +98,14 @@ def status(client: Client) -> Any:
     NotInstalledError
         If the cluster has no runtime.
     """
-    return client.sync(installed_status, client)
+    return checked_client(client, "status").sync(installed_status, client)
 
 
 async def installed_status(client: Client) -> RuntimeStatus:
     """Return the state of the runtime; see `status`."""
     answer = await _asked(client)
     if answer is None:
-        raise NotInstalledError(
-            f"the cluster at {client.scheduler.address} has no dask-fmware runtime; call fm.install(client, deployment)"
-        )
+        raise not_installed(client)
     return answer
 
 
@@ -143,7 +129,7 @@ def wait_ready(client: Client, *, timeout_s: float = 120.0) -> Any:
     TimeoutError
         After `timeout_s` seconds, naming what is missing.
     """
-    return client.sync(_wait_ready, client, timeout_s)
+    return checked_client(client, "wait_ready").sync(_wait_ready, client, timeout_s)
 
 
 async def _wait_ready(client: Client, timeout_s: float) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import dask.config
-
+from dask_fmware.compile.profiles import profiles_of
+from dask_fmware.errors import DeploymentError
 from dask_fmware.profile.budgets import Assumptions
 from dask_fmware.profile.record import Profile
-from dask_fmware.profile.store import ProfileStore, default_location
 from dask_fmware.provisioning.ahead import FleetPlan, Load, fleet_plan
 from dask_fmware.spec.deployment import Deployment
-from dask_fmware.spec.documents import load_deployment
+from dask_fmware.spec.documents import load_deployment, load_workflow
+from dask_fmware.spec.provisioning import Provisioning
+from dask_fmware.spec.record import checked
 from dask_fmware.spec.slo import SLO
 from dask_fmware.spec.workflow import Workflow
 
@@ -65,11 +65,7 @@ def plan(
     --------
     >>> print(fm.plan("deployment.yaml", rag, rate=20, slo=fm.SLO(ttft_s=2)))  # doctest: +SKIP
     """
-    from dask_fmware.spec.provisioning import Provisioning
-
-    if isinstance(deployment, Mapping):
-        deployment = load_deployment(json.dumps(dict(deployment)))
-    made = deployment if isinstance(deployment, Deployment) else load_deployment(deployment)
+    made = load_deployment(deployment)
     if cards is not None:
         types = {
             name: card.model_copy(update={"cards": cards, "cores": None}) for name, card in made.accelerators.items()
@@ -77,12 +73,9 @@ def plan(
         made = made.model_copy(update={"accelerators": types})
     options = made.provisioning or Provisioning()
     if quantile is not None:
-        options = Provisioning.model_validate({**options.model_dump(), "quantile": quantile})
-    if profiles is None:
-        location = dask.config.get("fmware.profiles", None) or default_location()
-        profiles, _problems = ProfileStore(location).scan()
+        options = checked(Provisioning, {**options.model_dump(), "quantile": quantile}, DeploymentError, "fm.plan")
     loads = [Load(_spec(workflow), rate, slo), *(Load(_spec(other), per_s) for other, per_s in others)]
-    return fleet_plan(made, loads, profiles, options=options, assumptions=Assumptions(**assumed))
+    return fleet_plan(made, loads, profiles_of(profiles), options=options, assumptions=Assumptions.of(assumed))
 
 
 def _spec(workflow: Any) -> Workflow:
@@ -91,6 +84,4 @@ def _spec(workflow: Any) -> Workflow:
     found = getattr(workflow, "workflow", None)
     if isinstance(found, Workflow):
         return found
-    from dask_fmware.spec.documents import load_workflow
-
     return load_workflow(workflow)

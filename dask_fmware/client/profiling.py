@@ -14,19 +14,20 @@ from importlib.metadata import version
 from time import monotonic
 from typing import Any, Literal
 
-import dask.config
 import numpy as np
 from distributed import Client
 
+from dask_fmware.client.asking import checked_client
 from dask_fmware.client.install import installed_status
+from dask_fmware.compile.profiles import open_store
 from dask_fmware.errors import CapacityError, DeploymentError, EngineError, FMwareError
 from dask_fmware.profile.experiments import Experiment
 from dask_fmware.profile.progress import EngineFacts, PartialProfile, TraceRecord
 from dask_fmware.profile.record import LiveProfile, Profile, ProfileKey
 from dask_fmware.profile.solve import require_solver
-from dask_fmware.profile.store import ProfileStore, default_location
+from dask_fmware.profile.store import ProfileStore
 
-__all__ = ["ProfileProgress", "ProfiledModel", "open_store", "profile_models"]
+__all__ = ["ProfileProgress", "ProfiledModel", "profile_models"]
 
 LEASE_S = 60.0  # a replica is back in routing so long after whoever measures it has died
 RENEW_S = 15.0
@@ -55,13 +56,6 @@ class ProfiledModel:
     reason: str = ""  # why it failed, or was measured although the store had an entry
 
 
-def open_store(store: ProfileStore | str | None = None) -> ProfileStore:
-    """Return a store; without a location that of Dask's configuration (``fmware.profiles``), else the user's cache."""
-    if isinstance(store, ProfileStore):
-        return store
-    return ProfileStore(store or dask.config.get("fmware.profiles", None) or default_location())
-
-
 def profile_models(
     client: Client,
     models: Iterable[str] | None = None,
@@ -85,7 +79,7 @@ def profile_models(
     models, accelerators
         Only these; all by default.
     store
-        Directory or fsspec URL; without, see `open_store`.
+        Directory or fsspec URL; left out, that of Dask's configuration (``fmware.profiles``), else the user's cache.
     force
         Measure again what the store has.
     repeats
@@ -106,6 +100,7 @@ def profile_models(
     SpecError
         SciPy is not installed.
     """
+    checked_client(client, "profile_models")
     require_solver()
     stop = threading.Event()
     work = _Profiling(client, open_store(store), force, repeats, progress or (lambda _progress: None), stop)

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from distributed import Client
 
+from dask_fmware.client.asking import checked_client
 from dask_fmware.client.install import installed_status
 
 __all__ = ["Recording", "record"]
@@ -92,4 +93,4 @@ def record(client: Client, path: str) -> Recording:
     >>> with fm.record(client, "run.jsonl.gz"):  # doctest: +SKIP
     ...     client.gather(client.compute(runs))
     """
-    return Recording(client, str(path))
+    return Recording(checked_client(client, "record"), str(path))

@@ -7,10 +7,9 @@ from typing import Any
 
 from distributed import Client, Future
 
-from dask_fmware.client.asking import ask_about_run
-from dask_fmware.client.stream import run_id_of
-from dask_fmware.errors import NotInstalledError
+from dask_fmware.client.asking import ask_about_run, checked_client, checked_future, not_installed, run_id_of
 from dask_fmware.model.report import CallReport, RunReport
+from dask_fmware.spec.columns import in_columns
 
 __all__ = ["Report", "report", "reports"]
 
@@ -109,12 +108,7 @@ class Report:
         return [columns, *(tuple(_cell(row[name], name) for name in columns) for row in rows)]
 
     def __str__(self) -> str:
-        table = self._table()
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
-        ]
-        return "\n".join([self.title, *lines, *self.notes])
+        return "\n".join([self.title, *in_columns(self._table()), *self.notes])
 
     @property
     def notes(self) -> list[str]:
@@ -166,7 +160,7 @@ def report(future: Future) -> Any:
     KeyError
         If the run is not known, or no longer remembered.
     """
-    client: Client = future.client
+    client: Client = checked_future(future, "report").client
     return client.sync(_report, client, run_id_of(future))
 
 
@@ -176,13 +170,12 @@ async def _report(client: Client, run_id: str) -> Report:
 
 def reports(client: Client, futures: list[Future] | None = None) -> Any:
     """Return reports of the runs of these futures, or of all runs that the runtime remembers."""
-    return client.sync(_reports, client, [run_id_of(f) for f in futures] if futures is not None else None)
+    run_ids = None if futures is None else [run_id_of(checked_future(future, "reports")) for future in futures]
+    return checked_client(client, "reports").sync(_reports, client, run_ids)
 
 
 async def _reports(client: Client, run_ids: list[str] | None) -> list[Report]:
     wire = await client.scheduler.fmware_reports(run_ids=run_ids)
     if wire is None:
-        raise NotInstalledError(
-            f"the cluster at {client.scheduler.address} has no dask-fmware runtime; call fm.install(client, deployment)"
-        )
+        raise not_installed(client)
     return [Report(RunReport.from_wire(item)) for item in wire]

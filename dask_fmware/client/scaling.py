@@ -9,7 +9,8 @@ from typing import Any
 
 from distributed import Client
 
-from dask_fmware.errors import DeploymentError, NotInstalledError
+from dask_fmware.client.asking import checked_client, not_installed
+from dask_fmware.errors import DeploymentError
 
 __all__ = ["scale"]
 
@@ -34,7 +35,7 @@ def scale(client: Client, replicas: Mapping[str, Mapping[str, int]] | None) -> A
     DeploymentError
         A model is not deployed there, the cards do not hold so many, or nothing provisions this cluster.
     """
-    return client.sync(_scale, client, replicas)
+    return checked_client(client, "scale").sync(_scale, client, replicas)
 
 
 async def _scale(client: Client, replicas: Mapping[str, Mapping[str, int]] | None) -> None:
@@ -42,9 +43,7 @@ async def _scale(client: Client, replicas: Mapping[str, Mapping[str, int]] | Non
     if replicas is not None:
         wanted = [[model, accelerator, count] for model, on in replicas.items() for accelerator, count in on.items()]
     if await client.scheduler.fmware_status() is None:
-        raise NotInstalledError(
-            f"the cluster at {client.scheduler.address} has no dask-fmware runtime; call fm.install(client, deployment)"
-        )
+        raise not_installed(client)
     deadline = time.monotonic() + FIRST_LOOK_S
     while True:
         answer = await client.scheduler.fmware_scale(wanted=wanted)

@@ -12,8 +12,8 @@ from typing import Any
 
 from distributed import Client, Future
 
+from dask_fmware.client.asking import checked_client, run_id_of
 from dask_fmware.client.batches import Batches
-from dask_fmware.client.stream import run_id_of
 from dask_fmware.compile.collection import BoundWorkflow
 from dask_fmware.errors import NotInstalledError, RuntimeFaultError, VersionMismatchError
 from dask_fmware.model.report import RunReport
@@ -53,7 +53,7 @@ class Session:
     """
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self._client = checked_client(client, "Session")
         self._submitted: Batches[BoundWorkflow, Future] = Batches(self._submit, pause_s=BATCH_S)
         self._reports: Batches[str, RunReport | None] = Batches(self._ask, REPORTS_AT_ONCE)
 

@@ -10,18 +10,13 @@ from typing import Any
 from distributed import Client, Future
 from distributed.comm import connect
 
-from dask_fmware.errors import NotInstalledError
+from dask_fmware.client.asking import checked_future, not_installed, run_id_of
 from dask_fmware.model.completion import Chunk, Completion
 
 __all__ = ["AnswerStream", "stream"]
 
 PATIENCE_S = 20.0  # of one long poll; the next follows at once
 CONNECT_S = 2.0  # Dask's 30 would be spent on a replica that has just died
-
-
-def run_id_of(future: Future) -> str:
-    """Run that a future belongs to: the end of its key."""
-    return str(future.key)[-32:]
 
 
 class AnswerStream:
@@ -88,10 +83,7 @@ class AnswerStream:
                 run_id=run_id_of(self._future), after=attempt, patience_s=0 if done else PATIENCE_S
             )
             if where is None:
-                raise NotInstalledError(
-                    f"the cluster at {self._client.scheduler.address} has no dask-fmware runtime; "
-                    "call fm.install(client, deployment)"
-                )
+                raise not_installed(self._client)
             if "ended" in where or ("waiting" in where and done):
                 break
             if "waiting" in where:
@@ -158,6 +150,4 @@ def stream(future: Future) -> AnswerStream:
     ...     print(chunk, end="", flush=True)
     >>> fm.stream(future).print()  # doctest: +SKIP
     """
-    if not isinstance(future, Future):
-        raise TypeError(f"fm.stream takes the Future of client.compute(...), not a {type(future).__name__}")
-    return AnswerStream(future)
+    return AnswerStream(checked_future(future, "stream"))

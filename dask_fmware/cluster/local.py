@@ -16,7 +16,6 @@ from distributed.deploy.spec import SpecCluster
 from distributed.protocol.pickle import dumps
 from distributed.security import Security
 
-from dask_fmware.client.install import as_deployment
 from dask_fmware.client.status import RuntimeStatus
 from dask_fmware.cluster.backends import SpecBackend
 from dask_fmware.cluster.provision import begin
@@ -24,7 +23,9 @@ from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.cluster.templates import labels
 from dask_fmware.errors import DeploymentError
 from dask_fmware.spec.deployment import Deployment, ReplicaSpec
+from dask_fmware.spec.documents import load_deployment
 from dask_fmware.spec.provisioning import Provisioning
+from dask_fmware.spec.record import checked
 
 __all__ = ["LocalModelCluster"]
 
@@ -81,7 +82,7 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         asynchronous: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.deployment = as_deployment(deployment)
+        self.deployment = load_deployment(deployment)
         self.stream_interval_s = stream_interval_s
         dashboard = dashboard_address
         if dashboard == "":
@@ -151,7 +152,7 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
         if kwargs:
             if provisioning is not None:
                 raise DeploymentError("adapt: give fm.Provisioning(...) or its options as keywords, not both")
-            provisioning = Provisioning.model_validate(kwargs)
+            provisioning = checked(Provisioning, kwargs, DeploymentError, "adapt")
         options = provisioning or self.deployment.provisioning or Provisioning()
         backend = SpecBackend(self, self.deployment, self._replica_worker, options.start_timeout_s)
         return begin(self, backend, self.deployment, options)
@@ -266,5 +267,7 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def _check_free(host: str, port: int, *, what: str) -> None:
+    if not 0 <= port < 65536:
+        raise DeploymentError(f"{what}: {port} is no port; give one in 1..65535, or 0 for any free port")
     if port and not _is_free(host, port):
         raise DeploymentError(f"{what}: port {port} on {host} is in use; choose another, or 0 for any free port")

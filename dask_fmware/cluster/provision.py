@@ -13,6 +13,7 @@ from dask_fmware.cluster.templates import spec_maker
 from dask_fmware.errors import DeploymentError
 from dask_fmware.provisioning import inventory_of
 from dask_fmware.spec.deployment import Deployment, ReplicaSpec
+from dask_fmware.spec.documents import load_deployment
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["begin", "provision"]
@@ -48,19 +49,17 @@ def provision(
     Returns
     -------
     Provisioner
-        An `distributed.deploy.Adaptive`; ``stop()`` ends it, ``cluster.close()`` too.
+        A `distributed.deploy.Adaptive`; ``stop()`` ends it, ``cluster.close()`` too.
 
     Raises
     ------
     DeploymentError
         Options, prices, bounds and cards do not fit together, or the cluster cannot start workers.
     """
-    from dask_fmware.client.install import as_deployment
-
     known = deployment if deployment is not None else getattr(cluster, "deployment", None)
     if known is None:
         raise DeploymentError("say which deployment is installed: fm.provision(cluster, deployment='deployment.yaml')")
-    made = as_deployment(known)
+    made = load_deployment(known)
     options = options or made.provisioning or Provisioning()
     backend: Backend
     if isinstance(cluster, SpecCluster):

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, overload
 from dask.base import DaskMethodsMixin
 from dask.delayed import single_key
 from dask.threaded import get as threaded_get
-from pydantic import ValidationError
 
 from dask_fmware.compile.graph import Graph, instantiate, new_run_id
 from dask_fmware.compile.template import BlockTemplate, template
 from dask_fmware.errors import WorkflowError
 from dask_fmware.model.plan import Objective
+from dask_fmware.spec.record import checked
 from dask_fmware.spec.slo import SLO, RunOptions
 from dask_fmware.spec.tracing import trace
 from dask_fmware.spec.workflow import Workflow
@@ -72,13 +72,8 @@ class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
             -1000 to 1000; higher runs first.
         """
         given = {"slo": slo, "tenant": tenant, "priority": priority}
-        try:
-            merged = RunOptions(**{**dict(self.run_options), **{k: v for k, v in given.items() if v is not None}})
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise WorkflowError(
-                f"workflow '{self.workflow.name}': {first['loc'][0]}={first['input']!r}: {first['msg']}"
-            ) from None
+        wanted = {**dict(self.run_options), **{name: value for name, value in given.items() if value is not None}}
+        merged = checked(RunOptions, wanted, WorkflowError, f"workflow '{self.workflow.name}'")
         return BoundWorkflow(self.workflow, self._template, self._inputs, merged)
 
     def _made(self) -> Graph:

@@ -15,6 +15,7 @@ from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.output import Manifest, read_output
 from dask_fmware.evaluation.record import INPUT, SCORE
 from dask_fmware.evaluation.statistics import CONFIDENCE, Difference, difference, holm
+from dask_fmware.spec.columns import in_columns
 
 __all__ = ["Change", "Comparison", "Measure", "compare"]
 
@@ -104,9 +105,9 @@ class Comparison:
     def __str__(self) -> str:
         head = ("", "A", "B", "B - A", "95 %", "p", "higher", "lower", "B is")
         table = [head, *(tuple(cells(measure)) for measure in self.measures)]
-        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
-        return "\n".join([f"A  {self.a}", f"B  {self.b}", *self.notes, f"{self.rows:,} rows in both", "", *lines])
+        return "\n".join(
+            [f"A  {self.a}", f"B  {self.b}", *self.notes, f"{self.rows:,} rows in both", "", *in_columns(table)]
+        )
 
     __repr__ = __str__
 

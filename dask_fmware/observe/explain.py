@@ -10,6 +10,7 @@ from typing import Any
 
 from dask_fmware.model.report import RunReport
 from dask_fmware.observe.blame import Piece, blame, critical_path
+from dask_fmware.spec.columns import in_columns
 
 __all__ = ["Explanation", "Neighbour", "explain", "waited_for"]
 
@@ -60,11 +61,7 @@ class Explanation:
         if self.path:
             names = list(self.rows[0])
             table = [names, *([_cell(row[name]) for name in names] for row in self.rows)]
-            widths = [max(len(line[i]) for line in table) for i in range(len(names))]
-            lines += [
-                "",
-                *("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table),
-            ]
+            lines += ["", *in_columns(table)]
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -12,16 +12,19 @@ It plans with idle cards and reference token counts; what load does to a run, pr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf, prod
+from typing import Any
 
 import networkx as nx
 
 from dask_fmware.errors import SpecError
 from dask_fmware.profile.record import Profile
 from dask_fmware.profile.reference import CardLatency, card_latencies
+from dask_fmware.spec.columns import in_columns
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.graph import answer_nodes, graph
+from dask_fmware.spec.record import did_you_mean
 from dask_fmware.spec.scopes import Place, inner, places
 from dask_fmware.spec.slo import SLO
 from dask_fmware.spec.workflow import LoopNode, MapNode, ModelNode, SwitchNode, Workflow
@@ -42,6 +45,17 @@ class Assumptions:
     odds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of branches by switch; else even
     rounds: Mapping[str, float] = field(default_factory=dict)  # of loops, for cost; their bound otherwise
     items: Mapping[str, float] = field(default_factory=dict)  # of maps, for cost; 1 otherwise
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Assumptions:
+        """Make them from keyword arguments; `SpecError` if there is no such assumption."""
+        known = [item.name for item in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise SpecError(
+                    f"no assumption is called '{name}'{did_you_mean(name, known)} (known: {', '.join(known)})"
+                )
+        return cls(**given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +180,9 @@ class Budgets:
         )
 
     def __str__(self) -> str:
-        rows = self.rows
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        assumed = [f"  - {text}" for text in self.assumed]
-        return "\n".join([f"{self.workflow.name}: {self.verdict}", *lines, self.cost, "assumed:", *assumed])
+        assumed = (f"  - {text}" for text in self.assumed)
+        head = f"{self.workflow.name}: {self.verdict}"
+        return "\n".join([head, *in_columns(self.rows), self.cost, "assumed:", *assumed])
 
     __repr__ = __str__
 

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from dask_fmware.profile.record import Profile
+from dask_fmware.spec.columns import in_columns
 
 __all__ = ["COLUMNS", "ProfileTable"]
 
@@ -33,11 +34,7 @@ class ProfileTable:
         return [_row(profile) for profile in self.profiles]
 
     def __str__(self) -> str:
-        lines = [COLUMNS, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-        )
+        return "\n".join(in_columns([COLUMNS, *self.rows]))
 
     __repr__ = __str__
 

@@ -12,6 +12,7 @@ from dask_fmware.profile.record import Profile
 from dask_fmware.provisioning.capacity import CallClass
 from dask_fmware.provisioning.inventory import Inventory, inventory_of
 from dask_fmware.provisioning.sizing import Sizing, size
+from dask_fmware.spec.columns import in_columns
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.provisioning import Provisioning
 from dask_fmware.spec.slo import SLO
@@ -74,12 +75,10 @@ class FleetPlan:
         head = ("", "cards", "replicas", "price/hour", "goodput", "load")
         offers = self.offers if self.enough is None else (*self.offers, self.enough)
         rows = [head, *(self._row(offer) for offer in offers)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         attained = "" if self.best.goodput >= self.quantile else f"; NO mix of these cards attains {self.quantile:.0%}"
         return "\n".join([
             f"for {asked}, {self.quantile:.0%} of the runs in time{attained}",
-            *lines, "assumed:", *(f"  - {text}" for text in self.assumed),
+            *in_columns(rows), "assumed:", *(f"  - {text}" for text in self.assumed),
         ])  # fmt: skip
 
     __repr__ = __str__
@@ -146,8 +145,8 @@ def classes_of(
     classes: list[CallClass] = []
     assumed: dict[str, None] = {}
     for load in loads:
-        if load.rate <= 0:
-            raise SpecError(f"workflow '{load.workflow.name}': rate={load.rate:g}; give more than 0 runs a second")
+        if not 0 < load.rate < inf:
+            raise SpecError(f"workflow '{load.workflow.name}': rate={load.rate:g}; give runs a second above 0")
         split = budgets(load.workflow, deployment, profiles, slo=load.slo, assumptions=assumptions)
         _check_feasible(split)
         assumed |= dict.fromkeys(split.assumed)

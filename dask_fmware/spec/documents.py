@@ -61,14 +61,16 @@ def load_workflow(
     return _workflow(_fetch(path_or_text, WorkflowError, "workflow"), tasks, schemas)
 
 
-def load_deployment(source: str | os.PathLike[str] | Mapping[str, Any]) -> Deployment:
-    """Read a deployment from a JSON or YAML file, from such a text, or from a dictionary of the same form.
+def load_deployment(source: Deployment | str | os.PathLike[str] | Mapping[str, Any]) -> Deployment:
+    """Read a deployment from a JSON or YAML file, from such a text, or from a dictionary; one that is read is returned.
 
     Raises
     ------
     DeploymentError
         If the file cannot be read or the document is not a sound deployment.
     """
+    if isinstance(source, Deployment):
+        return source
     if isinstance(source, Mapping):
         return _validate(Deployment, source, _Source("deployment", "", "yaml", DeploymentError))
     return _parse(Deployment, _fetch(source, DeploymentError, "deployment"))

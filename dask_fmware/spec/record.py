@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Complaint", "Record", "complaints", "did_you_mean", "misfit", "shorten"]
+from dask_fmware.errors import SpecError
+
+__all__ = ["Complaint", "Record", "checked", "complaints", "did_you_mean", "misfit", "shorten"]
 
 SHOWN_CHARACTERS = 80
 # Values under these keys are prompts or data of users: their errors never show them.
@@ -42,6 +44,17 @@ class Record(BaseModel):
                         {"key": name, "shown": shown, "hint": did_you_mean(name, known), "known": ", ".join(known)},
                     )
         return data
+
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+def checked(kind: type[Kind], values: Mapping[str, Any], error: type[SpecError], what: str) -> Kind:
+    """Make a record from arguments of a user, or raise `error` with what is wrong first; `what` says who asks."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as wrong:
+        raise error(f"{what}: {complaints(wrong)[0]}") from None
 
 
 def misfit(message: str, *path: str | int) -> PydanticCustomError:

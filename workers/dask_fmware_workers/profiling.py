@@ -16,13 +16,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import dask.config
 import psutil
 
+from dask_fmware.compile.profiles import open_store
 from dask_fmware.errors import FMwareError
 from dask_fmware.model.engine import Capabilities, Engine, Request, Sampling
 from dask_fmware.profile.record import LiveProfile, ProfileKey
-from dask_fmware.profile.store import ProfileStore, default_location
 
 __all__ = ["Footprint", "measure", "stored_profile"]
 
@@ -54,7 +53,7 @@ def stored_profile(model: str, accelerator: str, made: Capabilities) -> str | No
     """
     try:
         key = ProfileKey(model=model, accelerator=accelerator, engine=made.engine, engine_version=made.engine_version)
-        found, _problem = ProfileStore(dask.config.get("fmware.profiles", None) or default_location()).get(key)
+        found, _problem = open_store().get(key)
     except (OSError, ValueError):  # a replica without a profile is slower to learn, not broken
         return None
     return None if found is None else LiveProfile.of(found).to_wire()

@@ -1,0 +1,79 @@
+"""What was meant and what was given: everything that takes a client or a future says so, before anything is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import dask_fmware as fm
+from dask_fmware.demo.rag import rag
+from dask_fmware.errors import DeploymentError, SpecError, WorkflowError
+
+DEPLOYMENT = {"accelerators": {"a": {"cards": 1}}, "models": {"m": {"on": {"a": {}}}}}
+ADDRESS = "tcp://127.0.0.1:8786"
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("install", lambda: fm.install(ADDRESS, DEPLOYMENT)),
+        ("uninstall", lambda: fm.uninstall(ADDRESS)),
+        ("status", lambda: fm.status(ADDRESS)),
+        ("wait_ready", lambda: fm.wait_ready(ADDRESS)),
+        ("reports", lambda: fm.reports(ADDRESS)),
+        ("scale", lambda: fm.scale(ADDRESS, None)),
+        ("record", lambda: fm.record(ADDRESS, "run.jsonl")),
+        ("profile_models", lambda: fm.profile_models(ADDRESS)),
+        ("Session", lambda: fm.Session(ADDRESS)),
+    ],
+)
+def test_an_address_is_not_a_client(name: str, call: Callable[[], object]) -> None:
+    with pytest.raises(TypeError, match=rf"fm\.{name} takes a distributed.Client, not a str; make one: client = "):
+        call()
+
+
+@pytest.mark.parametrize("name", ["report", "stream", "explain"])
+def test_a_bound_workflow_is_not_its_future(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"fm\.{name} takes the Future of client.compute\(...\), not a BoundWorkflow"):
+        getattr(fm, name)(rag(question="?"))
+
+
+def test_a_misspelt_assumption_is_named_with_the_one_that_was_meant() -> None:
+    with pytest.raises(SpecError, match="no assumption is called 'prompt_token'; did you mean 'prompt_tokens'?"):
+        rag.budgets(DEPLOYMENT, prompt_token=3)
+
+
+@pytest.mark.parametrize("rate", [-1.0, 0.0, float("nan"), float("inf")])
+def test_a_rate_is_a_finite_number_above_zero(rate: float) -> None:
+    priced = {
+        "accelerators": {"a": {"cards": 2, "price_per_hour": 1.0}},
+        "models": {
+            name: {"on": {"a": {"latency": {"first_token_s": 0.1, "output_token_s": 0.01}}}}
+            for name in ("small", "large")
+        },
+    }
+    with pytest.raises(SpecError, match="give runs a second above 0"):
+        fm.plan(priced, rag, rate=rate)
+
+
+def test_a_quantile_beyond_one_is_blamed_in_one_line() -> None:
+    with pytest.raises(DeploymentError, match=r"^fm\.plan: quantile: input should be less than 1, not 2$"):
+        fm.plan(DEPLOYMENT, rag, rate=1, quantile=2)
+
+
+def test_options_of_a_run_are_blamed_in_one_line() -> None:
+    with pytest.raises(WorkflowError, match=r"^workflow 'rag': priority: input should be .* 1000, not 5000$"):
+        rag(question="?").options(priority=5000)
+
+
+@pytest.mark.parametrize("wrong", [{"scheduler_port": 99_999}, {"dashboard_address": ":99999"}])
+def test_a_port_beyond_the_last_is_refused_before_anything_starts(wrong: dict[str, object]) -> None:
+    with pytest.raises(DeploymentError, match=r"99999 is no port; give one in 1\.\.65535, or 0 for any free port"):
+        fm.LocalModelCluster(DEPLOYMENT, **wrong)
+
+
+def test_a_misspelt_name_is_blamed_with_the_module_so_that_python_can_suggest() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'evalute'") as caught:
+        fm.evalute  # noqa: B018
+    assert (caught.value.name, caught.value.obj) == ("evalute", fm)
