@@ -7,7 +7,7 @@ than expected was found to be needed. `plan` is its one door; equal observations
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TypeAlias
 
@@ -34,6 +34,16 @@ SAME = 0.03  # change of a rate that gives no new mix
 NOISE = 2.0  # standard deviations of a rate that are no reason to let a replica go
 MOST_NOISE = 0.5
 LOOK_AGAIN_S = 30.0  # after which the mix is worked out again all the same
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What there has to be replicas for; see `sizing.size`."""
+
+    classes: tuple[CallClass, ...]
+    bursts: Mapping[str, float]
+    pressure: Mapping[str, float]
+    backlog: Mapping[str, float]
 
 
 class Planner:
@@ -98,18 +108,20 @@ class Planner:
 
     def _projected(self, seen: Observation, stock: Stock, barred: frozenset[Key], now: float) -> Plan:
         classes, notes = self._classes(seen, now)
-        pressure = self._pressure.update(seen.models, stock, now)
-        bursts = _bursts(seen.workflows)
-        sizing = self._sized(classes, stock, barred, bursts, pressure, now)
+        asked = _Asked(
+            tuple(classes), _bursts(seen.workflows), self._pressure.update(seen.models, stock, now),
+            self._backlog(classes, seen.models),
+        )  # fmt: skip
+        sizing = self._sized(asked, stock, barred, now)
         desired = dict(sizing.mix.replicas)
         reasons = {}
         for model in self.inventory.models:
             reasons[model] = self._reason(model, classes, sizing, notes, seen.models.get(model))
-        self._keep_for_stability(desired, classes, stock, barred, bursts, pressure, now, reasons)
+        self._keep_for_stability(desired, asked, stock, barred, now, reasons)
         return self._made(desired, reasons, seen, stock, barred, now, sizing.attainment)
 
     def _classes(self, seen: Observation, now: float) -> tuple[list[CallClass], dict[str, str]]:
-        """Classes of calls at the peak of the forecast, with what waits to be worked off."""
+        """Classes of calls at the peak of the forecast, and calls that wait of runs that nothing else is known of."""
         loads, notes = [], {}
         for workflow in seen.workflows:
             lead_s = self._lead_s(workflow)
@@ -128,7 +140,12 @@ class Planner:
                 more = f"{room:.2f} times that, as more came before than was foreseen"
                 notes[workflow.name] = ", ".join(filter(None, (notes.get(workflow.name), more)))
         classes = call_classes([load for load in loads if load.rate > 0], self.inventory)
-        return self._with_backlog(classes, seen.models), notes
+        known = {calls.model for calls in classes}
+        for model, load in seen.models.items():
+            if load.held and model not in known and self.inventory.of(model):
+                rate = load.held / self._catch_up_s(model)
+                classes.append(CallClass(f"{model} (waiting)", model, rate, 512, 128, inf, False))
+        return classes, notes
 
     def _is_quiet(self, workflow: WorkflowDemand, loads: Mapping[str, ModelLoad], now: float) -> bool:
         """Whether no model of a workflow has had a call in all of the idle period, however high the load was before."""
@@ -138,21 +155,20 @@ class Planner:
             and self.options.idle_s <= now - load.last_call < inf for load in found
         )  # fmt: skip
 
-    def _with_backlog(self, classes: list[CallClass], loads: Mapping[str, ModelLoad]) -> list[CallClass]:
-        made = []
+    def _backlog(self, classes: Sequence[CallClass], loads: Mapping[str, ModelLoad]) -> dict[str, float]:
+        """Calls a second that work off what waits, as a share of what comes, by model.
+
+        It takes no room of its own for variance: replicas that have room work a backlog off with it.
+        """
         asked: dict[str, float] = {}
         for calls in classes:
             asked[calls.model] = asked.get(calls.model, 0.0) + calls.rate
-        for calls in classes:
-            held = loads.get(calls.model, ModelLoad()).held
-            usual = asked[calls.model]  # what waits for a second is no backlog
-            extra = max(held - usual, 0.0) / self._catch_up_s(calls.model) * calls.rate / asked[calls.model]
-            made.append(replace(calls, rate=calls.rate + extra))
-        for model, load in loads.items():  # calls of runs that nothing else is known of
-            if load.held and model not in asked and self.inventory.of(model):
-                rate = load.held / self._catch_up_s(model)
-                made.append(CallClass(f"{model} (waiting)", model, rate, 512, 128, inf, False))
-        return made
+        shares = {}
+        for model, rate in asked.items():
+            waiting = loads.get(model, ModelLoad()).held - rate  # what waits for a second is no backlog
+            if waiting > 0:
+                shares[model] = round(waiting / self._catch_up_s(model) / rate, 2)
+        return shares
 
     def _lead_s(self, workflow: WorkflowDemand) -> float:
         """How far ahead a start must be asked for."""
@@ -165,39 +181,28 @@ class Planner:
     def _catch_up_s(self, model: str) -> float:
         return max(CATCH_UP_S, self._load_s(model))
 
-    def _sized(
-        self,
-        classes: Sequence[CallClass],
-        stock: Stock,
-        barred: frozenset[Key],
-        bursts: Mapping[str, float],
-        pressure: Mapping[str, float],
-        now: float,
-    ) -> Sizing:
+    def _sized(self, asked: _Asked, stock: Stock, barred: frozenset[Key], now: float) -> Sizing:
         """Size for a load, or take what was found before if the question is the same."""
-        question = (
-            tuple((c.name, c.rate) for c in classes),
-            tuple(sorted(stock.counts.items())),
-            barred,
-            tuple(sorted(pressure.items())),
-        )
+        rest = (tuple(sorted(stock.counts.items())), barred, sorted(asked.pressure.items()), asked.backlog)
+        question = (tuple((c.name, c.rate) for c in asked.classes), *rest)
         if self._solved is not None and now - self._solved[0] < LOOK_AGAIN_S and _alike(self._solved[1], question):
             return self._solved[2]
-        made = size(
-            self.inventory, classes, self.options,
-            current=stock.counts, barred=barred, burstiness=bursts, pressure=pressure,
-        )  # fmt: skip
+        made = self._size(asked, stock, barred)
         self._solved, self._lower = (now, question, made), None
         return made
+
+    def _size(self, asked: _Asked, stock: Stock, barred: frozenset[Key]) -> Sizing:
+        return size(
+            self.inventory, asked.classes, self.options, current=stock.counts, barred=barred,
+            burstiness=asked.bursts, pressure=asked.pressure, backlog=asked.backlog,
+        )  # fmt: skip
 
     def _keep_for_stability(
         self,
         desired: dict[Key, int],
-        classes: Sequence[CallClass],
+        asked: _Asked,
         stock: Stock,
         barred: frozenset[Key],
-        bursts: Mapping[str, float],
-        pressure: Mapping[str, float],
         now: float,
         reasons: dict[str, str],
     ) -> None:
@@ -206,11 +211,8 @@ class Planner:
         if not shrinking:
             return
         if self._lower is None:
-            more = [replace(calls, rate=calls.rate * (1 + self._margin(calls.rate))) for calls in classes]
-            self._lower = size(
-                self.inventory, more, self.options,
-                current=stock.counts, barred=barred, burstiness=bursts, pressure=pressure,
-            )  # fmt: skip
+            more = [replace(calls, rate=calls.rate * (1 + self._margin(calls.rate))) for calls in asked.classes]
+            self._lower = self._size(replace(asked, classes=tuple(more)), stock, barred)
         for key in shrinking:
             model, count = key[0], stock.counts[key]
             is_new = self._begun is not None and now - self._begun < self.options.idle_s

@@ -41,6 +41,7 @@ def size(
     barred: frozenset[Key] = frozenset(),
     burstiness: Mapping[str, float] | None = None,
     pressure: Mapping[str, float] | None = None,
+    backlog: Mapping[str, float] | None = None,
 ) -> Sizing:
     """Return the cheapest replicas that are expected to serve `options.quantile` of the calls in time.
 
@@ -50,19 +51,25 @@ def size(
         As for `mix.cheapest_mix`.
     burstiness, pressure
         By model: variance over mean of arrivals, and how much more room than expected was found to be needed.
+    backlog
+        By model: calls a second that wait to be worked off, as a share of those that come; they take the room.
     """
-    burstiness, pressure = burstiness or {}, pressure or {}
+    burstiness, pressure, backlog = burstiness or {}, pressure or {}, backlog or {}
     misses = _misses(classes, 1 - options.quantile)
-    room = {calls.model: 1.3 * pressure.get(calls.model, 1.0) for calls in classes}
+    models = dict.fromkeys(calls.model for calls in classes)
+    room = {model: max(1.3 * pressure.get(model, 1.0), 1 + backlog.get(model, 0.0)) for model in models}
     seen: set[tuple[tuple[Key, int], ...]] = set()
     mix = cheapest_mix(inventory, classes, options, headroom=room, current=current, barred=barred)
     for _ in range(ROUNDS):
         wanted = {
-            model: pressure.get(model, 1.0)
-            / load_at(
-                *_servers(inventory, classes, mix, model),
-                miss=misses[model],
-                burstiness=burstiness.get(model, 1.0),
+            model: max(
+                pressure.get(model, 1.0)
+                / load_at(
+                    *_servers(inventory, classes, mix, model),
+                    miss=misses[model],
+                    burstiness=burstiness.get(model, 1.0),
+                ),
+                1 + backlog.get(model, 0.0),
             )
             for model in room
         }

@@ -166,6 +166,17 @@ def test_a_mix_is_changed_without_a_gap() -> None:
     assert [(s.kind, s.replica) for s in planner.plan(seen(flow(1.0), replicas=both), 95.0).steps] == [("drain", "m-0")]
 
 
+def test_a_backlog_is_worked_off_in_the_room_there_is_and_starts_replicas_only_beyond_it() -> None:
+    planner = Planner(inventory(load_s=10.0), Provisioning())
+    need = sum(planner.plan(seen(flow(10.0)), 0.0).desired.values())
+    there = stock(need)
+    stalled = ModelLoad(held=10 + 20)  # a stall of the machine, worked off by a fifth more than what comes
+    assert not planner.plan(seen(flow(10.0), replicas=there, m=stalled), 1.0).steps
+    flooded = planner.plan(seen(flow(10.0), replicas=there, m=ModelLoad(held=10 + 200)), 2.0)
+    assert set(kinds(flooded)) == {"start"}
+    assert "210 calls wait" in flooded.steps[0].reason
+
+
 def test_asked_for_by_hand_it_does_that_and_nothing_else() -> None:
     planner = Planner(inventory({"slow": 1.0, "fast": 3.0}), Provisioning(mode="manual"))
     planner.wanted = {("m", "fast"): 2}
