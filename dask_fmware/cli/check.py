@@ -22,16 +22,20 @@ SHOWN = 20  # breaches
 @click.option(
     "--as",
     "kind",
-    type=click.Choice(["deployment", "workflow", "log"]),
+    type=click.Choice(["deployment", "workflow", "scenario", "log"]),
     help="What the file is. Found out by its keys if not given.",
 )
 @click.option("--live", is_flag=True, help="The log is of a runtime that still had work to do when it ended.")
 def check(file: Path, kind: str | None, live: bool) -> None:
-    """Check a deployment or workflow document (YAML or JSON), or an event log, and print what it says.
+    """Check a deployment, workflow or scenario (YAML or JSON), or an event log, and print what it says.
 
     An error names the file, the line, the value and what to write instead. An event log (router.record, fm.record)
     is held against the contract of the runtime: every accepted run ends once, attempts are bounded, no call runs
     on a replica that is not ready or full, no late run is reported as in time, no slot leaks. Exits with 1 on a breach.
+
+    \b
+    dask fmware check deployment.yaml
+    dask fmware check run.jsonl.gz
     """
     from dask_fmware.spec.documents import load_deployment, load_workflow
 
@@ -40,6 +44,8 @@ def check(file: Path, kind: str | None, live: bool) -> None:
         _show_log(file, is_over=not live)
     elif kind == "deployment":
         _show_deployment(load_deployment(file))
+    elif kind == "scenario":
+        _show_scenario(file)
     else:
         _show_workflow(load_workflow(file))
 
@@ -53,7 +59,9 @@ def _kind(file: Path) -> str:
     except OSError:
         return "deployment"
     keys = {line.strip().strip("{").split(":")[0].strip().strip('"') for line in text.splitlines()}
-    return "workflow" if "block" in keys and "accelerators" not in keys else "deployment"
+    if "accelerators" in keys:
+        return "deployment"
+    return "workflow" if "block" in keys else "scenario" if {"arrivals", "cards"} <= keys else "deployment"
 
 
 def _show_deployment(deployment: Deployment) -> None:
@@ -101,6 +109,19 @@ def _show_workflow(workflow: Workflow) -> None:
     if workflow.slo is not None:
         bounds = workflow.slo.model_dump(mode="json", exclude_none=True)
         click.echo("  SLO: " + ", ".join(f"{key}={value}" for key, value in bounds.items()))
+
+
+def _show_scenario(file: Path) -> None:
+    from dask_fmware.simulate.scenario import load_scenario
+
+    scenario = load_scenario(file)
+    click.echo(f"scenario '{scenario.name}': {len(scenario.workflows)} workflows, sound")
+    for name, workflow in scenario.workflows.items():
+        calls = sum(node.model is not None for node in workflow.nodes.values())
+        click.echo(f"  workflow {name}: {calls} model nodes, {len(workflow.nodes) - calls} of plain code")
+    for name, model in scenario.models.items():
+        click.echo(f"  model {name}: on {', '.join(model.on)}, context {model.context_tokens:,} tokens")
+    click.echo("  cards: " + ", ".join(f"{card.count} {name}" for name, card in scenario.cards.items()))
 
 
 def _show_log(file: Path, *, is_over: bool) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from dask_fmware.cli.output import OutputFile
+
 __all__ = ["compare"]
 
 
@@ -14,7 +16,7 @@ __all__ = ["compare"]
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--score", "scores", multiple=True, metavar="NAME", help="Only this one; may be given several times.")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a report.")
+@click.option("--html", type=OutputFile(), metavar="FILE", help="Write a report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def compare(a: Path, b: Path, scores: tuple[str, ...], html: Path | None, as_json: bool) -> None:
     """Compare outputs A and B of evaluations over the same data, row by row, with a test of each difference.
@@ -22,13 +24,9 @@ def compare(a: Path, b: Path, scores: tuple[str, ...], html: Path | None, as_jso
     \b
     dask fmware compare small.parquet large.parquet --html report.html
     """
-    from dask_fmware.errors import SpecError
     from dask_fmware.evaluation.compare import compare as compared
 
     made = compared(a, b, scores=scores or None)
     if html is not None:
-        try:
-            made.to_html(html)
-        except OSError as error:
-            raise SpecError(f"{html} cannot be written: {error}") from error
+        made.to_html(html)
     click.echo(json.dumps(made.to_dict(), indent=1) if as_json else str(made))

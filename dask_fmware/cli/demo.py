@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from dask_fmware.cli.output import OutputFile
+
 __all__ = ["demo"]
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -29,7 +31,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "slo_s",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="Time to the first token of the answer that every run is promised.",
+    help="Time to the first token of the answer that every run is promised; 2.5 s if not given.",
 )
 @click.option(
     "--trace",
@@ -38,7 +40,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Take arrivals and lengths from a CSV (or .csv.gz) with the columns arrival_s, prompt_tokens, output_tokens.",
 )
 @click.option("--deployment", type=FILE, metavar="FILE", help="Your own deployment with models named small and large.")
-@click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write every run and call, without any text.")
+@click.option(
+    "--json", "json_file", type=OutputFile(), metavar="FILE", help="Write every run and call, without any text."
+)
 @click.option("--keep", is_flag=True, help="Leave cluster and dashboard up until Ctrl-C.")
 @click.option("--dashboard-port", type=click.IntRange(0, 65535), help="Port of the dashboard; 8787 if it is free.")
 def demo(

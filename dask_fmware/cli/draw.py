@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dask_fmware.cli.named import workflow_named
+from dask_fmware.cli.output import OutputFile, write
 
 __all__ = ["draw"]
 
@@ -19,7 +20,7 @@ __all__ = ["draw"]
     type=click.Choice(["mermaid", "svg", "html"]),
     help="Taken from the ending of FILE if not given, else mermaid. svg needs graphviz.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to FILE.", metavar="FILE")
+@click.option("-o", "--output", type=OutputFile(), help="Write to FILE.", metavar="FILE")
 def draw(workflow: str, form: str | None, output: Path | None) -> None:
     """Draw WORKFLOW: a document (YAML or JSON), or module:name of a decorated function.
 
@@ -34,7 +35,4 @@ def draw(workflow: str, form: str | None, output: Path | None) -> None:
     if output is None:
         click.echo(picture, nl=not picture.endswith("\n"))
     else:
-        try:
-            output.write_text(picture, encoding="utf-8")
-        except OSError as error:
-            raise click.FileError(str(output), hint=error.strerror or str(error)) from None
+        write(output, picture)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dask_fmware.cli.clusters import served
 from dask_fmware.cli.named import import_named, is_named, workflow_named
-from dask_fmware.errors import RuntimeFaultError, SpecError
+from dask_fmware.errors import SpecError
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from dask_fmware.evaluation.summary import Evaluation
 
 __all__ = ["evaluate"]
@@ -32,7 +29,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.argument("data", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER")
 @click.option("--address", metavar="ADDRESS", help="Run on the cluster at this scheduler.")
-@click.option("--deployment", metavar="FILE", help="Or start this deployment on this machine.")
+@click.option("--deployment", type=click.Path(path_type=Path), metavar="FILE", help="Or start this deployment here.")
 @click.option("--input", "inputs", multiple=True, metavar="INPUT=COLUMN", help="Where names differ.")
 @click.option("--score", "scores", multiple=True, metavar="SCORER", help="See above; may be given several times.")
 @click.option("--judge", "judges", multiple=True, metavar="MODULE:NAME", help="A workflow that judges answers.")
@@ -52,7 +49,7 @@ def evaluate(
     data: Path,
     output: Path,
     address: str | None,
-    deployment: str | None,
+    deployment: Path | None,
     inputs: tuple[str, ...],
     scores: tuple[str, ...],
     judges: tuple[str, ...],
@@ -71,8 +68,8 @@ def evaluate(
     """
     if (address is None) == (deployment is None):
         raise click.UsageError("give --address of a running cluster, or --deployment FILE to start one here")
+    from dask_fmware.cluster.foreground import run_in_foreground
     from dask_fmware.compile.collection import WorkflowFunction
-    from dask_fmware.demo.foreground import run_in_foreground
     from dask_fmware.evaluation import scorers as ready
 
     sys.path.insert(0, str(Path.cwd()))  # modules that workflow and scorers come from, for this command's processes
@@ -97,40 +94,13 @@ def evaluate(
 
 
 async def _evaluated(
-    workflow: Any, data: Path, address: str | None, deployment: str | None, given: dict[str, Any]
+    workflow: Any, data: Path, address: str | None, deployment: Path | None, given: dict[str, Any]
 ) -> Evaluation:
     from dask_fmware.evaluation.evaluate import evaluate as run
 
-    async with _client(address, deployment) as client:
+    async with served(address, deployment) as client:
         done: Evaluation = await run(workflow, data, client=client, **given)
         return done
-
-
-@asynccontextmanager
-async def _client(address: str | None, deployment: str | None) -> AsyncIterator[Client]:
-    from distributed import Client
-
-    from dask_fmware.client.install import wait_ready
-    from dask_fmware.cluster.local import LocalModelCluster
-    from dask_fmware.spec.documents import load_deployment
-
-    if deployment is not None:
-        read = load_deployment(Path(deployment))
-        async with (
-            LocalModelCluster(read, dashboard_address=None, asynchronous=True) as cluster,
-            Client(cluster, asynchronous=True, set_as_default=False) as client,
-        ):
-            await wait_ready(client)
-            yield client
-        return
-    try:
-        client = await Client(address, asynchronous=True, timeout=10, set_as_default=False)
-    except (OSError, TimeoutError, ValueError):
-        raise RuntimeFaultError(
-            f"no Dask scheduler answers at '{address}'; give its address, e.g. tcp://127.0.0.1:8786"
-        ) from None
-    async with client:
-        yield client
 
 
 def _scorer(text: str) -> Any:

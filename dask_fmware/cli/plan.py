@@ -9,16 +9,32 @@ import click
 
 __all__ = ["plan"]
 
+ABOVE_0 = click.FloatRange(0, min_open=True)
+
 
 @click.command()
 @click.option(
-    "--deployment", type=click.Path(path_type=Path), required=True, help="Models, where they may run, prices."
+    "--deployment",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="Models, where they may run, prices.",
 )
 @click.option("--workflow", "workflows", multiple=True, required=True, help="Document, or module:name of a function.")
-@click.option("--rate", "rates", type=float, multiple=True, required=True, help="Runs a second, for each --workflow.")
-@click.option("--slo", "ttft_s", type=float, help="Seconds to the first token of the answer; else the workflow's own.")
-@click.option("--e2e", "e2e_s", type=float, help="Seconds to the whole answer.")
-@click.option("--quantile", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share of runs in time.")
+@click.option("--rate", "rates", type=ABOVE_0, multiple=True, required=True, help="Runs a second, for each --workflow.")
+@click.option(
+    "--slo",
+    "ttft_s",
+    type=ABOVE_0,
+    metavar="SECONDS",
+    help="To the first token of the answer; else the workflow's own.",
+)
+@click.option("--e2e", "e2e_s", type=ABOVE_0, metavar="SECONDS", help="To the whole answer.")
+@click.option(
+    "--quantile",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of runs in time; else the deployment's, or 0.95.",
+)
 @click.option("--cards", type=click.IntRange(1), help="Most cards of each type; else those of the deployment.")
 @click.option("--prompt-tokens", type=click.IntRange(1), default=256, show_default=True, help="Of each call.")
 @click.option("--output-tokens", multiple=True, metavar="NODE=N", help="Of a node's calls; else its max_tokens.")

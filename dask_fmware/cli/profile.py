@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dask_fmware.cli.clusters import served
+from dask_fmware.cli.output import OutputFile, console
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -18,25 +21,33 @@ if TYPE_CHECKING:
 
 __all__ = ["profile"]
 
-PIPE_WIDTH = 240  # a pipe has no width, and cutting a table there loses data
 STORE = click.option(
     "--store", metavar="DIR", help="Directory or fsspec URL; by default fmware.profiles of Dask's configuration."
 )
 
 
 @click.group(invoke_without_command=True)
-@click.option("--deployment", metavar="FILE", help="Measure the models of this deployment on this machine.")
+@click.option(
+    "--deployment", type=click.Path(path_type=Path), metavar="FILE", help="Measure this deployment's models, here."
+)
 @click.option("--address", metavar="ADDRESS", help="Measure on the running cluster at this scheduler instead.")
 @click.option("--model", "models", multiple=True, help="Only this one; may be given several times.")
 @click.option("--accelerator", "accelerators", multiple=True, help="Only this one; may be given several times.")
 @STORE
 @click.option("--force", is_flag=True, help="Measure again what the store has.")
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1, 100), help="Rounds of experiments.")
-@click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds to wait for engines to load.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds to wait for engines to load.",
+)
 @click.pass_context
 def profile(
     ctx: click.Context,
-    deployment: str | None,
+    deployment: Path | None,
     address: str | None,
     models: tuple[str, ...],
     accelerators: tuple[str, ...],
@@ -59,8 +70,8 @@ def profile(
         return
     if (deployment is None) == (address is None):
         raise click.UsageError("give --deployment FILE, or --address of a running cluster (or: show, catalog)")
+    from dask_fmware.cluster.foreground import run_in_foreground
     from dask_fmware.compile.profiles import open_store
-    from dask_fmware.demo.foreground import run_in_foreground
     from dask_fmware.profile.solve import require_solver
 
     require_solver()
@@ -85,7 +96,7 @@ def profile(
 @profile.command()
 @STORE
 @click.option("--model", "models", multiple=True, help="Only this one; may be given several times.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw: .png or .html.")
+@click.option("--plot", type=OutputFile(), metavar="FILE", help="Draw: .png or .html.")
 @click.option("--json", "as_json", is_flag=True, help="Print the documents, points included.")
 def show(store: str | None, models: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
     """Show what was measured, and draw measured points against the law."""
@@ -125,36 +136,15 @@ def catalog(model: str | None) -> None:
 
 
 async def _measured(
-    deployment: str | None,
+    deployment: Path | None,
     address: str | None,
     timeout_s: float,
     only: tuple[Sequence[str] | None, Sequence[str] | None],
     options: dict[str, Any],
 ) -> list[ProfiledModel]:
-    from distributed import Client
-
-    from dask_fmware.client.install import wait_ready
     from dask_fmware.client.profiling import profile_models
-    from dask_fmware.errors import RuntimeFaultError
 
-    if deployment is not None:
-        from dask_fmware.cluster.local import LocalModelCluster
-        from dask_fmware.spec.documents import load_deployment
-
-        read = load_deployment(Path(deployment))
-        async with (
-            LocalModelCluster(read, dashboard_address=None, asynchronous=True) as cluster,
-            Client(cluster, asynchronous=True, set_as_default=False) as client,
-        ):
-            await wait_ready(client, timeout_s=timeout_s)
-            return list(await profile_models(client, *only, **options))
-    try:
-        client = await Client(address, asynchronous=True, timeout=min(timeout_s, 10.0), set_as_default=False)
-    except (OSError, TimeoutError, ValueError):
-        raise RuntimeFaultError(
-            f"no Dask scheduler answers at '{address}'; give its address, e.g. tcp://127.0.0.1:8786"
-        ) from None
-    async with client:
+    async with served(address, deployment, ready_s=timeout_s) as client:
         return list(await profile_models(client, *only, **options))
 
 
@@ -177,19 +167,15 @@ def _bar() -> Iterator[Callable[[ProfileProgress], None]]:
 
 
 def _show(profiles: Sequence[Profile]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from dask_fmware.profile.table import COLUMNS, ProfileTable
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in COLUMNS:
         words = name in ("model", "accelerator", "engine", "from")
         table.add_column(name, justify="left" if words else "right", no_wrap=name in ("model", "accelerator"))
     for row in ProfileTable(profiles).rows:
         table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+    console().print(table)

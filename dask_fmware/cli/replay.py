@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dask_fmware.cli.status import PIPE_WIDTH
+from dask_fmware.cli.output import console
 
 __all__ = ["replay", "show_answers"]
 
@@ -23,6 +23,10 @@ def replay(log: Path, policies: tuple[str, ...], seed: int | None, as_json: bool
 
     Exits with 1 and names the first difference, if there is one. With --policy, the recorded runs are played in
     virtual time under other policies.
+
+    \b
+    dask fmware replay run.jsonl.gz
+    dask fmware replay run.jsonl.gz --policy greedy
     """
     from dask_fmware.simulate.replay import replay as again
 
@@ -54,7 +58,6 @@ def show_answers(answers: list[Any], left_out: int, as_json: bool) -> None:
         rows = [{"case": one.case, "policy": one.policy, **asdict(one.measured)} for one in answers]
         click.echo(json.dumps({"left_out": left_out, "rows": rows}, indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", "policy", "runs", "goodput", "TTFT p50", "p99", "latency p99", "fits 95 % at", "share")
@@ -65,9 +68,6 @@ def show_answers(answers: list[Any], left_out: int, as_json: bool) -> None:
             one.case, one.policy, str(told.runs), f"{told.goodput:.3f}", f"{told.ttft_p50_s:.3f} s",
             f"{told.ttft_p99_s:.3f} s", f"{told.latency_p99_s:.3f} s", f"{told.scale_95:.2f} x SLO", share,
         )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
-    console.print(table)
+    console().print(table)
     if left_out:
-        console.print(f"{left_out} runs did not finish while it was recorded and are left out")
+        click.echo(f"{left_out} runs did not finish while it was recorded and are left out")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dask_fmware import __version__
-from dask_fmware.cli.status import PIPE_WIDTH
+from dask_fmware.cli.output import OutputFile, console, write
 
 __all__ = ["simulate"]
 
@@ -50,13 +50,13 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 @click.command()
 @click.argument("scenario", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--policy", "policies", multiple=True, help="Routing policy; may be given several times.")
+@click.option("--policy", "policies", multiple=True, help="Routing policy, several times; else slack and three more.")
 @click.option(
     "--load",
     "loads",
     multiple=True,
     type=click.FloatRange(min=0, min_open=True),
-    help="Runs in the window, or share of saturation; of a record: times as fast. Several times.",
+    help="Runs in the window, or share of saturation; of a record: times as fast. Several times; else 1.",
 )
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=1), help="How many seeds.")
 @click.option("--first-seed", default=0, show_default=True, help="The first of them.")
@@ -72,19 +72,30 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option(
     "--html",
     "html_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
+    metavar="FILE",
     help="Write a page with pictures (extra plot).",
 )
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the rows to a file.")
+@click.option("--json", "json_path", type=OutputFile(), metavar="FILE", help="Write the rows to a file.")
 def simulate(
     scenario: Path | None, policies: tuple[str, ...], loads: tuple[float, ...], seeds: int, first_seed: int,
     record: Path | None, add: tuple[tuple[str, int], ...], slo_s: float | None, html_path: Path | None,
     json_path: Path | None,
 ) -> None:  # fmt: skip
-    """Play SCENARIO in virtual time and print what each policy makes of it, or ask a record what if."""
+    """Play SCENARIO in virtual time and print what each policy makes of it, or ask a record what if.
+
+    \b
+    dask fmware simulate scenario.yaml --policy slack --policy greedy --load 0.5 --load 1
+    dask fmware simulate --record run.jsonl.gz --add L4=2 --slo 3s --load 2
+    """
     if (scenario is None) == (record is None):
         raise click.UsageError("give a SCENARIO or --record, one of them")
     if record is not None:
+        context = click.get_current_context()
+        for name in ("seeds", "first_seed", "html_path"):
+            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+                option = f"--{name.removesuffix('_path').replace('_', '-')}"
+                raise click.UsageError(f"{option} is for a SCENARIO; a --record is played as it was")
         _what_if(record, policies, loads, dict(add), slo_s, json_path)
         return
     if add or slo_s is not None:
@@ -115,7 +126,7 @@ def _what_if(
     show_answers(answers, recorded.left_out, as_json=False)
     if json_path is not None:
         rows = [{"case": one.case, "policy": one.policy, **asdict(one.measured)} for one in answers]
-        json_path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write(json_path, json.dumps(rows, indent=1) + "\n")
 
 
 def _play(
@@ -158,7 +169,7 @@ def _play(
         click.echo(f"{len(study)} of {len(wanted) * len(at)} cells were played; nothing is written", err=True)
         raise click.Abort
     if json_path is not None:
-        json_path.write_text(json.dumps(study.rows, indent=1) + "\n", encoding="utf-8")
+        write(json_path, json.dumps(study.rows, indent=1) + "\n")
     if html_path is not None:
         said = ["dask fmware simulate", str(path), *(f"--policy {policy}" for policy in wanted)]
         said += [*(f"--load {load:g}" for load in at), f"--seeds {len(seeds)} --first-seed {seeds[0]}"]
@@ -168,7 +179,6 @@ def _play(
 
 def _show(study: Any) -> None:
     """Print a table."""
-    from rich.console import Console
     from rich.table import Table
 
     scenario, first = study.scenario, study.policies[0]
@@ -195,7 +205,4 @@ def _show(study: Any) -> None:
             f"{row['parked_calls']:.0f}", f"{row['late_work']:.0%}", f"{row['cost']:.2f}",
             *(f"{row[key]:.0%}" for key in shares),
         )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
-    console.print(table)
+    console().print(table)

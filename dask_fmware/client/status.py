@@ -27,10 +27,12 @@ class RuntimeStatus(dict[str, Any]):
         return (
             '<div style="font-family:system-ui,sans-serif;font-size:13px;color:inherit">'
             f'<div style="margin:0 0 6px"><b>runtime</b> {SOFT}{escape(facts)}</span></div>'
-            f"{table if replicas else ''}{''.join(f'{WARN}{escape(line)}</div>' for line in self._troubles())}</div>"
+            f"{table if replicas else ''}{''.join(f'{WARN}{escape(line)}</div>' for line in self.troubles)}</div>"
         )
 
-    def _troubles(self) -> Iterable[str]:
+    @property
+    def troubles(self) -> Iterable[str]:
+        """Replicas that failed, and hooks of the router that did, a sentence each."""
         for replica in self["failed_replicas"]:
             fate = "will be tried again" if replica["will_retry"] else "failed for good"
             yield f"replica {replica['name']} of model {replica['model']} {fate}: {replica['error']}"

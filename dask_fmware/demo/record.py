@@ -10,9 +10,8 @@ from typing import Any
 
 from dask_fmware.demo.drive import DrivenRun
 from dask_fmware.demo.summary import Summary
-from dask_fmware.errors import SpecError
 
-__all__ = ["check_writable", "record", "write"]
+__all__ = ["record", "write"]
 
 FORMAT = 1
 
@@ -47,15 +46,6 @@ def record(facts: dict[str, Any], summary: Summary, runs: Sequence[DrivenRun]) -
             for run in runs
         ],
     }
-
-
-def check_writable(path: Path) -> None:
-    """Raise SpecError if a file cannot be written, before the load rather than after it."""
-    try:
-        with path.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise SpecError(f"--json {path}: cannot be written ({error.strerror or error}); give another path") from None
 
 
 def write(path: Path, data: dict[str, Any]) -> None:

@@ -16,10 +16,10 @@ from distributed import Client
 
 from dask_fmware.client.install import install, status, wait_ready
 from dask_fmware.client.stream import stream
+from dask_fmware.cluster.foreground import run_in_foreground
 from dask_fmware.cluster.local import LocalModelCluster
 from dask_fmware.demo import machine, passages, record
 from dask_fmware.demo.drive import DrivenRun, Tally, drive
-from dask_fmware.demo.foreground import run_in_foreground
 from dask_fmware.demo.inputs import MESSAGES, QUESTIONS
 from dask_fmware.demo.rag import rag
 from dask_fmware.demo.results import show_summary
@@ -87,8 +87,6 @@ def _prepare(settings: Settings) -> _Load:
         else machine.own_deployment(settings.deployment)
     )
     made = machine.with_policy(made, settings.policy, settings.seed)
-    if settings.json_file is not None:
-        record.check_writable(settings.json_file)
     if settings.trace is None:
         return _Load(made, own, schedule(settings.runs, settings.rate, settings.seed), "")
     rows = read_trace(settings.trace, settings.runs)

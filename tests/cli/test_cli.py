@@ -30,7 +30,7 @@ def deployment(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["check"], ["draw"], ["schema"], ["status"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in fmware.commands)])
 def test_every_command_has_help(invoke, command):
     result = invoke(*command, "--help")
     assert result.exit_code == 0
@@ -54,11 +54,11 @@ def test_dask_has_our_command():
     assert point.load() is fmware
 
 
-@pytest.mark.parametrize("kind", ["deployment", "workflow"])
+@pytest.mark.parametrize("kind", ["deployment", "workflow", "scenario"])
 def test_schema_is_a_json_schema(invoke, kind):
     schema = json.loads(invoke("schema", kind).output)
     assert schema["$schema"].startswith("https://json-schema.org/")
-    assert ("accelerators" if kind == "deployment" else "block") in schema["properties"]
+    assert {"deployment": "accelerators", "workflow": "block", "scenario": "arrivals"}[kind] in schema["properties"]
 
 
 def test_demo_deployment_satisfies_the_printed_schema(invoke):
@@ -173,6 +173,43 @@ def test_exit_codes_tell_who_is_to_blame(invoke, monkeypatch, deployment, raised
 
     monkeypatch.setattr("dask_fmware.spec.documents.load_deployment", fail)
     assert invoke("check", deployment).exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["status", "nonsense"], "'nonsense' is no address of a scheduler (missing port number"),
+        (["status", "http://127.0.0.1:8787"], "write it like tcp://127.0.0.1:8786"),
+        (["status", "tcp://127.0.0.1:9", "--timeout", "-1"], "-1.0 is not in the range x>0"),
+        (["plan", "--deployment", "D", "--workflow", "dask_fmware.demo.rag:rag", "--rate", "-3"], "not in the range"),
+        (["plan", "--deployment", "D", "--workflow", "W", "--rate", "1", "--slo", "-1"], "-1.0 is not in the range"),
+        (["simulate", "D", "--json", "nowhere/rows.json"], "'nowhere' is no folder; give another path"),
+        (["simulate", "--record", "D", "--html", "a.html"], "--html is for a SCENARIO"),
+        (["simulate", "--record", "D", "--first-seed", "1"], "--first-seed is for a SCENARIO"),
+        (["draw", "dask_fmware.demo.rag:rag", "-o", "nowhere/rag.svg"], "cannot be written"),
+        (["compare", "a", "b", "--html", "nowhere/report.html"], "cannot be written"),
+        (["profile", "show", "--plot", "nowhere/points.png"], "cannot be written"),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused_before_any_work(invoke, deployment, arguments, said):
+    result = invoke(*(deployment if word == "D" else word for word in arguments))
+    assert result.exit_code == 2
+    assert said in result.output.replace("\n", " ")
+
+
+def test_a_scenario_is_checked_like_other_documents(invoke, tmp_path):
+    path = tmp_path / "scenario.yaml"
+    path.write_text(
+        "name: two\ncards: {fast: {count: 2}}\n"
+        "models: {m: {on: {fast: {plain: {w0: 0.01}}}}}\n"
+        "workflows: {chat: {slo: {ttft_s: 1}, nodes: {say: {model: m, prompt: 20, output: 5, answers: true}}}}\n"
+        "arrivals: {kind: poisson, duration_s: 10}\n"
+    )
+    result = invoke("check", path)
+    assert result.exit_code == 0, result.output
+    assert "scenario 'two': 1 workflows, sound" in result.output
+    path.write_text(path.read_text().replace("count: 2", "count: -2"))
+    assert "cards.fast.count: input should be greater" in invoke("check", path).output
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Runs the demo's coroutine so that Ctrl-C at any moment ends it in order and leaves no process behind.
+"""Runs a coroutine that owns a cluster so that Ctrl-C at any moment ends it in order and leaves no process behind.
 
 The coroutine runs in a thread with SIGINT blocked. Processes that it starts inherit the block, so a
 Ctrl-C, which a terminal sends to all of them, reaches nobody but this thread: it cancels the coroutine,
@@ -57,7 +57,7 @@ class _Worker(threading.Thread, Generic[T]):
     """The thread, its loop and its one task."""
 
     def __init__(self, main: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        super().__init__(name="demo", daemon=True)
+        super().__init__(name="foreground", daemon=True)
         self._main = main
         self._cancelled = threading.Event()
         self._task: asyncio.Task[Any] | None = None

@@ -1,0 +1,80 @@
+"""Clusters that a command works on: one that runs already, or one that it starts here for itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dask_fmware.errors import RuntimeFaultError, SpecError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["CONNECT_S", "connected", "served"]
+
+CONNECT_S = 10.0
+EXAMPLE = "tcp://127.0.0.1:8786"
+
+
+@asynccontextmanager
+async def connected(address: str, timeout_s: float = CONNECT_S) -> AsyncIterator[Client]:
+    """Connect to the scheduler at an address.
+
+    Raises
+    ------
+    SpecError
+        If that is no address of a scheduler.
+    RuntimeFaultError
+        If no scheduler answers there in time.
+    """
+    from distributed import Client
+    from distributed.comm.addressing import get_address_host_port, normalize_address
+
+    try:
+        get_address_host_port(normalize_address(address))
+    except ValueError as error:
+        raise SpecError(f"'{address}' is no address of a scheduler ({error}); write it like {EXAMPLE}") from None
+    client = Client(address, asynchronous=True, timeout=timeout_s, set_as_default=False)
+    try:
+        await client
+    except (OSError, TimeoutError, ValueError):
+        await client.close()
+        raise RuntimeFaultError(
+            f"no Dask scheduler answers at '{address}' within {timeout_s:g} s; give its address, e.g. {EXAMPLE}"
+        ) from None
+    async with client:
+        yield client
+
+
+@asynccontextmanager
+async def served(address: str | None, deployment: Path | None, *, ready_s: float = 120.0) -> AsyncIterator[Client]:
+    """Connect to a cluster with the runtime: the one at an address, else one that is started here and ended after use.
+
+    Parameters
+    ----------
+    address
+        Of a scheduler, or None.
+    deployment
+        What to start where no address is given.
+    ready_s
+        Seconds in which its replicas must serve.
+    """
+    from distributed import Client
+
+    from dask_fmware.client.install import wait_ready
+    from dask_fmware.cluster.local import LocalModelCluster
+    from dask_fmware.spec.documents import load_deployment
+
+    if address is not None:
+        async with connected(address) as client:
+            yield client
+        return
+    assert deployment is not None
+    async with (
+        LocalModelCluster(load_deployment(deployment), dashboard_address=None, asynchronous=True) as cluster,
+        Client(cluster, asynchronous=True, set_as_default=False) as client,
+    ):
+        await wait_ready(client, timeout_s=ready_s)
+        yield client
