@@ -91,7 +91,7 @@ def counters(dask_worker: Any) -> dict[str, Any]:
     if host.loaded is None:
         return {"pid": os.getpid(), "children": below}
     engine = host.loaded.engine
-    stats = engine._told if hasattr(engine, "_told") else engine._backend.stats.state
+    stats = engine._server.told if hasattr(engine, "_server") else engine._backend.stats.state
     return {
         "pid": os.getpid(),
         "children": below,

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from benchmarks.prediction import WARM
 from benchmarks.support.environment import RESULTS
 
-BLUE, GREEN, AMBER, GREY = "#3b82f6", "#0d9f75", "#d98a06", "#888888"
+BLUE, AMBER, GREY = "#3b82f6", "#d98a06", "#888888"
 NOTICED = 20  # calls in the rolling median
 
 

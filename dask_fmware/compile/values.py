@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dask_fmware.model.call import SKIPPED
 from dask_fmware.model.completion import Completion
 from dask_fmware.spec.workflow import Binding, Constant, Dictionary, Reference, Sequence
 
@@ -75,8 +74,3 @@ def open_values(sources: tuple[str, ...], values: tuple[Any, ...]) -> dict[str, 
         source: value.value if isinstance(value, Private) else value
         for source, value in zip(sources, values, strict=True)
     }
-
-
-def is_skipped(values: Mapping[str, Any]) -> bool:
-    """Whether a value comes from a branch that was not taken."""
-    return any(value is SKIPPED for value in values.values())

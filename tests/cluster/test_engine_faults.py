@@ -16,7 +16,7 @@ import dask_fmware as fm
 from dask_fmware.testing import InProcessCluster
 from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_workers.accelerators import Card
-from dask_fmware_workers.engines import llama_cpp, vllm_serve
+from dask_fmware_workers.engines import llama_setup, vllm_server
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
 from tests.cluster.flows import one
 from tests.engines.openai_stub import Asked, Write, serving_http, whole
@@ -73,7 +73,7 @@ async def test_a_model_that_cannot_be_loaded(
             path.write_bytes(whole_file[: len(whole_file) * 3 // 4])
         case "memory":
             path.write_bytes(whole_file)
-            monkeypatch.setattr(llama_cpp, "cpu_card", lambda cores: Card("cpu", "CPU", free_bytes=1000, cores=(0,)))
+            monkeypatch.setattr(llama_setup, "cpu_card", lambda cores: Card("cpu", "CPU", free_bytes=1000, cores=(0,)))
     error, again = await failure(document("llama.cpp", gguf=str(path)), caplog)
     assert re.search(message, error), error
     assert again == will_retry
@@ -102,7 +102,7 @@ async def test_a_server_that_dies_or_hangs_while_it_loads(
     script: str, message: str, will_retry: bool, tmp_path: Path, monkeypatch: Any, caplog: Any
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr(vllm_serve, "COMMAND", (sys.executable, "-c", script))
+    monkeypatch.setattr(vllm_server, "COMMAND", (sys.executable, "-c", script))
     timeout_s = 1.0 if "sleep" in script else 60.0
     error, again = await failure(document("vllm-serve", model=str(tmp_path), load_timeout_s=timeout_s), caplog)
     assert re.search(message, error), error

@@ -14,8 +14,9 @@ import pytest
 from dask_fmware.errors import DeploymentError, EngineLoadError, FMwareError
 from dask_fmware.model.engine import Sampling
 from dask_fmware_workers.accelerators import Card
-from dask_fmware_workers.engines import llama_cpp
+from dask_fmware_workers.engines import llama_setup
 from dask_fmware_workers.engines.llama_cpp import LlamaCppEngine
+from dask_fmware_workers.engines.llama_setup import LlamaSetup
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
 from tests.engines.asking import ask, collect, native_threads, text_of
 
@@ -92,14 +93,14 @@ async def test_a_damaged_file_is_refused_not_served(tmp_path: Path, damage: str)
 
 @pytest.mark.engine
 async def test_a_sound_file_that_is_refused_may_be_taken_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = LlamaCppEngine._loaded
+    load = LlamaSetup._loaded
 
-    def out_of_memory(self: LlamaCppEngine, path: Path, slots: int, context_tokens: int, gpu_layers: int) -> Any:
+    def out_of_memory(self: LlamaSetup, path: Path, slots: int, context_tokens: int, gpu_layers: int) -> Any:
         if slots > 1:
             raise RuntimeError("failed to allocate")
         return load(self, path, slots, context_tokens, gpu_layers)
 
-    monkeypatch.setattr(LlamaCppEngine, "_loaded", out_of_memory)
+    monkeypatch.setattr(LlamaSetup, "_loaded", out_of_memory)
     assert "need more memory than there is" in await refused(LlamaCppEngine(tiny=SMALL))
 
 
@@ -217,8 +218,6 @@ def test_an_engine_that_is_never_closed_does_not_keep_the_process() -> None:
     code = """
 import asyncio
 from dask_fmware.model.engine import Request
-from dask_fmware_workers.accelerators import Card
-from dask_fmware_workers.engines import llama_cpp
 from dask_fmware_workers.engines.llama_cpp import LlamaCppEngine
 
 async def main():
@@ -237,12 +236,12 @@ async def test_a_model_that_does_not_fit_into_memory_is_refused_before_it_is_loa
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small = Card("cpu", "CPU", free_bytes=1_000_000, cores=(0,))
-    monkeypatch.setattr(llama_cpp, "cpu_card", lambda cores: small)
+    monkeypatch.setattr(llama_setup, "cpu_card", lambda cores: small)
     engine = LlamaCppEngine(tiny=SMALL, slots=64, context_tokens=2048)
     with pytest.raises(EngineLoadError, match=r"needs .*for 64 slots of 2048 tokens\) and CPU \(cores 0\) has"):
         await engine.start()
     await engine.close()
-    monkeypatch.setattr(llama_cpp, "nvidia_cards", lambda: [Card("nvidia", "L4", free_bytes=500_000)])
+    monkeypatch.setattr(llama_setup, "nvidia_cards", lambda: [Card("nvidia", "L4", free_bytes=500_000)])
     engine = LlamaCppEngine(tiny=SMALL, gpu_layers=-1)
     with pytest.raises(EngineLoadError, match=r"and L4 #0 has 0\.00 GiB free"):
         await engine.start()

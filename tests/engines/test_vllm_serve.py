@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineLoadError
-from dask_fmware_workers.engines import vllm_serve
-from dask_fmware_workers.engines.vllm_serve import VllmServeEngine, _state_of
+from dask_fmware_workers.engines import vllm_server
+from dask_fmware_workers.engines.vllm_serve import VllmServeEngine
+from dask_fmware_workers.engines.vllm_server import _state_of
 from tests.engines.asking import WAIT_S, ask, collect, until
 
 STARTED = time.time()
@@ -57,7 +58,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let a script stand for vLLM's server."""
 
     def use(script: str) -> None:
-        monkeypatch.setattr(vllm_serve, "COMMAND", (sys.executable, "-c", script))
+        monkeypatch.setattr(vllm_server, "COMMAND", (sys.executable, "-c", script))
 
     return use
 

@@ -11,8 +11,7 @@ What it does
     llama.cpp's words and back. llama.cpp has a queue of its own, but what waits there can be neither aborted nor
     reordered: requests therefore wait here, ordered by priority, and llama.cpp never holds more than it runs.
     Choices become a grammar, schemas are llama.cpp's own. What blocks runs in threads of this engine; the loop is
-    entered again only through `call_soon_threadsafe`. A model that cannot fit into free memory is refused
-    before it is loaded.
+    entered again only through `call_soon_threadsafe`. What is loaded, and what is refused before, is of `LlamaSetup`.
 
 Configuration
     See `LlamaCppEngine`.
@@ -35,22 +34,13 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypeVar
 
-from dask_fmware.errors import (
-    DeploymentError,
-    EngineCrashedError,
-    EngineError,
-    EngineLoadError,
-    SpecError,
-)
+from dask_fmware.errors import EngineCrashedError, EngineError, SpecError
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request
-from dask_fmware_workers.accelerators import Need, check_memory, cpu_card, nvidia_cards
-from dask_fmware_workers.engines.gguf_header import GgufHeader, read_header
 from dask_fmware_workers.engines.llama_call import LlamaCall
 from dask_fmware_workers.engines.llama_server import LlamaServer
-from dask_fmware_workers.engines.model_path import check_path
+from dask_fmware_workers.engines.llama_setup import LlamaSetup, integer
 from dask_fmware_workers.engines.request_checks import check_context, check_request
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
 
@@ -102,17 +92,18 @@ class LlamaCppEngine:
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
-        if (gguf is None) == (tiny is None):
-            raise DeploymentError("llama.cpp: give exactly one of 'gguf' (a file) and 'tiny' (a random model)")
-        self._gguf = None if gguf is None else Path(gguf).expanduser()
-        self._tiny = _tiny_model(tiny)
-        self._slots = _integer("slots", slots, 1, 256)
-        self._context_tokens = _integer("context_tokens", context_tokens, 8, 1 << 24)
-        self._threads_wanted = _integer("threads", threads, 1, 512)
-        self._cores = _core_numbers(cores, threads)
-        self._gpu_layers = _integer("gpu_layers", gpu_layers, -1, 10_000)
-        self._random = random.Random(_integer("seed", seed, 0, 1 << 62))
-        self._verbose = verbose
+        self._setup = LlamaSetup(
+            gguf=gguf,
+            tiny=tiny,
+            slots=slots,
+            context_tokens=context_tokens,
+            threads=threads,
+            cores=cores,
+            gpu_layers=gpu_layers,
+            verbose=verbose,
+        )
+        self._name, self._slots, self._context_tokens = self._setup.name, slots, context_tokens
+        self._random = random.Random(integer("seed", seed, 0, 1 << 62))
 
         self._capabilities: Capabilities | None = None
         self._server: LlamaServer | None = None
@@ -162,7 +153,7 @@ class LlamaCppEngine:
     async def _load(self) -> None:
         side = self._side_threads = ThreadPoolExecutor(2, "llama-side")
         try:
-            server, header = await asyncio.get_running_loop().run_in_executor(side, self._open)
+            server, header = await asyncio.get_running_loop().run_in_executor(side, self._setup.load)
         except BaseException:
             self._side_threads = None
             side.shutdown(wait=True)
@@ -179,74 +170,6 @@ class LlamaCppEngine:
             priority=True,
             prefix_cache=True,
         )
-
-    def _open(self) -> tuple[LlamaServer, GgufHeader]:
-        """Check everything that llama.cpp would answer with silence or with the end of the process, then load."""
-        path = self._gguf if self._gguf is not None else self._tiny.cached_path()
-        check_path(path, engine="llama.cpp")
-        header = read_header(path)
-        trained = header.trained_context_tokens
-        if trained is not None and self._context_tokens > trained:
-            raise DeploymentError(
-                f"llama.cpp: context_tokens={self._context_tokens} exceed the {trained} that '{path}' was trained for; "
-                "lower context_tokens"
-            )
-        available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-        if self._cores is not None and (available is None or not available.issuperset(self._cores)):
-            found = f"available: {sorted(available)}" if available else "this platform does not pin threads"
-            raise EngineLoadError(f"llama.cpp: cores={list(self._cores)} cannot be used ({found}); correct 'cores'")
-        self._check_memory(path, header)
-        try:
-            server = self._loaded(path, self._slots, self._context_tokens, self._gpu_layers)
-        except ImportError as error:
-            raise EngineLoadError(
-                f"llama.cpp: the engine needs '{error.name}'; pip install \"dask-fmware[embedded]\""
-            ) from error
-        except (RuntimeError, OSError) as error:
-            what = f"llama.cpp: could not load '{path}', of architecture '{header.architecture}' ({error})"
-            if self._refuses(path):
-                raise DeploymentError(
-                    f"{what}: either it is damaged or cut off, or this build does not know the architecture; see its "
-                    "log with verbose=True, download the file again or upgrade xllamacpp"
-                ) from error
-            raise EngineLoadError(
-                f"{what}, though it can be read: {self._slots} slots of {self._context_tokens} tokens with gpu_layers="
-                f"{self._gpu_layers} need more memory than there is, or another device; see its log with verbose=True"
-            ) from error
-        return server, header
-
-    def _loaded(self, path: Path, slots: int, context_tokens: int, gpu_layers: int) -> LlamaServer:
-        return LlamaServer(
-            path,
-            slots=slots,
-            context_tokens=context_tokens,
-            threads=self._threads_wanted,
-            cores=self._cores,
-            gpu_layers=gpu_layers,
-            verbose=self._verbose,
-        )
-
-    def _refuses(self, path: Path) -> bool:
-        """Whether a model is refused, without a reason, also where it needs the least: no waiting mends that."""
-        try:
-            self._loaded(path, 1, 8, 0).close()
-        except (RuntimeError, OSError):
-            return True
-        return False
-
-    def _check_memory(self, path: Path, header: GgufHeader) -> None:
-        """Refuse what cannot fit, before llama.cpp takes the memory of others; layers kept on the CPU are its own."""
-        cache = self._slots * self._context_tokens * (header.kv_bytes_per_token or 0.0)
-        share, card = 1.0, cpu_card(self._cores)
-        if self._gpu_layers:
-            cards = nvidia_cards()
-            if len(cards) != 1:
-                return  # llama.cpp spreads layers over several, or uses cards that nobody can ask
-            layers, card = (header.layers or 0) + 1, cards[0]  # the output counts as one
-            share = 1.0 if self._gpu_layers < 0 else min(1.0, self._gpu_layers / layers)
-        because = f"{self._slots} slots of {self._context_tokens} tokens"
-        need = Need(int(share * path.stat().st_size), int(share * cache), because)
-        check_memory(need, card, what=f"llama.cpp: '{path}'")
 
     async def _unload(self) -> None:
         try:
@@ -332,10 +255,6 @@ class LlamaCppEngine:
             preemptions=0,
         )
 
-    @property
-    def _name(self) -> str:
-        return str(self._gguf) if self._gguf is not None else self._tiny.key
-
     def _serving(self) -> LlamaServer:
         if self._server is None or self._closing is not None:
             raise EngineCrashedError(f"llama.cpp: '{self._name}' is not serving; start it, or try another replica")
@@ -375,30 +294,3 @@ class LlamaCppEngine:
 
 def _tokenize_chat(server: LlamaServer, request: Request) -> list[int]:
     return server.tokenize(server.apply_template([asdict(message) for message in request.messages or ()]))
-
-
-def _integer(name: str, value: object, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise DeploymentError(f"llama.cpp: {name}={value!r} is not an integer in {low}..{high}")
-    return value
-
-
-def _tiny_model(tiny: TinyModel | Mapping[str, Any] | None) -> TinyModel:
-    if tiny is None or isinstance(tiny, TinyModel):
-        return tiny or TinyModel()
-    try:
-        return TinyModel(**tiny)
-    except TypeError as error:
-        known = ", ".join(TinyModel.__dataclass_fields__)
-        raise DeploymentError(f"llama.cpp: tiny={tiny!r} is no tiny model ({error}); it takes {known}") from error
-
-
-def _core_numbers(cores: Sequence[int] | None, threads: int) -> tuple[int, ...] | None:
-    if cores is None:
-        return None
-    if not isinstance(cores, Sequence):
-        raise DeploymentError(f"llama.cpp: cores={cores!r} is not a list of core numbers")
-    numbers = tuple(_integer("cores", core, 0, 4095) for core in cores)
-    if len(set(numbers)) != len(numbers) or len(numbers) < threads:
-        raise DeploymentError(f"llama.cpp: cores={list(cores)} must be {threads} or more different cores (threads)")
-    return numbers

@@ -24,37 +24,17 @@ Trade-offs
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import secrets
-import shutil
-import socket
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.request import urlopen
 
-from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineError, EngineLoadError
+from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineError
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request
 from dask_fmware_workers.engines.model_path import check_cards, check_model
 from dask_fmware_workers.engines.openai_server import OpenAIEngine
-from dask_fmware_workers.engines.vllm_watch import OWNER
+from dask_fmware_workers.engines.vllm_server import VllmServer
 
 __all__ = ["VllmServeEngine"]
-
-HOST = "127.0.0.1"
-POLL_S, SCRAPE_S, STOP_S = 0.2, 0.5, 3.0
-TAIL_BYTES = 2000  # of its log, in the error of a server that did not come up
-COMMAND = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")  # `vllm serve` itself fails on CPU builds
-HOPELESS = (
-    "ValidationError",
-    "error: argument",
-    "error: unrecognized arguments",
-)  # of its configuration, not of memory
-METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? ([0-9.eE+-]+)$", re.MULTILINE)
 
 
 class VllmServeEngine:
@@ -117,22 +97,18 @@ class VllmServeEngine:
             )
         self._model, self._port, self._load_timeout_s, self._seed = model, port, load_timeout_s, seed
         self._slots, self._context_tokens, self._tensor_parallel = slots, context_tokens, tensor_parallel
-        self._cores = None if cores is None else tuple(cores)
-        self._words = [
-            *("--model", str(Path(model).expanduser()), "--served-model-name", model, "--host", HOST),
+        words = [
+            *("--model", str(Path(model).expanduser()), "--served-model-name", model),
             *("--dtype", dtype, "--max-num-seqs", str(slots), "--max-model-len", str(context_tokens)),
             *("--tensor-parallel-size", str(tensor_parallel), "--scheduling-policy", "priority"),
             *("--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
             *(["--kv-cache-memory-bytes", str(kv_cache_memory_bytes)] if kv_cache_memory_bytes is not None else []),
             *options,
         ]
-        self._process: asyncio.subprocess.Process | None = None
+        self._server = VllmServer(model, words, None if cores is None else tuple(cores))
         self._client: OpenAIEngine | None = None
-        self._directory: Path | None = None
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self._told = EngineState()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -144,7 +120,7 @@ class VllmServeEngine:
     @property
     def process_id(self) -> int | None:
         """Of the guard, whose child the server is; None while there is none."""
-        return self._process.pid if self._process is not None else None
+        return self._server.process_id
 
     async def start(self) -> None:
         """Start the server; returns when it serves.
@@ -193,15 +169,12 @@ class VllmServeEngine:
         EngineCrashedError
             If the server has ended.
         """
-        client, process = self._client, self._process
-        if client is None or process is None:
+        if self._client is None:
             return EngineState()
-        if process.returncode is not None:
-            raise EngineCrashedError(
-                f"vllm-serve: the server of '{self._model}' ended with status {process.returncode}"
-            )
-        own = client.state()
-        return replace(self._told, running=own.running, waiting=own.waiting)
+        if (status := self._server.exit_status) is not None:
+            raise EngineCrashedError(f"vllm-serve: the server of '{self._model}' ended with status {status}")
+        own = self._client.state()
+        return replace(self._server.told, running=own.running, waiting=own.waiting)
 
     # -- the server ------------------------------------------------------------------------------
 
@@ -213,79 +186,25 @@ class VllmServeEngine:
     async def _launch(self) -> None:
         check_model(self._model, engine="vllm-serve")
         check_cards(self._tensor_parallel, engine="vllm-serve")
-        port = _free_port(self._port)
-        self._directory = Path(tempfile.mkdtemp(prefix="fmware-"))  # of this user alone
+        server = self._server
         try:
-            key, key_file = secrets.token_urlsafe(24), self._directory / "key"
-            key_file.write_text(key)
-            guard = (sys.executable, "-m", "dask_fmware_workers.engines.guard", str(os.getpid()))
-            with (self._directory / "log").open("wb") as log:
-                self._process = await asyncio.create_subprocess_exec(
-                    *guard,
-                    *self._pinned(),
-                    *COMMAND,
-                    *self._words,
-                    *("--port", str(port)),
-                    stdout=log,
-                    stderr=log,
-                    env=self._environment(key),
-                )
+            await server.start(self._port)
             client = OpenAIEngine(
-                base_url=f"http://{HOST}:{port}/v1",
+                base_url=f"{server.url}/v1",
                 model=self._model,
                 dialect="vllm-priority",
-                api_key_file=key_file,
+                api_key_file=server.key_file,
                 slots=self._slots,
                 context_tokens=self._context_tokens,
                 seed=self._seed,
             )
-            await self._ready(client, port)
+            await server.until_it_listens(self._load_timeout_s)
+            await client.start()
         except BaseException:
-            await self._end_process()
+            await server.end()
             raise
         self._client = client
-        self._reading = asyncio.create_task(self._read_metrics(port), name=f"metrics {self._model}")
-
-    def _pinned(self) -> tuple[str, ...]:
-        return () if self._cores is None else ("taskset", "-c", ",".join(map(str, self._cores)))
-
-    def _environment(self, key: str) -> Mapping[str, str]:
-        paths = os.pathsep.join(path for path in sys.path if path)  # as this worker found its packages
-        return {**os.environ, "VLLM_API_KEY": key, OWNER: str(os.getpid()), "PYTHONPATH": paths}
-
-    async def _ready(self, client: OpenAIEngine, port: int) -> None:
-        """Wait until the server answers."""
-        assert self._process is not None
-        assert self._directory is not None
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._load_timeout_s
-        while True:
-            if self._process.returncode is not None:
-                log = _tail(self._directory / "log")
-                kind = DeploymentError if any(word in log for word in HOPELESS) else EngineLoadError
-                raise kind(
-                    f"vllm-serve: the server of '{self._model}' ended with status {self._process.returncode} before it "
-                    f"served; the end of its log: {_shown(log)}"
-                )
-            if loop.time() > deadline:
-                raise EngineLoadError(
-                    f"vllm-serve: '{self._model}' was not ready within load_timeout_s={self._load_timeout_s:g}; the "
-                    f"end of its log: {_shown(_tail(self._directory / 'log'))}"
-                )
-            if await _listens(port):
-                return await client.start()
-            await asyncio.sleep(POLL_S)
-
-    async def _read_metrics(self, port: int) -> None:
-        """Read what the server counts, for as long as it serves."""
-        while True:
-            try:
-                text = await asyncio.to_thread(_fetch, f"http://{HOST}:{port}/metrics")
-            except OSError:  # it ends, or has no time: the last state stands
-                pass
-            else:
-                self._told = _state_of(text)
-            await asyncio.sleep(SCRAPE_S)
+        server.watch()
 
     async def _end(self) -> None:
         try:
@@ -293,88 +212,9 @@ class VllmServeEngine:
             if starting is not None:
                 starting.cancel()
                 await asyncio.wait([starting])
-            await self._end_process()
+            client, self._client = self._client, None
+            if client is not None:
+                await client.close()
+            await self._server.end()
         finally:
             self._closing = None
-
-    async def _end_process(self) -> None:
-        reading, self._reading = self._reading, None
-        if reading is not None:
-            reading.cancel()
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
-        process, self._process = self._process, None
-        if process is not None:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), STOP_S)
-            except TimeoutError:
-                process.kill()  # the server looks after the owner itself: see vllm_watch
-                await process.wait()
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
-        self._told = EngineState()
-
-
-def _free_port(wanted: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, wanted))
-        except OSError as error:
-            raise EngineLoadError(
-                f"vllm-serve: port {wanted} on {HOST} is in use; choose another, or 0 for any that is free"
-            ) from error
-        return int(probe.getsockname()[1])
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection(HOST, port)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
-def _fetch(url: str) -> str:
-    with urlopen(url, timeout=5) as answer:
-        return str(answer.read().decode())
-
-
-def _state_of(metrics: str) -> EngineState:
-    """Read vLLM's metrics in the format of Prometheus.
-
-    >>> _state_of('vllm:kv_cache_usage_perc{engine="0"} 0.25').kv_used
-    0.25
-    """
-    sums: dict[str, float] = {}
-    for name, value in METRIC.findall(metrics):
-        sums[name] = sums.get(name, 0.0) + float(value)
-    return EngineState(
-        running=int(sums.get("num_requests_running", 0)),
-        waiting=int(sums.get("num_requests_waiting", 0)),
-        kv_used=sums.get("kv_cache_usage_perc"),
-        prefix_queried_tokens=_whole(sums.get("prefix_cache_queries_total")),
-        prefix_hit_tokens=_whole(sums.get("prefix_cache_hits_total")),
-        preemptions=_whole(sums.get("num_preemptions_total")),
-    )
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
-
-
-def _tail(log: Path) -> str:
-    """Return the end of a log, without the key, whatever the server has written."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        return file.read().decode(errors="replace").replace((log.parent / "key").read_text(), "***")
-
-
-def _shown(log: str) -> str:
-    return " | ".join(line for line in log.splitlines()[-8:] if line.strip())
