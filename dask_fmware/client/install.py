@@ -74,7 +74,15 @@ async def _install(client: Client, deployment: Deployment, stream_interval_s: fl
 
 
 def uninstall(client: Client) -> Any:
-    """Remove router and model hosts; engines are closed. Runs under way fail."""
+    """Remove router and model hosts; engines are closed. Nothing happens on a cluster without the runtime.
+
+    Runs under way fail with `NotInstalledError`.
+
+    Parameters
+    ----------
+    client
+        Of the cluster; with an asynchronous one, await the result.
+    """
     return checked_client(client, "uninstall").sync(_uninstall, client)
 
 
@@ -89,9 +97,19 @@ async def _uninstall(client: Client) -> None:
 def status(client: Client) -> Any:
     """Return the state of the runtime: replicas with their load, held calls, failed replicas.
 
-    It is a dictionary of plain values, which a notebook shows as a table.
-    ``engine_state`` of a replica is what its engine last said of itself (`EngineState` as a dictionary), at most
-    a quarter of a second old; None until it has spoken. ``running`` and ``waiting`` are the router's own figures.
+    Parameters
+    ----------
+    client
+        Of the cluster; with an asynchronous one, await the result.
+
+    Returns
+    -------
+    RuntimeStatus
+        A dictionary of plain values, which a notebook shows as a table: ``replicas`` (a dictionary each: name, model,
+        accelerator, card, slots, ``running`` and ``waiting`` calls by the router's books, speed, drift),
+        ``failed_replicas``, ``held`` calls, ``runs`` under way, ``light_workers``, ``policy``, ``deployment``,
+        ``provisioning``, and ``failures`` of the router's hooks. ``engine_state`` of a replica is what its engine
+        last said of itself (`EngineState`), at most a quarter of a second old; None until it has spoken.
 
     Raises
     ------
@@ -120,10 +138,19 @@ async def _asked(client: Client) -> RuntimeStatus | None:
 
 
 def wait_ready(client: Client, *, timeout_s: float = 120.0) -> Any:
-    """Wait until every replica of the deployment serves.
+    """Wait until every replica of the deployment serves; those that the provisioner wants, where there is one.
+
+    Parameters
+    ----------
+    client
+        Of the cluster; with an asynchronous one, await the result.
+    timeout_s
+        Seconds.
 
     Raises
     ------
+    NotInstalledError
+        If the cluster has no runtime.
     DeploymentError
         As soon as a replica has failed for good.
     TimeoutError

@@ -54,7 +54,14 @@ def plan(
     profiles
         Measured profiles; left out: those of the profile store.
     **assumed
-        ``prompt_tokens``, ``output_tokens``, ``task_s``, ``odds``, ``rounds``, ``items``; see `workflow.budgets`.
+        ``prompt_tokens``, ``output_tokens``, ``task_s``, ``odds``, ``rounds``, ``items``; see
+        `dask_fmware.profile.budgets.Assumptions`.
+
+    Returns
+    -------
+    FleetPlan
+        The cheapest mix that attains the quantile and what else would do: replicas, cards, price an hour in the
+        deployment's currency, and the share of runs in time. Prints as a table.
 
     Raises
     ------

@@ -31,7 +31,13 @@ SOMETIMES = ("format_tokens", "cost")  # columns that are shown where a call has
 
 
 class Report:
-    """What is known of one run; prints as a table, `data` holds all of it."""
+    """What is known of one run; prints as a table.
+
+    Attributes
+    ----------
+    data
+        All of it (`RunReport`), times in seconds since the run was submitted.
+    """
 
     def __init__(self, data: RunReport) -> None:
         self.data = data
@@ -153,6 +159,17 @@ def _cell(value: Any, name: str) -> str:
 def report(future: Future) -> Any:
     """Return the `Report` of a run, during it or after.
 
+    Parameters
+    ----------
+    future
+        From ``client.compute(bound_workflow)``; with an asynchronous client, await the result.
+
+    Returns
+    -------
+    Report
+        Prints as a table; ``report.data`` holds all of it (`RunReport`), ``report.rows`` a dictionary for each call.
+        Times are seconds since the run was submitted, on the scheduler's clock.
+
     Raises
     ------
     NotInstalledError
@@ -169,7 +186,25 @@ async def _report(client: Client, run_id: str) -> Report:
 
 
 def reports(client: Client, futures: list[Future] | None = None) -> Any:
-    """Return reports of the runs of these futures, or of all runs that the runtime remembers."""
+    """Return reports of the runs of these futures, or of all runs that the runtime remembers.
+
+    Parameters
+    ----------
+    client
+        Of the cluster; with an asynchronous one, await the result.
+    futures
+        Runs that are not known, or no longer, are left out.
+
+    Returns
+    -------
+    list of Report
+        Runs under way, and the last 10,000 that ended.
+
+    Raises
+    ------
+    NotInstalledError
+        If the cluster has no runtime.
+    """
     run_ids = None if futures is None else [run_id_of(checked_future(future, "reports")) for future in futures]
     return checked_client(client, "reports").sync(_reports, client, run_ids)
 

@@ -32,6 +32,8 @@ def scale(client: Client, replicas: Mapping[str, Mapping[str, int]] | None) -> A
 
     Raises
     ------
+    NotInstalledError
+        The cluster has no runtime.
     DeploymentError
         A model is not deployed there, the cards do not hold so many, or nothing provisions this cluster.
     """

@@ -144,6 +144,12 @@ def stream(future: Future) -> AnswerStream:
     future
         From ``client.compute(bound_workflow)``.
 
+    Returns
+    -------
+    AnswerStream
+        Iterate over it with ``for``, or ``async for`` where the client is asynchronous. It raises what ended the run,
+        and `NotInstalledError` if the cluster has no runtime.
+
     Examples
     --------
     >>> for chunk in fm.stream(future):  # doctest: +SKIP

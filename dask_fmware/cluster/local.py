@@ -57,6 +57,10 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
     security
         TLS with mutual certificates between all processes: a `distributed.Security`, or True for certificates
         that are made for this cluster and kept in memory (needs the package ``cryptography``).
+    asynchronous
+        As in Dask: the caller has a loop, and awaits what is started and closed.
+    **kwargs
+        Of `distributed.SpecCluster`.
 
     Raises
     ------

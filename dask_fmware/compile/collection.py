@@ -35,7 +35,16 @@ class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
 
     ``client.compute(bound)`` returns a `distributed.Future` of the result, which is a `Completion` if
     the workflow ends in a model node and whatever its last function returns otherwise. Computing one
-    bound workflow twice gives the same run; bind again for another.
+    bound workflow twice gives the same run; bind again for another. Calling a workflow makes it.
+
+    Attributes
+    ----------
+    workflow
+        Its document (`Workflow`).
+    run_id
+        32 hex digits, by which reports, logs and traces speak of the run.
+    run_options
+        SLO, tenant and priority; `options` changes them.
     """
 
     def __init__(
@@ -70,6 +79,11 @@ class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
             Who is accounted and weighted.
         priority
             -1000 to 1000; higher runs first.
+
+        Raises
+        ------
+        WorkflowError
+            If one of them is out of its bounds.
         """
         given = {"slo": slo, "tenant": tenant, "priority": priority}
         wanted = {**dict(self.run_options), **{name: value for name, value in given.items() if value is not None}}
@@ -163,6 +177,18 @@ class WorkflowFunction:
             Instead of the workflow's own.
         **assumed
             See `dask_fmware.profile.budgets.Assumptions`: ``prompt_tokens=``, ``output_tokens=``, ``odds=`` ...
+
+        Returns
+        -------
+        Budgets
+            Seconds for each node, slack on each card, and the price of a thousand runs; prints as a table. The split is
+            that of section 4 of the paper on the critical path.
+
+        Raises
+        ------
+        SpecError
+            The workflow has no SLO in seconds, nothing is known of a model's speed on a card, or there is no such
+            assumption.
         """
         from dask_fmware.compile.budgeting import workflow_budgets
 
@@ -219,6 +245,17 @@ def workflow(
         Default objective of its runs; `BoundWorkflow.options` overrides it.
     name
         Instead of the function's name.
+
+    Returns
+    -------
+    WorkflowFunction
+        Call it with inputs to make a `BoundWorkflow`; ``.workflow`` is its document, ``.budgets(deployment)`` plans it.
+
+    Raises
+    ------
+    WorkflowError
+        If the function does something that cannot be traced, or what it describes is no sound graph; the message names
+        workflow, node and what to write instead.
 
     Examples
     --------

@@ -125,6 +125,11 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], *, scores: Seq
     scores
         Names of scores; all that both have by default.
 
+    Returns
+    -------
+    Comparison
+        Measures with means, difference, 95 % interval and corrected p; prints as a table, `to_html` writes a report.
+
     Raises
     ------
     SpecError

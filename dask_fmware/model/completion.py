@@ -20,9 +20,22 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The answer of a model call.
+    """The answer of a model call; ``str(completion)`` is its text.
 
-    `value` is what other nodes see: the text, the label that was chosen, or the parsed object.
+    Attributes
+    ----------
+    text
+        What the model wrote.
+    finish_reason
+        ``"stop"``, ``"length"`` (``max_tokens`` cut it) or ``"abort"``.
+    usage
+        Tokens of prompt, output, and prompt that the prefix cache had (`Usage`).
+    timing
+        Seconds to the first token and to the last, of the attempt that counts, on its replica (`Timing`).
+    model
+        Name in the deployment.
+    value
+        What other nodes see: the text, the label that was chosen, or the parsed object.
     """
 
     text: str
@@ -72,8 +85,13 @@ def _completion(
 class Chunk:
     """A piece of an answer while it is generated; ``str(chunk)`` is its text.
 
-    `restarted` is true for the first chunk after the answer had to start again on another replica and
-    came out differently: what was shown before is void, and the text begins anew.
+    Attributes
+    ----------
+    text
+        The piece; the pieces of an answer make up its text.
+    restarted
+        True for the first chunk after the answer had to start again on another replica and came out differently: what
+        was shown before is void, and the text begins anew.
     """
 
     text: str

@@ -158,6 +158,19 @@ class Task:
 def task(function: Callable[..., Any]) -> Task:
     """Make a Python function (or coroutine function) usable as a workflow node.
 
+    In a workflow a call of it makes a task node, which runs on a light worker; elsewhere it is called. A function runs
+    in a thread, a coroutine function on the worker's event loop.
+
+    Parameters
+    ----------
+    function
+        Anything with a name and a signature; it and its arguments travel by pickle.
+
+    Returns
+    -------
+    Task
+        Called like the function.
+
     Raises
     ------
     WorkflowError

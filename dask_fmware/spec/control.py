@@ -30,6 +30,22 @@ def switch(
     Branches are functions without arguments, given as a dictionary (any label) or as keywords. Without
     `default`, a value that matches no label fails the run with an error that names it as unmatched.
 
+    Parameters
+    ----------
+    value
+        Of a node or an input; best of a model node with ``choices=``.
+    branches, **labels
+        Functions by label. Each is traced once; what it returns is the value of its branch.
+    default
+        The branch of all other values.
+    name
+        Of the node; ``"switch"`` with a number by default.
+
+    Returns
+    -------
+    Value
+        The value of the branch that was taken.
+
     Raises
     ------
     WorkflowError
@@ -58,6 +74,22 @@ def switch(
 def map_(function: Callable[[Any], Any], values: Value, /, *, max_items: int = 1000, name: str | None = None) -> Value:
     """Run `function` (traced once) for each item of a list made at run time; the value is the list of outputs.
 
+    Parameters
+    ----------
+    function
+        Takes the handle of one item.
+    values
+        The list: value of a node or an input.
+    max_items
+        A longer list fails the run.
+    name
+        Of the node.
+
+    Returns
+    -------
+    Value
+        The outputs, in the order of the items.
+
     Raises
     ------
     WorkflowError
@@ -83,6 +115,24 @@ def loop(
     name: str | None = None,
 ) -> Value:
     """Run `function` on its own output until ``until(output)`` is true, at most `max_iterations` times.
+
+    Parameters
+    ----------
+    function
+        Takes the handle of the state and returns that of the next one.
+    initial
+        The first state: a value of the workflow, or plain data that holds some.
+    max_iterations
+        Bound of the rounds; that it was reached is no error.
+    until
+        Takes the handle of the state; the loop ends once its value is true.
+    name
+        Of the node.
+
+    Returns
+    -------
+    Value
+        The last state.
 
     Raises
     ------

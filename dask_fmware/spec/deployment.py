@@ -144,7 +144,33 @@ class ReplicaSpec(Record):
 
 
 class Deployment(Record):
-    """Accelerators, models, light workers, router and tenants of one runtime."""
+    """Accelerators, models, light workers, router and tenants of one runtime.
+
+    Read it with `from_yaml`, or let `fm.install` and `fm.LocalModelCluster` read a path. All keys with their bounds and
+    defaults are printed by ``dask fmware schema deployment``.
+
+    Parameters
+    ----------
+    accelerators
+        By name, a type of card: how many there are, replicas and calls at once on a card, price per hour in your
+        currency, memory in 10^9 bytes, cores or CUDA devices.
+    models
+        By the name that workflows use: engine, its arguments, slots, context in tokens, and replicas by accelerator.
+    light_workers
+        Workers (of so many threads) that run plain code and hold results.
+    router
+        Policy, seed, attempts of a call, bound of held calls, event log.
+    tenants
+        Weights, by name; 1 for whoever is not named.
+    provisioning
+        Options of ``cluster.adapt`` and `fm.provision`.
+
+    Raises
+    ------
+    DeploymentError
+        By what reads a document: file, line, value and what to write instead. Made from arguments, pydantic's
+        ``ValidationError``.
+    """
 
     version: Literal[1] = 1
     accelerators: dict[Label, Accelerator] = Field(min_length=1)

@@ -31,12 +31,35 @@ class Bounds(Record):
 
 
 class Provisioning(Record):
-    """Options of the resource provisioner.
+    """Options of the resource provisioner; names that end in ``_s`` are seconds.
 
-    Modes: ``projection`` starts the cheapest cards on which the step-time laws say that `quantile` of the runs meet
-    their SLO at the load to come. ``simple`` is the paper's: one more replica when slack is exhausted too
-    often, one less after an idle period. ``queue_length`` is what Ray Serve does: as many replicas as
-    hold `target_ongoing` calls each. ``manual`` keeps what `fm.scale` asked for.
+    Parameters
+    ----------
+    mode
+        ``"projection"`` starts the cheapest cards on which the step-time laws say that `quantile` of the runs meet
+        their SLO at the load to come. ``"simple"`` is that of the paper: one more replica when slack is exhausted too
+        often, one less after an idle period. ``"queue_length"`` is what Ray Serve does: as many replicas as hold
+        `target_ongoing` calls each. ``"manual"`` keeps what `fm.scale` asked for.
+    quantile
+        Share of the runs that shall meet their SLO, between 0 and 1.
+    interval_s
+        Between two looks at the load.
+    idle_s, cool_down_s, margin
+        Replicas go when the load of all of `idle_s` could do without them and a share of `margin` more, but not within
+        `cool_down_s` of a start of their model.
+    boot_s, load_s
+        From the request for a worker until its engine begins to load, and its load time until one has been measured.
+    start_timeout_s, retry_s, most_retry_s
+        A start that takes longer has failed; its kind of card is left alone for `retry_s` then, twice as long each time
+        up to `most_retry_s`.
+    default, models
+        Least and most replicas (`Bounds`) of every model, and of single ones by name.
+    max_cost_per_hour
+        Bound of the price of all cards together, in the currency of the deployment.
+    exhausted_share
+        Of ``"simple"``: a replica is added when more calls than this share exhaust their slack.
+    target_ongoing, upscale_delay_s, downscale_delay_s
+        Of ``"queue_length"``: calls a replica, and how long there must be more or fewer.
     """
 
     mode: Literal["projection", "simple", "queue_length", "manual"] = "projection"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from inspect import Parameter, Signature
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -27,6 +28,20 @@ class Record(BaseModel):
     """A part of a document: frozen, complete and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Let ``help`` and notebooks show names and defaults, not the insides of validators."""
+        super().__pydantic_init_subclass__(**kwargs)
+        shown = [
+            Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                default=Parameter.empty if field.is_required() else field.get_default(call_default_factory=True),
+            )
+            for name, field in cls.model_fields.items()
+        ]
+        type.__setattr__(cls, "__signature__", Signature(shown))
 
     @model_validator(mode="before")
     @classmethod

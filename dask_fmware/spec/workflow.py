@@ -68,8 +68,9 @@ class Input(Record):
 class Workflow(Record):
     """A workflow: inputs, nodes, output and default SLO.
 
-    `functions` maps the name of each task node to its Python function and `schemas` the name of each
-    typed model node to its pydantic class; both stay behind when the document is written.
+    `fm.workflow` makes one from a function, `from_yaml` and `from_json` read one. Python functions of task nodes
+    (`functions`) and pydantic classes of typed model nodes (`schemas`) go beside it, by node name; they stay behind
+    when the document is written.
     """
 
     version: Literal[1] = 1
