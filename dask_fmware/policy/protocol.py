@@ -53,6 +53,7 @@ class CallView:
     excess: float = 0.0  # card seconds by which its tenant was ahead of its share at submission
     home: str | None = None  # replica that served its run last, where its engine has more of the prompt than others
     cached_tokens: int = 0  # of the prompt, so many more
+    run_s: float = 0.0  # expected of all calls of its run: seconds of a full card of the fastest kind
 
     def prompt_at(self, replica_id: str) -> int:
         """Prompt tokens that a replica is expected to process."""

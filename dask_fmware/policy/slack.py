@@ -17,6 +17,8 @@ away. It is worked out anew at each event.
 On engines that batch, slots are kept for runs that have begun: as large a share as of their calls came too late lately,
 a quarter at most. A run that is let in and lost half-way has cost others their time. Background calls that run
 there do not count against fresh ones.
+Where cheap runs of a tenant are lost, those that take more of the cards come after them and leave them slots, as many
+as these losses ask for, see `policy.price`: so more runs are in time.
 Parked calls, and those without an SLO, are background: they take a replica when nothing urgent waits, and either
 no urgent call is likely to come meanwhile, or those that may come are in time all the same: on engines that batch the
 typical urgent call beside them, where it looks ahead the next runs, taken to be like the last ones at their rate. One
@@ -29,7 +31,8 @@ report, a call is expected to take so much less there.
 The order is handed to engines that take priorities.
 **Configuration.** None.
 **Trade-offs.** A replica may stay idle for a moment although parked calls wait. It needs deadlines to be of use,
-and estimates: with wrong ones it parks too early or too late.
+and estimates: with wrong ones it parks too early or too late. Under overload a tenant's long runs are late sooner than
+its short ones.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ from dask_fmware.policy.kinds import RankedReplicas, candidates
 from dask_fmware.policy.leeway import FOR_URGENT, SPARE, Leeway
 from dask_fmware.policy.lookahead import LookAhead
 from dask_fmware.policy.outlook import JobCall, Outlook, Plan
+from dask_fmware.policy.price import Prices
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
 
 __all__ = ["Slack"]
@@ -69,6 +73,7 @@ class Slack:
         """(model, whether it answers) -> prompt, output and allowed seconds of urgent calls."""
         self._lost: dict[str, float] = {}  # model -> share of calls of runs under way that came too late lately
         self._leeway: dict[str, Leeway] = defaultdict(Leeway)  # model -> of calls without an objective
+        self._prices = Prices()
         self._starts = 0  # of urgent calls since a background call had its turn
         self._ahead = LookAhead(_cost)
         self._plan: Plan | None = None  # for the decisions of this moment
@@ -93,7 +98,12 @@ class Slack:
             typical = (float(call.prompt_tokens), output, due - call.runnable_at)
             known = self._typical.get(kind, typical)
             self._typical[kind] = tuple(k + (t - k) / 20 for k, t in zip(known, typical, strict=True))
-        return (-call.priority, URGENT if call.begun else FRESH, float(call.excess > 0.0), due - call.own_s)
+        if call.begun:
+            return (-call.priority, URGENT, float(call.excess > 0.0), due - call.own_s)
+        price = self._prices.of(call)
+        price.came(call.run_s)
+        behind_s = price.level * price.relative(call.run_s) * (due - call.submitted)
+        return (-call.priority, FRESH, float(call.excess > 0.0), due - call.own_s + behind_s)
 
     def rank(self, replica: ReplicaView) -> Rank:
         """Replicas with room first, then those that have room soonest; emptier ones first."""
@@ -123,7 +133,9 @@ class Slack:
         due = call.due
         if due is None or call.parked:
             return self._background(call, replicas, now)
-        best, replica_id, soonest, any_room = self._look(call, replicas, now)
+        price = self._prices.of(call)
+        kept = 0.0 if call.begun else max(min(FOR_BEGUN, self._lost.get(call.model, 0.0)), price.kept(call.run_s))
+        best, replica_id, soonest, any_room = self._look(call, replicas, now, kept)
         in_time = best <= due
         fits = in_time and (self._plan is None or best <= self._plan.free_until.get(replica_id, inf))
         if self._plan is not None and not fits and (in_time or soonest <= due):
@@ -137,21 +149,26 @@ class Slack:
         if in_time:
             self._starts += 1
             self._leeway[call.model].bound(call, due, best)
+            price.bound(call.run_s)
             return Bind(replica_id, f"ends {due - best:.3f} s before it is due, soonest of those with room", due)
         if not any_room:
             return ALL_BUSY
         if soonest <= due:
             return LATER
         self._leeway[call.model].lost(call, due)
+        if due - call.own_s >= call.runnable_at:
+            price.lost(call.run_s)
         return Park(f"cannot be in time any more: {soonest - due:.3f} s late at best" if soonest < inf else "too late")
 
-    def _look(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> tuple[float, str, float, bool]:
+    def _look(
+        self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float
+    ) -> tuple[float, str, float, bool]:
         """Return the earliest end on a replica that takes a call, its id, the earliest elsewhere, and if any has room.
 
         Calls of equal lengths that are asked for in the same state of the replicas share one look.
         """
         cached = call.home, call.cached_tokens
-        key = (call.prompt_tokens, call.output_tokens, call.answers, call.begun, call.excess > 0.0, cached)
+        key = (call.prompt_tokens, call.output_tokens, call.answers, call.begun, call.excess > 0.0, kept, cached)
         if isinstance(replicas, RankedReplicas):
             state = (replicas, replicas.changes, now)
             if self._state is None or state[0] is not self._state[0] or state[1:] != self._state[1:]:
@@ -167,7 +184,7 @@ class Slack:
             own_s = expected_s(call.prompt_at(replica.replica_id), tokens, replica, now)
             own_s = own_s + replica.delay_s if call.answers else own_s * replica.stretch
             end = max(now, replica.slot_free_at) + own_s
-            if has_room and self._takes(call, replica, now):
+            if has_room and self._takes(call, replica, now, kept):
                 best = min(best, (end, replica.name, replica.replica_id))
             else:
                 soonest = min(soonest, end)
@@ -176,11 +193,10 @@ class Slack:
             self._looks[key] = found
         return found
 
-    def _takes(self, call: CallView, replica: ReplicaView, now: float) -> bool:
+    def _takes(self, call: CallView, replica: ReplicaView, now: float, kept: float) -> bool:
         """Whether a replica has room for a call in time, by what is kept for others."""
         if call.excess > 0.0 and replica.slots > 1:  # an idle replica is never waited for: nothing would end there
             return not replica.running or self._is_spare(replica, now)
-        kept = min(FOR_BEGUN, self._lost.get(call.model, 0.0))
         return call.begun or replica.running - replica.background < _open_slots(replica, kept)
 
     def _background(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:

@@ -23,6 +23,9 @@ __all__ = ["Decided", "Execution", "Knowledge", "Shape", "base_name"]
 Execution: TypeAlias = Callable[[str, float, float], tuple[float, float]]
 """First token and completion of a call of a model, by prompt and output tokens, on an idle fast replica, in seconds."""
 
+CardTime: TypeAlias = Callable[[str, float, float], float]
+"""Seconds that such a call takes of a fast replica which is full."""
+
 Decided: TypeAlias = frozenset[tuple[str, int | None]]
 MOST_OUTCOMES = 256  # combinations of branches that are told apart
 MOST_NAMES = 10_000  # switches, and maps and loops, that are remembered
@@ -46,6 +49,7 @@ class Shape:
     branches: dict[str, int]  # switch -> branches it has
     after: dict[Decided, tuple[int, dict[str, float]]] = field(default_factory=dict)  # with when to look again
     share: dict[str, float] = field(default_factory=dict)  # of the objective, used up when a node has ended
+    run_s: dict[Decided, tuple[int, float]] = field(default_factory=dict)  # card time of a run, when to look again
 
 
 class Knowledge:
@@ -55,13 +59,16 @@ class Knowledge:
     ----------
     execution
         How long calls take on idle replicas of the fastest kind.
+    card_s
+        How much of a full one they take.
     """
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, card_s: CardTime) -> None:
         self.outputs = OutputLengths()
         self.prompts = OutputLengths()
         self._lengths = LengthQuantiles(window=200)
         self._execution = execution
+        self._card_s = card_s
         self._cached = {
             True: OutputLengths(),
             False: OutputLengths(),
@@ -155,6 +162,15 @@ class Knowledge:
             if rounds > 1.0:
                 after_s += max(rounds - done - 1, 0.0) * self._body_s(shape.workflow, base)
         return after_s
+
+    def run_s(self, shape: Shape, decided: Decided) -> float:
+        """Expected card time of all calls of a run, as far as its switches have decided."""
+        known = shape.run_s.get(decided)
+        if known is None or self._version >= known[0]:
+            if len(shape.run_s) > 1000:
+                shape.run_s.clear()
+            known = shape.run_s[decided] = self._version + self._version // 20 + 20, self._whole_s(shape, decided)
+        return known[1]
 
     def after_quantile_s(self, shape: Shape, node: str, decided: Decided, quantile: float) -> float:
         """Seconds within which a share `quantile` of runs is done after a node; at least, since parts are added up."""
@@ -251,6 +267,19 @@ class Knowledge:
             for name, seconds in self._longest(shape, partial(_is_taken, taken)).items():
                 total[name] = total.get(name, 0.0) + weight * seconds
         return total
+
+    def _whole_s(self, shape: Shape, decided: Decided) -> float:
+        """Mean over the outcomes of open switches of the card time of all nodes that are taken."""
+        calls: dict[str, float] = {}
+        for node in shape.nodes:
+            each = [(node, 1)] if node.model is not None else self.expected_bodies(shape.workflow, node.name)
+            calls[node.name] = sum(
+                count * self._card_s(one.model, *self.lengths(shape.workflow, one)) for one, count in each if one.model
+            )
+        return sum(
+            weight * sum(calls[node.name] for node in shape.nodes if _is_taken(taken, node))
+            for weight, taken in self._outcomes(shape, decided)
+        )
 
     def _outcomes(self, shape: Shape, decided: Decided) -> Iterator[tuple[float, Mapping[str, int | None]]]:
         """Probability and branches of each way in which the open switches may go."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.protocol import CallView
+from dask_fmware.profile.law import StepLaw
 from dask_fmware.runtime.admission import ModelLimits, least_prompt_tokens
 from dask_fmware.runtime.fleet import Fleet
 from dask_fmware.runtime.knowledge import Knowledge, Shape
@@ -27,10 +28,10 @@ class CallViews:
     """
 
     def __init__(self, fleet: Fleet, models: Mapping[str, ModelLimits]) -> None:
-        self.knowledge = Knowledge(self.execution)
+        self.knowledge = Knowledge(self.execution, self.card_s)
         self._fleet = fleet
         self._models = models
-        self._fastest: dict[str, Latency] = {}  # model -> figure of its fastest replicas
+        self._fastest: dict[str, tuple[Latency, StepLaw | None, int]] = {}  # model -> speed and slots of such replicas
         self._limits: dict[str, ModelLimits | None] = {}  # as they were asked for last
 
     def view(self, call: CallRecord) -> CallView:
@@ -67,14 +68,34 @@ class CallViews:
 
     def execution(self, model: str, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
         """First token and completion on an idle replica of the fastest kind; 0 while none is known."""
-        latency = self._fastest.get(model)
-        if latency is None:
-            offered = [self._fleet.latency(state.replica) for state in self._fleet if state.replica.model == model]
-            if not offered:
-                return 0.0, 0.0
-            latency = self._fastest[model] = min(offered, key=lambda figure: execution_s(figure, 500, 50))
-        first_s = execution_s(latency, prompt_tokens, 0.0)
-        return first_s, first_s + output_tokens * latency.output_token_s
+        fastest = self._fastest.get(model) or self._find_fastest(model)
+        if fastest is None:
+            return 0.0, 0.0
+        first_s = execution_s(fastest[0], prompt_tokens, 0.0)
+        return first_s, first_s + output_tokens * fastest[0].output_token_s
+
+    def card_s(self, model: str, prompt_tokens: float, output_tokens: float) -> float:
+        """Seconds that a call takes of a replica of the fastest kind whose slots are all taken; 0 while none is known.
+
+        A step gives all who decode a token, so each has its part of it; a prompt is processed for one alone.
+        """
+        fastest = self._fastest.get(model) or self._find_fastest(model)
+        if fastest is None:
+            return 0.0
+        latency, law, slots = fastest
+        if law is None or slots == 1:
+            return execution_s(latency, prompt_tokens, output_tokens / slots)
+        context = slots * (prompt_tokens + output_tokens / 2)
+        return law.prompt_s(round(prompt_tokens)) + output_tokens * law.decode_s(slots, context) / slots
+
+    def _find_fastest(self, model: str) -> tuple[Latency, StepLaw | None, int] | None:
+        states = self._fleet.of(model)
+        if not states:
+            return None
+        fleet = self._fleet
+        speeds = [(fleet.latency(s.replica), fleet.law(s.replica), s.replica.slots) for s in states]
+        found = self._fastest[model] = min(speeds, key=lambda speed: execution_s(speed[0], 500, 50))
+        return found
 
     def _make(self, call: CallRecord) -> CallView:
         node, run, knowledge = call.node, call.run, self.knowledge
@@ -114,4 +135,5 @@ class CallViews:
             run.excess,
             home if cached else None,
             cached,
+            0.0 if deadline is None else knowledge.run_s(shape, run.decided),
         )
