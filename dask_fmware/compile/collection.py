@@ -262,10 +262,10 @@ def workflow(
     >>> from dask_fmware.spec.tracing import Model
     >>> small = Model("small")
     >>> @workflow(slo=SLO(ttft_s=2.0))
-    ... def greet(name):
-    ...     return small("Say hello to {name}", name=name, max_tokens=16)
+    ... def greet(person):
+    ...     return small("Say hello to {person}", person=person, max_tokens=16)
     >>> greet
-    <workflow greet(name)>
+    <workflow greet(person)>
     """
     if isinstance(definition, Workflow):
         return WorkflowFunction(definition)

@@ -30,8 +30,8 @@ class QuantileSketch:
     >>> sketch = QuantileSketch()
     >>> for value in range(1, 101):
     ...     sketch.add(value)
-    >>> round(sketch.quantile(0.5))
-    50
+    >>> round(sketch.quantile(0.5), 1)  # 50 within 2 %
+    49.4
     """
 
     __slots__ = ("bins", "count", "total")

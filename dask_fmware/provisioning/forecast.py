@@ -128,7 +128,7 @@ def spread(rate: float) -> float:
     """Standard deviation of `ArrivalRate.now` under an even load, relative to it.
 
     >>> round(spread(5.0), 3)
-    0.033
+    0.018
     """
     return 1 / sqrt(max(rate, 1e-9) * WINDOWS_S[-1])
 
