@@ -1,4 +1,4 @@
-"""An engine that fails when it is told to, around one that would not: crash, hang, or end its whole process.
+"""An engine that fails when it is told to, around one that would not: crash, hang, take all memory, or end its process.
 
 Importing this module, as a worker does that has it as a preload, makes it known as ``faulty``.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
+
+import psutil
 
 from dask_fmware.errors import EngineCrashedError
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request
@@ -19,6 +23,7 @@ from dask_fmware_workers.engines import ENGINES, create_engine
 __all__ = ["POISON", "FaultyEngine"]
 
 POISON = "end this process"  # in a prompt, which then does so after its first piece
+MEMORY_BYTES = 128 << 20  # that a process may take beyond what it has when it is told to take all
 
 
 class FaultyEngine:
@@ -54,6 +59,10 @@ class FaultyEngine:
     def hang(self) -> None:
         """Give no token any more, and say nothing of it."""
         self._hangs = True
+
+    def exhaust(self) -> None:
+        """Take memory until there is none, in a thread: the process is bounded first, so no other is harmed."""
+        threading.Thread(target=_exhaust, daemon=True).start()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -105,6 +114,18 @@ class FaultyEngine:
     async def close(self) -> None:
         """Close the engine inside."""
         await self._inner.close()
+
+
+def _exhaust() -> None:
+    """Allocate until that is refused, and end as an uncaught ``std::bad_alloc`` does."""
+    bound = psutil.Process().memory_info().vms + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+    taken = []
+    try:
+        while True:
+            taken.append(b"x" * (1 << 20))
+    except MemoryError:
+        os.abort()
 
 
 ENGINES["faulty"] = "benchmarks.support.faulty_engine:FaultyEngine"

@@ -45,7 +45,6 @@ class Cluster:
         (out / "deployment.json").write_text(json.dumps(deployment))
         self._port = free_port()
         self.address = f"tcp://127.0.0.1:{self._port}"
-        self._log = open(out / "cluster.log", "ab")  # noqa: SIM115
         self.scheduler: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -74,7 +73,8 @@ class Cluster:
             fm.wait_ready(client, timeout_s=PATIENCE_S)
 
     def _dask(self, *words: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "dask", *words], stdout=self._log, stderr=self._log)
+        with open(self._out / "cluster.log", "ab") as log:
+            return subprocess.Popen([sys.executable, "-m", "dask", *words], stdout=log, stderr=log)
 
     def memory(self) -> dict[str, int]:
         """Resident bytes of the scheduler and of each worker under its nanny."""

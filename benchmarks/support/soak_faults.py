@@ -17,7 +17,7 @@ from distributed.core import Status
 import dask_fmware as fm
 from dask_fmware.compile.steps import HOST
 
-__all__ = ["TTL_S", "Chaos", "Kind"]
+__all__ = ["TTL_S", "Chaos", "Kind", "tell_engine"]
 
 Kind: TypeAlias = Literal[
     "kill",  # a worker, by SIGKILL
@@ -28,6 +28,7 @@ Kind: TypeAlias = Literal[
     "client",  # a client with runs under way, by SIGKILL
     "crash",  # an engine: it raises from then on
     "hang",  # an engine: it is silent from then on
+    "memory",  # an engine: it takes all there is, which ends its process
     "poison",  # a call that ends every process it comes to
 ]
 WEIGHTS = {
@@ -39,8 +40,10 @@ WEIGHTS = {
     "client": 3,
     "crash": 3,
     "hang": 2,
+    "memory": 2,
     "poison": 1,
 }
+TOLD = {"crash": "crash", "hang": "hang", "memory": "exhaust"}  # what its engine is told
 TTL_S = 15.0  # without a heartbeat, after which Dask starts a worker again
 CLIENT_S = 30.0  # in which a client process must have submitted
 
@@ -93,7 +96,7 @@ class Chaos:
             await self._kill_a_client()
         elif kind == "poison":
             self._poison()
-        elif (name := self._victim(replica=kind in ("crash", "hang"))) is not None:
+        elif (name := self._victim(replica=kind in TOLD)) is not None:
             self._busy.add(name)
             try:
                 await self._strike(kind, name, self._cluster.workers[name])
@@ -132,7 +135,7 @@ class Chaos:
             case "retire":
                 await self._retire(name, nanny)
             case _:
-                await self._client.run(_tell_engine, kind, workers=[nanny.worker_address], on_error="ignore")
+                await self._client.run(tell_engine, TOLD[kind], workers=[nanny.worker_address], on_error="ignore")
 
     async def _retire(self, name: str, nanny: Nanny) -> None:
         pid = nanny.pid
@@ -176,7 +179,8 @@ def _signal(pid: int, number: int) -> None:
         pass  # its nanny has another one by now
 
 
-def _tell_engine(what: str, dask_worker: Any) -> None:
+def tell_engine(what: str, dask_worker: Any) -> None:
+    """Let the engine of a worker fail in one of its ways (runs on the worker)."""
     loaded = dask_worker.plugins[HOST].loaded
     if loaded is not None:
         getattr(loaded.engine, what)()

@@ -11,6 +11,7 @@ from distributed import Client, Future
 from distributed.comm import connect
 
 from dask_fmware.client.asking import checked_future, not_installed, run_id_of
+from dask_fmware.errors import StreamLostError
 from dask_fmware.model.completion import Chunk, Completion
 
 __all__ = ["AnswerStream", "stream"]
@@ -23,7 +24,8 @@ class AnswerStream:
     """The answer of one run, piece by piece; iterate with ``for`` or ``async for``.
 
     The pieces are those of the model node that answers, as they come. If the workflow ends in plain
-    code, a map or a loop there is one piece, when it is done. Errors of the run are raised at the end.
+    code, a map or a loop there is one piece, when it is done. Errors of the run are raised at the end, and
+    `StreamLostError` if the scheduler is lost.
     Iterating once more starts from the beginning of the answer. As the last line of a notebook cell it prints itself as
     it comes; elsewhere `print` does.
     """
@@ -79,9 +81,15 @@ class AnswerStream:
         shown, attempt = "", 0
         while True:
             done = self._future.done()
-            where = await self._client.scheduler.fmware_answer(
-                run_id=run_id_of(self._future), after=attempt, patience_s=0 if done else PATIENCE_S
-            )
+            try:
+                where = await self._client.scheduler.fmware_answer(
+                    run_id=run_id_of(self._future), after=attempt, patience_s=0 if done else PATIENCE_S
+                )
+            except OSError as error:
+                raise StreamLostError(
+                    f"the connection to the scheduler was lost after {len(shown)} characters of the answer; "
+                    "the run is lost with it, submit it again to a new client"
+                ) from error
             if where is None:
                 raise not_installed(self._client)
             if "ended" in where or ("waiting" in where and done):

@@ -34,7 +34,7 @@ from dask_fmware_workers.engines.samples import sample
 
 __all__ = ["Fault", "Rule", "ScriptedEngine"]
 
-Fault = Literal["crash", "error", "hang", "exit"]
+Fault = Literal["crash", "error", "hang", "memory", "exit"]
 TOKEN = re.compile(r"\s?\S{1,3}|\s")
 WORDS = ("sky", "oak", "fog", "jay", "cup", "map", "lid", "bay", "pup", "ivy", "wax", "box", "kit", "gym", "hut", "rug")
 
@@ -47,7 +47,9 @@ class Rule:
     text: str | None = None  # the answer, whatever choices or schema are asked for
     echo: bool = False  # answer with the prompt
     token_s: float | None = None  # seconds for each token
-    fault: Fault | None = None  # "crash": the engine, "error": this request, "hang": until aborted, "exit": the process
+    fault: Fault | None = (
+        None  # the engine ("crash"), this request ("error", "hang", "memory": refused) or process ("exit")
+    )
     at_token: int = 0  # tokens generated before the fault
     times: int | None = None  # how often the fault happens on this engine; None is always
 
@@ -300,6 +302,8 @@ class ScriptedEngine:
                 while not generation.aborted and self._serving:
                     generation.wake.clear()
                     await generation.wake.wait()
+            case "memory":
+                raise MemoryError
             case "exit":
                 os.kill(os.getpid(), signal.SIGKILL)
 

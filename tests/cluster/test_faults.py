@@ -33,6 +33,18 @@ async def test_a_call_whose_engine_crashes_finishes_on_another_replica(serving: 
             future.release()
 
 
+async def test_a_call_whose_engine_is_out_of_memory_finishes_on_another_replica(serving: Any) -> None:
+    full = {"when": "boom", "fault": "memory", "at_token": 3}
+    async with serving("small", on={"bad": 1, "good": 1}, placements={"bad": {"rules": [full]}}) as cluster:
+        futures = [cluster.client.compute(one(f"boom {n}")) for n in range(6)]
+        assert len(await cluster.client.gather(futures)) == 6
+        attempts = [a for f in futures for call in (await fm.report(f)).data.calls for a in call.attempts]
+        assert any(a.accelerator == "bad" and "out of memory" in a.error for a in attempts)
+        assert {a.accelerator for a in attempts if a.outcome == "finished"} == {"good"}
+        for future in futures:
+            future.release()
+
+
 async def test_a_crashed_engine_is_started_again_and_serves(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def create_sound_engine(kind: str, arguments: dict[str, Any]) -> Any:
         return create_engine(kind, {**arguments, "rules": []})
@@ -376,6 +388,26 @@ async def test_an_engine_that_gives_nobody_a_token_is_started_again(
         (call,) = (await fm.report(future)).data.calls
         assert [attempt.outcome for attempt in call.attempts] == ["retry", "lost", "finished"]
         future.release()
+
+
+async def test_a_prompt_that_every_engine_is_silent_for_ends_and_its_neighbours_are_served(serving: Any) -> None:
+    """No cascade: engines that give others tokens stay, and the call that none answers has its three attempts."""
+    hang = {"when": "boom", "fault": "hang"}
+    async with serving("small", on={"cpu": 3}, rules=[hang], router={"stall_s": 0.3}, token_s=0.005) as cluster:
+        engines = dict(cluster.engines)
+        poison = cluster.client.compute(one("boom"))
+        neighbours = []
+        while not poison.done():
+            neighbours += [cluster.client.compute(one(f"beside it {len(neighbours) + n}")) for n in range(6)]
+            await cluster.client.gather(neighbours[-6:])
+        with pytest.raises(AttemptsExhaustedError, match="3 attempts failed"):
+            await poison
+        assert [len(call.attempts) for f in neighbours for call in (await fm.report(f)).data.calls] == [1] * len(
+            neighbours
+        )
+        assert cluster.engines == engines  # none was started again
+        for future in [*neighbours, poison]:
+            future.release()
 
 
 async def test_an_engine_that_is_slow_and_gives_tokens_is_let_alone(serving: Any) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from distributed import Client
@@ -15,19 +13,19 @@ from distributed import Client
 import dask_fmware as fm
 from dask_fmware.errors import AttemptsExhaustedError
 from dask_fmware.testing import deployment
-from dask_fmware.testing.leaks import scheduler_leaks
+from tests.cluster.chaos import kept, leftovers, pids, until
 from tests.cluster.flows import fan, one, rag
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-PATIENCE_S = 60.0
+PATIENCE_S = 60.0  # of one result
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[fm.LocalModelCluster]:
-    """Two replicas of two models and two light workers, each a process."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fm.LocalModelCluster]:
+    """Two replicas of two models and two light workers, each a process; what they did keeps the contract."""
     poison = {"when": "poison", "fault": "exit", "at_token": 2}
     document = deployment("small", "large", on={"cpu": 2}, light_workers=2, token_s=0.01, rules=[poison])
-    with fm.LocalModelCluster(document, dashboard_address="127.0.0.1:0") as cluster:
+    with kept(document, tmp_path_factory.mktemp("processes"), dashboard_address="127.0.0.1:0") as (cluster, _):
         yield cluster
 
 
@@ -38,27 +36,6 @@ def client(cluster: fm.LocalModelCluster) -> Iterator[Client]:
         fm.wait_ready(client)
         yield client
         until(lambda: not client.run_on_scheduler(leftovers), lambda: client.run_on_scheduler(leftovers))
-
-
-def until(condition: Callable[[], Any], story: Callable[[], Any] = str) -> None:
-    """Wait for what nothing announces."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, str(story())
-        time.sleep(0.02)
-
-
-def leftovers(dask_scheduler: Any) -> list[str]:
-    """What is left of runs, on the scheduler."""
-    return list(scheduler_leaks(dask_scheduler))
-
-
-def processes(client: Client) -> dict[str, int]:
-    """Process ids by the name of the worker."""
-    pids = client.run(os.getpid)
-    return {
-        info["name"]: pids[address] for address, info in client.scheduler_info(-1)["workers"].items() if address in pids
-    }
 
 
 def running(client: Client, name: str) -> int:
@@ -96,7 +73,7 @@ def test_calls_streamed_from_a_killed_replica_finish_elsewhere_and_never_repeat_
         reader.start()
     until(lambda: running(client, "small-cpu-0") > 0 and len(restarts) > 20)
     before = replica_address(client, "small-cpu-0")
-    os.kill(processes(client)["small-cpu-0"], signal.SIGKILL)
+    os.kill(pids(client)["small-cpu-0"], signal.SIGKILL)
     answers = client.gather(futures)
     for reader in readers:
         reader.join(PATIENCE_S)
@@ -112,7 +89,7 @@ def test_calls_streamed_from_a_killed_replica_finish_elsewhere_and_never_repeat_
 def test_whole_workflows_survive_the_loss_of_a_replica(client: Client) -> None:
     futures = [client.compute(rag(question=f"{n}")) for n in range(16)]
     until(lambda: running(client, "large-cpu-2") > 0)
-    os.kill(processes(client)["large-cpu-2"], signal.SIGKILL)
+    os.kill(pids(client)["large-cpu-2"], signal.SIGKILL)
     assert {answer.model for answer in client.gather(futures)} == {"large"}
     until(lambda: len(fm.status(client)["replicas"]) == 4, lambda: story(client))
 
@@ -122,9 +99,9 @@ def test_maps_and_results_survive_the_loss_of_their_light_worker(client: Client)
     texts = [answer.text for answer in client.gather(done)]
     futures = [client.compute(fan([f"{n} {i}" for i in range(4)])) for n in range(8)]
     until(lambda: any(r["running"] for r in fm.status(client)["replicas"]))
-    pids = processes(client)
+    found = pids(client)
     for name in ("light-0", "light-1"):
-        os.kill(pids[name], signal.SIGKILL)
+        os.kill(found[name], signal.SIGKILL)
     assert [len(result) for result in client.gather(futures)] == [4] * 8
     assert [answer.text for answer in client.gather(done)] == texts
     until(lambda: fm.status(client)["light_workers"] == 2)

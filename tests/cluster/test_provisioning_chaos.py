@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,13 @@ import pytest
 from distributed import Client, wait
 
 import dask_fmware as fm
-from dask_fmware.runtime.contract import check_log
-from dask_fmware.simulate.replay import open_log
 from dask_fmware.testing import deployment
+from tests.cluster.chaos import PATIENCE_S, kept, until
+from tests.cluster.chaos import pids as workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 m, n = fm.Model("m"), fm.Model("n")
-PATIENCE_S = 120.0
 
 
 @fm.workflow
@@ -38,35 +35,15 @@ def ask_other(question: str) -> Any:
     return n("{question}", question=question, max_tokens=8)
 
 
-@contextmanager
-def recorded(made: dict[str, Any], folder: Path) -> Iterator[tuple[fm.LocalModelCluster, Client]]:
-    """A cluster whose record keeps the contract in the end."""
-    record = folder / "run.jsonl"
-    made["router"] = {"record": str(record)}
-    with fm.LocalModelCluster(made, dashboard_address=None) as cluster, Client(cluster) as client:
-        yield cluster, client
-    with open_log(record) as (head, lines):
-        contract = check_log(head, lines, is_over=False)
-    assert [str(breach) for breach in contract.breaches] == []
-    assert contract.counts["events"] > 0
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[tuple[fm.LocalModelCluster, Client]]:
     made = deployment("m", on={"cpu": 1}, token_s=0.05, load_s=0.5)
     made["accelerators"]["cpu"]["cards"] = 4
     made["models"]["m"]["on"]["cpu"]["latency"] = {"first_token_s": 0.001, "output_token_s": 0.05}
-    with recorded(made, tmp_path) as (cluster, client):
+    with kept(made, tmp_path) as (cluster, client):
         fm.wait_ready(client)
         cluster.adapt(fm.Provisioning(mode="manual", interval_s=0.2, cool_down_s=0, retry_s=1.0))
         yield cluster, client
-
-
-def until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def ready(client: Client) -> int:
@@ -76,9 +53,7 @@ def ready(client: Client) -> int:
 
 def pids(client: Client) -> dict[str, int]:
     """Process of each replica's worker, by name."""
-    names = {info["name"]: address for address, info in client.scheduler_info(n_workers=-1)["workers"].items()}
-    found = client.run(os.getpid)
-    return {name: found[address] for name, address in names.items() if name.startswith("m-") and address in found}
+    return {name: pid for name, pid in workers(client).items() if name.startswith("m-")}
 
 
 def kill(client: Client, name: str) -> None:
@@ -164,7 +139,7 @@ def test_two_models_that_want_the_last_card_are_both_served(tmp_path: Path) -> N
     made = deployment("m", "n", token_s=0.02, load_s=0.5)
     made["accelerators"]["cpu"]["cards"] = 1
     made["models"]["n"]["on"]["cpu"]["replicas"] = 0
-    with recorded(made, tmp_path) as (cluster, client):
+    with kept(made, tmp_path) as (cluster, client):
         cluster.adapt(fm.Provisioning(interval_s=0.2, cool_down_s=0, idle_s=3, load_s=1))
         asked = [client.compute(flow(question=f"q{i}")) for i in range(20) for flow in (ask, ask_other)]
         assert_all_answered_once(asked)
@@ -178,7 +153,7 @@ def test_a_card_that_vanishes_is_left_alone_and_another_taken(tmp_path: Path) ->
         made["accelerators"][name] = {"cards": 2, "price_per_hour": price}
         made["models"]["m"]["on"][name]["latency"] = {"first_token_s": 0.001, "output_token_s": 0.05}
     made["models"]["m"]["on"]["two"]["replicas"] = 0
-    with recorded(made, tmp_path) as (cluster, client):
+    with kept(made, tmp_path) as (cluster, client):
         fm.wait_ready(client)
         cluster.adapt(fm.Provisioning(interval_s=0.2, cool_down_s=0, idle_s=60, load_s=1, retry_s=60))
         until(lambda: ready(client) >= 1, "it serves")

@@ -154,6 +154,10 @@ class CallRunner:
             outcome, error = "retry", f"{type(crash).__name__}: {crash}"
             self._crashed(engine, crash)
             raise Reschedule(error) from crash
+        except MemoryError as full:  # no request's own fault, and what is left of its engine nobody knows
+            outcome, error = "retry", "EngineCrashedError: the engine is out of memory"
+            self._crashed(engine, EngineCrashedError("the engine is out of memory"))
+            raise Reschedule(error) from full
         except EngineStalledError as stall:
             outcome, error = "retry", f"{type(stall).__name__}: {stall}"
             self._stalled(engine, error)
