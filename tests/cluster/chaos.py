@@ -35,12 +35,12 @@ def kept(
     made: Mapping[str, Any], folder: Path, *, dashboard_address: str | None = None
 ) -> Iterator[tuple[fm.LocalModelCluster, Client]]:
     """A cluster in processes whose record keeps the contract, and of which no process is left."""
-    record = folder / "run.jsonl"
+    record, others = folder / "run.jsonl", descendants(os.getpid())
     recorded = {**made, "router": {**made.get("router", {}), "record": str(record)}}
     with fm.LocalModelCluster(recorded, dashboard_address=dashboard_address) as cluster:
         with Client(cluster, set_as_default=False) as client:
             yield cluster, client
-        processes = descendants(os.getpid())
+        processes = [one for one in descendants(os.getpid()) if one not in others]
     assert_kept(record)
     none_left(processes)
 

@@ -97,6 +97,8 @@ async def test_no_canary_leaves_the_values_that_carry_it(caplog: pytest.LogCaptu
                 " ".join(f"{t!r} {t.run_spec!r} {t.annotations}" for t in worker.state.tasks.values()),
             )
             _clean("the log of a worker", str(list(worker.state.log)))
+            _clean("what befell a worker", str(list(worker.state.stimulus_log)))
+            _clean("what a worker told the scheduler", str(list(worker.batched_stream.recent_message_log)))
         for one in bound:
             _clean("a bound workflow", f"{one!r} {list(one.__dask_graph__())} {list(one.__dask_graph__().values())}")
         for future in futures:

@@ -14,6 +14,7 @@ Kind: TypeAlias = Literal[
     "kill",  # a worker: all it has is lost
     "crash",  # an engine: its worker says so of each attempt
     "outage",  # every replica of a model
+    "cut",  # a worker is not heard for a while: all it says comes at once, or it is given up first
     "slow",
     "flap",  # drained and back, several times
     "drain",

@@ -70,8 +70,10 @@ class FaultyWorld(World):
             report=lambda run_id: self.machine.report(run_id),
             wake_at=lambda: self.machine.wake_at,
         )
+        self._unheard: dict[str, list[tuple[Attempt, int]]] = {}  # of replicas that are cut off
         scenario = draw_scenario(seed) if scenario is None else scenario
         super().__init__(scenario, policy, (), seed, self._take_down, ended=self._take_end)
+        self._heard, self.fleet._say = self.fleet._say, self._say  # type: ignore[method-assign]
         if self._draws.random() < 0.5:
             self._foretell_ends()
         runs = list(Workload(scenario, seed).runs())
@@ -155,6 +157,13 @@ class FaultyWorld(World):
         if self.is_poison[call_id] and (attempt := entry[0].attempts.get(call_id)) is not None:
             self._agenda.at(self.now + 0.01, self._poisoned, attempt)
 
+    def _say(self, attempt: Attempt, kind: int) -> None:
+        unheard = self._unheard.get(attempt.replica.replica_id)
+        if unheard is None:
+            self._heard(attempt, kind)
+        else:
+            unheard.append((attempt, kind))
+
     def _gave(self, attempt: Attempt, kind: int) -> None:
         if not self._is_current(attempt):
             if kind == LAST:  # its task was taken back; the engine was quicker than the abort
@@ -191,6 +200,7 @@ class FaultyWorld(World):
             "kill": self._kill,
             "crash": self._crash_one,
             "outage": self._outage,
+            "cut": self._cut_off,
             "slow": self._slow,
             "flap": self._flap,
             "drain": self._drain,
@@ -294,6 +304,22 @@ class FaultyWorld(World):
             if self.fleet.get(replica.replica_id) is replica:
                 self.fleet.stop(replica.replica_id, "its worker is gone")
                 self._back(model, replica.accelerator, 8.0 * fault.size)
+
+    def _cut_off(self, fault: Fault) -> bool:
+        replica = self._one(fault)
+        if replica is None or replica.replica_id in self._unheard:
+            return False
+        self._unheard[replica.replica_id] = []
+        self._agenda.at(self.now + 4.0 * fault.size, self._restore, replica, fault.size > 0.7)
+        return True
+
+    def _restore(self, replica: VirtualReplica, is_late: bool) -> None:
+        """A worker is heard again, or has been given up: then its engine has worked in vain."""
+        if is_late and self.fleet.get(replica.replica_id) is replica:
+            self.fleet.stop(replica.replica_id, "its worker is gone")
+            self._back(replica.model, replica.accelerator, 1.0)
+        for attempt, kind in self._unheard.pop(replica.replica_id):
+            self._heard(attempt, kind)
 
     def _slow(self, fault: Fault) -> bool:
         replica = self._one(fault)

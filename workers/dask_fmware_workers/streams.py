@@ -1,6 +1,6 @@
 """The text of answers while it is generated, for clients that read along.
 
-A worker keeps the text of each attempt while it runs and for a short time after, so that a client
+A worker keeps the text of each attempt while it runs, and of the last 256 that have ended, so that a client
 that comes late misses nothing. A reader that is slow gets larger pieces, never a gap.
 """
 
