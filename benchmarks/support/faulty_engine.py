@@ -123,7 +123,7 @@ def _exhaust() -> None:
     taken = []
     try:
         while True:
-            taken.append(b"x" * (1 << 20))
+            taken.append(bytearray(1 << 24))
     except MemoryError:
         os.abort()
 
