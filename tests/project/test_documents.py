@@ -37,6 +37,12 @@ def test_deployments_that_are_shown_are_sound(name: str) -> None:
         Deployment.from_yaml(block)
 
 
+def test_every_kept_result_has_a_command_in_the_table_of_benchmarks() -> None:
+    table = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    kept = {path.name for path in ROOT.glob("benchmarks/results/*.md")}
+    assert {name for name in kept if f"](results/{name})" not in table} == set()
+
+
 def test_every_page_of_the_documentation_is_linked_from_the_readme_or_a_page() -> None:
     pages = set(ROOT.glob("docs/*.md"))
     linked = {
