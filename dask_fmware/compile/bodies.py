@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dask_fmware.compile.shared import Shared
-from dask_fmware.compile.steps import HOST, _decide, _passes
+from dask_fmware.compile.steps import decide, model_host, passes
 from dask_fmware.compile.values import fill, open_values, plain
 from dask_fmware.errors import NotInstalledError, WorkflowError
 from dask_fmware.model.call import SKIPPED
@@ -29,7 +29,7 @@ async def run_map(
 
     step = shared.value
     named = open_values(step.sources, values)
-    if not _passes(step.guards, named):
+    if not passes(step.guards, named):
         return SKIPPED
     items = plain(named[step.over])
     where = f"workflow '{step.workflow}', node '{step.node}'"
@@ -48,7 +48,7 @@ async def run_map(
         outputs += keys
     results = await _submit(graph, outputs, key, where) if outputs else []
     result = [plain(value) for value in results]
-    _decide(step, run_id, result)
+    decide(step, run_id, result)
     return result
 
 
@@ -60,7 +60,7 @@ async def run_loop(
 
     step = shared.value
     named = open_values(step.sources, values)
-    if not _passes(step.guards, named):
+    if not passes(step.guards, named):
         return SKIPPED
     where = f"workflow '{step.workflow}', node '{step.node}'"
     state = fill(step.initial, named)
@@ -70,19 +70,13 @@ async def run_loop(
         state, *until = await _submit(graph, keys, key, where)
         if until and plain(until[0]):
             break
-    _decide(step, run_id, plain(state))
+    decide(step, run_id, plain(state))
     return state
 
 
 async def _submit(graph: dict[str, Any], keys: list[str], key: str, where: str) -> list[Any]:
     """Run a graph from inside a task without holding the task's thread slot, and return the values of `keys`."""
-    from distributed import get_worker
-
-    try:
-        worker = get_worker()
-    except ValueError:
-        worker = None
-    host = worker.plugins.get(HOST) if worker is not None else None
+    host = model_host()
     if host is None:
         raise NotInstalledError(
             f"{where}: maps and loops need a Dask cluster with the dask-fmware runtime; start one with "

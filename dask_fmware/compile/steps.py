@@ -24,6 +24,9 @@ __all__ = [
     "Merge",
     "PlainStep",
     "StepGuard",
+    "decide",
+    "model_host",
+    "passes",
     "run_call",
     "run_plain",
     "run_plain_async",
@@ -124,7 +127,8 @@ class CallStep:
     guards: tuple[StepGuard, ...] = ()
 
 
-def _passes(guards: tuple[StepGuard, ...], values: Mapping[str, Any]) -> bool:
+def passes(guards: tuple[StepGuard, ...], values: Mapping[str, Any]) -> bool:
+    """Whether a step is on branches that are taken."""
     return all(guard.passes(values) for guard in guards)
 
 
@@ -132,8 +136,8 @@ async def run_call(shared: Shared[CallStep], run_id: str, call_id: str, /, *valu
     """Run a model call on the replica of this worker, or skip it."""
     step = shared.value
     named = open_values(step.sources, values)
-    host = _host()
-    taken = _passes(step.guards, named)
+    host = model_host()
+    taken = passes(step.guards, named)
     if host is None:
         if not taken:
             return SKIPPED
@@ -151,13 +155,13 @@ def run_plain(shared: Shared[PlainStep], run_id: str, /, *values: Any, plan: Any
     """Run plain code in a worker thread."""
     step = shared.value
     named = open_values(step.sources, values)
-    if not _passes(step.guards, named):
+    if not passes(step.guards, named):
         return SKIPPED
     result: Any = None
     for operation in step.operations:
         with _Noted(step, operation):
             result = named[operation.name] = operation.call(named)
-    _decide(step, run_id, result)
+    decide(step, run_id, result)
     return result
 
 
@@ -165,7 +169,7 @@ async def run_plain_async(shared: Shared[PlainStep], run_id: str, /, *values: An
     """Run coroutine functions on the worker's event loop."""
     step = shared.value
     named = open_values(step.sources, values)
-    if not _passes(step.guards, named):
+    if not passes(step.guards, named):
         return SKIPPED
     result: Any = None
     for operation in step.operations:
@@ -174,7 +178,7 @@ async def run_plain_async(shared: Shared[PlainStep], run_id: str, /, *values: An
             if inspect.isawaitable(result):
                 result = await result
             named[operation.name] = result
-    _decide(step, run_id, result)
+    decide(step, run_id, result)
     return result
 
 
@@ -194,13 +198,13 @@ class _Noted:
             error.add_note(f"in workflow '{self.step.workflow}', node '{self.operation.name}'")
 
 
-def _decide(step: Any, run_id: str, value: Any) -> None:
+def decide(step: Any, run_id: str, value: Any) -> None:
     """Tell the router which branches the value of a step takes, before its result arrives there."""
-    if step.decides and (host := _host()) is not None:
+    if step.decides and (host := model_host()) is not None:
         host.branched(run_id, step.decides, plain(value))
 
 
-def _host() -> Any:
+def model_host() -> Any:
     """Return the model host of the worker that this runs on, or None."""
     from distributed import get_worker
 

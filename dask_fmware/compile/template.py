@@ -7,12 +7,11 @@ holds the template of its body.
 
 from __future__ import annotations
 
-import inspect
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+from dask_fmware.compile.fusion import fuse
 from dask_fmware.compile.shared import Shared
 from dask_fmware.compile.steps import CallStep, Function, Identity, Merge, PlainStep, StepGuard
 from dask_fmware.compile.values import Slot, slots
@@ -164,7 +163,7 @@ class _Compiler:
         for name, found in decides.items():
             if name in steps:
                 steps[name] = _deciding(steps[name], tuple(found))
-        _fuse(steps, frozenset(outputs))
+        fuse(steps, frozenset(outputs))
         rank = {name: self.rank.get(name, len(self.rank)) for name in steps}
         made = [self._step(name, steps, nodes, name in answers) for name in _topological(steps, rank)]
         return BlockTemplate(
@@ -189,8 +188,7 @@ class _Compiler:
             steps[node.name] = self._payload(node, guards)
             if isinstance(node, SwitchNode):
                 rule = _rule(node)
-                held = [branch.block for branch in node.branches] + ([node.default] if node.default else [])
-                for number, inner in enumerate(held):
+                for number, inner in enumerate(_branches(node)):
                     guard = StepGuard(node.on.source, rule, number)
                     self._flatten(inner, (*guards, guard), steps, nodes)
 
@@ -198,8 +196,7 @@ class _Compiler:
         name = self.workflow.name
         sources = list(dict.fromkeys([source for _, source in uses(node)]))
         if isinstance(node, SwitchNode):
-            held = [branch.block for branch in node.branches] + ([node.default] if node.default else [])
-            outputs = tuple(block.output.source for block in held)
+            outputs = tuple(block.output.source for block in _branches(node))
             sources = list(dict.fromkeys([node.on.source, *outputs]))
             operation = Merge(node.name, node.on.source, _rule(node), outputs)
             return PlainStep(name, (operation,), _with_guards(sources, guards), guards)
@@ -271,6 +268,11 @@ def _switch(node: AnyNode) -> SwitchNode:
     return node
 
 
+def _branches(node: SwitchNode) -> list[Block]:
+    """Blocks in the order of their numbers; that of all other values is the last."""
+    return [*(branch.block for branch in node.branches), *([node.default] if node.default else [])]
+
+
 def _rule(node: SwitchNode) -> SwitchRule:
     return SwitchRule(node.name, tuple(branch.label for branch in node.branches), node.default is not None)
 
@@ -298,52 +300,6 @@ def _model_call(workflow: Workflow, node: ModelNode) -> ModelCall:
         json_schema=node.json_schema,
         schema=workflow.schemas.get(node.name),
     )
-
-
-def _fuse(steps: dict[str, Payload], outputs: frozenset[str]) -> None:
-    """Join a plain step with the plain step that alone uses it, where that delays nothing.
-
-    It delays nothing if the later step waits for nothing that the earlier one does not wait for.
-    """
-    users = Counter(source for payload in steps.values() for source in payload.sources)
-    merged = True
-    while merged:
-        merged = False
-        for name, later in list(steps.items()):
-            if not isinstance(later, PlainStep):
-                continue
-            for source in later.sources:
-                earlier = steps.get(source)
-                if (
-                    not isinstance(earlier, PlainStep)
-                    or source in outputs
-                    or users[source] != 1
-                    or earlier.guards != later.guards
-                    or earlier.decides
-                    or not _same_kind(earlier, later)
-                    or not {s for s in later.sources if s in steps} - {source} <= set(earlier.sources)
-                ):
-                    continue
-                sources = dict.fromkeys([*earlier.sources, *(s for s in later.sources if s != source)])
-                for shared in set(earlier.sources) & set(later.sources):
-                    users[shared] -= 1
-                steps[name] = later = replace(
-                    later, operations=(*earlier.operations, *later.operations), sources=tuple(sources)
-                )
-                del steps[source]
-                merged = True
-                break
-
-
-def _same_kind(earlier: PlainStep, later: PlainStep) -> bool:
-    """Threads and the event loop do not mix; merges go with either."""
-    kinds = {
-        inspect.iscoroutinefunction(op.function)
-        for step in (earlier, later)
-        for op in step.operations
-        if isinstance(op, Function)
-    }
-    return len(kinds) <= 1
 
 
 def _topological(steps: Mapping[str, Payload], rank: Mapping[str, int]) -> list[str]:

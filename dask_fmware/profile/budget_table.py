@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dask_fmware.spec.picture import picture
 
 if TYPE_CHECKING:
-    from dask_fmware.profile.budgets import Budgets
+    from dask_fmware.profile.node_budgets import Budgets
 
 __all__ = ["to_html"]
 

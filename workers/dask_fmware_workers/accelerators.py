@@ -1,7 +1,7 @@
 """What cards a worker has, and whether a model fits into the memory that is free on one.
 
 Probing is in `nvidia_cards` and `cpu_card`; everything else is pure. NVIDIA cards are asked through NVML
-(the ``nvidia`` extra), a CPU card is a set of cores with the memory that this process may use. AMD, Ascend and
+(the ``gpu`` extra), a CPU card is a set of cores with the memory that this process may use. AMD, Ascend and
 other cards are known by the label of their worker only: their memory is not checked.
 """
 
