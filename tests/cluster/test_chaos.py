@@ -16,7 +16,9 @@ from distributed import Client, Nanny
 
 import dask_fmware as fm
 from benchmarks.support.soak_faults import tell_engine
-from tests.cluster.chaos import kept, leftovers, pids, until
+from dask_fmware.errors import AttemptsExhaustedError
+from dask_fmware_scheduler import router
+from tests.cluster.chaos import PATIENCE_S, kept, leftovers, pids, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -29,6 +31,16 @@ CONFIG = {"distributed.worker.preload": ["benchmarks.support.faulty_engine"]}
 @fm.workflow
 def ask(prompt: str) -> Any:
     return fm.Model("small")("{prompt}", prompt=prompt, max_tokens=100, name="answer")
+
+
+@fm.task
+def end_this_process(text: str) -> str:
+    os._exit(1)
+
+
+@fm.workflow
+def doomed(prompt: str) -> Any:
+    return end_this_process(fm.Model("small")("{prompt}", prompt=prompt, max_tokens=1))
 
 
 def deployment() -> dict[str, Any]:
@@ -127,6 +139,18 @@ def test_all_replicas_of_a_model_are_gone_and_come_back(cluster: fm.LocalModelCl
     assert len(client.gather(futures)) == 5 * SLOTS
     tried = attempts(futures, VICTIM) + attempts(futures, OTHER)
     assert len(tried) <= len(futures) + 2 * SLOTS, "no more than what ran was tried again: there is no storm"
+
+
+def test_plain_code_that_ends_every_process_is_blamed_and_its_worker_comes_back(
+    cluster: fm.LocalModelCluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "DEATHS", 2)
+    future = client.compute(doomed("x"))
+    with pytest.raises(AttemptsExhaustedError, match=r"node 'end_this_process': 2 workers died while they ran it"):
+        future.result(timeout=PATIENCE_S)
+    assert fm.report(future).data.state == "failed"
+    future.release()  # its error keeps the frame of this test alive
+    until(lambda: fm.status(client)["light_workers"] == 1, "the light worker is back")
 
 
 def test_a_replica_that_is_killed_while_it_retires_loses_no_run(cluster: fm.LocalModelCluster, client: Client) -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -18,11 +19,10 @@ import dask_fmware as fm
 from dask_fmware.errors import AttemptsExhaustedError, EngineError
 from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
 from dask_fmware.testing import InProcessCluster, deployment
-from dask_fmware.testing.leaks import scheduler_leaks
+from tests.cluster.chaos import PATIENCE_S, kept, leftovers, until
 from tests.cluster.flows import fan, one, rag, shopping
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-PATIENCE_S = 120.0
 
 
 def _bind(draw: random.Random, n: int) -> fm.BoundWorkflow:
@@ -98,15 +98,14 @@ async def _disturb(cluster: InProcessCluster, draw: random.Random, n: int) -> No
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("seed", range(2))
-def test_every_run_ends_once_while_processes_are_killed(seed: int) -> None:
+def test_every_run_ends_once_while_processes_are_killed(seed: int, tmp_path: Path) -> None:
     draw = random.Random(seed)
     rules = [{"when": "bad", "fault": "error", "at_token": 2}]
     router = {"max_attempts": 20}
     document = deployment("small", "large", on={"cpu": 2}, light_workers=2, token_s=0.002, rules=rules, router=router)
     with (
         dask.config.set({"distributed.scheduler.validate": True}),
-        fm.LocalModelCluster(document, dashboard_address=None) as cluster,
-        Client(cluster, set_as_default=False) as client,
+        kept(document, tmp_path) as (_, client),
     ):
         fm.wait_ready(client)
         futures: list[Any] = []
@@ -129,10 +128,7 @@ def test_every_run_ends_once_while_processes_are_killed(seed: int) -> None:
         for future in futures:
             future.release()
         del future, futures
-        deadline = time.monotonic() + PATIENCE_S
-        while left := client.run_on_scheduler(_left):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.1)
+        until(lambda: not client.run_on_scheduler(leftovers), lambda: client.run_on_scheduler(leftovers))
 
 
 def _kill_one(client: Client, draw: random.Random) -> None:
@@ -143,7 +139,3 @@ def _kill_one(client: Client, draw: random.Random) -> None:
         return
     for pid in pids.values():
         os.kill(pid, signal.SIGKILL)
-
-
-def _left(dask_scheduler: Any) -> list[str]:
-    return list(scheduler_leaks(dask_scheduler))
