@@ -18,6 +18,7 @@ from dask_fmware.client.asking import checked_client, not_installed
 from dask_fmware.client.status import RuntimeStatus
 from dask_fmware.compile.steps import HOST
 from dask_fmware.errors import DeploymentError
+from dask_fmware.model.messages import check_version
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.documents import load_deployment
 
@@ -132,6 +133,7 @@ async def _asked(client: Client) -> RuntimeStatus | None:
     answer = await client.scheduler.fmware_status()
     if answer is None:
         return None
+    check_version(answer["version"], "the scheduler")
     states = await client.scheduler.fmware_engine_states() or {}  # None: it was uninstalled meanwhile
     replicas = [{**replica, "engine_state": states.get(replica["worker"])} for replica in answer["replicas"]]
     return RuntimeStatus({**answer, "deployment": json.loads(answer["deployment"]), "replicas": replicas})

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dask_fmware.compile.shared import Shared
+from dask_fmware.model.messages import PROTOCOL_VERSION, check_version
 from dask_fmware.model.plan import Objective, PlannedNode, RunPlan
 
 __all__ = ["PlanDraft"]
@@ -24,7 +25,7 @@ class PlanDraft:
         Item path in front of node names.
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_version")
 
     def __init__(
         self,
@@ -43,15 +44,23 @@ class PlanDraft:
         self._fields = (
             nodes, workflow, run_id, output, input_bytes, objective, tenant, priority, part_of, prefix, decided
         )  # fmt: skip
+        self._version: object = PROTOCOL_VERSION
 
-    def __reduce__(self) -> tuple[type[PlanDraft], tuple[Any, ...]]:
-        return PlanDraft, self._fields
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return _arrived, (PROTOCOL_VERSION, *self._fields)
 
     def __repr__(self) -> str:
         return f"<plan of run {self._fields[2][:8]}>"
 
     def plan(self) -> RunPlan:
-        """Return the plan."""
+        """Return the plan.
+
+        Raises
+        ------
+        VersionMismatchError
+            If it was made by another version.
+        """
+        check_version(self._version, "the client")
         nodes, workflow, run_id, output, sizes, objective, tenant, priority, part_of, prefix, decided = self._fields
         return RunPlan(
             run_id=run_id,
@@ -73,3 +82,10 @@ class PlanDraft:
             part_of=part_of,
             decided=decided,
         )
+
+
+def _arrived(version: object, *fields: Any) -> PlanDraft:
+    """Return a draft as it was sent; one of another version may have other fields, which nobody reads."""
+    draft = PlanDraft.__new__(PlanDraft)
+    draft._version, draft._fields = version, fields
+    return draft

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from distributed import Scheduler, SchedulerPlugin
 from distributed.metrics import time
 
-from dask_fmware.errors import AttemptsExhaustedError, FMwareError, NotInstalledError
+from dask_fmware.errors import AttemptsExhaustedError, FMwareError, NotInstalledError, VersionMismatchError
 from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken
 from dask_fmware.model.plan import PlannedNode
 from dask_fmware.model.replica import MODEL_LABEL, read_label
@@ -245,7 +245,11 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def update_graph(self, scheduler: Scheduler, *, tasks: list[Any], **kwargs: Any) -> None:
         """Find the runs in a submitted graph."""
         for key in tasks:
-            plan = self.dask.take_plan(key)
+            try:
+                plan = self.dask.take_plan(key)
+            except VersionMismatchError as error:
+                self._refuse(key, tasks, error)
+                continue
             if plan is None:
                 continue
             for node in plan.nodes:
@@ -253,6 +257,14 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             self._outputs[plan.output] = plan.run_id
             self._handle(RunSubmitted(plan))
             self.answers.wake(plan.run_id)
+
+    def _refuse(self, output: str, tasks: list[Any], error: FMwareError) -> None:
+        """Fail a run whose plan cannot be read: all that is known of it are the keys of its tasks, which end alike."""
+        run_id = output[-32:]
+        self._refused[run_id], self._outputs[output] = error, run_id
+        for key in tasks:
+            if isinstance(key, str) and key.endswith(run_id):
+                self._nodes[key] = (run_id, PlannedNode(name=key, key=key))
 
     @_guarded
     def transition(self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any) -> None:

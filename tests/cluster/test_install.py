@@ -11,9 +11,11 @@ import pytest
 
 import dask_fmware as fm
 from dask_fmware.cluster.local import LocalModelCluster
-from dask_fmware.errors import DeploymentError, NotInstalledError
+from dask_fmware.compile import draft
+from dask_fmware.errors import DeploymentError, NotInstalledError, VersionMismatchError
+from dask_fmware.model import messages
 from dask_fmware.testing import InProcessCluster, deployment
-from tests.cluster.flows import one
+from tests.cluster.flows import one, rag
 
 
 class _Bare(LocalModelCluster):
@@ -136,4 +138,30 @@ async def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
         with pytest.raises(DeploymentError, match=r"psychic.*greedy"):
             await fm.install(cluster.client, document)
         with pytest.raises(NotInstalledError):
+            await fm.status(cluster.client)
+
+
+async def test_runs_of_a_client_of_another_version_fail_with_both_versions(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as cluster:
+        monkeypatch.setattr(draft, "PROTOCOL_VERSION", 4)
+        foreign = [cluster.client.compute(bound) for bound in (one("x"), rag(question="x"))]
+        for future in foreign:
+            with pytest.raises(VersionMismatchError, match="the client speaks message version 4, this side"):
+                await future
+        monkeypatch.undo()
+        future = cluster.client.compute(rag(question="x"))
+        assert (await future).model == "large"
+        assert (await fm.status(cluster.client))["failures"] == {}
+        for one_ in [*foreign, future]:
+            one_.release()
+
+
+async def test_a_client_of_another_version_is_told_by_the_first_question(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving("small") as cluster:
+        monkeypatch.setattr(messages, "PROTOCOL_VERSION", 4)
+        with pytest.raises(VersionMismatchError, match=r"the scheduler speaks message version .*, this side 4"):
             await fm.status(cluster.client)
