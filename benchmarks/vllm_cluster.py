@@ -225,19 +225,24 @@ def _pace_ms(attempts: list[Any], accelerator: str) -> float:
 
 
 def steady(client: Client) -> dict[str, Any]:
-    """Compare the router's load with vLLM's own while long calls run on every slot and beyond."""
+    """Compare the router's load with vLLM's own while more long calls wait than there are slots for.
+
+    They have no objective, so the policy may keep a slot of each replica for runs that have one.
+    """
     futures = [client.compute(long_answer(prompt=f"Tell me number {n}")) for n in range(10)]
-    until(lambda: sum(r["running"] for r in replicas(client).values()) == 8, 60, "all slots are taken")
+    until(lambda: sum(r["running"] for r in replicas(client).values()) >= 6, 60, "three slots of each are taken")
     rows = []
     for _ in range(5):
         time.sleep(0.4)
-        rows.append({n: (r["running"], r["engine_state"]["running"]) for n, r in replicas(client).items()})
+        there = replicas(client)
+        rows.append({name: (r["running"], r["engine_state"]["running"]) for name, r in there.items()})
     vllm = {name: state["running"] for name, state in on_each(client).items()}
-    assert all(row == {"bf16": (4, 4), "float32": (4, 4)} for row in rows), rows
-    assert vllm == {"bf16": 4, "float32": 4}, vllm
+    assert all(router == engine and router >= 3 for row in rows for router, engine in row.values()), rows
+    assert vllm == {name: router for name, (router, _) in rows[-1].items()}, (vllm, rows)
     client.cancel(futures)
     until(lambda: not any(r["running"] for r in replicas(client).values()), 60, "all slots are free")
-    return {"slots taken, by the router, by engine states and by vLLM": "4 and 4 each, in 5 samples"}
+    shown = ", ".join(f"{count} of 4 on {name}" for name, count in vllm.items())
+    return {"slots taken, the same by the router, by engine states and by vLLM": f"{shown}, in 5 samples"}
 
 
 def killed(client: Client) -> dict[str, Any]:
