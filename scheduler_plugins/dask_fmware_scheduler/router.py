@@ -9,11 +9,10 @@ Plain steps are pinned to light workers.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
-from functools import partial, wraps
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from distributed import Scheduler, SchedulerPlugin
@@ -47,6 +46,7 @@ from dask_fmware.spec.deployment import Deployment
 from dask_fmware_scheduler.answers import AnswerBoard
 from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
+from dask_fmware_scheduler.guard import Guard, guarded
 from dask_fmware_scheduler.placement import Placement
 from dask_fmware_scheduler.provisioning import ProvisioningService
 from dask_fmware_scheduler.results import ResultMover
@@ -54,21 +54,8 @@ from dask_fmware_scheduler.services import SERVICES, Service
 
 __all__ = ["ReplicaRouter"]
 
-logger = logging.getLogger("dask_fmware.router")
-
 DEATHS = 10  # of workers under one plain task, before the task is blamed for them
-F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=Service)
-
-
-def _guarded(hook: F) -> F:
-    """Log and count what goes wrong in a hook: Dask would hide it in its INFO log."""
-
-    @wraps(hook)
-    def guarded(self: ReplicaRouter, *args: Any, **kwargs: Any) -> Any:
-        return self._guard(hook.__name__, hook, self, *args, **kwargs)
-
-    return guarded  # type: ignore[return-value]
 
 
 class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
@@ -88,7 +75,12 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def __init__(self, deployment: Deployment, *, stream_interval_s: float | None = None) -> None:
         self.deployment = deployment
         self.stream_interval_s = stream_interval_s
-        self.failures: Counter[str] = Counter()
+        self.guard = Guard()
+
+    @property
+    def failures(self) -> Counter[str]:
+        """How often hooks and handlers failed, by name."""
+        return self.guard.failures
 
     async def start(self, scheduler: Scheduler) -> None:
         """Begin to route; workers that are there already are asked who they are."""
@@ -111,7 +103,6 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self._nodes: dict[str, tuple[str, PlannedNode]] = {}  # key -> (run id, node)
         self._outputs: dict[str, str] = {}  # key of a result -> run id
         self._refused: dict[str, FMwareError] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = self._closed = False
         self._wakes_at: float | None = None  # when the machine is told that its time has come
         self.dask.tolerate_worker_deaths(1000)
@@ -138,13 +129,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
 
     def _listen(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
         """Take messages of workers; one that cannot be understood must not cost a worker its stream."""
-        self.dask.listen({op: self._guarded_handler(op, handler) for op, handler in handlers.items()})
-
-    def _guarded_handler(self, op: str, handler: Callable[..., Any]) -> Callable[..., Any]:
-        def handle(*args: Any, **kwargs: Any) -> Any:  # no partial: Dask looks into those for each message
-            return self._guard(op, handler, *args, **kwargs)
-
-        return handle
+        self.dask.listen({op: self.guard.around(op, handler) for op, handler in handlers.items()})
 
     def service(self, kind: type[S]) -> S:
         """Return the service of a kind."""
@@ -159,17 +144,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             service.close()
         self.results.close()
         self.placement.close()
-        for task in self._tasks:
-            task.cancel()
+        self.guard.close()
         self.dask.stop_serving(self._served)
-
-    def _guard(self, name: str, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return do(*args, **kwargs)
-        except Exception:
-            self.failures[name] += 1
-            logger.exception("Replica router: %s failed", name)
-            return None
 
     async def uninstall(self) -> None:
         """Fail what is held, since nobody will place it any more, and stop routing (RPC)."""
@@ -178,29 +154,17 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.placement.fail_parked(list(self._nodes), error)
         await self.close()
 
-    def later(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine in the background, until the router closes; log what goes wrong."""
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.failures["background"] += 1
-            logger.error("Replica router: %s", error, exc_info=error)
-
     # -- workers and clients ---------------------------------------------------------------------
 
-    @_guarded
+    @guarded
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Take in a new worker: light unless it is labelled with a model."""
         self._tune(worker=worker)
         if read_label(self.dask.resources(worker), MODEL_LABEL) is None:
             self.placement.add_light(worker)
-        self.later(self.service(Arrivals).greet(worker))
+        self.guard.later(self.service(Arrivals).greet(worker))
 
-    @_guarded
+    @guarded
     def remove_worker(self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any) -> None:
         """Forget a worker. Dask has moved its tasks by now."""
         self.placement.remove_light(worker)
@@ -215,13 +179,13 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             self._handle(AttemptEnded(action.call_id, action.attempt, "undelivered"))
             self._handle(CallRunnable(action.call_id))
 
-    @_guarded
+    @guarded
     def log_event(self, topic: str, msg: Any) -> None:
         """Follow workers that are paused, resumed or being retired; the log is where Dask says so."""
         if self.dask.is_status_change(msg):  # told before Dask has done it
             asyncio.get_running_loop().call_soon(self._status_changed, topic)
 
-    @_guarded
+    @guarded
     def _status_changed(self, worker: str) -> None:
         state, takes_tasks = self.machine.fleet.get(worker), self.dask.takes_tasks(worker)
         if state is not None and state.draining is takes_tasks:
@@ -229,7 +193,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         elif takes_tasks and worker in self.placement.light:
             self.placement.add_light(worker)
 
-    @_guarded
+    @guarded
     def add_client(self, scheduler: Scheduler, client: str) -> None:
         """Take in a client; its stream exists only after this hook."""
         asyncio.get_running_loop().call_soon(lambda: self._tune(client=client))
@@ -241,7 +205,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
 
     # -- graphs and transitions ------------------------------------------------------------------
 
-    @_guarded
+    @guarded
     def update_graph(self, scheduler: Scheduler, *, tasks: list[Any], **kwargs: Any) -> None:
         """Find the runs in a submitted graph."""
         for key in tasks:
@@ -266,7 +230,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             if isinstance(key, str) and key.endswith(run_id):
                 self._nodes[key] = (run_id, PlannedNode(name=key, key=key))
 
-    @_guarded
+    @guarded
     def transition(self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any) -> None:
         """Follow the tasks of runs. Called for every transition of every task on the cluster: be quick."""
         known = self._nodes.get(key)
@@ -365,7 +329,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _told(self, message: type[FirstToken | AttemptEnded | Branched], /, worker: str, **fields: Any) -> None:
         self._handle(message.from_wire(fields))
 
-    @_guarded
+    @guarded
     def take(self, event: Event) -> None:
         """Give the machine an event that a service has taken in."""
         self._handle(event)
@@ -397,7 +361,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             self._wakes_at = wake_at
             asyncio.get_running_loop().call_later(max(wake_at - time(), 0.0), self._wake, wake_at)
 
-    @_guarded
+    @guarded
     def _wake(self, due: float) -> None:
         if due == self._wakes_at:  # else an earlier time was set meanwhile
             self._wakes_at = None
@@ -413,7 +377,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         if node is not None and node[1].answers:
             self.answers.wake(node[0])
 
-    @_guarded
+    @guarded
     def _put_back(self, actions: list[Assign]) -> None:
         """The replica of these assignments takes no tasks: let the machine decide again."""
         for action in actions:
