@@ -1,7 +1,7 @@
 """One of four replicas is lost at half of saturation: goodput in the minute after, beside three replicas undisturbed.
 
     python -m benchmarks.loss [--seeds 30]       in the simulator
-    python -m benchmarks.loss --real             once with emulated engines in real processes, one killed by SIGKILL
+    python -m benchmarks.loss --real [--policy]  once with emulated engines in real processes, one killed by SIGKILL
 
 Both clusters get the same runs. Counted are the runs whose objective ends in the minute after the loss: those that are
 under way on the lost replica, too. The replica does not come back.
@@ -130,8 +130,8 @@ async def played(cards: int, policy: str, seed: int, rate: float, lost: str | No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=30)
-    parser.add_argument("--real", action="store_true", help="real processes, one seed, --policy")
-    parser.add_argument("--policy", choices=POLICIES, default="greedy", help="of --real")
+    parser.add_argument("--real", action="store_true", help="real processes, one seed")
+    parser.add_argument("--policy", choices=POLICIES, nargs="+", help="all of them, with --real slack")
     asked = parser.parse_args()
     rate = LOAD * saturation(SCENARIO)
     lines = [
@@ -144,7 +144,7 @@ def main() -> None:
         "|---|---|---|---|---|",
     ]
     rows = []
-    for policy in [asked.policy] if asked.real else track(POLICIES, "policies"):
+    for policy in track(asked.policy or (["slack"] if asked.real else POLICIES), "policies"):
         if asked.real:
             found = [
                 (

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client
 
 import dask_fmware as fm
-from dask_fmware.errors import EngineError
+from dask_fmware.errors import EngineError, StreamLostError
+from dask_fmware.testing import InProcessCluster, deployment
 from tests.cluster.flows import fan, one, rag
 
 WORDS = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich 👩‍👩‍👧 日本語"
@@ -167,3 +169,14 @@ async def test_a_synchronous_client_streams_with_for(serving: Any) -> None:
         pieces, text = await asyncio.to_thread(read)
         assert "".join(pieces) == text == WORDS
         assert len(pieces) > 1
+
+
+async def test_a_stream_says_that_the_scheduler_was_lost() -> None:
+    briefly = dask.config.set({"distributed.comm.timeouts.connect": "500ms"})  # that long the client looks for it
+    with briefly:
+        async with InProcessCluster(deployment("small", token_s=0.05)) as cluster:
+            stream = aiter(fm.stream(cluster.client.compute(one("x"))))
+            await anext(stream)
+            await cluster.scheduler.close()
+            with pytest.raises(StreamLostError, match=r"lost after [1-9]\d* characters of the answer"):
+                await _rest(stream)
