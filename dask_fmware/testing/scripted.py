@@ -8,50 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import json
 import os
-import random
-import re
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
-from typing import Any, Literal
+from itertools import count
+from typing import Any
 
 from dask_fmware.errors import (
-    ContextOverflowError,
     DeploymentError,
     EngineCrashedError,
     EngineError,
     EngineLoadError,
-    OutputFormatError,
     SpecError,
 )
-from dask_fmware.model.engine import Capabilities, Delta, EngineState, FinishReason, Request, Usage
-from dask_fmware_workers.engines.request_checks import check_request
-from dask_fmware_workers.engines.samples import sample
+from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request, Usage
+from dask_fmware.testing.script import Fault, Rule, Script, prompt_of, tokens_of
+from dask_fmware_workers.engines.request_checks import check_context, check_request
 
 __all__ = ["Fault", "Rule", "ScriptedEngine"]
-
-Fault = Literal["crash", "error", "hang", "memory", "exit"]
-TOKEN = re.compile(r"\s?\S{1,3}|\s")
-WORDS = ("sky", "oak", "fog", "jay", "cup", "map", "lid", "bay", "pup", "ivy", "wax", "box", "kit", "gym", "hut", "rug")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """How prompts that hold a text are answered, where that differs from the engine's other answers."""
-
-    when: str  # text that the prompt holds
-    text: str | None = None  # the answer, whatever choices or schema are asked for
-    echo: bool = False  # answer with the prompt
-    token_s: float | None = None  # seconds for each token
-    fault: Fault | None = (
-        None  # the engine ("crash"), this request ("error", "hang", "memory": refused) or process ("exit")
-    )
-    at_token: int = 0  # tokens generated before the fault
-    times: int | None = None  # how often the fault happens on this engine; None is always
 
 
 @dataclass(slots=True, eq=False)
@@ -175,11 +151,11 @@ class ScriptedEngine:
         self._admit(request)
         generation = self._live[request.request_id] = _Generation(request)
         self.requests.append(request)
-        outcome, tokens, prompt_tokens = "abort", 0, len(_tokens(_prompt(request)))
-        rule = next((rule for rule in self.rules if rule.when in _prompt(request)), None)
+        outcome, tokens, prompt_tokens = "abort", 0, len(tokens_of(prompt_of(request)))
+        rule = next((rule for rule in self.rules if rule.when in prompt_of(request)), None)
         try:
             await self._slot(generation)
-            answer, reason = self._answer(request, rule)
+            answer, reason = Script(self.text, self.echo, self.document).answer(request, rule)
             for token in [*answer, None]:
                 if not generation.aborted:
                     await self._fault(generation, rule, tokens)
@@ -211,7 +187,7 @@ class ScriptedEngine:
     async def count_tokens(self, request: Request) -> int:
         """Prompt tokens of a request."""
         self._check_serving()
-        return len(_tokens(_prompt(request)))
+        return len(tokens_of(prompt_of(request)))
 
     def state(self) -> EngineState:
         """Load at this moment."""
@@ -236,14 +212,8 @@ class ScriptedEngine:
         self._check_serving()
         if request.request_id in self._live:
             raise SpecError(f"scripted: request '{request.request_id}' runs already")
-        prompt_tokens = len(_tokens(_prompt(request)))
-        if not prompt_tokens:
-            raise SpecError(f"scripted: request '{request.request_id}': the prompt is empty")
-        if prompt_tokens + request.max_tokens > self.context_tokens:
-            raise ContextOverflowError(
-                f"scripted: request '{request.request_id}': {prompt_tokens} prompt tokens and "
-                f"max_tokens={request.max_tokens} exceed the context of {self.context_tokens} tokens"
-            )
+        prompt_tokens = len(tokens_of(prompt_of(request)))
+        check_context(request, prompt_tokens, self.context_tokens, engine="scripted")
 
     async def _slot(self, generation: _Generation) -> None:
         """Wait for a slot; lower priorities first."""
@@ -306,67 +276,3 @@ class ScriptedEngine:
                 raise MemoryError
             case "exit":
                 os.kill(os.getpid(), signal.SIGKILL)
-
-    def _answer(self, request: Request, rule: Rule | None) -> tuple[list[str], FinishReason]:
-        """Return the tokens of the answer, and how it ends if nothing happens."""
-        made, is_format = self._text(request, rule)
-        tokens = list(islice(made, request.max_tokens + 1))
-        reason: FinishReason = "stop"
-        if len(tokens) > request.max_tokens:
-            if is_format:
-                raise OutputFormatError(
-                    f"scripted: request '{request.request_id}': the answer is cut at max_tokens={request.max_tokens}"
-                )
-            tokens, reason = tokens[:-1], "length"
-        whole = "".join(tokens)
-        ends = [at for stop in request.sampling.stop if (at := whole.find(stop)) >= 0]
-        return (_tokens_until(tokens, min(ends)), "stop") if ends else (tokens, reason)
-
-    def _text(self, request: Request, rule: Rule | None) -> tuple[Iterator[str], bool]:
-        """Return the tokens of the script, and whether they are an answer in a format asked for."""
-        if rule is not None and rule.text is not None:
-            return iter(_tokens(rule.text)), False
-        seed = None if _is_greedy(request) else request.sampling.seed
-        draw = random.Random(f"{_prompt(request)} {seed}")
-        if request.choices is not None:
-            scripted = self.text if self.text in request.choices else None
-            return iter(_tokens(scripted or draw.choice(request.choices))), True
-        if request.json_schema is not None:
-            document = sample(request.json_schema) if self.document is None else self.document
-            return iter(_tokens(json.dumps(document))), True
-        if self.echo or (rule is not None and rule.echo):
-            return iter(_tokens(_prompt(request))), False
-        if self.text is not None:
-            return iter(_tokens(self.text)), False
-        return (token for word in _endless(draw) for token in _tokens(word)), False
-
-
-def _endless(draw: random.Random) -> Iterator[str]:
-    while True:
-        yield " " + draw.choice(WORDS)
-
-
-def _is_greedy(request: Request) -> bool:
-    sampling = request.sampling
-    return sampling.temperature == 0 or sampling.top_k == 1 or (sampling.top_p is not None and sampling.top_p < 0.001)
-
-
-def _prompt(request: Request) -> str:
-    if request.messages is None:
-        return request.prompt or ""
-    return "".join(f"<{message.role}>{message.content}\n" for message in request.messages) + "<assistant>"
-
-
-def _tokens(text: str) -> list[str]:
-    return TOKEN.findall(text)
-
-
-def _tokens_until(tokens: list[str], end: int) -> list[str]:
-    """Return the tokens before a character; the last may be cut."""
-    kept: list[str] = []
-    for token in tokens:
-        if end <= 0:
-            break
-        kept.append(token[:end])
-        end -= len(token)
-    return kept
