@@ -49,7 +49,9 @@ class Shape:
     branches: dict[str, int]  # switch -> branches it has
     after: dict[Decided, tuple[int, dict[str, float]]] = field(default_factory=dict)  # with when to look again
     share: dict[str, float] = field(default_factory=dict)  # of the objective, used up when a node has ended
-    run_s: dict[Decided, tuple[int, float]] = field(default_factory=dict)  # card time of a run, when to look again
+    work_s: dict[Decided, tuple[int, dict[str, float]]] = field(
+        default_factory=dict
+    )  # of each model, when to look again
 
 
 class Knowledge:
@@ -163,13 +165,13 @@ class Knowledge:
                 after_s += max(rounds - done - 1, 0.0) * self._body_s(shape.workflow, base)
         return after_s
 
-    def run_s(self, shape: Shape, decided: Decided) -> float:
-        """Expected card time of all calls of a run, as far as its switches have decided."""
-        known = shape.run_s.get(decided)
+    def work_s(self, shape: Shape, decided: Decided) -> Mapping[str, float]:
+        """Expected card time of all calls of a run by model, as far as its switches have decided."""
+        known = shape.work_s.get(decided)
         if known is None or self._version >= known[0]:
-            if len(shape.run_s) > 1000:
-                shape.run_s.clear()
-            known = shape.run_s[decided] = self._version + self._version // 20 + 20, self._whole_s(shape, decided)
+            if len(shape.work_s) > 1000:
+                shape.work_s.clear()
+            known = shape.work_s[decided] = self._version + self._version // 20 + 20, self._work_s(shape, decided)
         return known[1]
 
     def after_quantile_s(self, shape: Shape, node: str, decided: Decided, quantile: float) -> float:
@@ -268,18 +270,19 @@ class Knowledge:
                 total[name] = total.get(name, 0.0) + weight * seconds
         return total
 
-    def _whole_s(self, shape: Shape, decided: Decided) -> float:
+    def _work_s(self, shape: Shape, decided: Decided) -> dict[str, float]:
         """Mean over the outcomes of open switches of the card time of all nodes that are taken."""
-        calls: dict[str, float] = {}
-        for node in shape.nodes:
-            each = [(node, 1)] if node.model is not None else self.expected_bodies(shape.workflow, node.name)
-            calls[node.name] = sum(
-                count * self._card_s(one.model, *self.lengths(shape.workflow, one)) for one, count in each if one.model
-            )
-        return sum(
-            weight * sum(calls[node.name] for node in shape.nodes if _is_taken(taken, node))
-            for weight, taken in self._outcomes(shape, decided)
-        )
+        found: dict[str, float] = {}
+        for weight, taken in self._outcomes(shape, decided):
+            for node in shape.nodes:
+                if not _is_taken(taken, node):
+                    continue
+                each = [(node, 1)] if node.model is not None else self.expected_bodies(shape.workflow, node.name)
+                for call, count in each:
+                    model = call.model or ""
+                    took_s = count * self._card_s(model, *self.lengths(shape.workflow, call))
+                    found[model] = found.get(model, 0.0) + weight * took_s
+        return found
 
     def _outcomes(self, shape: Shape, decided: Decided) -> Iterator[tuple[float, Mapping[str, int | None]]]:
         """Probability and branches of each way in which the open switches may go."""

@@ -207,7 +207,10 @@ class Machine:
                 self._body_submitted(plan, run, now)
             else:
                 objective_s = 1.0 if run.deadline is None else run.deadline - now
-                run.excess = self.shares.submitted(plan.tenant, run.level, objective_s, now)
+                work_s = self.views.work_s(run)
+                run.excess = self.shares.submitted(
+                    plan.tenant, run.level, objective_s, now, work_s, self.views.capacity
+                )
             return []
         if plan.part_of is None:
             run.report.state, run.report.reason, run.report.finished_at = "refused", str(error), 0.0

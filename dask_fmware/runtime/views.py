@@ -15,6 +15,8 @@ from dask_fmware.spec.deployment import Latency
 
 __all__ = ["CallViews"]
 
+TYPICAL = 500, 50  # tokens of a prompt and an output, by which speeds are compared
+
 
 class CallViews:
     """Makes the views of calls, from knowledge and from what the deployment and the replicas say of models.
@@ -32,6 +34,7 @@ class CallViews:
         self._fleet = fleet
         self._models = models
         self._fastest: dict[str, tuple[Latency, StepLaw | None, int]] = {}  # model -> speed and slots of such replicas
+        self._capacity: dict[str, float] = {}
         self._limits: dict[str, ModelLimits | None] = {}  # as they were asked for last
 
     def view(self, call: CallRecord) -> CallView:
@@ -64,6 +67,7 @@ class CallViews:
     def replicas_changed(self, model: str) -> None:
         """Another replica of a model is the fastest, or has the longest tokens, maybe."""
         self._fastest.pop(model, None)
+        self._capacity.clear()  # of all on the same cards
         self._limits.pop(model, None)
 
     def execution(self, model: str, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
@@ -82,11 +86,27 @@ class CallViews:
         fastest = self._fastest.get(model) or self._find_fastest(model)
         if fastest is None:
             return 0.0
-        latency, law, slots = fastest
-        if law is None or slots == 1:
-            return execution_s(latency, prompt_tokens, output_tokens / slots)
-        context = slots * (prompt_tokens + output_tokens / 2)
-        return law.prompt_s(round(prompt_tokens)) + output_tokens * law.decode_s(slots, context) / slots
+        return _card_s(*fastest, prompt_tokens, output_tokens)
+
+    def work_s(self, run: RunRecord) -> Mapping[str, float]:
+        """Return what a run is expected to take of the cards in all, by model."""
+        return self.knowledge.work_s(self.shape(run), run.decided)
+
+    def capacity(self, model: str) -> float:
+        """Seconds of a card of the fastest kind that the replicas of a model give in a second, all slots taken."""
+        known = self._capacity.get(model)
+        if known is None:
+            known = self._capacity[model] = self._find_capacity(model)
+        return known
+
+    def _find_capacity(self, model: str) -> float:
+        fleet, least_s = self._fleet, self.card_s(model, *TYPICAL)
+        total = 0.0
+        for state in fleet.of(model):
+            replica = state.replica
+            own_s = _card_s(fleet.latency(replica), fleet.law(replica), replica.slots, *TYPICAL)
+            total += least_s / own_s / len(state.card.replicas) if own_s > 0 else 0.0
+        return total
 
     def _find_fastest(self, model: str) -> tuple[Latency, StepLaw | None, int] | None:
         states = self._fleet.of(model)
@@ -94,7 +114,7 @@ class CallViews:
             return None
         fleet = self._fleet
         speeds = [(fleet.latency(s.replica), fleet.law(s.replica), s.replica.slots) for s in states]
-        found = self._fastest[model] = min(speeds, key=lambda speed: execution_s(speed[0], 500, 50))
+        found = self._fastest[model] = min(speeds, key=lambda speed: execution_s(speed[0], *TYPICAL))
         return found
 
     def _make(self, call: CallRecord) -> CallView:
@@ -135,5 +155,12 @@ class CallViews:
             run.excess,
             home if cached else None,
             cached,
-            0.0 if deadline is None else knowledge.run_s(shape, run.decided),
+            0.0 if deadline is None else sum(self.work_s(run).values()),
         )
+
+
+def _card_s(latency: Latency, law: StepLaw | None, slots: int, prompt_tokens: float, output_tokens: float) -> float:
+    if law is None or slots == 1:
+        return execution_s(latency, prompt_tokens, output_tokens / slots)
+    context = slots * (prompt_tokens + output_tokens / 2)
+    return law.prompt_s(round(prompt_tokens)) + output_tokens * law.decode_s(slots, context) / slots

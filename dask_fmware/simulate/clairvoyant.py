@@ -18,7 +18,7 @@ from dask_fmware.policy.schedule import Line, Task, Times, place_jobs
 from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.workload import Lengths, SampledNode, SampledRun, alone_s
 
-__all__ = ["Clairvoyant", "most_in_time", "true_tasks"]
+__all__ = ["Clairvoyant", "most_in_time", "true_calls", "true_tasks"]
 
 
 def true_tasks(scenario: Scenario, runs: Sequence[SampledRun]) -> list[tuple[Task, ...]]:
@@ -39,7 +39,7 @@ def _tasks(scenario: Scenario, run: SampledRun, cards: Sequence[str]) -> tuple[T
     made = []
     for node in run.nodes:
         calls: list[Times] = []
-        for model, lengths in _calls(node):
+        for model, lengths in true_calls(node):
             hostings = [scenario.models[model].on.get(card) for card in cards]
             times = [None if h is None else alone_s(h.step_law, h.limits, (lengths,)) for h in hostings]
             calls.append(tuple((t[1], t[1]) if t is not None and run.is_whole else t for t in times))
@@ -50,7 +50,7 @@ def _tasks(scenario: Scenario, run: SampledRun, cards: Sequence[str]) -> tuple[T
     return tuple(made)
 
 
-def _calls(node: SampledNode) -> Iterator[tuple[str, Lengths]]:
+def true_calls(node: SampledNode) -> Iterator[tuple[str, Lengths]]:
     """Models and lengths of the calls of a node, those of its bodies included."""
     if not node.taken:
         return
@@ -58,7 +58,7 @@ def _calls(node: SampledNode) -> Iterator[tuple[str, Lengths]]:
         yield node.model, node.call
     for body in node.bodies:
         for inner in body.nodes:
-            yield from _calls(inner)
+            yield from true_calls(inner)
 
 
 class Clairvoyant:

@@ -47,6 +47,33 @@ def test_who_asks_for_nothing_any_more_claims_no_share() -> None:
     assert shares.submitted("a", LEVEL, 1.0, 11.0) == 0.0
 
 
+def test_who_asks_for_no_more_than_its_share_is_never_ahead() -> None:
+    shares = Shares({"small": 1.0, "big": 3.0})
+
+    def submitted(tenant: str, now: float, seconds: float) -> float:
+        return shares.submitted(tenant, LEVEL, 10.0, now, {"m": seconds}, lambda _: 4.0)
+
+    for second in range(100):  # a quarter of four cards is one
+        submitted("small", float(second), 0.8)
+        shares.given("small", LEVEL, 0.8)
+        submitted("big", float(second), 30.0)
+    assert submitted("small", 100.0, 0.8) == 0.0
+    for second in range(100, 200):
+        submitted("small", float(second), 1.6)
+        submitted("big", float(second), 30.0)
+    assert submitted("small", 200.0, 1.6) > 0.0
+
+
+def test_what_is_asked_of_one_model_is_held_against_its_own_replicas() -> None:
+    shares = Shares()
+    for tenant in ("a", "b"):
+        shares.submitted(tenant, LEVEL, 1.0, 0.0)
+    shares.given("a", LEVEL, 5.0)
+    cards = {"rare": 1.0, "common": 50.0}
+    assert shares.submitted("a", LEVEL, 1.0, 0.0, {"common": 40.0}, cards.__getitem__) == 0.0
+    assert shares.submitted("a", LEVEL, 1.0, 0.0, {"rare": 4.0}, cards.__getitem__) == pytest.approx(5.0)
+
+
 def test_a_job_without_a_deadline_has_no_claim_against_urgent_runs() -> None:
     shares, background = Shares(), (-100, False)
     shares.submitted("job", background, 1.0, 0.0)
@@ -58,7 +85,10 @@ def test_a_job_without_a_deadline_has_no_claim_against_urgent_runs() -> None:
     assert shares.submitted("users", LEVEL, 1.0, 0.0) == 0.0
 
 
-def test_a_run_of_the_tenant_that_was_given_less_is_served_before_one_that_waits_longer() -> None:
+def test_a_run_of_the_tenant_that_was_given_less_is_served_before_one_that_waits_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dask_fmware.runtime.shares.ASKED", 0.001)  # so that each asks for more than its share
     d = Driver("slack")
     d.ready(replica("a", slots=1), replica("b", slots=1), *[replica(f"c{n}", "large", slots=2) for n in range(9)])
     objective = Objective(ttft_s=100.0)
