@@ -24,14 +24,16 @@ __all__ = [
     "Branched",
     "EngineStateReport",
     "FirstToken",
+    "GiveUp",
     "Grant",
+    "Overdue",
     "ReplicaFailed",
     "ReplicaReady",
     "StepsTimed",
     "check_version",
 ]
 
-PROTOCOL_VERSION = 5  # raise it also when a default changes: a field with its default does not travel
+PROTOCOL_VERSION = 6  # raise it also when a default changes: a field with its default does not travel
 TRAVELS = "travels"  # of a field that is sent even if it has its default
 ENDLESS = "endless"  # of a number that may be infinite
 
@@ -153,6 +155,26 @@ class Grant(_Message):
     stall_s: float = 0.0  # without a token, after which the attempt is given up; 0 is never
     incarnation: int = 0  # of the engine that is meant
     wait_s: float = 0.0  # for a slot, after which the call is given back; 0: one is free, or will be
+    overdue_s: float = 0.0  # in its slot without a token, after which the worker says that it is overdue; 0 is never
+
+
+@immutable
+class GiveUp(_Message):
+    """Scheduler to worker: end an attempt if it has no token yet, so that its call is tried elsewhere."""
+
+    op: ClassVar[str] = "fmware-give-up"
+    call_id: str
+    attempt: int
+
+
+@immutable
+class Overdue(_Message):
+    """Worker to scheduler: an attempt has no token yet; said again each time it has waited `AGAIN` times as long."""
+
+    op: ClassVar[str] = "fmware-overdue"
+    AGAIN: ClassVar[float] = 1.5  # times as long a wait, and it is said again
+    call_id: str
+    attempt: int
 
 
 @immutable

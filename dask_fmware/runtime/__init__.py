@@ -4,7 +4,7 @@ The scheduler plugin feeds it what Dask and the workers report and performs what
 simulator does the same in virtual time.
 """
 
-from dask_fmware.runtime.actions import Action, Assign, Fail, Hold, Refuse, Skip
+from dask_fmware.runtime.actions import Action, Assign, Fail, Hold, Move, Refuse, Skip
 from dask_fmware.runtime.admission import ModelLimits
 from dask_fmware.runtime.events import (
     AttemptEnded,
@@ -14,6 +14,7 @@ from dask_fmware.runtime.events import (
     CallWithdrawn,
     Event,
     FirstToken,
+    Overdue,
     ReplicaDraining,
     ReplicaGone,
     ReplicaReady,
@@ -40,7 +41,9 @@ __all__ = [
     "Hold",
     "Machine",
     "ModelLimits",
+    "Move",
     "Observer",
+    "Overdue",
     "Refuse",
     "ReplicaDraining",
     "ReplicaGone",

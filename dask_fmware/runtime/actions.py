@@ -7,7 +7,7 @@ from typing import TypeAlias
 from dask_fmware.errors import FMwareError
 from dask_fmware.model.immutable import immutable
 
-__all__ = ["Action", "Assign", "Fail", "Hold", "Refuse", "Skip"]
+__all__ = ["Action", "Assign", "Fail", "Hold", "Move", "Refuse", "Skip"]
 
 
 @immutable
@@ -22,6 +22,7 @@ class Assign:
     stall_s: float = 0.0  # without a token, after which the attempt is given up; 0 is never
     incarnation: int = 0  # of the replica's engine
     wait_s: float = 0.0  # that it may be ahead of its slot, after which it comes back; 0: a slot is free
+    overdue_s: float = 0.0  # without its first token, after which that is to be said; 0 is never
 
 
 @immutable
@@ -29,6 +30,16 @@ class Hold:
     """Keep a call from running until an `Assign` follows."""
 
     call_id: str
+    reason: str
+
+
+@immutable
+class Move:
+    """End an attempt that has no token yet, so that its call is tried elsewhere; one that has some goes on."""
+
+    call_id: str
+    replica_id: str
+    attempt: int
     reason: str
 
 
@@ -66,4 +77,4 @@ class Refuse:
         return str(self.error)
 
 
-Action: TypeAlias = Assign | Hold | Skip | Fail | Refuse
+Action: TypeAlias = Assign | Hold | Move | Skip | Fail | Refuse

@@ -21,6 +21,7 @@ from dask_fmware.runtime.events import (
     CallRunnable,
     CallWithdrawn,
     Event,
+    FirstToken,
     ReplicaDraining,
     ReplicaGone,
     ReplicaReady,
@@ -55,6 +56,7 @@ class _Call:
     tries: set[int] = field(default_factory=set)  # attempts since it last finished
     latest: int = 0  # attempt
     spared: bool = False  # a try that was lost before it began was not counted
+    tokens_of: int = 0  # the latest attempt that gave any
 
 
 @dataclass(slots=True)
@@ -136,6 +138,9 @@ class Contract:
                     self._is_runnable(event.call_id, call, False)
             case AttemptEnded():
                 self._attempt_ended(event)
+            case FirstToken():
+                if (call := self._calls.get(event.call_id)) is not None:
+                    call.tokens_of = max(call.tokens_of, event.attempt)
             case RunEnded():
                 self._run_ended(event)
             case RunDropped():
@@ -264,6 +269,8 @@ class Contract:
         match made.kind:
             case "Assign":
                 self._assigned(made)
+            case "Move":
+                self._moved(made)
             case "Skip":
                 if (call := self._calls.get(made.of)) is not None:
                     call.is_over = True
@@ -308,6 +315,25 @@ class Contract:
         self._check_card(replica, what, each)
         place.running[made.of, made.attempt] = None
         self._slots[made.of, made.attempt] = place
+
+    def _moved(self, made: Decision) -> None:
+        """An attempt is ended for another one: it runs, has no token, is not the last but one, and has where to go."""
+        self.counts["attempts moved"] += 1
+        what = f"attempt {made.attempt} of call '{made.of}' was moved"
+        call, place = self._calls.get(made.of), self._slots.get((made.of, made.attempt))
+        if call is None:
+            return
+        if place is None or made.attempt != call.latest or call.is_over:
+            self._broken(ATTEMPTS, f"{what}, which does not run")
+            return
+        if call.tokens_of == made.attempt:
+            self._broken(ATTEMPTS, f"{what}, which has tokens")
+        if len(call.tries) > self._max_attempts - 2:
+            self._broken(ATTEMPTS, f"{what}, though {len(call.tries)} of {self._max_attempts} were used")
+        model = place.replica.model
+        others = [p for p in self._places.values() if p is not place and p.replica.model == model and not p.drains]
+        if not any(len(p.running) < 2 * p.replica.slots for p in others):
+            self._broken(PLACES, f"{what}, but no other replica of model '{model}' has room")
 
     def _check_card(self, replica: Replica, what: str, each: int) -> None:
         if replica.card_slots is None:

@@ -18,6 +18,7 @@ from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.apart import Apart
 from dask_fmware.runtime.fleet import Fleet
+from dask_fmware.runtime.hedging import Hedging
 from dask_fmware.runtime.knowledge import base_name
 from dask_fmware.runtime.outlook import ToCome
 from dask_fmware.runtime.queue import CallQueue, Cursor, Ticket
@@ -59,6 +60,8 @@ class Dispatcher:
         The least time without a token after which an attempt is given up; 0 is never.
     max_attempts
         Tries of one call.
+    hedging
+        Who is tried elsewhere for giving no token.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Dispatcher:
         views: CallViews,
         to_come: ToCome,
         shares: Shares,
+        hedging: Hedging,
         stall_s: float = 0.0,
         max_attempts: int = 3,
     ) -> None:
@@ -80,6 +84,7 @@ class Dispatcher:
         self._views = views
         self._to_come = to_come
         self._shares = shares
+        self._hedging = hedging
         self._stall_s = stall_s
         self._apart = Apart(fleet, max_attempts)
         self._queues: dict[str, CallQueue] = {}  # model -> calls that are held, no queue is empty
@@ -357,6 +362,7 @@ class Dispatcher:
         band = load_band(state.busy, state.waiting, replica.slots)
         expected = fleet.corrections.pace(replica.model, replica.accelerator).predict(band, *parts_s)
         expected_s = expected.by_law_s
+        overdue_s = self._hedging.given(call, expected.ttft_s)
         attempts.begin(call, replica, number, reason, expected, ideal, now)
         self._to_come.begun(call.run)
         self._shares.given(view.tenant, call.run.level, expected_s / replica.slots)
@@ -371,4 +377,6 @@ class Dispatcher:
         if priority is None:
             priority = -float(call.run.plan.priority)
         stall_s = max(self._stall_s, STALL * expected_s) if self._stall_s else 0.0
-        return Assign(call_id, replica.replica_id, number, priority, reason, stall_s, replica.incarnation, wait_s)
+        return Assign(
+            call_id, replica.replica_id, number, priority, reason, stall_s, replica.incarnation, wait_s, overdue_s
+        )

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from dask_fmware.errors import SpecError, VersionMismatchError
-from dask_fmware.runtime.actions import Action, Assign, Fail, Refuse
+from dask_fmware.runtime.actions import Action, Assign, Fail, Move, Refuse
 from dask_fmware.runtime.events import (
     AttemptEnded,
     Branched,
@@ -25,6 +25,7 @@ from dask_fmware.runtime.events import (
     CallWithdrawn,
     Event,
     FirstToken,
+    Overdue,
     ReplicaDraining,
     ReplicaGone,
     ReplicaReady,
@@ -44,7 +45,7 @@ _EVENTS: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind)
     for kind in (
         RunSubmitted, CallRunnable, CallWithdrawn, CallDropped, RunEnded, RunDropped, ReplicaReady, ReplicaGone,
-        ReplicaDraining, Branched, FirstToken, AttemptEnded, StepsTimed, Tick,
+        ReplicaDraining, Branched, FirstToken, AttemptEnded, Overdue, StepsTimed, Tick,
     )
 }  # fmt: skip
 
@@ -63,6 +64,8 @@ class Head:
     version: str = field(default_factory=lambda: version("dask-fmware"))
     tenants: dict[str, float] = field(default_factory=dict)  # their weights
     scenario: dict[str, Any] | None = None  # of a simulation, whose machine knew its past
+    hedge_budget: float = 0.0
+    unhedged: tuple[str, ...] = ()  # models
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ def decision(action: Action) -> Decision:
     """Return what was decided."""
     if isinstance(action, Assign):
         return Decision("Assign", action.call_id, action.replica_id, action.attempt, action.priority, action.wait_s)
+    if isinstance(action, Move):
+        return Decision("Move", action.call_id, action.replica_id, action.attempt)
     return Decision(type(action).__name__, action.run_id if isinstance(action, Refuse) else action.call_id)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from dask_fmware.model.immutable import immutable
-from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken, StepsTimed
+from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken, Overdue, StepsTimed
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.replica import Replica
 
@@ -17,6 +17,7 @@ __all__ = [
     "CallWithdrawn",
     "Event",
     "FirstToken",
+    "Overdue",
     "ReplicaDraining",
     "ReplicaGone",
     "ReplicaReady",
@@ -113,6 +114,7 @@ Event: TypeAlias = (
     | Branched
     | FirstToken
     | AttemptEnded
+    | Overdue
     | StepsTimed
     | Tick
 )

@@ -7,7 +7,7 @@ event, and equal events give equal actions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -30,6 +30,7 @@ from dask_fmware.runtime.events import (
     CallWithdrawn,
     Event,
     FirstToken,
+    Overdue,
     ReplicaDraining,
     ReplicaGone,
     ReplicaReady,
@@ -40,6 +41,7 @@ from dask_fmware.runtime.events import (
     Tick,
 )
 from dask_fmware.runtime.fleet import Fleet
+from dask_fmware.runtime.hedging import Hedging
 from dask_fmware.runtime.knowledge import base_name
 from dask_fmware.runtime.live_slack import CallSlack, live_slack
 from dask_fmware.runtime.observer import Observers
@@ -73,6 +75,10 @@ class Machine:
         Weights of tenants; 1 for all others.
     stall_s
         The least time without a token after which an attempt is given up; 0 is never.
+    hedge_budget
+        Tokens of calls that are tried elsewhere because they give none in time, of all; 0 is never.
+    unhedged
+        Models whose calls never are.
     """
 
     def __init__(
@@ -86,6 +92,8 @@ class Machine:
         laws: Mapping[tuple[str, str], StepLaw] | None = None,
         tenants: Mapping[str, float] | None = None,
         stall_s: float = 0.0,
+        hedge_budget: float = 0.0,
+        unhedged: Collection[str] = (),
     ) -> None:
         self.observers = Observers()
         self.models = dict(models or {})
@@ -96,8 +104,9 @@ class Machine:
         self.to_come = ToCome(self.fleet, self.runs, self.views)
         self.tenants = dict(tenants or {})
         self.shares = Shares(self.tenants)
+        self.hedging = Hedging(self.fleet, self.views, hedge_budget, unhedged, max_attempts)
         self.dispatcher = Dispatcher(
-            policy, self.fleet, self.runs, self.views, self.to_come, self.shares, stall_s, max_attempts
+            policy, self.fleet, self.runs, self.views, self.to_come, self.shares, self.hedging, stall_s, max_attempts
         )
         self.max_attempts = max_attempts
         self.max_held = max_held
@@ -142,6 +151,9 @@ class Machine:
                 if (changed := self.fleet.timed(event, now)) is not None:
                     self.views.replicas_changed(changed.replica.model)
                 return []
+            case Overdue():
+                call = self.runs.calls.get(event.call_id)
+                return [] if call is None else [*self.hedging.overdue(call, event.attempt, now)]
             case ReplicaReady():
                 return self._replica_ready(event, now)
             case ReplicaGone():

@@ -22,8 +22,8 @@ class Held:
     """What an attempt takes of its replica."""
 
     __slots__ = (
-        "began_at", "context_tokens", "expected_end", "expected_s", "given_at", "is_background", "is_ending", "kind",
-        "prompts_s", "seen_at", "tokens",
+        "began_at", "context_tokens", "expected_end", "expected_s", "given_at", "is_background", "is_ending",
+        "is_moved", "kind", "prompts_s", "seen_at", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +41,7 @@ class Held:
         self.began_at: float | None = None  # when it had a slot; None while it is ahead
         self.expected_end = 0.0
         self.is_ending = False  # its successor may come
+        self.is_moved = False  # its worker was told to end it, so that its call is tried elsewhere
         self.tokens = 0  # generated, as its worker said last
         self.seen_at = 0.0  # when that was
         self.prompts_s = 0.0  # of all prompts that its replica was given up to its own
@@ -82,8 +83,8 @@ class ReplicaState:
 
     __slots__ = (
         "_ends", "_expected_s", "_queue", "background", "begun", "card", "context_tokens", "draining", "ending",
-        "is_shaky", "kept", "on_trial", "position", "prefill_until", "prompts_s", "replica", "running", "waiting",
-        "waiting_s",
+        "is_shaky", "kept", "moved", "on_trial", "position", "prefill_until", "prompts_s", "replica", "running",
+        "waiting", "waiting_s",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, card: Card | None = None) -> None:
@@ -93,6 +94,7 @@ class ReplicaState:
         self.kept = False  # for calls that run alone, see `Apart`
         self.on_trial = False  # it died under calls and has finished none since: it takes one at a time
         self.is_shaky = False  # an attempt was taken by its engine, and none has finished since
+        self.moved = 0  # attempts that were moved away in a row, without a token of any
         self.position = -1  # among the views of its model; -1 while it is not offered
         self.running: dict[AttemptKey, Held] = {}  # those that are ahead come last
         self.begun = 0  # of the running; the others are ahead
@@ -196,6 +198,7 @@ class ReplicaState:
 
         Without, prompts that take less than the law says would add up to work that nobody does.
         """
+        self.moved = 0
         latest = now + self.prompts_s - held.prompts_s
         if latest >= self.prefill_until:
             return False

@@ -117,11 +117,13 @@ def replay(path: str | Path) -> Replayed:
 def _machine(head: Head) -> Machine:
     scenario = scenario_of(head)
     if scenario is not None:
-        return new_machine(scenario, head.policy, head.seed)
+        return new_machine(scenario, head.policy, head.seed, head.hedge_budget)
     return Machine(
         create_policy(head.policy, random.Random(head.seed).random),
         models={name: ModelLimits(*limits) for name, limits in head.models.items()},
         max_attempts=head.max_attempts,
         max_held=head.max_held,
         tenants=head.tenants,
+        hedge_budget=head.hedge_budget,
+        unhedged=head.unhedged,
     )

@@ -24,6 +24,8 @@ from dask_fmware.runtime import (
     FirstToken,
     Machine,
     ModelLimits,
+    Move,
+    Overdue,
     Refuse,
     Skip,
     Tick,
@@ -41,7 +43,7 @@ __all__ = ["Outcome", "World", "new_machine"]
 COLLECTED = (10_000, 50, 50)  # objects, and younger generations, after which garbage is looked for; 12 to 20 % faster
 
 
-def new_machine(scenario: FleetScenario, policy: str | Policy, seed: int = 0) -> Machine:
+def new_machine(scenario: FleetScenario, policy: str | Policy, seed: int = 0, hedge_budget: float = 0.0) -> Machine:
     """Make the machine of a simulation, which knows what the past of its scenario has taught."""
     machine = Machine(
         create_policy(policy, random.Random(seed).random) if isinstance(policy, str) else policy,
@@ -54,6 +56,7 @@ def new_machine(scenario: FleetScenario, policy: str | Policy, seed: int = 0) ->
             for accelerator, hosting in spec.on.items()
         },
         tenants={name: tenant.weight for name, tenant in scenario.tenants.items()},
+        hedge_budget=hedge_budget,
     )
     if isinstance(scenario, Scenario):
         teach(machine, scenario)
@@ -80,6 +83,7 @@ def _head(machine: Machine, scenario: FleetScenario, seed: int) -> Head:
         models={name: (limits.context_tokens, limits.longest_token_bytes) for name, limits in machine.models.items()},
         is_complete=True,
         tenants=machine.tenants,
+        hedge_budget=machine.hedging.budget,
         scenario=scenario.model_dump(mode="json", exclude_defaults=True) if isinstance(scenario, Scenario) else None,
     )
 
@@ -105,6 +109,8 @@ class World:
         Takes the outcome of each run when it has ended. With it, `play` keeps none.
     log
         Takes the lines of the machine's event log.
+    hedge_budget
+        As of the machine: without it no call is tried elsewhere for giving no token.
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class World:
         controller: Controller | None = None,
         ended: Callable[[Outcome], None] | None = None,
         log: Callable[[str], object] | None = None,
+        hedge_budget: float = 0.0,
     ) -> None:
         self.scenario = scenario
         self.outcomes: list[Outcome] = []  # in order of arrival; empty if `ended` takes them
@@ -125,7 +132,7 @@ class World:
         self._controller = controller
         self._ended = ended
         self.clock_ahead_s = 0.0  # the machine's clock less that of the simulation: a wall clock may be set
-        self.machine = new_machine(scenario, policy, seed)
+        self.machine = new_machine(scenario, policy, seed, hedge_budget)
         if log is not None:
             self.machine.observers.append(EventLog(_head(self.machine, scenario, seed), log))
         self._dispatcher = self.machine.dispatcher
@@ -200,6 +207,8 @@ class World:
         for action in actions:
             if isinstance(action, Assign):
                 self._assign(action)
+            elif isinstance(action, Move):
+                self._move(action)
             elif isinstance(action, Skip):
                 self._course.call_done(action.call_id)
             elif isinstance(action, Fail):
@@ -232,6 +241,31 @@ class World:
         prompt, output = node.call or (1, 1)
         attempt.cached = self._cached(attempt, prompt)
         self.fleet.run(attempt, prompt - attempt.cached, output, action.priority, action.wait_s)
+        if action.overdue_s:
+            self._agenda.at(self._agenda.now + action.overdue_s, self._overdue, attempt, action.overdue_s)
+
+    def _is_silent(self, attempt: Attempt) -> bool:
+        """Whether an attempt runs and has no token yet."""
+        entry = self._course.calls.get(attempt.call_id)
+        replica, now = attempt.replica, self._agenda.now
+        is_current = entry is not None and entry[0].attempts.get(attempt.call_id) is attempt
+        return is_current and attempt in replica.attempts and not replica.batch.tokens(attempt, now)
+
+    def _overdue(self, attempt: Attempt, waited_s: float) -> None:
+        if self._is_silent(attempt):
+            self._agenda.at(
+                self._agenda.now + (Overdue.AGAIN - 1.0) * waited_s, self._overdue, attempt, Overdue.AGAIN * waited_s
+            )
+            self._tell(Overdue(attempt.call_id, attempt.number))
+
+    def _move(self, action: Move) -> None:
+        """End an attempt that has no token, as its worker does; Dask offers its call again."""
+        entry = self._course.calls.get(action.call_id)
+        attempt = entry[0].attempts.get(action.call_id) if entry is not None else None
+        if attempt is not None and attempt.number == action.attempt and self._is_silent(attempt):
+            self.fleet.abort(attempt)
+            self._tell(AttemptEnded(action.call_id, action.attempt, "retry", error="no token in time"))
+            self._lost(attempt)
 
     def _cached(self, attempt: Attempt, prompt: int) -> int:
         """Tokens of a prompt that the engine of an attempt has in its cache: an emulated one has none."""

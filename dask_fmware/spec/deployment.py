@@ -95,6 +95,10 @@ class ModelDeployment(Record):
         default=None, gt=0, description="weights and buffers, 10^9 bytes; the KV cache extra"
     )
     arguments: dict[str, JsonValue] = Field(default_factory=dict, description="engine arguments")
+    hedge: bool = Field(
+        default=True,
+        description="whether a call that gives no token in time may be tried on another replica; not if it has effects",
+    )
     on: dict[Label, Placement] = Field(min_length=1, description="placement by accelerator")
 
 
@@ -121,6 +125,12 @@ class RouterOptions(Record):
         default=60.0,
         ge=0,
         description="seconds without a token after which a call is tried elsewhere, at least; 0 is never",
+    )
+    hedge_budget: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of all tokens for calls tried elsewhere as they give no token in time; 0 is never",
     )
     max_held: int = Field(default=100_000, ge=1, description="calls held before submissions are refused")
     record: str | None = Field(

@@ -60,7 +60,13 @@ class Placement:
             self._dask.send(
                 action.replica_id,
                 Grant(
-                    action.call_id, action.attempt, action.priority, action.stall_s, action.incarnation, action.wait_s
+                    action.call_id,
+                    action.attempt,
+                    action.priority,
+                    action.stall_s,
+                    action.incarnation,
+                    action.wait_s,
+                    action.overdue_s,
                 ).to_wire(),
             )
 

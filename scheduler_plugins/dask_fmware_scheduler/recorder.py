@@ -94,6 +94,8 @@ class Recorder:
             models={name: (known.context_tokens, known.longest_token_bytes) for name, known in machine.models.items()},
             is_complete=is_complete,
             tenants=machine.tenants,
+            hedge_budget=machine.hedging.budget,
+            unhedged=tuple(sorted(machine.hedging.exempt)),
             started=time(),
         )
         self._log = EventLog(head, self._write)

@@ -19,7 +19,7 @@ from distributed import Scheduler, SchedulerPlugin
 from distributed.metrics import time
 
 from dask_fmware.errors import AttemptsExhaustedError, FMwareError, NotInstalledError, VersionMismatchError
-from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken
+from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken, GiveUp, Overdue
 from dask_fmware.model.plan import PlannedNode
 from dask_fmware.model.replica import MODEL_LABEL, read_label
 from dask_fmware.policy import create_policy
@@ -33,6 +33,7 @@ from dask_fmware.runtime import (
     Hold,
     Machine,
     ModelLimits,
+    Move,
     Refuse,
     ReplicaDraining,
     ReplicaGone,
@@ -95,6 +96,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             max_attempts=router.max_attempts,
             max_held=router.max_held,
             stall_s=router.stall_s,
+            hedge_budget=router.hedge_budget,
+            unhedged=[name for name, model in self.deployment.models.items() if not model.hedge],
             tenants={name: tenant.weight for name, tenant in self.deployment.tenants.items()},
         )
         self.answers = AnswerBoard(self.machine)
@@ -107,7 +110,9 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self._wakes_at: float | None = None  # when the machine is told that its time has come
         self.dask.tolerate_worker_deaths(1000)
         self.services = tuple(make(self) for make in SERVICES)
-        self._listen({message.op: partial(self._told, message) for message in (FirstToken, AttemptEnded, Branched)})
+        self._listen(
+            {message.op: partial(self._told, message) for message in (FirstToken, AttemptEnded, Branched, Overdue)}
+        )
         for service in self.services:
             self._listen(service.messages())
             service.start()
@@ -326,7 +331,9 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
 
     # -- the machine -----------------------------------------------------------------------------
 
-    def _told(self, message: type[FirstToken | AttemptEnded | Branched], /, worker: str, **fields: Any) -> None:
+    def _told(
+        self, message: type[FirstToken | AttemptEnded | Branched | Overdue], /, worker: str, **fields: Any
+    ) -> None:
         self._handle(message.from_wire(fields))
 
     @guarded
@@ -344,6 +351,9 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                     self._assign(action)
                 case Hold():
                     pass  # held since it became runnable
+                case Move():
+                    if self.dask.is_known(action.replica_id):  # its task comes back as runnable
+                        self.dask.send(action.replica_id, GiveUp(action.call_id, action.attempt).to_wire())
                 case Skip():
                     if (task := self.dask.task(action.call_id)) is not None:
                         self.placement.to_light(task)

@@ -55,9 +55,13 @@ def test_every_kind_of_fault_befalls_somebody_and_most_runs_are_served_all_the_s
         world = check(seed, "greedy")
         injected += world.injected
         counts += world.contract.counts
-    kinds = {*get_args(Kind), "poison", "message told twice", "message told late"} - {"lose result", "undeliver"}
+    kinds = {*get_args(Kind), "poison", "stuck", "message told twice", "message told late"} - {
+        "lose result",
+        "undeliver",
+    }
     assert {*kinds, "result lost", "assignment not delivered"} <= {*injected}
     assert counts["runs finished"] > counts["runs failed"] > 0
+    assert counts["attempts moved"] > 0
 
 
 def test_the_same_seed_plays_the_same() -> None:

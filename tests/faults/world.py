@@ -18,6 +18,7 @@ from dask_fmware.runtime import (
     CallWithdrawn,
     Event,
     FirstToken,
+    Overdue,
     ReplicaGone,
     RunDropped,
     RunEnded,
@@ -35,9 +36,19 @@ from tests.faults.drawing import HEALED_S, Fault, draw_faults, draw_scenario
 __all__ = ["FaultyWorld"]
 
 MAX_ATTEMPTS = 3
+STALL_S = 10.0  # after which a worker gives an attempt up that has no token
 OVER_S = 4000.0  # by which every run has long ended
 MANY = 10_000  # events; a machine that turns in circles stops here
-REPEATED = (AttemptEnded, FirstToken, Branched, ReplicaGone, RunEnded, RunDropped, StepsTimed)  # told twice at times
+REPEATED = (
+    AttemptEnded,
+    FirstToken,
+    Overdue,
+    Branched,
+    ReplicaGone,
+    RunEnded,
+    RunDropped,
+    StepsTimed,
+)  # told twice at times
 
 
 class FaultyWorld(World):
@@ -64,6 +75,8 @@ class FaultyWorld(World):
         drawn = self._draws.choice((0.0, 0.0, 0.05))
         self._poison = drawn if poison is None else poison  # share of calls
         self.is_poison: dict[str, bool] = {}
+        self._stuck = random.Random(f"stuck {seed}")
+        self._stuck_share = self._stuck.choice((0.0, 0.0, 0.1, 0.5))  # of attempts
         self._lose = self._undeliver = 0
         self.contract = Contract(
             MAX_ATTEMPTS,
@@ -72,7 +85,7 @@ class FaultyWorld(World):
         )
         self._unheard: dict[str, list[tuple[Attempt, int]]] = {}  # of replicas that are cut off
         scenario = draw_scenario(seed) if scenario is None else scenario
-        super().__init__(scenario, policy, (), seed, self._take_down, ended=self._take_end)
+        super().__init__(scenario, policy, (), seed, self._take_down, ended=self._take_end, hedge_budget=1.0)
         self._heard, self.fleet._say = self.fleet._say, self._say  # type: ignore[method-assign]
         if self._draws.random() < 0.5:
             self._foretell_ends()
@@ -152,9 +165,12 @@ class FaultyWorld(World):
         if entry is None:
             return
         call_id = action.call_id
+        attempt = entry[0].attempts.get(call_id)
+        if attempt is not None and self._stuck.random() < self._stuck_share:
+            self._agenda.at(self.now + self.scenario.delivery_s + 1e-6, self._stick, attempt)
         if call_id not in self.is_poison:
             self.is_poison[call_id] = self._draws.random() < self._poison
-        if self.is_poison[call_id] and (attempt := entry[0].attempts.get(call_id)) is not None:
+        if self.is_poison[call_id] and attempt is not None:
             self._agenda.at(self.now + 0.01, self._poisoned, attempt)
 
     def _say(self, attempt: Attempt, kind: int) -> None:
@@ -163,6 +179,10 @@ class FaultyWorld(World):
             self._heard(attempt, kind)
         else:
             unheard.append((attempt, kind))
+
+    def _overdue(self, attempt: Attempt, waited_s: float) -> None:
+        if attempt.replica.replica_id not in self._unheard:
+            super()._overdue(attempt, waited_s)
 
     def _gave(self, attempt: Attempt, kind: int) -> None:
         if not self._is_current(attempt):
@@ -296,6 +316,19 @@ class FaultyWorld(World):
         if attempt in attempt.replica.attempts:
             self.injected["poison"] += 1
             self._crash(attempt.replica, says_first=False)  # workers tell of the engine before its attempts
+
+    def _stick(self, attempt: Attempt) -> None:
+        """An engine makes nothing of an attempt, which keeps its slot until its worker gives it up."""
+        replica = attempt.replica
+        if attempt in replica.attempts and attempt not in replica.ahead and self._is_silent(attempt):
+            self.injected["stuck"] += 1
+            replica.batch.abort(self.now, attempt)
+            self.fleet._wake(replica)
+            self._agenda.at(self.now + STALL_S, self._unstick, attempt)
+
+    def _unstick(self, attempt: Attempt) -> None:
+        if attempt in attempt.replica.attempts:
+            self._end_attempt(attempt)
 
     def _outage(self, fault: Fault) -> None:
         models = sorted(self.scenario.models)

@@ -32,6 +32,7 @@ from dask_fmware.runtime import (
     Hold,
     Machine,
     ModelLimits,
+    Move,
     Refuse,
     ReplicaDraining,
     ReplicaGone,
@@ -106,6 +107,7 @@ class Shell:
         self.draining: set[str] = set()
         self.engines: dict[str, list[tuple[str, int]]] = {}  # replica id -> attempts on it
         self.silent: dict[str, str] = {}  # replica id -> "dead" or "paused", which the machine does not know yet
+        self.moved: list[tuple[str, str, int]] = []  # attempts whose workers were told to give them up
         self._due: deque[Event] = deque()
 
     def new_machine(self) -> Machine:
@@ -116,6 +118,8 @@ class Shell:
             max_attempts=self.MAX_ATTEMPTS,
             max_held=60,
             keep_runs=3,
+            hedge_budget=1.0,
+            unhedged=("large",),
         )
         for kind in product(("small", "large"), ("cpu",), ("rag",), "abcdxy"):  # what it has learnt of ends
             held = Held(1.0, kind=kind)
@@ -162,6 +166,12 @@ class Shell:
                 task.state, task.on = "running", (replica.replica_id, action.attempt)
                 task.tries += 1
                 assert task.tries <= self.MAX_ATTEMPTS
+            case Move():
+                task = self.tasks[action.call_id]
+                assert task.on == (action.replica_id, action.attempt), f"{action} of an attempt that does not run"
+                assert task.tries < self.MAX_ATTEMPTS - 1
+                assert task.node.model != "large"
+                self.moved.append((action.replica_id, action.call_id, action.attempt))
             case Hold():
                 assert self.tasks[action.call_id].state == "held"
             case Skip():

@@ -17,6 +17,7 @@ from dask_fmware.runtime import (
     CallRunnable,
     CallWithdrawn,
     FirstToken,
+    Overdue,
     ReplicaDraining,
     ReplicaGone,
     RunDropped,
@@ -228,6 +229,20 @@ class World(RuleBasedStateMachine):
     def an_attempt_ends(self, pick: int, outcome: str) -> None:
         self.shell.end(*self.one(self.shell.attempts(), pick), outcome)
 
+    @precondition(lambda self: self.shell.attempts())
+    @rule(pick=PICK)
+    def an_attempt_is_overdue(self, pick: int) -> None:
+        _, call_id, attempt = self.one(self.shell.attempts(), pick)
+        self.shell.send(Overdue(call_id, attempt))
+
+    @precondition(lambda self: self.shell.moved)
+    @rule(pick=PICK)
+    def an_attempt_is_given_up(self, pick: int) -> None:
+        told = self.one(self.shell.moved, pick)
+        self.shell.moved.remove(told)
+        if told in self.shell.attempts():  # else it has ended meanwhile
+            self.shell.end(*told, "retry")
+
     # -- bad luck --------------------------------------------------------------------------------
 
     @rule(pick=PICK)
@@ -237,6 +252,7 @@ class World(RuleBasedStateMachine):
                 [
                     AttemptEnded("nobody", 1, "finished"),
                     FirstToken("nobody", 1, 0.1),
+                    Overdue("nobody", 1),
                     CallRunnable("nobody"),
                     CallWithdrawn("nobody"),
                     CallDropped("nobody"),
@@ -258,7 +274,7 @@ class World(RuleBasedStateMachine):
         running = {(call_id, attempt) for _, call_id, attempt in self.shell.attempts()}
         live = self.shell.runs
         match event:
-            case AttemptEnded() | FirstToken() if (event.call_id, event.attempt) in running:
+            case AttemptEnded() | FirstToken() | Overdue() if (event.call_id, event.attempt) in running:
                 return
             case ReplicaGone() if event.replica_id in self.shell.replicas:
                 return
@@ -266,7 +282,7 @@ class World(RuleBasedStateMachine):
                 return
             case RunDropped() | RunEnded() if event.run_id in live:
                 return
-            case AttemptEnded() | FirstToken() | ReplicaGone() | RunSubmitted() | RunDropped() | RunEnded():
+            case AttemptEnded() | FirstToken() | Overdue() | ReplicaGone() | RunSubmitted() | RunDropped() | RunEnded():
                 self.shell.send(event)
 
     @rule(seconds=st.sampled_from([0.5, 5.0]))

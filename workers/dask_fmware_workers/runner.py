@@ -19,12 +19,12 @@ from dask_fmware.errors import EngineCrashedError, EngineStalledError, FMwareErr
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.completion import Completion, Timing
 from dask_fmware.model.engine import Engine, Usage
-from dask_fmware.model.messages import AttemptEnded, FirstToken, Grant
+from dask_fmware.model.messages import AttemptEnded, FirstToken, GiveUp, Grant, Overdue
 from dask_fmware_workers.dask_internals import Reschedule
 from dask_fmware_workers.engine_slots import EngineSlots, NeverBeganError
 from dask_fmware_workers.output import format_tokens, output_of
 from dask_fmware_workers.pace import EnginePace
-from dask_fmware_workers.stalls import bounded_silence
+from dask_fmware_workers.stalls import bounded_silence, told_when_overdue
 from dask_fmware_workers.streams import AnswerStreams, TextStream
 
 __all__ = ["CallRunner"]
@@ -41,6 +41,7 @@ class _Attempt:
     grant: Grant
     task: asyncio.Task[Any] | None  # the Dask task that runs it
     withdrawn: bool = False
+    is_given_up: bool = False  # as it has no token, to be tried elsewhere
     deltas: int = 0  # from its engine so far
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -108,6 +109,15 @@ class CallRunner:
             attempt.withdrawn = True
             attempt.task.cancel()
 
+    def give_up(self, message: GiveUp) -> None:
+        """End an attempt so that its call is tried elsewhere, unless its first token has come meanwhile."""
+        attempt = self._attempts.get(message.call_id)
+        if attempt is None or attempt.grant.attempt != message.attempt or attempt.ttft_s is not None:
+            return
+        if attempt.task is not None and not attempt.withdrawn:
+            attempt.is_given_up = attempt.withdrawn = True
+            attempt.task.cancel()
+
     def skip(self, call_id: str) -> None:
         """A call turned out to be on a branch that was not taken."""
         if (grant := self._grants.pop(call_id, None)) is not None:
@@ -146,6 +156,8 @@ class CallRunner:
             if not attempt.withdrawn or attempt.task is None:  # the worker closes
                 raise
             attempt.task.uncancel()
+            if attempt.is_given_up:
+                outcome, error = "retry", "no token in time; tried elsewhere (see router.hedge_budget)"
             raise Reschedule(f"{call.where}: aborted") from None
         except NeverBeganError as why:
             outcome = "undelivered"
@@ -221,10 +233,12 @@ class CallRunner:
         request = call.request(values, request_id=f"{call_id}#{grant.attempt}", priority=grant.priority)
         if pace is not None:
             pace.submitted(request, f"{call.workflow}.{call.node}", call_id, grant.attempt)
+        overdue = Overdue(call_id, grant.attempt).to_wire()
         start = perf_counter()
         finish_reason, usage = None, None
         try:
             async with (
+                told_when_overdue(grant.overdue_s, lambda: attempt.ttft_s is None, lambda: self._send(overdue)),
                 bounded_silence(grant.stall_s, lambda: attempt.deltas, call.where),
                 aclosing(engine.generate(request)) as deltas,  # type: ignore[type-var]
             ):

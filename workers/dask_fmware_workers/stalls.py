@@ -1,4 +1,4 @@
-"""A bound on how long an engine may be silent under a call.
+"""Engines that are silent under a call: when that is said, and when it is enough.
 
 Only time in which this process ran counts. A worker that was stopped for a while (SIGSTOP, a frozen container, a
 virtual machine that moved, a library that kept the interpreter) finds its timers overdue and no token there; its
@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from dask_fmware.errors import EngineStalledError
+from dask_fmware.model.messages import Overdue
 
-__all__ = ["bounded_silence"]
+__all__ = ["bounded_silence", "told_when_overdue"]
 
 TICKS = 8  # for one bound, which is therefore exact to an eighth
 
@@ -63,3 +64,28 @@ async def bounded_silence(stall_s: float, signs: Callable[[], int], where: str) 
         if not bound.expired():
             raise
         raise EngineStalledError(f"{where}: no token for {stall_s:g} s (see router.stall_s)") from error
+
+
+@asynccontextmanager
+async def told_when_overdue(
+    overdue_s: float, is_silent: Callable[[], bool], tell: Callable[[], object]
+) -> AsyncIterator[None]:
+    """Tell when there is no token after `overdue_s`, and again after each `Overdue.AGAIN` times as long; 0 is never."""
+    if not overdue_s:
+        yield
+        return
+    loop, waited_s = asyncio.get_running_loop(), overdue_s
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        nonlocal timer, waited_s
+        if is_silent():
+            tell()
+            timer = loop.call_later((Overdue.AGAIN - 1.0) * waited_s, look)
+            waited_s *= Overdue.AGAIN
+
+    timer = loop.call_later(overdue_s, look)
+    try:
+        yield
+    finally:
+        timer.cancel()
