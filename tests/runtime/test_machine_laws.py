@@ -230,8 +230,9 @@ class World(RuleBasedStateMachine):
         self.shell.end(*self.one(self.shell.attempts(), pick), outcome)
 
     @precondition(lambda self: self.shell.attempts())
-    @rule(pick=PICK)
-    def an_attempt_is_overdue(self, pick: int) -> None:
+    @rule(pick=PICK, seconds=st.sampled_from([0.0, 0.25, 0.5]))
+    def an_attempt_is_overdue(self, pick: int, seconds: float) -> None:
+        self.shell.now += seconds
         _, call_id, attempt = self.one(self.shell.attempts(), pick)
         self.shell.send(Overdue(call_id, attempt))
 

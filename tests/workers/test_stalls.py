@@ -8,7 +8,7 @@ import time
 import pytest
 
 from dask_fmware.errors import EngineStalledError
-from dask_fmware_workers.stalls import bounded_silence
+from dask_fmware_workers.stalls import bounded_silence, told_when_overdue
 
 
 async def test_an_engine_that_is_silent_for_too_long_is_given_up() -> None:
@@ -40,3 +40,31 @@ async def test_without_a_bound_nothing_is_watched_and_errors_inside_stay_what_th
     with pytest.raises(TimeoutError):
         async with bounded_silence(10.0, lambda: 0, "node 'a'"):
             raise TimeoutError("of the engine's own")
+
+
+async def test_an_attempt_that_is_overdue_is_told_again_and_again_until_it_has_a_token() -> None:
+    told: list[float] = []
+    now, three = asyncio.get_running_loop().time, asyncio.Event()
+
+    def tell() -> None:
+        told.append(now())
+        if len(told) == 3:
+            three.set()
+
+    begin = now()
+    async with told_when_overdue(0.02, lambda: not three.is_set(), tell):
+        await three.wait()
+        await asyncio.sleep(0.1)
+    waits = [at - begin for at in told]
+    assert len(waits) == 3, "it has a token by then"
+    assert all(waited >= least for waited, least in zip(waits, (0.02, 0.03, 0.045), strict=True))
+
+
+async def test_nothing_is_told_of_an_attempt_that_ends_or_has_no_bound() -> None:
+    told: list[str] = []
+    async with told_when_overdue(0.02, lambda: True, lambda: told.append("late")):
+        pass
+    async with told_when_overdue(0.0, lambda: True, lambda: told.append("unbounded")):
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)
+    assert told == []
