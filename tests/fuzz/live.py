@@ -221,6 +221,7 @@ LIVE_TARGETS: dict[str, Target] = {
         message(
             "fmware-first-token",
             "fmware-ended",
+            "fmware-overdue",
             "fmware-steps",
             "fmware-branched",
             "fmware-replica-failed",

@@ -14,7 +14,9 @@ from dask_fmware.model.messages import (
     Branched,
     EngineStateReport,
     FirstToken,
+    GiveUp,
     Grant,
+    Overdue,
     ReplicaFailed,
     ReplicaReady,
     StepsTimed,
@@ -27,6 +29,8 @@ seconds, share = st.floats(0, 1e9), st.floats(0, 1)
 MESSAGES = st.one_of(
     st.builds(Grant, text, number, st.floats(allow_nan=False, allow_infinity=False)),
     st.builds(FirstToken, text, number, seconds),
+    st.builds(GiveUp, text, number),
+    st.builds(Overdue, text, number),
     st.builds(
         AttemptEnded,
         text,
@@ -115,7 +119,7 @@ def test_what_an_older_sender_leaves_out_has_its_default_or_is_another_version(m
 def test_every_message_has_an_op_of_its_own() -> None:
     kinds = [getattr(messages, name) for name in messages.__all__]
     ops = [kind.op for kind in kinds if hasattr(kind, "op")]
-    assert len(ops) == len(set(ops)) == 8
+    assert len(ops) == len(set(ops)) == 10
     assert all(op.startswith("fmware-") for op in ops)
 
 

@@ -20,10 +20,10 @@ from dask_fmware.simulate.world import World
 from tests.simulate.test_world import SERIAL
 
 
-def record(path: Path, policy: str = "slack", **changes: Any) -> World:
+def record(path: Path, policy: str = "slack", hedge_budget: float = 0.0, **changes: Any) -> World:
     made = Scenario.model_validate({**SERIAL, **changes})
     with (gzip.open if path.suffix == ".gz" else open)(path, "wt") as file:  # type: ignore[operator]
-        world = World(made, policy, Workload(made, 3).runs(), 3, log=file.write)
+        world = World(made, policy, Workload(made, 3).runs(), 3, log=file.write, hedge_budget=hedge_budget)
         world.play()
     return world
 
@@ -34,6 +34,13 @@ def test_a_log_is_replayed_to_the_same_decisions(policy: str, tmp_path: Path) ->
     found = replay(tmp_path / "a.jsonl.gz")
     assert found.difference is None
     assert found.decisions >= world.calls
+
+
+def test_calls_that_are_tried_elsewhere_are_in_the_log_and_replayed(tmp_path: Path) -> None:
+    slow = [{"card": "fast-0", "at_s": 0.1 + 2.0 * n, "down_s": 1.0, "slow": 1000.0} for n in range(10)]
+    record(tmp_path / "a.jsonl", "greedy", 1.0, failures=slow)
+    assert '["Move", "' in (tmp_path / "a.jsonl").read_text()
+    assert replay(tmp_path / "a.jsonl").difference is None
 
 
 def test_the_first_difference_is_named(tmp_path: Path) -> None:
