@@ -252,7 +252,9 @@ class World:
         return is_current and attempt in replica.attempts and not replica.batch.tokens(attempt, now)
 
     def _overdue(self, attempt: Attempt, waited_s: float) -> None:
-        if self._is_silent(attempt):
+        if attempt in attempt.replica.ahead:
+            self._agenda.at(self._agenda.now + waited_s, self._overdue, attempt, waited_s)
+        elif self._is_silent(attempt):
             self._agenda.at(
                 self._agenda.now + (Overdue.AGAIN - 1.0) * waited_s, self._overdue, attempt, Overdue.AGAIN * waited_s
             )

@@ -61,7 +61,6 @@ def test_every_kind_of_fault_befalls_somebody_and_most_runs_are_served_all_the_s
     }
     assert {*kinds, "result lost", "assignment not delivered"} <= {*injected}
     assert counts["runs finished"] > counts["runs failed"] > 0
-    assert counts["attempts moved"] > 0
 
 
 def test_the_same_seed_plays_the_same() -> None:

@@ -27,7 +27,7 @@ def scenario(replicas: int, slots: int, runs: int) -> Scenario:
 
 def poisoned(seed: int, policy: str, share: float, replicas: int = 2, slots: int = 8, runs: int = 100) -> FaultyWorld:
     """Play a share of poison, and hold the machine to its contract."""
-    world = FaultyWorld(seed, policy, scenario(replicas, slots, runs), (), share)
+    world = FaultyWorld(seed, policy, scenario(replicas, slots, runs), (), share, stuck=0.0)
     assert not world.run()
     return world
 

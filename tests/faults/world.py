@@ -64,11 +64,14 @@ class FaultyWorld(World):
         scenario: Scenario | None = None,
         faults: Sequence[Fault] | None = None,
         poison: float | None = None,
+        stuck: float | None = None,
+        hedge_budget: float = 1.0,
     ) -> None:
         self.breaches: list[str] = []
         self.injected: Counter[str] = Counter()
         self.told: list[tuple[Event, float, list[str]]] = []
         self._ends: Counter[str] = Counter()
+        self.met = 0  # runs that were in time
         self.unserved: set[str] = set()  # runs that ended without a result
         self._draws = random.Random(f"play {seed}")
         self._twice = self._draws.choice((0.0, 0.1, 0.5))  # share of messages
@@ -76,7 +79,8 @@ class FaultyWorld(World):
         self._poison = drawn if poison is None else poison  # share of calls
         self.is_poison: dict[str, bool] = {}
         self._stuck = random.Random(f"stuck {seed}")
-        self._stuck_share = self._stuck.choice((0.0, 0.0, 0.1, 0.5))  # of attempts
+        drawn = self._stuck.choice((0.0, 0.0, 0.1, 0.5))
+        self._stuck_share = drawn if stuck is None else stuck  # of attempts
         self._lose = self._undeliver = 0
         self.contract = Contract(
             MAX_ATTEMPTS,
@@ -85,7 +89,7 @@ class FaultyWorld(World):
         )
         self._unheard: dict[str, list[tuple[Attempt, int]]] = {}  # of replicas that are cut off
         scenario = draw_scenario(seed) if scenario is None else scenario
-        super().__init__(scenario, policy, (), seed, self._take_down, ended=self._take_end, hedge_budget=1.0)
+        super().__init__(scenario, policy, (), seed, self._take_down, ended=self._take_end, hedge_budget=hedge_budget)
         self._heard, self.fleet._say = self.fleet._say, self._say  # type: ignore[method-assign]
         if self._draws.random() < 0.5:
             self._foretell_ends()
@@ -136,6 +140,7 @@ class FaultyWorld(World):
 
     def _take_end(self, outcome: Outcome) -> None:
         self._ends[outcome.run.run_id] += 1
+        self.met += outcome.met
         if outcome.finished_at == inf:
             self.unserved.add(outcome.run.run_id)
 
@@ -313,7 +318,9 @@ class FaultyWorld(World):
         return AttemptEnded(attempt.call_id, attempt.number, "retry", error="the engine crashed")
 
     def _poisoned(self, attempt: Attempt) -> None:
-        if attempt in attempt.replica.attempts:
+        if attempt in attempt.replica.ahead:  # its engine has not seen it yet
+            self._agenda.at(self.now + 0.01, self._poisoned, attempt)
+        elif attempt in attempt.replica.attempts:
             self.injected["poison"] += 1
             self._crash(attempt.replica, says_first=False)  # workers tell of the engine before its attempts
 
