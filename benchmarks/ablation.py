@@ -3,7 +3,9 @@
     python -m benchmarks.ablation [--seeds 20]
 
 A part is switched off from outside, by what is shown to the policy or made of its answer, so that all else is the
-policy as it is shipped.
+policy as it is shipped. Beside the paper's setting and overload stand what single parts are for: a batch job beside
+interactive runs at half of the capacity of two cards (goodput of these, and how much of what they leave the job uses),
+and runs of five turns on engines that keep prompts (`prefix_affinity`).
 """
 
 from __future__ import annotations
@@ -19,11 +21,14 @@ from typing import Any
 
 from rich.progress import track
 
+from benchmarks import batch_beside, prefix_affinity
 from benchmarks.support.environment import environment, write
 from benchmarks.support.trial import Cell, scenario_of
 from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.kinds import leaders
+from dask_fmware.policy.leeway import Leeway
 from dask_fmware.policy.outlook import Outlook, Plan
+from dask_fmware.policy.price import Price, Prices
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
 from dask_fmware.policy.slack import Slack
 from dask_fmware.simulate.report import interval
@@ -37,6 +42,7 @@ __all__ = ["PARTS", "Without"]
 COUNTS = (8, 12, 15, 20, 30)
 LOADS = (0.9, 2.0)
 FIRST_SEED = 1000
+WINDOW_S = 40.0
 SCENARIOS = Path(__file__).parent / "scenarios"
 
 
@@ -55,6 +61,10 @@ class Without:
         self.name = f"slack without {part}" if part else "slack"
         self._part = part
         self._slack = Slack()
+        if part == "leeway of background calls":
+            self._slack._leeway = defaultdict(_Steady)
+        if part == "price of dear runs":
+            self._slack._prices = _Free()
 
     def order(self, call: CallView) -> tuple[float, ...]:
         """As `Slack`, or first come, first served inside its classes."""
@@ -73,6 +83,8 @@ class Without:
 
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """As `Slack`, but for the part that is off."""
+        if self._part == "prefix affinity":
+            call = replace(call, home=None, cached_tokens=0)
         choice = self._slack.choose(call, replicas, now)
         best = min(leaders(replicas, self.rank), key=lambda r: (not r.has_room, _ends(call, r, now), r.name))
         match self._part, choice:
@@ -91,6 +103,24 @@ class Without:
                 return Bind(choice.replica_id, choice.reason)
             case _:
                 return choice
+
+
+class _Steady(Leeway):
+    """Leeway that learns nothing."""
+
+    def bound(self, call: CallView, due: float, ends: float) -> None:
+        """Learn nothing."""
+
+    def lost(self, call: CallView, due: float) -> None:
+        """Learn nothing."""
+
+
+class _Free(Prices):
+    """No price for anybody."""
+
+    def of(self, call: CallView) -> Price:
+        """Return one that has learnt nothing."""
+        return Price()
 
 
 class _Even:
@@ -113,44 +143,68 @@ PARTS = (
     "restraint of background calls",
     "online correction",
     "engine priority",
+    "price of dear runs",
+    "leeway of background calls",
+    "prefix affinity",
 )
 
 
 def goodput(scenario: Scenario, part: str, seed: int, rate: float | None) -> float:
     """Share of runs in time."""
     world = World(scenario, Without(part), Workload(scenario, seed).runs(rate=rate), seed)
-    if part == "online correction":
-        world.machine.fleet.stretches = defaultdict(_Even)  # type: ignore[arg-type]
+    _prepare(world, part)
     outcomes = world.play()
     return sum(outcome.met for outcome in outcomes) / len(outcomes)
 
 
-def settings() -> dict[str, list[tuple[Scenario, float | None]]]:
-    """What a column of the table is a mean over: scenarios and rates."""
-    made: dict[str, list[tuple[Scenario, float | None]]] = {}
-    for workflow in ("rag", "shopping"):
-        made[f"paper, {workflow}"] = [(scenario_of(Cell(workflow, count, 0)), None) for count in COUNTS]  # type: ignore[arg-type]
-    batching = load_scenario(SCENARIOS / "batching2.yaml")
-    batching = batching.model_copy(update={"arrivals": PoissonArrivals(kind="poisson", duration_s=60.0)})
-    full = saturation(batching)
-    for load in LOADS:
-        made[f"batching, {load:g} of saturation"] = [(batching, load * full)]
-    return made
+def _prepare(world: World, part: str) -> None:
+    if part == "online correction":
+        world.machine.fleet.stretches = defaultdict(_Even)  # type: ignore[arg-type]
+
+
+def paper(part: str, seed: int) -> dict[str, float]:
+    """The paper's setting: mean over numbers of runs."""
+    cells = {w: [scenario_of(Cell(w, count, 0)) for count in COUNTS] for w in ("rag", "shopping")}  # type: ignore[arg-type]
+    return {f"paper, {w}": fmean(goodput(one, part, seed, None) for one in made) for w, made in cells.items()}
+
+
+def batching(part: str, seed: int) -> dict[str, float]:
+    """Two cards that batch."""
+    made = _two_cards()
+    return {f"batching, {load:g} of saturation": goodput(made, part, seed, load * saturation(made)) for load in LOADS}
+
+
+def beside(part: str, seed: int) -> dict[str, float]:
+    """Interactive runs beside a batch job."""
+    made = _two_cards()
+    full = saturation(made)
+    found = batch_beside.of_seed(made, Without(part), full / 2, seed, WINDOW_S, job=True)
+    idle = full - found["interactive"]
+    return {"beside a batch job": found["goodput"], "of the idle capacity, the job uses": found["rows"] / idle}
+
+
+def turns(part: str, seed: int) -> dict[str, float]:
+    """Runs whose prompts begin with what was said before."""
+    made = prefix_affinity.scenario(1500, WINDOW_S)
+    return {"five turns": prefix_affinity.of_seed(made, Without(part), 8.0, seed)[0]}
+
+
+def _two_cards() -> Scenario:
+    made = load_scenario(SCENARIOS / "batching2.yaml")
+    return made.model_copy(update={"arrivals": PoissonArrivals(kind="poisson", duration_s=WINDOW_S)})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=20, help="from 1000 up; a quarter of them on batching cards")
+    parser.add_argument("--seeds", type=int, default=20, help="from 1000 up; a quarter (2 at least) on batching cards")
     asked = parser.parse_args()
-    columns = settings()
-    found: dict[str, dict[str, list[float]]] = {part or "nothing": {} for part in PARTS}
+    found: dict[str, dict[str, list[float]]] = {part or "nothing": defaultdict(list) for part in PARTS}
     for part in track(PARTS, description="parts"):
-        for column, cells in columns.items():
-            count = asked.seeds if column.startswith("paper") else max(asked.seeds // 4, 1)
-            found[part or "nothing"][column] = [
-                fmean(goodput(scenario, part, seed, rate) for scenario, rate in cells)
-                for seed in range(FIRST_SEED, FIRST_SEED + count)
-            ]
+        for played in (paper, batching, beside, turns):
+            for seed in range(FIRST_SEED, FIRST_SEED + (asked.seeds if played is paper else max(asked.seeds // 4, 2))):
+                for column, value in played(part, seed).items():
+                    found[part or "nothing"][column].append(value)
+    columns = list(found["nothing"])
     where = environment(seed=FIRST_SEED)
     lines = [
         "# What each part of `slack` is worth, simulated",

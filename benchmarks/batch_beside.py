@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.support.environment import environment, write
 from dask_fmware.evaluation.job import BACKGROUND_PRIORITY
+from dask_fmware.policy.protocol import Policy
 from dask_fmware.simulate.arrivals import Arrival
 from dask_fmware.simulate.closed_loop import ClosedLoop, slots
 from dask_fmware.simulate.course import Outcome
@@ -44,7 +45,9 @@ def rows(scenario: Scenario, seed: int) -> Iterator[SampledRun]:
         number += 1
 
 
-def of_seed(scenario: Scenario, policy: str, rate: float, seed: int, window_s: float, job: bool) -> dict[str, float]:
+def of_seed(
+    scenario: Scenario, policy: str | Policy, rate: float, seed: int, window_s: float, job: bool
+) -> dict[str, float]:
     """Interactive goodput, and rows and interactive runs done a second."""
     runs = Workload(scenario, seed).runs(rate=rate)
     world = ClosedLoop(rows(scenario, seed), 2 * slots(scenario) if job else 0, scenario, policy, runs, seed)

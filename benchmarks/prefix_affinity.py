@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.support.environment import environment, write
-from dask_fmware.policy.protocol import CallView, Choice, ReplicaView
+from dask_fmware.policy.protocol import CallView, Choice, Policy, ReplicaView
 from dask_fmware.policy.slack import Slack
 from dask_fmware.simulate.engines import Attempt
 from dask_fmware.simulate.report import interval
@@ -40,7 +40,7 @@ class Forgetful(Slack):
 class Turns(World):
     """A simulation of engines that remember the turn before."""
 
-    def __init__(self, scenario: Scenario, policy: Slack, rate: float, seed: int) -> None:
+    def __init__(self, scenario: Scenario, policy: Policy, rate: float, seed: int) -> None:
         super().__init__(scenario, policy, Workload(scenario, seed).runs(rate=rate), seed)
         self._served: dict[str, str] = {}  # run -> replica that served its last turn
         self.hits = 0
@@ -79,7 +79,7 @@ def scenario(prompt_tokens: int, duration_s: float) -> Scenario:
     )
 
 
-def of_seed(made: Scenario, policy: Slack, rate: float, seed: int) -> tuple[float, float, float]:
+def of_seed(made: Scenario, policy: Policy, rate: float, seed: int) -> tuple[float, float, float]:
     """Goodput, mean TTFT and the share of calls that found their prompt in a cache."""
     world = Turns(made, policy, rate, seed)
     outcomes = world.play()
