@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from dask_fmware.errors import SpecError
@@ -103,7 +104,21 @@ def fuzzy(expected: str = "expected", *, name: str = "fuzzy") -> Scorer:
     """Score how alike answer and expected one are, 0 to 1: the share of characters that need no edit.
 
     It is the normalized indel similarity of the library rapidfuzz.
+
+    Parameters
+    ----------
+    expected
+        Column of the right answers.
+    name
+        Of the column of scores.
+
+    Raises
+    ------
+    SpecError
+        If rapidfuzz is not installed.
     """
+    if find_spec("rapidfuzz") is None:
+        raise SpecError('fm.scorers.fuzzy needs rapidfuzz; pip install "dask-fmware[evaluate]"')
 
     def score(answer: str, wanted: Any) -> float:
         from rapidfuzz.distance import Indel
@@ -114,7 +129,15 @@ def fuzzy(expected: str = "expected", *, name: str = "fuzzy") -> Scorer:
 
 
 def is_json(schema: type[BaseModel] | None = None, *, name: str = "json") -> Scorer:
-    """Score 1 where the answer is a JSON document, and fits a pydantic class if one is given."""
+    """Score 1 where the answer is a JSON document, and fits a pydantic class if one is given.
+
+    Parameters
+    ----------
+    schema
+        The class; None for any document.
+    name
+        Of the column of scores.
+    """
 
     def score(answer: str) -> bool:
         from pydantic import ValidationError
@@ -134,6 +157,15 @@ def is_json(schema: type[BaseModel] | None = None, *, name: str = "json") -> Sco
 
 def matches(pattern: str, *, flags: int = 0, name: str = "matches") -> Scorer:
     """Score 1 where a regular expression is found in the answer; begin and end it with ``^`` and ``$`` for all of it.
+
+    Parameters
+    ----------
+    pattern
+        As in `re`.
+    flags
+        As in `re.compile`.
+    name
+        Of the column of scores.
 
     Raises
     ------

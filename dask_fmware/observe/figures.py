@@ -7,29 +7,20 @@ buckets and names, and by a sample of the calls that wait.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from itertools import islice
 from statistics import median
 from typing import Any
 
 from dask_fmware.observe.history import History
+from dask_fmware.observe.verdict import CAUSES, RECENT_S, verdict
 from dask_fmware.observe.window import ALL, Bucket, Tally
 
-__all__ = ["COLUMNS", "RECENT_S", "Figures", "slack_labels", "verdict"]
+__all__ = ["COLUMNS", "Figures", "slack_labels"]
 
-RECENT_S = 300.0  # what numbers and tables are about; series go further back
 SAMPLE = 400  # waiting calls looked at
 SLACK_EDGES_S = (-10.0, -5.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 SHOWN = 7  # culprits
-CAUSES = {
-    "wait": "waited for a slot",
-    "run": "ran too long",
-    "lost": "lost an attempt",
-    "between": "lost time in plain code",
-    "failed": "failed",
-    "refused": "refused",
-}
 
 
 class Figures:
@@ -301,45 +292,3 @@ def _culprits(recent: Bucket, tally: Tally) -> list[dict[str, Any]]:
         }
         for culprit, (runs, lost_s) in ranked[:SHOWN]
     ]
-
-
-def verdict(recent: Bucket, *, waiting: int, replicas: int) -> dict[str, str]:
-    """Say in one sentence whether SLOs are met and, if not, which node on which card is to blame."""
-    tally = recent.tallies[ALL]
-    minutes = f"the last {RECENT_S / 60:g} minutes"
-    share = tally.attainment
-    if share is None:
-        if not replicas:
-            return {"state": "idle", "headline": "No replica is ready yet", "detail": ""}
-        ended = f"{tally.ended} runs without an SLO ended" if tally.ended else "no run ended"
-        busy = f"; {waiting} calls wait" if waiting else ""
-        return {"state": "idle", "headline": "No SLO to judge", "detail": f"In {minutes} {ended}{busy}."}
-    counts = f"{tally.met} of {tally.judged} runs in {minutes}"
-    if share >= 0.99:
-        return {"state": "met", "headline": "SLOs are met", "detail": f"{counts}."}
-    state, headline = ("risk", "SLOs are mostly met") if share >= 0.9 else ("missed", "SLOs are missed")
-    return {"state": state, "headline": headline, "detail": f"{counts}. {_blamed(recent, tally.judged - tally.met)}"}
-
-
-def _blamed(recent: Bucket, missed: int) -> str:
-    """Name the node that cost most runs their SLO, where, and how."""
-    nodes: defaultdict[tuple[str, str], float] = defaultdict(float)
-    for culprit, (runs, _) in recent.misses.items():
-        nodes[culprit.workflow, culprit.node] += runs
-    (workflow, node), total = max(nodes.items(), key=lambda item: (item[1], item[0]))
-    if not node:
-        return f"To blame: workflow {workflow}, {total:.0f} of {missed} misses."
-    cards: defaultdict[str, float] = defaultdict(float)
-    own = {c: figures for c, figures in recent.misses.items() if (c.workflow, c.node) == (workflow, node)}
-    for culprit, (runs, _) in own.items():
-        cards[culprit.card] += runs
-    card, there = max(cards.items(), key=lambda item: (item[1], item[0]))
-    worst, (runs, lost_s) = max(
-        ((c, figures) for c, figures in own.items() if c.card == card), key=lambda item: (item[1][0], item[0])
-    )
-    where = f", {there:.0f} of them on card {card}" if card else ""
-    cost = f" ({lost_s / runs:.2f} s lost each)" if lost_s > 0 else ""
-    return (
-        f"To blame: node {node} of {workflow}, {total:.0f} of {missed} misses{where}, "
-        f"where it mostly {CAUSES.get(worst.cause, worst.cause)}{cost}."
-    )

@@ -125,3 +125,9 @@ def test_fingerprints_change_with_code_and_prompts_and_with_nothing_else() -> No
 
     assert made("Say {question}") == made("Say {question}", fm.SLO(ttft_s=1))
     assert made("Say {question}") != made("Tell {question}")
+
+
+def test_a_scorer_whose_library_is_missing_says_so_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dask_fmware.evaluation.scorers.find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=r'needs rapidfuzz; pip install "dask-fmware\[evaluate\]"'):
+        fm.scorers.fuzzy()

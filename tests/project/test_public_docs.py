@@ -12,6 +12,7 @@ import pytest
 import dask_fmware as fm
 
 FUNCTIONS = sorted(name for name in fm.__all__ if inspect.isfunction(getattr(fm, name)))
+SCORERS = ("exact", "fuzzy", "is_json", "judge", "matches", "similarity")
 CLASSES = ("LocalModelCluster", "Model", "Provisioning", "SLO", "Session", "Deployment")
 ABOUT_THEMSELVES = {"version"}  # of a document: there is one
 
@@ -29,6 +30,12 @@ def test_every_parameter_is_documented_and_none_that_is_not_there(name: str) -> 
     made = getattr(fm, name)
     taken = set(inspect.signature(made).parameters) - ABOUT_THEMSELVES
     assert documented(made) == taken
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_every_parameter_of_a_scorer_is_documented(name: str) -> None:
+    made = getattr(fm.scorers, name)
+    assert documented(made) == set(inspect.signature(made).parameters)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
