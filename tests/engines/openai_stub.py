@@ -17,6 +17,7 @@ from typing import Any
 from dask_fmware.errors import FMwareError, OutputFormatError
 from dask_fmware.model.engine import Message, Request, Sampling
 from dask_fmware.testing import ScriptedEngine
+from dask_fmware_workers.engines.openai_server import OpenAIEngine
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -177,3 +178,23 @@ class OpenAIStub:
                 await write(STREAM)
             length = {"choices": [{"index": 0, "delta": {}, "text": "", "finish_reason": "length"}]}
             await write(event(length) + usage(prompt_tokens, made) + b"data: [DONE]\n\n")
+
+
+@asynccontextmanager
+async def started(address: str, **arguments: Any) -> AsyncIterator[OpenAIEngine]:
+    engine = OpenAIEngine(**{"base_url": address, "model": "tiny", **arguments})
+    try:
+        await engine.start()
+        yield engine
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
+async def stubbed(dialect: str, **script: Any) -> AsyncIterator[tuple[OpenAIEngine, OpenAIStub]]:
+    scripted = ScriptedEngine(**script)
+    await scripted.start()
+    stub = OpenAIStub(scripted)
+    async with answering(stub) as address, started(address, dialect=dialect) as engine:
+        yield engine, stub
+    await scripted.close()
