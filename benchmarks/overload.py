@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from benchmarks.paper_tables import saturation
 from benchmarks.support.card_server import ask
+from benchmarks.support.curves import saturation
 from benchmarks.support.environment import RESULTS, environment, write
 from benchmarks.support.systems import SYSTEMS, Running, card_server, ray_python, running
 from benchmarks.support.trial import FAST, WINDOW_S, Cell, Clock, PlannedRun, planned, scenario_of

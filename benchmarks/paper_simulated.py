@@ -138,7 +138,7 @@ def table(setting: Setting, found: dict[str, dict[str, dict[str, Any]]], full: d
 
 
 def main() -> None:
-    from benchmarks.paper_tables import saturation
+    from benchmarks.support.curves import saturation
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=30, help="from 1000 up")

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.paper_tables import Curves
+    from benchmarks.support.curves import Curves
 
 __all__ = ["draw"]
 

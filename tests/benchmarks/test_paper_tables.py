@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks.paper import HEADLINE, is_stalled
-from benchmarks.paper_tables import CELLS, README, Curves, headline, kept, readme_with, saturation
+from benchmarks.paper_tables import CELLS, README, headline, readme_with
+from benchmarks.support.curves import Curves, kept, saturation
 
 
 def cell(system: str, count: int, seed: int, goodput: float, ttft_s: float = 1.0) -> dict[str, Any]:
