@@ -5,7 +5,7 @@ the last slots. That is trunk reservation, as telephone networks keep lines for 
 "A queueing reward system with several customer classes", 1969). How much to keep is not known beforehand, so it is
 measured: each run that is cheaper than most and is lost makes it more, each that gets a replica in time a little less,
 so that it settles where about one in twenty of them is lost, and at nothing where hardly any is. Runs are compared with
-those of their own tenant alone: between tenants, shares decide.
+those of their own tenant and priority alone: between tenants, shares decide.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ DEARER = 0.02  # for a cheap run that is lost
 CHEAPER = 0.001  # for one that is in time
 HIGHEST = 2.0
 NEARLY_ALL = 0.99  # an idle replica takes any run
-MOST_PRICES = 1000  # of tenants and models that are remembered
+MOST_PRICES = 1000  # that are remembered
 
 
 class Price:
-    """What the runs of one tenant on the replicas of one model leave to cheaper ones.
+    """What the runs of one tenant and priority on the replicas of one model leave to cheaper ones.
 
     `level` is how many times the share that cheaper runs have among the latest ones is kept of a batch for them.
     """
@@ -76,16 +76,16 @@ class Price:
 
 
 class Prices:
-    """The price of each tenant and model; of too many the oldest is forgotten."""
+    """The price of each tenant, priority and model; of too many the oldest is forgotten."""
 
     __slots__ = ("_prices",)
 
     def __init__(self) -> None:
-        self._prices: dict[tuple[str, str], Price] = {}
+        self._prices: dict[tuple[str, int, str], Price] = {}
 
     def of(self, call: CallView) -> Price:
         """Return the price that a call is asked."""
-        key = call.tenant, call.model
+        key = call.tenant, call.priority, call.model
         found = self._prices.get(key)
         if found is None:
             if len(self._prices) >= MOST_PRICES:

@@ -100,9 +100,10 @@ def test_the_last_slots_are_for_cheap_runs() -> None:
     assert isinstance(slack.choose(call("d", deadline=due, own_s=0.6, run_s=DEAR), [replica(slots=8)], 10.0), Bind)
 
 
-def test_another_tenant_pays_no_price() -> None:
+@pytest.mark.parametrize("apart", [{"tenant": "other"}, {"tenant": "one", "priority": 5}])
+def test_another_tenant_or_priority_pays_no_price(apart: dict[str, object]) -> None:
     slack, nearly_full = overloaded("one"), [replica(slots=8, running=7)]
-    other = call("a", tenant="other", deadline=20.0, own_s=0.6, run_s=DEAR)
+    other = call("a", deadline=20.0, own_s=0.6, run_s=DEAR, **apart)
     slack.order(other)
     assert isinstance(slack.choose(other, nearly_full, 10.0), Bind)
 
