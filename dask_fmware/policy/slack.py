@@ -264,12 +264,12 @@ class Slack:
         return True
 
     def _rate(self, now: float) -> float:
-        """Urgent calls a second, lately; a pause longer than is usual ends a burst."""
+        """Urgent calls a second, lately; what a pause is longer than is usual counts as the time between two."""
         if len(self._arrivals) < 2:
             return 0.0
         mean_s = (self._arrivals[-1] - self._arrivals[0]) / (len(self._arrivals) - 1)
         silence_s = now - self._arrivals[-1]
-        return 1.0 / max(mean_s, silence_s / 3.0, 1e-9)
+        return 1.0 / max(mean_s, silence_s - 2.0 * mean_s, 1e-9)
 
 
 def _cost(call: JobCall, answers: bool, replica: ReplicaView) -> tuple[float, float]:

@@ -6,8 +6,9 @@ from math import inf
 
 import pytest
 
+from dask_fmware.policy import Bind, Wait, create_policy
 from dask_fmware.policy.leeway import FOR_URGENT, LEAST_KEPT, SPARE, Leeway
-from tests.policy.views import call
+from tests.policy.views import SLOW, call, draws, replica
 
 CALL = call(submitted=10.0, runnable_at=10.0, deadline=12.0, own_s=0.5)
 DUE = 12.0
@@ -49,3 +50,15 @@ def test_it_settles_where_two_urgent_calls_in_a_hundred_are_tight() -> None:
 
     assert after(1) == pytest.approx(1.0, abs=0.1)
     assert after(4) < 0.0
+
+
+def test_when_urgent_calls_have_stayed_away_background_calls_take_what_was_kept_for_them() -> None:
+    """On engines of which urgent calls need all, a job starts when a pause is longer than its calls, about."""
+    slack = create_policy("slack", draws())
+    for number in range(40):  # four a second until 20.0, of which each is lost
+        urgent = call(f"u{number}", runnable_at=10 + number / 4, submitted=10 + number / 4, deadline=12 + number / 4)
+        slack.order(urgent)
+        slack.choose(urgent, [replica(slots=4, latency=SLOW)], urgent.runnable_at)
+    job, idle = call(output_tokens=1000.0, runnable_at=15.0), [replica(slots=4)]  # ten seconds
+    assert isinstance(slack.choose(job, idle, 21.0), Wait)
+    assert isinstance(slack.choose(job, idle, 40.0), Bind)
