@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import threading
@@ -51,6 +52,8 @@ class _Live:
         self.cluster = DashboardCluster(deployment("small", "large"), silence_logs=logging.CRITICAL)
 
     def __enter__(self) -> _Live:
+        gc.collect()
+        gc.freeze()  # Bokeh collects garbage for each session that ends, and what was fed before is none
         self._thread.start()
         self.call(self.cluster.__aenter__())
         return self
@@ -60,6 +63,7 @@ class _Live:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE_S)
         self._loop.close()
+        gc.unfreeze()
 
     def call(self, coroutine: Any) -> Any:
         """Run a coroutine on the loop of the cluster."""
