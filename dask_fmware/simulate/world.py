@@ -242,7 +242,8 @@ class World:
         attempt.cached = self._cached(attempt, prompt)
         self.fleet.run(attempt, prompt - attempt.cached, output, action.priority, action.wait_s)
         if action.overdue_s:
-            self._agenda.at(self._agenda.now + action.overdue_s, self._overdue, attempt, action.overdue_s)
+            due_at, is_ahead = self._agenda.now + action.overdue_s, action.wait_s > 0.0
+            self._agenda.at(due_at, self._overdue, attempt, action.overdue_s, is_ahead)
 
     def _is_silent(self, attempt: Attempt) -> bool:
         """Whether an attempt runs and has no token yet."""
@@ -251,9 +252,9 @@ class World:
         is_current = entry is not None and entry[0].attempts.get(attempt.call_id) is attempt
         return is_current and attempt in replica.attempts and not replica.batch.tokens(attempt, now)
 
-    def _overdue(self, attempt: Attempt, waited_s: float) -> None:
-        if attempt in attempt.replica.ahead:
-            self._agenda.at(self._agenda.now + waited_s, self._overdue, attempt, waited_s)
+    def _overdue(self, attempt: Attempt, waited_s: float, is_ahead: bool = False) -> None:
+        if is_ahead and attempt in attempt.replica.ahead:
+            self._agenda.at(self._agenda.now + waited_s, self._overdue, attempt, waited_s, is_ahead)
         elif self._is_silent(attempt):
             self._agenda.at(
                 self._agenda.now + (Overdue.AGAIN - 1.0) * waited_s, self._overdue, attempt, Overdue.AGAIN * waited_s

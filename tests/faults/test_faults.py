@@ -11,6 +11,7 @@ import pytest
 from dask_fmware.runtime import attempts
 from dask_fmware.runtime.dispatch import Dispatcher
 from dask_fmware.runtime.fleet import Fleet
+from dask_fmware.runtime.hedging import Hedging
 from dask_fmware.runtime.machine import Machine
 from dask_fmware.runtime.slots import ReplicaState
 from tests.faults.drawing import Kind
@@ -99,6 +100,10 @@ def _freed_slots_are_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dispatcher, "serve", lambda dispatcher, state, now: [])
 
 
+def _calls_are_moved_where_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hedging, "_soonest_elsewhere", lambda hedging, call, view, now: now)
+
+
 @pytest.mark.parametrize(
     "mutate",
     [
@@ -107,6 +112,7 @@ def _freed_slots_are_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
         _tries_are_not_counted,
         _queues_of_lost_replicas_are_forgotten,
         _freed_slots_are_not_offered,
+        _calls_are_moved_where_nothing_is,
     ],
 )
 def test_a_machine_that_breaks_its_promises_is_found_out(

@@ -185,9 +185,9 @@ class FaultyWorld(World):
         else:
             unheard.append((attempt, kind))
 
-    def _overdue(self, attempt: Attempt, waited_s: float) -> None:
+    def _overdue(self, attempt: Attempt, waited_s: float, is_ahead: bool = False) -> None:
         if attempt.replica.replica_id not in self._unheard:
-            super()._overdue(attempt, waited_s)
+            super()._overdue(attempt, waited_s, is_ahead)
 
     def _gave(self, attempt: Attempt, kind: int) -> None:
         if not self._is_current(attempt):
