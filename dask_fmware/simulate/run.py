@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import inf
-from pathlib import Path
+from typing import Any
 
 from dask_fmware.errors import SpecError
 from dask_fmware.policy import create_policy
@@ -32,7 +33,7 @@ __all__ = ["cells", "play", "saturation", "simulate"]
 
 
 def simulate(
-    scenario: Scenario | str | Path,
+    scenario: Scenario | str | os.PathLike[str] | Mapping[str, Any],
     policies: Sequence[str] = ("slack", "greedy", "least_outstanding", "power_of_two"),
     loads: Sequence[float] = (1.0,),
     seeds: int | Iterable[int] = 5,
@@ -43,7 +44,7 @@ def simulate(
     Parameters
     ----------
     scenario
-        A scenario, or a path of its document.
+        A scenario, a path of its document, or a dictionary.
     policies
         Names of routing policies. Others are compared with the first.
     loads

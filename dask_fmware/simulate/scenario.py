@@ -5,12 +5,12 @@ It describes; `workload` draws runs from it and `world` plays them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dask_fmware.errors import SpecError
 from dask_fmware.model.replica import Replica
@@ -20,8 +20,8 @@ from dask_fmware.profile.record import LawRecord
 from dask_fmware.profile.replica import Limits
 from dask_fmware.simulate.distribution import Distribution, Spread
 from dask_fmware.spec.deployment import Latency, TenantOptions
-from dask_fmware.spec.record import Record, complaints, misfit
-from dask_fmware.spec.source import SourceError, read
+from dask_fmware.spec.documents import load_document
+from dask_fmware.spec.record import Record, misfit
 
 __all__ = [
     "Arrivals",
@@ -320,20 +320,12 @@ class Scenario(FleetScenario):
         return self
 
 
-def load_scenario(path: str | Path) -> Scenario:
-    """Read a scenario from a YAML or JSON file.
+def load_scenario(source: str | os.PathLike[str] | Mapping[str, Any]) -> Scenario:
+    """Read a scenario from a YAML or JSON file, from such a text, or from a dictionary of the same form.
 
     Raises
     ------
     SpecError
-        The file cannot be read, or is not a sound scenario; names the place.
+        It cannot be read, or is no sound scenario; names file, line and value.
     """
-    try:
-        data = read(Path(path).read_text(encoding="utf-8"), "json" if str(path).endswith(".json") else "yaml")
-    except (OSError, UnicodeError, SourceError) as error:
-        raise SpecError(f"scenario {path}: {error}") from error
-    try:
-        return Scenario.model_validate(data)
-    except ValidationError as error:
-        found = "; ".join(str(complaint) for complaint in complaints(error)[:5])
-        raise SpecError(f"scenario {path}: {found}") from error
+    return load_document(Scenario, source, SpecError, "scenario")

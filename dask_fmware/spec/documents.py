@@ -24,6 +24,7 @@ from dask_fmware.spec.workflow import Workflow
 __all__ = [
     "deployment_from_text",
     "load_deployment",
+    "load_document",
     "load_workflow",
     "to_json",
     "to_yaml",
@@ -71,9 +72,28 @@ def load_deployment(source: Deployment | str | os.PathLike[str] | Mapping[str, A
     """
     if isinstance(source, Deployment):
         return source
+    return load_document(Deployment, source, DeploymentError, "deployment")
+
+
+def load_document(
+    kind: type[Kind], source: str | os.PathLike[str] | Mapping[str, Any], error: type[SpecError], what: str
+) -> Kind:
+    """Read a document of any kind from a file, a text, or a dictionary of the same form.
+
+    Parameters
+    ----------
+    kind
+        Its class.
+    source
+        As in `load_workflow`, or a dictionary.
+    error
+        What is raised if it cannot be read or is not sound; the message names file, line, value and bound.
+    what
+        The kind, in a word.
+    """
     if isinstance(source, Mapping):
-        return _validate(Deployment, source, _Source("deployment", "", "yaml", DeploymentError))
-    return _parse(Deployment, _fetch(source, DeploymentError, "deployment"))
+        return _validate(kind, source, _Source(what, "", "yaml", error))
+    return _parse(kind, _fetch(source, error, what))
 
 
 def workflow_from_text(
@@ -151,7 +171,7 @@ def _validate(kind: type[Kind], data: Any, source: _Source) -> Kind:
 
 def _fetch(path_or_text: str | os.PathLike[str], error: type[SpecError], what: str) -> _Source:
     if not isinstance(path_or_text, (str, os.PathLike)):
-        raise error(f"a {what} is read from a path or a text, not from a {type(path_or_text).__name__}")
+        raise error(f"a {what} is read from a path or a text, not from {type(path_or_text).__name__}")
     if isinstance(path_or_text, str) and ("\n" in path_or_text or path_or_text.lstrip().startswith("{")):
         return _Source(what, path_or_text, _form(path_or_text), error)
     path = Path(path_or_text)

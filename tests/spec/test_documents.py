@@ -211,7 +211,7 @@ def test_unreadable_files_are_refused(tmp_path, monkeypatch):
         ("a\0b", "cannot be read"),
         ("x" * 5000, "cannot be read .*name too long"),
         ("accelerators: {}", "no such file"),
-        (3, "not from a int"),
+        (3, "not from int"),
     ):
         with pytest.raises(DeploymentError, match=message):
             load_deployment(path)
