@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from math import ceil, inf, prod
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.profile.lengths import OutputLengths as LengthQuantiles
@@ -40,6 +40,14 @@ def base_name(node: str) -> str:
     return node.partition("[")[0]
 
 
+class Work(NamedTuple):
+    """Expected card time of a run."""
+
+    by_model: Mapping[str, float]
+    total_s: float  # one number for all calls that wait
+    until: int  # version of what is known at which it is worked out again
+
+
 @dataclass(slots=True)
 class Shape:
     """The nodes of a workflow, and its critical paths as far as they were asked for."""
@@ -49,9 +57,7 @@ class Shape:
     branches: dict[str, int]  # switch -> branches it has
     after: dict[Decided, tuple[int, dict[str, float]]] = field(default_factory=dict)  # with when to look again
     share: dict[str, float] = field(default_factory=dict)  # of the objective, used up when a node has ended
-    work_s: dict[Decided, tuple[int, dict[str, float]]] = field(
-        default_factory=dict
-    )  # of each model, when to look again
+    work: dict[Decided, Work] = field(default_factory=dict)
 
 
 class Knowledge:
@@ -165,14 +171,17 @@ class Knowledge:
                 after_s += max(rounds - done - 1, 0.0) * self._body_s(shape.workflow, base)
         return after_s
 
-    def work_s(self, shape: Shape, decided: Decided) -> Mapping[str, float]:
-        """Expected card time of all calls of a run by model, as far as its switches have decided."""
-        known = shape.work_s.get(decided)
-        if known is None or self._version >= known[0]:
-            if len(shape.work_s) > 1000:
-                shape.work_s.clear()
-            known = shape.work_s[decided] = self._version + self._version // 20 + 20, self._work_s(shape, decided)
-        return known[1]
+    def work(self, shape: Shape, decided: Decided) -> Work:
+        """Expected card time of all calls of a run, as far as its switches have decided."""
+        known = shape.work.get(decided)
+        if known is None or self._version >= known.until:
+            if len(shape.work) > 1000:
+                shape.work.clear()
+            by_model = self._work_s(shape, decided)
+            known = shape.work[decided] = Work(
+                by_model, sum(by_model.values()), self._version + self._version // 20 + 20
+            )
+        return known
 
     def after_quantile_s(self, shape: Shape, node: str, decided: Decided, quantile: float) -> float:
         """Seconds within which a share `quantile` of runs is done after a node; at least, since parts are added up."""

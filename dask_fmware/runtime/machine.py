@@ -219,10 +219,8 @@ class Machine:
                 self._body_submitted(plan, run, now)
             else:
                 objective_s = 1.0 if run.deadline is None else run.deadline - now
-                work_s = self.views.work_s(run)
-                run.excess = self.shares.submitted(
-                    plan.tenant, run.level, objective_s, now, work_s, self.views.capacity
-                )
+                asked = self.views.work(run).by_model, self.views.capacity
+                run.excess = self.shares.submitted(plan.tenant, run.level, objective_s, now, *asked)
             return []
         if plan.part_of is None:
             run.report.state, run.report.reason, run.report.finished_at = "refused", str(error), 0.0

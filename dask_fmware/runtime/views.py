@@ -9,7 +9,7 @@ from dask_fmware.policy.protocol import CallView
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.runtime.admission import ModelLimits, least_prompt_tokens
 from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.knowledge import Knowledge, Shape
+from dask_fmware.runtime.knowledge import Knowledge, Shape, Work
 from dask_fmware.runtime.runs import CallRecord, RunRecord
 from dask_fmware.spec.deployment import Latency
 
@@ -88,9 +88,9 @@ class CallViews:
             return 0.0
         return _card_s(*fastest, prompt_tokens, output_tokens)
 
-    def work_s(self, run: RunRecord) -> Mapping[str, float]:
-        """Return what a run is expected to take of the cards in all, by model."""
-        return self.knowledge.work_s(self.shape(run), run.decided)
+    def work(self, run: RunRecord) -> Work:
+        """Return what a run is expected to take of the cards in all."""
+        return self.knowledge.work(self.shape(run), run.decided)
 
     def capacity(self, model: str) -> float:
         """Seconds of a card of the fastest kind that the replicas of a model give in a second, all slots taken."""
@@ -155,7 +155,7 @@ class CallViews:
             run.excess,
             home if cached else None,
             cached,
-            0.0 if deadline is None else sum(self.work_s(run).values()),
+            0.0 if deadline is None else knowledge.work(shape, run.decided).total_s,
         )
 
 

@@ -20,5 +20,5 @@ def test_the_card_time_of_a_run_is_the_mean_over_branches_until_its_switch_has_d
         knowledge.observe_branch(made.workflow, "a", branch)
     shape = knowledge.shape(made)
     odds = 2.5 / 4  # of branch 0, with half an observation for each before any
-    assert sum(knowledge.work_s(shape, frozenset()).values()) == pytest.approx(2 + odds * 10 + (1 - odds) * 20)
-    assert knowledge.work_s(shape, frozenset({("a", 1)})) == {"small": pytest.approx(22)}
+    assert knowledge.work(shape, frozenset()).total_s == pytest.approx(2 + odds * 10 + (1 - odds) * 20)
+    assert knowledge.work(shape, frozenset({("a", 1)})).by_model == {"small": pytest.approx(22)}
