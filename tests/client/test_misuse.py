@@ -84,7 +84,7 @@ def test_a_misspelt_name_is_blamed_with_the_module_so_that_python_can_suggest() 
     [
         ("nowhere.yaml", r"^nowhere\.yaml: no such file; give the path of a scenario document"),
         ({"card": {}}, r"^scenario: card: unknown key 'card'; did you mean 'cards'\?"),
-        ("cards: {a: {count: -1}}\nmodels: {}", r"^scenario, line 1, column 12: cards\.a\.count: input should be"),
+        ("cards: {a: {count: -1}}\nmodels: {}", r"^scenario, line 1, column 13: cards\.a\.count: input should be"),
     ],
 )
 def test_a_scenario_that_is_none_is_blamed_by_place_and_value(scenario: object, message: str) -> None:
