@@ -256,6 +256,9 @@ class ReplicaReady(_Message):
     def replica(self, worker: str) -> Replica:
         """Return the replica that this message announces, on the worker at an address."""
         check_version(self.version, f"worker {worker}")
+        for name in ("slots", "context_tokens", "longest_token_bytes"):
+            if getattr(self, name) < 1:
+                raise _misfit(self.op, name, getattr(self, name))
         mine = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("latency", "version")}
         try:
             latency = Latency(**self.latency)

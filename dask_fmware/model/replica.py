@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import PositiveInt
+
 from dask_fmware.spec.deployment import Latency
 
 __all__ = ["ACCELERATOR_LABEL", "CARD_LABEL", "MODEL_LABEL", "Replica", "label", "read_label"]
@@ -40,9 +42,9 @@ class Replica:
     model: str
     accelerator: str
     card: str  # replicas with equal cards share the hardware
-    slots: int
-    context_tokens: int
-    longest_token_bytes: int
+    slots: PositiveInt
+    context_tokens: PositiveInt
+    longest_token_bytes: PositiveInt
     engine: str
     engine_version: str
     latency: Latency  # a figure until a profile replaces it

@@ -171,7 +171,9 @@ def read_log(lines: Iterable[str], name: str = "log") -> tuple[Head, Iterator[Li
     known = {f.name for f in fields(Head)}
     try:
         head = Head(**{key: value for key, value in told.items() if key in known})
-    except TypeError as error:
+        if not all(isinstance(bound, int) and bound > 0 for bounds in head.models.values() for bound in bounds):
+            raise TypeError("models: context and longest token of each are positive numbers")
+    except (TypeError, AttributeError) as error:
         raise SpecError(f"{name}: its head is damaged ({error})") from error
     return head, _events(rest, name)
 

@@ -99,6 +99,26 @@ def test_a_replica_without_a_speed_is_refused_by_name() -> None:
         ReplicaReady.from_wire({**SOUND["fmware-ready"], "latency": {}}).replica("tcp://r")
 
 
+@pytest.mark.parametrize("name", ["slots", "context_tokens", "longest_token_bytes"])
+def test_a_replica_of_nothing_is_refused_by_name(name: str) -> None:
+    with pytest.raises(VersionMismatchError, match=f"'fmware-ready': {name} is 0"):
+        ReplicaReady.from_wire({**SOUND["fmware-ready"], name: 0}).replica("tcp://r")
+
+
+@pytest.mark.parametrize("name", ["slots", "longest_token_bytes"])
+def test_a_log_with_a_replica_of_nothing_is_refused_by_name(name: str) -> None:
+    with TARGETS["event logs"].opened() as feed:
+        assert feed((re.sub(f'"{name}": ?[0-9]+'.encode(), f'"{name}": 0'.encode(), _log()), False)) == "refused"
+
+
+def test_a_log_whose_head_knows_tokens_of_no_bytes_is_refused_by_name() -> None:
+    head, _, rest = _log().partition(b"\n")
+    told = json.loads(head)
+    told["models"] = {name: [4096, 0] for name in told["models"]}
+    with TARGETS["event logs"].opened() as feed:
+        assert feed((json.dumps(told).encode() + b"\n" + rest, False)) == "refused"
+
+
 def test_the_command_says_what_came_of_each_target() -> None:
     ran = CliRunner().invoke(main, ["--inputs", "50", "--target", "messages"])
     assert ran.exit_code == 0, ran.output
