@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["conv", "code", "agents"])
     asked = parser.parse_args()
     told = environment(seed=asked.first_seed)
-    told["command"] = told["command"].replace(str(asked.data), "TRACES")
+    told["command"] = told["command"].replace(f"--data {asked.data.name}", "--data TRACES")
     cards = load_scenario(CARDS)
     fleet: dict[str, Any] = {
         "cards": {name: card.model_dump(exclude_defaults=True) for name, card in cards.cards.items()},
