@@ -99,7 +99,7 @@ class ReplicaState:
         self.running: dict[AttemptKey, Held] = {}  # those that are ahead come last
         self.begun = 0  # of the running; the others are ahead
         self.ending = 0  # of the begun
-        self.background = 0  # of the running
+        self.background = 0  # of the busy, see there
         self.prefill_until = 0.0  # when the prompts that it was given should be processed, as far as is known
         self.prompts_s = 0.0  # of all that it was given
         self.context_tokens = 0
@@ -184,6 +184,7 @@ class ReplicaState:
         by = 1 if is_ending else -1
         self.ending += by
         self.card.ending += by
+        self.background -= by * held.is_background
         if not is_ending:
             heappush(self._ends, (held.expected_end, key))
         return True
@@ -213,7 +214,7 @@ class ReplicaState:
             self.prefill_until = 0.0
         card.running -= 1
         self.context_tokens -= held.context_tokens
-        self.background -= held.is_background
+        self.background -= held.is_background and not held.is_ending
         if card.ahead.pop(key, None) is None:
             self.begun -= 1
         self.ending -= held.is_ending

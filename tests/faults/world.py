@@ -156,8 +156,7 @@ class FaultyWorld(World):
         if self._undeliver and action.call_id in self._course.calls:
             self._undeliver -= 1
             self.injected["assignment not delivered"] += 1
-            self._tell(AttemptEnded(action.call_id, action.attempt, "undelivered"))
-            self._tell(CallRunnable(action.call_id))
+            self._agenda.at(self.now, self._not_delivered, action)  # when all that was decided with it is under way
             return
         replica = self.fleet.get(action.replica_id)
         if replica is None:
@@ -177,6 +176,11 @@ class FaultyWorld(World):
             self.is_poison[call_id] = self._draws.random() < self._poison
         if self.is_poison[call_id] and attempt is not None:
             self._agenda.at(self.now + 0.01, self._poisoned, attempt)
+
+    def _not_delivered(self, action: Assign) -> None:
+        self._tell(AttemptEnded(action.call_id, action.attempt, "undelivered"))
+        if action.call_id in self._course.calls:
+            self._tell(CallRunnable(action.call_id))
 
     def _say(self, attempt: Attempt, kind: int) -> None:
         unheard = self._unheard.get(attempt.replica.replica_id)

@@ -8,7 +8,7 @@ import pytest
 
 from dask_fmware.runtime import AttemptEnded, CallRunnable, ReplicaGone, Tick
 from dask_fmware.runtime.ahead import Ahead
-from dask_fmware.runtime.slots import Held
+from dask_fmware.runtime.slots import Held, ReplicaState
 from tests.runtime.builders import Driver, assigned, replica
 
 WAY_S = 0.02
@@ -167,3 +167,16 @@ def test_what_was_said_of_an_attempt_before_is_not_said_again() -> None:
     driver.tell(AttemptEnded("b/x", 1, "undelivered"))
     driver.tell(AttemptEnded("b/x", 1, "undelivered"))
     assert driver.machine.runs.calls["b/x"].tries == 0
+
+
+def test_background_that_is_about_to_end_is_counted_no_more_than_what_is_busy() -> None:
+    state = ReplicaState(replica("x", slots=2))
+    held = Held(1.0, is_background=True)
+    state.start("a", 1, held, 0.0)
+    assert (state.busy, state.background) == (1, 1)
+    state.let_in(("a", 1), held)
+    assert (state.busy, state.background) == (0, 0)
+    state.let_in(("a", 1), held, is_ending=False)
+    state.let_in(("a", 1), held)
+    state.end("a", 1)
+    assert (state.busy, state.background) == (0, 0)
