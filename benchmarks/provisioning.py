@@ -58,14 +58,19 @@ class Played:
     changes: int
 
 
-def scenario(load_s: float, count: int = 1) -> Scenario:
-    """Llama-3.1-8B on L40S, as in the catalog; long answers in one call, some 14 calls a minute on a card."""
+def scenario(load_s: float, load: Load, count: int = 1) -> Scenario:
+    """Llama-3.1-8B on L40S, as in the catalog; long answers in one call, some 14 calls a minute on a card.
+
+    What lengths are usual is known beforehand; a trace brings its own.
+    """
+    usual = load.load if isinstance(load, Around) else load
+    prompt, output = usual.medians if isinstance(usual, Trace) else (PROMPT[0], OUTPUT[0])
     hosting = {"slots": 32, "kv_tokens": 200_000, "catalog": ["Llama-3.1-8B", "L40S"], "load_s": load_s}
     node = {
         "model": "8b",
         "answers": True,
-        "prompt": {"lognormal": list(PROMPT), "most": 6000},
-        "output": {"lognormal": list(OUTPUT), "most": 12000},
+        "prompt": {"lognormal": [prompt, PROMPT[1]], "most": 6000},
+        "output": {"lognormal": [output, OUTPUT[1]], "most": 12000},
     }
     return Scenario.model_validate({
         "name": "day",
@@ -85,18 +90,18 @@ def runs(spec: Scenario, load: Load, seed: int) -> Iterator[SampledRun]:
 
 def static(load: Load, seed: int, count: int) -> Played:
     """`count` replicas all the time."""
-    return _played(scenario(0.0, count), load, seed, None)
+    return _played(scenario(0.0, load, count), load, seed, None)
 
 
 def scaled(load: Load, load_s: float, options: Provisioning, start: int, seed: int) -> Played:
     """Replicas as `options` have it, from `start` of them."""
-    spec = scenario(load_s, start)
+    spec = scenario(load_s, load, start)
     return _played(spec, load, seed, ProvisioningController(spec, options))
 
 
 def foreseen(load: Load, window_s: float, seed: int) -> Played:
     """Replicas by the arrivals that each window will bring."""
-    return _played(scenario(0.0), load, seed, Foreseen(scenario(0.0), load, window_s, seed))
+    return _played(scenario(0.0, load), load, seed, Foreseen(scenario(0.0, load), load, window_s, seed))
 
 
 class Foreseen:

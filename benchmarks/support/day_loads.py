@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import cos, pi
 from pathlib import Path
+from statistics import median
 from typing import Protocol
 
 from dask_fmware.simulate.arrivals import Arrival
@@ -151,6 +152,13 @@ class Trace:
         self._times = times
         self.title = f"trace {path.name.partition('.')[0]}, {times} times"
         self.length_s = self._rows[-1].at
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        """Prompt and output tokens."""
+        return median(row.prompt_tokens or 1 for row in self._rows), median(
+            row.output_tokens or 1 for row in self._rows
+        )
 
     @property
     def mean_share(self) -> float:
