@@ -37,7 +37,7 @@ its short ones.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
@@ -55,6 +55,7 @@ __all__ = ["Slack"]
 REMEMBERED = 16  # urgent calls whose arrivals tell the rate of the next
 PATIENCE = 10.0  # objectives that a call is parked before it has a right to a turn
 RIGHT = 20  # urgent starts for one such turn
+HOPELESS = 20  # urgent calls parked in a row: they need no replica, and only what runs can show that they are misjudged
 EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
 FOR_BEGUN = 0.25  # most of a batch that is kept for calls of runs under way
 URGENT, FRESH, PARKED, BACKGROUND = 0.0, 0.5, 1.0, 2.0
@@ -75,6 +76,7 @@ class Slack:
         self._leeway: dict[str, Leeway] = defaultdict(Leeway)  # model -> of calls without an objective
         self._prices = Prices()
         self._starts = 0  # of urgent calls since a background call had its turn
+        self._in_vain: Counter[str] = Counter()  # model -> urgent calls that were parked since one could be in time
         self._ahead = LookAhead(_cost)
         self._plan: Plan | None = None  # for the decisions of this moment
         self._state: tuple[RankedReplicas, int, float] | None = None  # replicas as `_looks` saw them
@@ -122,8 +124,9 @@ class Slack:
     def plan(self, outlook: Outlook, now: float) -> Plan | None:
         """Look ahead over all runs, where calls run one at a time."""
         self._plan = self._ahead.plan(outlook, now)
-        if self._plan is not None:
+        if self._plan is not None and self._plan.starts:
             self._starts += len(self._plan.starts)
+            self._in_vain.clear()
         return self._plan
 
     # -- choice ----------------------------------------------------------------------------------
@@ -148,6 +151,7 @@ class Slack:
             self._lost[call.model] = lost + ((not in_time) - lost) / 50
         if in_time:
             self._starts += 1
+            self._in_vain[call.model] = 0
             self._leeway[call.model].bound(call, due, best)
             price.bound(call.run_s)
             return Bind(replica_id, f"ends {due - best:.3f} s before it is due, soonest of those with room", due)
@@ -155,6 +159,7 @@ class Slack:
             return ALL_BUSY
         if soonest <= due:
             return LATER
+        self._in_vain[call.model] += 1
         self._leeway[call.model].lost(call, due)
         if due - call.own_s >= call.runnable_at:
             price.lost(call.run_s)
@@ -224,7 +229,7 @@ class Slack:
 
     def _spares(self, call: CallView, replica: ReplicaView, spent_s: float, now: float) -> bool:
         """Whether urgent calls can do without a slot of a replica for so long: none is likely, or all stay in time."""
-        if self._rate(now) * spent_s <= EVEN_ODDS:
+        if self._rate(now) * spent_s <= EVEN_ODDS or self._in_vain[call.model] >= HOPELESS:
             return True
         if self._plan is not None:
             return self._ahead.leaves_room(replica.replica_id, spent_s, now)

@@ -6,9 +6,9 @@ from math import inf
 
 import pytest
 
-from dask_fmware.policy import Bind, Wait, create_policy
+from dask_fmware.policy import Bind, Park, Wait, create_policy
 from dask_fmware.policy.leeway import FOR_URGENT, LEAST_KEPT, SPARE, Leeway
-from tests.policy.views import SLOW, call, draws, replica
+from tests.policy.views import FAST, SLOW, call, draws, replica
 
 CALL = call(submitted=10.0, runnable_at=10.0, deadline=12.0, own_s=0.5)
 DUE = 12.0
@@ -55,10 +55,26 @@ def test_it_settles_where_two_urgent_calls_in_a_hundred_are_tight() -> None:
 def test_when_urgent_calls_have_stayed_away_background_calls_take_what_was_kept_for_them() -> None:
     """On engines of which urgent calls need all, a job starts when a pause is longer than its calls, about."""
     slack = create_policy("slack", draws())
-    for number in range(40):  # four a second until 20.0, of which each is lost
+    for number in range(40):  # four a second until 20.0, of which nearly each is lost
         urgent = call(f"u{number}", runnable_at=10 + number / 4, submitted=10 + number / 4, deadline=12 + number / 4)
         slack.order(urgent)
-        slack.choose(urgent, [replica(slots=4, latency=SLOW)], urgent.runnable_at)
+        latency = FAST if number == 30 else SLOW
+        slack.choose(urgent, [replica(slots=4, latency=latency)], urgent.runnable_at)
     job, idle = call(output_tokens=1000.0, runnable_at=15.0), [replica(slots=4)]  # ten seconds
     assert isinstance(slack.choose(job, idle, 21.0), Wait)
     assert isinstance(slack.choose(job, idle, 40.0), Bind)
+
+
+def test_parked_calls_take_what_urgent_ones_cannot_use_in_time_by_what_is_believed() -> None:
+    """A stall had taught that all is four times as slow: nothing ran, so nothing could teach otherwise."""
+    slack = create_policy("slack", draws())
+    idle = [replica(slots=4, stretch=4.0)]
+    found = []
+    for number in range(30):
+        now = 10 + number / 4
+        urgent = call(f"u{number}", runnable_at=now, submitted=now, deadline=now + 1.0, own_s=0.65)
+        slack.order(urgent)
+        assert isinstance(slack.choose(urgent, idle, now), Park)
+        found.append(slack.choose(call("u0", runnable_at=10.0, deadline=11.0, parked=True), idle, now))
+    assert all(isinstance(one, Wait) for one in found[2:18])
+    assert all(isinstance(one, Bind) for one in found[20:])
