@@ -227,10 +227,11 @@ def _pace_ms(attempts: list[Any], accelerator: str) -> float:
 def steady(client: Client) -> dict[str, Any]:
     """Compare the router's load with vLLM's own while more long calls wait than there are slots for.
 
-    They have no objective, so the policy may keep a slot of each replica for runs that have one.
+    They have no objective, so the policy waits until runs that have one have stayed away for about as long as these
+    calls take, and may keep a slot of each replica for such runs.
     """
     futures = [client.compute(long_answer(prompt=f"Tell me number {n}")) for n in range(10)]
-    until(lambda: sum(r["running"] for r in replicas(client).values()) >= 6, 60, "three slots of each are taken")
+    until(lambda: sum(r["running"] for r in replicas(client).values()) >= 6, 180, "three slots of each are taken")
     rows = []
     for _ in range(5):
         time.sleep(0.4)

@@ -210,9 +210,11 @@ class Slack:
         if not room:
             return ALL_BUSY
         best: tuple[float, str, str] | None = None
+        least_s = inf
         for replica in room:
             wait_s = max(0.0, replica.slot_free_at - now)
             spent_s = wait_s + expected_s(call.prompt_at(replica.replica_id), call.output_tokens, replica, now)
+            least_s = min(least_s, spent_s)
             found = spent_s, replica.name, replica.replica_id
             if self._plan is not None and now + spent_s > self._plan.free_until.get(replica.replica_id, inf):
                 continue
@@ -222,9 +224,7 @@ class Slack:
             if self._turn(call, now):
                 replica = room[0]
                 return Bind(replica.replica_id, "it has waited for long", inf)
-            rate = self._rate(now)
-            pause_s = 1.0 / rate if rate > 0 else 1.0
-            return Wait("an urgent call is likely to come meanwhile", until=now + pause_s)
+            return Wait("an urgent call is likely to come meanwhile", until=now + self._pause_s(least_s, now))
         return Bind(best[2], "no urgent call needs the replica", inf)
 
     def _spares(self, call: CallView, replica: ReplicaView, spent_s: float, now: float) -> bool:
@@ -268,13 +268,22 @@ class Slack:
         self._starts = 0
         return True
 
+    def _pause_s(self, spent_s: float, now: float) -> float:
+        """Seconds until no urgent call is likely within `spent_s`, if none comes meanwhile; a mean, if that is over."""
+        mean_s = self._mean_s()
+        quiet_s = self._arrivals[-1] + 2.0 * mean_s + 1.001 * spent_s / EVEN_ODDS - now if self._arrivals else 0.0
+        return quiet_s if quiet_s > 0.0 else max(mean_s, 0.1)
+
     def _rate(self, now: float) -> float:
-        """Urgent calls a second, lately; what a pause is longer than is usual counts as the time between two."""
+        """Urgent calls a second, lately; what a pause is longer than usual counts as the time between two."""
         if len(self._arrivals) < 2:
             return 0.0
-        mean_s = (self._arrivals[-1] - self._arrivals[0]) / (len(self._arrivals) - 1)
-        silence_s = now - self._arrivals[-1]
-        return 1.0 / max(mean_s, silence_s - 2.0 * mean_s, 1e-9)
+        mean_s = self._mean_s()
+        return 1.0 / max(mean_s, now - self._arrivals[-1] - 2.0 * mean_s, 1e-9)
+
+    def _mean_s(self) -> float:
+        """Mean time between the latest urgent calls."""
+        return (self._arrivals[-1] - self._arrivals[0]) / (len(self._arrivals) - 1) if len(self._arrivals) > 1 else 0.0
 
 
 def _cost(call: JobCall, answers: bool, replica: ReplicaView) -> tuple[float, float]:

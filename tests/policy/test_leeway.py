@@ -61,8 +61,12 @@ def test_when_urgent_calls_have_stayed_away_background_calls_take_what_was_kept_
         latency = FAST if number == 30 else SLOW
         slack.choose(urgent, [replica(slots=4, latency=latency)], urgent.runnable_at)
     job, idle = call(output_tokens=1000.0, runnable_at=15.0), [replica(slots=4)]  # ten seconds
-    assert isinstance(slack.choose(job, idle, 21.0), Wait)
-    assert isinstance(slack.choose(job, idle, 40.0), Bind)
+    waits = slack.choose(job, idle, 21.0)
+    assert isinstance(waits, Wait)
+    assert waits.until is not None
+    assert waits.until < 40.0
+    assert isinstance(slack.choose(job, idle, waits.until - 1.0), Wait)
+    assert isinstance(slack.choose(job, idle, waits.until), Bind)
 
 
 def test_parked_calls_take_what_urgent_ones_cannot_use_in_time_by_what_is_believed() -> None:
