@@ -150,7 +150,7 @@ async def test_a_lost_replica_is_replaced(world: InProcessCluster) -> None:
     await reached(world, 2, 2, 2)
     lost = world.workers["m-cpu-1"].address
     await world.workers["m-cpu-1"].close()
-    await world.until(lambda: "m-cpu-1" in world.workers and world.workers["m-cpu-1"].address != lost)
+    await world.until(lambda: any(w.name == "m-cpu-1" and a != lost for a, w in world.scheduler.workers.items()))
     await reached(world, 2, 2, 2)
 
 

@@ -21,7 +21,6 @@ from dask_fmware_workers.engines.vllm_serve import VllmServeEngine
 from dask_fmware_workers.engines.vllm_server import _state_of
 from tests.engines.asking import WAIT_S, ask, collect, until
 
-STARTED = time.time()
 STUB = """
 import http.server, json, os, sys
 port, model = int(sys.argv[sys.argv.index("--port") + 1]), sys.argv[sys.argv.index("--served-model-name") + 1]
@@ -107,18 +106,18 @@ async def test_a_server_that_refuses_its_configuration_is_not_tried_again(model:
     await engine.close()
 
 
-async def test_the_key_of_the_server_is_shown_nowhere(model: str, server: Any) -> None:
+async def test_the_key_of_the_server_is_shown_nowhere(
+    model: str, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "temporary"
+    kept.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(kept))
     server("import os, sys; print(os.environ['VLLM_API_KEY']); sys.exit('my key is ' + os.environ['VLLM_API_KEY'])")
     engine = VllmServeEngine(model=model)
     with pytest.raises(EngineLoadError, match=r"my key is \*\*\*"):
         await engine.start()
-    assert not keys()
+    assert not os.listdir(kept)
     assert "VLLM_API_KEY" not in os.environ
-
-
-def keys() -> list[Path]:
-    """Files with keys that this run of the tests has left."""
-    return [path for path in Path(tempfile.gettempdir()).glob("fmware-*/key") if path.stat().st_mtime > STARTED]
 
 
 async def test_a_server_that_never_answers_is_given_up(model: str, server: Any) -> None:
