@@ -15,7 +15,7 @@ from dask_fmware.model.report import CallReport
 from dask_fmware.provisioning.forecast import ArrivalRate
 from dask_fmware.provisioning.views import ModelLoad, NodeDemand, WorkflowDemand
 from dask_fmware.runtime.actions import Action, Assign
-from dask_fmware.runtime.events import CallRunnable, Event, RunEnded, RunSubmitted
+from dask_fmware.runtime.events import CallRunnable, Event, ReplicaGone, RunEnded, RunSubmitted
 from dask_fmware.runtime.knowledge import base_name
 from dask_fmware.runtime.machine import Machine
 from dask_fmware.runtime.runs import RunRecord
@@ -91,6 +91,8 @@ class Demand:
                 run = self._machine.runs.get(event.run_id)
                 if run is not None and run.plan.run_id == event.run_id:
                     self._run_ended(run, now)
+            case ReplicaGone():
+                self.forget(event.replica_id)
             case _:
                 pass
         for action in actions:
