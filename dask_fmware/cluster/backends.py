@@ -198,6 +198,7 @@ class GroupBackend:
 
     async def stop(self, name: str, model: str, accelerator: str, worker: str) -> None:
         """Let a group shrink by one, once for each pod."""
+        self._stopped &= worker_names(self._cluster)  # those that are gone are not told again
         if name not in self._stopped:
             self._counts[model, accelerator] = max(0, self._counts.get((model, accelerator), 0) - 1)
         if worker:

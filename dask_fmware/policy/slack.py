@@ -28,6 +28,7 @@ runs come after those of the others, and on engines that batch only where typica
 How much of an engine that batches runs without an SLO may take besides is measured, see `policy.leeway`.
 Where the engine that served a run has more of the next prompt in its cache than others, as learnt from what engines
 report, a call is expected to take so much less there.
+Where twenty urgent calls in a row are parked, they need no replica either: what is believed of its pace may be wrong.
 The order is handed to engines that take priorities.
 **Configuration.** None.
 **Trade-offs.** A replica may stay idle for a moment although parked calls wait. It needs deadlines to be of use,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
@@ -32,18 +33,23 @@ class _FilesSource:
     def fingerprint(self) -> str:
         return digest([type(self).__name__, *map(digest_of_file, self.paths)])
 
+
+class _TextSource(_FilesSource, ABC):
+    """Files that have to be read from their beginning to find a row."""
+
     def rows(self, start: int) -> Iterator[Row]:
         return islice((row for path in self.paths for row in self._rows_of(path)), start, None)
 
+    @abstractmethod
     def _rows_of(self, path: Path) -> Iterator[Row]:
-        raise NotImplementedError
+        """Rows of one file."""
 
     def count(self) -> int | None:
         """Read through, which takes seconds for a million rows."""
         return sum(1 for _ in self.rows(0))
 
 
-class CsvSource(_FilesSource):
+class CsvSource(_TextSource):
     """CSV with a header; all values are text."""
 
     @cached_property
@@ -82,7 +88,7 @@ class CsvSource(_FilesSource):
             raise DataError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
 
 
-class JsonLinesSource(_FilesSource):
+class JsonLinesSource(_TextSource):
     """One JSON object a line; requests of OpenAI's batch format are taken apart."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
