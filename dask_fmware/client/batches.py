@@ -26,6 +26,8 @@ class Batches(Generic[Item, Made]):
         Batches under way side by side.
     pause_s
         Least time between two starts.
+    discard
+        Called with a result whose caller was cancelled meanwhile: nobody else can give back what it holds.
     """
 
     def __init__(
@@ -33,8 +35,9 @@ class Batches(Generic[Item, Made]):
         work: Callable[[Sequence[Item]], Awaitable[Sequence[Made | Exception]]],
         at_once: int = 1,
         pause_s: float = 0.0,
+        discard: Callable[[Made], None] | None = None,
     ) -> None:
-        self._work, self._at_once, self._pause_s = work, at_once, pause_s
+        self._work, self._at_once, self._pause_s, self._discard = work, at_once, pause_s, discard
         self._not_before = 0.0
         self._waiting: list[tuple[Item, asyncio.Future[Made]]] = []
         self._under_way: set[asyncio.Task[None]] = set()
@@ -48,7 +51,12 @@ class Batches(Generic[Item, Made]):
         if not self._is_called:
             self._is_called = True
             loop.call_at(self._not_before, self._start)  # not at once: others of this moment come along
-        return await waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:  # it came with the cancellation
+                self._drop(waiter.result())
+            raise
 
     def _start(self) -> None:
         self._is_called = False
@@ -73,9 +81,14 @@ class Batches(Generic[Item, Made]):
         except Exception as error:
             made = [error] * len(batch)
         for (_, waiter), one in zip(batch, made, strict=True):
-            if waiter.done():
-                continue
             if isinstance(one, Exception):
-                waiter.set_exception(one)
+                if not waiter.done():
+                    waiter.set_exception(one)
+            elif waiter.done():
+                self._drop(one)
             else:
                 waiter.set_result(one)
+
+    def _drop(self, made: Made) -> None:
+        if self._discard is not None:
+            self._discard(made)

@@ -54,7 +54,7 @@ class Session:
 
     def __init__(self, client: Client) -> None:
         self._client = checked_client(client, "Session")
-        self._submitted: Batches[BoundWorkflow, Future] = Batches(self._submit, pause_s=BATCH_S)
+        self._submitted: Batches[BoundWorkflow, Future] = Batches(self._submit, pause_s=BATCH_S, discard=Future.release)
         self._reports: Batches[str, RunReport | None] = Batches(self._ask, REPORTS_AT_ONCE)
 
     def run(self, bound: BoundWorkflow) -> Any:

@@ -91,3 +91,28 @@ async def test_batches_keep_their_distance() -> None:
     assert await asyncio.gather(*map(batches.made, (2, 3))) == [4, 6]
     assert loop.time() - began > 0.02
     assert work.batches == [[1], [2, 3]]
+
+
+async def test_what_a_cancelled_caller_does_not_take_is_discarded_once() -> None:
+    go_on, discarded = asyncio.Event(), list[int]()
+
+    async def work(items: Sequence[int]) -> list[int | Exception]:
+        await go_on.wait()
+        for caller in (late, failed):
+            asyncio.get_running_loop().call_soon(caller.cancel)  # made, but not yet taken
+        return [KeyError(item) if item < 0 else 2 * item for item in items]
+
+    batches = Batches[int, int](work, discard=discarded.append)
+    early, late, kept, failed = (asyncio.ensure_future(batches.made(n)) for n in (1, 2, 3, -4))
+    await started()
+    early.cancel()  # while it is made
+    await started()
+    go_on.set()
+    ends = await asyncio.gather(early, late, kept, failed, return_exceptions=True)
+    assert [end if isinstance(end, int) else type(end) for end in ends] == [
+        asyncio.CancelledError,
+        asyncio.CancelledError,
+        6,
+        asyncio.CancelledError,
+    ]
+    assert discarded == [2, 4]
