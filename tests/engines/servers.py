@@ -40,7 +40,8 @@ def llama_server(slots: int, context_tokens: int) -> str:
 
 def vllm_server(model: str, slots: int, context_tokens: int, options: list[str]) -> str:
     """Address of vLLM's server as the engine ``vllm-serve`` starts it; each size is started once."""
-    from dask_fmware_workers.engines.vllm_serve import COMMAND, VllmServeEngine
+    from dask_fmware_workers.engines.vllm_serve import VllmServeEngine
+    from dask_fmware_workers.engines.vllm_server import COMMAND
 
     if (slots, context_tokens) not in _vllm:
         engine = VllmServeEngine(
@@ -48,7 +49,7 @@ def vllm_server(model: str, slots: int, context_tokens: int, options: list[str])
         )
         port = free_port()
         process = subprocess.Popen(
-            [*COMMAND, *engine._words, "--port", str(port)],
+            [*COMMAND, *engine._server._words, "--port", str(port)],
             env={**os.environ, "VLLM_API_KEY": VLLM_KEY},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
