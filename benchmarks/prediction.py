@@ -6,7 +6,9 @@
 One engine in this process is profiled, then serves calls whose number at a time changes every 60 calls. Each call is
 predicted when it is submitted, from what a scheduler would know: messages reach it 1 ms late, prompts are bytes to it,
 lengths of answers come from history. Every predictor sees the same calls. With llama.cpp a process is then
-started on the engine's core, and predictions must be right again within 50 calls.
+started on the engine's core, and predictions must be right again within 50 calls. The emulated engine plays its
+profile exactly, so there is nothing to correct; a second one then serves as many calls, whose steps take `--pace` times
+what the profile of the first says, as a card does that throttles.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class Outcome:
     """One call."""
 
     number: int
-    phase: str  # "usual" or "slowed"
+    phase: str  # "usual", "slowed" or "paced"
     node: str
     ttft_s: float
     latency_s: float
@@ -207,6 +209,18 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
+async def paced(options: argparse.Namespace, arguments: dict[str, Any], profile: Profile) -> list[Outcome]:
+    """Calls on another engine whose steps take longer than the profile says."""
+    engine = create_engine(options.engine, {**arguments, "time_scale": options.pace})
+    await engine.start()
+    try:
+        run = Run(engine, profile, options.seed + 1)
+        await run.serve(options.calls, "paced")
+    finally:
+        await engine.close()
+    return run.outcomes
+
+
 async def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     core = max(os.sched_getaffinity(0))
     arguments = engine_arguments(options.engine, core)
@@ -223,6 +237,7 @@ async def benchmark(options: argparse.Namespace) -> dict[str, Any]:
                 await run.serve(options.slowed, "slowed")
     finally:
         await engine.close()
+    others = await paced(options, arguments, profile) if options.pace != 1 else []
     usual = [o for o in run.outcomes if o.phase == "usual"]
     slowed = [o for o in run.outcomes if o.phase == "slowed"]
     result: dict[str, Any] = {
@@ -247,6 +262,8 @@ async def benchmark(options: argparse.Namespace) -> dict[str, Any]:
             "after_50": summary(slowed[SETTLED:]),
             "drifts": [{"ratio": d.ratio, "since_s_after_start": d.since_s - slowed_at} for d in run.view.drifts],
         }
+    if others:
+        result["pace"], result["paced"] = options.pace, summary(others[WARM:])
     result["calls"] = [
         {
             "phase": o.phase, "node": o.node, "ttft_s": round(o.ttft_s, 5), "latency_s": round(o.latency_s, 5),
@@ -255,7 +272,7 @@ async def benchmark(options: argparse.Namespace) -> dict[str, Any]:
             "ttft_p90": round(o.predicted.ttft_p90_s, 5), "latency_p90": round(o.predicted.latency_p90_s, 5),
             "waiting_share": round(o.predicted.waiting_share, 3),
         }
-        for o in run.outcomes
+        for o in [*run.outcomes, *others]
     ]  # fmt: skip
     return result
 
@@ -275,6 +292,10 @@ def markdown(result: dict[str, Any]) -> str:
             ("a process on its core: calls 1 to 50", result["slowed"]["first_50"]),
             ("a process on its core: later calls", result["slowed"]["after_50"]),
         ]
+    if "paced" in result:
+        parts.append(
+            (f"another engine, steps of {result['pace']:g} times the profile's, after 100 calls", result["paced"])
+        )
     for title, part in parts:
         cover = part["coverage"]
         lines += [
@@ -300,6 +321,9 @@ def main() -> None:
     parser.add_argument("--engine", choices=["llama.cpp", "emulated"], default="llama.cpp")
     parser.add_argument("--calls", type=int, default=2200)
     parser.add_argument("--slowed", type=int, default=None, help="calls beside a competing process")
+    parser.add_argument(
+        "--pace", type=float, default=1.25, help="emulated: steps of a second engine over the profile's; 1 for none"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the profile")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -307,6 +331,10 @@ def main() -> None:
         parser.error(f"--calls {options.calls}: the first {WARM} are not judged; ask for more")
     if options.slowed is None:
         options.slowed = 300 if options.engine == "llama.cpp" else 0
+    if options.engine != "emulated":
+        options.pace = 1.0
+    elif options.pace <= 0:
+        parser.error(f"--pace {options.pace}: steps take time; give a number above 0")
     result = asyncio.run(benchmark(options))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"prediction_{options.engine}.json").write_text(json.dumps(result) + "\n")

@@ -39,7 +39,7 @@ def scatter(axes: Any, calls: list[dict[str, Any]], what: str, title: str, resul
     axes.legend(frameon=False, fontsize=9, markerscale=3)
 
 
-def slowed(axes: Any, calls: list[dict[str, Any]], begins: int) -> None:
+def slowed(axes: Any, calls: list[dict[str, Any]], begins: int, title: str) -> None:
     numbers = np.arange(len(calls)) - begins
     for key, colour, label in (("static", AMBER, "profile as measured"), ("corrected", BLUE, "corrected online")):
         ratio = np.array([call["ttft"][key] / call["ttft_s"] for call in calls])
@@ -47,7 +47,7 @@ def slowed(axes: Any, calls: list[dict[str, Any]], begins: int) -> None:
         axes.plot(numbers, rolling, color=colour, label=label, linewidth=1.8)
     axes.axhline(1, color=GREY, linewidth=1)
     axes.axvspan(0, numbers[-1], color=GREY, alpha=0.12, linewidth=0)
-    axes.set_title("another process on its core from call 0 on", fontsize=11)
+    axes.set_title(title, fontsize=11)
     axes.set(xlabel="calls", ylabel=f"predicted / measured TTFT, median of {NOTICED}", ylim=(0, 1.6))
     axes.legend(frameon=False, fontsize=9)
 
@@ -61,13 +61,16 @@ def main() -> None:
     figure = Figure(figsize=(15, 4.6 * len(found)), layout="constrained")
     for result, row in zip(found, figure.subfigures(len(found), 1, squeeze=False)[:, 0], strict=True):
         usual = [call for call in result["calls"] if call["phase"] == "usual"]
-        late = [call for call in result["calls"] if call["phase"] == "slowed"]
+        late = {phase: [call for call in result["calls"] if call["phase"] == phase] for phase in ("slowed", "paced")}
         row.suptitle(f"{result['engine']}: {len(usual) - WARM:,} calls", x=0.01, ha="left", fontweight="bold")
         charts = row.subplots(1, 3)
         scatter(charts[0], usual[WARM:], "ttft", "TTFT", result)
         scatter(charts[1], usual[WARM:], "latency", "latency", result)
-        if late:
-            slowed(charts[2], usual[-150:] + late, 150)
+        if late["slowed"]:
+            slowed(charts[2], usual[-150:] + late["slowed"], 150, "another process on its core from call 0 on")
+        elif late["paced"]:
+            title = f"another engine, {result['pace']:g} times as slow as the profile, from call 0 on"
+            slowed(charts[2], usual[-150:] + late["paced"][:150], 150, title)
         else:
             charts[2].set_axis_off()
         for axes in charts:
