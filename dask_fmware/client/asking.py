@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from distributed import Client, Future
 
 from dask_fmware.errors import NotInstalledError
 
-__all__ = ["ask_about_run", "checked_client", "checked_future", "not_installed", "run_id_of"]
+__all__ = ["ask_about_run", "checked_client", "checked_future", "not_installed", "run_id_of", "until_arrived"]
+
+T = TypeVar("T")
+
+ARRIVAL_S = 5.0  # for which a run that was just submitted may be on its way: a question overtakes a graph
+FIRST_LOOK_S, LAST_LOOK_S = 0.005, 0.25  # between two looks whether it has arrived
 
 
 def run_id_of(future: Future) -> str:
@@ -40,19 +47,42 @@ def not_installed(client: Client) -> NotInstalledError:
     )
 
 
-async def ask_about_run(client: Client, question: str, run_id: str) -> dict[str, Any]:
-    """Return the answer to an RPC of the runtime about a run.
+async def until_arrived(ask: Callable[[], Awaitable[T]], is_missing: Callable[[T], bool]) -> T:
+    """Ask until an answer misses no run that is on its way, or for `ARRIVAL_S`; return the last answer."""
+    loop = asyncio.get_running_loop()
+    deadline, pause_s = loop.time() + ARRIVAL_S, FIRST_LOOK_S
+    while is_missing(answer := await ask()) and loop.time() < deadline:
+        await asyncio.sleep(pause_s)
+        pause_s = min(2.0 * pause_s, LAST_LOOK_S)
+    return answer
+
+
+async def ask_about_run(future: Future, question: str) -> dict[str, Any]:
+    """Return the answer to an RPC of the runtime about a run; one that is on its way to the scheduler is waited for.
 
     Raises
     ------
     NotInstalledError
         If the cluster has no runtime.
     KeyError
-        If the run is not known, or no longer remembered.
+        If the run is not known, has not arrived within `ARRIVAL_S`, or is no longer remembered.
     """
-    answer: dict[str, Any] | None = await getattr(client.scheduler, question)(run_id=run_id)
-    if answer is None:
-        if await client.scheduler.fmware_status() is None:
+    client, run_id, was_pending = future.client, run_id_of(future), False
+
+    async def ask() -> dict[str, Any] | None:
+        nonlocal was_pending
+        was_pending = future.status == "pending"  # before it is asked about: it may end meanwhile
+        answer: dict[str, Any] | None = await getattr(client.scheduler, question)(run_id=run_id)
+        if answer is None and await client.scheduler.fmware_reports(run_ids=[]) is None:
             raise not_installed(client)
+        return answer
+
+    answer = await until_arrived(ask, lambda answer: answer is None and was_pending)
+    if answer is None and was_pending:
+        raise KeyError(
+            f"run {run_id[:8]} has not reached the scheduler within {ARRIVAL_S:g} s; ask again later, and if the "
+            "future is not that of a workflow, there is no run"
+        )
+    if answer is None:
         raise KeyError(f"run {run_id[:8]} is not known to the runtime, or no longer remembered")
     return answer

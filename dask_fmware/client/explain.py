@@ -6,7 +6,7 @@ from typing import Any
 
 from distributed import Client, Future
 
-from dask_fmware.client.asking import ask_about_run, checked_future, run_id_of
+from dask_fmware.client.asking import ask_about_run, checked_future
 from dask_fmware.model.report import RunReport
 from dask_fmware.observe.explain import Explanation, Neighbour
 from dask_fmware.observe.explain import explain as explained
@@ -32,7 +32,7 @@ def explain(future: Future) -> Any:
     NotInstalledError
         If the cluster has no runtime.
     KeyError
-        If the run is not known, or no longer remembered.
+        If the run is not known, has not reached the scheduler within 5 s, or is no longer remembered.
 
     Examples
     --------
@@ -42,10 +42,10 @@ def explain(future: Future) -> Any:
       Meanwhile that card ran rag.answer x5, shopping.recommend x2.
     """
     client: Client = checked_future(future, "explain").client
-    return client.sync(_explain, client, run_id_of(future))
+    return client.sync(_explain, future)
 
 
-async def _explain(client: Client, run_id: str) -> Explanation:
-    wire = await ask_about_run(client, "fmware_explain", run_id)
+async def _explain(future: Future) -> Explanation:
+    wire = await ask_about_run(future, "fmware_explain")
     neighbours = [Neighbour(**neighbour) for neighbour in wire["neighbours"]]
     return explained(RunReport.from_wire(wire["report"]), neighbours, wire["now"])

@@ -7,7 +7,14 @@ from typing import Any
 
 from distributed import Client, Future
 
-from dask_fmware.client.asking import ask_about_run, checked_client, checked_future, not_installed, run_id_of
+from dask_fmware.client.asking import (
+    ask_about_run,
+    checked_client,
+    checked_future,
+    not_installed,
+    run_id_of,
+    until_arrived,
+)
 from dask_fmware.model.report import CallReport, RunReport
 from dask_fmware.spec.columns import in_columns
 
@@ -175,14 +182,14 @@ def report(future: Future) -> Any:
     NotInstalledError
         If the cluster has no runtime.
     KeyError
-        If the run is not known, or no longer remembered.
+        If the run is not known, has not reached the scheduler within 5 s, or is no longer remembered.
     """
     client: Client = checked_future(future, "report").client
-    return client.sync(_report, client, run_id_of(future))
+    return client.sync(_report, future)
 
 
-async def _report(client: Client, run_id: str) -> Report:
-    return Report(RunReport.from_wire(await ask_about_run(client, "fmware_report", run_id)))
+async def _report(future: Future) -> Report:
+    return Report(RunReport.from_wire(await ask_about_run(future, "fmware_report")))
 
 
 def reports(client: Client, futures: list[Future] | None = None) -> Any:
@@ -193,7 +200,8 @@ def reports(client: Client, futures: list[Future] | None = None) -> Any:
     client
         Of the cluster; with an asynchronous one, await the result.
     futures
-        Runs that are not known, or no longer, are left out.
+        Runs that are not known, or no longer, are left out; those on their way to the scheduler are waited
+        for, up to 5 s.
 
     Returns
     -------
@@ -205,12 +213,27 @@ def reports(client: Client, futures: list[Future] | None = None) -> Any:
     NotInstalledError
         If the cluster has no runtime.
     """
-    run_ids = None if futures is None else [run_id_of(checked_future(future, "reports")) for future in futures]
-    return checked_client(client, "reports").sync(_reports, client, run_ids)
+    asked = None if futures is None else [checked_future(future, "reports") for future in futures]
+    return checked_client(client, "reports").sync(_reports, client, asked)
 
 
-async def _reports(client: Client, run_ids: list[str] | None) -> list[Report]:
-    wire = await client.scheduler.fmware_reports(run_ids=run_ids)
-    if wire is None:
-        raise not_installed(client)
-    return [Report(RunReport.from_wire(item)) for item in wire]
+async def _reports(client: Client, futures: list[Future] | None) -> list[Report]:
+    async def known(run_ids: list[str] | None) -> list[dict[str, Any]]:
+        wire: list[dict[str, Any]] | None = await client.scheduler.fmware_reports(run_ids=run_ids)
+        if wire is None:
+            raise not_installed(client)
+        return wire
+
+    if futures is None:
+        return [Report(RunReport.from_wire(item)) for item in await known(None)]
+    run_ids = [run_id_of(future) for future in futures]
+    found: dict[str, dict[str, Any]] = {}
+
+    async def ask() -> set[str]:
+        """Ask about those that are not known yet; return those of them that may be on their way."""
+        pending = {run_id_of(future) for future in futures if future.status == "pending"}
+        found.update({item["run_id"]: item for item in await known([one for one in run_ids if one not in found])})
+        return pending - found.keys()
+
+    await until_arrived(ask, bool)
+    return [Report(RunReport.from_wire(found[run_id])) for run_id in run_ids if run_id in found]

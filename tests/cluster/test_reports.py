@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 import dask_fmware as fm
+from dask_fmware.client import asking
 from tests.cluster.flows import one, rag, shopping
 
 
@@ -81,6 +83,32 @@ async def test_a_missed_objective_is_said(serving: Any) -> None:
         assert report.met is False
         assert report.rows[0]["slack_s"] < 0
         assert "SLO missed" in str(report)
+        future.release()
+
+
+async def test_a_run_that_is_on_its_way_to_the_scheduler_is_waited_for(serving: Any) -> None:
+    async with serving("small") as cluster:
+        cluster.engines["small-cpu-0"].pause()
+        futures = cluster.client.compute([one(f"{n}") for n in range(3)])
+        assert [report.data.state for report in await fm.reports(cluster.client, futures)] == ["running"] * 3
+        late = cluster.client.compute(one("late"))
+        assert (await fm.report(late)).data.state == "running"
+        also = cluster.client.compute(one("also"))
+        assert (await fm.explain(also)).headline
+        for future in [*futures, late, also]:
+            future.release()
+
+
+async def test_a_run_that_does_not_arrive_is_said_to_be_on_its_way(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "ARRIVAL_S", 0.02)
+    async with serving("small") as cluster:
+        future = cluster.client.submit(asyncio.sleep, 0.3)  # no run at all, and pending for longer
+        with pytest.raises(KeyError, match="has not reached the scheduler"):
+            await fm.report(future)
+        assert await fm.reports(cluster.client, [future]) == []
+        await future
         future.release()
 
 
