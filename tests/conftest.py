@@ -1,11 +1,36 @@
-"""What all tests share: Dask with its own defaults, and Ctrl-C that reaches the processes they start."""
+"""What all tests share: Dask with its own defaults, Ctrl-C that reaches the processes they start, and the contract."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from typing import Any
 
-os.environ["DASK_CONFIG"] = os.devnull  # read when dask is imported
+import pytest
+
+from dask_fmware.runtime import Machine
+from dask_fmware.runtime.contract import Contract
+
+os.environ["DASK_CONFIG"] = os.devnull  # read when dask is imported, which the runtime does not do
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def contract_is_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hold every scheduler that a test starts in this process to the contract, from the first event to the last."""
+    watched: list[Contract] = []
+
+    def watching(*args: Any, **kwargs: Any) -> Machine:
+        machine = Machine(*args, **kwargs)
+        contract = Contract(machine.max_attempts, report=machine.report, wake_at=lambda: machine.wake_at)
+        machine.observers.append(contract)
+        watched.append(contract)
+        return machine
+
+    monkeypatch.setattr("dask_fmware_scheduler.router.Machine", watching)
+    yield
+    breaches = [str(breach) for contract in watched for breach in contract.breaches]
+    assert not breaches, "the contract was broken:\n" + "\n".join(breaches)
