@@ -4,7 +4,7 @@
     python -m benchmarks.conformance vllm
     python -m benchmarks.conformance vllm-serve
 
-The last starts vLLM's server anew for each test, half a minute each. The environment is kept in `--venv` and used again.
+The last starts vLLM's server anew for each test, half a minute each. The environment is kept in `--venv`.
 The output of the run is kept in `results/`.
 """
 
