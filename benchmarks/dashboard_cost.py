@@ -4,8 +4,8 @@
 
 A scheduler with its web server runs in this process, on a machine that is filled by events: replicas with running
 calls, calls that wait, fifteen minutes of runs that ended. Viewers are another process that asks as the page does,
-once a second. What a viewer costs is the CPU time of this process for each second, less that without viewers. With
-``--chromium`` one viewer is a real browser with the page open.
+once a second. What a viewer costs is the CPU time of this process for each second, less that of the window without
+viewers before it, median over windows. With ``--chromium`` a real browser has the page open for another one.
 """
 
 from __future__ import annotations
@@ -35,18 +35,21 @@ from dask_fmware.spec.deployment import Latency
 from dask_fmware.testing import deployment
 
 SLOTS = 8
+VIEWERS = (1, 4)
 VIEWER = """
 import json, sys, time, urllib.request
-url, seconds, viewers = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-known = [{"fleet": -1, "graphs": -1, "predictions": -1} for _ in range(viewers)]
-end, due = time.monotonic() + seconds, time.monotonic()
-while time.monotonic() < end:
-    for seen in known:
-        query = "&".join(f"{part}={version}" for part, version in seen.items())
-        answer = json.load(urllib.request.urlopen(f"{url}/fmware/figures.json?{query}"))
-        seen.update({part: answer[part]["version"] for part in seen if part in answer})
-    due += 1.0
-    time.sleep(max(0.0, due - time.monotonic()))
+for line in sys.stdin:
+    viewers, seconds = line.split()
+    known = [{"fleet": -1, "graphs": -1, "predictions": -1} for _ in range(int(viewers))]
+    due = time.monotonic()
+    end = due + float(seconds)
+    while time.monotonic() < end:
+        for seen in known:
+            query = "&".join(f"{part}={version}" for part, version in seen.items())
+            answer = json.load(urllib.request.urlopen(f"{sys.argv[1]}/fmware/figures.json?{query}"))
+            seen.update({part: answer[part]["version"] for part in seen if part in answer})
+        due += 1.0
+        time.sleep(max(0.0, due - time.monotonic()))
 """
 
 
@@ -109,9 +112,34 @@ async def cpu_ms(seconds: float) -> float:
     return 1e3 * (time.process_time() - cpu) / (time.monotonic() - start)
 
 
-async def with_viewers(command: list[str], seconds: float) -> float:
-    """CPU time of this process for each second, while a process of viewers runs."""
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+async def viewed(url: str, seconds: float, rounds: int) -> tuple[float, dict[str, list[float]]]:
+    """CPU time of this process for each second without viewers, and for each viewer what windows with some have more.
+
+    Windows take turns, so that a machine that gets slower or faster meanwhile changes both.
+    """
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", VIEWER, url, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    idle, more = [], {str(number): list[float]() for number in VIEWERS}
+    try:
+        for _ in range(rounds):
+            for number in VIEWERS:
+                idle.append(await cpu_ms(seconds))
+                process.stdin.write(f"{number} {seconds + 1.5}\n".encode())
+                await asyncio.sleep(1.0)  # the first answers are whole figures
+                more[str(number)].append((await cpu_ms(seconds) - idle[-1]) / number)
+                await asyncio.sleep(1.0)
+    finally:
+        process.kill()
+        await process.wait()
+    return statistics.median(idle), more
+
+
+async def with_browser(chromium: str, url: str, seconds: float) -> float:
+    """CPU time of this process for each second, while a browser has the page open."""
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    process = await asyncio.create_subprocess_exec(
+        chromium, *flags, f"{url}/fmware", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         await asyncio.sleep(3.0)
         return await cpu_ms(seconds)
@@ -133,7 +161,7 @@ async def asked(url: str, times: int = 7) -> dict[str, float]:
     return {"cpu_ms": statistics.median(cpu), "wall_ms": statistics.median(wall), "kib": size / 1024}
 
 
-async def measure(count: int, seconds: float, past: int, chromium: str | None) -> dict[str, Any]:
+async def measure(count: int, seconds: float, rounds: int, past: int, chromium: str | None) -> dict[str, Any]:
     """All figures at one number of replicas."""
     document = deployment("small", "large")
     async with fm.LocalModelCluster(
@@ -144,29 +172,21 @@ async def measure(count: int, seconds: float, past: int, chromium: str | None) -
         router = scheduler.plugins["fmware-router"]
         url = f"http://127.0.0.1:{scheduler.http_server.port}"
         fill(router.machine, count, time.time(), past, random.Random(0))
-        viewers: dict[str, float] = {}
         await cpu_ms(2.0)
-        idle = await cpu_ms(seconds)
-        for number in (1, 4):
-            command = [sys.executable, "-c", VIEWER, url, str(seconds + 10), str(number)]
-            viewers[str(number)] = (await with_viewers(command, seconds) - idle) / number
-        browser = None
-        if chromium:
-            flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
-            browser = await with_viewers([chromium, *flags, f"{url}/fmware"], seconds) - idle
+        idle, more = await viewed(url, seconds, rounds)
+        browser = await with_browser(chromium, url, 2 * seconds) - idle if chromium else None
         opened = await asked(f"{url}/fmware", 3)
         scrape = await asked(f"{url}/metrics")
         own = next(s for s in router.services if type(s).__name__ == "Observing")
         begun = time.process_time()
         samples = sum(len(family.samples) for family in own._series())
         made_ms = 1e3 * (time.process_time() - begun)
-        after = await cpu_ms(seconds)
         return {
             "replicas": count,
             "calls": len(router.machine.runs.calls),
             "idle_ms_per_s": idle,
-            "idle_after_ms_per_s": after,
-            "viewer_ms_per_s": viewers,
+            "viewer_ms_per_s": {number: statistics.median(windows) for number, windows in more.items()},
+            "viewer_windows_ms_per_s": more,
             "browser_ms_per_s": browser,
             "page_open": opened,
             "scrape": scrape,
@@ -228,12 +248,15 @@ def table(rows: list[dict[str, Any]], calls: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicas", type=int, nargs="*", default=[10, 100, 1000])
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each window")
+    parser.add_argument(
+        "--rounds", type=int, default=6, help="windows with one and with four viewers, each beside one without"
+    )
     parser.add_argument("--runs", type=int, default=3000, help="that ended in the last fifteen minutes")
     parser.add_argument("--chromium", action="store_true", help="also with a browser that has the page open")
     options = parser.parse_args()
     chromium = (shutil.which("chromium") or shutil.which("google-chrome")) if options.chromium else None
-    rows = [asyncio.run(measure(n, options.seconds, options.runs, chromium)) for n in options.replicas]
+    rows = [asyncio.run(measure(n, options.seconds, options.rounds, options.runs, chromium)) for n in options.replicas]
     calls = history_us(2000)
     shown = table(rows, calls)
     about = environment(seed=0, packages=("dask", "distributed", "bokeh", "tornado", "prometheus_client"))
