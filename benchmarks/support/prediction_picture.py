@@ -69,7 +69,7 @@ def main() -> None:
         if late["slowed"]:
             slowed(charts[2], usual[-150:] + late["slowed"], 150, "another process on its core from call 0 on")
         elif late["paced"]:
-            title = f"another engine, {result['pace']:g} times as slow as the profile, from call 0 on"
+            title = f"from call 0 on an engine {result['pace']:g} times as slow as profiled"
             slowed(charts[2], usual[-150:] + late["paced"][:150], 150, title)
         else:
             charts[2].set_axis_off()
