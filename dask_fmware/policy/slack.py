@@ -21,11 +21,13 @@ Where cheap runs of a tenant are lost, those that take more of the cards come af
 as these losses ask for, see `policy.price`: so more runs are in time.
 Parked calls, and those without an SLO, are background: they take a replica when nothing urgent waits, and either
 no urgent call is likely to come meanwhile, or those that may come are in time all the same: on engines that batch the
-typical urgent call beside them, where it looks ahead the next runs, taken to be like the last ones at their rate. One
-start in twenty is theirs by right once they have waited for long, so that nothing starves.
+typical urgent call beside them, or on another replica; where it looks ahead the next runs, taken to be like the last
+ones at their rate. One start in twenty is theirs by right once they have waited for long, one in a hundred of those
+without an SLO, so that nothing starves.
 Of tenants, those that were given more card time for their weight than the least served other are ahead: their fresh
 runs come after those of the others, and on engines that batch only where typical urgent calls are in time beside them.
-How much of an engine that batches runs without an SLO may take besides is measured, see `policy.leeway`.
+How much of an engine that batches runs without an SLO may take besides is measured, see `policy.leeway`; beside urgent
+calls they take the slowest replicas first.
 Where the engine that served a run has more of the next prompt in its cache than others, as learnt from what engines
 report, a call is expected to take so much less there.
 Where twenty urgent calls in a row are parked, they need no replica either: what is believed of its pace may be wrong.
@@ -40,22 +42,23 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import replace
 from math import inf
 
 from dask_fmware.policy.estimate import execution_s, expected_s
 from dask_fmware.policy.kinds import RankedReplicas, candidates
-from dask_fmware.policy.leeway import FOR_URGENT, SPARE, Leeway
+from dask_fmware.policy.leeway import Leeway
 from dask_fmware.policy.lookahead import LookAhead
 from dask_fmware.policy.outlook import JobCall, Outlook, Plan
 from dask_fmware.policy.price import Prices
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
+from dask_fmware.policy.typical import Typical, open_slots, without_background
 
 __all__ = ["Slack"]
 
 REMEMBERED = 16  # urgent calls whose arrivals tell the rate of the next
 PATIENCE = 10.0  # objectives that a call is parked before it has a right to a turn
 RIGHT = 20  # urgent starts for one such turn
+RIGHT_OF_JOBS = 100  # the same for a call without an SLO
 HOPELESS = 20  # urgent calls parked in a row: they need no replica, and only what runs can show that they are misjudged
 EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
 FOR_BEGUN = 0.25  # most of a batch that is kept for calls of runs under way
@@ -71,8 +74,7 @@ class Slack:
 
     def __init__(self) -> None:
         self._arrivals: deque[float] = deque(maxlen=REMEMBERED)  # of urgent calls
-        self._typical: dict[tuple[str, bool], tuple[float, ...]] = {}
-        """(model, whether it answers) -> prompt, output and allowed seconds of urgent calls."""
+        self._typical = Typical()
         self._lost: dict[str, float] = {}  # model -> share of calls of runs under way that came too late lately
         self._leeway: dict[str, Leeway] = defaultdict(Leeway)  # model -> of calls without an objective
         self._prices = Prices()
@@ -93,14 +95,10 @@ class Slack:
         if call.parked:
             return (-call.priority, PARKED, 0.0, call.submitted)
         can_be_in_time = due - call.runnable_at >= call.own_s  # else its run is lost, and it is about to be parked
-        if can_be_in_time and (not self._arrivals or call.runnable_at > self._arrivals[-1]):
-            self._arrivals.append(call.runnable_at)
         if can_be_in_time:
-            kind = call.model, call.answers
-            output = 0.0 if call.answers else call.output_tokens
-            typical = (float(call.prompt_tokens), output, due - call.runnable_at)
-            known = self._typical.get(kind, typical)
-            self._typical[kind] = tuple(k + (t - k) / 20 for k, t in zip(known, typical, strict=True))
+            self._typical.came(call, due)
+            if not self._arrivals or call.runnable_at > self._arrivals[-1]:
+                self._arrivals.append(call.runnable_at)
         if call.begun:
             return (-call.priority, URGENT, float(call.excess > 0.0), due - call.own_s)
         price = self._prices.of(call)
@@ -202,69 +200,49 @@ class Slack:
     def _takes(self, call: CallView, replica: ReplicaView, now: float, kept: float) -> bool:
         """Whether a replica has room for a call in time, by what is kept for others."""
         if call.excess > 0.0 and replica.slots > 1:  # an idle replica is never waited for: nothing would end there
-            return not replica.running or self._is_spare(replica, now)
-        return call.begun or replica.running - replica.background < _open_slots(replica, kept)
+            return not replica.running or self._typical.spare(replica, now)
+        return call.begun or replica.running - replica.background < open_slots(replica, kept)
 
     def _background(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
-        """Fill a replica that no urgent call needs."""
+        """Fill a replica that no urgent call needs: the quickest, or of a job beside urgent calls the slowest."""
         room = [replica for replica in candidates(call, replicas, self.rank) if replica.has_room]
         if not room:
             return ALL_BUSY
-        best: tuple[float, str, str] | None = None
-        least_s = inf
+        spent = []
         for replica in room:
             wait_s = max(0.0, replica.slot_free_at - now)
             spent_s = wait_s + expected_s(call.prompt_at(replica.replica_id), call.output_tokens, replica, now)
-            least_s = min(least_s, spent_s)
-            found = spent_s, replica.name, replica.replica_id
-            if self._plan is not None and now + spent_s > self._plan.free_until.get(replica.replica_id, inf):
+            spent.append((spent_s, replica.name, replica.replica_id, replica))
+        least_s = min(spent)[0]
+        stands_back = call.due is None and self._rate(now) * least_s > EVEN_ODDS
+        for spent_s, _, replica_id, replica in sorted(spent, reverse=stands_back):
+            if self._plan is not None and now + spent_s > self._plan.free_until.get(replica_id, inf):
                 continue
-            if (best is None or found < best) and self._spares(call, replica, spent_s, now):
-                best = found
-        if best is None:
-            if self._turn(call, now):
-                replica = room[0]
-                return Bind(replica.replica_id, "it has waited for long", inf)
-            return Wait("an urgent call is likely to come meanwhile", until=now + self._pause_s(least_s, now))
-        return Bind(best[2], "no urgent call needs the replica", inf)
+            if self._spares(call, replica, spent_s, room, now):
+                return Bind(replica_id, "no urgent call needs the replica", inf)
+        if self._turn(call, now):
+            replica_id = max(spent)[2] if stands_back else room[0].replica_id
+            return Bind(replica_id, "it has waited for long", inf)
+        return Wait("an urgent call is likely to come meanwhile", until=now + self._pause_s(least_s, now))
 
-    def _spares(self, call: CallView, replica: ReplicaView, spent_s: float, now: float) -> bool:
+    def _spares(
+        self, call: CallView, replica: ReplicaView, spent_s: float, room: Sequence[ReplicaView], now: float
+    ) -> bool:
         """Whether urgent calls can do without a slot of a replica for so long: none is likely, or all stay in time."""
         if self._rate(now) * spent_s <= EVEN_ODDS or self._in_vain[call.model] >= HOPELESS:
             return True
         if self._plan is not None:
             return self._ahead.leaves_room(replica.replica_id, spent_s, now)
         if call.due is not None:  # a run that is late stands back for the others, but not for a job that fills up
-            return self._is_spare(_without_background(replica), now)
+            return self._typical.spare(without_background(replica), now)
         leeway = self._leeway[call.model]
-        return self._is_spare(replica, now, leeway.kept, leeway.spare)
-
-    def _is_spare(self, replica: ReplicaView, now: float, kept: float = FOR_URGENT, spare: float = SPARE) -> bool:
-        """Whether urgent calls can do without what one more call takes of a replica: slots, and some of their slack."""
-        if replica.slots == 1 or replica.running >= _open_slots(replica, kept):
-            return False
-        law, is_known = replica.law, False
-        for answers in (False, True):
-            typical = self._typical.get((replica.model, answers))
-            if typical is None:
-                continue
-            is_known = True
-            prompt, output, allowed_s = typical
-            if law is None:
-                idle_s = execution_s(replica.latency, prompt, output)
-            else:
-                idle_s = law.prefill_s(prompt) + (output + 1) * law.step_s(0, 1, prompt)
-            if idle_s > allowed_s:
-                continue  # none would come here
-            with_it_s = replica.stretch * expected_s(prompt, output, replica, now)
-            if with_it_s > idle_s + spare * (allowed_s - idle_s):
-                return False
-        return is_known
+        return self._typical.spare(replica, now, leeway.kept, leeway.spare, room)
 
     def _turn(self, call: CallView, now: float) -> bool:
         """One start in so many is for background calls that have waited for long."""
         objective_s = call.deadline - call.submitted if call.deadline is not None else 1.0
-        if now - call.runnable_at < PATIENCE * objective_s or self._starts < RIGHT:
+        right = RIGHT if call.due is not None or call.parked else RIGHT_OF_JOBS
+        if now - call.runnable_at < PATIENCE * objective_s or self._starts < right:
             return False
         self._starts = 0
         return True
@@ -294,17 +272,3 @@ def _cost(call: JobCall, answers: bool, replica: ReplicaView) -> tuple[float, fl
         first_s = execution_s(replica.latency, call.prompt_tokens, 0.0)
         return first_s + replica.delay_s, whole_s + replica.delay_s
     return whole_s * replica.stretch, whole_s * replica.stretch
-
-
-def _without_background(replica: ReplicaView) -> ReplicaView:
-    """Return a replica as it would be without the calls of runs that have no objective, about."""
-    others = replica.running - replica.background
-    if others == replica.running:
-        return replica
-    context = replica.context_tokens * others // replica.running
-    return replace(replica, running=others, context_tokens=context)
-
-
-def _open_slots(replica: ReplicaView, kept: float) -> int:
-    """Slots of a replica that may be taken while some are kept; an engine of few slots keeps none."""
-    return replica.slots - int(kept * replica.slots)
