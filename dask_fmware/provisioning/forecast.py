@@ -65,22 +65,22 @@ class ArrivalRate:
         """
         if self._first is None:
             return 0.0
-        seen_s = max(now - self._first, LEAST_S)
+        seen_s, bursts = max(now - self._first, LEAST_S), self.burstiness(now)
         windows = [float(w) for w in WINDOWS_S if w <= seen_s] or [LEAST_S]
         for window_s, longer_s in pairwise(windows):
-            if self._differ(now, window_s, min(max(5 * window_s, longer_s), seen_s), CERTAIN):
+            if self._differ(now, window_s, min(max(5 * window_s, longer_s), seen_s), CERTAIN, bursts):
                 before_s = min(3 * longer_s, seen_s)
-                if before_s < 2 * longer_s or self._differ(now, longer_s, before_s, LIKELY):
+                if before_s < 2 * longer_s or self._differ(now, longer_s, before_s, LIKELY, bursts):
                     return self._since(now, window_s) / window_s
         mean = self._since(now, windows[-1]) / windows[-1]
         return mean + min(max(self.trend(now) * windows[-1] / 2, -MOST_DRIFT * mean), MOST_DRIFT * mean)
 
-    def _differ(self, now: float, window_s: float, longer_s: float, certain: float) -> bool:
+    def _differ(self, now: float, window_s: float, longer_s: float, certain: float, bursts: float) -> bool:
         """Whether a window certainly has another rate than what a longer one has before it."""
         count, before_s = self._since(now, window_s), longer_s - window_s
         before = self._since(now, longer_s) - count
         rate = (count + before) / longer_s
-        spread = sqrt(rate * window_s * (1 + window_s / before_s) + FEW)
+        spread = sqrt(bursts * rate * window_s * (1 + window_s / before_s) + FEW)
         return abs(count - before * window_s / before_s) > certain * spread
 
     def trend(self, now: float) -> float:

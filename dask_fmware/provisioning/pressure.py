@@ -1,22 +1,24 @@
 """How much more room than the projection says is needed, learnt from runs that were late all the same.
 
-A slow integral: laws are off, calls clump, engines stall. Only what is seen while nothing is starting counts, since
-runs that are late for want of a replica that loads say nothing about the projection.
+A slow integral: laws are off, calls clump, engines stall. Only what is seen while the replicas have stayed the same
+counts, since runs that were late for want of one that was loading say nothing about the projection; and what has
+raised it counts once, as its effect cannot be seen before.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
-from dask_fmware.provisioning.steps import Stock
+from dask_fmware.provisioning.steps import Key, Stock
 from dask_fmware.provisioning.views import ModelLoad
 
 __all__ = ["Pressure"]
 
 EVERY_S = 10.0
-UP, DOWN = 1.06, 0.997
+UP, DOWN = 1.12, 0.997
 MOST = 3.0
-SETTLED_S = 60.0  # after the last start, when the runs that were late for it are out of sight
+SETTLED_S = 60.0  # after the last start or raise, when the runs that were late before it are out of sight
 FEWEST = 20  # runs that say anything
 
 
@@ -33,7 +35,8 @@ class Pressure:
         self._miss = miss
         self._factors: dict[str, float] = {}
         self._due: float | None = None
-        self._unsettled: dict[str, float] = {}  # model -> when it was last seen short of a replica
+        self._ready: dict[str, int] = {}
+        self._unsettled: dict[str, float] = {}  # model -> when it last was short of a replica, got one, or was raised
 
     def of(self, model: str) -> float:
         """Factor of a model."""
@@ -41,9 +44,11 @@ class Pressure:
 
     def update(self, loads: Mapping[str, ModelLoad], stock: Stock, now: float) -> dict[str, float]:
         """Take in what came of the runs of the last minute; return all factors."""
-        for (model, accelerator), count in stock.counts.items():
-            if stock.ready.get((model, accelerator), 0) < count:
+        counts, ready = (_by_model(replicas) for replicas in (stock.counts, stock.ready))
+        for model, count in counts.items():
+            if not self._ready.get(model, 0) >= ready[model] == count:
                 self._unsettled[model] = now
+        self._ready = ready
         if self._due is None or now >= self._due:
             self._due = now + EVERY_S
             for model, load in loads.items():
@@ -53,7 +58,15 @@ class Pressure:
                 factor = self.of(model)
                 if late > self._miss:
                     factor *= UP if late < 4 * self._miss else UP**2
+                    self._unsettled[model] = now
                 elif late < self._miss / 2:
                     factor *= DOWN
                 self._factors[model] = min(max(factor, 1.0), MOST)
         return dict(self._factors)
+
+
+def _by_model(replicas: Mapping[Key, int]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for (model, _), count in replicas.items():
+        counts[model] += count
+    return counts

@@ -13,6 +13,7 @@ from math import inf
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.report import CallReport
 from dask_fmware.provisioning.forecast import ArrivalRate
+from dask_fmware.provisioning.usual import UsualLengths
 from dask_fmware.provisioning.views import ModelLoad, NodeDemand, WorkflowDemand
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.events import CallRunnable, Event, ReplicaGone, RunEnded, RunSubmitted
@@ -24,6 +25,7 @@ __all__ = ["Demand"]
 
 WINDOW_S = 60  # of the runs that are judged
 PRIOR_RUNS = 5.0  # what the plan says of a node weighs as much as so many runs
+PRIOR_CALLS = 20.0  # what is known of lengths beforehand weighs as much as so many calls
 MOST_RUNS = 300.0  # after which half of what was counted is forgotten
 LOOKED_AT = 500  # calls under way that are looked at for exhausted slack
 UNKNOWN = 1 << 30
@@ -33,7 +35,7 @@ MOST_WORKFLOWS = 1000
 class _Flow:
     """One workflow."""
 
-    __slots__ = ("bodies", "calls", "nodes", "rate", "rounds", "runs", "slo_s", "to_end")
+    __slots__ = ("bodies", "calls", "lengths", "nodes", "rate", "rounds", "runs", "slo_s", "to_end")
 
     def __init__(self) -> None:
         self.rate = ArrivalRate()
@@ -42,15 +44,18 @@ class _Flow:
         self.to_end = False  # the objective is about the end and not the first token
         self.runs = 0.0
         self.calls: Counter[str] = Counter()  # node, or node of a body -> calls
+        self.lengths: dict[str, UsualLengths] = {}  # the same
         self.bodies: dict[str, tuple[str, str]] = {}  # node of a body -> map or loop, model
         self.rounds: dict[str, float] = {}  # loop -> bodies one after the other
 
-    def ended(self, run: RunRecord) -> None:
+    def ended(self, run: RunRecord, now: float) -> None:
         self.runs += 1
         for call in run.report.calls:
             if call.state != "skipped":
                 name = _plain(call)
                 self.calls[name] += 1
+                if (last := call.last) is not None and last.prompt_tokens:
+                    self.lengths.setdefault(name, UsualLengths()).observe(now, last.prompt_tokens, last.output_tokens)
                 if "[" in call.node:
                     self.bodies[name] = (base_name(call.node), call.model)
         for base, rounds in run.rounds.items():
@@ -119,7 +124,7 @@ class Demand:
         if flow is None or run.report.state == "refused":
             return
         if run.report.state == "finished":
-            flow.ended(run)
+            flow.ended(run, now)
         met = run.report.met
         if met is None or (run.deadline is not None and now - run.deadline > WINDOW_S):
             return  # what was lost long ago says nothing of the replicas of this minute
@@ -213,7 +218,7 @@ class Demand:
 
     def _node(self, workflow: str, flow: _Flow, name: str, model: str, node: PlannedNode, odds: float) -> NodeDemand:
         knowledge = self._machine.knowledge
-        prompt = knowledge.prompts.expected(workflow, name, UNKNOWN)
+        prompt, output = self._lengths(workflow, flow, name, node)
         calls = (flow.calls[name] + PRIOR_RUNS * odds) / (flow.runs + PRIOR_RUNS)
         return NodeDemand(
             name,
@@ -221,11 +226,23 @@ class Demand:
             node.after,
             calls,
             flow.rounds.get(node.name, 1.0) if name != node.name else 1.0,
-            prompt if prompt < UNKNOWN else max(node.prompt_bytes / 4, 1.0),
-            knowledge.outputs.expected(workflow, name, max(node.max_tokens, 1)),
+            prompt,
+            output,
             knowledge.pause_s(workflow, node.name),
             node.answers and not flow.to_end,
         )
+
+    def _lengths(self, workflow: str, flow: _Flow, name: str, node: PlannedNode) -> tuple[float, float]:
+        """Prompt and output tokens of a call: those of late, with what was known before while they are few."""
+        knowledge = self._machine.knowledge
+        prompt = knowledge.prompts.expected(workflow, name, UNKNOWN)
+        prompt = prompt if prompt < UNKNOWN else max(node.prompt_bytes / 4, 1.0)
+        output = knowledge.outputs.expected(workflow, name, max(node.max_tokens, 1))
+        if (usual := flow.lengths.get(name)) is None:
+            return prompt, output
+        calls, mean_prompt, mean_output = usual.means()
+        before = PRIOR_CALLS / (calls + PRIOR_CALLS)
+        return mean_prompt + before * (prompt - mean_prompt), mean_output + before * (output - mean_output)
 
 
 def _plain(call: CallReport) -> str:

@@ -82,3 +82,13 @@ def test_bursts_are_told_from_poisson() -> None:
 def test_a_peak_is_held_for_its_time() -> None:
     peak = Peak(10)
     assert [peak.observe(float(t), v) for t, v in ((0, 5), (1, 9), (5, 2), (11, 1), (12, 1))] == [5, 9, 9, 9, 2]
+
+
+@pytest.mark.parametrize("clump", [1, 8])
+def test_clumps_of_bursty_arrivals_are_not_taken_for_steps(clump: int) -> None:
+    rate, draw, alarms = ArrivalRate(), random.Random(5), 0
+    for second in range(1500):
+        rate.observe(float(second), clump * sum(draw.random() < 10 / clump / 100 for _ in range(100)))
+        if second > 300:
+            alarms += not 7 < rate.now(second + 1.0) < 14
+    assert alarms < 40

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from dask_fmware.runtime import ReplicaGone, ReplicaReady
+import random
+
+from dask_fmware.runtime import ReplicaGone, ReplicaReady, RunEnded
 from dask_fmware.runtime.demand import Demand
-from tests.runtime.builders import Driver, replica
+from tests.runtime.builders import Driver, node, plan, replica
 
 
 def test_of_a_lost_replica_nothing_is_kept() -> None:
@@ -14,3 +16,21 @@ def test_of_a_lost_replica_nothing_is_kept() -> None:
     assert demand.idle_since("tcp://a", running=0, since=0.0, now=9.0) == 5.0
     driver.tell(ReplicaGone("tcp://a"), at=10.0)
     assert demand.idle_since("tcp://a", running=0, since=2.0, now=12.0) == 2.0
+
+
+def test_lengths_are_those_of_many_calls_and_before_any_has_ended_what_the_plan_says() -> None:
+    driver, draw = Driver(), random.Random(1)
+    demand = Demand(driver.machine)
+    driver.machine.observers.append(demand)
+    driver.ready(replica("a"))
+    found = []
+    for i in range(900):
+        driver.now, call = float(i), f"r{i}/answer"
+        driver.submit(plan(f"r{i}", [node(call, answers=True)]))
+        found.append(demand.workflows(driver.now)[0].nodes[0].prompt_tokens)
+        driver.runnable(call)
+        driver.end(call, prompt_tokens=round(draw.uniform(1, 200 if i < 600 else 600)), output_tokens=10)
+        driver.tell(RunEnded(f"r{i}", "finished"))
+    assert found[0] == 10  # of 40 bytes
+    assert 90 < min(found[300:600]) < max(found[300:600]) < 110
+    assert 270 < found[-1] < 330
