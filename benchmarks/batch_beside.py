@@ -13,13 +13,14 @@ has filled. Beside them stands how much of the slots' time was empty while calls
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.environment import environment, write
+from benchmarks.support.environment import RESULTS, environment, write
 from benchmarks.support.slot_time import SlotTime
 from dask_fmware.evaluation.job import BACKGROUND_PRIORITY
 from dask_fmware.policy.protocol import Policy
@@ -91,60 +92,67 @@ def cell(
     }
 
 
+HEAD = (
+    "| policy | load | goodput alone | beside the job | points lost (95 %) | idle capacity used (95 %) "
+    "| slots empty beside calls that wait | without |\n" + "|---" * 8 + "|"
+)
+
+
+def line(cell: dict[str, Any]) -> str:
+    """A row of the table."""
+    low, high = cell["points_lost_95"]
+    used_low, used_high = cell["idle_used_95"]
+    return (
+        f"| `{cell['policy']}` | {cell['load']:g} | {cell['goodput_alone']:.3f} | {cell['goodput_beside']:.3f} "
+        f"| {cell['points_lost']:.1f} ({low:.1f} to {high:.1f}) "
+        f"| {cell['idle_used']:.2f} ({used_low:.2f} to {used_high:.2f}) | {cell['held']:.2f} | {cell['none']:.2f} |"
+    )
+
+
+def measure(name: str, policies: list[str], loads: list[float], seeds: range, window_s: float) -> dict[str, Any]:
+    """All cells of a scenario."""
+    read = load_scenario(SCENARIOS / f"{name}.yaml")
+    assert isinstance(read, Scenario)
+    scenario = read.model_copy(update={"arrivals": PoissonArrivals(kind="poisson", duration_s=window_s)})
+    alone = {
+        policy: sum(of_seed(scenario, policy, IDLE, seed, window_s, job=True)["rows"] for seed in seeds) / len(seeds)
+        for policy in policies
+    }
+    title = f"## {name}: {scenario.description}"
+    rates = ", ".join(f"{rate:.1f} runs/s under `{policy}`" for policy, rate in alone.items())
+    about = f"{window_s:g} s, {len(seeds)} seeds from {seeds[0]}. The job alone: {rates}."
+    print(f"{title}\n\n{about}\n\n{HEAD}", flush=True)
+    cells = []
+    for policy in policies:
+        for load in loads:
+            cells.append(cell(scenario, max(alone.values()), policy, load, seeds, window_s))
+            print(line(cells[-1]), flush=True)
+    return {"title": title, "about": about, "job_alone_runs_per_s": alone, "cells": cells}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=1100)
     parser.add_argument("--window", type=float, default=100.0, help="seconds")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.5, 0.7])
-    parser.add_argument("--scenarios", nargs="+", default=["batching6", "batching2", "emulated4"])
+    parser.add_argument(
+        "--scenarios", nargs="+", default=["batching6", "batching2", "emulated4"], help="the others stay as they are"
+    )
     parser.add_argument("--policies", nargs="+", default=["slack", "greedy"])
     parser.add_argument("--quick", action="store_true", help="one seed below 100; writes nothing")
     chosen = parser.parse_args()
     seeds = range(1) if chosen.quick else range(chosen.first_seed, chosen.first_seed + chosen.seeds)
-    cells = []
-    where = environment(seed=seeds[0])
-    lines = [f"`{where['command']}`; {chosen.window:g} s, {len(seeds)} seeds from {seeds[0]}.", ""]
+    path = RESULTS / "batch_beside.json"
+    found: dict[str, Any] = json.loads(path.read_text()).get("scenarios", {}) if path.exists() else {}
     for name in chosen.scenarios:
-        read = load_scenario(SCENARIOS / f"{name}.yaml")
-        assert isinstance(read, Scenario)
-        arrivals = PoissonArrivals(kind="poisson", duration_s=chosen.window)
-        scenario = read.model_copy(update={"arrivals": arrivals})
-        alone = {
-            policy: sum(of_seed(scenario, policy, IDLE, seed, chosen.window, job=True)["rows"] for seed in seeds)
-            / len(seeds)
-            for policy in chosen.policies
-        }
-        capacity = max(alone.values())
-        lines += [
-            f"## {name}: {scenario.description}",
-            "",
-            "The job alone: "
-            + ", ".join(f"{rate:.1f} runs/s under `{policy}`" for policy, rate in alone.items())
-            + ".",
-            "",
-            "| policy | load | goodput alone | beside the job | points lost (95 %) | idle capacity used (95 %) "
-            "| slots empty beside calls that wait | without |",
-            "|---" * 8 + "|",
-        ]
-        print("\n".join(lines[-5:]), flush=True)
-        for policy in chosen.policies:
-            for load in chosen.loads:
-                made = cell(scenario, capacity, policy, load, seeds, chosen.window)
-                cells.append({"scenario": name, "capacity_runs_per_s": capacity, **made})
-                low, high = made["points_lost_95"]
-                used_low, used_high = made["idle_used_95"]
-                lines.append(
-                    f"| `{policy}` | {load:g} | {made['goodput_alone']:.3f} | {made['goodput_beside']:.3f} "
-                    f"| {made['points_lost']:.1f} ({low:.1f} to {high:.1f}) "
-                    f"| {made['idle_used']:.2f} ({used_low:.2f} to {used_high:.2f}) "
-                    f"| {made['held']:.2f} | {made['none']:.2f} |"
-                )
-                print(lines[-1], flush=True)
-        lines.append("")
-    if not chosen.quick:
-        data = {"environment": where, "cells": cells}
-        write("batch_beside", data, "# Interactive runs beside a batch job, simulated\n\n" + "\n".join(lines))
+        found[name] = measure(name, chosen.policies, chosen.loads, seeds, chosen.window)
+        if chosen.quick:
+            continue
+        text = ["# Interactive runs beside a batch job, simulated", "", "`python -m benchmarks.batch_beside`"]
+        for one in found.values():
+            text += ["", one["title"], "", one["about"], "", HEAD, *map(line, one["cells"])]
+        write("batch_beside", {"environment": environment(seed=seeds[0]), "scenarios": found}, "\n".join(text))
 
 
 if __name__ == "__main__":

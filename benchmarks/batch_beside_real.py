@@ -185,7 +185,8 @@ def measure(policy: str, loads: list[float], seconds: float, seed: int, folder: 
     windows = [(cell["beside"]["begin"], cell["beside"]["end"]) for cell in cells]
     for cell, slots in zip(cells, read_slot_times(log, windows), strict=True):
         idle_used = [cell["batch_rows_per_s"] / max(f - cell["interactive_per_s"], 1e-9) for f in (*full, mean(full))]
-        cell.update(full_runs_per_s=full, idle_used=idle_used[2], idle_used_by=idle_used[:2], slots=slots.shares)
+        cell.update(full_runs_per_s=full, idle_used=idle_used[2], idle_used_by=idle_used[:2])
+        cell.update(slots=slots.shares, slots_by_model=slots.shares_by_model)
     return cells
 
 

@@ -96,6 +96,14 @@ class SlotTime:
         way = max(taken - self.in_engine_s, 0.0) if self.in_engine_s else 0.0
         return {**{kind: spent / total for kind, spent in found.items()}, "way": way / total}
 
+    @property
+    def shares_by_model(self) -> dict[str, dict[str, float]]:
+        """The same for each model, without the way."""
+        return {
+            model: {kind: spent[kind] / max(sum(spent.values()), 1e-9) for kind in KINDS}
+            for model, spent in sorted(self.seconds.items())
+        }
+
     # -- changes ---------------------------------------------------------------------------------
 
     def _waits_no_more(self, call_id: str) -> None:

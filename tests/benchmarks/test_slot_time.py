@@ -47,6 +47,7 @@ def test_slot_seconds_are_those_of_runs_of_the_job_and_of_nobody(tmp_path: Path)
     assert dict(whole.seconds["small"]) == pytest.approx({"interactive": 4.0, "job": 4.0, "held": 0.0, "none": 8.0})
     assert dict(part.seconds["small"]) == pytest.approx({"interactive": 2.0, "job": 2.0, "held": 0.0, "none": 0.0})
     assert whole.shares["way"] == pytest.approx(2.0 / 16.0), "8 s were taken, 6 of them in the engine"
+    assert whole.shares_by_model["small"]["none"] == whole.shares["none"] == 0.5
     again = read_slot_times(log, [(0.0, 8.0), (2.5, 4.5)])
     assert [one.seconds for one in again] == [whole.seconds, part.seconds]
 
