@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -31,6 +31,7 @@ from dask_fmware.policy.outlook import Outlook, Plan
 from dask_fmware.policy.price import Price, Prices
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
 from dask_fmware.policy.slack import Slack
+from dask_fmware.profile.correction import RatioQuantile
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.run import saturation
 from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
@@ -123,14 +124,11 @@ class _Free(Prices):
         return Price()
 
 
-class _Even:
-    """Stands for the measured stretch of calls."""
+class _Even(RatioQuantile):
+    """A stretch that nothing is learnt of."""
 
-    def factor(self, _: float) -> float:
-        return 1.0
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments, **named: None
+    def add(self, ratio: float, missed: bool | None = None) -> None:
+        pass
 
 
 PARTS = (
@@ -159,7 +157,8 @@ def goodput(scenario: Scenario, part: str, seed: int, rate: float | None) -> flo
 
 def _prepare(world: World, part: str) -> None:
     if part == "online correction":
-        world.machine.fleet.stretches = defaultdict(_Even)  # type: ignore[arg-type]
+        for state in world.machine.fleet:
+            state.pace.stretch = _Even()
 
 
 def paper(part: str, seed: int) -> dict[str, float]:

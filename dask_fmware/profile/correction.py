@@ -10,12 +10,21 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, exp, log
 
 from dask_fmware.errors import SpecError
 from dask_fmware.profile.law import StepLaw
 
-__all__ = ["ConformalQuantile", "Correction", "Drift", "DriftDetector", "ReplicaSpeed", "load_band"]
+__all__ = [
+    "ConformalQuantile",
+    "Correction",
+    "Drift",
+    "DriftDetector",
+    "RatioQuantile",
+    "ReplicaSpeed",
+    "load_band",
+]
 
 LEAST, MOST = 0.05, 50.0  # bounds of a factor: beyond them the profile is of something else
 HIGHEST = 2.0  # level of a conformal quantile
@@ -100,37 +109,83 @@ def load_band(running: int, waiting: int, slots: int) -> int:
     return 3 + min((waiting - 1).bit_length(), 5)
 
 
-class ConformalQuantile:
+class RatioQuantile:
     """A factor that lifts predictions so that a share `quantile` of what follows stays below.
 
-    Rolling conformal prediction: the factor is a rank among the latest ratios of measured to predicted in
-    the band of load. Ratios drift, so that rank alone would lag: after each miss the level moves up a little and after
-    each hit down (Gibbs and Candès, Adaptive conformal inference, 2021), which brings the long-run share to `quantile`.
+    Rolling conformal prediction: the factor is a rank among the latest ratios of measured to predicted. Ratios drift,
+    so that rank alone would lag: after each miss the level moves up a little and after each hit down (Gibbs and Candès,
+    Adaptive conformal inference, 2021), which brings the long-run share to `quantile`. `factor` is 1 while nothing is
+    known, and worked out when something is learnt, since it is read more often.
+
+    Parameters
+    ----------
+    quantile
+        In (0, 1).
+    window
+        Ratios that are kept.
+    step
+        How far one miss moves the level.
+    needed
+        Ratios before the level moves.
     """
+
+    __slots__ = ("_fall", "_latest", "_least", "_level", "_needed", "_ordered", "_rise", "_window", "factor")
 
     def __init__(self, quantile: float = 0.9, window: int = 300, step: float = 0.01, needed: int = 20) -> None:
         if not 0.0 < quantile < 1.0:
             raise SpecError(f"a quantile must lie in (0, 1), got {quantile}")
+        self.factor = 1.0
+        self._level = quantile
+        self._least = quantile / 2
+        self._rise, self._fall = step * (1.0 - (1.0 - quantile)), step * -(1.0 - quantile)
+        self._window = window
+        self._needed = needed
+        self._latest: deque[float] = deque()
+        self._ordered: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def observe(self, predicted_s: float, measured_s: float) -> None:
+        """Take note of a prediction (before `factor`) and what came of it."""
+        if predicted_s > 0 and measured_s >= 0:
+            self.add(measured_s / predicted_s)
+
+    def add(self, ratio: float, missed: bool | None = None) -> None:
+        """Take note of a ratio, and of whether it was above what had been told; None: whether it is above `factor`."""
+        latest, ordered, level = self._latest, self._ordered, self._level
+        if len(latest) >= self._needed:
+            if missed is None:
+                missed = ratio > self.factor
+            level += self._rise if missed else self._fall
+            self._level = level = self._least if level < self._least else HIGHEST if level > HIGHEST else level
+        latest.append(ratio)
+        insort(ordered, ratio)
+        if len(latest) > self._window:
+            del ordered[bisect_left(ordered, latest.popleft())]
+        count = len(ordered)
+        rank = ceil(level * (count + 1))  # of one more than the data, because the next point is one of them
+        read = ordered[0 if rank < 1 else rank - 1 if rank < count else -1]
+        self.factor = read * level if level > 1.0 else read  # more than ever seen: else misses at the top teach nothing
+
+
+class ConformalQuantile:
+    """`RatioQuantile` by band of load, see `load_band`.
+
+    A band of which `needed` ratios are not known borrows from all bands.
+    """
+
+    def __init__(self, quantile: float = 0.9, window: int = 300, step: float = 0.01, needed: int = 20) -> None:
         self.quantile = quantile
-        self._window = window  # ratios kept in each band
-        self._step = step  # how far one miss moves the level
-        self._needed = needed  # ratios without which a band borrows from all bands
-        self._bands: dict[int | None, _Ratios] = {}
-        self._factors: dict[int, float] = {}  # by band, since the last observation
+        self._needed = needed
+        self._new = partial(RatioQuantile, quantile, window, step, needed)
+        self._bands: dict[int, RatioQuantile] = {}
+        self._all = self._new()
 
     def factor(self, band: int) -> float:
         """Return the factor on a prediction in `band`; 1 while nothing is known."""
-        factor = self._factors.get(band)
-        if factor is None:
-            factor = self._factors[band] = self._factor(band)
-        return factor
-
-    def _factor(self, band: int) -> float:
-        for name in (band, None):
-            ratios = self._bands.get(name)
-            if ratios is not None and len(ratios.ordered) >= (self._needed if name is not None else 1):
-                return ratios.at(ratios.level)
-        return 1.0
+        known = self._bands.get(band)
+        return self._all.factor if known is None or len(known) < self._needed else known.factor
 
     def observe(self, band: int, predicted_s: float, measured_s: float, bound_s: float | None = None) -> None:
         """Take note of a prediction (before `factor`) and what came of it.
@@ -140,48 +195,16 @@ class ConformalQuantile:
         """
         if predicted_s <= 0 or measured_s < 0:
             return
-        ratio = measured_s / predicted_s
-        self._factors.clear()
-        for name in (band, None):
-            ratios = self._bands.get(name)
-            if ratios is None:
-                ratios = self._bands[name] = _Ratios(self.quantile)
-            if len(ratios.ordered) >= self._needed:
-                missed = ratio > ratios.at(ratios.level) if bound_s is None else measured_s > bound_s
-                level = ratios.level + self._step * (missed - (1.0 - self.quantile))
-                ratios.level = min(max(level, self.quantile / 2), HIGHEST)
-            ratios.add(ratio, self._window)
+        known = self._bands.get(band)
+        if known is None:
+            known = self._bands[band] = self._new()
+        ratio, missed = measured_s / predicted_s, None if bound_s is None else measured_s > bound_s
+        known.add(ratio, missed)
+        self._all.add(ratio, missed)
 
     def samples(self, band: int) -> int:
         """Ratios known in a band."""
-        return len(self._bands[band].ordered) if band in self._bands else 0
-
-
-class _Ratios:
-    """The latest ratios of one band, also in order."""
-
-    __slots__ = ("_latest", "_read", "level", "ordered")
-
-    def __init__(self, level: float) -> None:
-        self.level = level  # rank to read, moved by hits and misses
-        self.ordered: list[float] = []
-        self._latest: deque[float] = deque()
-        self._read: tuple[float, float] | None = None  # (level, what was read there), read far more often than changed
-
-    def add(self, ratio: float, window: int) -> None:
-        self._read = None
-        self._latest.append(ratio)
-        insort(self.ordered, ratio)
-        if len(self._latest) > window:
-            del self.ordered[bisect_left(self.ordered, self._latest.popleft())]
-
-    def at(self, level: float) -> float:
-        """Rank of conformal prediction: one more than the data, because the next point is one of them."""
-        if self._read is None or self._read[0] != level:
-            count = len(self.ordered)
-            beyond = max(level, 1.0)  # more than ever seen: else misses at the top would teach nothing
-            self._read = level, beyond * self.ordered[min(max(ceil(level * (count + 1)), 1), count) - 1]
-        return self._read[1]
+        return len(self._bands.get(band, ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from typing import TypeAlias
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
 from dask_fmware.model.report import AttemptReport
-from dask_fmware.profile.correction import ConformalQuantile, Correction, Drift, ReplicaSpeed
+from dask_fmware.profile.correction import ConformalQuantile, Correction, Drift, RatioQuantile, ReplicaSpeed
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LiveProfile, fingerprint
+from dask_fmware.runtime.handover import HandOver
 from dask_fmware.spec.deployment import Latency
 
 __all__ = ["CorrectedReplica", "Corrections", "Pace", "Prediction"]
@@ -28,6 +29,7 @@ Kind: TypeAlias = tuple[str, str, str, str]  # model, accelerator, engine, engin
 SETTLED = 10  # reports of a replica, after which others learn from it
 APART = 0.05  # of the logarithm of a factor: nearer corrections are not worth another view of the replica
 BOUND = 0.9  # quantile of durations that is told beside the expected one
+STRETCH = 0.5  # quantile of measured over expected duration that policies reckon with
 
 
 @dataclass(slots=True)
@@ -88,18 +90,23 @@ class Prediction:
 
 
 class Pace:
-    """Measured over expected durations of finished calls, by band of load: to the first token, and after it.
+    """What finished calls taught of replicas of one model and accelerator, beside what was expected of them.
 
     What is expected of a call when it starts knows who runs beside it, and not who will come: prompts of those slow its
     tokens. What that did to the latest calls in the same band of load is the best guess of what it will do. It does
     it to tokens after the first, and hardly to that one, so that long answers are stretched more than short ones.
+
+    `first`, `rest` and `bound` are for what is told of a call. Policies reckon with `stretch`, of calls that answer
+    nobody, and `handover`.
     """
 
-    __slots__ = ("bound", "first", "rest")
+    __slots__ = ("bound", "first", "handover", "rest", "stretch")
 
     def __init__(self) -> None:
         self.first, self.rest = (ConformalQuantile(0.5, window=60, step=0.02, needed=10) for _ in range(2))
         self.bound = ConformalQuantile(BOUND)
+        self.stretch = RatioQuantile(STRETCH)
+        self.handover = HandOver()
 
     def predict(self, band: int, first_s: float, rest_s: float) -> Prediction:
         """Predict a call that should take so long to its first token and from there on."""

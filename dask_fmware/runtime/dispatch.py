@@ -360,7 +360,7 @@ class Dispatcher:
             number += 1
         ideal = self._views.execution(replica.model, view.prompt_tokens, view.output_tokens)
         band = load_band(state.busy, state.waiting, replica.slots)
-        expected = fleet.corrections.pace(replica.model, replica.accelerator).predict(band, *parts_s)
+        expected = state.pace.predict(band, *parts_s)
         expected_s = expected.by_law_s
         overdue_s = self._hedging.given(call, expected.ttft_s)
         attempts.begin(call, replica, number, reason, expected, ideal, now)

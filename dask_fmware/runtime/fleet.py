@@ -12,11 +12,9 @@ from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
 from dask_fmware.policy.kinds import RankedReplicas
 from dask_fmware.policy.protocol import Rank, ReplicaView
-from dask_fmware.profile.correction import ConformalQuantile
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.runtime.ahead import Ahead
 from dask_fmware.runtime.corrections import Corrections
-from dask_fmware.runtime.handover import HandOver
 from dask_fmware.runtime.slots import AttemptKey, Card, Held, ReplicaState
 from dask_fmware.spec.deployment import Latency
 
@@ -25,7 +23,6 @@ __all__ = ["Fleet"]
 
 MOST_DEAD = 1000  # names that are remembered
 MOST_LANES = 8  # beyond, what is planned for one call at a time gains little over the choice of many replicas
-STRETCH = 0.5  # quantile of measured over expected duration that policies reckon with
 
 
 def _unranked(view: ReplicaView) -> Rank:
@@ -50,8 +47,6 @@ class Fleet:
     ) -> None:
         self.corrections = Corrections(laws)
         self._rank = rank
-        self.handovers: dict[tuple[str, str], HandOver] = defaultdict(HandOver)
-        self.stretches: dict[tuple[str, str], ConformalQuantile] = defaultdict(lambda: ConformalQuantile(STRETCH))
         self._replicas: dict[str, ReplicaState] = {}
         self._by_model: dict[str, list[ReplicaState]] = defaultdict(list)
         self._cards: dict[str, Card] = {}
@@ -122,7 +117,7 @@ class Fleet:
         card = self._cards.setdefault(replica.card, Card())
         if replica.card_slots is not None:
             card.slots = min(replica.card_slots, card.slots or replica.card_slots)
-        state = ReplicaState(replica, card)
+        state = ReplicaState(replica, card, self.corrections.pace(replica.model, replica.accelerator))
         state.on_trial = self._dead.pop(replica.name, 0) is None and replica.slots > 1
         self.corrections.add(replica)
         card.replicas.append(state)
@@ -325,7 +320,7 @@ class Fleet:
             state.prefill_until,
             state.context_tokens,
             card.waiting,
-            self.stretches[replica.model, replica.accelerator].factor(0),
+            state.pace.stretch.factor,
             state.background,
-            self.handovers[replica.model, replica.accelerator].delay_s,
+            state.pace.handover.delay_s,
         )

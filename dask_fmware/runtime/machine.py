@@ -13,7 +13,6 @@ from typing import assert_never
 
 from dask_fmware.errors import AttemptsExhaustedError, OutputFormatError
 from dask_fmware.model.plan import RunPlan
-from dask_fmware.model.replica import Replica
 from dask_fmware.model.report import CallState, RunReport
 from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.protocol import CallView, Policy
@@ -322,7 +321,7 @@ class Machine:
             if held.began_at is None:
                 self.fleet.late(state)
         elif call is not None:
-            self._record(call, event, held, state.replica, now)
+            self._record(call, event, held, state, now)
         if event.outcome == "finished":
             self.fleet.trust(state)
         elif event.outcome == "retry" and not event.error.startswith(OutputFormatError.__name__):
@@ -337,8 +336,9 @@ class Machine:
                 attempts.begun(call, number, now)
         self.fleet.begun.clear()
 
-    def _record(self, call: CallRecord, event: AttemptEnded, held: Held, replica: Replica, now: float) -> None:
+    def _record(self, call: CallRecord, event: AttemptEnded, held: Held, state: ReplicaState, now: float) -> None:
         """Write down how an attempt ended, and learn from it."""
+        replica, pace = state.replica, state.pace
         shares_card = replica.card_slots is not None  # with engines that wait for it where no worker sees it
         was_ahead = held.began_at is None or held.began_at > held.given_at
         attempt = attempts.end(call, event, now, held.given_at if was_ahead and not shares_card else None)
@@ -351,13 +351,12 @@ class Machine:
         self._served(call, replica.replica_id, event.cached_tokens)
         if not attempt.by_law_s or attempt.ended_at is None or held.began_at is None:
             return
-        kind, took_s = (call.node.model or "", attempt.accelerator), attempt.ended_at - attempt.started_at
         if not call.node.answers:
-            self.fleet.stretches[kind].observe(0, attempt.by_law_s, took_s)
+            pace.stretch.observe(attempt.by_law_s, attempt.ended_at - attempt.started_at)
         elif replica.slots == 1 and attempt.first_token_at is not None:
             first_s = execution_s(self.fleet.latency(replica), event.prompt_tokens, 0.0)
-            self.fleet.handovers[kind].observe(attempt.first_token_at - attempt.started_at - first_s)
-        self.fleet.corrections.pace(*kind).observe(attempt)
+            pace.handover.observe(attempt.first_token_at - attempt.started_at - first_s)
+        pace.observe(attempt)
 
     def _served(self, call: CallRecord, replica_id: str, cached_tokens: int) -> None:
         """Learn how much of a prompt the replica has that served its run before, and how much the others have."""

@@ -11,6 +11,7 @@ from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
 from dask_fmware.model.replica import Replica
+from dask_fmware.runtime.corrections import Pace
 from dask_fmware.runtime.queue import CallQueue, Ticket
 
 __all__ = ["AttemptKey", "Card", "Held", "ReplicaState"]
@@ -83,13 +84,14 @@ class ReplicaState:
 
     __slots__ = (
         "_ends", "_expected_s", "_queue", "background", "begun", "card", "context_tokens", "draining", "ending",
-        "is_shaky", "kept", "moved", "on_trial", "position", "prefill_until", "prompts_s", "replica", "running",
+        "is_shaky", "kept", "moved", "on_trial", "pace", "position", "prefill_until", "prompts_s", "replica", "running",
         "waiting", "waiting_s",
     )  # fmt: skip
 
-    def __init__(self, replica: Replica, card: Card | None = None) -> None:
+    def __init__(self, replica: Replica, card: Card | None = None, pace: Pace | None = None) -> None:
         self.replica = replica
         self.card = card or Card()
+        self.pace = pace or Pace()  # of its kind
         self.draining = False
         self.kept = False  # for calls that run alone, see `Apart`
         self.on_trial = False  # it died under calls and has finished none since: it takes one at a time
