@@ -86,7 +86,6 @@ class EmulatedBatch:
         self._even_s = 0.0  # what each of its steps takes, apart from context and pairs
         self._chunk = 0  # prompt tokens in each of its steps, if of one prompt
         self._aborted: list[_Sequence] = []  # leave at the end of the segment
-        self._decode_s: dict[int, float] = {}
         self._straight_s = law.context.slopes_s[0] if not law.context.knots else None
 
     # -- what others may ask ---------------------------------------------------------------------
@@ -214,22 +213,19 @@ class EmulatedBatch:
         batch, law = self._decoding, self._law
         room = max(limits.step_tokens - batch, 0)
         steps = self._ends[0][0] - self._step if batch else 1 << 60
-        decode_s = self._decode_s.get(batch)
-        if decode_s is None:
-            decode_s = self._decode_s[batch] = law.fixed_s + law.decode(batch)
-        pairs, even_s = 0.0, decode_s
+        pairs, even_s = 0.0, law.base_s(batch)
         self._chunk = 0
         if self._prefilling and room:
             head = self._prefilling[0]
             if len(self._prefilling) == 1 and head.left <= room:
                 steps, left = 1, head.left
                 pairs = left * (head.before + left / 2)  # as `chunk_pairs`
-                even_s += law.prefill_s(left, 1, 0.0)
+                even_s += law.chunk_s(left)
             elif head.left > room:
                 steps = min(steps, (head.left - 1) // room)
                 self._chunk = room
                 pairs = chunk_pairs(steps * room, head.before)
-                even_s += law.prefill_s(room, 1, 0.0)
+                even_s += law.chunk_s(room)
             else:
                 steps, tokens, prompts = 1, 0, 0
                 for sequence in self._prefilling:

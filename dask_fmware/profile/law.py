@@ -186,10 +186,7 @@ class StepLaw:
 
     def decode_s(self, batch: int, context_tokens: float) -> float:
         """Seconds of a step that only decodes, ``step_s(0, batch, context_tokens)``."""
-        known = self._decodes.get(batch)
-        if known is None:
-            known = self._decodes[batch] = self.fixed_s + self.decode(batch)
-        return known + self.context(context_tokens)
+        return self.base_s(batch) + self.context(context_tokens)
 
     def prompt_s(self, tokens: float) -> float:
         """Seconds that one prompt adds to a step, ``prefill_s(tokens)``; those that were asked for are remembered."""
@@ -200,8 +197,28 @@ class StepLaw:
             known = self._prompts[tokens] = self.prefill_s(tokens)
         return known
 
+    def chunk_s(self, tokens: int) -> float:
+        """Seconds that a piece of one prompt adds to a step, ``prefill_s(tokens, 1, 0.0)``: without its attention."""
+        known = self._chunks.get(tokens)
+        if known is None:
+            if len(self._chunks) >= REMEMBERED:
+                self._chunks.clear()
+            known = self._chunks[tokens] = self.prefill_s(tokens, 1, 0.0)
+        return known
+
+    def base_s(self, batch: int) -> float:
+        """Seconds of a step that decodes so many sequences, without what their context costs."""
+        known = self._decodes.get(batch)
+        if known is None:
+            known = self._decodes[batch] = self.fixed_s + self.decode(batch)
+        return known
+
     @cached_property
     def _decodes(self) -> dict[int, float]:
+        return {}
+
+    @cached_property
+    def _chunks(self) -> dict[int, float]:
         return {}
 
     @cached_property
