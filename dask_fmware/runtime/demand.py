@@ -234,10 +234,10 @@ class Demand:
 
     def _lengths(self, workflow: str, flow: _Flow, name: str, node: PlannedNode) -> tuple[float, float]:
         """Prompt and output tokens of a call: those of late, with what was known before while they are few."""
-        knowledge = self._machine.knowledge
-        prompt = knowledge.prompts.expected(workflow, name, UNKNOWN)
+        history = self._machine.knowledge.nodes.of(workflow, name)
+        prompt = history.prompt.within(UNKNOWN)
         prompt = prompt if prompt < UNKNOWN else max(node.prompt_bytes / 4, 1.0)
-        output = knowledge.outputs.expected(workflow, name, max(node.max_tokens, 1))
+        output = history.output.within(max(node.max_tokens, 1))
         if (usual := flow.lengths.get(name)) is None:
             return prompt, output
         calls, mean_prompt, mean_output = usual.means()

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
-from math import ceil, inf, prod
+from math import ceil, prod
 from typing import NamedTuple, TypeAlias
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
-from dask_fmware.profile.lengths import OutputLengths as LengthQuantiles
-from dask_fmware.runtime.lengths import OutputLengths, plain_name
+from dask_fmware.profile.lengths import OutputLengths
+from dask_fmware.runtime.histories import NodeHistories, NodeHistory, plain_name
 
 __all__ = ["Decided", "Execution", "Knowledge", "Shape", "base_name"]
 
@@ -37,7 +37,7 @@ def base_name(node: str) -> str:
     >>> base_name("pitches[3].small")
     'pitches'
     """
-    return node.partition("[")[0]
+    return node.partition("[")[0] if "[" in node else node
 
 
 class Work(NamedTuple):
@@ -72,18 +72,10 @@ class Knowledge:
     """
 
     def __init__(self, execution: Execution, card_s: CardTime) -> None:
-        self.outputs = OutputLengths()
-        self.prompts = OutputLengths()
-        self._lengths = LengthQuantiles(window=200)
+        self.nodes = NodeHistories()
+        self._lengths = OutputLengths(window=200)
         self._execution = execution
         self._card_s = card_s
-        self._cached = {
-            True: OutputLengths(),
-            False: OutputLengths(),
-        }  # tokens, where their run was served and elsewhere
-        self._pauses = OutputLengths()  # seconds of plain code before a node
-        self._rounds = OutputLengths()  # bodies that a loop runs one after the other
-        self._widths = OutputLengths()  # bodies that a map runs at once
         self._branches: dict[tuple[str, str], dict[int | None, float]] = {}
         self._bodies: dict[tuple[str, str], tuple[PlannedNode, ...]] = {}
         self._shapes: dict[tuple[str, tuple[str, ...]], Shape] = {}
@@ -91,18 +83,15 @@ class Knowledge:
 
     # -- observations ----------------------------------------------------------------------------
 
-    def observe_call(self, workflow: str, node: str, prompt_tokens: int, output_tokens: int) -> None:
-        """Take note of a finished call."""
+    def observe_call(self, workflow: str, node: str, prompt_tokens: int, output_tokens: int) -> NodeHistory:
+        """Take note of a finished call; return the history of its node."""
         self._version += 1
-        key = workflow, plain_name(node)
-        self.outputs.add(key, output_tokens)
-        self._lengths.observe(*key, output_tokens)
+        history = self.nodes.grown(workflow, node)
+        history.output.add(output_tokens)
+        self._lengths.observe(workflow, plain_name(node), output_tokens)
         if prompt_tokens:
-            self.prompts.add(key, prompt_tokens)
-
-    def observe_cached(self, workflow: str, node: str, cached_tokens: int, *, at_home: bool) -> None:
-        """Take note of how much of a prompt a cache had: of the replica that served the run before, or of another."""
-        self._cached[at_home].observe(workflow, node, cached_tokens)
+            history.prompt.add(prompt_tokens)
+        return history
 
     def observe_branch(self, workflow: str, switch: str, branch: int | None) -> None:
         """Take note of a branch that was taken."""
@@ -116,7 +105,7 @@ class Knowledge:
 
     def observe_pause(self, workflow: str, node: str, pause_s: float) -> None:
         """Take note of what plain code took between the last call before a node and the node."""
-        self._pauses.observe(workflow, node, pause_s)
+        self.nodes.grown(workflow, node).pause_s.add(pause_s)
 
     def observe_body(self, workflow: str, base: str, nodes: Iterable[PlannedNode]) -> None:
         """Take note of what the body of a map or loop is."""
@@ -128,9 +117,10 @@ class Knowledge:
 
     def observe_rounds(self, workflow: str, base: str, rounds: int, width: float = 1.0) -> None:
         """Take note of how many bodies ran one after the other, and how many at once in each round."""
-        self._rounds.observe(workflow, base, rounds)
+        history = self.nodes.grown(workflow, base)
+        history.rounds.add(rounds)
+        history.width.add(width)
         self._lengths.observe(workflow, f"rounds of {base}", rounds)
-        self._widths.observe(workflow, base, width)
 
     def refresh(self) -> None:
         """Work out all paths again when they are next asked for."""
@@ -166,7 +156,7 @@ class Knowledge:
         after_s = known[1].get(base, 0.0)
         if base != node:
             done = int(node[len(base) + 1 :].partition("]")[0])
-            rounds = self._rounds.known(shape.workflow, base) or 1.0
+            rounds = self.nodes.of(shape.workflow, base).rounds.value or 1.0
             if rounds > 1.0:
                 after_s += max(rounds - done - 1, 0.0) * self._body_s(shape.workflow, base)
         return after_s
@@ -197,7 +187,7 @@ class Knowledge:
             below += weight
         if base != node:
             done = int(node[len(base) + 1 :].partition("]")[0]) + 1
-            usual = round(self._rounds.known(shape.workflow, base) or 1.0)
+            usual = round(self.nodes.of(shape.workflow, base).rounds.value or 1.0)
             if usual > 1:  # a loop, not a map
                 left = self._lengths.quantile(shape.workflow, f"rounds of {base}", quantile, usual, done) - done
                 after_s += max(left, 0) * self._body_s(shape.workflow, base, quantile)
@@ -206,7 +196,7 @@ class Knowledge:
     def call_quantile_s(self, workflow: str, node: PlannedNode, quantile: float) -> float:
         """Seconds within which a share `quantile` of calls of a node does what its node is for, on an idle replica."""
         assert node.model is not None
-        prompt = self.prompts.known(workflow, node.name) or 0.0
+        prompt = self.nodes.of(workflow, node.name).prompt.value
         output = self.length(workflow, node, quantile)
         return self._execution(node.model, prompt, output)[0 if node.answers else 1]
 
@@ -216,17 +206,11 @@ class Knowledge:
 
     def pause_s(self, workflow: str, node: str) -> float:
         """Expected seconds of plain code right before the calls of a node; 0 while nothing is known."""
-        return self._pauses.known(workflow, node) or 0.0
+        return self.nodes.of(workflow, node).pause_s.value
 
     def lengths(self, workflow: str, node: PlannedNode) -> tuple[float, float]:
         """Expected prompt and output tokens of a call; a prompt of which nothing is known has 0."""
-        key = workflow, plain_name(node.name)
-        return self.prompts.mean(key, 0.0), min(self.outputs.mean(key, inf), float(node.max_tokens))
-
-    def cached_tokens(self, workflow: str, node: PlannedNode) -> float:
-        """Expected prompt tokens in the cache of the replica that served a call's run, beyond those in any other's."""
-        key = workflow, plain_name(node.name)
-        return max(0.0, self._cached[True].mean(key, 0.0) - self._cached[False].mean(key, 0.0))
+        return self.nodes.of(workflow, node.name).lengths(node.max_tokens)
 
     def call_s(self, workflow: str, node: PlannedNode) -> float:
         """Expected seconds of a call until it has done what its node is for."""
@@ -236,12 +220,12 @@ class Knowledge:
 
     def in_turn(self, workflow: str, base: str) -> bool:
         """Whether the bodies of a map or loop, or the calls of one body, run one after the other."""
-        rounds = self._rounds.known(workflow, base)
-        return (rounds or 1.0) > 1.0 or len(self._bodies.get((workflow, base), ())) > 1
+        return self.nodes.of(workflow, base).rounds.value > 1.0 or len(self._bodies.get((workflow, base), ())) > 1
 
     def expected_bodies(self, workflow: str, base: str) -> list[tuple[PlannedNode, int]]:
         """Nodes in the bodies of a map or loop, each with how many calls of it are to be expected."""
-        count = round((self._rounds.known(workflow, base) or 1.0) * (self._widths.known(workflow, base) or 1.0))
+        history = self.nodes.of(workflow, base)
+        count = round((history.rounds.value or 1.0) * (history.width.value or 1.0))
         return [(node, max(count, 1)) for node in self._bodies.get((workflow, base), ())]
 
     def share(self, shape: Shape, node: str) -> float:
@@ -260,7 +244,7 @@ class Knowledge:
     def _node_s(self, workflow: str, node: PlannedNode, quantile: float | None = None) -> float:
         if node.model is not None:
             return self._one_s(workflow, node, quantile)
-        rounds = self._rounds.known(workflow, node.name) or 1.0
+        rounds = self.nodes.of(workflow, node.name).rounds.value or 1.0
         if quantile is not None and rounds > 1.0:
             rounds = self._lengths.quantile(workflow, f"rounds of {node.name}", quantile, ceil(rounds))
         return self._body_s(workflow, node.name, quantile) * rounds

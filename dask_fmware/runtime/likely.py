@@ -85,9 +85,7 @@ class Likely:
 
 def job_call(knowledge: Knowledge, workflow: str, node: PlannedNode, call_id: str | None = None) -> JobCall:
     """Return a call of a node with its expected lengths; without an id it is not runnable yet."""
-    prompt = knowledge.prompts.known(workflow, node.name) or 0.0
-    output = knowledge.outputs.expected(workflow, node.name, node.max_tokens)
-    return JobCall(call_id, node.model or "", prompt, output)
+    return JobCall(call_id, node.model or "", *knowledge.lengths(workflow, node))
 
 
 def _later(job: Job, at: float) -> Job:

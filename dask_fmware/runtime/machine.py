@@ -41,6 +41,7 @@ from dask_fmware.runtime.events import (
 )
 from dask_fmware.runtime.fleet import Fleet
 from dask_fmware.runtime.hedging import Hedging
+from dask_fmware.runtime.histories import NodeHistory
 from dask_fmware.runtime.knowledge import base_name
 from dask_fmware.runtime.live_slack import CallSlack, live_slack
 from dask_fmware.runtime.observer import Observers
@@ -346,9 +347,9 @@ class Machine:
             return
         if event.latency_s is not None:
             self.fleet.ahead.ended(held, event.latency_s, event.waited_s, now, shares_card=shares_card)
-        workflow = call.run.plan.workflow
-        self.knowledge.observe_call(workflow, call.node.name, event.prompt_tokens, event.output_tokens)
-        self._served(call, replica.replica_id, event.cached_tokens)
+        tokens = event.prompt_tokens, event.output_tokens
+        history = self.knowledge.observe_call(call.run.plan.workflow, call.node.name, *tokens)
+        self._served(call, replica.replica_id, event.cached_tokens, history)
         if not attempt.by_law_s or attempt.ended_at is None or held.began_at is None:
             return
         if not call.node.answers:
@@ -358,12 +359,12 @@ class Machine:
             pace.handover.observe(attempt.first_token_at - attempt.started_at - first_s)
         pace.observe(attempt)
 
-    def _served(self, call: CallRecord, replica_id: str, cached_tokens: int) -> None:
+    def _served(self, call: CallRecord, replica_id: str, cached_tokens: int, history: NodeHistory) -> None:
         """Learn how much of a prompt the replica has that served its run before, and how much the others have."""
         run, model = call.run, call.node.model or ""
         home = run.homes.get(model)
         if home is not None:
-            self.knowledge.observe_cached(run.plan.workflow, call.node.name, cached_tokens, at_home=replica_id == home)
+            (history.cached_at_home if replica_id == home else history.cached_elsewhere).add(cached_tokens)
         if home != replica_id:
             run.homes = {**run.homes, model: replica_id}
 

@@ -122,7 +122,8 @@ class CallViews:
         workflow = run.plan.workflow
         shape = self.shape(run)
         model = node.model or ""
-        prompt, output = knowledge.lengths(workflow, node)
+        history = knowledge.nodes.of(workflow, node.name)
+        prompt, output = history.lengths(node.max_tokens)
         limits = self.limits(model) if node.prompt_bytes else None
         least = least_prompt_tokens(node.prompt_bytes, limits) if limits else 0
         after_s, deadline = 0.0, run.deadline
@@ -132,7 +133,7 @@ class CallViews:
         first_s, whole_s = self.execution(model, prompt, output)
         prompt_tokens, home, cached = max(least, round(prompt)), run.homes.get(model), 0
         if home is not None:
-            cached = min(round(knowledge.cached_tokens(workflow, node)), max(prompt_tokens - 1, 0))
+            cached = min(round(history.cached_tokens), max(prompt_tokens - 1, 0))
         return CallView(
             node.key,
             workflow,

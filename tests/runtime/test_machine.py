@@ -298,7 +298,7 @@ def test_finished_calls_teach_how_long_answers_are() -> None:
     d.ready(replica("a"))
     d.start("x")
     d.end("x", output_tokens=4)
-    assert d.machine.knowledge.outputs.expected("rag", "x", 10) == 4.0
+    assert d.machine.knowledge.nodes.of("rag", "x").output.within(10) == 4.0
 
 
 def test_the_prediction_of_an_attempt_is_kept_with_it() -> None:
