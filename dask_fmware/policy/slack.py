@@ -182,8 +182,7 @@ class Slack:
                 return known
         tokens = 0.0 if call.answers else call.output_tokens
         best, soonest, any_room = (inf, "", ""), inf, False
-        for replica in candidates(call, replicas, self.rank):
-            has_room = replica.has_room
+        for replica, has_room in self._looked_at(call, replicas):
             any_room = any_room or has_room
             own_s = expected_s(call.prompt_at(replica.replica_id), tokens, replica, now)
             own_s = own_s + replica.delay_s if call.answers else own_s * replica.stretch
@@ -196,6 +195,15 @@ class Slack:
         if isinstance(replicas, RankedReplicas):
             self._looks[key] = found
         return found
+
+    def _looked_at(self, call: CallView, replicas: Sequence[ReplicaView]) -> list[tuple[ReplicaView, bool]]:
+        """Replicas to compare, and whether they have room: none if none has, where that is all that is to be known."""
+        found, any_room = [], self._plan is not None
+        for replica in candidates(call, replicas, self.rank):
+            has_room = replica.has_room
+            any_room = any_room or has_room
+            found.append((replica, has_room))
+        return found if any_room else []
 
     def _takes(self, call: CallView, replica: ReplicaView, now: float, kept: float) -> bool:
         """Whether a replica has room for a call in time, by what is kept for others."""

@@ -42,6 +42,11 @@ class Apart:
         return not states or any(state.is_shared for state in states)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no call waits and no replica is kept, as nearly always."""
+        return not self._waiting and not self._kept
+
+    @property
     def models(self) -> list[str]:
         """Models of which calls wait."""
         return list(self._waiting)
@@ -81,8 +86,6 @@ class Apart:
 
     def settle(self, model: str) -> ReplicaState | None:
         """Give back what is not needed; else return a replica that is kept from now on, to be emptied."""
-        if model not in self._waiting and model not in self._kept:
-            return None  # as nearly always, and at no cost that grows with the fleet
         kept = self._kept.get(model, [])
         for state in list(kept):
             is_there = self._fleet.get(state.replica.replica_id) is state and not state.draining

@@ -123,6 +123,8 @@ class Dispatcher:
 
     def _come(self, now: float) -> list[Action]:
         """Let calls take the slots that are about to be free."""
+        if self._fleet.ahead.next_at > now:
+            return []
         return [action for state in self._fleet.come(now) for action in self.serve(state, now)]
 
     def arrive(self, call: CallRecord, now: float) -> list[Action]:
@@ -290,6 +292,8 @@ class Dispatcher:
     def _start_apart(self, models: Iterable[str], now: float) -> list[Action]:
         """Start calls that must be alone where a replica is empty, and empty another one if one more is needed."""
         actions: list[Action] = []
+        if self._apart.is_empty:
+            return actions
         for model in models:
             while (found := self._apart.next(model)) is not None:
                 call = self._runs.calls[found[0]]

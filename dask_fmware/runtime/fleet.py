@@ -244,14 +244,23 @@ class Fleet:
         if state is not None and state.processed(state.running[call_id, attempt], now):
             self.changed(state)
 
-    def free(self, call_id: str, attempt: int, now: float) -> ReplicaState | None:
-        """Free the slot of an attempt; None if it holds none (its replica is gone, or said so before)."""
-        state = self._slots.pop((call_id, attempt), None)
-        if state is not None:
-            state.end(call_id, attempt)
-            self._begin(state.card, now)
-            self.changed(state)
-        return state
+    def free(
+        self, call_id: str, attempt: int, now: float, *, has_tokens: bool = False
+    ) -> tuple[ReplicaState, Held] | None:
+        """Free the slot of an attempt, which is known to have tokens or not.
+
+        Returns its replica and what it took of it; None if it holds no slot (its replica is gone, or said so before).
+        """
+        key = call_id, attempt
+        state = self._slots.pop(key, None)
+        if state is None:
+            return None
+        if has_tokens:
+            state.processed(state.running[key], now)
+        held = state.end(key)
+        self._begin(state.card, now)
+        self.changed(state)
+        return state, held
 
     def drain(self, state: ReplicaState, draining: bool) -> None:
         """Offer a replica no more, or again."""

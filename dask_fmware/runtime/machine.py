@@ -310,20 +310,19 @@ class Machine:
         return on
 
     def _attempt_ended(self, event: AttemptEnded, now: float) -> list[Action]:
-        call, held = self.runs.calls.get(event.call_id), self.fleet.held(event.call_id, event.attempt)
-        if event.outcome == "finished":
-            self.fleet.processed(event.call_id, event.attempt, now)
-        state = self.fleet.free(event.call_id, event.attempt, now)
+        call, is_finished = self.runs.calls.get(event.call_id), event.outcome == "finished"
+        freed = self.fleet.free(event.call_id, event.attempt, now, has_tokens=is_finished)
         if call is not None and event.outcome == "undelivered":
             attempts.undelivered(call, event.attempt, now)
-        if state is None or held is None:
+        if freed is None:
             return []  # said before, or its replica was lost
+        state, held = freed
         if event.outcome == "undelivered":
             if held.began_at is None:
                 self.fleet.late(state)
         elif call is not None:
             self._record(call, event, held, state, now)
-        if event.outcome == "finished":
+        if is_finished:
             self.fleet.trust(state)
         elif event.outcome == "retry" and not event.error.startswith(OutputFormatError.__name__):
             state.is_shaky = True
@@ -332,10 +331,10 @@ class Machine:
 
     def _begun(self, now: float) -> None:
         """Write down which attempts have a slot by now that were ahead."""
-        for call_id, number in self.fleet.begun:
+        while self.fleet.begun:
+            call_id, number = self.fleet.begun.pop(0)
             if (call := self.runs.calls.get(call_id)) is not None:
                 attempts.begun(call, number, now)
-        self.fleet.begun.clear()
 
     def _record(self, call: CallRecord, event: AttemptEnded, held: Held, state: ReplicaState, now: float) -> None:
         """Write down how an attempt ended, and learn from it."""

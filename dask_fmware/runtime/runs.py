@@ -72,23 +72,19 @@ class RunRecord:
     homes: Mapping[str, str] = field(default_factory=_nothing)  # model -> replica that served it last
     rounds: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies that ran one after the other
     bodies: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies
+    decided: Decided = UNDECIDED  # branches that its own switches have taken
 
     @property
     def level(self) -> Level:
         """Runs of equal urgency, among which tenants have shares."""
         return self.plan.priority, self.deadline is not None
 
-    @property
-    def decided(self) -> Decided:
-        """Branches that its own switches have taken."""
-        if not self.branches:
-            return UNDECIDED
-        root = self.plan.run_id
-        return frozenset([(switch, taken) for (plan, switch), taken in self.branches.items() if plan == root])
-
     def take(self, plan_id: str, switch: str, branch: int | None) -> None:
         """A switch of one of its plans has decided."""
         self.branches = {**self.branches, (plan_id, switch): branch}
+        if plan_id == self.plan.run_id:
+            others = [known for known in self.decided if known[0] != switch]
+            self.decided = frozenset([*others, (switch, branch)])
 
     def add_body(self, base: str, *, begins_round: bool) -> None:
         """A map or loop has one more body, by itself or beside others."""
@@ -193,8 +189,10 @@ class Runs:
         plan, run = self._plans.get(run_id), self._runs.get(run_id)
         if plan is None or run is None:
             return []
-        named = [self.calls.get(node.key) for node in plan.nodes]  # a key may belong to the plan that named it first
-        calls = [call for call in named if call is not None and call.plan_id == run_id]
+        known, calls = self.calls, []
+        for node in plan.nodes:  # a key may belong to the plan that named it first
+            if (call := known.get(node.key)) is not None and call.plan_id == run_id:
+                calls.append(call)
         if run.parts and plan.part_of is None:
             calls.extend(call for part in run.parts for call in self.calls_of(part))
         return calls

@@ -208,10 +208,9 @@ class ReplicaState:
         self.prefill_until = latest
         return True
 
-    def end(self, call_id: str, attempt: int) -> Held:
+    def end(self, key: AttemptKey) -> Held:
         """Free the slot of an attempt."""
-        key, card = (call_id, attempt), self.card
-        held = self.running.pop(key)
+        card, held = self.card, self.running.pop(key)
         if not self.running:
             self.prefill_until = 0.0
         card.running -= 1

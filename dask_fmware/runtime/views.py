@@ -75,8 +75,9 @@ class CallViews:
         fastest = self._fastest.get(model) or self._find_fastest(model)
         if fastest is None:
             return 0.0, 0.0
-        first_s = execution_s(fastest[0], prompt_tokens, 0.0)
-        return first_s, first_s + output_tokens * fastest[0].output_token_s
+        figure = fastest[0]
+        first_s = figure.first_token_s + prompt_tokens * figure.prompt_token_s
+        return first_s, first_s + output_tokens * figure.output_token_s
 
     def card_s(self, model: str, prompt_tokens: float, output_tokens: float) -> float:
         """Seconds that a call takes of a replica of the fastest kind whose slots are all taken; 0 while none is known.
