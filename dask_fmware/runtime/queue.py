@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from heapq import heapify, heappop, heappush
 from typing import TypeAlias
+
+from sortedcontainers import SortedList
 
 __all__ = ["CallQueue", "Cursor", "Ticket"]
 
 Ticket: TypeAlias = tuple[tuple[float, ...], int, str]  # order by policy, arrival, call id
-MOST_AHEAD = 32  # tickets kept in order, more than are looked at in one go
 
 
 class CallQueue:
-    """Tickets in order, from which any call can be taken out; it forgets those it left behind.
+    """Tickets in order, from which any call can be taken out.
 
-    The first few are a sorted list, so that looking past some of them moves nothing; the others are a heap.
+    Most come at the end and are served from the front, which costs the same however many wait.
     """
 
-    __slots__ = ("_ahead", "_heap", "_tickets")
+    __slots__ = ("_order", "_tickets")
 
     def __init__(self) -> None:
-        self._ahead: list[Ticket] = []  # in order, before all that are in the heap
-        self._heap: list[Ticket] = []  # with tickets of calls that were taken out, which are skipped
+        self._order: SortedList[Ticket] = SortedList()
         self._tickets: dict[str, Ticket] = {}
 
     def __len__(self) -> int:
@@ -34,24 +32,14 @@ class CallQueue:
     def push(self, ticket: Ticket) -> None:
         """Let a call wait that does not wait here."""
         self._tickets[ticket[2]] = ticket
-        ahead = self._ahead
-        if ahead and ticket < ahead[-1]:
-            insort(ahead, ticket)
-            if len(ahead) <= MOST_AHEAD:
-                return
-            ticket = ahead.pop()
-        heappush(self._heap, ticket)
+        self._order.add(ticket)
 
     def at(self, place: int) -> Ticket | None:
-        """Return the ticket that is served after `place` others, a few."""
-        ahead, heap, tickets = self._ahead, self._heap, self._tickets
-        while len(ahead) <= place:
-            if not heap:
-                return None
-            ticket = heappop(heap)
-            if tickets.get(ticket[2]) is ticket:
-                ahead.append(ticket)
-        return ahead[place]
+        """Return the ticket that is served after `place` others."""
+        if place >= len(self._tickets):
+            return None
+        ticket: Ticket = self._order[place]
+        return ticket
 
     def first(self) -> Ticket | None:
         """Return the ticket that is served next."""
@@ -61,7 +49,7 @@ class CallQueue:
         """Take out the ticket that is served after `place` others."""
         ticket = self.at(place)
         if ticket is not None:
-            del self._ahead[place], self._tickets[ticket[2]]
+            del self._order[place], self._tickets[ticket[2]]
         return ticket
 
     def pop(self) -> Ticket | None:
@@ -73,13 +61,7 @@ class CallQueue:
         ticket = self._tickets.pop(call_id, None)
         if ticket is None:
             return False
-        ahead = self._ahead
-        if ahead and ticket <= ahead[-1]:
-            del ahead[bisect_left(ahead, ticket)]
-        elif len(self._heap) > 2 * len(self._tickets) + 8:  # amortised: as many removals as the heap is long
-            self._heap = list(self._tickets.values())
-            heapify(self._heap)
-            ahead.clear()
+        self._order.remove(ticket)
         return True
 
 

@@ -39,15 +39,6 @@ def test_a_call_that_comes_back_with_an_equal_ticket_is_served_once() -> None:
     assert queue.pop() is None
 
 
-def test_calls_that_come_and_go_behind_one_that_stays_are_forgotten() -> None:
-    queue = CallQueue()
-    queue.push(ticket("stays", arrival=0))
-    for i in range(1, 1000):
-        queue.push(ticket(str(i), arrival=i))
-        queue.remove(str(i))
-    assert len(queue._heap) < 20
-
-
 @given(st.lists(st.tuples(st.sampled_from(["push", "remove", "pop"]), st.integers(0, 5), st.integers(-2, 2))))
 def test_a_queue_serves_as_a_sorted_list_does(steps: list[tuple[str, int, int]]) -> None:
     queue, model = CallQueue(), dict[str, tuple[tuple[float], int, str]]()
