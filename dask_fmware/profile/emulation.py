@@ -86,7 +86,6 @@ class EmulatedBatch:
         self._even_s = 0.0  # what each of its steps takes, apart from context and pairs
         self._chunk = 0  # prompt tokens in each of its steps, if of one prompt
         self._aborted: list[_Sequence] = []  # leave at the end of the segment
-        self._straight_s = law.context.slopes_s[0] if not law.context.knots else None
 
     # -- what others may ask ---------------------------------------------------------------------
 
@@ -210,14 +209,13 @@ class EmulatedBatch:
         if not self._used:
             self._steps, self._end = 0, inf
             return
-        batch, law = self._decoding, self._law
-        room = max(limits.step_tokens - batch, 0)
+        batch, law, prefilling = self._decoding, self._law, self._prefilling
         steps = self._ends[0][0] - self._step if batch else 1 << 60
         pairs, even_s = 0.0, law.base_s(batch)
         self._chunk = 0
-        if self._prefilling and room:
-            head = self._prefilling[0]
-            if len(self._prefilling) == 1 and head.left <= room:
+        if prefilling and (room := limits.step_tokens - batch) > 0:
+            head = prefilling[0]
+            if len(prefilling) == 1 and head.left <= room:
                 steps, left = 1, head.left
                 pairs = left * (head.before + left / 2)  # as `chunk_pairs`
                 even_s += law.chunk_s(left)
@@ -228,7 +226,7 @@ class EmulatedBatch:
                 even_s += law.chunk_s(room)
             else:
                 steps, tokens, prompts = 1, 0, 0
-                for sequence in self._prefilling:
+                for sequence in prefilling:
                     share = min(sequence.left, room - tokens)
                     if not share:
                         break
@@ -243,8 +241,8 @@ class EmulatedBatch:
         """What the context of decoding sequences costs in the first `steps` of the segment."""
         if not self._decoding:
             return 0.0
-        if self._straight_s is not None:
-            return self._straight_s * steps * (self._context + self._decoding * (steps - 1) / 2)
+        if steps == 1:
+            return self._law.context(self._context)
         return self._law.context.sum_s(self._context, self._decoding, steps)
 
     def _spent_s(self, steps: int) -> float:

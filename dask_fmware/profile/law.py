@@ -64,17 +64,16 @@ class Curve:
         """Cost in seconds of `x` units, ``x >= 0``."""
         if not self.knots:
             return self.slopes_s[0] * x
-        piece = bisect_right(self.knots, x)
-        start, value_s = self._starts[piece]
-        return value_s + self.slopes_s[piece] * (x - start)
+        start, value_s, slope_s = self._pieces[bisect_right(self.knots, x)]
+        return value_s + slope_s * (x - start)
 
     def array(self, x: Floats) -> Floats:
         """Return the cost of each element of `x`, same shape."""
         if not self.knots:
             return self.slopes_s[0] * x
         piece = np.searchsorted(np.asarray(self.knots), x, side="right")
-        starts = np.asarray(self._starts)
-        return np.asarray(starts[piece, 1] + np.asarray(self.slopes_s)[piece] * (x - starts[piece, 0]))
+        pieces = np.asarray(self._pieces)[piece]
+        return np.asarray(pieces[..., 1] + pieces[..., 2] * (x - pieces[..., 0]))
 
     def slope_s(self, x: float) -> float:
         """Seconds that one more unit costs at `x`."""
@@ -89,18 +88,17 @@ class Curve:
         if not knots:
             return self.slopes_s[0] * count * (start + stride * (count - 1) / 2)
         piece = bisect_right(knots, start)
-        if piece == len(knots) or stride <= 0 or -(-(knots[piece] - start) // stride) >= count:  # all in one piece
-            count = max(count, 0)
-            begins, value_s = self._starts[piece]
-            return count * (value_s + self.slopes_s[piece] * (start - begins + stride * (count - 1) / 2))
+        if piece == len(knots) or start + stride * (count - 1) < knots[piece]:  # all in one piece
+            begins, value_s, slope_s = self._pieces[piece]
+            return count * (value_s + slope_s * (start - begins + stride * (count - 1) / 2)) if count > 0 else 0.0
         total_s = 0.0
         while count > 0:
             terms = count
             if stride > 0 and piece < len(knots):
                 until_knot = -(-(knots[piece] - start) // stride)  # infinite where the stride is next to nothing
                 terms = count if until_knot >= count else max(1, int(until_knot))
-            begins, value_s = self._starts[piece]
-            total_s += terms * (value_s + self.slopes_s[piece] * (start - begins + stride * (terms - 1) / 2))
+            begins, value_s, slope_s = self._pieces[piece]
+            total_s += terms * (value_s + slope_s * (start - begins + stride * (terms - 1) / 2))
             start += terms * stride
             count -= terms
             while piece < len(knots) and knots[piece] <= start:
@@ -112,13 +110,13 @@ class Curve:
         return Curve(tuple(slope * factor for slope in self.slopes_s), self.knots)
 
     @cached_property
-    def _starts(self) -> tuple[tuple[float, float], ...]:
-        """Return where each piece starts, and the cost there."""
-        starts = [(0.0, 0.0)]
-        for slope, knot in zip(self.slopes_s, self.knots, strict=False):
-            x, value_s = starts[-1]
-            starts.append((knot, value_s + slope * (knot - x)))
-        return tuple(starts)
+    def _pieces(self) -> tuple[tuple[float, float, float], ...]:
+        """Return where each piece starts, the cost there, and its slope."""
+        pieces = [(0.0, 0.0, self.slopes_s[0])]
+        for knot, after_s in zip(self.knots, self.slopes_s[1:], strict=True):
+            x, value_s, slope_s = pieces[-1]
+            pieces.append((knot, value_s + slope_s * (knot - x), after_s))
+        return tuple(pieces)
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,8 @@ class StepLaw:
 
     def decode_s(self, batch: int, context_tokens: float) -> float:
         """Seconds of a step that only decodes, ``step_s(0, batch, context_tokens)``."""
-        return self.base_s(batch) + self.context(context_tokens)
+        known = self._decodes.get(batch)
+        return (self.base_s(batch) if known is None else known) + self.context(context_tokens)
 
     def prompt_s(self, tokens: float) -> float:
         """Seconds that one prompt adds to a step, ``prefill_s(tokens)``; those that were asked for are remembered."""
