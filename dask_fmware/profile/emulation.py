@@ -82,17 +82,12 @@ class EmulatedBatch:
         self._step = 0  # index of the segment's first step
         self._steps = 0  # steps in the segment; 0: idle
         self._start = 0.0  # when it begins
-        self._end = inf  # when it ends
+        self.next_event_at = inf  # when it ends: something changes then; infinity while it is idle. Call `advance` then
         self._even_s = 0.0  # what each of its steps takes, apart from context and pairs
         self._chunk = 0  # prompt tokens in each of its steps, if of one prompt
         self._aborted: list[_Sequence] = []  # leave at the end of the segment
 
     # -- what others may ask ---------------------------------------------------------------------
-
-    @property
-    def next_event_at(self) -> float:
-        """When something changes by itself; infinity while it is idle. Call `advance` then."""
-        return self._end
 
     @property
     def running(self) -> int:
@@ -173,16 +168,16 @@ class EmulatedBatch:
         if speed == self._speed:
             return
         if self._steps:
-            left_s = (self._end - now) * self._speed / speed
+            left_s = (self.next_event_at - now) * self._speed / speed
             done_s = (now - self._start) * self._speed / speed
-            self._start, self._end = now - done_s, now + left_s
+            self._start, self.next_event_at = now - done_s, now + left_s
         self._speed = speed
 
     def advance(self, now: float) -> list[Output]:
         """Do what is due by `now` and return what came out, in order of time."""
         outputs: list[Output] = []
-        while self._end <= now:
-            at = self._end
+        while self.next_event_at <= now:
+            at = self.next_event_at
             self._settle(outputs)
             for sequence in self._aborted:
                 self._drop(sequence)
@@ -207,7 +202,7 @@ class EmulatedBatch:
             self._prefilling.append(sequence)
         self._start = at
         if not self._used:
-            self._steps, self._end = 0, inf
+            self._steps, self.next_event_at = 0, inf
             return
         batch, law, prefilling = self._decoding, self._law, self._prefilling
         steps = self._ends[0][0] - self._step if batch else 1 << 60
@@ -235,7 +230,7 @@ class EmulatedBatch:
                     pairs += chunk_pairs(share, sequence.before)
                 even_s += law.prefill_s(tokens, prompts, 0.0)
         self._steps, self._even_s = steps, even_s
-        self._end = at + (steps * even_s + law.pair_s * pairs + self._context_s(steps)) / self._speed
+        self.next_event_at = at + (steps * even_s + law.pair_s * pairs + self._context_s(steps)) / self._speed
 
     def _context_s(self, steps: int) -> float:
         """What the context of decoding sequences costs in the first `steps` of the segment."""
@@ -256,11 +251,11 @@ class EmulatedBatch:
         """Steps of the segment that are over at `now`."""
         if not self._steps or now <= self._start:
             return 0
-        if now >= self._end:
+        if now >= self.next_event_at:
             return self._steps
         passed_s = (now - self._start) * self._speed
         low, high = 0, self._steps  # low steps are over, high are not
-        guess = int(passed_s / (self._end - self._start) / self._speed * self._steps)
+        guess = int(passed_s / (self.next_event_at - self._start) / self._speed * self._steps)
         while high - low > 1:
             guess = min(max(guess, low + 1), high - 1)
             if self._spent_s(guess) <= passed_s:
@@ -276,12 +271,12 @@ class EmulatedBatch:
         over = self._steps_by(now)
         steps = max(over, 1) if over and self._start + self._spent_s(over) / self._speed >= now else over + 1
         if steps < self._steps:
-            self._end = self._start + self._spent_s(steps) / self._speed
+            self.next_event_at = self._start + self._spent_s(steps) / self._speed
             self._steps = steps
 
     def _settle(self, out: list[Output]) -> None:
         """Account for the steps of the segment, which are over at its end."""
-        steps, at = self._steps, self._end
+        steps, at = self._steps, self.next_event_at
         self._step += steps
         self._context += self._decoding * steps
         step = self._step

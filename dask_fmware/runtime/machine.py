@@ -79,6 +79,9 @@ class Machine:
         Tokens of calls that are tried elsewhere because they give none in time, of all; 0 is never.
     unhedged
         Models whose calls never are.
+    predicts
+        Whether what is told of calls, and hedging goes by, is brought nearer by what finished calls took beside their
+        predictions. No other decision depends on it.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Machine:
         stall_s: float = 0.0,
         hedge_budget: float = 0.0,
         unhedged: Collection[str] = (),
+        predicts: bool = True,
     ) -> None:
         self.observers = Observers()
         self.models = dict(models or {})
@@ -110,6 +114,7 @@ class Machine:
         )
         self.max_attempts = max_attempts
         self.max_held = max_held
+        self._predicts = predicts
         self._arrivals = 0
 
     # -- the one door ----------------------------------------------------------------------------
@@ -356,7 +361,8 @@ class Machine:
         elif replica.slots == 1 and attempt.first_token_at is not None:
             first_s = execution_s(self.fleet.latency(replica), event.prompt_tokens, 0.0)
             pace.handover.observe(attempt.first_token_at - attempt.started_at - first_s)
-        pace.observe(attempt)
+        if self._predicts:
+            pace.observe(attempt)
 
     def _served(self, call: CallRecord, replica_id: str, cached_tokens: int, history: NodeHistory) -> None:
         """Learn how much of a prompt the replica has that served its run before, and how much the others have."""

@@ -133,6 +133,7 @@ class VirtualFleet:
         seed: int = 0,
     ) -> None:
         self._scenario = scenario
+        self._delivery_s = scenario.delivery_s
         self._agenda = agenda
         self._tell = tell
         self._gave = gave
@@ -240,8 +241,10 @@ class VirtualFleet:
     def run(self, attempt: Attempt, prompt: int, output: int, priority: float, wait_s: float = 0.0) -> None:
         """Give an attempt to its engine, for a slot of which it may wait so long."""
         attempt.replica.attempts[attempt] = None
-        if delivery_s := self._scenario.delivery_s:
-            self._agenda.at(self._agenda.now + delivery_s, self._arrived, attempt, prompt, output, priority, wait_s)
+        if self._delivery_s:
+            self._agenda.at(
+                self._agenda.now + self._delivery_s, self._arrived, attempt, prompt, output, priority, wait_s
+            )
         else:
             self._arrived(attempt, prompt, output, priority, wait_s)
 
@@ -285,21 +288,26 @@ class VirtualFleet:
     def _advance(self, replica: VirtualReplica, due: float) -> None:
         if due != replica.wakes_at:
             return  # something came in between
-        outputs = replica.batch.advance(due)
+        batch = replica.batch
+        outputs = batch.advance(due)
         self._wake(replica)
+        if replica.ahead:
+            self._let_begin(replica, due)
+        if batch.idle:
+            self._share(replica.card)
+        for _, kind, attempt in outputs:
+            attempt.ended = due
+            if self._delivery_s:
+                self._agenda.at(due + self._delivery_s, self._say, attempt, kind)
+            else:
+                self._say(attempt, kind)
+
+    def _let_begin(self, replica: VirtualReplica, now: float) -> None:
+        """Attempts that were ahead may have a slot by now."""
         for attempt in list(replica.ahead):
             if replica.batch.holds_slot(attempt) or attempt not in replica.attempts:
                 replica.ahead.remove(attempt)
-                attempt.began = due
-        if replica.batch.idle:
-            self._share(replica.card)
-        delivery_s = self._scenario.delivery_s
-        for _, kind, attempt in outputs:
-            attempt.ended = due
-            if delivery_s:
-                self._agenda.at(due + delivery_s, self._say, attempt, kind)
-            else:
-                self._say(attempt, kind)
+                attempt.began = now
 
     def _say(self, attempt: Attempt, kind: int) -> None:
         attempts = attempt.replica.attempts

@@ -57,6 +57,7 @@ def new_machine(scenario: FleetScenario, policy: str | Policy, seed: int = 0, he
         },
         tenants={name: tenant.weight for name, tenant in scenario.tenants.items()},
         hedge_budget=hedge_budget,
+        predicts=hedge_budget > 0.0,  # nobody is told of single calls
     )
     if isinstance(scenario, Scenario):
         teach(machine, scenario)
@@ -126,6 +127,7 @@ class World:
         hedge_budget: float = 0.0,
     ) -> None:
         self.scenario = scenario
+        self._delivery_s = scenario.delivery_s
         self.outcomes: list[Outcome] = []  # in order of arrival; empty if `ended` takes them
         self.calls = 0  # started, repeated ones included
         self._watch = watch
@@ -196,12 +198,8 @@ class World:
     def _tell(self, event: Event) -> None:
         now = self._agenda.now + self.clock_ahead_s
         actions = self.machine.handle(event, now)
-        wake_at = self._dispatcher.wake_at
-        if wake_at is not None and self.clock_ahead_s:  # not before it by a rounding error
-            wake_at = max(wake_at - self.clock_ahead_s + 1e-6, self._agenda.now)
-        if wake_at is not None and wake_at < self._ticks_at:
-            self._ticks_at = wake_at
-            self._agenda.at(wake_at, self._tick, wake_at)
+        if (wake_at := self._dispatcher.wake_at) is not None:
+            self._wake(wake_at)
         if self._watch is not None:
             self._watch(event, now, actions)
         for action in actions:
@@ -216,6 +214,14 @@ class World:
                     self._course.end(entry[0].root, "failed", action.reason)
             elif isinstance(action, Refuse):
                 raise action.error
+
+    def _wake(self, at: float) -> None:
+        """Note the next tick, at a time of the machine's clock."""
+        if self.clock_ahead_s:  # not before it by a rounding error
+            at = max(at - self.clock_ahead_s + 1e-6, self._agenda.now)
+        if at < self._ticks_at:
+            self._ticks_at = at
+            self._agenda.at(at, self._tick, at)
 
     def _control(self) -> None:
         assert self._controller is not None
@@ -281,7 +287,7 @@ class World:
 
     def _finished(self, attempt: Attempt, prompt: int, output: int) -> AttemptEnded:
         """What a worker says of an attempt; of its times nothing where the way to it costs nothing."""
-        if not self.scenario.delivery_s:
+        if not self._delivery_s:
             return AttemptEnded(attempt.call_id, attempt.number, "finished", prompt, output, attempt.cached)
         spent_s, waited_s = attempt.ended - attempt.began, attempt.began - attempt.arrived
         return AttemptEnded(
