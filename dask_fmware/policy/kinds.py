@@ -113,9 +113,11 @@ class RankedReplicas(Sequence[ReplicaView]):
         views, found = self._views, []
         for ranking in self._rankings.values():
             heap = ranking.heap
-            while views[heap[0][1]] is not heap[0][3]:
+            _, position, _, view = heap[0]
+            while views[position] is not view:
                 heappop(heap)
-            found.append(heap[0][3])
+                _, position, _, view = heap[0]
+            found.append(view)
         return found
 
     def find(self, replica_id: str) -> ReplicaView | None:

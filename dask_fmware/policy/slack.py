@@ -41,7 +41,7 @@ its short ones.
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 
 from dask_fmware.policy.estimate import execution_s, expected_s
@@ -82,7 +82,7 @@ class Slack:
         self._in_vain: Counter[str] = Counter()  # model -> urgent calls that were parked since one could be in time
         self._ahead = LookAhead(_cost)
         self._plan: Plan | None = None  # for the decisions of this moment
-        self._state: tuple[RankedReplicas, int, float] | None = None  # replicas as `_looks` saw them
+        self._state: tuple[RankedReplicas | None, int, float] = None, 0, 0.0  # replicas as `_looks` saw them
         self._looks: dict[tuple[object, ...], tuple[float, str, float, bool]] = {}
 
     # -- order -----------------------------------------------------------------------------------
@@ -174,36 +174,36 @@ class Slack:
         cached = call.home, call.cached_tokens
         key = (call.prompt_tokens, call.output_tokens, call.answers, call.begun, call.excess > 0.0, kept, cached)
         if isinstance(replicas, RankedReplicas):
-            state = (replicas, replicas.changes, now)
-            if self._state is None or state[0] is not self._state[0] or state[1:] != self._state[1:]:
-                self._state = state
+            seen, changes, at = self._state
+            if seen is not replicas or changes != replicas.changes or at != now:
+                self._state = replicas, replicas.changes, now
                 self._looks.clear()
             elif (known := self._looks.get(key)) is not None:
                 return known
-        tokens = 0.0 if call.answers else call.output_tokens
-        best, soonest, any_room = (inf, "", ""), inf, False
-        for replica, has_room in self._looked_at(call, replicas):
-            any_room = any_room or has_room
-            own_s = expected_s(call.prompt_at(replica.replica_id), tokens, replica, now)
-            own_s = own_s + replica.delay_s if call.answers else own_s * replica.stretch
-            end = max(now, replica.slot_free_at) + own_s
-            if has_room and self._takes(call, replica, now, kept):
-                best = min(best, (end, replica.name, replica.replica_id))
-            else:
-                soonest = min(soonest, end)
-        found = best[0], best[2], soonest, any_room
+        found = self._compare(call, candidates(call, replicas, self.rank), now, kept)
         if isinstance(replicas, RankedReplicas):
             self._looks[key] = found
         return found
 
-    def _looked_at(self, call: CallView, replicas: Sequence[ReplicaView]) -> list[tuple[ReplicaView, bool]]:
-        """Replicas to compare, and whether they have room: none if none has, where that is all that is to be known."""
-        found, any_room = [], self._plan is not None
-        for replica in candidates(call, replicas, self.rank):
-            has_room = replica.has_room
-            any_room = any_room or has_room
-            found.append((replica, has_room))
-        return found if any_room else []
+    def _compare(
+        self, call: CallView, replicas: Iterable[ReplicaView], now: float, kept: float
+    ) -> tuple[float, str, float, bool]:
+        rooms = [replica.has_room for replica in replicas]
+        any_room = True in rooms
+        if not any_room and self._plan is None:
+            return inf, "", inf, False  # it waits, whichever would be free first
+        tokens = 0.0 if call.answers else call.output_tokens
+        best, soonest = (inf, "", ""), inf
+        for replica, has_room in zip(replicas, rooms, strict=True):
+            own_s = expected_s(call.prompt_at(replica.replica_id), tokens, replica, now)
+            own_s = own_s + replica.delay_s if call.answers else own_s * replica.stretch
+            free_at = replica.slot_free_at
+            end = (free_at if free_at > now else now) + own_s
+            if has_room and self._takes(call, replica, now, kept):
+                best = min(best, (end, replica.name, replica.replica_id))
+            elif end < soonest:
+                soonest = end
+        return best[0], best[2], soonest, any_room
 
     def _takes(self, call: CallView, replica: ReplicaView, now: float, kept: float) -> bool:
         """Whether a replica has room for a call in time, by what is kept for others."""

@@ -294,16 +294,17 @@ class EmulatedBatch:
             head.left -= steps * self._chunk
             head.before += steps * self._chunk
             return
-        room = max(self.limits.step_tokens - batch, 0)
-        while self._prefilling and room:
-            head = self._prefilling[0]
-            share = min(head.left, room)
-            room -= share
-            head.left -= share
-            head.before += share
-            if head.left:
+        room, prefilling = self.limits.step_tokens - batch, self._prefilling
+        while prefilling and room > 0:
+            head = prefilling[0]
+            if head.left > room:
+                head.left -= room
+                head.before += room
                 break
-            self._prefilling.popleft()
+            room -= head.left
+            head.before += head.left
+            head.left = 0
+            prefilling.popleft()
             head.first_step, head.last_step = step, step + head.output - 1
             if not head.aborted:
                 out.append(Output(at, FIRST, head.id))

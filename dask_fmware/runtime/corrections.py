@@ -138,7 +138,7 @@ class Corrections:
     def __init__(self, laws: Mapping[tuple[str, str], StepLaw] | None = None) -> None:
         self._given = dict(laws or {})
         self._profiles: dict[Kind, str] = {}  # latest profile that a replica of the kind announced
-        self._replicas: dict[str, CorrectedReplica] = {}
+        self._replicas: dict[str, CorrectedReplica | None] = {}  # None: asked for, and no profile is known
         self._learnt: dict[Kind, tuple[str, float, float]] = {}  # of kinds without a replica: profile, factors
         self._paces: dict[tuple[str, str], Pace] = {}
 
@@ -147,9 +147,11 @@ class Corrections:
         kind = _kind(replica)
         if replica.profile is not None and self._profiles.get(kind) != replica.profile:
             self._profiles[kind] = replica.profile
-            for known in list(self._replicas.values()):
-                if _kind(known.replica) == kind and known.replica.profile is None:
-                    del self._replicas[known.replica.replica_id]
+            self._replicas = {
+                replica_id: known
+                for replica_id, known in self._replicas.items()
+                if known is not None and (known.replica.profile is not None or _kind(known.replica) != kind)
+            }
         self._replicas.pop(replica.replica_id, None)
         self.of(replica)
 
@@ -161,9 +163,13 @@ class Corrections:
 
     def of(self, replica: Replica) -> CorrectedReplica | None:
         """Return what is known of a replica, None without a profile of its kind."""
-        known = self._replicas.get(replica.replica_id)
-        if known is not None:
-            return known
+        try:
+            return self._replicas[replica.replica_id]
+        except KeyError:
+            made = self._replicas[replica.replica_id] = self._made(replica)
+            return made
+
+    def _made(self, replica: Replica) -> CorrectedReplica | None:
         text = replica.profile or self._profiles.get(_kind(replica))
         if text is not None:
             law = LiveProfile.from_wire(text).law.law()
@@ -172,16 +178,17 @@ class Corrections:
         else:
             return None
         mark = "" if text is None else fingerprint(text)
-        made = CorrectedReplica(replica, law, mark, ReplicaSpeed(self._start(_kind(replica), mark)))
-        self._replicas[replica.replica_id] = made
-        return made
+        return CorrectedReplica(replica, law, mark, ReplicaSpeed(self._start(_kind(replica), mark)))
 
     def _start(self, kind: Kind, mark: str) -> Correction:
         """What a new replica is taken to be like: the median of its kind, or the last that was."""
         alike = [
             known.correction
             for known in self._replicas.values()
-            if known.reports >= SETTLED and known.fingerprint == mark and _kind(known.replica) == kind
+            if known is not None
+            and known.reports >= SETTLED
+            and known.fingerprint == mark
+            and _kind(known.replica) == kind
         ]
         if alike:
             return Correction(median(c.decode for c in alike), median(c.prefill for c in alike))
