@@ -11,18 +11,18 @@ __all__ = ["Agenda"]
 class Agenda:
     """Things to do, least time first; equal times in the order in which they were noted."""
 
-    __slots__ = ("_heap", "_ties", "is_over", "now")
+    __slots__ = ("_heap", "is_over", "noted", "now")
 
     def __init__(self) -> None:
         self.now = 0.0
         self.is_over = False  # whether nothing that is still noted matters
         self._heap: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
-        self._ties = 0
+        self.noted = 0  # in all, by which equal times are ordered
 
     def at(self, when: float, do: Callable[..., None], *arguments: object) -> None:
         """Call ``do(*arguments)`` at `when`, which is not in the past."""
-        self._ties += 1
-        heappush(self._heap, (when, self._ties, do, arguments))
+        self.noted += 1
+        heappush(self._heap, (when, self.noted, do, arguments))
 
     def play(self, until: float) -> None:
         """Do what is due, one after the other, until nothing is left, `is_over` or `until`."""
