@@ -1,4 +1,4 @@
-"""What all tests share: Dask with its own defaults, Ctrl-C that reaches the processes they start, and the contract."""
+"""What all tests share: Dask's own defaults, no test of time, Ctrl-C that reaches processes, and the contract."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from dask_fmware.runtime import Machine
 from dask_fmware.runtime.contract import Contract
@@ -16,6 +17,9 @@ os.environ["DASK_CONFIG"] = os.devnull  # read when dask is imported, which the 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("untimed", deadline=None)  # machines are busy
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

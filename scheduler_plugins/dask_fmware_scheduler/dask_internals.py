@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import distributed.http
+from dask.utils import key_split
 from distributed.core import Status
+from distributed.metrics import time
 from distributed.protocol.pickle import dumps
 from distributed.scheduler import Scheduler, TaskState
 
@@ -24,6 +26,10 @@ __all__ = ["NOWHERE", "DashboardInternals", "SchedulerInternals", "dashboard_tem
 
 NOWHERE = "tcp://fmware-hold.invalid:1"  # a worker that never exists: a task restricted to it stays in no-worker
 
+
+KEPT = 100  # entries of finished work in each of Dask's books
+OLD_S = 600.0  # a worker that is not heard for half of this is gone, so nobody reports on older spans
+_DEFAULT = ("default",)  # span of work that has none of its own
 
 _NOWHERE = {NOWHERE}  # one set for all: Dask replaces the restrictions of a task, it never changes them
 
@@ -67,6 +73,28 @@ class SchedulerInternals:
         """Do not remember what was sent: stock Dask keeps the last 1,000 messages of each stream, prompts included."""
         if (comm := self._comm(worker, client)) is not None:
             comm.recent_message_log = deque(maxlen=0)
+
+    def forget_finished_work(self) -> None:
+        """Drop what stock Dask keeps of all work that it ever did: its memory would grow with each run.
+
+        A span remembers every collection and every group of tasks it had, and work that comes to an idle cluster
+        makes a new span. Spans that a user has opened are left alone. `key_split` remembers 100,000 keys.
+        """
+        if key_split.cache_info().currsize > KEPT * KEPT:
+            key_split.cache_clear()
+        spans = self.scheduler.extensions.get("spans")
+        defaults = spans.spans_search_by_name.get(_DEFAULT, []) if spans is not None else []
+        for span in defaults[-KEPT:]:
+            if span._metadata is not None:
+                del span._metadata["collections"][:-KEPT]
+            if len(span.groups) > KEPT:
+                span.groups &= set(self.scheduler.task_groups.values())
+        gone = {span.id for span in defaults[:-KEPT] if span.enqueued < time() - OLD_S and span.done}
+        if gone:
+            for book in (defaults, spans.root_spans, spans.spans_search_by_tag["default"]):
+                book[:] = [span for span in book if span.id not in gone]
+            for span_id in gone:
+                del spans.spans[span_id]
 
     def _comm(self, worker: str | None, client: str | None) -> Any:
         comms = self.scheduler.stream_comms if worker is not None else self.scheduler.client_comms

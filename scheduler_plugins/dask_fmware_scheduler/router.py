@@ -55,6 +55,7 @@ from dask_fmware_scheduler.services import SERVICES, Service
 
 __all__ = ["ReplicaRouter"]
 
+TIDY = 200  # submitted runs after which Dask's books of finished work are shortened
 DEATHS = 10  # of workers under one plain task, before the task is blamed for them
 S = TypeVar("S", bound=Service)
 
@@ -106,6 +107,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self._nodes: dict[str, tuple[str, PlannedNode]] = {}  # key -> (run id, node)
         self._outputs: dict[str, str] = {}  # key of a result -> run id
         self._refused: dict[str, FMwareError] = {}
+        self._submitted = 0  # runs
         self._stopped = self._closed = False
         self._wakes_at: float | None = None  # when the machine is told that its time has come
         self.dask.tolerate_worker_deaths(1000)
@@ -226,6 +228,9 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             self._outputs[plan.output] = plan.run_id
             self._handle(RunSubmitted(plan))
             self.answers.wake(plan.run_id)
+            self._submitted += 1
+            if self._submitted % TIDY == 0:
+                self.dask.forget_finished_work()
 
     def _refuse(self, output: str, tasks: list[Any], error: FMwareError) -> None:
         """Fail a run whose plan cannot be read: all that is known of it are the keys of its tasks, which end alike."""

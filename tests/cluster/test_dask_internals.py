@@ -377,3 +377,44 @@ async def test_streams_remember_what_was_sent_unless_they_are_told_not_to(
     await cluster.client.submit(str, "forgotten", workers="light-0")
     assert not comm.recent_message_log
     assert not cluster.scheduler.client_comms[cluster.client.id].recent_message_log
+
+
+async def test_what_dask_remembers_of_finished_work_is_bounded(
+    cluster: InProcessCluster, dask: SchedulerInternals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
+    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.OLD_S", 0.0)
+    spans = cluster.scheduler.extensions["spans"]
+
+    def books() -> list[int]:
+        return [len(spans.spans), len(spans.root_spans), len(spans.spans_search_by_name["default",])]
+
+    for number in range(5):  # alone: each makes a span of its own
+        await cluster.client.submit(str, number, workers="light-0")
+        await cluster.until(lambda: not cluster.scheduler.tasks)
+    assert books() == [5, 5, 5]
+    dask.forget_finished_work()
+    assert books() == [3, 3, 3]
+
+    waiting = cluster.client.submit(asyncio.sleep, 3600, workers="light-0")  # keeps its span from being done
+    await cluster.until(lambda: cluster.scheduler.tasks)
+    for number in range(5):
+        await cluster.client.submit(str, number, key=f"alone{number}-1", workers="light-1")
+        await cluster.until(lambda: len(cluster.scheduler.tasks) == 1)
+    [span] = [span for span in spans.spans.values() if not span.done]
+    assert (len(span._metadata["collections"]), len(span.groups)) == (6, 6)
+    dask.forget_finished_work()
+    assert (len(span._metadata["collections"]), len(span.groups)) == (3, 1)
+    assert span in spans.spans.values()
+    await waiting.cancel()
+
+
+async def test_the_router_keeps_dasks_books_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dask_fmware_scheduler.router.TIDY", 2)
+    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
+    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.OLD_S", 0.0)
+    async with InProcessCluster(deployment("small")) as cluster:
+        for _ in range(8):
+            await cluster.client.compute(one("x"))
+            await cluster.settled()
+        assert len(cluster.scheduler.extensions["spans"].spans) <= 4

@@ -67,7 +67,7 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
             read_header(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 400), value=st.integers(0, 255))
 def test_a_wrong_byte_never_escapes_as_another_error(tmp_path: Path, position: int, value: int) -> None:
     data, path = bytearray(header("llama", ["a", "b"])), tmp_path / "model.gguf"

@@ -14,7 +14,7 @@ def test_plain_labels_stay_readable() -> None:
     assert choices_grammar(["yes", "no2"]) == 'root ::= "yes" | "no2"'
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.text(min_size=1), min_size=1))
 def test_every_label_can_be_read_back(choices: list[str]) -> None:
     literals = re.findall(r'"([^"]*)"', choices_grammar(choices).removeprefix("root ::= "))

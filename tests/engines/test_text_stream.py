@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_fmware_workers.engines.text_stream import TextStream
@@ -10,7 +10,6 @@ from dask_fmware_workers.engines.text_stream import TextStream
 letters = st.text(alphabet="ab", max_size=6)
 
 
-@settings(deadline=None)
 @given(st.lists(letters, max_size=12), st.lists(st.text(alphabet="ab", min_size=1, max_size=4), max_size=3))
 def test_the_text_ends_before_the_first_stop_string_whatever_the_tokens(pieces: list[str], stops: list[str]) -> None:
     stream, shown = TextStream(pieces.__getitem__, stops), ""

@@ -149,7 +149,7 @@ def test_the_suggested_pair_differs_by_its_layers_only() -> None:
 
 
 @pytest.mark.engine
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.one_of(
         st.text(min_size=1, max_size=80),

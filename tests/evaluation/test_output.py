@@ -69,7 +69,7 @@ def test_plain_parquet_readers_see_the_shards_and_nothing_else(tmp_path: Path) -
     assert sorted(pandas.read_parquet(tmp_path / "out")["row"]) == [0, 1, 2, 3, 4]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_crash_at_any_moment_loses_and_repeats_nothing(data: st.DataObject, tmp_path_factory: Any) -> None:
     """Rows come in batches; before each step on the disk the machine may stop, as a copy of the folder shows."""

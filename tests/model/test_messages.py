@@ -23,7 +23,7 @@ from dask_fmware.model.messages import (
     check_version,
 )
 
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=50)
 text, number = st.text(max_size=10), st.integers(0, 2**62)
 seconds, share = st.floats(0, 1e9), st.floats(0, 1)
 MESSAGES = st.one_of(

@@ -37,7 +37,7 @@ def run(state: str = "finished", **changes: object) -> RunReport:
     return RunReport("r", "rag", "default", 0, 100.0, state, **changes)  # type: ignore[arg-type]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(runs)
 def test_a_report_crosses_the_wire(report: RunReport) -> None:
     assert RunReport.from_wire(report.to_wire()) == report
@@ -74,7 +74,7 @@ def test_times_of_an_attempt_before_a_call_was_runnable_again_are_not_its_own() 
     assert (report.queued_s, report.ttft_s, report.latency_s) == (None, None, None)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(calls)
 def test_no_time_of_a_call_is_negative(report: CallReport) -> None:
     assert all(s is None or s >= 0 for s in (report.queued_s, report.ttft_s, report.latency_s))

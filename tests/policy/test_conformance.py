@@ -17,7 +17,7 @@ TURN_OR_DRAW = {
     "power_of_two_100",
 }  # choose by the place in the list, so its order matters
 
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 every_policy = pytest.mark.parametrize("name", sorted(POLICIES))
 
 

@@ -23,7 +23,7 @@ from tests.spec.test_workflow_properties import workflow_data
 
 FAST = {"first_token_s": 0.02, "prompt_token_s": 1e-4, "output_token_s": 0.01}
 SLOW = {"first_token_s": 0.05, "prompt_token_s": 4e-4, "output_token_s": 0.04}
-relaxed = settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=40, database=None, suppress_health_check=list(HealthCheck))
 small, large = fm.Model("small"), fm.Model("large")
 
 

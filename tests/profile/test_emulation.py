@@ -52,7 +52,7 @@ jobs_of = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(jobs=jobs_of, slots=st.integers(1, 6), budget=st.sampled_from([16, 128, 2048]), kv=st.sampled_from([None, 1500]))
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 def test_it_agrees_with_a_simpy_model_that_takes_every_step(law, jobs, slots, budget, kv):

@@ -17,7 +17,7 @@ from tests.provisioning.builders import flow, inventory
 OPTIONS = Provisioning()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rate=st.floats(0.5, 40.0),
     prices=st.tuples(st.floats(0.3, 3.0), st.floats(0.3, 6.0)),
@@ -42,7 +42,7 @@ def test_mix_is_as_cheap_as_an_exhaustive_search_finds(rate: float, prices: tupl
         assert 1.1 * mix.cost_per_hour <= best * 1.006 + 1e-6
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rates=st.tuples(st.floats(0.0, 12.0), st.floats(0.0, 12.0)), least=st.integers(0, 4))
 def test_where_each_model_has_one_kind_of_card_the_programme_finds_nothing_cheaper(
     rates: tuple[float, float], least: int
@@ -131,7 +131,7 @@ def test_a_larger_quantile_needs_no_fewer_replicas() -> None:
     assert counts[0] >= ceil(20.0 / bearing(cards.kinds["m", "slow"], classes[0]).rate)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rate=st.floats(0.2, 60.0), slo_s=st.floats(1.0, 6.0), quantile=st.sampled_from((0.9, 0.95, 0.99)))
 def test_what_cards_can_attain_is_attained_and_costs_no_more_than_one_type_of_card(
     rate: float, slo_s: float, quantile: float

@@ -76,7 +76,7 @@ def by_simpy(runs: list[Any], hop_s: float) -> dict[str, tuple[float, float]]:
     return found
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), rate=st.sampled_from([0.3, 1.0, 3.0]))
 def test_a_cluster_agrees_with_a_simpy_model_that_takes_every_step(seed: int, rate: float) -> None:
     made, runs = chain(seed, rate)

@@ -24,7 +24,7 @@ def deployment_data(draw) -> dict:
     return {"accelerators": accelerators, "models": models}
 
 
-@settings(max_examples=50, deadline=None, database=None)
+@settings(max_examples=50, database=None)
 @given(deployment_data())
 def test_replicas_fit_their_cards_and_have_names_of_their_own(data):
     try:

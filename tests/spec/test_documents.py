@@ -75,7 +75,7 @@ def test_deployments_survive_json_and_yaml():
     assert load_deployment({"accelerators": {"a": {"cards": 1}}, "models": {"m": {"on": {"a": {}}}}}).version == 1
 
 
-@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, database=None, suppress_health_check=list(HealthCheck))
 @given(json_values)
 def test_plain_data_survives_text_exactly(value):
     for again in (read(write_json(value), "json"), read(write_yaml(value), "yaml")):
@@ -225,7 +225,7 @@ def test_size_of_texts_is_bounded(monkeypatch):
         Workflow.from_yaml("name: a\nb: 123")
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60, database=None)
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused(text):
     for load in (load_deployment, load_workflow):

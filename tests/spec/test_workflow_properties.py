@@ -16,7 +16,7 @@ from dask_fmware.spec.graph import answer_nodes, check, critical_path, graph, or
 from dask_fmware.spec.scopes import needs, places
 from dask_fmware.spec.workflow import ModelNode, Workflow
 
-relaxed = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=25, database=None, suppress_health_check=list(HealthCheck))
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),

@@ -120,7 +120,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(document=st.dictionaries(st.text("abc", min_size=1, max_size=3), JSON, min_size=1, max_size=3))
 def test_a_fence_around_sound_json_changes_nothing(document: dict[str, Any]) -> None:
     mended = repaired_json(f"Sure!\n```json\n{json.dumps(document, indent=1)}\n```\nThat is {{all}}.")
@@ -128,7 +128,7 @@ def test_a_fence_around_sound_json_changes_nothing(document: dict[str, Any]) -> 
     assert json.loads(mended) == document
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text("{}[]\",:'ab1 \n\\`/*", max_size=60))
 def test_any_text_is_mended_into_sound_json_or_not_at_all(text: str) -> None:
     mended = repaired_json(text)
