@@ -102,32 +102,39 @@ def line(cell: dict[str, Any]) -> str:
     """A row of the table."""
     low, high = cell["points_lost_95"]
     used_low, used_high = cell["idle_used_95"]
+    empty = f"{cell['held']:.2f} | {cell['none']:.2f}" if "held" in cell else "- | -"  # not counted formerly
     return (
         f"| `{cell['policy']}` | {cell['load']:g} | {cell['goodput_alone']:.3f} | {cell['goodput_beside']:.3f} "
         f"| {cell['points_lost']:.1f} ({low:.1f} to {high:.1f}) "
-        f"| {cell['idle_used']:.2f} ({used_low:.2f} to {used_high:.2f}) | {cell['held']:.2f} | {cell['none']:.2f} |"
+        f"| {cell['idle_used']:.2f} ({used_low:.2f} to {used_high:.2f}) | {empty} |"
     )
 
 
-def measure(name: str, policies: list[str], loads: list[float], seeds: range, window_s: float) -> dict[str, Any]:
-    """All cells of a scenario."""
+def measure(
+    name: str, policy: str, others: list[float], loads: list[float], seeds: range, window_s: float
+) -> dict[str, Any]:
+    """Cells of a policy on a scenario; the capacity is what the job alone completes by it or by one of the `others`."""
     read = load_scenario(SCENARIOS / f"{name}.yaml")
     assert isinstance(read, Scenario)
     scenario = read.model_copy(update={"arrivals": PoissonArrivals(kind="poisson", duration_s=window_s)})
-    alone = {
-        policy: sum(of_seed(scenario, policy, IDLE, seed, window_s, job=True)["rows"] for seed in seeds) / len(seeds)
-        for policy in policies
-    }
-    title = f"## {name}: {scenario.description}"
-    rates = ", ".join(f"{rate:.1f} runs/s under `{policy}`" for policy, rate in alone.items())
-    about = f"{window_s:g} s, {len(seeds)} seeds from {seeds[0]}. The job alone: {rates}."
-    print(f"{title}\n\n{about}\n\n{HEAD}", flush=True)
+    alone = sum(of_seed(scenario, policy, IDLE, seed, window_s, job=True)["rows"] for seed in seeds) / len(seeds)
+    about = f"`{policy}`: {window_s:g} s, {len(seeds)} seeds from {seeds[0]}; the job alone: {alone:.1f} runs/s."
+    print(f"\n## {name}: {scenario.description}\n\n{about}\n\n{HEAD}", flush=True)
     cells = []
-    for policy in policies:
-        for load in loads:
-            cells.append(cell(scenario, max(alone.values()), policy, load, seeds, window_s))
-            print(line(cells[-1]), flush=True)
-    return {"title": title, "about": about, "job_alone_runs_per_s": alone, "cells": cells}
+    for load in loads:
+        cells.append(cell(scenario, max([alone, *others]), policy, load, seeds, window_s))
+        print(line(cells[-1]), flush=True)
+    return {"description": scenario.description, "about": about, "job_alone_runs_per_s": alone, "cells": cells}
+
+
+def render(found: dict[str, dict[str, Any]]) -> str:
+    """All tables."""
+    text = ["# Interactive runs beside a batch job, simulated", "", "`python -m benchmarks.batch_beside`"]
+    for name, policies in found.items():
+        text += ["", f"## {name}: {next(iter(policies.values()))['description']}", ""]
+        text += [one["about"] + "  " for one in policies.values()]
+        text += ["", HEAD, *(line(cell) for one in policies.values() for cell in one["cells"])]
+    return "\n".join(text)
 
 
 def main() -> None:
@@ -137,7 +144,10 @@ def main() -> None:
     parser.add_argument("--window", type=float, default=100.0, help="seconds")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.5, 0.7])
     parser.add_argument(
-        "--scenarios", nargs="+", default=["batching6", "batching2", "emulated4"], help="the others stay as they are"
+        "--scenarios",
+        nargs="+",
+        default=["batching6", "batching2", "emulated4"],
+        help="of the others, what was measured stays",
     )
     parser.add_argument("--policies", nargs="+", default=["slack", "greedy"])
     parser.add_argument("--quick", action="store_true", help="one seed below 100; writes nothing")
@@ -146,13 +156,12 @@ def main() -> None:
     path = RESULTS / "batch_beside.json"
     found: dict[str, Any] = json.loads(path.read_text()).get("scenarios", {}) if path.exists() else {}
     for name in chosen.scenarios:
-        found[name] = measure(name, chosen.policies, chosen.loads, seeds, chosen.window)
-        if chosen.quick:
-            continue
-        text = ["# Interactive runs beside a batch job, simulated", "", "`python -m benchmarks.batch_beside`"]
-        for one in found.values():
-            text += ["", one["title"], "", one["about"], "", HEAD, *map(line, one["cells"])]
-        write("batch_beside", {"environment": environment(seed=seeds[0]), "scenarios": found}, "\n".join(text))
+        policies = found.setdefault(name, {})
+        for policy in chosen.policies:
+            others = [one["job_alone_runs_per_s"] for other, one in policies.items() if other != policy]
+            policies[policy] = measure(name, policy, others, chosen.loads, seeds, chosen.window)
+            if not chosen.quick:
+                write("batch_beside", {"environment": environment(seed=seeds[0]), "scenarios": found}, render(found))
 
 
 if __name__ == "__main__":
