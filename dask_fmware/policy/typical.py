@@ -24,15 +24,21 @@ class Typical:
     __slots__ = ("_means",)
 
     def __init__(self) -> None:
-        self._means: dict[tuple[str, bool], tuple[float, ...]] = {}  # prompt and output tokens, seconds that it has
+        self._means: dict[
+            tuple[str, bool], tuple[float, float, float]
+        ] = {}  # prompt and output tokens, seconds that it has
 
     def came(self, call: CallView, due: float) -> None:
         """Take note of an urgent call that can be in time."""
         kind = call.model, call.answers
         output = 0.0 if call.answers else call.output_tokens
         latest = (float(call.prompt_tokens), output, due - call.runnable_at)
-        known = self._means.get(kind, latest)
-        self._means[kind] = tuple(k + (t - k) / REMEMBERED for k, t in zip(known, latest, strict=True))
+        prompt, output, allowed_s = self._means.get(kind, latest)
+        self._means[kind] = (
+            prompt + (latest[0] - prompt) / REMEMBERED,
+            output + (latest[1] - output) / REMEMBERED,
+            allowed_s + (latest[2] - allowed_s) / REMEMBERED,
+        )
 
     def spare(
         self,
@@ -72,7 +78,7 @@ class Typical:
         return is_known
 
 
-def _in_time(typical: tuple[float, ...], replica: ReplicaView, spare: float, now: float) -> bool | None:
+def _in_time(typical: tuple[float, float, float], replica: ReplicaView, spare: float, now: float) -> bool | None:
     """Whether a typical call keeps all but a share of its slack on a replica as it is; None: it would not go there."""
     prompt, output, allowed_s = typical
     law = replica.law

@@ -5,6 +5,7 @@ It owns which attempt is where. What a slot is, `slots` knows; why a call is whe
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -122,8 +123,7 @@ class Fleet:
         self.corrections.add(replica)
         card.replicas.append(state)
         self._replicas[replica.replica_id] = state
-        self._by_model[replica.model].append(state)
-        self._by_model[replica.model].sort(key=lambda s: (s.replica.name, s.replica.replica_id))
+        insort(self._by_model[replica.model], state, key=lambda s: (s.replica.name, s.replica.replica_id))
         self._offered.pop(replica.model, None)
         self.changed(state)
         return state
