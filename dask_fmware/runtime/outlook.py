@@ -5,8 +5,9 @@ It reads runs, replicas and knowledge, and keeps the order of deadlines. It deci
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
+
+from sortedcontainers import SortedList
 
 from dask_fmware.model.plan import PlannedNode
 from dask_fmware.model.report import CallReport
@@ -29,7 +30,7 @@ class ToCome:
         self._fleet = fleet
         self._runs = runs
         self._views = views
-        self._fresh: list[tuple[float, int, str]] = []  # deadline, number, run id; of runs that have not begun
+        self._fresh: SortedList[tuple[float, int, str]] = SortedList()  # deadline, number, run id; have not begun
         self._begun: dict[str, RunRecord] = {}
         self._number: dict[str, tuple[float, int]] = {}
         self._count = 0
@@ -48,7 +49,7 @@ class ToCome:
         self._likely.submitted(run.report.submitted)
         self._count += 1
         self._number[run_id] = run.deadline, self._count
-        insort(self._fresh, (run.deadline, self._count, run_id))
+        self._fresh.add((run.deadline, self._count, run_id))
 
     def begun(self, run: RunRecord) -> None:
         """The first call of a run has started."""
@@ -70,7 +71,7 @@ class ToCome:
         number = self._number.pop(run_id, None)
         if number is None:
             return False
-        del self._fresh[bisect_left(self._fresh, (*number, run_id))]
+        self._fresh.remove((*number, run_id))
         return True
 
     # -- what policies see -----------------------------------------------------------------------

@@ -9,11 +9,13 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, MutableSet
 from typing import Any
 
+from sortedcontainers import SortedList
+
 __all__ = ["entries", "instances"]
 
 OURS = "dask_fmware"
 PLAIN = (str, bytes, int, float, type)
-GROW = (Mapping, MutableSet, list, deque)
+GROW = (Mapping, MutableSet, list, deque, SortedList)
 
 
 def entries(root: object) -> Counter[str]:
@@ -36,7 +38,7 @@ def entries(root: object) -> Counter[str]:
     >>> queue = CallQueue()
     >>> queue.push(((1.0,), 1, "call"))
     >>> dict(entries(queue))
-    {'CallQueue._ahead': 0, 'CallQueue._heap': 1, 'CallQueue._tickets': 1}
+    {'CallQueue._order': 1, 'CallQueue._tickets': 1}
     """
     found: Counter[str] = Counter()
     for where, value in _reachable(root):
