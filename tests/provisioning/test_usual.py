@@ -4,19 +4,19 @@ import random
 from statistics import pstdev
 
 from dask_fmware.provisioning.usual import FEWEST, MEMORY_S, PART_S, UsualLengths
-from dask_fmware.runtime.lengths import OutputLengths
+from dask_fmware.runtime.histories import Mean
 
 
 def test_means_of_wide_lengths_stand_still() -> None:
-    usual, latest, draw = UsualLengths(), OutputLengths(), random.Random(1)
+    usual, latest, draw = UsualLengths(), Mean(), random.Random(1)
     by_time, by_count = [], []
     for tick in range(8000):
         prompt, output = draw.expovariate(1 / 1000), draw.expovariate(1 / 200)
         usual.observe(tick / 10, prompt, output)
-        latest.observe("flow", "answer", output)
+        latest.add(output)
         if tick > 4000 and tick % 10 == 0:
             by_time.append(usual.means()[2] / 200)
-            by_count.append(latest.expected("flow", "answer", 10_000) / 200)
+            by_count.append(latest.value / 200)
     assert pstdev(by_time) < 0.03
     assert pstdev(by_count) > 2 * pstdev(by_time)
 
