@@ -37,6 +37,7 @@ from benchmarks.support.scaling import (
     INTERVAL_S,
     QUANTILE,
     Case,
+    Foreseen,
     Played,
     foreseen,
     scaled,
@@ -101,9 +102,9 @@ class Cells:
         lines = self._path.read_text().splitlines() if self._path.exists() else ()
         self._known = {json.dumps(key): Played(**played) for key, played in map(json.loads, lines)}
 
-    def get(self, key: Sequence[object], play: Callable[[], Played]) -> Played:
-        """Return one simulation, and play it if it has not been."""
-        if (known := self._known.get(json.dumps(key))) is None:
+    def get(self, key: Sequence[object], play: Callable[[], Played] | None) -> Played | None:
+        """Return one simulation; if it has not been, `play` it, or return None if it is not to be."""
+        if (known := self._known.get(json.dumps(key))) is None and play is not None:
             known = self._known[json.dumps(key)] = play()
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([key, asdict(known)]) + "\n")
@@ -131,6 +132,7 @@ def main() -> None:
     )
     parser.add_argument("--static", type=int, help="static peak, where it is known")
     parser.add_argument("--ways", help="only those whose name has this in it")
+    parser.add_argument("--table", action="store_true", help="play nothing, write what has been played")
     parser.add_argument("--name", default="provisioning_sine")
     parser.add_argument("--hours", type=float, nargs=2, default=[0.0, 24.0], help="part of a measured day")
     parser.add_argument("--serve", nargs=2, default=["Llama-3.1-8B", "L40S"], help="model and accelerator")
@@ -162,15 +164,27 @@ def main() -> None:
     if asked.static_day:
         least = static_day(case, seeds[0], peak)
         players[None, f"static, day, {least}"] = partial(static, case, count=least)
+    title += bounds(case, asked.loads, seeds[0], peak)
     found: dict[tuple[float | None, str], list[Played]] = {}
     for seed in seeds:
         for (load_s_, way), play in players.items():
-            played = cells.get([*of, load_s_, way, seed], partial(play, seed=seed))
+            played = cells.get([*of, load_s_, way, seed], None if asked.table else partial(play, seed=seed))
+            if played is None:
+                continue
             found.setdefault((load_s_, way), []).append(played)
             print(f"seed {seed}, load time {load_s_}, {way}: {played}", flush=True)
             base = interval([one.card_hours for one in found[None, f"static peak, {peak}"]]).mean
             rows = [row(*key, some, base) for key, some in found.items()]
             write(asked.name, {"environment": where, "static_peak": peak, "rows": rows}, table(title, rows))
+
+
+def bounds(case: Case, loads: Sequence[float], seed: int, peak: int) -> str:
+    """What would be enough if each minute were known beforehand, in words."""
+    static_hours = peak * case.load.length_s / 3600
+    parts = [
+        f"{Foreseen(case, 60.0, load_s, seed).card_hours() / static_hours:.2f} at {load_s:g} s" for load_s in loads
+    ]
+    return f"\nIf each minute were known beforehand, these parts of it would be enough: {', '.join(parts)}."
 
 
 def asked_load(asked: argparse.Namespace) -> Load:

@@ -16,7 +16,18 @@ from dask_fmware.simulate.workload import SampledRun, Workload
 from dask_fmware.simulate.world import Outcome, World
 from dask_fmware.spec.provisioning import Provisioning
 
-__all__ = ["INTERVAL_S", "QUANTILE", "Case", "Played", "foreseen", "scaled", "static", "static_day", "static_peak"]
+__all__ = [
+    "INTERVAL_S",
+    "QUANTILE",
+    "Case",
+    "Foreseen",
+    "Played",
+    "foreseen",
+    "scaled",
+    "static",
+    "static_day",
+    "static_peak",
+]
 
 QUANTILE = 0.95
 POLICY = "greedy"  # the default of deployments
@@ -105,6 +116,11 @@ class Foreseen:
         """Most replicas from `now` until one that is asked for now is ready."""
         first, last = int(now // self.window_s), int((now + self.load_s) // self.window_s)
         return max([self._counts.get(part, 0) for part in range(first, last + 1)] + [1])
+
+    def card_hours(self) -> float:
+        """What it takes if nothing is late, so that no replica has calls left when it goes."""
+        looks = range(int(self.case.load.length_s / INTERVAL_S))
+        return sum(self.needed(look * INTERVAL_S) for look in looks) * INTERVAL_S / 3600
 
     def control(self, fleet: VirtualFleet, machine: Machine, now: float) -> float | None:
         """Start and drain; end what has drained."""
