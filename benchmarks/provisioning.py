@@ -75,11 +75,13 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> str:
     ]
     for r in rows:
         load = f"{r['load_s']:g} s" if r["load_s"] is not None else "any"
-        lines.append(
-            f"| {load} | {r['way']} | {r['seeds']} | {r['goodput']:.3f} ({r['goodput_low']:.3f} - "
-            f"{r['goodput_high']:.3f}) | {r['goodput_worst']:.3f} | {r['share']:.2f} ({r['share_low']:.2f} - "
-            f"{r['share_high']:.2f}) | {r['changes']:.0f} |"
+        goodput, share = (
+            f"{r[name]:{form}}"
+            + (f" ({r[f'{name}_low']:{form}} - {r[f'{name}_high']:{form}})" if r["seeds"] > 1 else "")
+            for name, form in (("goodput", ".3f"), ("share", ".2f"))
         )
+        cells = load, r["way"], r["seeds"], goodput, f"{r['goodput_worst']:.3f}", share, f"{r['changes']:.0f}"
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
@@ -113,7 +115,9 @@ class Cells:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--loads", type=float, nargs="+", default=[5, 30, 120, 300], help="load times in seconds")
+    parser.add_argument(
+        "--loads", type=float, nargs="+", default=[5.0, 30.0, 120.0, 300.0], help="load times in seconds"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument(
@@ -144,8 +148,8 @@ def main() -> None:
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
     title = (
         f"# Provisioning: {load.title}\n\n{load.length_s:g} s long, {asked.serve[0]} on {asked.serve[1]}, "
-        f"{asked.ttft:g} s to the first token; {len(seeds)} seeds from {asked.first_seed}; means with 95 % intervals "
-        f"over seeds. Mean over peak of the rate: {load.mean_share:.2f}."
+        f"{asked.ttft:g} s to the first token; seeds from {asked.first_seed}; means with 95 % intervals "
+        f"over seeds where there are several. Mean over peak of the rate: {load.mean_share:.2f}."
     )
     cells, where = Cells(asked.name), environment(seed=asked.first_seed)
     of = (load.title, load.length_s, asked.peak, *asked.serve, asked.ttft)
@@ -164,7 +168,7 @@ def main() -> None:
     if asked.static_day:
         least = static_day(case, seeds[0], peak)
         players[None, f"static, day, {least}"] = partial(static, case, count=least)
-    title += bounds(case, asked.loads, seeds[0], peak)
+    title += "" if asked.table else bounds(case, asked.loads, seeds[0], peak)
     found: dict[tuple[float | None, str], list[Played]] = {}
     for seed in seeds:
         for (load_s_, way), play in players.items():
@@ -180,10 +184,9 @@ def main() -> None:
 
 def bounds(case: Case, loads: Sequence[float], seed: int, peak: int) -> str:
     """What would be enough if each minute were known beforehand, in words."""
-    static_hours = peak * case.load.length_s / 3600
-    parts = [
-        f"{Foreseen(case, 60.0, load_s, seed).card_hours() / static_hours:.2f} at {load_s:g} s" for load_s in loads
-    ]
+    known, parts = Foreseen(case, 60.0, 0.0, seed), []
+    for known.load_s in loads:
+        parts.append(f"{known.card_hours() / (peak * case.load.length_s / 3600):.2f} at {known.load_s:g} s")
     return f"\nIf each minute were known beforehand, these parts of it would be enough: {', '.join(parts)}."
 
 
