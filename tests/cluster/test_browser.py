@@ -96,7 +96,10 @@ async def test_the_page_shows_live_figures_and_no_errors(scheme: str, width: int
             timeout=PATIENCE_MS,
         )
         assert sum(x > 0 for x in await column(page, "series-data", "met")) >= 1
-        assert len(await column(page, "predictions-data", "predicted")) == 9
+        await page.wait_for_function(
+            "() => Bokeh.documents[0].get_model_by_name('predictions-data').data.predicted.length === 9",
+            timeout=PATIENCE_MS,
+        )
         assert await page.evaluate("() => document.documentElement.dataset.theme") == scheme
         assert not await page.evaluate("() => document.documentElement.scrollWidth > window.innerWidth")
         cluster.engines["small-cpu-0"].resume()
