@@ -6,11 +6,14 @@ runtime machine. It holds names and sizes, never a prompt.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from dask_fmware.model.immutable import immutable
 
 __all__ = ["Guard", "Objective", "PlannedNode", "RunPlan", "SwitchRule"]
+
+ITEM_PATH = re.compile(r"[^\[\]]+(\[[0-9]{1,18}\][^\[\]]*)*")
 
 
 @immutable
@@ -59,6 +62,12 @@ class PlannedNode:
     prompt_bytes: int = 0  # UTF-8 bytes that its prompt has at least
     guards: tuple[Guard, ...] = ()  # outermost first
     answers: bool = False  # its output may be the answer of the workflow
+
+    def __post_init__(self) -> None:
+        if "[" in self.name and ITEM_PATH.fullmatch(self.name) is None:
+            raise ValueError(
+                f"node {self.name!r}: brackets in a name hold the number of an item, as in 'summaries[3].small'"
+            )
 
 
 @immutable

@@ -143,6 +143,17 @@ def _action(action: Action) -> list[object]:
     return [*told, error + action.reason, *([made.wait_s] if made.wait_s else [])]
 
 
+def _why(error: Exception) -> str:
+    match error:
+        case KeyError():
+            return f"no event '{error.args[0]}'"
+        case ValidationError():
+            first = error.errors(include_url=False, include_input=False)[0]
+            return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        case _:
+            return str(error).splitlines()[0]
+
+
 def read_log(lines: Iterable[str], name: str = "log") -> tuple[Head, Iterator[Line]]:
     """Read a log: its head, and an iterator over its events.
 
@@ -192,6 +203,5 @@ def _events(lines: Iterator[str], name: str) -> Iterator[Line]:
         except (ValueError, KeyError, TypeError, IndexError, OverflowError, ValidationError) as error:
             if not text.endswith("\n"):
                 return  # cut short while it was written
-            why = f"no event '{error.args[0]}'" if isinstance(error, KeyError) else str(error).splitlines()[0]
-            raise SpecError(f"{name}, line {number}: not a line of an event log ({why})") from error
+            raise SpecError(f"{name}, line {number}: not a line of an event log ({_why(error)})") from error
         yield line

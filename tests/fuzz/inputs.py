@@ -126,7 +126,9 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _damage(value: Any, draws: random.Random, odd: Any) -> Any:
-    """Change one place of a document."""
+    """Change one place of a document; of what is none any more, nothing."""
+    if not isinstance(value, (dict, list)):
+        return odd
     places = list(_places(value))
     if not places:
         return odd

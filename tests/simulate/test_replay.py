@@ -95,6 +95,17 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         replay(tmp_path / "a.jsonl")
 
 
+def test_a_node_whose_item_is_no_number_is_refused_with_its_line(tmp_path: Path) -> None:
+    record(tmp_path / "a.jsonl")
+    lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
+    at = next(number for number, line in enumerate(lines) if "RunSubmitted" in line)
+    lines[at] = lines[at].replace('"name":"', '"name":"map[x].', 1)
+    assert "map[x]." in lines[at]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    with pytest.raises(SpecError, match=rf"line {at + 1}: .*node 'map\[x\]\..*number of an item"):
+        replay(tmp_path / "a.jsonl")
+
+
 def test_a_log_from_the_middle_cannot_be_replayed_but_simulated(tmp_path: Path) -> None:
     record(tmp_path / "a.jsonl")
     lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
