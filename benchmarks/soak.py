@@ -45,8 +45,10 @@ SAMPLE_S = 5.0
 CONFIG = {
     "distributed.worker.preload": ["benchmarks.support.faulty_engine"],
     "distributed.scheduler.worker-ttl": f"{TTL_S}s",
-    "distributed.admin.low-level-log-length": 100,  # else Dask's own logs grow through the first hour
+    "distributed.admin.low-level-log-length": 100,  # else Dask's own books grow through the first hour
     "distributed.admin.log-length": 100,
+    "distributed.admin.system-monitor.log-length": 600,
+    "distributed.scheduler.events-cleanup-delay": "1m",  # of workers that are gone
 }
 
 
