@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client, wait
+from distributed import Client
 
 import dask_fmware as fm
 from dask_fmware.testing import deployment
@@ -61,7 +61,7 @@ def kill(client: Client, name: str) -> None:
 
 
 def assert_all_answered(futures: list[Any]) -> None:
-    wait(futures, timeout=PATIENCE_S)
+    until(lambda: all(future.done() for future in futures), "runs that end")
     for future in futures:
         assert future.status == "finished"
         assert fm.report(future).data.state == "finished"
