@@ -29,7 +29,12 @@ def contract_is_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def watching(*args: Any, **kwargs: Any) -> Machine:
         machine = Machine(*args, **kwargs)
-        contract = Contract(machine.max_attempts, report=machine.report, wake_at=lambda: machine.wake_at)
+        contract = Contract(
+            machine.max_attempts,
+            is_complete=not watched,  # one that is installed anew hears of what its predecessor began
+            report=machine.report,
+            wake_at=lambda: machine.wake_at,
+        )
         machine.observers.append(contract)
         watched.append(contract)
         return machine
