@@ -25,8 +25,6 @@ from dask_fmware.model.plan import RunPlan
 __all__ = ["NOWHERE", "DashboardInternals", "SchedulerInternals", "dashboard_templates"]
 
 NOWHERE = "tcp://fmware-hold.invalid:1"  # a worker that never exists: a task restricted to it stays in no-worker
-
-
 KEPT = 100  # entries of finished work in each of Dask's books
 OLD_S = 600.0  # a worker that is not heard for half of this is gone, so nobody reports on older spans
 _DEFAULT = ("default",)  # span of work that has none of its own
@@ -74,22 +72,26 @@ class SchedulerInternals:
         if (comm := self._comm(worker, client)) is not None:
             comm.recent_message_log = deque(maxlen=0)
 
+    # -- books: Scheduler.extensions["spans"], task_groups; Span.groups, _metadata; dask.utils.key_split ------------
+
     def forget_finished_work(self) -> None:
         """Drop what stock Dask keeps of all work that it ever did: its memory would grow with each run.
 
         A span remembers every collection and every group of tasks it had, and work that comes to an idle cluster
-        makes a new span. Spans that a user has opened are left alone. `key_split` remembers 100,000 keys.
+        makes a new span. Spans that a user has opened are left alone, and those of results that somebody holds:
+        further tasks of their groups are looked for there. `key_split` remembers 100,000 keys.
         """
         if key_split.cache_info().currsize > KEPT * KEPT:
             key_split.cache_clear()
-        spans = self.scheduler.extensions.get("spans")
+        spans, current = self.scheduler.extensions.get("spans"), set(self.scheduler.task_groups.values())
         defaults = spans.spans_search_by_name.get(_DEFAULT, []) if spans is not None else []
         for span in defaults[-KEPT:]:
             if span._metadata is not None:
                 del span._metadata["collections"][:-KEPT]
             if len(span.groups) > KEPT:
-                span.groups &= set(self.scheduler.task_groups.values())
-        gone = {span.id for span in defaults[:-KEPT] if span.enqueued < time() - OLD_S and span.done}
+                span.groups &= current
+        old = time() - OLD_S
+        gone = {span.id for span in defaults[:-KEPT] if span.enqueued < old and not span.groups & current}
         if gone:
             for book in (defaults, spans.root_spans, spans.spans_search_by_tag["default"]):
                 book[:] = [span for span in book if span.id not in gone]

@@ -389,10 +389,17 @@ async def test_what_dask_remembers_of_finished_work_is_bounded(
     def books() -> list[int]:
         return [len(spans.spans), len(spans.root_spans), len(spans.spans_search_by_name["default",])]
 
+    held = cluster.client.submit(str, "held", key="group-1", workers="light-0")
+    await held
     for number in range(5):  # alone: each makes a span of its own
         await cluster.client.submit(str, number, workers="light-0")
-        await cluster.until(lambda: not cluster.scheduler.tasks)
-    assert books() == [5, 5, 5]
+        await cluster.until(lambda: len(cluster.scheduler.tasks) == 1)
+    assert books() == [6, 6, 6]
+    dask.forget_finished_work()
+    assert books() == [4, 4, 4]  # that of the result which is held, too
+    await cluster.client.submit(str, "more", key="group-1-more", workers="light-0")
+    held.release()
+    await cluster.until(lambda: not cluster.scheduler.tasks)
     dask.forget_finished_work()
     assert books() == [3, 3, 3]
 
