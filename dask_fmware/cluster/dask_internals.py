@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from distributed import Nanny
 from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
 from distributed.utils import import_term
@@ -37,11 +38,30 @@ async def start_worker(cluster: SpecCluster, name: str, spec: Mapping[str, Any],
     cluster.worker_spec[name] = dict(spec)
     cluster.workers[name] = worker
     worker._cluster = weakref.ref(cluster)
+    if isinstance(worker, Nanny):
+        _let_die_young(worker)
     try:
         await asyncio.wait_for(_started(worker), timeout_s)
     except BaseException:
         await close_worker(cluster, name, timeout_s=10.0)
         raise
+
+
+def _let_die_young(nanny: Any) -> None:
+    """Let a nanny end a process that is still starting (Nanny.kill, process; WorkerProcess.status, process, stopped).
+
+    Stock `WorkerProcess.kill` fails on one, and the nanny forgets it: it would live as long as this process.
+    """
+    kill = nanny.kill
+
+    async def kill_even_if_starting(*args: Any, **kwargs: Any) -> None:
+        worker = nanny.process
+        if worker is not None and worker.status == Status.starting and worker.process is not None:
+            await worker.process.kill()
+            await worker.stopped.wait()
+        await kill(*args, **kwargs)
+
+    nanny.kill = kill_even_if_starting
 
 
 async def _started(worker: Any) -> None:
