@@ -14,6 +14,7 @@ from distributed import Client, Future
 
 from dask_fmware.client.asking import checked_client, run_id_of
 from dask_fmware.client.batches import Batches
+from dask_fmware.client.fetching import fetched
 from dask_fmware.compile.collection import BoundWorkflow
 from dask_fmware.errors import NotInstalledError, RuntimeFaultError, VersionMismatchError
 from dask_fmware.model.report import RunReport
@@ -117,7 +118,7 @@ class Session:
 
     async def _result(self, future: Future) -> Any:
         try:
-            return await future.result()
+            return await fetched(future.result())
         except (OSError, FutureCancelledError) as error:
             raise self._lost() from error
 

@@ -11,6 +11,7 @@ from distributed import Client, Future
 from distributed.comm import connect
 
 from dask_fmware.client.asking import checked_future, not_installed, run_id_of
+from dask_fmware.client.fetching import fetched
 from dask_fmware.errors import StreamLostError
 from dask_fmware.model.completion import Chunk, Completion
 
@@ -110,7 +111,7 @@ class AnswerStream:
                     shown = text
             if complete:
                 break
-        result: Any = await self._future.result() if self._client.asynchronous else await self._future._result()
+        result: Any = await fetched(self._future.result() if self._client.asynchronous else self._future._result())
         final = result.text if isinstance(result, Completion) else None
         if final is None:
             if not shown:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from distributed import Client, Future
 
+from dask_fmware.client.fetching import fetched
 from dask_fmware.client.report import report
 from dask_fmware.compile.collection import BoundWorkflow
 from dask_fmware.demo.schedule import PlannedRun
@@ -73,7 +74,7 @@ async def drive(
 async def _follow(future: Future, planned: PlannedRun, submitted_s: float, tally: Tally) -> None:
     error = ""
     try:
-        await future.result()
+        await fetched(future.result())
     except Exception as fault:  # of our tree, or of a task's code; it is shown with the run
         error = f"{type(fault).__name__}: {fault}" if isinstance(fault, FMwareError) else type(fault).__name__
     made: RunReport = (await report(future)).data

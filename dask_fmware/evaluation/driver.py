@@ -170,10 +170,10 @@ class Driver:
 
     def _row_done(self, task: asyncio.Task[None]) -> None:
         self._rows.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            assert self._broken is not None
-            if not self._broken.done():
-                self._broken.set_exception(error)
+        error = RuntimeFaultError("a row was cancelled from outside") if task.cancelled() else task.exception()
+        assert self._broken is not None
+        if error is not None and not self._broken.done():  # once the session ends its rows are cancelled
+            self._broken.set_exception(error)
         self._changed.set()
 
     async def _row(self, flight: _Flight) -> None:

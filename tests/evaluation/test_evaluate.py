@@ -13,6 +13,7 @@ import dask
 import pytest
 
 import dask_fmware as fm
+from dask_fmware.client.session import Session
 from dask_fmware.errors import RuntimeFaultError, SpecError, UnknownModelError
 from dask_fmware.evaluation.driver import EvaluationStopped
 from dask_fmware.evaluation.output import OutputError
@@ -244,6 +245,24 @@ async def test_a_full_disk_stops_the_evaluation_and_it_goes_on_later(
     monkeypatch.undo()
     done = await evaluate(cluster, ask, data(300), tmp_path / "out")
     assert list(done.to_pandas()["row"]) == list(range(300))
+
+
+async def test_a_row_that_something_else_cancels_is_not_passed_over(
+    cluster: InProcessCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = Session.outcome, Counter[str]()
+
+    async def cancelled(session: Session, bound: Any) -> Any:
+        asked["rows"] += 1
+        if asked["rows"] == 5:
+            raise asyncio.CancelledError
+        return await real(session, bound)
+
+    monkeypatch.setattr(Session, "outcome", cancelled)
+    with pytest.raises(RuntimeFaultError, match=r"cancelled from outside.*run the same again"):
+        await evaluate(cluster, ask, data(20), tmp_path / "out")
+    done = await evaluate(cluster, ask, data(20), tmp_path / "out")
+    assert list(done.to_pandas()["row"]) == list(range(20))
 
 
 async def test_a_scheduler_that_is_lost_is_said_and_loses_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,41 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path, monkeypatch: pyte
         output.write([record(1)])  # there is room again
         output.finish()
     assert rows_in(folder) == [0, 1]
+
+
+def test_a_journal_that_lost_rows_to_something_else_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with Output(folder, MANIFEST) as output:
+        output.write([record(0)])
+        size = (folder / "_journal-00000.jsonl").stat().st_size
+        output.write([record(1)])
+        os.truncate(folder / "_journal-00000.jsonl", size)
+        with pytest.raises(OutputError, match=r"held 1 of 2 rows"):
+            output.finish()
+    with Output(folder, MANIFEST) as output:
+        assert (0 in output.done, 1 in output.done) == (True, False)
+
+
+def test_an_output_is_closed_when_what_is_being_written_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, begun, go_on = os.pwrite, threading.Event(), threading.Event()
+
+    def slow(fd: int, data: bytes, offset: int) -> int:
+        begun.set()
+        assert go_on.wait(30)
+        return real(fd, data, offset)
+
+    output = Output(tmp_path / "out", MANIFEST)
+    monkeypatch.setattr(os, "pwrite", slow)
+    with ThreadPoolExecutor(2) as threads:
+        written = threads.submit(output.write, [record(0)])
+        assert begun.wait(30)
+        closed = threads.submit(output.close)
+        assert not closed.done()
+        go_on.set()
+        written.result(30)
+        closed.result(30)
+    with Output(tmp_path / "out", MANIFEST) as output:
+        assert 0 in output.done
 
 
 def test_a_disk_that_is_full_when_a_shard_is_written_keeps_the_journal(

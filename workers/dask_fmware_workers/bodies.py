@@ -7,6 +7,7 @@ from typing import Any
 
 from distributed import Client
 
+from dask_fmware.client.fetching import fetched
 from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 
 __all__ = ["BodyClient"]
@@ -44,7 +45,7 @@ class BodyClient:
     async def _gather(client: Client, graph: dict[str, Any], keys: list[str]) -> list[Any]:
         futures = client.get(graph, keys, sync=False)
         try:
-            return list(await client.gather(futures))
+            return list(await fetched(client.gather(futures)))
         finally:
             for future in futures:
                 future.release()

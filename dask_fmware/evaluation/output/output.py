@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.output.durable import OutputError, sync_folder, writing
@@ -83,6 +84,7 @@ class Output:
         self._shard_rows = shard_rows
         self._schema = schema(tuple(manifest.scorers), manifest.kept)
         self._journal: Journal | None = None
+        self._writing = Lock()  # rows are written by a thread, which nobody can cancel
         if folder.exists() and not folder.is_dir():
             raise SpecError(f"{folder} is a file; an output is a folder of Parquet shards: name another")
         with writing(folder):
@@ -105,27 +107,30 @@ class Output:
         self.close()
 
     def close(self) -> None:
-        """Let others write."""
-        if self._journal is not None:
-            self._journal.close()
-        os.close(self._lock)
+        """Let others write, once what is being written is."""
+        with self._writing:
+            if self._journal is not None:
+                self._journal.close()
+            os.close(self._lock)
 
     def write(self, records: Sequence[Record]) -> None:
         """Record rows; they are on the disk when this returns."""
         assert self._journal is not None
-        self._journal.append([record.flat() for record in records])
-        for record in records:
-            self.done.add(record.row)
-        if self._journal.rows >= self._shard_rows or self._journal.size_bytes >= SHARD_BYTES:
-            self._seal()
+        with self._writing:
+            self._journal.append([record.flat() for record in records])
+            for record in records:
+                self.done.add(record.row)
+            if self._journal.rows >= self._shard_rows or self._journal.size_bytes >= SHARD_BYTES:
+                self._seal()
 
     def finish(self) -> None:
         """Turn the rest of the journal into a shard and mark the output complete."""
-        self._seal()
-        if self._journal is not None:
-            self._journal.delete()
-        self.manifest = self.manifest.model_copy(update={"rows": len(self.done), "complete": True})
-        self.manifest.write(self.folder)
+        with self._writing:
+            self._seal()
+            if self._journal is not None:
+                self._journal.delete()
+            self.manifest = self.manifest.model_copy(update={"rows": len(self.done), "complete": True})
+            self.manifest.write(self.folder)
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -228,11 +233,17 @@ class Output:
         journal = self._journal
         if journal is None or not journal.rows:
             return
-        self._turn_into_shard(journal.path, self._numbers[-1])
+        written = self._turn_into_shard(journal.path, self._numbers[-1])
+        if written != journal.rows:
+            raise OutputError(
+                f"{journal.path} held {written} of {journal.rows} rows: something else has written into {self.folder}; "
+                "run the same again to make the rows that are missing"
+            )
         journal.close()
         self._next_journal()
 
-    def _turn_into_shard(self, path: Path, number: int) -> None:
+    def _turn_into_shard(self, path: Path, number: int) -> int:
+        """Write the rows of a journal as a shard, and return how many."""
         rows = list(read_journal(path))
         if rows:
             write_shard(shard_path(self.folder, number), rows, self._schema)
@@ -240,3 +251,4 @@ class Output:
             self._numbers.remove(number)
         with writing(path):
             path.unlink(missing_ok=True)
+        return len(rows)
