@@ -36,8 +36,8 @@ async def fetched(fetch: Awaitable[T]) -> T:
         caller = asyncio.current_task()
         if going.cancelled() and caller is not None and not caller.cancelling():
             raise RuntimeFaultError(
-                "this Dask client fetches no results any more: a fetch was cancelled in the moment it began, which Dask's "
-                "client does not survive. Make a new Client, and await runs that may be cancelled with fm.Session"
+                "this Dask client fetches no results any more: a fetch was cancelled in the moment it began, and Dask "
+                "keeps to it. Make a new Client, and await runs that may be cancelled with fm.Session"
             ) from None
         going.add_done_callback(_seen)
         raise
