@@ -69,11 +69,25 @@ async def _started(worker: Any) -> None:
 
 
 async def close_worker(cluster: SpecCluster, name: str, timeout_s: float) -> None:
-    """Take a worker out of a cluster and end its process or job."""
+    """Take a worker out of a cluster and end its process or job; the cluster has it until then (worker_spec, workers).
+
+    Whoever waits for this may be cancelled, the closing is not: a nanny that is interrupted forgets its process.
+    """
     cluster.worker_spec.pop(name, None)
-    worker = cluster.workers.pop(name, None)
-    if worker is not None and worker.status not in (Status.closed, Status.closing):
-        await asyncio.wait_for(worker.close(), timeout_s)
+    worker = cluster.workers.get(name)
+    if worker is not None:
+        await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(_closed(cluster, name, worker))), timeout_s)
+
+
+async def _closed(cluster: SpecCluster, name: str, worker: Any) -> None:
+    try:
+        if worker.status == Status.closing:
+            await worker.finished()
+        elif worker.status != Status.closed:
+            await worker.close()
+    finally:
+        if cluster.workers.get(name) is worker:
+            del cluster.workers[name]
 
 
 def scheduler_address(cluster: SpecCluster) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from dask._task_spec import Task
-from distributed import Reschedule, SchedulerPlugin, WorkerPlugin
+from distributed import LocalCluster, Nanny, Reschedule, SchedulerPlugin, WorkerPlugin
 from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
 from distributed.scheduler import Scheduler, TaskState
@@ -20,6 +21,7 @@ from dask_fmware.model.plan import RunPlan
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_scheduler.dask_internals import NOWHERE, SchedulerInternals
 from dask_fmware_workers.dask_internals import WorkerInternals
+from tests.cluster.chaos import command, descendants
 from tests.cluster.flows import one
 
 _local: dict[str, Callable[[], Awaitable[Any]]] = {}
@@ -337,6 +339,41 @@ async def test_a_worker_that_cannot_start_leaves_nothing_behind(cluster: InProce
         await start_worker(cluster.cluster, "bad", {"cls": Worker, "options": {"no_such_option": 1}}, 10.0)
     assert "bad" not in cluster.cluster.workers
     assert "bad" not in cluster.cluster.worker_spec
+
+
+@pytest.fixture
+async def processes() -> Any:
+    """A cluster whose workers are processes; none of them is left in the end."""
+    others = descendants(os.getpid())
+    async with LocalCluster(n_workers=0, asynchronous=True, dashboard_address=None) as cluster:
+        yield cluster
+    async with asyncio.timeout(30):
+        while any(command(one) for one in descendants(os.getpid()) if one not in others):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.05)
+
+
+async def test_a_worker_that_is_closed_while_it_starts_leaves_no_process(processes: LocalCluster) -> None:
+    spec = {"cls": Nanny, "options": {"nthreads": 1}}
+    starting = asyncio.ensure_future(start_worker(processes, "young", spec, 60.0))
+    while not ("young" in processes.workers and processes.workers["young"].process):  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.01)
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert "young" not in processes.workers
+
+
+async def test_whoever_waits_for_a_worker_to_close_may_be_cancelled(processes: LocalCluster) -> None:
+    await start_worker(processes, "old", {"cls": Nanny, "options": {"nthreads": 1}}, 60.0)
+    nanny = processes.workers["old"]
+    closing = asyncio.ensure_future(close_worker(processes, "old", 60.0))
+    while nanny.status != Status.closing:
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert processes.workers["old"] is nanny  # its card is not free yet
+    await close_worker(processes, "old", 60.0)
+    assert nanny.status == Status.closed
+    assert "old" not in processes.workers
 
 
 def test_a_task_can_say_itself_that_it_is_a_coroutine() -> None:
