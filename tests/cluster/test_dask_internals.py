@@ -366,7 +366,7 @@ async def test_whoever_waits_for_a_worker_to_close_may_be_cancelled(processes: L
     await start_worker(processes, "old", {"cls": Nanny, "options": {"nthreads": 1}}, 60.0)
     nanny = processes.workers["old"]
     closing = asyncio.ensure_future(close_worker(processes, "old", 60.0))
-    while nanny.status != Status.closing:
+    while nanny.status != Status.closing:  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(0)
     closing.cancel()
     await asyncio.wait([closing])
