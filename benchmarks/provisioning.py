@@ -135,7 +135,7 @@ def main() -> None:
         "--static-day", action="store_true", help="look for the least that attains it over the whole, too"
     )
     parser.add_argument("--static", type=int, help="static peak, where it is known")
-    parser.add_argument("--ways", help="only those whose name has this in it")
+    parser.add_argument("--ways", help="only the static peak and those whose name has this in it")
     parser.add_argument("--table", action="store_true", help="play nothing, write what has been played")
     parser.add_argument("--name", default="provisioning_sine")
     parser.add_argument("--hours", type=float, nargs=2, default=[0.0, 24.0], help="part of a measured day")
@@ -158,8 +158,8 @@ def main() -> None:
     players: dict[tuple[float | None, str], Callable[[int], Played]] = {
         (None, f"static peak, {peak}"): partial(static, case, count=peak),
     }
-    for load_s in asked.loads:
-        known = f"known beforehand, {asked.window:g} s"
+    known = f"known beforehand, {asked.window:g} s"
+    for load_s in asked.loads if (asked.ways or "") in known else ():
         players[load_s, known] = partial(foreseen, case, load_s=load_s, window_s=asked.window)
     for way in [way for way in ways(0.0, asked.target) if (asked.ways or "") in way]:
         for load_s in asked.loads:
