@@ -76,7 +76,9 @@ class Provisioner(Adaptive):  # type: ignore[misc]
             logger.warning("Provisioner %s stops: %s", self.manager, answer["error"])
             self.stop(reason="another provisioner has taken over")
             return
-        if "error" in answer:
+        if answer.get("wants_options"):
+            self._has_begun = False
+        elif "error" in answer:
             self._complain(str(answer["error"]))
         else:
             self.error, self._has_begun = None, True

@@ -33,6 +33,8 @@ CATCH_UP_S = 10.0  # in which calls that wait are worked off, unless loading tak
 SAME = 0.03  # change of a rate that gives no new mix
 NOISE = 2.0  # standard deviations of a rate that are no reason to let a replica go
 MOST_NOISE = 0.5
+UNDER_WAY = " (under way)"  # after a model: its calls of which no more are expected
+FEWEST_CALLS = 1e-3  # of these, that keep the last replica
 LOOK_AGAIN_S = 30.0  # after which the mix is worked out again all the same
 
 
@@ -121,7 +123,7 @@ class Planner:
         return self._made(desired, reasons, seen, stock, barred, now, sizing.attainment)
 
     def _classes(self, seen: Observation, now: float) -> tuple[list[CallClass], dict[str, str]]:
-        """Classes of calls at the peak of the forecast, and calls that wait of runs that nothing else is known of."""
+        """Classes of calls at the peak of the forecast, and calls under way of which no more are expected."""
         loads, notes = [], {}
         for workflow in seen.workflows:
             lead_s = self._lead_s(workflow)
@@ -142,18 +144,22 @@ class Planner:
         classes = call_classes([load for load in loads if load.rate > 0], self.inventory)
         known = {calls.model for calls in classes}
         for model, load in seen.models.items():
-            if load.held and model not in known and self.inventory.of(model):
-                rate = load.held / self._catch_up_s(model)
-                classes.append(CallClass(f"{model} (waiting)", model, rate, 512, 128, inf, False))
+            if model not in known and self.inventory.of(model) and not self._is_idle(load, now):
+                rate = max(load.held, FEWEST_CALLS) / self._catch_up_s(model)
+                classes.append(CallClass(f"{model}{UNDER_WAY}", model, rate, 512, 128, inf, False))
+                if not load.held:
+                    notes[classes[-1].name] = f"its last calls run, or ended less than {self.options.idle_s:.0f} s ago"
         return classes, notes
 
     def _is_quiet(self, workflow: WorkflowDemand, loads: Mapping[str, ModelLoad], now: float) -> bool:
         """Whether no model of a workflow has had a call in all of the idle period, however high the load was before."""
         found = [loads.get(node.model) for node in workflow.nodes if node.model is not None]
-        return all(
-            load is not None and not load.held and not load.running
-            and self.options.idle_s <= now - load.last_call < inf for load in found
-        )  # fmt: skip
+        had_calls = any(load is not None and load.last_call > -inf for load in found)
+        return had_calls and all(load is not None and self._is_idle(load, now) for load in found)
+
+    def _is_idle(self, load: ModelLoad, now: float) -> bool:
+        """Whether a model has had no call in all of the idle period."""
+        return not load.held and not load.running and now - load.last_call >= self.options.idle_s
 
     def _backlog(self, classes: Sequence[CallClass], loads: Mapping[str, ModelLoad]) -> dict[str, float]:
         """Calls a second that work off what waits, as a share of what comes, by model.
@@ -239,6 +245,8 @@ class Planner:
         if not rate:
             least = self.options.bounds(model).min_replicas
             return f"no calls for {self.options.idle_s:.0f} s" + (f", min_replicas={least}" if least else "")
+        if (note := notes.get(f"{model}{UNDER_WAY}")) is not None:
+            return note
         words = [f"{rate:.3g} calls/s at the peak of {self.options.idle_s:.0f} s"]
         flows = {calls.name.partition(".")[0] for calls in classes if calls.model == model}
         words += [notes[flow] for flow in sorted(flows & notes.keys())]
@@ -257,15 +265,18 @@ class Planner:
     # -- what all modes share --------------------------------------------------------------------
 
     def _learn(self, replicas: Sequence[ReplicaNow]) -> None:
-        """Take measured load times into the kinds."""
+        """Take the load times that the latest replicas have measured into the kinds."""
+        kinds = dict(self.inventory.kinds)
+        latest: dict[Key, ReplicaNow] = {}
         for known in replicas:
-            kind = self.inventory.kinds.get((known.model, known.accelerator))
-            if kind is not None and known.load_s > 0:
-                measured_s = known.load_s + self.options.boot_s
-                if abs(kind.load_s - measured_s) > 0.1 * measured_s:
-                    kinds = dict(self.inventory.kinds)
-                    kinds[kind.key] = replace(kind, load_s=max(0.5 * kind.load_s, measured_s))
-                    self.inventory = Inventory(self.inventory.cards, kinds)
+            key = known.model, known.accelerator
+            if known.state == "ready" and known.load_s > 0 and (key not in latest or latest[key].since < known.since):
+                latest[key] = known
+        for key, known in latest.items():
+            measured_s = known.load_s + self.options.boot_s
+            if key in kinds and kinds[key].load_s != measured_s:
+                kinds[key] = replace(kinds[key], load_s=measured_s)
+                self.inventory = Inventory(self.inventory.cards, kinds)
 
     def _made(
         self,

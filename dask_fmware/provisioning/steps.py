@@ -1,7 +1,7 @@
 """From what should be there to what to do: which replica drains, which is stopped, what starts where.
 
 A replica is stopped only when it drains and has no calls. A drained one is taken back before another is started.
-Where one model's replica goes and another's is to come on the same type of card, the card is handed over.
+Where one model's replica goes and another's is to come and no card of the type is free, its card is handed over.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ def _starts(
     places = inventory.cards[accelerator].places if accelerator in inventory.cards else 0
     for _ in range(count):
         swapped = next((r for r in going if r.accelerator == accelerator and r.state == "ready"), None)
-        if swapped is not None and (used[accelerator] >= places or not swapped.running):
+        if used[accelerator] < places:
+            used[accelerator] += 1
+            steps.append(Step("start", model, accelerator, _why(reasons, key)))
+        elif swapped is not None:
             going.remove(swapped)
             why = f"{_why(reasons, key)}; takes the card of '{swapped.name}', which model '{swapped.model}' can spare"
             steps.append(Step("swap", model, accelerator, why, swapped.name))
-        elif used[accelerator] < places:
-            used[accelerator] += 1
-            steps.append(Step("start", model, accelerator, _why(reasons, key)))
     return steps
 
 

@@ -59,7 +59,7 @@ class ModelLoad:
     ended: int = 0  # runs with an SLO that ended in the last minute
     missed: int = 0  # of these, past their SLO
     exhausted: int = 0  # calls that wait and can no longer make it
-    last_call: float = -inf  # when one was last there
+    last_call: float = -inf  # when one was last there: came, ran or ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from dask_fmware.provisioning.forecast import ArrivalRate
 from dask_fmware.provisioning.usual import UsualLengths
 from dask_fmware.provisioning.views import ModelLoad, NodeDemand, WorkflowDemand
 from dask_fmware.runtime.actions import Action, Assign
-from dask_fmware.runtime.events import CallRunnable, Event, ReplicaGone, RunEnded, RunSubmitted
+from dask_fmware.runtime.events import AttemptEnded, CallRunnable, Event, ReplicaGone, RunEnded, RunSubmitted
 from dask_fmware.runtime.knowledge import base_name
 from dask_fmware.runtime.machine import Machine
 from dask_fmware.runtime.runs import RunRecord
@@ -88,7 +88,7 @@ class Demand:
             case RunSubmitted():
                 if event.plan.part_of is None:
                     self._submitted(event.plan, now)
-            case CallRunnable():
+            case CallRunnable() | AttemptEnded():
                 call = self._machine.runs.calls.get(event.call_id)
                 if call is not None:
                     self._last_call[call.report.model] = now

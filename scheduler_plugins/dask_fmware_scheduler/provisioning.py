@@ -96,10 +96,13 @@ class ProvisioningService:
         pools
             Where workers are asked for by number and not by name: model, accelerator, count.
         options
-            JSON of `Provisioning`, with the first question of an executor; None to go on.
+            JSON of `Provisioning`, with the first question of an executor; None to go on. A service that was made
+            anew answers that it ``wants_options``.
         """
         async with self._busy:
-            if options is not None or self._planner is None:
+            if options is None and self._planner is None:
+                return {"wants_options": True}
+            if options is not None:
                 try:
                     self._begin(manager, options)
                 except FMwareError as error:
@@ -162,19 +165,17 @@ class ProvisioningService:
 
     # -- one look --------------------------------------------------------------------------------
 
-    def _begin(self, manager: str, text: str | None) -> None:
-        deployment = self._router.deployment
-        options = Provisioning.model_validate_json(text) if text is not None else deployment.provisioning
-        inventory = inventory_of(deployment, options or Provisioning())
+    def _begin(self, manager: str, text: str) -> None:
+        options = Provisioning.model_validate_json(text)
         wanted = self._planner.wanted if self._planner is not None else None
-        self._planner = Planner(inventory, options or Provisioning())
+        self._planner = Planner(inventory_of(self._router.deployment, options), options)
         self._planner.wanted = wanted
         if self._watch is None:
-            self._watch = ReplicaWatch(self._router, self._planner.options)
-        self._watch.options = self._planner.options
+            self._watch = ReplicaWatch(self._router, options)
+        self._watch.options = options
         self._watch.tell_again()
         self._manager = manager
-        logger.info("Provisioner %s decides by %s", manager, self._planner.options.mode)
+        logger.info("Provisioner %s decides by %s", manager, options.mode)
 
     async def _look(self, requested: Sequence[Mapping[str, Any]], pools: Sequence[Sequence[Any]]) -> dict[str, Any]:
         assert self._planner is not None

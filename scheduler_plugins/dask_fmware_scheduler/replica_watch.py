@@ -66,6 +66,8 @@ class ReplicaWatch:
         self._addresses: dict[str, str] = {}
         self._going: dict[str, float] = {}  # name -> when an executor was told to stop it
         self._pooled: set[tuple[str, str]] = set()  # kinds of which workers are asked for by number
+        self._awaited: dict[tuple[str, str], list[str]] = {}  # kind -> placeholders of those that have not come
+        self._placeholders = 0  # so many were ever named
         self._shrinks_until = 0.0  # a pool whose worker has not come yet gets smaller
 
     def look(
@@ -198,12 +200,21 @@ class ReplicaWatch:
     def _of_pools(
         self, pools: Mapping[tuple[str, str], int], fleet: Mapping[str, Any]
     ) -> list[tuple[str, tuple[str, str]]]:
-        """Names of the replicas of pools: those that are there, and a placeholder for each that is not."""
+        """Names of the replicas of pools: those that are there, and a placeholder for each that is not.
+
+        One that comes takes the place of who was asked for first; a pool that was told to shrink awaits one less.
+        """
         found = []
         for key, count in pools.items():
             there = [name for name, s in fleet.items() if (s.replica.model, s.replica.accelerator) == key]
-            found += [(name, key) for name in there]
-            found += [(f"{key[0]}-{key[1]}-pending-{i}", key) for i in range(count - len(there))]
+            awaited = self._awaited.setdefault(key, [])
+            del awaited[: sum(name not in self._known for name in there)]
+            while len(awaited) > max(count - len(there), 0):
+                awaited.remove(next((name for name in awaited if name in self._going), awaited[0]))
+            while len(awaited) < count - len(there):
+                self._placeholders += 1
+                awaited.append(f"{key[0]}-{key[1]}-pending-{self._placeholders}")
+            found += [(name, key) for name in (*there, *awaited)]
         return found
 
     def _forget_all_but(self, asked: Mapping[str, Any], now: float) -> None:

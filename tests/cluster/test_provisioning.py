@@ -180,6 +180,7 @@ async def test_the_provisioner_survives_a_router_that_is_installed_anew(world: I
     await fm.install(world.client, world.cluster.deployment)
     await world.until(lambda: world.router.machine is not None and len(world.router.machine.fleet) == 2)
     await reached(world, 2, 2, 2)
+    assert (await fm.status(world.client))["provisioning"]["mode"] == "manual"
 
 
 async def test_what_cannot_be_is_refused_with_the_next_step(world: InProcessCluster) -> None:

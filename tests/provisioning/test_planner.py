@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from dask_fmware.provisioning import ModelLoad, Planner, ReplicaNow
+from dask_fmware.provisioning import ModelLoad, NodeDemand, Planner, ReplicaNow, WorkflowDemand
 from dask_fmware.provisioning.forecast import ArrivalRate
 from dask_fmware.provisioning.views import Observation, Plan
 from dask_fmware.spec.provisioning import Bounds, Provisioning
@@ -76,6 +76,44 @@ def test_to_zero_and_back() -> None:
     assert "1 calls wait" in woken.steps[0].reason
 
 
+def test_a_replica_that_has_worked_off_a_queue_is_idle_since_its_last_call_ended() -> None:
+    planner = Planner(inventory(), Provisioning(idle_s=50, cool_down_s=0))
+    have, flows = stock(1, idle_since=99.0), flow(0.1)
+    planner.plan(seen(flows, replicas=stock(1, running=1), m=ModelLoad(held=20, running=1, last_call=0.0)), 0.0)
+    served = ModelLoad(last_call=99.0)
+    for now in (100.0, 120.0, 148.0):
+        assert not planner.plan(seen(flows, replicas=have, m=served), now).steps
+    assert kinds(planner.plan(seen(flows, replicas=have, m=served), 149.0)) == ["drain"]
+
+
+def test_while_calls_run_of_which_no_more_come_one_replica_stays() -> None:
+    planner = Planner(inventory(), Provisioning(idle_s=50, cool_down_s=0))
+    planner.plan(seen(flow(20.0), replicas=stock(3, running=8)), 0.0)
+    for now in (60.0, 300.0):
+        under_way = ModelLoad(running=24, last_call=now)
+        plan = planner.plan(seen(flow(0.0), replicas=stock(3, running=8), m=under_way), now)
+        assert plan.desired == {("m", "slow"): 1}
+        assert "its last calls run" in plan.reasons["m"]
+    assert not planner.plan(seen(flow(0.0), replicas=stock(1), m=ModelLoad(last_call=300.0)), 351.0).desired
+
+
+def test_a_branch_that_was_never_taken_keeps_no_replica() -> None:
+    planner = Planner(inventory(models=("m", "n")), Provisioning(idle_s=50, cool_down_s=0))
+    nodes = tuple(NodeDemand(model, model, answers=True) for model in ("m", "n"))
+    flows, have = WorkflowDemand("flow", nodes, 0.1, 2.0), stock(1, idle_since=10.0)
+    loads = {"m": ModelLoad(last_call=10.0), "n": ModelLoad()}
+    assert planner.plan(seen(flows, replicas=have, **loads), 30.0).desired["m", "slow"] == 1
+    assert not planner.plan(seen(flows, replicas=have, **loads), 90.0).desired
+
+
+def test_load_times_are_those_of_the_latest_replica() -> None:
+    planner = Planner(inventory(load_s=300.0), Provisioning(boot_s=2.0))
+    old, young = ready("m-0", since=0.0, load_s=60.0), ready("m-1", since=9.0, load_s=8.0)
+    for replicas in ((old, young), (young, old)):
+        planner.plan(seen(replicas=replicas), 10.0)
+        assert planner.inventory.kinds["m", "slow"].load_s == 10.0
+
+
 def test_a_kept_minimum_stays_without_any_call() -> None:
     planner = Planner(inventory(), Provisioning(default=Bounds(min_replicas=2), idle_s=1, cool_down_s=0))
     assert kinds(planner.plan(seen(), 0.0)) == ["start", "start"]
@@ -134,6 +172,14 @@ def test_the_last_card_is_handed_over_to_the_model_that_needs_it() -> None:
     planner.plan(seen(flow(0.2, model="a"), replicas=have), 0.0)
     plan = planner.plan(seen(flow(1.0, model="b"), replicas=have), 100.0)
     assert [(s.kind, s.model, s.replica) for s in plan.steps] == [("swap", "b", "a-0")]
+
+
+def test_while_a_card_is_free_nobody_waits_for_that_of_another_model() -> None:
+    planner = Planner(inventory(cards=2, models=("a", "b")), Provisioning(idle_s=5, cool_down_s=0))
+    have = (ready("a-0", model="a", idle_since=0.0),)
+    planner.plan(seen(flow(0.2, model="a"), replicas=have), 0.0)
+    plan = planner.plan(seen(flow(1.0, model="b"), replicas=have), 100.0)
+    assert [(s.kind, s.model, s.replica) for s in plan.steps] == [("start", "b", ""), ("drain", "a", "a-0")]
 
 
 def test_two_models_that_want_the_last_card_do_not_take_turns() -> None:

@@ -18,6 +18,19 @@ def test_of_a_lost_replica_nothing_is_kept() -> None:
     assert demand.idle_since("tcp://a", running=0, since=2.0, now=12.0) == 2.0
 
 
+def test_a_model_had_its_last_call_when_that_ended() -> None:
+    driver = Driver()
+    demand = Demand(driver.machine)
+    driver.machine.observers.append(demand)
+    driver.ready(replica("a"))
+    driver.submit(plan("r", [node("r/answer", answers=True)]))
+    driver.runnable("r/answer")
+    driver.now = 70.0
+    assert demand.models(70.0)["small"].running == 1
+    driver.end("r/answer")
+    assert demand.models(80.0)["small"].last_call == 70.0
+
+
 def test_lengths_are_those_of_many_calls_and_before_any_has_ended_what_the_plan_says() -> None:
     driver, draw = Driver(), random.Random(1)
     demand = Demand(driver.machine)

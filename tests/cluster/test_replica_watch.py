@@ -1,0 +1,49 @@
+"""What is awaited of pools of workers, which are asked for by number and come with names of their own."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from dask_fmware.provisioning import ReplicaNow
+from dask_fmware.runtime import ReplicaReady
+from dask_fmware.runtime.demand import Demand
+from dask_fmware.spec.provisioning import Provisioning
+from dask_fmware_scheduler.replica_watch import ReplicaWatch
+from tests.runtime.builders import Driver, replica
+
+
+class Pool:
+    """A watch over one pool, whose workers come when a test says so."""
+
+    def __init__(self) -> None:
+        self.driver = Driver()
+        router = SimpleNamespace(machine=self.driver.machine, service=lambda _: SimpleNamespace(failed={}))
+        self.watch = ReplicaWatch(cast(Any, router), Provisioning(start_timeout_s=60))
+        self.demand = Demand(self.driver.machine)
+
+    def look(self, count: int, now: float) -> tuple[ReplicaNow, ...]:
+        return self.watch.look((), [("small", "cpu", count)], self.demand, now)
+
+    def comes(self, name: str) -> None:
+        self.driver.tell(ReplicaReady(replica(name)))
+
+
+def test_pods_that_come_one_after_the_other_are_each_waited_for_as_long() -> None:
+    pool = Pool()
+    for i in range(10):  # there is always one on its way
+        now = 50.0 * i
+        if i:
+            pool.comes(f"pod-{i}")
+        assert [r.state for r in pool.look(i + 1, now)] == ["ready"] * i + ["starting"]
+    late = pool.look(10, 50.0 * 9 + 61)
+    assert [r.state for r in late] == ["ready"] * 9 + ["failed"]
+    assert late[-1].error == "it did not come within 60 s"
+
+
+def test_a_pool_that_shrinks_awaits_one_less() -> None:
+    pool = Pool()
+    first, second = pool.look(2, 0.0)
+    assert pool.watch.stopping(first.name, 1.0)
+    assert [(r.name, r.state) for r in pool.look(2, 2.0)] == [(first.name, "stopping"), (second.name, "starting")]
+    assert [(r.name, r.since) for r in pool.look(1, 3.0)] == [(second.name, 0.0)]
