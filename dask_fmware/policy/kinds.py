@@ -26,7 +26,7 @@ def kind_of(replica: ReplicaView) -> Kind:
     return (replica.accelerator, replica.slots, *(round(STEPS * log(f)) if f > 0 else None for f in figures))
 
 
-def leaders(replicas: Sequence[ReplicaView], rank: Callable[[ReplicaView], Rank]) -> Iterable[ReplicaView]:
+def leaders(replicas: Sequence[ReplicaView], rank: Callable[[ReplicaView], Rank]) -> Sequence[ReplicaView]:
     """The least-ranked replica of each kind: from the fleet's index, or by looking at each of a plain sequence."""
     if isinstance(replicas, RankedReplicas):
         return replicas.leaders
@@ -36,7 +36,7 @@ def leaders(replicas: Sequence[ReplicaView], rank: Callable[[ReplicaView], Rank]
 
 def candidates(
     call: CallView, replicas: Sequence[ReplicaView], rank: Callable[[ReplicaView], Rank]
-) -> Iterable[ReplicaView]:
+) -> Sequence[ReplicaView]:
     """The leaders, and the replica whose cache has the beginning of a call's prompt."""
     found = leaders(replicas, rank)
     if call.home is None or not isinstance(replicas, RankedReplicas):

@@ -41,7 +41,7 @@ its short ones.
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import inf
 
 from dask_fmware.policy.estimate import execution_s, expected_s
@@ -186,7 +186,7 @@ class Slack:
         return found
 
     def _compare(
-        self, call: CallView, replicas: Iterable[ReplicaView], now: float, kept: float
+        self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float
     ) -> tuple[float, str, float, bool]:
         rooms = [replica.has_room for replica in replicas]
         any_room = True in rooms
@@ -249,7 +249,7 @@ class Slack:
     def _turn(self, call: CallView, now: float) -> bool:
         """One start in so many is for background calls that have waited for long."""
         objective_s = call.deadline - call.submitted if call.deadline is not None else 1.0
-        right = RIGHT if call.due is not None or call.parked else RIGHT_OF_JOBS
+        right = RIGHT if call.due is not None else RIGHT_OF_JOBS
         if now - call.runnable_at < PATIENCE * objective_s or self._starts < right:
             return False
         self._starts = 0

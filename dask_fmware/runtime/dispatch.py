@@ -199,6 +199,14 @@ class Dispatcher:
         self._fleet.changed(state)
         return self.serve(state, now)
 
+    def reorder(self, model: str) -> None:
+        """Look anew at the held calls of a model: by now it is known how long they take."""
+        queue = self._queues.pop(model, None)
+        while queue is not None and (ticket := queue.pop()) is not None:
+            call = self._runs.calls[ticket[2]]
+            call.view = None
+            self._push(call, self._ticket(call))
+
     def _push(self, call: CallRecord, ticket: Ticket) -> None:
         model = call.node.model or ""
         queue = self._queues.get(model)

@@ -28,7 +28,8 @@ CardTime: TypeAlias = Callable[[str, float, float], float]
 
 Decided: TypeAlias = frozenset[tuple[str, int | None]]
 MOST_OUTCOMES = 256  # combinations of branches that are told apart
-MOST_NAMES = 10_000  # switches, and maps and loops, that are remembered
+MOST_NAMES = 10_000  # workflows, switches, and maps and loops, that are remembered
+FEWEST, MOST = 20, 50_000  # finished calls of a workflow after which paths are worked out anew: a twentieth of all
 
 
 def base_name(node: str) -> str:
@@ -45,7 +46,7 @@ class Work(NamedTuple):
 
     by_model: Mapping[str, float]
     total_s: float  # one number for all calls that wait
-    until: int  # version of what is known at which it is worked out again
+    until: int  # finished calls of the workflow at which it is worked out again
 
 
 @dataclass(slots=True)
@@ -56,8 +57,14 @@ class Shape:
     nodes: tuple[PlannedNode, ...]
     branches: dict[str, int]  # switch -> branches it has
     after: dict[Decided, tuple[int, dict[str, float]]] = field(default_factory=dict)  # with when to look again
-    share: dict[str, float] = field(default_factory=dict)  # of the objective, used up when a node has ended
+    share: tuple[int, dict[str, float]] | None = None  # of the objective, used up when a node has ended; the same
     work: dict[Decided, Work] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Let all be worked out when it is next asked for."""
+        self.after.clear()
+        self.work.clear()
+        self.share = None
 
 
 class Knowledge:
@@ -79,13 +86,17 @@ class Knowledge:
         self._branches: dict[tuple[str, str], dict[int | None, float]] = {}
         self._bodies: dict[tuple[str, str], tuple[PlannedNode, ...]] = {}
         self._shapes: dict[tuple[str, tuple[str, ...]], Shape] = {}
-        self._version = 0  # grows with each observation
+        self._calls: dict[str, int] = {}  # workflow -> finished calls
 
     # -- observations ----------------------------------------------------------------------------
 
     def observe_call(self, workflow: str, node: str, prompt_tokens: int, output_tokens: int) -> NodeHistory:
         """Take note of a finished call; return the history of its node."""
-        self._version += 1
+        known = self._calls.get(workflow)
+        if known is None and len(self._calls) >= MOST_NAMES:
+            del self._calls[next(iter(self._calls))]
+            self._shapes.clear()  # they count by it
+        self._calls[workflow] = (known or 0) + 1
         history = self.nodes.grown(workflow, node)
         history.output.add(output_tokens)
         self._lengths.observe(workflow, plain_name(node), output_tokens)
@@ -113,7 +124,9 @@ class Knowledge:
             if len(self._bodies) >= MOST_NAMES:
                 del self._bodies[next(iter(self._bodies))]
             self._bodies[workflow, base] = tuple(node for node in nodes if node.model is not None)
-            self._version += 1000
+            for shape in self._shapes.values():
+                if shape.workflow == workflow:
+                    shape.forget()
 
     def observe_rounds(self, workflow: str, base: str, rounds: int, width: float = 1.0) -> None:
         """Take note of how many bodies ran one after the other, and how many at once in each round."""
@@ -122,11 +135,15 @@ class Knowledge:
         history.width.add(width)
         self._lengths.observe(workflow, f"rounds of {base}", rounds)
 
-    def refresh(self) -> None:
+    def settle(self) -> None:
+        """Take what is known for a long history: from now on, paths are worked out anew as seldom as can be."""
+        self._calls = dict.fromkeys(self._calls, 20 * MOST)
+        self.forget_paths()
+
+    def forget_paths(self) -> None:
         """Work out all paths again when they are next asked for."""
-        self._version += 1 << 20
         for shape in self._shapes.values():
-            shape.share.clear()
+            shape.forget()
 
     # -- what follows ----------------------------------------------------------------------------
 
@@ -148,11 +165,10 @@ class Knowledge:
         """Expected seconds of the critical path after a node, to the answer's first token."""
         base = base_name(node)
         known = shape.after.get(decided)
-        if known is None or self._version >= known[0]:
+        if known is None or self._calls.get(shape.workflow, 0) >= known[0]:
             if len(shape.after) > 1000:
                 shape.after.clear()
-            known = (self._version + self._version // 20 + 20, self._paths(shape, decided))
-            shape.after[decided] = known
+            known = shape.after[decided] = self._until(shape), self._paths(shape, decided)
         after_s = known[1].get(base, 0.0)
         if base != node:
             done = int(node[len(base) + 1 :].partition("]")[0])
@@ -164,13 +180,11 @@ class Knowledge:
     def work(self, shape: Shape, decided: Decided) -> Work:
         """Expected card time of all calls of a run, as far as its switches have decided."""
         known = shape.work.get(decided)
-        if known is None or self._version >= known.until:
+        if known is None or self._calls.get(shape.workflow, 0) >= known.until:
             if len(shape.work) > 1000:
                 shape.work.clear()
             by_model = self._work_s(shape, decided)
-            known = shape.work[decided] = Work(
-                by_model, sum(by_model.values()), self._version + self._version // 20 + 20
-            )
+            known = shape.work[decided] = Work(by_model, sum(by_model.values()), self._until(shape))
         return known
 
     def after_quantile_s(self, shape: Shape, node: str, decided: Decided, quantile: float) -> float:
@@ -230,16 +244,24 @@ class Knowledge:
 
     def share(self, shape: Shape, node: str) -> float:
         """Share of the objective that may be used up when a node ends: static budgets, in proportion to latency."""
-        if not shape.share:
-            after = self._longest(shape, lambda _: True)
-            before: dict[str, float] = {}
-            for one in shape.nodes:
-                start = max((before[name] for name in one.after if name in before), default=0.0)
-                before[one.name] = start + self._node_s(shape.workflow, one)
-            for one in shape.nodes:
-                whole = before[one.name] + after[one.name]
-                shape.share[one.name] = before[one.name] / whole if whole > 0 else 1.0
-        return shape.share.get(base_name(node), 1.0)
+        known = shape.share
+        if known is None or self._calls.get(shape.workflow, 0) >= known[0]:
+            known = shape.share = self._until(shape), self._shares(shape)
+        return known[1].get(base_name(node), 1.0)
+
+    def _until(self, shape: Shape) -> int:
+        """Finished calls of a workflow at which what is worked out now is worked out anew."""
+        calls = self._calls.get(shape.workflow, 0)
+        return calls + min(calls // 20 + FEWEST, MOST)
+
+    def _shares(self, shape: Shape) -> dict[str, float]:
+        after = self._longest(shape, lambda _: True)
+        before: dict[str, float] = {}
+        for one in shape.nodes:
+            start = max((before[name] for name in one.after if name in before), default=0.0)
+            before[one.name] = start + self._node_s(shape.workflow, one)
+        whole = {name: before_s + after[name] for name, before_s in before.items()}
+        return {name: before[name] / whole_s if whole_s > 0 else 1.0 for name, whole_s in whole.items()}
 
     def _node_s(self, workflow: str, node: PlannedNode, quantile: float | None = None) -> float:
         if node.model is not None:

@@ -384,7 +384,8 @@ class Machine:
             return []
         lost = self._replica_gone(replica.replica_id, "it started again", now) if known is not None else []
         self.fleet.add(replica)
-        self.views.replicas_changed(replica.model)
+        if self.views.replicas_changed(replica.model):
+            self.dispatcher.reorder(replica.model)
         return [*lost, *self.dispatcher.offer((replica.model,), now)]
 
     def _replica_gone(self, replica_id: str, reason: str, now: float) -> list[Action]:

@@ -36,6 +36,7 @@ class CallViews:
         self._fastest: dict[str, tuple[Latency, StepLaw | None, int]] = {}  # model -> speed and slots of such replicas
         self._capacity: dict[str, float] = {}
         self._limits: dict[str, ModelLimits | None] = {}  # as they were asked for last
+        self._without: set[str] = set()  # models that were asked about while they had no replica
 
     def view(self, call: CallRecord) -> CallView:
         """Return a call as policies see it; made once for each time that it waits."""
@@ -64,11 +65,19 @@ class CallViews:
             self._limits[model] = limits
         return self._limits[model]
 
-    def replicas_changed(self, model: str) -> None:
-        """Another replica of a model is the fastest, or has the longest tokens, maybe."""
+    def replicas_changed(self, model: str) -> bool:
+        """Another replica of a model is the fastest, or has the longest tokens, maybe.
+
+        Returns whether it is the first one, and the model was asked about before: nobody knew then how long calls take.
+        """
         self._fastest.pop(model, None)
         self._capacity.clear()  # of all on the same cards
         self._limits.pop(model, None)
+        is_first = model in self._without and self._fleet.hosts(model)
+        if is_first:
+            self._without.remove(model)
+            self.knowledge.forget_paths()
+        return is_first
 
     def execution(self, model: str, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
         """First token and completion on an idle replica of the fastest kind; 0 while none is known."""
@@ -112,6 +121,7 @@ class CallViews:
     def _find_fastest(self, model: str) -> tuple[Latency, StepLaw | None, int] | None:
         states = self._fleet.of(model)
         if not states:
+            self._without.add(model)
             return None
         fleet = self._fleet
         speeds = [(fleet.latency(s.replica), fleet.law(s.replica), s.replica.slots) for s in states]

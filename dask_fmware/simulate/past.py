@@ -14,7 +14,7 @@ def teach(machine: Machine, scenario: Scenario) -> None:
     """Let a machine know `scenario.history` runs of each workflow."""
     for run in _past(scenario):
         _teach_run(machine, run)
-    machine.knowledge.refresh()
+    machine.knowledge.settle()
 
 
 def _teach_run(machine: Machine, run: SampledRun) -> None:

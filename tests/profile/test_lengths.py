@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_fmware.errors import SpecError
-from dask_fmware.profile.lengths import BranchFrequencies, LoopCounts, OutputLengths
+from dask_fmware.profile.lengths import OutputLengths
 
 counts = st.lists(st.integers(1, 400), min_size=5, max_size=60)
 
@@ -66,54 +66,3 @@ def test_a_quantile_outside_zero_to_one_is_refused(q: float) -> None:
 def test_a_window_below_what_is_needed_is_refused() -> None:
     with pytest.raises(SpecError, match="window"):
         OutputLengths(window=3)
-
-
-@given(st.lists(st.sampled_from("abc"), max_size=50))
-def test_odds_add_up_and_no_branch_is_impossible(taken: list[str]) -> None:
-    odds = BranchFrequencies("abc")
-    for branch in taken:
-        odds.observe(branch)
-    assert sum(odds.probabilities.values()) == pytest.approx(1)
-    assert min(odds.probabilities.values()) > 0
-
-
-def test_odds_converge_to_what_was_observed() -> None:
-    odds = BranchFrequencies(["order", "search", "chat"])
-    for branch in ["order"] * 600 + ["search"] * 300 + ["chat"] * 100:
-        odds.observe(branch)
-    assert odds.probabilities == pytest.approx({"order": 0.6, "search": 0.3, "chat": 0.1}, abs=0.002)
-
-
-def test_an_unknown_branch_is_refused_by_name() -> None:
-    with pytest.raises(SpecError, match="'refund'"):
-        BranchFrequencies(["order"]).observe("refund")
-    with pytest.raises(SpecError, match="distinct"):
-        BranchFrequencies(["order", "order"])
-
-
-@given(st.integers(1, 8), st.lists(st.integers(1, 8), max_size=40), st.integers(0, 7))
-def test_loop_odds_add_up_whatever_is_done(bound: int, rounds: list[int], done: int) -> None:
-    loops = LoopCounts(bound)
-    for count in rounds:
-        loops.observe(min(count, bound))
-    done = min(done, bound - 1)
-    assert sum(loops.probability(n, done) for n in range(bound + 2)) == pytest.approx(1)
-    assert done < loops.mean(done) <= bound + 1e-9
-    assert done < loops.quantile(0.5, done) <= loops.quantile(0.99, done) <= bound
-
-
-def test_loop_counts_converge_to_what_was_observed() -> None:
-    loops = LoopCounts(bound=5)
-    for rounds in [1] * 500 + [2] * 300 + [5] * 200:
-        loops.observe(rounds)
-    assert loops.mean() == pytest.approx(0.5 + 0.6 + 1.0, abs=0.01)
-    assert loops.probability(2) == pytest.approx(0.3, abs=0.002)
-    assert loops.probability(5, done=2) == pytest.approx(1.0, abs=0.01)
-    assert (loops.quantile(0.49), loops.quantile(0.81)) == (1, 5)
-
-
-def test_rounds_beyond_the_bound_are_refused() -> None:
-    with pytest.raises(SpecError, match="bounded by 3"):
-        LoopCounts(3).observe(4)
-    with pytest.raises(SpecError, match="bound"):
-        LoopCounts(0)

@@ -19,7 +19,7 @@ def past(driver: Driver, lengths: dict[str, list[int]]) -> None:
     for name, tokens in lengths.items():
         for count in tokens:
             driver.machine.knowledge.observe_call("rag", name, 0, count)
-    driver.machine.knowledge.refresh()
+    driver.machine.knowledge.settle()
 
 
 def chain(driver: Driver, deadline_s: float = 10.0, run: str = "r") -> None:
