@@ -79,8 +79,13 @@ class SchedulerInternals:
 
         A span remembers every collection and every group of tasks it had, and work that comes to an idle cluster
         makes a new span. Spans that a user has opened are left alone, and those of results that somebody holds:
-        further tasks of their groups are looked for there. `key_split` remembers 100,000 keys.
+        further tasks of their groups are looked for there. `key_split` remembers 100,000 keys. Work stealing remembers
+        each worker that ever was, with all that it ever held.
         """
+        stealing = self.scheduler.extensions.get("stealing")
+        for book in (stealing.in_flight_occupancy, stealing.in_flight_tasks) if stealing is not None else ():
+            for worker in [worker for worker in book if worker.status == Status.closed]:
+                del book[worker]
         if key_split.cache_info().currsize > KEPT * KEPT:
             key_split.cache_clear()
         spans, current = self.scheduler.extensions.get("spans"), set(self.scheduler.task_groups.values())

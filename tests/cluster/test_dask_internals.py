@@ -376,6 +376,29 @@ async def test_whoever_waits_for_a_worker_to_close_may_be_cancelled(processes: L
     assert "old" not in processes.workers
 
 
+async def test_a_client_that_comes_while_all_are_told_something_is_made_all_the_same(cluster: InProcessCluster) -> None:
+    class Tells(SchedulerPlugin):
+        """Tells all clients of a cancellation in the moment the first of them comes."""
+
+        told = 0
+
+        def add_client(self, scheduler: Scheduler, client: str) -> None:
+            if "fmware-bodies" in client and self.told < 3:
+                self.told += 1
+                cluster.scheduler.loop.asyncio_loop.call_soon(
+                    scheduler.report, {"op": "cancelled-keys", "keys": [], "reason": "", "msg": ""}
+                )
+
+    plugin = Tells()
+    cluster.scheduler.add_plugin(plugin, name="tells")
+    dask = WorkerInternals(cluster.workers["light-0"])
+    bodies = [await dask.client() for _ in range(2)]
+    assert plugin.told == 3
+    for client in bodies:
+        assert await client.submit(len, "abc") == 3
+        await client.close()
+
+
 def test_a_task_can_say_itself_that_it_is_a_coroutine() -> None:
     task = Task("key", len, "abc")
     assert not task.is_coro
@@ -451,6 +474,18 @@ async def test_what_dask_remembers_of_finished_work_is_bounded(
     assert (len(span._metadata["collections"]), len(span.groups)) == (3, 1)
     assert span in spans.spans.values()
     await waiting.cancel()
+
+
+async def test_workers_that_are_gone_are_forgotten(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
+    stealing = cluster.scheduler.extensions["stealing"]
+    for worker in cluster.scheduler.workers.values():
+        stealing._combined_nprocessing(worker)  # as balancing looks at it
+        stealing._combined_occupancy(worker, occupancies={worker: 0.0})
+    await cluster.workers["light-1"].close()
+    await cluster.until(lambda: len(cluster.scheduler.workers) == 2)
+    dask.forget_finished_work()
+    for book in (stealing.in_flight_tasks, stealing.in_flight_occupancy):
+        assert set(book) == set(cluster.scheduler.workers.values())
 
 
 async def test_the_router_keeps_dasks_books_short(monkeypatch: pytest.MonkeyPatch) -> None:

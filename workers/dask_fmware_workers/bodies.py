@@ -23,9 +23,7 @@ class BodyClient:
 
     async def run(self, graph: dict[str, Any], keys: list[str], key: str) -> list[Any]:
         """Submit a graph and return the values of `keys`, for the task `key`, which gives its slot back."""
-        if self._client is None:
-            self._client = asyncio.ensure_future(self._dask.client())
-        client = await asyncio.shield(self._client)
+        client = await self._connected()
         self._dask.secede(key)
         task = asyncio.ensure_future(self._gather(client, graph, keys))
         self._waiting.setdefault(key, set()).add(task)
@@ -40,6 +38,13 @@ class BodyClient:
             self._waiting[key].discard(task)
             if not self._waiting[key]:
                 del self._waiting[key]
+
+    async def _connected(self) -> Client:
+        """Return the client; one that could not be made is made anew for the next task."""
+        making = self._client
+        if making is None or (making.done() and (making.cancelled() or making.exception() is not None)):
+            making = self._client = asyncio.ensure_future(self._dask.client())
+        return await asyncio.shield(making)
 
     @staticmethod
     async def _gather(client: Client, graph: dict[str, Any], keys: list[str]) -> list[Any]:

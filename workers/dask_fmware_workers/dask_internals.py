@@ -14,10 +14,13 @@ import dask.config
 from distributed import Client, Reschedule, Worker
 from distributed.worker_state_machine import SecedeEvent
 
+from dask_fmware.errors import RuntimeFaultError
+
 __all__ = ["Reschedule", "WorkerInternals"]
 
 
 RESULT_FOLLOWS_S = 0.002
+GREETINGS = 20  # a scheduler that tells all clients of a cancellation tells those that just come, too
 
 
 class WorkerInternals:
@@ -106,11 +109,20 @@ class WorkerInternals:
 
     async def client(self) -> Client:
         """Return a client of this worker's own, to submit from inside tasks."""
-        return await Client(
-            self.worker.scheduler.address,
-            asynchronous=True,
-            set_as_default=False,
-            direct_to_workers=True,
-            security=self.worker.security,
-            name="fmware-bodies",
+        for _ in range(GREETINGS):
+            client = Client(
+                self.worker.scheduler.address,
+                asynchronous=True,
+                set_as_default=False,
+                direct_to_workers=True,
+                security=self.worker.security,
+                name="fmware-bodies",
+            )
+            try:
+                return await client
+            except AssertionError:  # it was told something else along with its greeting (Client._ensure_connected)
+                await client.close()
+        raise RuntimeFaultError(
+            f"no client of {self.worker.scheduler.address} could be made: it was told something else each of "
+            f"{GREETINGS} times before it was greeted"
         )
