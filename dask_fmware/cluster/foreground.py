@@ -12,6 +12,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Coroutine
+from multiprocessing import resource_tracker
 from typing import Any, Generic, TypeVar, cast
 
 __all__ = ["run_in_foreground"]
@@ -36,14 +37,10 @@ def run_in_foreground(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     if threading.current_thread() is not threading.main_thread():
         worker.start()
         return worker.wait()
-    block = {signal.SIGINT}
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, block)
-    try:
-        worker.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    resource_tracker.ensure_running()  # whichever thread starts it lets SIGINT through from then on
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
+        worker.start_without_interrupts()
         return worker.wait()
     except (KeyboardInterrupt, SystemExit):
         worker.cancel()
@@ -77,6 +74,14 @@ class _Worker(threading.Thread, Generic[T]):
             return None
         return await self._main()
 
+    def start_without_interrupts(self) -> None:
+        """Start; a Ctrl-C that comes meanwhile is raised at the end."""
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
     def wait(self) -> T:
         while self.is_alive():
             self.join(POLL_S)
@@ -93,7 +98,8 @@ class _Worker(threading.Thread, Generic[T]):
                 loop.call_soon_threadsafe(task.cancel)
             except RuntimeError:  # the loop has just closed
                 return
-        self.join(CLOSING_S)
+        if self.ident is not None:  # it has been started
+            self.join(CLOSING_S)
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -1,0 +1,70 @@
+"""Ctrl-C ends what runs in the foreground in order, whenever it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from dask_fmware.cluster import foreground
+from dask_fmware.cluster.foreground import run_in_foreground
+
+PATIENCE_S = 60.0
+
+WHAT_CHILDREN_INHERIT = """
+import multiprocessing, signal
+from dask_fmware.cluster.foreground import run_in_foreground
+
+async def main():
+    multiprocessing.get_context("spawn").Queue()  # as a nanny makes for its worker
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+print(run_in_foreground(main))
+"""
+
+
+def test_processes_that_are_started_there_do_not_hear_of_ctrl_c() -> None:
+    made = subprocess.run(
+        [sys.executable, "-c", WHAT_CHILDREN_INHERIT], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
+    assert made.stdout == "True\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_it_starts_cancels_it(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    real, ended = threading.Thread.start, list[str]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        real(thread)
+        if isinstance(thread, foreground._Worker):
+            os.kill(os.getpid(), number)
+
+    async def main() -> None:
+        try:
+            await asyncio.sleep(PATIENCE_S)
+        finally:
+            ended.append("in order")
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run_in_foreground(main)
+    assert ended in ([], ["in order"])  # it may not have begun
+    assert not any(isinstance(thread, foreground._Worker) for thread in threading.enumerate())
+
+
+async def _nothing() -> Any:
+    raise AssertionError("it was cancelled before it began")
+
+
+def test_a_signal_that_comes_before_it_starts_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreground._Worker, "start", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run_in_foreground(_nothing)
