@@ -21,7 +21,7 @@ class Batches(Generic[Item, Made]):
     ----------
     work
         Makes the results of some items, in their order, an exception where one failed. What it raises is the error of
-        all of them.
+        all of them; if it is cancelled, so are they.
     at_once
         Batches under way side by side.
     pause_s
@@ -80,6 +80,10 @@ class Batches(Generic[Item, Made]):
             made = await self._work([item for item, _ in batch])
         except Exception as error:
             made = [error] * len(batch)
+        except BaseException:  # cancelled by whoever ends the loop, or by what it waits for
+            for _, waiter in batch:
+                waiter.cancel()
+            raise
         for (_, waiter), one in zip(batch, made, strict=True):
             if isinstance(one, Exception):
                 if not waiter.done():

@@ -64,7 +64,7 @@ class Session:
         Raises
         ------
         FMwareError
-            What ended the run; `RuntimeFaultError` if the cluster is lost.
+            What ended the run; `RuntimeFaultError` if the cluster is lost. What plain code raised is raised as it is.
         """
         return self._client.sync(self._run, bound)
 
@@ -93,9 +93,9 @@ class Session:
         try:
             try:
                 value = await self._result(future)
-            except (RuntimeFaultError, *FATAL):
-                raise
             except Exception as error:
+                if isinstance(error, FATAL) or (isinstance(error, RuntimeFaultError) and not _is_its_own(future)):
+                    raise
                 failure = error
             return Outcome(run_id, value, failure, await self._reports.made(run_id))
         finally:
@@ -120,6 +120,8 @@ class Session:
         try:
             return await fetched(future.result())
         except (OSError, FutureCancelledError) as error:
+            if _is_its_own(future):
+                raise
             raise self._lost() from error
 
     async def _ask(self, run_ids: Sequence[str]) -> list[RunReport | Exception | None]:
@@ -138,3 +140,8 @@ class Session:
         """Return the error for a scheduler that is gone."""
         address = self._client.scheduler.address if self._client.scheduler is not None else "the scheduler"
         return RuntimeFaultError(f"the connection to {address} was lost")
+
+
+def _is_its_own(future: Future) -> bool:
+    """Whether a run has failed by itself: what it raised may look like a lost connection, or like a lost runtime."""
+    return bool(future.status == "error")

@@ -12,12 +12,12 @@ from typing import Any
 from distributed import Client, Nanny, Scheduler, Worker
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
-from distributed.deploy.spec import SpecCluster
 from distributed.protocol.pickle import dumps
 from distributed.security import Security
 
 from dask_fmware.client.status import RuntimeStatus
 from dask_fmware.cluster.backends import SpecBackend
+from dask_fmware.cluster.orderly import OrderlyCluster
 from dask_fmware.cluster.provision import begin
 from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.cluster.templates import labels
@@ -33,7 +33,7 @@ LOST_S = 15.0  # after which a nanny that has closed is forgotten, as by Dask
 STREAM_INTERVAL_S = 50e-6  # a hop between two tasks takes 1.3 ms instead of 6; zero has worse tails
 
 
-class LocalModelCluster(SpecCluster):  # type: ignore[misc]
+class LocalModelCluster(OrderlyCluster):
     """Scheduler, light workers and replicas of a deployment, as processes on this machine.
 
     Everything is bound to the loopback address.
@@ -122,9 +122,9 @@ class LocalModelCluster(SpecCluster):  # type: ignore[misc]
             **kwargs,
         )
 
-    async def _start(self) -> None:
+    async def _begin(self) -> None:
         """Start the scheduler and install the runtime on it before any worker comes."""
-        await super()._start()
+        await super()._begin()
         await self._install()
 
     async def _install(self) -> None:

@@ -185,20 +185,12 @@ def _objectives(slo: SLO | None) -> str:
 async def _cluster(
     deployment: Deployment, dashboard_port: int | None
 ) -> AsyncIterator[tuple[LocalModelCluster, Client]]:
-    """Start a cluster whose replicas all serve, and close it, also if this is cancelled while it starts."""
+    """Start a cluster whose replicas all serve, and close it."""
     address = "" if dashboard_port is None else f"127.0.0.1:{dashboard_port}"
-    cluster = LocalModelCluster(deployment, dashboard_address=address, silence_logs=CRITICAL, asynchronous=True)
-    starting = asyncio.ensure_future(_started(cluster))
-    try:
-        await asyncio.shield(starting)
-        async with Client(cluster, asynchronous=True, set_as_default=False) as client:
-            await install(client, deployment, stream_interval_s=cluster.stream_interval_s)
-            await wait_ready(client)
-            yield cluster, client
-    finally:
-        await asyncio.wait([starting])  # Dask cannot close a cluster that is half started
-        await cluster.close()
-
-
-async def _started(cluster: LocalModelCluster) -> None:
-    await cluster
+    async with (
+        LocalModelCluster(deployment, dashboard_address=address, silence_logs=CRITICAL, asynchronous=True) as cluster,
+        Client(cluster, asynchronous=True, set_as_default=False) as client,
+    ):
+        await install(client, deployment, stream_interval_s=cluster.stream_interval_s)
+        await wait_ready(client)
+        yield cluster, client

@@ -15,7 +15,7 @@ from time import time
 from distributed import Client
 
 from dask_fmware.client.install import installed_status
-from dask_fmware.client.session import FATAL, Outcome, Session
+from dask_fmware.client.session import Outcome, Session
 from dask_fmware.errors import FMwareError, RuntimeFaultError
 from dask_fmware.evaluation.accounting import add_answer, add_verdict
 from dask_fmware.evaluation.capacity import Capacity
@@ -183,7 +183,7 @@ class Driver:
             await self._answer(flight)
             if record.error is None:
                 await self._judge(flight)
-        except (RuntimeFaultError, *FATAL):
+        except RuntimeFaultError:
             raise
         except FMwareError as error:  # this row cannot be run; the others can
             record.error = describe(error)

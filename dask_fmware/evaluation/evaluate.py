@@ -15,11 +15,12 @@ from distributed import Client, default_client
 from dask_fmware.errors import NotInstalledError, SpecError
 from dask_fmware.evaluation.driver import Driver, Limits
 from dask_fmware.evaluation.job import Job
-from dask_fmware.evaluation.output import Output
+from dask_fmware.evaluation.output import Manifest, Output
+from dask_fmware.evaluation.partitions import Partitions
 from dask_fmware.evaluation.progress import Progress, progress_bar
 from dask_fmware.evaluation.sources import Source, open_source
 from dask_fmware.evaluation.summary import Evaluation, summarize
-from dask_fmware.model.replica import MODEL_LABEL, read_label
+from dask_fmware.evaluation.threads import to_its_end
 
 if TYPE_CHECKING:
     from dask_fmware.compile.collection import WorkflowFunction
@@ -121,22 +122,31 @@ def evaluate(
     client = client or _default_client()
     folder = Path(output)
 
-    async def work() -> Evaluation:
-        source = await _source(client, data)
+    def described(source: Source) -> tuple[Job, Manifest]:  # reads the first rows
         job = Job.of(workflow, source, inputs=inputs, id_column=id_column, scorers=scorers, keep=keep, tenant=tenant)
-        manifest = await asyncio.to_thread(job.manifest)
-        opened = await asyncio.to_thread(
-            lambda: Output(
-                folder, manifest, shard_rows=shard_rows, repair=repair, retry_errors=retry_errors, overwrite=overwrite
+        return job, job.manifest()
+
+    async def work() -> Evaluation:
+        with Partitions(client) as partitions:
+            source = await asyncio.to_thread(open_source, data, partitions.compute)
+            job, manifest = await asyncio.to_thread(described, source)
+            opened = await to_its_end(
+                lambda: Output(
+                    folder,
+                    manifest,
+                    shard_rows=shard_rows,
+                    repair=repair,
+                    retry_errors=retry_errors,
+                    overwrite=overwrite,
+                ),
+                undo=Output.close,
             )
-        )
-        shown = progress is True
-        with opened, progress_bar(job.workflow.workflow.name, shown=shown) as bar:
-            total = await asyncio.to_thread(_total, source, limit, finish_at)
-            told = progress if callable(progress) else bar
-            limits = Limits(in_flight, max_errors, limit, finish_at)
-            await Driver(client, job, opened, limits, total, told).run()
-            await asyncio.to_thread(opened.finish)
+            with opened, progress_bar(job.workflow.workflow.name, shown=progress is True) as bar:
+                total = await asyncio.to_thread(_total, source, limit, finish_at)
+                told = progress if callable(progress) else bar
+                limits = Limits(in_flight, max_errors, limit, finish_at)
+                await Driver(client, job, opened, limits, total, told).run()
+                await to_its_end(opened.finish)
         return Evaluation(folder, await asyncio.to_thread(summarize, folder))
 
     return client.sync(work)
@@ -176,21 +186,6 @@ def _default_client() -> Client:
         raise NotInstalledError(
             "there is no Dask client; make one first: client = Client(fm.LocalModelCluster('deployment.yaml'))"
         ) from None
-
-
-async def _source(client: Client, data: Any) -> Source:
-    """Open the data; partitions of Dask collections are computed on light workers."""
-    known = await client.scheduler.identity(n_workers=-1)
-    light = [a for a, info in known["workers"].items() if read_label(info["resources"], MODEL_LABEL) is None]
-    loop = client.loop.asyncio_loop
-
-    def compute(part: Any) -> Any:  # called in a thread
-        async def made() -> Any:
-            return await client.compute(part, workers=light or None, allow_other_workers=True)
-
-        return asyncio.run_coroutine_threadsafe(made(), loop).result()
-
-    return await asyncio.to_thread(open_source, data, compute)
 
 
 def _total(source: Source, limit: int | None, finish_at: float | None) -> int | None:

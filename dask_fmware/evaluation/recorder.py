@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from dask_fmware.evaluation.output import Output
 from dask_fmware.evaluation.record import Record
 from dask_fmware.evaluation.scorers import Scorer
 from dask_fmware.evaluation.sources.source import Row
+from dask_fmware.evaluation.threads import to_its_end
 
 __all__ = ["Recorder", "describe"]
 
@@ -53,12 +55,7 @@ class Recorder:
             await asyncio.sleep(WRITE_S)
             self._wake.clear()
             batch, self._finished = self._finished, []
-            writing = asyncio.ensure_future(asyncio.to_thread(self._write, batch))
-            try:
-                await asyncio.shield(writing)
-            except asyncio.CancelledError:
-                await writing  # a thread is not cancelled, and the output must not be closed under it
-                raise
+            await to_its_end(partial(self._write, batch))  # the output must not be closed under it
             for item in batch:
                 if not item.written.done():
                     item.written.set_result(None)

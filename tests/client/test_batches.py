@@ -116,3 +116,15 @@ async def test_what_a_cancelled_caller_does_not_take_is_discarded_once() -> None
         asyncio.CancelledError,
     ]
     assert discarded == [2, 4]
+
+
+async def test_who_waits_for_work_that_is_cancelled_does_not_wait_for_ever() -> None:
+    async def work(items: Sequence[int]) -> list[int | Exception]:
+        if 13 in items:
+            raise asyncio.CancelledError
+        return list(items)
+
+    batches = Batches[int, int](work)
+    made = await asyncio.wait_for(asyncio.gather(*map(batches.made, (13, 4)), return_exceptions=True), 5)
+    assert [type(one) for one in made] == [asyncio.CancelledError] * 2
+    assert await batches.made(5) == 5

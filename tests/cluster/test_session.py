@@ -104,3 +104,22 @@ def test_threads_share_a_session_with_a_synchronous_client() -> None:
             answers = list(threads.map(lambda n: session.run(rag(question=f"{n}")), range(16)))
         assert len(answers) == 16
         assert session.outcome(rag(question="why")).report.met is not False
+
+
+@fm.task
+def connect(answer):
+    raise ConnectionRefusedError("nobody answers at the database")
+
+
+@fm.workflow
+def connecting(question):
+    return connect(small("{question}", question=question))
+
+
+async def test_what_plain_code_raises_is_not_taken_for_a_lost_cluster(cluster: InProcessCluster) -> None:
+    session = fm.Session(cluster.client)
+    with pytest.raises(ConnectionRefusedError, match="database"):
+        await session.run(connecting(question="why"))
+    outcome = await session.outcome(connecting(question="why"))
+    assert isinstance(outcome.error, ConnectionRefusedError)
+    assert outcome.report.state == "failed"

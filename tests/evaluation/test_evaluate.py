@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import dask
+import dask.bag
 import pytest
 
 import dask_fmware as fm
 from dask_fmware.client.session import Session
 from dask_fmware.errors import RuntimeFaultError, SpecError, UnknownModelError
 from dask_fmware.evaluation.driver import EvaluationStopped
-from dask_fmware.evaluation.output import OutputError
+from dask_fmware.evaluation.output import Output, OutputError
+from dask_fmware.evaluation.partitions import Partitions
 from dask_fmware.evaluation.progress import Progress
 from dask_fmware.testing import InProcessCluster, deployment
 
@@ -302,3 +306,91 @@ async def test_rows_that_will_be_done_in_good_time_stay_in_the_background(
 ) -> None:
     await evaluate(cluster, ask, data(10), tmp_path / "out", finish_by=3600.0)
     assert {report.data.deadline_s for report in await fm.reports(cluster.client)} == {None}
+
+
+@fm.task
+def read(answer, path):
+    return Path(path).read_text()
+
+
+@fm.workflow
+def reading(path):
+    return read(small("Which?", name="answer"), path)
+
+
+async def test_what_plain_code_raises_costs_its_row_even_if_it_looks_like_a_lost_cluster(
+    cluster: InProcessCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "there").write_text("yes")
+    rows = [{"path": str(tmp_path / name)} for name in ("there", "not-there")]
+    table = (await evaluate(cluster, reading, rows, tmp_path / "out")).to_pandas()
+    assert table["error"].isna().tolist() == [True, False]
+    assert "FileNotFoundError" in table["error"][1]
+
+
+async def test_a_row_that_ends_every_engine_costs_itself_alone(tmp_path: Path) -> None:
+    rules = [{"when": "poison", "fault": "crash"}]
+    async with InProcessCluster(deployment("small", text="so", rules=rules, router={"max_attempts": 2})) as cluster:
+        rows = [{"question": question} for question in ("a", "poison", "b")]
+        table = (await evaluate(cluster, ask, rows, tmp_path / "out", in_flight=1)).to_pandas()
+    assert table["error"].isna().tolist() == [True, False, True]
+    assert "AttemptsExhaustedError" in table["error"][1]
+
+
+@pytest.mark.parametrize("cancellations", [1, 3])
+async def test_an_evaluation_that_is_cancelled_while_its_output_opens_lets_go_of_it(
+    cluster: InProcessCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancellations: int
+) -> None:
+    opened, go_on, real = threading.Event(), threading.Event(), Output._recover
+
+    def waiting(output: Output, repair: bool) -> None:
+        opened.set()
+        assert go_on.wait(30)
+        real(output, repair)
+
+    monkeypatch.setattr(Output, "_recover", waiting)
+    task = asyncio.ensure_future(evaluate(cluster, ask, data(3), tmp_path / "out"))
+    await asyncio.to_thread(opened.wait, 30)
+    for _ in range(cancellations):
+        task.cancel()
+        await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await evaluate(cluster, ask, data(3), tmp_path / "out")).summary.rows == 3
+
+
+async def test_a_bag_is_read_by_partitions(cluster: InProcessCluster, tmp_path: Path) -> None:
+    bag = dask.bag.from_sequence(data(10), npartitions=3)
+    table = (await asyncio.wait_for(evaluate(cluster, ask, bag, tmp_path / "out"), 30)).to_pandas()
+    assert list(table["row"]) == list(range(10))
+
+
+async def test_a_thread_that_waits_for_a_partition_ends_with_the_evaluation(
+    cluster: InProcessCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, gone = Partitions.compute, threading.Event()
+
+    def compute(partitions: Partitions, part: Any) -> Any:
+        try:
+            return real(partitions, part)
+        finally:
+            gone.set()
+
+    monkeypatch.setattr(Partitions, "compute", compute)
+    bag = dask.bag.from_delayed([dask.delayed(until_told)(str(tmp_path / "told"))])
+    task = asyncio.ensure_future(evaluate(cluster, ask, bag, tmp_path / "out"))
+    await cluster.until(lambda: (tmp_path / "told.begun").exists())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(gone.wait, 30)
+    (tmp_path / "told").touch()
+
+
+def until_told(path: str) -> list[dict[str, str]]:
+    Path(f"{path}.begun").touch()
+    for _ in range(2000):
+        if not Path(path).exists():
+            sleep(0.01)
+    return [{"question": "q", "expected": "a"}]
