@@ -345,7 +345,7 @@ async def test_a_worker_that_cannot_start_leaves_nothing_behind(cluster: InProce
 async def processes() -> Any:
     """A cluster whose workers are processes; none of them is left in the end."""
     others = descendants(os.getpid())
-    async with LocalCluster(n_workers=0, asynchronous=True, dashboard_address=None) as cluster:
+    async with LocalCluster(n_workers=0, asynchronous=True, dashboard_address=":0") as cluster:
         yield cluster
     async with asyncio.timeout(30):
         while any(command(one) for one in descendants(os.getpid()) if one not in others):  # noqa: ASYNC110 - nothing tells
