@@ -1,5 +1,5 @@
 """The replica router: a scheduler plugin that turns what Dask and the workers report into events for the
-runtime machine, and the machine's actions into what Dask does.
+runtime machine. What the machine says is done in `performing`.
 
 It decides nothing. A runnable call is held in ``no-worker``, pinned to the address of the replica that
 the machine assigns, and its slot is free when its worker says so: Dask's own transitions do not tell.
@@ -16,39 +16,30 @@ from functools import partial
 from typing import Any, TypeVar
 
 from distributed import Scheduler, SchedulerPlugin
-from distributed.metrics import time
 
 from dask_fmware.errors import AttemptsExhaustedError, FMwareError, NotInstalledError, VersionMismatchError
-from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken, GiveUp, Overdue
+from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken, Overdue
 from dask_fmware.model.plan import PlannedNode
 from dask_fmware.model.replica import MODEL_LABEL, read_label
 from dask_fmware.policy import create_policy
 from dask_fmware.runtime import (
-    Assign,
     CallDropped,
     CallRunnable,
     CallWithdrawn,
     Event,
-    Fail,
-    Hold,
     Machine,
     ModelLimits,
-    Move,
-    Refuse,
     ReplicaDraining,
-    ReplicaGone,
     RunDropped,
     RunEnded,
     RunSubmitted,
-    Skip,
-    Tick,
 )
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware_scheduler.answers import AnswerBoard
 from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.guard import Guard, guarded
-from dask_fmware_scheduler.placement import Placement
+from dask_fmware_scheduler.performing import Performer
 from dask_fmware_scheduler.provisioning import ProvisioningService
 from dask_fmware_scheduler.results import ResultMover
 from dask_fmware_scheduler.services import SERVICES, Service
@@ -102,14 +93,13 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             tenants={name: tenant.weight for name, tenant in self.deployment.tenants.items()},
         )
         self.answers = AnswerBoard(self.machine)
-        self.placement = Placement(self.dask, self._put_back)
+        self.performer = Performer(self.machine, self.dask, self.guard, self._assigned)
+        self.placement = self.performer.placement
         self.results = ResultMover(self.dask, lambda: self.placement.light)
         self._nodes: dict[str, tuple[str, PlannedNode]] = {}  # key -> (run id, node)
         self._outputs: dict[str, str] = {}  # key of a result -> run id
-        self._refused: dict[str, FMwareError] = {}
         self._submitted = 0  # runs
-        self._stopped = self._closed = False
-        self._wakes_at: float | None = None  # when the machine is told that its time has come
+        self._closed = False
         self.dask.tolerate_worker_deaths(1000)
         self.services = tuple(make(self) for make in SERVICES)
         self._listen(
@@ -146,7 +136,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         """Stop routing; the streams of workers stay served so that none of them breaks."""
         if self._closed:
             return
-        self._stopped = self._closed = True
+        self._closed = True
+        self.performer.stop()
         for service in reversed(self.services):
             service.close()
         self.results.close()
@@ -156,7 +147,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
 
     async def uninstall(self) -> None:
         """Fail what is held, since nobody will place it any more, and stop routing (RPC)."""
-        self._stopped = True
+        self.performer.stop()
         error = NotInstalledError("the dask-fmware runtime was uninstalled while this run was under way")
         self.placement.fail_parked(list(self._nodes), error)
         await self.close()
@@ -179,12 +170,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.replica_gone(worker)
 
     def replica_gone(self, worker: str, reason: str = "its worker is gone") -> None:
-        """Tell the machine, and offer it again what had not left for that replica yet: Dask will not."""
-        undelivered = self.placement.take_back_from(worker)
-        self._handle(ReplicaGone(worker, reason))
-        for action in undelivered:
-            self._handle(AttemptEnded(action.call_id, action.attempt, "undelivered"))
-            self._handle(CallRunnable(action.call_id))
+        """Tell the machine that a replica is gone."""
+        self.performer.replica_gone(worker, reason)
 
     @guarded
     def log_event(self, topic: str, msg: Any) -> None:
@@ -196,7 +183,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _status_changed(self, worker: str) -> None:
         state, takes_tasks = self.machine.fleet.get(worker), self.dask.takes_tasks(worker)
         if state is not None and state.draining is takes_tasks:
-            self._handle(ReplicaDraining(worker, not takes_tasks))
+            self.performer.tell(ReplicaDraining(worker, not takes_tasks))
         elif takes_tasks and worker in self.placement.light:
             self.placement.add_light(worker)
 
@@ -226,7 +213,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             for node in plan.nodes:
                 self._nodes[node.key] = (plan.run_id, node)
             self._outputs[plan.output] = plan.run_id
-            self._handle(RunSubmitted(plan))
+            self.performer.tell(RunSubmitted(plan))
             self.answers.wake(plan.run_id)
             self._submitted += 1
             if self._submitted % TIDY == 0:
@@ -235,7 +222,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _refuse(self, output: str, tasks: list[Any], error: FMwareError) -> None:
         """Fail a run whose plan cannot be read: all that is known of it are the keys of its tasks, which end alike."""
         run_id = output[-32:]
-        self._refused[run_id], self._outputs[output] = error, run_id
+        self.performer.refused[run_id], self._outputs[output] = error, run_id
         for key in tasks:
             if isinstance(key, str) and key.endswith(run_id):
                 self._nodes[key] = (run_id, PlannedNode(name=key, key=key))
@@ -267,34 +254,29 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 if node.model is not None and start == "processing" and (worker := kwargs.get("worker")) is not None:
                     self._result_made(key, worker)
             case "erred":
-                self._take_back(key)
+                self.performer.take_back(key)
                 if key in self._outputs:
                     self._run_ended(self._outputs[key], "failed", self.dask.failure_text(key))
             case "released":
                 if node.model is not None and start != "memory":
-                    self._sync_replica_of(key)
-                    self._handle(CallWithdrawn(key))
-                self._take_back(key)
+                    self.performer.sync_replica_of(key)
+                    self.performer.tell(CallWithdrawn(key))
+                self.performer.take_back(key)
             case "forgotten":
                 self._forgotten(key, node)
-
-    def _take_back(self, key: str) -> None:
-        """A task is not to run; a slot that was given to it without its replica knowing is free again."""
-        if (action := self.placement.take_back(key)) is not None:
-            self._handle(AttemptEnded(key, action.attempt, "undelivered"))
 
     def _forgotten(self, key: str, node: PlannedNode) -> None:
         del self._nodes[key]
         if node.model is not None:
-            self._handle(CallDropped(key))
-        self._take_back(key)
+            self.performer.tell(CallDropped(key))
+        self.performer.take_back(key)
         if (run_id := self._outputs.pop(key, None)) is not None:
-            self._refused.pop(run_id, None)
-            self._handle(RunDropped(run_id))
+            self.performer.refused.pop(run_id, None)
+            self.performer.tell(RunDropped(run_id))
             self.answers.wake(run_id)
 
     def _run_ended(self, run_id: str, state: Any, reason: str = "") -> None:
-        self._handle(RunEnded(run_id, state, reason))
+        self.performer.tell(RunEnded(run_id, state, reason))
         self.answers.wake(run_id)
 
     def _result_made(self, key: str, worker: str) -> None:
@@ -303,24 +285,17 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
 
     def _runnable(self, task: Any, run_id: str, node: PlannedNode) -> None:
         """All inputs of a task are there: hold or place it before Dask does."""
-        if self._stopped:
+        if self.performer.stopped:
             self.dask.loosen(task)  # wherever it comes, no model host is there to run it, which it says
-        elif (error := self._refused.get(run_id)) is not None:
+        elif (error := self.performer.refused.get(run_id)) is not None:
             self.dask.hold(task)
             self.placement.fail_soon(task.key, error)
         elif node.model is None:
             self._place_plain(task, node)
         else:
             self.dask.hold(task)
-            self._sync_replica_of(task.key)
-            self._handle(CallRunnable(task.key))
-
-    def _sync_replica_of(self, key: str) -> None:
-        """Tell the machine of a dead replica before its calls return: Dask moves them first."""
-        call = self.machine.runs.calls.get(key)
-        attempt = call.attempt if call is not None else None
-        if attempt is not None and not self.dask.is_known(attempt.replica_id):
-            self.replica_gone(attempt.replica_id)
+            self.performer.sync_replica_of(task.key)
+            self.performer.tell(CallRunnable(task.key))
 
     def _place_plain(self, task: Any, node: PlannedNode) -> None:
         """Send plain code to light workers, unless it has killed too many of them."""
@@ -339,70 +314,17 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _told(
         self, message: type[FirstToken | AttemptEnded | Branched | Overdue], /, worker: str, **fields: Any
     ) -> None:
-        self._handle(message.from_wire(fields))
+        self.performer.tell(message.from_wire(fields))
 
     @guarded
     def take(self, event: Event) -> None:
         """Give the machine an event that a service has taken in."""
-        self._handle(event)
+        self.performer.tell(event)
 
-    def _handle(self, event: Event) -> None:
-        """Give an event to the machine and do what it says."""
-        if self._stopped:
-            return
-        for action in self.machine.handle(event, time()):
-            match action:
-                case Assign():
-                    self._assign(action)
-                case Hold():
-                    pass  # held since it became runnable
-                case Move():
-                    if self.dask.is_known(action.replica_id):  # its task comes back as runnable
-                        self.dask.send(action.replica_id, GiveUp(action.call_id, action.attempt).to_wire())
-                case Skip():
-                    if (task := self.dask.task(action.call_id)) is not None:
-                        self.placement.to_light(task)
-                        self.placement.move_soon(action.call_id)
-                case Fail():
-                    self.placement.fail_soon(action.call_id, action.error)
-                case Refuse():
-                    self._refused[action.run_id] = action.error
-        self._wake_in_time()
-
-    def _wake_in_time(self) -> None:
-        """Tell the machine when the time has come that a held call waits for."""
-        wake_at = self.machine.wake_at
-        if wake_at is not None and wake_at != self._wakes_at:
-            self._wakes_at = wake_at
-            asyncio.get_running_loop().call_later(max(wake_at - time(), 0.0), self._wake, wake_at)
-
-    @guarded
-    def _wake(self, due: float) -> None:
-        if due == self._wakes_at:  # else an earlier time was set meanwhile
-            self._wakes_at = None
-            self._handle(Tick())
-
-    def _assign(self, action: Assign) -> None:
-        task = self.dask.task(action.call_id)
-        if task is None or not self.dask.takes_tasks(action.replica_id):
-            self._put_back([action])
-            return
-        self.placement.assign(task, action)
-        node = self._nodes.get(action.call_id)
+    def _assigned(self, key: str) -> None:
+        node = self._nodes.get(key)
         if node is not None and node[1].answers:
             self.answers.wake(node[0])
-
-    @guarded
-    def _put_back(self, actions: list[Assign]) -> None:
-        """The replica of these assignments takes no tasks: let the machine decide again."""
-        for action in actions:
-            if not self.dask.is_known(action.replica_id):
-                self.replica_gone(action.replica_id)
-            elif not self.dask.takes_tasks(action.replica_id):
-                self._handle(ReplicaDraining(action.replica_id))
-            self._handle(AttemptEnded(action.call_id, action.attempt, "undelivered"))
-            if self.dask.task(action.call_id) is not None:
-                self._handle(CallRunnable(action.call_id))
 
     def valid_workers_downscaling(self, scheduler: Scheduler, workers: list[Any]) -> list[Any]:
         """Let other scalers (Dask's own, Kubernetes) see replicas only if drained to be stopped; these first."""
