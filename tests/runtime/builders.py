@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
+import pytest
+
 from dask_fmware.model.plan import Guard, Objective, PlannedNode, RunPlan
 from dask_fmware.model.replica import Replica
 from dask_fmware.policy import POLICIES, create_policy
@@ -22,6 +24,7 @@ from dask_fmware.runtime import (
 from dask_fmware.spec.deployment import Latency
 
 POLICY_NAMES = sorted(POLICIES)
+every_policy = pytest.mark.parametrize("policy", POLICY_NAMES)
 LATENCY = Latency(first_token_s=0.1, prompt_token_s=0.001, output_token_s=0.01)
 
 

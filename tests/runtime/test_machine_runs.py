@@ -1,0 +1,116 @@
+"""Runs: who is refused, how they end, and what their objective asks for."""
+
+from __future__ import annotations
+
+import pytest
+
+from dask_fmware.errors import CapacityError, DeadlineRejectedError, UnknownModelError
+from dask_fmware.model.plan import Objective
+from dask_fmware.runtime import AttemptEnded, CallRunnable, Fail, FirstToken, Hold, ReplicaGone, RunEnded
+from tests.runtime.builders import Driver, assigned, node, plan, replica
+
+
+def test_a_run_of_an_unknown_model_is_refused() -> None:
+    d = Driver()
+    (refuse,) = d.submit(plan("r", [node("r/a", "llama")]))
+    assert isinstance(refuse.error, UnknownModelError)  # type: ignore[union-attr]
+    assert "(hosted: large, small)" in refuse.reason
+    report = d.machine.report("r")
+    assert report is not None
+    assert (report.state, report.reason, report.finished_at) == ("refused", refuse.reason, 0.0)
+    d.tell(RunEnded("r", "failed"))
+    assert report.state == "refused"
+
+
+def test_a_model_is_known_if_a_replica_hosts_it() -> None:
+    d = Driver()
+    d.ready(replica("a", "extra"))
+    assert d.submit(plan("r", [node("r/a", "extra", prompt_bytes=400)])) == []
+    assert assigned(d.runnable("r/a")) == [("r/a", "tcp://a", 1)]
+    d.tell(ReplicaGone("tcp://a"))
+    (refuse,) = d.submit(plan("s", [node("s/a", "extra")]))
+    assert "no replica hosts model 'extra'" in refuse.reason
+    assert [type(a) for a in d.runnable("r/a")] == [Hold]
+
+
+def test_runs_are_refused_while_too_many_calls_wait() -> None:
+    d = Driver(max_held=2)
+    d.start("x", "y")
+    (refuse,) = d.submit(plan("z"))
+    assert isinstance(refuse.error, CapacityError)  # type: ignore[union-attr]
+    assert d.submit(plan("x[0]", [node("x[0]/a")], part_of="x")) == []
+
+
+def test_a_refused_body_leaves_it_to_its_run_to_fail() -> None:
+    d = Driver()
+    d.start("r")
+    (refuse,) = d.submit(plan("r[0]", [node("r[0]/a", "llama")], part_of="r"))
+    assert refuse.run_id == "r[0]"  # type: ignore[union-attr]
+    assert d.machine.report("r").state == "running"  # type: ignore[union-attr]
+
+
+def test_a_run_that_is_known_is_not_submitted_twice() -> None:
+    d = Driver()
+    d.start("x")
+    assert d.submit(plan("x")) == []
+    assert d.state("x") == "held"
+
+
+def test_a_run_ends_once() -> None:
+    d = Driver()
+    d.start("x")
+    d.tell(RunEnded("x", "failed", "it broke"), at=3.0)
+    d.tell(RunEnded("x", "finished"), at=4.0)
+    report = d.machine.report("x")
+    assert report is not None
+    assert (report.state, report.reason, report.finished_at, report.first_token_at) == ("failed", "it broke", 3.0, None)
+
+
+def test_the_first_token_of_a_run_is_the_last_of_those_that_make_its_answer() -> None:
+    d = Driver()
+    d.ready(replica("a", slots=9))
+    d.submit(plan("r", [node("r/draft"), node("r/a", answers=True), node("r/b", answers=True)]))
+    d.runnable("r/draft", "r/a", "r/b")
+    for at, call_id in enumerate(("r/draft", "r/a", "r/b"), 1):
+        d.tell(FirstToken(call_id, 1, 0.1), at=float(at))
+    d.tell(RunEnded("r", "finished"), at=9.0)
+    assert d.machine.report("r").first_token_at == 3.0  # type: ignore[union-attr]
+
+
+def test_a_branch_that_was_not_taken_does_not_count_for_the_first_token() -> None:
+    d = Driver()
+    d.ready(replica("a", slots=9))
+    d.submit(plan("r", [node("r/a", answers=True), node("r/b", answers=True)]))
+    d.runnable("r/a", "r/b")
+    d.tell(FirstToken("r/a", 1, 0.1), at=1.0)
+    d.tell(FirstToken("r/b", 1, 0.1), AttemptEnded("r/b", 1, "skipped"), at=5.0)
+    d.tell(RunEnded("r", "finished"), at=9.0)
+    assert d.machine.report("r").first_token_at == 1.0  # type: ignore[union-attr]
+
+
+def test_the_first_token_of_a_run_that_ends_in_plain_code_is_its_completion() -> None:
+    d = Driver()
+    d.submit(plan("r", [node("r/a"), node("r/code", None, after=("a",))]))
+    d.tell(RunEnded("r", "finished"), at=7.0)
+    assert d.machine.report("r").first_token_at == 7.0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("on_miss", "served"), [("finish", True), ("reject", False)])
+def test_a_late_call_is_rejected_only_if_the_user_asked_for_it(on_miss: str, served: bool) -> None:
+    d = Driver()
+    d.ready(replica("a"))
+    d.submit(plan("x", objective=Objective(ttft_s=2.0, e2e_s=5.0, on_miss=on_miss)))  # type: ignore[arg-type]
+    (action,) = d.tell(CallRunnable("x"), at=2.5)
+    if served:
+        assert assigned([action])
+    else:
+        assert isinstance(action, Fail)
+        assert isinstance(action.error, DeadlineRejectedError)
+        assert "0.500 s past the deadline" in action.reason
+
+
+def test_a_call_in_time_is_not_rejected() -> None:
+    d = Driver()
+    d.ready(replica("a"))
+    d.submit(plan("x", objective=Objective(e2e_s=5.0, on_miss="reject")))
+    assert assigned(d.tell(CallRunnable("x"), at=5.0))
