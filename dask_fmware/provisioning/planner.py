@@ -23,6 +23,7 @@ from dask_fmware.provisioning.simple import Simple
 from dask_fmware.provisioning.sizing import Sizing, size
 from dask_fmware.provisioning.steps import Stock, steps_to
 from dask_fmware.provisioning.surprise import Surprise
+from dask_fmware.provisioning.turns import Turns
 from dask_fmware.provisioning.views import ModelLoad, Observation, Plan, ReplicaNow, WorkflowDemand
 from dask_fmware.spec.provisioning import Provisioning
 
@@ -70,6 +71,7 @@ class Planner:
         self._surprises: dict[str, Surprise] = {}
         self._started: dict[str, float] = {}  # model -> last start
         self._begun: float | None = None
+        self._turns = Turns(options)
         self._simple = Simple(options)
         self._queue_length = QueueLength(options)
         self._solved: tuple[float, object, Sizing] | None = None
@@ -120,6 +122,8 @@ class Planner:
         for model in self.inventory.models:
             reasons[model] = self._reason(model, classes, sizing, notes, seen.models.get(model))
         self._keep_for_stability(desired, asked, stock, barred, now, reasons)
+        settled = [m for m in self.inventory.models if now - self._started.get(m, -inf) >= self.options.cool_down_s]
+        reasons |= self._turns.take(desired, self.inventory, seen.models, stock, barred, settled, now)
         return self._made(desired, reasons, seen, stock, barred, now, sizing.attainment)
 
     def _classes(self, seen: Observation, now: float) -> tuple[list[CallClass], dict[str, str]]:
