@@ -56,7 +56,7 @@ class _Worker(threading.Thread, Generic[T]):
     def __init__(self, main: Callable[[], Coroutine[Any, Any, T]]) -> None:
         super().__init__(name="foreground", daemon=True)
         self._main = main
-        self._cancelled = threading.Event()
+        self._cancelled, self._ended = threading.Event(), threading.Event()  # no join: see `wait`
         self._task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.result: T | None = None
@@ -67,6 +67,8 @@ class _Worker(threading.Thread, Generic[T]):
             self.result = asyncio.run(self._outer())
         except BaseException as error:
             self.error = error
+        finally:
+            self._ended.set()
 
     async def _outer(self) -> T | None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
@@ -83,8 +85,9 @@ class _Worker(threading.Thread, Generic[T]):
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
     def wait(self) -> T:
-        while self.is_alive():
-            self.join(POLL_S)
+        """Wait for the end; a signal is raised meanwhile. Python 3.11 takes a thread whose `join` raised for ended."""
+        while not self._ended.wait(POLL_S):
+            pass
         if self.error is not None:
             raise self.error
         return cast(T, self.result)
@@ -93,13 +96,13 @@ class _Worker(threading.Thread, Generic[T]):
         """Cancel the task and wait until the thread has ended, within bounds."""
         self._cancelled.set()
         loop, task = self._loop, self._task
-        if loop is not None and task is not None and self.is_alive():
+        if loop is not None and task is not None and not self._ended.is_set():
             try:
                 loop.call_soon_threadsafe(task.cancel)
             except RuntimeError:  # the loop has just closed
                 return
         if self.ident is not None:  # it has been started
-            self.join(CLOSING_S)
+            self._ended.wait(CLOSING_S)
 
 
 def _terminated(number: int, frame: object) -> None:

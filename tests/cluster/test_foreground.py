@@ -37,6 +37,43 @@ def test_processes_that_are_started_there_do_not_hear_of_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_raised_when_it_has_ended_in_order(number: signal.Signals) -> None:
+    ended = list[str]()
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), number)
+        try:
+            await asyncio.sleep(PATIENCE_S)
+        finally:
+            await asyncio.sleep(0.2)
+            ended.append("in order")
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run_in_foreground(main)
+    assert ended == ["in order"]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_that() -> None:
+    go_on = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(PATIENCE_S)
+        finally:
+            loop.call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
+            await asyncio.to_thread(go_on.wait, PATIENCE_S)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_in_foreground(main)
+        assert not go_on.is_set()
+    finally:
+        go_on.set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_comes_while_it_starts_cancels_it(
     monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -57,7 +94,6 @@ def test_a_signal_that_comes_while_it_starts_cancels_it(
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         run_in_foreground(main)
     assert ended in ([], ["in order"])  # it may not have begun
-    assert not any(isinstance(thread, foreground._Worker) for thread in threading.enumerate())
 
 
 async def _nothing() -> Any:
