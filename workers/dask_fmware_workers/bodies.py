@@ -12,6 +12,8 @@ from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 
 __all__ = ["BodyClient"]
 
+CONNECT_S = 2.0  # that a client which is being made may take when its worker closes
+
 
 class BodyClient:
     """One client for all maps and loops of a worker, made when it is first needed."""
@@ -23,9 +25,7 @@ class BodyClient:
 
     async def run(self, graph: dict[str, Any], keys: list[str], key: str) -> list[Any]:
         """Submit a graph and return the values of `keys`, for the task `key`, which gives its slot back."""
-        client = await self._connected()
-        self._dask.secede(key)
-        task = asyncio.ensure_future(self._gather(client, graph, keys))
+        task = asyncio.ensure_future(self._made(graph, keys, key))
         self._waiting.setdefault(key, set()).add(task)
         try:
             return await task
@@ -39,21 +39,22 @@ class BodyClient:
             if not self._waiting[key]:
                 del self._waiting[key]
 
-    async def _connected(self) -> Client:
-        """Return the client; one that could not be made is made anew for the next task."""
-        making = self._client
-        if making is None or (making.done() and (making.cancelled() or making.exception() is not None)):
-            making = self._client = asyncio.ensure_future(self._dask.client())
-        return await asyncio.shield(making)
-
-    @staticmethod
-    async def _gather(client: Client, graph: dict[str, Any], keys: list[str]) -> list[Any]:
+    async def _made(self, graph: dict[str, Any], keys: list[str], key: str) -> list[Any]:
+        client = await self._connected()
+        self._dask.secede(key)
         futures = client.get(graph, keys, sync=False)
         try:
             return list(await fetched(client.gather(futures)))
         finally:
             for future in futures:
                 future.release()
+
+    async def _connected(self) -> Client:
+        """Return the client; one that could not be made, or that has lost its scheduler, is made anew."""
+        making = self._client
+        if making is None or (making.done() and not _serves(making)):
+            making = self._client = asyncio.ensure_future(self._dask.client())
+        return await asyncio.shield(making)
 
     def cancel(self, key: str) -> None:
         """Let go of the bodies of a task; their calls are aborted."""
@@ -62,9 +63,15 @@ class BodyClient:
 
     async def close(self) -> None:
         """Close the client."""
-        if self._client is not None:
-            client, self._client = self._client, None
-            if client.done() and not client.cancelled() and client.exception() is None:
-                await client.result().close()
-            else:
-                client.cancel()
+        making, self._client = self._client, None
+        if making is not None:
+            _, late = await asyncio.wait([making], timeout=CONNECT_S)  # Dask leaves something of one that is cancelled
+            if late:
+                making.cancel()
+            elif _serves(making):
+                await making.result().close()
+
+
+def _serves(made: asyncio.Task[Client]) -> bool:
+    """Whether there is a client, and it is of use."""
+    return not made.cancelled() and made.exception() is None and made.result().status not in ("closing", "closed")
