@@ -1,0 +1,65 @@
+"""Engines that never load, or die while they do."""
+
+from __future__ import annotations
+
+import pytest
+
+import dask_fmware as fm
+from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware.testing.scripted import ScriptedEngine
+from dask_fmware_scheduler.arrivals import Arrivals
+from dask_fmware_workers import host, loading
+from tests.cluster.flows import one
+
+
+async def test_a_replica_that_cannot_load_is_reported_with_its_reason() -> None:
+    document = deployment(
+        "small", on={"bad": 1, "good": 1}, placements={"bad": {"load_error": "no such file: model.gguf"}}
+    )
+    async with InProcessCluster(document, wait=False) as cluster:
+        await cluster.until(lambda: cluster.router.service(Arrivals).failed and len(cluster.router.machine.fleet) == 1)
+        (failed,) = (await fm.status(cluster.client))["failed_replicas"]
+        assert failed["name"] == "small-bad-0"
+        assert "no such file: model.gguf" in failed["error"]
+        assert failed["will_retry"] is True
+        with pytest.raises(
+            TimeoutError, match=r"1 of 2 replicas are not ready after 0.1 s \('small-bad-0': .*model.gguf"
+        ):
+            await fm.wait_ready(cluster.client, timeout_s=0.1)
+        assert (await cluster.client.compute(one("x"))).model == "small"  # the other one serves
+
+
+async def test_a_replica_whose_engine_does_not_exist_fails_wait_ready_at_once() -> None:
+    document = deployment("small")
+    document["models"]["small"]["engine"] = "fusion"
+    async with InProcessCluster(document, wait=False) as cluster:
+        with pytest.raises(DeploymentError, match=r"replica 'small-cpu-0' .* cannot start: engine 'fusion'"):
+            await fm.wait_ready(cluster.client, timeout_s=30)
+
+
+async def test_a_model_file_that_is_not_there_fails_wait_ready_at_once() -> None:
+    document = deployment("small")
+    document["models"]["small"] |= {"engine": "llama.cpp", "arguments": {"gguf": "/nowhere/model.gguf"}}
+    async with InProcessCluster(document, wait=False) as cluster:
+        with pytest.raises(DeploymentError, match=r"cannot start: llama.cpp: '/nowhere/model.gguf' does not exist"):
+            await fm.wait_ready(cluster.client, timeout_s=30)
+        assert (await fm.status(cluster.client))["failed_replicas"][0]["will_retry"] is False
+
+
+async def test_an_engine_that_dies_while_it_loads_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[int] = []
+
+    class DiesTwice(ScriptedEngine):
+        async def start(self) -> None:
+            starts.append(len(starts))
+            if len(starts) < 3:
+                raise EngineLoadError("scripted: it died while it loaded")
+            await super().start()
+
+    monkeypatch.setattr(loading, "create_engine", lambda kind, arguments: DiesTwice(**arguments))
+    monkeypatch.setattr(host, "FIRST_RETRY_S", 0.01)
+    async with InProcessCluster(deployment("small")) as cluster:
+        assert starts == [0, 1, 2]
+        assert not (await fm.status(cluster.client))["failed_replicas"]
+        assert (await cluster.client.compute(one("x"))).model == "small"

@@ -1,0 +1,52 @@
+"""Figures that documents repeat from benchmarks; whoever measures anew finds here which sentence to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+OVERHEAD = (
+    ("chain of three calls, p50 | 22.9 ms | 11.2 ms | 11.4 ms | 10.7 ms", "p50 ms | 22.9 | 11.22 | 11.43 | 10.74"),
+    ("tasks a second, flat graph | 1426 | 1381 | 1173 | 1250", "tasks/s, flat graph | 1426 | 1381 | 1173 | 1250"),
+    ("tasks a second, chains of three | 2021 | 1891 | 1563 | 1790", "tasks/s, chains of 3 | 2021 | 1891 | 1563 | 1790"),
+    ("585 us | 594 us | 712 us | 643 us", "CPU us/task, flat graph | 585 | 594.1 | 712.2 | 642.7"),
+)  # fmt: skip
+
+FIGURES = (
+    *(("README.md", said, "overhead", found) for said, found in OVERHEAD),
+    ("README.md", "tight objectives 83 to 28 % for 0.4 to 1.1", "batch_beside", "1.1 (0.8 to 1.4) | 0.28"),
+    ("README.md", "emulated engines, for 0.5 to 1.1 points", "batch_beside_real", "0.989 | 1.1 |"),
+    ("README.md", "some 7 ms after it (13 to 16", "handover", "20 to 200 ms | one ahead | 7.0 ms | 15.9 ms"),
+    ("docs/engines.md", "first token +1.7 ms with [llama.cpp]", "hosting_llama.cpp", "p50 1.66 ms"),
+    ("docs/engines.md", "and -0.9 ms with [vLLM]", "hosting_vllm", "p50 -0.89 ms"),
+    ("docs/engines.md", "16 streams -4.8 % and -0.4 %", "hosting_vllm", "throughput lost 0.4%"),
+    ("docs/clusters.md", "take 45 to 57 % of the card-hours", "provisioning_day", "0.57 (0.55 - 0.59)"),
+    ("benchmarks/README.md", "A single call takes 1.7 times as long", "ray_overhead", "| 9.674 | 5.818 | 1.773 | 1.66"),
+    ("benchmarks/README.md", "2.7 and 1.1 times", "ray_overhead", "277.2 | 103.8 | 243.2 | 2.67 | 1.14"),
+    ("DESIGN.md", "0.80 of Ray's default and 1.95", "ray_overhead", "| 16.19 | 20.32 | 8.291 | 0.80 | 1.95"),
+    ("DESIGN.md", "0.02 s later (median; 1.65 s at", "recovery", "0.02 / 1.65 s"),
+    ("DESIGN.md", "after 4.3 s here and 10.6 s there", "recovery", "| 4.32 / 8.88 s"),
+    ("DESIGN.md", "latency 33 % before and 23 % after", "slowed_replica", "| 16.4% | 0.661 s | 0.688 s | 22.7%"),
+    ("DESIGN.md", "run at 93 % of what the engines alone", "evaluation_throughput", "**93.4%**"),
+    ("DESIGN.md", "103 and 113 % of what is idle", "batch_beside_real", "| 8.9 | 113% |"),
+    ("DESIGN.md", "uses 95, 93 and 93 % of what is idle", "batch_beside", "0.95 (0.94 to 0.96)"),
+    ("DESIGN.md", "loses 1.9, 1.3 and 4.3 points", "slack_fairness", "-0.043 (-0.081 to -0.016)"),
+    ("DESIGN.md", "0.533 in time", "slack_overload", "| slack | 0.533 |"),
+    ("DESIGN.md", "0.974 (RAG) and 0.952 (shopping)", "slack_paper_deterministic", "0.724 to 0.749 | 0.974"),
+    ("DESIGN.md", "0.29, 0.55, 0.47 and 0.41 above `greedy`", "slack_batching2", "+0.407 (+0.395 to +0.419)"),
+    ("DESIGN.md", "44 us against 50 in turns", "decision_cost", "43.5 us | 50.4 us"),
+    ("DESIGN.md", "343 s of CPU", "simulator_speed", "982,782 | 343.1 s"),
+    ("DESIGN.md", "20,000 runs and 127 MB after 50,000", "bounded_memory_real", "127 MB in the last fifth"),
+    ("DESIGN.md", "+81 and +78 %", "paper", "+81 % (+68 to +92)"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("document", "said", "result", "found"), FIGURES)
+def test_a_figure_that_is_repeated_is_that_of_the_table(document: str, said: str, result: str, found: str) -> None:
+    kept = (ROOT / "benchmarks/results" / f"{result}.md").read_text(encoding="utf-8")
+    assert found in kept, f"{result}.md was measured anew: change '{said}' in {document}, and this line of {__name__}"
+    text = " ".join((ROOT / document).read_text(encoding="utf-8").split())
+    assert said in text, f"{document} no longer says '{said}' of {result}.md: change this line of {__name__}"
