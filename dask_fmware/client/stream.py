@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 from distributed import Client, Future
@@ -99,16 +100,17 @@ class AnswerStream:
                 continue
             attempt = where["attempt"]
             text, complete = "", False
-            async for piece, ended in _follow(self._client, where):
-                text += piece
-                complete = ended == "finished"
-                if text.startswith(shown):
-                    if len(text) > len(shown):
-                        yield Chunk(text[len(shown) :])
+            async with aclosing(_follow(self._client, where)) as pieces:  # who breaks off lets go of the worker too
+                async for piece, ended in pieces:
+                    text += piece
+                    complete = ended == "finished"
+                    if text.startswith(shown):
+                        if len(text) > len(shown):
+                            yield Chunk(text[len(shown) :])
+                            shown = text
+                    elif not shown.startswith(text):  # this attempt says something else than was shown
+                        yield Chunk(text, restarted=True)
                         shown = text
-                elif not shown.startswith(text):  # this attempt says something else than was shown
-                    yield Chunk(text, restarted=True)
-                    shown = text
             if complete:
                 break
         result: Any = await fetched(self._future.result() if self._client.asynchronous else self._future._result())
@@ -123,7 +125,7 @@ class AnswerStream:
                 yield Chunk(final, restarted=True)
 
 
-async def _follow(client: Client, where: dict[str, Any]) -> AsyncIterator[tuple[str, str | None]]:
+async def _follow(client: Client, where: dict[str, Any]) -> AsyncGenerator[tuple[str, str | None], None]:
     """Yield pieces of one attempt's text, and with the last how it ended; ends early if its worker is lost."""
     try:
         comm = await connect(where["worker"], timeout=CONNECT_S, **client.connection_args)

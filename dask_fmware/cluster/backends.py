@@ -207,19 +207,25 @@ class GroupBackend:
 
     async def close(self) -> None:
         """Give up what is being asked."""
-        for task in self._asking.values():
+        asking = list(self._asking.values())
+        for task in asking:
             task.cancel()
-        if self._asking:
-            await asyncio.wait(list(self._asking.values()))
+        if asking:
+            await asyncio.wait(asking)
 
     def _ask(self, model: str, accelerator: str) -> None:
         key = model, accelerator
         if key not in self._asking:
-            task = self._asking[key] = asyncio.ensure_future(self._until_asked(*key))
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
+            self._asking[key] = asyncio.ensure_future(self._until_asked(*key))
 
     async def _until_asked(self, model: str, accelerator: str) -> None:
-        """Bring a group to its size; changes meanwhile are taken along."""
+        """Bring a group to its size; changes meanwhile are taken along, what comes after the last look is told anew."""
+        try:
+            await self._ask_on(model, accelerator)
+        finally:
+            del self._asking[model, accelerator]
+
+    async def _ask_on(self, model: str, accelerator: str) -> None:
         group, told = f"fm-{model}-{accelerator}".lower().replace("_", "-").replace(".", "-"), None
         is_new = (model, accelerator) not in self._groups
         while told != (count := self._counts[model, accelerator]):

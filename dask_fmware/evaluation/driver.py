@@ -27,6 +27,7 @@ from dask_fmware.evaluation.progress import Meter, Progress
 from dask_fmware.evaluation.record import Record
 from dask_fmware.evaluation.recorder import Recorder, describe
 from dask_fmware.evaluation.sources.source import Row
+from dask_fmware.evaluation.threads import to_their_end
 from dask_fmware.spec.slo import SLO
 
 __all__ = ["Driver", "EvaluationStopped", "Limits"]
@@ -129,6 +130,8 @@ class Driver:
         try:
             ended, _ = await asyncio.wait([feeding, self._broken, *beside], return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
+                if task.cancelled():
+                    raise RuntimeFaultError("what drives the rows was cancelled from outside")
                 task.result()
         except RuntimeFaultError as error:
             raise _resumable(error) from error
@@ -137,7 +140,7 @@ class Driver:
             left = [feeding, *self._rows, *beside]
             for task in left:
                 task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await to_their_end(left)
             self._tell(self._progress())
 
     # -- rows ------------------------------------------------------------------------------------
@@ -214,7 +217,12 @@ class Driver:
             return
         objective = SLO(e2e_s=JUDGED_S * self._row_s) if flight.is_urgent else None
         bound = self._job.bind_judges(flight.row, flight.record.answer or "", objective)
-        outcomes = await asyncio.gather(*map(self._session.outcome, bound))
+        judging = [asyncio.ensure_future(self._session.outcome(one)) for one in bound]
+        try:
+            outcomes = await asyncio.gather(*judging)
+        finally:
+            for task in judging:  # where one is lost, the others are not waited for
+                task.cancel()
         for judge, outcome in zip(self._job.judges, outcomes, strict=True):
             add_verdict(flight.record, judge, outcome, self._capacity.prices)
 

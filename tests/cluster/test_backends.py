@@ -11,7 +11,9 @@ from distributed import Status, Worker
 from distributed.deploy.spec import ProcessInterface
 
 import dask_fmware as fm
+from dask_fmware.cluster.backends import GroupBackend
 from dask_fmware.cluster.templates import labels
+from dask_fmware.spec.deployment import Deployment
 from dask_fmware.testing import InProcessCluster, deployment
 
 m = fm.Model("m")
@@ -200,3 +202,25 @@ async def test_a_new_manager_goes_on_with_the_groups_of_the_old_one(world: InPro
     await fm.scale(world.client, {"m": {"cpu": 1}})
     await ready(world, 1)
     await world.until(lambda: pods.calls[-1] == ("scale", "fm-m-cpu", 1))
+
+
+async def test_a_group_that_grows_while_it_is_told_its_size_is_told_again() -> None:
+    told: list[int] = []
+
+    class Groups:
+        def __init__(self) -> None:
+            self.scheduler_info: dict[str, Any] = {"workers": {}}
+
+        def add_worker_group(self, name: str, n_workers: int, **options: Any) -> None:
+            told.append(n_workers)
+            if n_workers == 1:  # what is run next is behind the task's last look, and before its end is known
+                asyncio.get_running_loop().call_soon(backend.start, "m", "cpu")
+
+        def scale(self, count: int, worker_group: str) -> None:
+            told.append(count)
+
+    backend = GroupBackend(Groups(), Deployment.model_validate(document()), lambda replica: {})
+    backend.start("m", "cpu")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (told[-1], backend.pools()) == (2, [("m", "cpu", 2)])

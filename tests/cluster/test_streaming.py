@@ -180,3 +180,17 @@ async def test_a_stream_says_that_the_scheduler_was_lost() -> None:
             await cluster.scheduler.close()
             with pytest.raises(StreamLostError, match=r"lost after [1-9]\d* characters of the answer"):
                 await _rest(stream)
+
+
+async def test_a_stream_that_is_broken_off_can_be_read_again(serving: Any) -> None:
+    async with serving("small", token_s=0.002, text="so it is, and more of it") as cluster:
+        engine = cluster.engines["small-cpu-0"]
+        future = cluster.client.compute(one("x"))
+        chunks = aiter(fm.stream(future))
+        await anext(chunks)
+        engine.pause()
+        await chunks.aclose()
+        engine.resume()
+        assert "".join([str(chunk) async for chunk in fm.stream(future)]) == (await future).text
+        future.release()
+        await cluster.settled()

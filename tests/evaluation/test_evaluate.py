@@ -118,8 +118,9 @@ async def test_rows_under_way_are_bounded(cluster: InProcessCluster, tmp_path: P
     assert (seen[-1].done, seen[-1].total, seen[-1].running) == (100, 100, 0)
 
 
+@pytest.mark.parametrize("cancellations", [1, 3])
 async def test_what_a_cancelled_evaluation_recorded_is_not_asked_again(
-    cluster: InProcessCluster, tmp_path: Path
+    cluster: InProcessCluster, tmp_path: Path, cancellations: int
 ) -> None:
     seen: list[int] = []
     task = asyncio.ensure_future(
@@ -128,7 +129,9 @@ async def test_what_a_cancelled_evaluation_recorded_is_not_asked_again(
         )
     )
     await cluster.until(lambda: seen and seen[-1] > 0)
-    task.cancel()
+    for _ in range(cancellations):
+        task.cancel()
+        await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await task
     (journal,) = (tmp_path / "out").glob("_journal-*")

@@ -129,14 +129,18 @@ class _Streams:
         first = [await self._stream(*wanted) for wanted in background]
         second = [await self._stream(*wanted) for wanted in probes]
         began = perf_counter()
-        running = [asyncio.create_task(self._follow(stream, began, first, lead_tokens)) for stream in first]
+        running: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._follow(stream, began, first, lead_tokens)) for stream in first
+        ]
         try:
             if second:
                 if first:
                     led = asyncio.create_task(self._led.wait())
-                    await asyncio.wait([led, *running], return_when=asyncio.FIRST_COMPLETED)
-                    led.cancel()
-                await asyncio.gather(*(self._follow(stream, began, (), 0) for stream in second))
+                    running.append(led)
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                probing = [asyncio.create_task(self._follow(stream, began, (), 0)) for stream in second]
+                running += probing  # where one fails, none goes on
+                await asyncio.gather(*probing)
             else:
                 await asyncio.gather(*running)
         finally:

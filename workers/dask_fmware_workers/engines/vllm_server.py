@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -147,7 +148,11 @@ class VllmServer:
         while True:
             try:
                 text = await asyncio.to_thread(_fetch, f"{self.url}/metrics")
-            except OSError:  # it ends, or has no time: the last state stands
+            except (
+                OSError,
+                HTTPException,
+                ValueError,
+            ):  # it ends amid an answer, or has no time: the last state stands
                 pass
             else:
                 self.told = _state_of(text)
