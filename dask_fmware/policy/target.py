@@ -3,7 +3,7 @@
 **Why choose it.** It keeps the fast cards free for calls that need them, by static budgets that a user
 can look up before the run.
 **Inputs.** A latency figure for each (model, accelerator), the load of each replica, and the budget of
-the node: its share of the SLO in proportion to profiled latency, with what earlier nodes left unused.
+the node: its share of the SLO in proportion to expected latency (speeds, learnt lengths), with what earlier nodes left.
 **What it does.** Among the replicas with ``l_est`` within what is left of the budget the one with the
 largest ``l_est`` (best fit), else the one with the least. Calls without an SLO go as in `greedy`. A call
 is bound at once and waits in that replica's queue if it is full.

@@ -37,19 +37,21 @@ def find_law(
 
 
 def _plain(law: Mapping[str, float]) -> StepLaw:
-    unknown = sorted(set(law) - set(COEFFICIENTS))
-    numbers = [law.get(name, 0.0) for name in COEFFICIENTS]
-    if unknown or not all(isinstance(number, int | float) for number in numbers):
-        raise SpecError(f"law={dict(law)} must give seconds for some of {', '.join(COEFFICIENTS)} and nothing else")
+    numbers = [law.get(name, 0.0) for name in COEFFICIENTS] if isinstance(law, Mapping) else [None]
+    if not all(isinstance(number, int | float) for number in numbers) or set(law) - set(COEFFICIENTS):
+        raise SpecError(f"law={law} must give seconds for some of {', '.join(COEFFICIENTS)} and nothing else")
     plain = StepLaw.plain(*map(float, numbers))
     if plain.step_s(1, 0, 0) <= 0 or plain.step_s(0, 1, 1) <= 0:
-        raise SpecError(f"law={dict(law)} makes steps that take no time; give w0 a value above 0")
+        raise SpecError(f"law={law} makes steps that take no time; give w0 a value above 0")
     return plain
 
 
 def _bundled(catalog: Mapping[str, str]) -> Profile:
-    if set(catalog) != {"model", "accelerator"}:
-        raise SpecError(f"catalog={dict(catalog)} must give model and accelerator and nothing else")
+    if not isinstance(catalog, Mapping) or set(catalog) != {"model", "accelerator"}:
+        raise SpecError(
+            f"catalog={catalog} must give model and accelerator and nothing else, such as "
+            "{model: Llama-3.1-8B, accelerator: H100}"
+        )
     return find(catalog["model"], catalog["accelerator"])
 
 

@@ -277,6 +277,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"law": {"w0": "1"}}, "must give seconds"),
     "missing file": ({"profile": "/nowhere/p.json"}, "cannot be read"),
     "unknown card": ({"catalog": {"model": "Llama-3.1-8B", "accelerator": "abacus"}}, "it has it on A100"),
+    "an entry as scenarios have it": ({"catalog": ["Llama-3.1-8B", "A100"]}, "such as {model: Llama-3.1-8B"),
+    "a law that is a number": ({"law": 0.01}, "law=0.01 must give seconds"),
     "half an entry": ({"catalog": {"model": "Llama-3.1-8B"}}, "model and accelerator"),
     "scale": ({"law": LAW, "time_scale": 0}, "time_scale=0"),
     "slots": ({"law": LAW, "slots": 0}, "slots must be at least 1"),
