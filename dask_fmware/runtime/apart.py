@@ -86,6 +86,8 @@ class Apart:
 
     def settle(self, model: str) -> ReplicaState | None:
         """Give back what is not needed; else return a replica that is kept from now on, to be emptied."""
+        if model not in self._waiting and model not in self._kept:
+            return None  # at no cost that grows with the fleet
         kept = self._kept.get(model, [])
         for state in list(kept):
             is_there = self._fleet.get(state.replica.replica_id) is state and not state.draining

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from dask_fmware.runtime import ReplicaDraining, ReplicaGone, ReplicaReady, RunDropped
-from tests.runtime.builders import POLICY_NAMES, Driver, assigned, plan, replica
+from tests.runtime.builders import POLICY_NAMES, Driver, assigned, node, plan, replica
 
 
 def crash(driver: Driver, name: str, *, back: bool = True) -> list[str]:
@@ -203,6 +203,24 @@ def test_a_replica_that_dies_again_and_again_spends_one_attempt_each_time() -> N
         spent += 1
         assert sum(len(driver.call(c).attempts) for c in calls) == spent
     assert sum(driver.state(c) == "failed" for c in calls) <= 15
+
+
+def test_a_call_that_waits_for_a_replica_of_its_own_costs_calls_of_other_models_no_look_at_their_fleet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    d = Driver()
+    d.ready(*[replica(f"large{n}", "large") for n in range(50)])
+    twice_lost(d)
+    d.runnable("a")
+    assert d.state("a") == "held"
+    looked: list[str] = []
+    of = d.machine.fleet.of
+    monkeypatch.setattr(d.machine.fleet, "of", lambda model: looked.append(model) or of(model))
+    d.submit(plan("other", [node("other", "large")]))
+    d.runnable("other")
+    looked.clear()
+    d.end("other")
+    assert looked == []
 
 
 def test_names_of_the_dead_are_bounded() -> None:
