@@ -15,6 +15,7 @@ FEW = 4.0  # arrivals: a Poisson count has a long tail where few are expected
 MOST_DRIFT = 0.25  # of a rate within a window: more would not look like one load
 TREND_S = 600
 TREND_CERTAIN = 2.5
+STEPS = 4  # differences between ten seconds that a step up and down makes
 MEMORY_S = 1200  # a window and the time before it
 LEAST_S = 5.0  # one call in the first second is no rate
 
@@ -107,7 +108,7 @@ class ArrivalRate:
         counts = self._parts(now - 10 * parts, 10.0, parts)
         mean = sum(counts) / parts
         steps = sorted((b - a) ** 2 / 2 for a, b in pairwise(counts))  # deaf to slow change
-        usual = steps[: -len(steps) // 10 or None]  # and to a load that steps up or down
+        usual = steps[: -max(-(-len(steps) // 10), STEPS)]  # and to a load that steps up or down
         return min(max(sum(usual) / len(usual) / mean, 1.0), 10.0) if mean > 0 else 1.0
 
     def _since(self, now: float, window_s: float) -> int:

@@ -92,3 +92,12 @@ def test_clumps_of_bursty_arrivals_are_not_taken_for_steps(clump: int) -> None:
         if second > 300:
             alarms += not 7 < rate.now(second + 1.0) < 14
     assert alarms < 40
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_step_up_and_down_is_no_clump(seed: int) -> None:
+    rate, draw = ArrivalRate(), random.Random(seed)
+    for second in range(150):
+        poisson(rate, 12 if 30 <= second < 60 else 3, range(second, second + 1), draw)
+        if second >= 98:
+            assert rate.now(second + 1.0) < 4.5
