@@ -7,6 +7,7 @@ runtime machine. It holds names and sizes, never a prompt.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Literal
 
 from dask_fmware.model.immutable import immutable
@@ -89,3 +90,8 @@ class RunPlan:
     decided: tuple[
         tuple[str, int | None], ...
     ] = ()  # branches taken by switches whose value is known: (switch, branch)
+
+    def __post_init__(self) -> None:
+        if len({node.key for node in self.nodes}) < len(self.nodes):
+            (key, times), *_ = Counter(node.key for node in self.nodes).most_common(1)
+            raise ValueError(f"run {self.run_id!r}: {times} of its nodes have the key {key!r}, which names one task")

@@ -23,6 +23,11 @@ def test_a_value_survives_a_journey(value: object) -> None:
     assert type(made) is type(value)
 
 
+def test_two_nodes_of_a_run_are_never_one_task() -> None:
+    with pytest.raises(ValueError, match=r"run 'r': 2 of its nodes have the key 'r/a'"):
+        replace(PLAN, nodes=(*PLAN.nodes, PlannedNode("b", "r/a", model="m")))
+
+
 def test_another_value_is_another_object() -> None:
     assert replace(PLAN, priority=4) != PLAN
     assert PLAN.priority == 3
