@@ -23,7 +23,7 @@ FIGURES = (
     ("docs/engines.md", "first token +1.7 ms with [llama.cpp]", "hosting_llama.cpp", "p50 1.66 ms"),
     ("docs/engines.md", "and -0.9 ms with [vLLM]", "hosting_vllm", "p50 -0.89 ms"),
     ("docs/engines.md", "16 streams -4.8 % and -0.4 %", "hosting_vllm", "throughput lost 0.4%"),
-    ("docs/clusters.md", "take 45 to 57 % of the card-hours", "provisioning_day", "0.57 (0.55 - 0.59)"),
+    ("docs/clusters.md", "take 45 to 57 % of the card-hours", "provisioning_day", "0.57 (0.55 - 0.58)"),
     ("benchmarks/README.md", "A single call takes 1.7 times as long", "ray_overhead", "| 9.674 | 5.818 | 1.773 | 1.66"),
     ("benchmarks/README.md", "2.7 and 1.1 times", "ray_overhead", "277.2 | 103.8 | 243.2 | 2.67 | 1.14"),
     ("DESIGN.md", "0.80 of Ray's default and 1.95", "ray_overhead", "| 16.19 | 20.32 | 8.291 | 0.80 | 1.95"),
