@@ -6,6 +6,7 @@ What an action could not reach goes back to the machine as an event. It does not
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
@@ -64,6 +65,8 @@ class Performer:
         self.placement = Placement(dask, self._put_back)
         self.refused: dict[str, FMwareError] = {}
         self.stopped = False  # the machine is told nothing any more
+        self._events: deque[Event] = deque()  # that it is to be told
+        self._is_performing = False
         self.guard = guard
         self._machine = machine
         self._dask = dask
@@ -72,11 +75,21 @@ class Performer:
         self._alarm: asyncio.TimerHandle | None = None
 
     def tell(self, event: Event) -> None:
-        """Give an event to the machine and do what it says."""
-        if self.stopped:
+        """Give an event to the machine and do what it says.
+
+        What that brings about (an assignment that does not arrive) is told when all of it is done: an answer to the
+        first action may be one more assignment to the replica of the second, which must not overtake that.
+        """
+        self._events.append(event)
+        if self._is_performing:
             return
-        for action in self._machine.handle(event, time()):
-            self._perform(action)
+        self._is_performing = True
+        try:
+            while self._events and not self.stopped:
+                for action in self._machine.handle(self._events.popleft(), time()):
+                    self._perform(action)
+        finally:
+            self._is_performing = False
         self._wake_in_time()
 
     def replica_gone(self, replica_id: str, reason: str = "its worker is gone") -> None:
@@ -102,6 +115,7 @@ class Performer:
     def stop(self) -> None:
         """Tell the machine nothing any more, and perform nothing."""
         self.stopped = True
+        self._events.clear()
         if self._alarm is not None:
             self._alarm.cancel()
 

@@ -6,7 +6,7 @@ import asyncio
 
 from distributed.metrics import time
 
-from dask_fmware.runtime import Action, Event, Tick
+from dask_fmware.runtime import Action, CallRunnable, Event, Hold, Tick
 from dask_fmware_scheduler.guard import Guard
 from dask_fmware_scheduler.performing import Performer
 
@@ -35,3 +35,23 @@ async def test_only_the_latest_wait_keeps_a_timer(monkeypatch) -> None:
     performer.tell(Tick())
     performer.stop()
     assert all(handle.cancelled() for handle in handles)
+
+
+def test_what_an_action_brings_about_is_told_when_all_actions_are_performed() -> None:
+    """Else an assignment that answers the first of them would overtake the second."""
+    happened: list[object] = []
+
+    class TwoActions(Waiting):
+        def handle(self, event: Event, now: float) -> list[Action]:
+            happened.append(event)
+            return [Hold("first", "of two"), Hold("second", "of two")] if isinstance(event, CallRunnable) else []
+
+    class Answering(Performer):
+        def _perform(self, action: Action) -> None:
+            happened.append(action.call_id)
+            if action.call_id == "first":
+                self.tell(Tick())
+
+    performer = Answering(TwoActions(), None, Guard(), lambda _: None)  # type: ignore[arg-type]
+    performer.tell(CallRunnable("first"))
+    assert happened == [CallRunnable("first"), "first", "second", Tick()]

@@ -108,6 +108,7 @@ class Shell:
         self.silent: dict[str, str] = {}  # replica id -> "dead" or "paused", which the machine does not know yet
         self.moved: list[tuple[str, str, int]] = []  # attempts whose workers were told to give them up
         self._due: deque[Event] = deque()
+        self._answers: deque[Event] = deque()  # to actions that could not be performed
 
     def new_machine(self) -> Machine:
         draw = random.Random(self.seed).random
@@ -148,6 +149,8 @@ class Shell:
         for action in actions:
             assert action.reason, f"{action} has no reason"
             self.perform(action)
+        while self._answers:
+            self._deliver(self._answers.popleft())
 
     def perform(self, action: Action) -> None:
         match action:
@@ -189,15 +192,15 @@ class Shell:
                 self._end(run, "failed", action.reason)
 
     def _cannot_assign(self, action: Assign) -> None:
-        """Tell the machine at once, between two of its actions, that a replica takes no tasks."""
+        """Tell the machine, once all of its actions are performed, that a replica takes no tasks."""
         if self.silent.get(action.replica_id) == "paused":
-            self._deliver(ReplicaDraining(action.replica_id))
+            self._answers.append(ReplicaDraining(action.replica_id))
             self.draining.add(action.replica_id)
         else:
-            self._deliver(ReplicaGone(action.replica_id))
+            self._answers.append(ReplicaGone(action.replica_id))
             self._forget(action.replica_id)
-        self._deliver(AttemptEnded(action.call_id, action.attempt, "undelivered"))
-        self._deliver(CallRunnable(action.call_id))
+        self._answers.append(AttemptEnded(action.call_id, action.attempt, "undelivered"))
+        self._answers.append(CallRunnable(action.call_id))
 
     def _forget(self, replica_id: str) -> None:
         """A worker is gone: Dask takes its tasks back."""
