@@ -195,7 +195,7 @@ def _events(lines: Iterator[str], name: str) -> Iterator[Line]:
             told = json.loads(text)
             event = _EVENTS[told["event"]].validate_python(told["is"], strict=False)
             decisions = tuple(
-                Decision(kind, of, on, attempt, float(p), *wait_s)
+                Decision(str(kind), str(of), str(on), int(attempt), float(p), *map(float, wait_s))
                 for kind, of, on, attempt, p, _, *wait_s in told["do"]
             )
             reasons = tuple(done[5] for done in told["do"])

@@ -154,6 +154,8 @@ class Shell:
 
     def perform(self, action: Action) -> None:
         match action:
+            case Assign() if action.call_id not in self.tasks:  # let go of, which the machine is about to hear
+                self._answers.append(AttemptEnded(action.call_id, action.attempt, "undelivered"))
             case Assign() if action.replica_id in self.silent or action.replica_id not in self.replicas:
                 self._cannot_assign(action)
             case Assign():

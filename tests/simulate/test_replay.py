@@ -95,6 +95,17 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         replay(tmp_path / "a.jsonl")
 
 
+def test_a_decision_whose_attempt_is_no_number_is_refused_with_its_line(tmp_path: Path) -> None:
+    record(tmp_path / "a.jsonl")
+    lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
+    number, told = next((n, json.loads(line)) for n, line in enumerate(lines) if '["Assign"' in line)
+    told["do"][0][3] = "first"
+    lines[number] = json.dumps(told) + "\n"
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    with pytest.raises(SpecError, match=rf"line {number + 1}: not a line of an event log .*'first'"):
+        replay(tmp_path / "a.jsonl")
+
+
 def test_a_node_whose_item_is_no_number_is_refused_with_its_line(tmp_path: Path) -> None:
     record(tmp_path / "a.jsonl")
     lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
