@@ -3,7 +3,7 @@
 Workers are started and stopped one by one here and not by `SpecCluster._correct_state`: that holds one lock while
 all new workers start, so that a slow one blocks the others; raises what one of them raises and leaves it behind for
 good; and retires workers by the wrong names, so that their data are lost. Verified with distributed 2026.8;
-`tests/cluster/test_dask_internals.py` holds the contract tests.
+`tests/cluster/test_dask_cluster_internals.py` holds the contract tests.
 """
 
 from __future__ import annotations

@@ -26,6 +26,9 @@ from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["Mix", "cheapest_mix"]
 
+# What a replica's calls cost that are not served, in prices of the dearest: less than about a thousandth of them is
+# left out sooner than another replica started, and is no shortage.
+SHORTAGE = 1000.0
 START_SHARE = 0.1  # of an hour's price, for each start: equal mixes do not take turns
 RELATIVE_GAP = 0.005
 LEAST_LOAD = 1e-3  # of a replica, for calls that are few: the solver takes less for nothing
@@ -98,7 +101,7 @@ def cheapest_mix(
     loads, short = 2 * n, 2 * n + len(pairs)
     width = short + len(classes)
     price = np.array([max(kind.price_per_hour, 1e-6) for kind in kinds])
-    largest = float(price.max(initial=1.0)) * 1000.0
+    largest = float(price.max(initial=1.0)) * SHORTAGE
     cost = np.zeros(width)
     cost[:n], cost[n : 2 * n] = price, START_SHARE * price
     cost[short:] = [largest / min(rate, asked) for rate, asked in zip(best, wanted, strict=True)]
@@ -141,7 +144,7 @@ def cheapest_mix(
         {
             c: float(solution[short + c])
             for c in range(len(classes))
-            if solution[short + c] > 1e-6 * max(wanted[c], 1e-9)
+            if solution[short + c] > (1 + START_SHARE) / SHORTAGE * min(best[c], wanted[c])
         },
         float(sum(price[k] * counts[kind.key] for k, kind in enumerate(kinds))),
         tuple(best_effort),

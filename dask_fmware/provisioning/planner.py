@@ -23,7 +23,7 @@ from dask_fmware.provisioning.simple import Simple
 from dask_fmware.provisioning.sizing import Sizing, size
 from dask_fmware.provisioning.steps import Stock, steps_to
 from dask_fmware.provisioning.surprise import Surprise
-from dask_fmware.provisioning.turns import Turns
+from dask_fmware.provisioning.turns import Look, Turns
 from dask_fmware.provisioning.views import ModelLoad, Observation, Plan, ReplicaNow, WorkflowDemand
 from dask_fmware.spec.provisioning import Provisioning
 
@@ -123,7 +123,7 @@ class Planner:
             reasons[model] = self._reason(model, classes, sizing, notes, seen.models.get(model))
         self._keep_for_stability(desired, asked, stock, barred, now, reasons)
         settled = [m for m in self.inventory.models if now - self._started.get(m, -inf) >= self.options.cool_down_s]
-        reasons |= self._turns.take(desired, self.inventory, seen.models, stock, barred, settled, now)
+        reasons |= self._turns.take(desired, Look(self.inventory, seen.models, stock, barred, settled, now))
         return self._made(desired, reasons, seen, stock, barred, now, sizing.attainment)
 
     def _classes(self, seen: Observation, now: float) -> tuple[list[CallClass], dict[str, str]]:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from dask._task_spec import Task
-from distributed import LocalCluster, Nanny, Reschedule, SchedulerPlugin, WorkerPlugin
+from distributed import Reschedule, SchedulerPlugin, WorkerPlugin
 from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
 from distributed.scheduler import Scheduler, TaskState
 from distributed.worker import Worker
 
-from dask_fmware.cluster.dask_internals import close_worker, is_over, start_worker, worker_labels, worker_names
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_scheduler.dask_internals import NOWHERE, SchedulerInternals
 from dask_fmware_workers.dask_internals import WorkerInternals
-from tests.cluster.chaos import command, descendants
 from tests.cluster.flows import one
 
 _local: dict[str, Callable[[], Awaitable[Any]]] = {}
@@ -320,62 +316,6 @@ async def test_deaths_of_workers_are_counted_and_tolerated(cluster: InProcessClu
     assert dask.deaths(task) == 0
 
 
-async def test_workers_are_added_to_a_cluster_and_taken_out_one_by_one(cluster: InProcessCluster) -> None:
-    spec_cluster = cluster.cluster
-    made = {"cls": Worker, "options": {"nthreads": 1, "resources": {"fm-thing": 1}}}
-    await start_worker(spec_cluster, "added", made, 10.0)
-    await cluster.until(lambda: "added" in worker_names(spec_cluster), "the cluster hears of it")
-    assert {"fm-thing"} in worker_labels(spec_cluster)
-    assert not is_over(spec_cluster, "added")
-    await spec_cluster.workers["added"].close()
-    assert is_over(spec_cluster, "added")
-    await close_worker(spec_cluster, "added", 10.0)
-    assert "added" not in spec_cluster.workers
-    assert "added" not in spec_cluster.worker_spec
-
-
-async def test_a_worker_that_cannot_start_leaves_nothing_behind(cluster: InProcessCluster) -> None:
-    with pytest.raises(TypeError):
-        await start_worker(cluster.cluster, "bad", {"cls": Worker, "options": {"no_such_option": 1}}, 10.0)
-    assert "bad" not in cluster.cluster.workers
-    assert "bad" not in cluster.cluster.worker_spec
-
-
-@pytest.fixture
-async def processes() -> Any:
-    """A cluster whose workers are processes; none of them is left in the end."""
-    others = descendants(os.getpid())
-    async with LocalCluster(n_workers=0, asynchronous=True, dashboard_address=":0") as cluster:
-        yield cluster
-    async with asyncio.timeout(30):
-        while any(command(one) for one in descendants(os.getpid()) if one not in others):  # noqa: ASYNC110 - nothing tells
-            await asyncio.sleep(0.05)
-
-
-async def test_a_worker_that_is_closed_while_it_starts_leaves_no_process(processes: LocalCluster) -> None:
-    spec = {"cls": Nanny, "options": {"nthreads": 1}}
-    starting = asyncio.ensure_future(start_worker(processes, "young", spec, 60.0))
-    while not ("young" in processes.workers and processes.workers["young"].process):  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(0.01)
-    starting.cancel()
-    await asyncio.wait([starting])
-    assert "young" not in processes.workers
-
-
-async def test_whoever_waits_for_a_worker_to_close_may_be_cancelled(processes: LocalCluster) -> None:
-    await start_worker(processes, "old", {"cls": Nanny, "options": {"nthreads": 1}}, 60.0)
-    nanny = processes.workers["old"]
-    closing = asyncio.ensure_future(close_worker(processes, "old", 60.0))
-    while nanny.status != Status.closing:  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(0)
-    closing.cancel()
-    await asyncio.wait([closing])
-    assert processes.workers["old"] is nanny  # its card is not free yet
-    await close_worker(processes, "old", 60.0)
-    assert nanny.status == Status.closed
-    assert "old" not in processes.workers
-
-
 async def test_a_client_that_comes_while_all_are_told_something_is_made_all_the_same(cluster: InProcessCluster) -> None:
     class Tells(SchedulerPlugin):
         """Tells all clients of a cancellation in the moment the first of them comes."""
@@ -423,77 +363,3 @@ def test_the_attributes_that_the_adapters_name_exist() -> None:
     for attribute in ("_correct_state", "_update_worker_status", "_start"):
         assert callable(getattr(SpecCluster, attribute))
     assert NOWHERE.startswith("tcp://")
-
-
-async def test_streams_remember_what_was_sent_unless_they_are_told_not_to(
-    cluster: InProcessCluster, dask: SchedulerInternals
-) -> None:
-    comm = cluster.scheduler.stream_comms[cluster.workers["light-0"].address]
-    comm.recent_message_log = deque(maxlen=10)  # as stock Dask has it; the router has told it not to
-    await cluster.client.submit(str, "remembered", workers="light-0")
-    assert comm.recent_message_log
-    dask.keep_no_messages(worker=cluster.workers["light-0"].address)
-    dask.keep_no_messages(client=cluster.client.id)
-    await cluster.client.submit(str, "forgotten", workers="light-0")
-    assert not comm.recent_message_log
-    assert not cluster.scheduler.client_comms[cluster.client.id].recent_message_log
-
-
-async def test_what_dask_remembers_of_finished_work_is_bounded(
-    cluster: InProcessCluster, dask: SchedulerInternals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
-    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.OLD_S", 0.0)
-    spans = cluster.scheduler.extensions["spans"]
-
-    def books() -> list[int]:
-        return [len(spans.spans), len(spans.root_spans), len(spans.spans_search_by_name["default",])]
-
-    held = cluster.client.submit(str, "held", key="group-1", workers="light-0")
-    await held
-    for number in range(5):  # alone: each makes a span of its own
-        await cluster.client.submit(str, number, workers="light-0")
-        await cluster.until(lambda: len(cluster.scheduler.tasks) == 1)
-    assert books() == [6, 6, 6]
-    dask.forget_finished_work()
-    assert books() == [4, 4, 4]  # that of the result which is held, too
-    await cluster.client.submit(str, "more", key="group-1-more", workers="light-0")
-    held.release()
-    await cluster.until(lambda: not cluster.scheduler.tasks)
-    dask.forget_finished_work()
-    assert books() == [3, 3, 3]
-
-    waiting = cluster.client.submit(asyncio.sleep, 3600, workers="light-0")  # keeps its span from being done
-    await cluster.until(lambda: cluster.scheduler.tasks)
-    for number in range(5):
-        await cluster.client.submit(str, number, key=f"alone{number}-1", workers="light-1")
-        await cluster.until(lambda: len(cluster.scheduler.tasks) == 1)
-    [span] = [span for span in spans.spans.values() if not span.done]
-    assert (len(span._metadata["collections"]), len(span.groups)) == (6, 6)
-    dask.forget_finished_work()
-    assert (len(span._metadata["collections"]), len(span.groups)) == (3, 1)
-    assert span in spans.spans.values()
-    await waiting.cancel()
-
-
-async def test_workers_that_are_gone_are_forgotten(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
-    stealing = cluster.scheduler.extensions["stealing"]
-    for worker in cluster.scheduler.workers.values():
-        stealing._combined_nprocessing(worker)  # as balancing looks at it
-        stealing._combined_occupancy(worker, occupancies={worker: 0.0})
-    await cluster.workers["light-1"].close()
-    await cluster.until(lambda: len(cluster.scheduler.workers) == 2)
-    dask.forget_finished_work()
-    for book in (stealing.in_flight_tasks, stealing.in_flight_occupancy):
-        assert set(book) == set(cluster.scheduler.workers.values())
-
-
-async def test_the_router_keeps_dasks_books_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dask_fmware_scheduler.router.TIDY", 2)
-    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
-    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.OLD_S", 0.0)
-    async with InProcessCluster(deployment("small")) as cluster:
-        for _ in range(8):
-            await cluster.client.compute(one("x"))
-            await cluster.settled()
-        assert len(cluster.scheduler.extensions["spans"].spans) <= 4

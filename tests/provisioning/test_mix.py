@@ -3,7 +3,7 @@ from __future__ import annotations
 from itertools import product
 from math import ceil
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dask_fmware.provisioning.capacity import bearing
@@ -18,6 +18,7 @@ OPTIONS = Provisioning()
 
 
 @settings(max_examples=25)
+@example(rate=36.9921875, prices=(1.0, 1.0))  # five replicas are short of a tenth of a thousandth of one
 @given(
     rate=st.floats(0.5, 40.0),
     prices=st.tuples(st.floats(0.3, 3.0), st.floats(0.3, 6.0)),

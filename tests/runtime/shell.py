@@ -7,16 +7,13 @@ on which engine), each with books of its own, so that the machine's books can be
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 from itertools import product
-
-import pytest
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.replica import Replica
 from dask_fmware.observe import History
-from dask_fmware.observe.blame import base_name
 from dask_fmware.policy import create_policy
 from dask_fmware.runtime import (
     Action,
@@ -45,9 +42,9 @@ from dask_fmware.runtime import (
 )
 from dask_fmware.runtime.contract import Contract
 from dask_fmware.runtime.slots import Held
+from tests.runtime.laws import check, check_history
 
 OVER = ("done", "erred")
-WAITS_ON_PURPOSE = ("an urgent call is likely", "only a busy replica", "other calls of its model")
 
 
 @dataclass
@@ -139,8 +136,8 @@ class Shell:
         """Deliver what is due, in order."""
         while self._due:
             self._deliver(self._due.popleft())
-            self.check()
-        self.check_history()
+            check(self)
+        check_history(self)
 
     def _deliver(self, event: Event) -> None:
         self.now += 0.125
@@ -364,125 +361,6 @@ class Shell:
         else:
             self.runnable(task)
         self.flush()
-
-    # -- the contract ----------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Hold the machine to its contract, against the books of Dask and of the workers."""
-        machine, due = self.machine, {e.call_id for e in self._due if isinstance(e, CallRunnable)}
-        fleet, queues = machine.fleet, machine.dispatcher._queues
-        # slots: what runs where is what the workers say
-        if not any(isinstance(e, ReplicaGone | ReplicaReady) for e in self._due):
-            assert {s.replica.replica_id: sorted(s.running) for s in fleet} == {
-                r: sorted(engine) for r, engine in self.engines.items()
-            }
-        for state in fleet:
-            held = state.running.values()
-            assert [one.began_at is not None for one in held] == [n < state.begun for n in range(len(held))]
-            assert state.begun == min(len(held), state.replica.slots)
-            assert state.ending == sum(one.is_ending for one in held)
-            assert all(one.began_at is not None for one in held if one.is_ending)
-            assert len(held) <= 2 * state.replica.slots
-            assert state.waiting == 0 or state.free_slots <= 0, "a call waits for a replica that has a free slot"
-            assert state.waiting == 0 or not state.draining
-            assert state.waiting == len(state._expected_s)
-            assert state.waiting_s == pytest.approx(sum(state._expected_s.values()), abs=1e-9)
-        # places: each call is in one place, and only calls of live runs are anywhere
-        places: dict[str, list[str]] = {}
-        for model, queue in queues.items():
-            assert len(queue) > 0
-            for call_id in queue._tickets:
-                places.setdefault(call_id, []).append("held")
-                assert machine.runs.calls[call_id].node.model == model
-        for state in fleet:
-            for call_id in state._expected_s:
-                places.setdefault(call_id, []).append("queued")
-                assert machine.runs.calls[call_id].queued_on == state.replica.replica_id
-        apart = machine.dispatcher._apart
-        for model, there in apart._waiting.items():
-            for call_id in there:
-                places.setdefault(call_id, []).append("held")
-                assert machine.runs.calls[call_id].node.model == model
-        for state in fleet:
-            assert state.kept == (state in apart._kept.get(state.replica.model, ()))
-            assert not state.kept or state.is_alone or apart.waiting(state.replica.model), "kept for nobody"
-            assert not state.on_trial or state.begun <= 1
-        assert machine.dispatcher._waiting == set(places)
-        assert machine.held == len(places)
-        for call_id, record in machine.runs.calls.items():
-            if record.attempt is not None:
-                assert fleet.holds(call_id, record.attempt.attempt)
-                places.setdefault(call_id, []).append("running")
-        assert all(len(where) == 1 for where in places.values()), places
-        for call_id, record in machine.runs.calls.items():
-            task = self.tasks.get(call_id)
-            if task is None or call_id in due or self._due:
-                continue  # a message is under way
-            expected = {"held": ("held", "queued"), "running": ("running",)}.get(task.state, (None,))
-            assert places.get(call_id, [None])[0] in expected, (call_id, task.state, places.get(call_id))
-            if call_id in places:
-                assert record.report.state == places[call_id][0]
-        # reports
-        for record in machine.runs.calls.values():
-            report = record.report
-            assert record.tries <= self.MAX_ATTEMPTS
-            assert [a.attempt for a in report.attempts] == sorted({a.attempt for a in report.attempts})
-            assert all(a.outcome != "running" and a.ended_at is not None for a in report.attempts[:-1])
-            assert all(s is None or s >= 0 for s in (report.queued_s, report.ttft_s, report.latency_s))
-        for run in self.runs.values():
-            report = machine.report(run.plan.run_id)
-            if run.root and report is not None and report.state != "running":
-                end = report.state, report.reason, report.finished_at
-                assert run.ended is None or run.ended == end, "a run ended twice"
-                run.ended = end
-        # work conservation: what is held could not run anywhere
-        for model, queue in queues.items():
-            views = fleet.views(model)
-            for call_id in queue._tickets:
-                if self.policy == "slack" and machine.runs.calls[call_id].report.reason.startswith(WAITS_ON_PURPOSE):
-                    continue
-                avoid = machine.runs.calls[call_id].avoid
-                allowed = [v for v in views if v.replica_id not in avoid] or views
-                assert not any(v.has_room for v in allowed), f"{call_id} is held although a replica has room"
-        assert not self.contract.breaches, "\n".join(map(str, self.contract.breaches))
-        # views: what policies see is what is there
-        for model in ("small", "large", "extra"):
-            states = [s for s in fleet if s.replica.model == model and s.is_open]
-            views = fleet.views(model)
-            assert [v.replica_id for v in views] == [
-                r.replica_id for r in sorted((s.replica for s in states), key=lambda r: (r.name, r.replica_id))
-            ]
-            for view in views:
-                state = fleet.get(view.replica_id)
-                assert state is not None
-                neighbours = [s for s in fleet if s.replica.card == view.card]
-                busy = len(state.running) if state.on_trial else state.busy
-                assert (view.slots, view.running, view.waiting) == (state.slots, busy, state.waiting)
-                assert view.card_running == sum(s.busy for s in neighbours)
-                assert state.card.ending == sum(s.ending for s in neighbours)
-                assert len(state.card.ahead) == sum(len(s.running) - s.begun for s in neighbours)
-                assert view.waiting_s == pytest.approx(state.waiting_s, abs=1e-9)
-                is_ending = state.free_slots > 0 if not state.on_trial else state.busy < state.slots
-                ends = [held.expected_end for held in state.running.values() if held.is_ending is is_ending]
-                is_open = len(state.running) < state.slots
-                assert view.slot_free_at == (0.0 if is_open else min(ends))
-
-    def check_history(self) -> None:
-        """What is counted as it changes is what a look at everything finds."""
-        machine, history = self.machine, self.history
-        seen: Counter[tuple[str, str, str]] = Counter()
-        for call in machine.runs.calls.values():
-            if (state := call.report.state) in ("held", "queued", "running"):
-                name = base_name(call.node.name)
-                seen[call.run.plan.workflow, name, "running" if state == "running" else "waiting"] += 1
-        if not any(isinstance(e, ReplicaGone | ReplicaReady) for e in self._due):
-            assert history.census.counts == seen
-            running = {s.replica.name: len(s.running) for s in machine.fleet}
-            assert {name: r.running for name, r in history.replicas.items() if r.running} == {
-                name: count for name, count in running.items() if count
-            }
-        ended = sum(history.totals.runs.values())
-        assert sum(history.totals.submitted.values()) == ended + history.live_runs
 
     # -- the end ---------------------------------------------------------------------------------
 

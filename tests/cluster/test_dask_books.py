@@ -1,0 +1,98 @@
+"""What Dask remembers of work, messages and workers that are over, and that it forgets them here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+import pytest
+
+from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware_scheduler.dask_internals import SchedulerInternals
+from tests.cluster.flows import one
+
+
+@pytest.fixture
+async def cluster() -> Any:
+    async with InProcessCluster(deployment("small", light_workers=2), validate=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def dask(cluster: InProcessCluster) -> SchedulerInternals:
+    return SchedulerInternals(cluster.scheduler)
+
+
+async def test_streams_remember_what_was_sent_unless_they_are_told_not_to(
+    cluster: InProcessCluster, dask: SchedulerInternals
+) -> None:
+    comm = cluster.scheduler.stream_comms[cluster.workers["light-0"].address]
+    comm.recent_message_log = deque(maxlen=10)  # as stock Dask has it; the router has told it not to
+    await cluster.client.submit(str, "remembered", workers="light-0")
+    assert comm.recent_message_log
+    dask.keep_no_messages(worker=cluster.workers["light-0"].address)
+    dask.keep_no_messages(client=cluster.client.id)
+    await cluster.client.submit(str, "forgotten", workers="light-0")
+    assert not comm.recent_message_log
+    assert not cluster.scheduler.client_comms[cluster.client.id].recent_message_log
+
+
+async def test_what_dask_remembers_of_finished_work_is_bounded(
+    cluster: InProcessCluster, dask: SchedulerInternals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
+    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.OLD_S", 0.0)
+    spans = cluster.scheduler.extensions["spans"]
+
+    def books() -> list[int]:
+        return [len(spans.spans), len(spans.root_spans), len(spans.spans_search_by_name["default",])]
+
+    held = cluster.client.submit(str, "held", key="group-1", workers="light-0")
+    await held
+    for number in range(5):  # alone: each makes a span of its own
+        await cluster.client.submit(str, number, workers="light-0")
+        await cluster.until(lambda: len(cluster.scheduler.tasks) == 1)
+    assert books() == [6, 6, 6]
+    dask.forget_finished_work()
+    assert books() == [4, 4, 4]  # that of the result which is held, too
+    await cluster.client.submit(str, "more", key="group-1-more", workers="light-0")
+    held.release()
+    await cluster.until(lambda: not cluster.scheduler.tasks)
+    dask.forget_finished_work()
+    assert books() == [3, 3, 3]
+
+    waiting = cluster.client.submit(asyncio.sleep, 3600, workers="light-0")  # keeps its span from being done
+    await cluster.until(lambda: cluster.scheduler.tasks)
+    for number in range(5):
+        await cluster.client.submit(str, number, key=f"alone{number}-1", workers="light-1")
+        await cluster.until(lambda: len(cluster.scheduler.tasks) == 1)
+    [span] = [span for span in spans.spans.values() if not span.done]
+    assert (len(span._metadata["collections"]), len(span.groups)) == (6, 6)
+    dask.forget_finished_work()
+    assert (len(span._metadata["collections"]), len(span.groups)) == (3, 1)
+    assert span in spans.spans.values()
+    await waiting.cancel()
+
+
+async def test_workers_that_are_gone_are_forgotten(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
+    stealing = cluster.scheduler.extensions["stealing"]
+    for worker in cluster.scheduler.workers.values():
+        stealing._combined_nprocessing(worker)  # as balancing looks at it
+        stealing._combined_occupancy(worker, occupancies={worker: 0.0})
+    await cluster.workers["light-1"].close()
+    await cluster.until(lambda: len(cluster.scheduler.workers) == 2)
+    dask.forget_finished_work()
+    for book in (stealing.in_flight_tasks, stealing.in_flight_occupancy):
+        assert set(book) == set(cluster.scheduler.workers.values())
+
+
+async def test_the_router_keeps_dasks_books_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dask_fmware_scheduler.router.TIDY", 2)
+    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
+    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.OLD_S", 0.0)
+    async with InProcessCluster(deployment("small")) as cluster:
+        for _ in range(8):
+            await cluster.client.compute(one("x"))
+            await cluster.settled()
+        assert len(cluster.scheduler.extensions["spans"].spans) <= 4

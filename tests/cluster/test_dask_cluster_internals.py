@@ -1,0 +1,81 @@
+"""What starting and ending the workers of a Dask cluster one by one relies on: one test for each thing.
+
+The adapter is `dask_fmware/cluster/dask_internals.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+from distributed import LocalCluster, Nanny
+from distributed.core import Status
+from distributed.worker import Worker
+
+from dask_fmware.cluster.dask_internals import close_worker, is_over, start_worker, worker_labels, worker_names
+from dask_fmware.testing import InProcessCluster, deployment
+from tests.cluster.chaos import command, descendants
+
+
+@pytest.fixture
+async def cluster() -> Any:
+    async with InProcessCluster(deployment("small"), validate=True) as cluster:
+        yield cluster
+
+
+async def test_workers_are_added_to_a_cluster_and_taken_out_one_by_one(cluster: InProcessCluster) -> None:
+    spec_cluster = cluster.cluster
+    made = {"cls": Worker, "options": {"nthreads": 1, "resources": {"fm-thing": 1}}}
+    await start_worker(spec_cluster, "added", made, 10.0)
+    await cluster.until(lambda: "added" in worker_names(spec_cluster), "the cluster hears of it")
+    assert {"fm-thing"} in worker_labels(spec_cluster)
+    assert not is_over(spec_cluster, "added")
+    await spec_cluster.workers["added"].close()
+    assert is_over(spec_cluster, "added")
+    await close_worker(spec_cluster, "added", 10.0)
+    assert "added" not in spec_cluster.workers
+    assert "added" not in spec_cluster.worker_spec
+
+
+async def test_a_worker_that_cannot_start_leaves_nothing_behind(cluster: InProcessCluster) -> None:
+    with pytest.raises(TypeError):
+        await start_worker(cluster.cluster, "bad", {"cls": Worker, "options": {"no_such_option": 1}}, 10.0)
+    assert "bad" not in cluster.cluster.workers
+    assert "bad" not in cluster.cluster.worker_spec
+
+
+@pytest.fixture
+async def processes() -> Any:
+    """A cluster whose workers are processes; none of them is left in the end."""
+    others = descendants(os.getpid())
+    async with LocalCluster(n_workers=0, asynchronous=True, dashboard_address=":0") as cluster:
+        yield cluster
+    async with asyncio.timeout(30):
+        while any(command(one) for one in descendants(os.getpid()) if one not in others):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.05)
+
+
+async def test_a_worker_that_is_closed_while_it_starts_leaves_no_process(processes: LocalCluster) -> None:
+    spec = {"cls": Nanny, "options": {"nthreads": 1}}
+    starting = asyncio.ensure_future(start_worker(processes, "young", spec, 60.0))
+    while not ("young" in processes.workers and processes.workers["young"].process):  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.01)
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert "young" not in processes.workers
+
+
+async def test_whoever_waits_for_a_worker_to_close_may_be_cancelled(processes: LocalCluster) -> None:
+    await start_worker(processes, "old", {"cls": Nanny, "options": {"nthreads": 1}}, 60.0)
+    nanny = processes.workers["old"]
+    closing = asyncio.ensure_future(close_worker(processes, "old", 60.0))
+    while nanny.status != Status.closing:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert processes.workers["old"] is nanny  # its card is not free yet
+    await close_worker(processes, "old", 60.0)
+    assert nanny.status == Status.closed
+    assert "old" not in processes.workers
