@@ -13,7 +13,14 @@ from typing import Any, Protocol
 
 from distributed.deploy.spec import SpecCluster
 
-from dask_fmware.cluster.dask_internals import close_worker, is_over, start_worker, worker_labels, worker_names
+from dask_fmware.cluster.dask_internals import (
+    close_worker,
+    is_over,
+    is_ours_to_end,
+    start_worker,
+    worker_labels,
+    worker_names,
+)
 from dask_fmware.cluster.places import free_place, place_of
 from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
 from dask_fmware.spec.deployment import Deployment, ReplicaSpec
@@ -119,7 +126,8 @@ class SpecBackend:
     async def stop(self, name: str, model: str, accelerator: str, worker: str) -> None:
         """Let Dask retire a replica, then end its worker."""
         if worker:
-            retired = self._cluster.scheduler_comm.retire_workers(workers=[worker], remove=True, close_workers=True)
+            tell = not is_ours_to_end(self._cluster, name)
+            retired = self._cluster.scheduler_comm.retire_workers(workers=[worker], remove=tell, close_workers=tell)
             await asyncio.wait_for(retired, RETIRE_S)
         self._failed.pop(name, None)
         if (task := self._starting.get(name)) is not None:

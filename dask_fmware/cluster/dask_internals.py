@@ -18,7 +18,15 @@ from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
 from distributed.utils import import_term
 
-__all__ = ["close_worker", "is_over", "scheduler_address", "start_worker", "worker_labels", "worker_names"]
+__all__ = [
+    "close_worker",
+    "is_over",
+    "is_ours_to_end",
+    "scheduler_address",
+    "start_worker",
+    "worker_labels",
+    "worker_names",
+]
 
 
 async def start_worker(cluster: SpecCluster, name: str, spec: Mapping[str, Any], timeout_s: float) -> None:
@@ -88,6 +96,15 @@ async def _closed(cluster: SpecCluster, name: str, worker: Any) -> None:
     finally:
         if cluster.workers.get(name) is worker:
             del cluster.workers[name]
+
+
+def is_ours_to_end(cluster: SpecCluster, name: str) -> bool:
+    """Whether a worker has its nanny here, whose closing ends it (SpecCluster.workers; Nanny.close).
+
+    If the scheduler tells such a worker to close besides, the worker looks for a nanny that is closing already, for
+    two seconds and with an error in the log, or the nanny is closed twice at a time, which logs another.
+    """
+    return isinstance(cluster.workers.get(name), Nanny)
 
 
 def scheduler_address(cluster: SpecCluster) -> str:

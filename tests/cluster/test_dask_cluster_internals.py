@@ -14,7 +14,16 @@ from distributed import LocalCluster, Nanny
 from distributed.core import Status
 from distributed.worker import Worker
 
-from dask_fmware.cluster.dask_internals import close_worker, is_over, start_worker, worker_labels, worker_names
+from dask_fmware.cluster.backends import SpecBackend
+from dask_fmware.cluster.dask_internals import (
+    close_worker,
+    is_over,
+    is_ours_to_end,
+    start_worker,
+    worker_labels,
+    worker_names,
+)
+from dask_fmware.spec.deployment import Deployment
 from dask_fmware.testing import InProcessCluster, deployment
 from tests.cluster.chaos import command, descendants
 
@@ -79,3 +88,19 @@ async def test_whoever_waits_for_a_worker_to_close_may_be_cancelled(processes: L
     await close_worker(processes, "old", 60.0)
     assert nanny.status == Status.closed
     assert "old" not in processes.workers
+
+
+async def test_workers_that_are_retired_and_then_ended_by_their_nannies_go_without_a_word(
+    processes: LocalCluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = ["one", "two", "three"]
+    spec = {"cls": Nanny, "options": {"nthreads": 1}}
+    await asyncio.gather(*(start_worker(processes, name, spec, 60.0) for name in names))
+    backend = SpecBackend(processes, Deployment.model_validate(deployment("small")), lambda _: spec, 60.0)
+    assert all(is_ours_to_end(processes, name) for name in names)
+    addresses = {name: processes.workers[name].worker_address for name in names}
+    await asyncio.gather(*(backend.stop(name, "small", "cpu", address) for name, address in addresses.items()))
+    assert not processes.workers
+    assert not processes.scheduler.workers
+    said = capfd.readouterr()
+    assert not any(word in said.out + said.err for word in ("ERROR", "unaware", "still alive"))
