@@ -15,8 +15,8 @@ from distributed.deploy.spec import SpecCluster
 
 from dask_fmware.cluster.dask_internals import (
     close_worker,
-    is_over,
     is_ours_to_end,
+    is_over,
     start_worker,
     worker_labels,
     worker_names,

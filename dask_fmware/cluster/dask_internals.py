@@ -20,8 +20,8 @@ from distributed.utils import import_term
 
 __all__ = [
     "close_worker",
-    "is_over",
     "is_ours_to_end",
+    "is_over",
     "scheduler_address",
     "start_worker",
     "worker_labels",

@@ -17,8 +17,8 @@ from distributed.worker import Worker
 from dask_fmware.cluster.backends import SpecBackend
 from dask_fmware.cluster.dask_internals import (
     close_worker,
-    is_over,
     is_ours_to_end,
+    is_over,
     start_worker,
     worker_labels,
     worker_names,
