@@ -197,20 +197,24 @@ class Driver:
         self._count(flight)
 
     async def _answer(self, flight: _Flight) -> None:
-        while True:
-            objective = self._objective(flight)
-            flight.is_urgent = objective is not None
-            flight.run = asyncio.ensure_future(self._session.outcome(self._job.bind(flight.row, objective)))
-            try:
-                outcome = await flight.run
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if not flight.is_promoted or (task is not None and task.cancelling()):
-                    raise
-            else:
-                add_answer(flight.record, outcome, self._capacity.prices)
-                self._row_s += SMOOTHING * (time() - flight.started_at - self._row_s)
-                return
+        """Run a row: in the background or with a deadline, or in the background until it is given one."""
+        outcome = None
+        try:
+            outcome = await self._run_row(flight)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not flight.is_promoted or (task is not None and task.cancelling()):
+                raise
+        if outcome is None:
+            outcome = await self._run_row(flight)  # with a deadline, so that it is not promoted again
+        add_answer(flight.record, outcome, self._capacity.prices)
+        self._row_s += SMOOTHING * (time() - flight.started_at - self._row_s)
+
+    async def _run_row(self, flight: _Flight) -> Outcome:
+        objective = self._objective(flight)
+        flight.is_urgent = objective is not None
+        flight.run = asyncio.ensure_future(self._session.outcome(self._job.bind(flight.row, objective)))
+        return await flight.run
 
     async def _judge(self, flight: _Flight) -> None:
         if not self._job.judges:

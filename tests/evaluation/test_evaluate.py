@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
-from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import dask
@@ -16,21 +11,13 @@ import dask.bag
 import pytest
 
 import dask_fmware as fm
-from dask_fmware.client.session import Session
-from dask_fmware.errors import RuntimeFaultError, SpecError, UnknownModelError
+from dask_fmware.errors import SpecError, UnknownModelError
 from dask_fmware.evaluation.driver import EvaluationStopped
-from dask_fmware.evaluation.output import Output, OutputError
-from dask_fmware.evaluation.partitions import Partitions
 from dask_fmware.evaluation.progress import Progress
 from dask_fmware.testing import InProcessCluster, deployment
+from tests.evaluation.jobs import ask, data, evaluate, small
 
 pytest.importorskip("pyarrow")
-small = fm.Model("small")
-
-
-@fm.workflow(slo=fm.SLO(ttft_s=60))
-def ask(question):
-    return small("{question}", question=question, max_tokens=64, name="answer")
 
 
 @fm.workflow
@@ -41,26 +28,6 @@ def verdict(answer, expected):
 @fm.workflow
 def elsewhere(question):
     return fm.Model("unknown")("{question}", question=question)
-
-
-@pytest.fixture
-async def cluster() -> AsyncIterator[InProcessCluster]:
-    """One replica that says the same to every question, but for those that it fails on."""
-    rules = [{"when": "engine-fault", "fault": "error"}]
-    made = deployment("small", text="so it is", rules=rules)
-    made["accelerators"]["cpu"]["price_per_hour"] = 3600.0
-    async with InProcessCluster(made, validate=True) as cluster:
-        yield cluster
-        await cluster.settled()
-
-
-def data(rows: int, faults: range = range(0)) -> list[dict[str, Any]]:
-    """Questions, some of which the engine fails on."""
-    return [{"question": f"q{n} engine-fault" if n in faults else f"q{n}", "expected": "so it is"} for n in range(rows)]
-
-
-async def evaluate(cluster: InProcessCluster, workflow: Any, rows: Any, output: Path, **options: Any) -> Any:
-    return await fm.evaluate(workflow, rows, output=output, client=cluster.client, progress=False, **options)
 
 
 async def test_every_row_is_answered_scored_and_accounted(cluster: InProcessCluster, tmp_path: Path) -> None:
@@ -116,31 +83,6 @@ async def test_rows_under_way_are_bounded(cluster: InProcessCluster, tmp_path: P
     await task
     assert max(figures.running for figures in seen) <= 6
     assert (seen[-1].done, seen[-1].total, seen[-1].running) == (100, 100, 0)
-
-
-@pytest.mark.parametrize("cancellations", [1, 3])
-async def test_what_a_cancelled_evaluation_recorded_is_not_asked_again(
-    cluster: InProcessCluster, tmp_path: Path, cancellations: int
-) -> None:
-    seen: list[int] = []
-    task = asyncio.ensure_future(
-        fm.evaluate(
-            ask, data(150), output=tmp_path / "out", client=cluster.client, progress=lambda p: seen.append(p.done)
-        )
-    )
-    await cluster.until(lambda: seen and seen[-1] > 0)
-    for _ in range(cancellations):
-        task.cancel()
-        await asyncio.sleep(0)
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    (journal,) = (tmp_path / "out").glob("_journal-*")
-    recorded = [json.loads(line)["row"] for line in journal.read_text().splitlines()]
-    assert 0 < len(recorded) == seen[-1] < 150
-    done = await evaluate(cluster, ask, data(150), tmp_path / "out")
-    assert list(done.to_pandas()["row"]) == list(range(150))
-    asked = Counter(request.prompt for engine in cluster.engines.values() for request in engine.requests)
-    assert [asked[f"q{row}"] for row in recorded] == [1] * len(recorded)
 
 
 async def test_a_row_that_fails_is_recorded_and_can_be_tried_again(cluster: InProcessCluster, tmp_path: Path) -> None:
@@ -232,69 +174,6 @@ async def test_an_output_of_another_workflow_or_data_is_refused(cluster: InProce
         await evaluate(cluster, ask, data(4), tmp_path / "out")
 
 
-async def test_a_full_disk_stops_the_evaluation_and_it_goes_on_later(
-    cluster: InProcessCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import errno
-    import os
-
-    real, room = os.pwrite, [20_000]
-
-    def small_disk(fd: int, text: bytes, offset: int) -> int:
-        room[0] -= len(text)
-        if room[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(fd, text, offset)
-
-    monkeypatch.setattr(os, "pwrite", small_disk)
-    with pytest.raises(OutputError, match=r"the disk is full.*recorded before are safe"):
-        await evaluate(cluster, ask, data(300), tmp_path / "out")
-    monkeypatch.undo()
-    done = await evaluate(cluster, ask, data(300), tmp_path / "out")
-    assert list(done.to_pandas()["row"]) == list(range(300))
-
-
-async def test_a_row_that_something_else_cancels_is_not_passed_over(
-    cluster: InProcessCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, asked = Session.outcome, Counter[str]()
-
-    async def cancelled(session: Session, bound: Any) -> Any:
-        asked["rows"] += 1
-        if asked["rows"] == 5:
-            raise asyncio.CancelledError
-        return await real(session, bound)
-
-    monkeypatch.setattr(Session, "outcome", cancelled)
-    with pytest.raises(RuntimeFaultError, match=r"cancelled from outside.*run the same again"):
-        await evaluate(cluster, ask, data(20), tmp_path / "out")
-    done = await evaluate(cluster, ask, data(20), tmp_path / "out")
-    assert list(done.to_pandas()["row"]) == list(range(20))
-
-
-async def test_a_scheduler_that_is_lost_is_said_and_loses_nothing(tmp_path: Path) -> None:
-    brief = dask.config.set({"distributed.comm.timeouts.connect": "500ms"})  # that long the client looks for it
-    with brief:
-        async with InProcessCluster(deployment("small", token_s=0.005)) as cluster:
-            seen: list[int] = []
-            task = asyncio.ensure_future(
-                fm.evaluate(
-                    ask,
-                    data(300),
-                    output=tmp_path / "out",
-                    client=cluster.client,
-                    progress=lambda p: seen.append(p.done),
-                )
-            )
-            await cluster.until(lambda: seen and seen[-1] > 0)
-            await cluster.scheduler.close()
-            with pytest.raises(RuntimeFaultError, match=r"was lost; all recorded rows are safe"):
-                await asyncio.wait_for(task, 30)
-    async with InProcessCluster(deployment("small")) as cluster:
-        await evaluate(cluster, ask, data(300), tmp_path / "out", limit=seen[-1])
-        assert 0 < seen[-1] < 300
-
-
 async def test_rows_that_would_come_too_late_in_the_background_are_given_a_deadline(tmp_path: Path) -> None:
     document = deployment("small", slots=1, token_s=0.005, router={"policy": "slack"})
     async with InProcessCluster(document) as cluster:
@@ -340,60 +219,7 @@ async def test_a_row_that_ends_every_engine_costs_itself_alone(tmp_path: Path) -
     assert "AttemptsExhaustedError" in table["error"][1]
 
 
-@pytest.mark.parametrize("cancellations", [1, 3])
-async def test_an_evaluation_that_is_cancelled_while_its_output_opens_lets_go_of_it(
-    cluster: InProcessCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancellations: int
-) -> None:
-    opened, go_on, real = threading.Event(), threading.Event(), Output._recover
-
-    def waiting(output: Output, repair: bool) -> None:
-        opened.set()
-        assert go_on.wait(30)
-        real(output, repair)
-
-    monkeypatch.setattr(Output, "_recover", waiting)
-    task = asyncio.ensure_future(evaluate(cluster, ask, data(3), tmp_path / "out"))
-    await asyncio.to_thread(opened.wait, 30)
-    for _ in range(cancellations):
-        task.cancel()
-        await asyncio.sleep(0)
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert (await evaluate(cluster, ask, data(3), tmp_path / "out")).summary.rows == 3
-
-
 async def test_a_bag_is_read_by_partitions(cluster: InProcessCluster, tmp_path: Path) -> None:
     bag = dask.bag.from_sequence(data(10), npartitions=3)
     table = (await asyncio.wait_for(evaluate(cluster, ask, bag, tmp_path / "out"), 30)).to_pandas()
     assert list(table["row"]) == list(range(10))
-
-
-async def test_a_thread_that_waits_for_a_partition_ends_with_the_evaluation(
-    cluster: InProcessCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, gone = Partitions.compute, threading.Event()
-
-    def compute(partitions: Partitions, part: Any) -> Any:
-        try:
-            return real(partitions, part)
-        finally:
-            gone.set()
-
-    monkeypatch.setattr(Partitions, "compute", compute)
-    bag = dask.bag.from_delayed([dask.delayed(until_told)(str(tmp_path / "told"))])
-    task = asyncio.ensure_future(evaluate(cluster, ask, bag, tmp_path / "out"))
-    await cluster.until(lambda: (tmp_path / "told.begun").exists())
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await asyncio.to_thread(gone.wait, 30)
-    (tmp_path / "told").touch()
-
-
-def until_told(path: str) -> list[dict[str, str]]:
-    Path(f"{path}.begun").touch()
-    for _ in range(2000):
-        if not Path(path).exists():
-            sleep(0.01)
-    return [{"question": "q", "expected": "a"}]
