@@ -18,8 +18,9 @@ from dask_fmware.profile.catalog import find
 from dask_fmware.profile.emulation import FIRST, EmulatedBatch
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.replica import Limits
-from dask_fmware_workers.engines.emulated import EARLY_S, EmulatedEngine
+from dask_fmware_workers.engines.emulated import EmulatedEngine
 from dask_fmware_workers.engines.emulated_answer import Answers
+from dask_fmware_workers.engines.emulated_streams import EARLY_S
 from dask_fmware_workers.engines.prefix_blocks import PrefixBlocks
 from tests.engines.asking import ask, text_of
 from tests.engines.jumping import run

@@ -10,9 +10,7 @@ Inputs
 What it does
     It keeps its requests in an `EmulatedBatch`, the closed form that the simulator uses: continuous
     batching, prefill in chunks of what a step has room for, whole sequences reserved in the KV cache,
-    waiting requests by priority. One timer wakes the engine when a first or last token is due, and every
-    `stream_interval_s` while tokens come between them. A late timer makes pieces larger; counts and
-    finish times stay those of the law, since the batch advances by its own times and not by the clock's.
+    waiting requests by priority. `Streams` play it on the clock of the event loop.
     Texts are placeholders: common words, a label of the choices, the smallest document of a schema.
     A token is a word of the answer, or four characters of a prompt, label or document.
 
@@ -32,52 +30,19 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import inf
 from random import Random
 
 from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineError, OutputFormatError, SpecError
-from dask_fmware.model.engine import Capabilities, Delta, EngineState, FinishReason, Request, Usage
+from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request, Usage
 from dask_fmware.profile.emulated_law import find_law
-from dask_fmware.profile.emulation import FIRST, EmulatedBatch
 from dask_fmware.profile.replica import Limits
-from dask_fmware_workers.engines.emulated_answer import CHARACTERS_PER_TOKEN, Answer, Answers, prompt_text
+from dask_fmware_workers.engines.emulated_answer import CHARACTERS_PER_TOKEN, Answers, prompt_text
+from dask_fmware_workers.engines.emulated_streams import Stream, Streams
 from dask_fmware_workers.engines.prefix_blocks import PrefixBlocks
 from dask_fmware_workers.engines.request_checks import check_context, check_request
 
 __all__ = ["EmulatedEngine"]
-
-EARLY_S = 0.001  # what is due within this counts as due: the loop's timer rounds up to whole milliseconds
-
-
-@dataclass(eq=False, slots=True)
-class _Call:
-    """One accepted request."""
-
-    request: Request
-    answer: Answer
-    prompt_tokens: int
-    cached_tokens: int
-    blocks: list[int]  # of the prompt, for the prefix cache
-    made: int = 0  # tokens that the law has given it
-    given: int = 0  # tokens in its deltas
-    ended: FinishReason | None = None
-    waiter: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-    def end(self, reason: FinishReason) -> None:
-        if self.ended is None:
-            self.ended = reason
-            self.wake()
-
-    async def changed(self) -> None:
-        """Wait until there are tokens to give or the stream has ended."""
-        while self.made == self.given and self.ended is None:
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
 
 
 class EmulatedEngine:
@@ -163,24 +128,19 @@ class EmulatedEngine:
             found, profile_load_s = find_law(law, catalog, profile)
         except SpecError as error:
             raise DeploymentError(f"emulated: {error}") from error
-        self._law = found.scaled(time_scale, time_scale)
         self._load_s = time_scale * (profile_load_s if load_s is None else load_s)
         self._context_tokens = context_tokens
         self._cache_tokens = (
             (kv_tokens or slots * context_tokens) if prefix_cache_tokens is None else prefix_cache_tokens
         )
         self._answers = Answers(output_tokens, labels)
-        self._interval_s = stream_interval_s
         self._random = Random(seed)
         self._capabilities: Capabilities | None = None
         self._serving = False
-        self._batch = EmulatedBatch(self._law, self._limits)
         self._prefixes = PrefixBlocks(self._cache_tokens, CHARACTERS_PER_TOKEN)
-        self._calls: dict[str, _Call] = {}
-        self._streaming: dict[str, _Call] = {}  # between first and last token
-        self._tick_at = 0.0  # when streams are due next
-        self._clock = 0.0  # end of the last step that was played; up to EARLY_S ahead of the loop's clock
-        self._timer: asyncio.TimerHandle | None = None
+        self._streams = Streams(
+            found.scaled(time_scale, time_scale), self._limits, stream_interval_s, self._prompt_processed
+        )
 
     # -- the Engine protocol ---------------------------------------------------------------------
 
@@ -221,29 +181,27 @@ class EmulatedEngine:
         EngineCrashedError
             If the engine is not serving.
         """
-        call = self._accept(request)
+        stream = self._accept(request)
         try:
             while True:
-                await call.changed()
-                if call.made > call.given and call.ended != "abort":
-                    before, call.given = call.given, call.made
-                    yield Delta(call.answer.text(before, call.given), call.given - before)
-                if call.ended is not None and (call.ended == "abort" or call.made == call.given):
+                await stream.changed()
+                if stream.made > stream.given and stream.ended != "abort":
+                    before, stream.given = stream.given, stream.made
+                    yield Delta(stream.answer.text(before, stream.given), stream.given - before)
+                if stream.ended is not None and (stream.ended == "abort" or stream.made == stream.given):
                     break
-            if call.ended == "length" and call.answer.has_format:
+            if stream.ended == "length" and stream.answer.has_format:
                 raise OutputFormatError(
                     f"emulated: request '{request.request_id}' ended before its text had the format asked for "
                     f"(cut at max_tokens={request.max_tokens}); raise max_tokens"
                 )
-            yield Delta("", 0, call.ended, Usage(call.prompt_tokens, call.given, call.cached_tokens))
+            yield Delta("", 0, stream.ended, Usage(stream.prompt_tokens, stream.given, stream.cached_tokens))
         finally:
-            self._leave(call)
+            self._streams.leave(stream)
 
     async def abort(self, request_id: str) -> None:
         """Stop a request; its stream ends at once, its slot is free after the step. Unknown ids are ignored."""
-        if (call := self._calls.get(request_id)) is not None:
-            call.end("abort")
-            self._withdraw(call)
+        self._streams.abort(request_id)
 
     async def count_tokens(self, request: Request) -> int:
         """Prompt tokens of a request: one for four characters."""
@@ -252,19 +210,13 @@ class EmulatedEngine:
 
     def state(self) -> EngineState:
         """Load at this moment; `kv_used` counts whole sequences, as they are reserved."""
-        batch, limit = self._batch, self._limits.kv_tokens
-        return EngineState(batch.running, batch.waiting, None if limit is None else batch.reserved_tokens / limit)
+        streams, limit = self._streams, self._limits.kv_tokens
+        return EngineState(streams.running, streams.waiting, None if limit is None else streams.reserved_tokens / limit)
 
     async def close(self) -> None:
         """End all streams with abort."""
         self._serving, self._capabilities = False, None
-        for call in self._calls.values():
-            call.end("abort")
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._streaming.clear()
-        self._batch = EmulatedBatch(self._law, self._limits)
+        self._streams.close()
         self._prefixes = PrefixBlocks(self._cache_tokens, CHARACTERS_PER_TOKEN)
         await asyncio.sleep(0)
 
@@ -272,8 +224,7 @@ class EmulatedEngine:
         """Run at `speed` times the law from now on, as a card does that others use too."""
         if not 0 < speed < inf:
             raise SpecError(f"emulated: a speed of {speed} is not above 0")
-        self._batch.set_speed(self._play(), speed)
-        self._set_timer()
+        self._streams.set_speed(speed)
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -281,11 +232,11 @@ class EmulatedEngine:
         if not self._serving:
             raise EngineCrashedError("emulated: the engine is not serving; start it, or try another replica")
 
-    def _accept(self, request: Request) -> _Call:
+    def _accept(self, request: Request) -> Stream:
         arrived_s = asyncio.get_running_loop().time()  # before anything that takes time of its own
         check_request(request, engine="emulated")
         self._check_serving()
-        if request.request_id in self._calls:
+        if request.request_id in self._streams:
             raise SpecError(f"emulated: request '{request.request_id}' is already running; ids are unique")
         prompt = prompt_text(request)
         prompt_tokens = _token_count(prompt)
@@ -294,85 +245,12 @@ class EmulatedEngine:
         answer = self._answers.answer(request, prompt, default_seed)
         blocks = self._prefixes.blocks(prompt)
         cached_tokens = min(self._prefixes.ready_tokens(blocks), prompt_tokens - 1)
-        call = _Call(request, answer, prompt_tokens, cached_tokens, blocks)
-        self._play()
-        self._batch.add(
-            max(arrived_s, self._clock),
-            request.request_id,
-            prompt_tokens,
-            len(answer.pieces),
-            cached_tokens,
-            priority=request.priority,
-        )
-        self._calls[request.request_id] = call
-        self._set_timer()
-        return call
+        stream = Stream(request, answer, prompt_tokens, cached_tokens, blocks)
+        self._streams.add(stream, arrived_s)
+        return stream
 
-    def _withdraw(self, call: _Call) -> None:
-        """Take a call out of the batch, if it is there."""
-        now = self._play() if self._serving else 0.0  # which may give it its first token, or end it
-        self._streaming.pop(call.request.request_id, None)
-        if self._serving:
-            self._batch.abort(now, call.request.request_id)
-            self._set_timer()
-
-    def _leave(self, call: _Call) -> None:
-        """Forget a call whose stream is over, however it ended."""
-        if call.ended is None:
-            self._withdraw(call)
-        del self._calls[call.request.request_id]
-
-    # -- time ------------------------------------------------------------------------------------
-
-    def _play(self) -> float:
-        """Do what the law has due and return the time of the batch.
-
-        A request that comes after a step was played early is added at the end of that step, where the law
-        would have let it in.
-        """
-        loop_s, batch = asyncio.get_running_loop().time(), self._batch
-        while batch.next_event_at <= loop_s + EARLY_S:
-            self._clock = batch.next_event_at
-            for _, kind, request_id in batch.advance(self._clock):
-                self._hand_out(self._calls[request_id], kind, loop_s)
-        return max(self._clock, loop_s)
-
-    def _hand_out(self, call: _Call, kind: int, loop_s: float) -> None:
-        request_id = call.request.request_id
-        if kind == FIRST:
-            self._prefixes.remember(call.blocks)
-            if not self._streaming:
-                self._tick_at = loop_s + self._interval_s
-            self._streaming[request_id] = call
-            call.made = 1
-            call.wake()
-        else:
-            del self._streaming[request_id]
-            call.made = len(call.answer.pieces)
-            call.end(call.answer.finish_reason)
-
-    def _set_timer(self) -> None:
-        """Wake up when the law or a stream is due next."""
-        due = self._batch.next_event_at - EARLY_S
-        if self._streaming:
-            due = min(due, self._tick_at)
-        if self._timer is not None:
-            if self._timer.when() == due:
-                return
-            self._timer.cancel()
-            self._timer = None
-        if due < inf:
-            self._timer = asyncio.get_running_loop().call_at(due, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        now = self._play()
-        if self._streaming and now >= self._tick_at:
-            self._tick_at = now + self._interval_s
-            for request_id, call in self._streaming.items():
-                call.made = self._batch.tokens(request_id, now)
-                call.wake()
-        self._set_timer()
+    def _prompt_processed(self, stream: Stream) -> None:
+        self._prefixes.remember(stream.blocks)
 
 
 def _token_count(text: str) -> int:
