@@ -1,19 +1,16 @@
-"""The contract, checked: does what happened keep the promises of DESIGN.md section 8?
-
-The books kept here are made from events and decisions alone, never from the machine's own, so that an error there
-cannot hide itself. The same checker watches a live machine, a simulation, and an event log.
-"""
+"""The checker: books of runs and calls, and what would break a promise to them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
-from dask_fmware.model.replica import Replica
 from dask_fmware.model.report import RunReport
 from dask_fmware.runtime.actions import Action
+from dask_fmware.runtime.contract.breach import ATTEMPTS, ENDS, MISSES, PLACES, Breach
+from dask_fmware.runtime.contract.places import Places
 from dask_fmware.runtime.eventlog import Decision, Head, Line, decision
 from dask_fmware.runtime.events import (
     AttemptEnded,
@@ -29,22 +26,9 @@ from dask_fmware.runtime.events import (
     RunEnded,
     RunSubmitted,
 )
+from dask_fmware.runtime.slots import AttemptKey
 
-__all__ = ["Breach", "Contract", "check_log"]
-
-ENDS, ATTEMPTS, PLACES, MISSES = 1, 2, 3, 4  # points of the contract
-
-
-@dataclass(frozen=True, slots=True)
-class Breach:
-    """A promise that was broken."""
-
-    point: int  # of the contract
-    at: float  # on the machine's clock
-    what: str
-
-    def __str__(self) -> str:
-        return f"point {self.point}, at {self.at:.3f}: {self.what}"
+__all__ = ["Contract", "check_log"]
 
 
 @dataclass(slots=True)
@@ -65,13 +49,6 @@ class _Run:
     submitted: float
     state: str = "live"
     plans: dict[str, list[str]] = field(default_factory=dict)  # its own and those of its bodies, with their calls
-
-
-@dataclass(slots=True)
-class _Place:
-    replica: Replica
-    drains: bool = False
-    running: dict[tuple[str, int], None] = field(default_factory=dict)  # those beyond its slots have not begun
 
 
 class Contract:
@@ -107,8 +84,7 @@ class Contract:
         self._runs: dict[str, _Run] = {}  # live runs by the id of any of their plans
         self._calls: dict[str, _Call] = {}
         self._waiting: dict[str, _Call] = {}  # those that are runnable
-        self._places: dict[str, _Place] = {}
-        self._slots: dict[tuple[str, int], _Place] = {}  # (call id, attempt) -> where it runs
+        self._places = Places(lambda what: self._broken(PLACES, what))
         self._now = 0.0
 
     @property
@@ -146,12 +122,11 @@ class Contract:
             case RunDropped():
                 self._run_dropped(event.run_id)
             case ReplicaReady():
-                self._ready(event.replica)
+                self._lost(self._places.ready(event.replica))
             case ReplicaGone():
-                self._gone(event.replica_id)
+                self._lost(self._places.gone(event.replica_id))
             case ReplicaDraining():
-                if (place := self._places.get(event.replica_id)) is not None:
-                    place.drains = event.draining
+                self._places.drain(event.replica_id, event.draining)
         for made in decisions:
             self._decided(made)
         if self._wake_at is not None and self._waiting and self._wake_at() is None:
@@ -162,9 +137,8 @@ class Contract:
         for run_id, run in self._runs.items():
             if run.state == "live" and run_id == run.plan.run_id:
                 self._broken(ENDS, f"run '{run_id}' of workflow '{run.plan.workflow}' was accepted and never ended")
-        for replica_id, place in self._places.items():
-            for call_id, attempt in sorted(place.running):
-                self._broken(PLACES, f"attempt {attempt} of call '{call_id}' still holds a slot of '{replica_id}'")
+        for replica_id, (call_id, attempt) in self._places:
+            self._broken(PLACES, f"attempt {attempt} of call '{call_id}' still holds a slot of '{replica_id}'")
         return self.breaches
 
     def _broken(self, point: int, what: str) -> None:
@@ -179,14 +153,11 @@ class Contract:
 
     def _check_waiting(self) -> None:
         """Only events are waited for: then one must come from a card of the model that runs something."""
-        busy = {place.replica.card for place in self._places.values() if place.running}
-        moving = {place.replica.model for place in self._places.values() if place.replica.card in busy}
-        open_ = {p.replica.model: p for p in self._places.values() if not p.drains and p.replica.model not in moving}
+        idle = self._places.idle()
         for call_id, call in self._waiting.items():
-            idle = open_.get(call.node.model or "")
-            if idle is not None and call.run.state == "live":
-                what = f"call '{call_id}' waits for nothing although '{idle.replica.replica_id}' is idle"
-                self._broken(ENDS, what)
+            replica_id = idle.get(call.node.model or "")
+            if replica_id is not None and call.run.state == "live":
+                self._broken(ENDS, f"call '{call_id}' waits for nothing although '{replica_id}' is idle")
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -249,14 +220,11 @@ class Contract:
     # -- attempts --------------------------------------------------------------------------------
 
     def _attempt_ended(self, event: AttemptEnded) -> None:
-        key = (event.call_id, event.attempt)
-        held = self._slots.pop(key, None)
         call = self._calls.get(event.call_id)
         if call is not None and event.outcome == "undelivered":
             call.tries.discard(event.attempt)  # its replica never heard of it
-        if held is None:
-            return  # said before, or its replica was lost
-        del held.running[key]
+        if not self._places.free((event.call_id, event.attempt)):
+            return
         self.counts[f"attempts {event.outcome}"] += 1
         if call is None or event.attempt != call.latest:
             return
@@ -288,7 +256,7 @@ class Contract:
     def _assigned(self, made: Decision) -> None:
         self.counts["attempts"] += 1
         what = f"attempt {made.attempt} of call '{made.of}'"
-        call, place = self._calls.get(made.of), self._places.get(made.replica_id)
+        call = self._calls.get(made.of)
         if call is not None:
             if not call.is_runnable:
                 self._broken(PLACES, f"{what} was assigned although its inputs are not there or it runs already")
@@ -301,26 +269,13 @@ class Contract:
                 self._broken(ATTEMPTS, f"{what} is one more than the {self._max_attempts} that are permitted")
         elif self._is_complete:
             self._broken(ATTEMPTS, f"{what} was assigned, which belongs to no live run")
-        if place is None:
-            self._broken(PLACES, f"{what} was assigned to '{made.replica_id}', which is not there")
-            return
-        replica = place.replica
-        if call is not None and call.node.model != replica.model:
-            self._broken(PLACES, f"{what} for model '{call.node.model}' was assigned to one of '{replica.model}'")
-        if place.drains:
-            self._broken(PLACES, f"{what} was assigned to '{made.replica_id}', which takes no calls")
-        each = 2 if made.wait_s > 0 else 1  # attempts for a slot: one runs and one is ahead
-        if len(place.running) >= each * replica.slots:
-            self._broken(PLACES, f"{what} was assigned to '{made.replica_id}', whose {replica.slots} slots are taken")
-        self._check_card(replica, what, each)
-        place.running[made.of, made.attempt] = None
-        self._slots[made.of, made.attempt] = place
+        self._places.take(made, what, call.node.model if call is not None else None)
 
     def _moved(self, made: Decision) -> None:
         """An attempt is ended for another one: it runs, has no token, is not the last but one, and has where to go."""
         self.counts["attempts moved"] += 1
         what = f"attempt {made.attempt} of call '{made.of}' was moved"
-        call, place = self._calls.get(made.of), self._slots.get((made.of, made.attempt))
+        call, place = self._calls.get(made.of), self._places.of((made.of, made.attempt))
         if call is None:
             return
         if place is None or made.attempt != call.latest or call.is_over:
@@ -330,44 +285,20 @@ class Contract:
             self._broken(ATTEMPTS, f"{what}, which has tokens")
         if len(call.tries) > self._max_attempts - 2:
             self._broken(ATTEMPTS, f"{what}, though {len(call.tries)} of {self._max_attempts} were used")
-        model = place.replica.model
-        others = [p for p in self._places.values() if p is not place and p.replica.model == model and not p.drains]
-        if not any(len(p.running) < 2 * p.replica.slots for p in others):
-            self._broken(PLACES, f"{what}, but no other replica of model '{model}' has room")
+        if not self._places.has_room_beside(place):
+            self._broken(PLACES, f"{what}, but no other replica of model '{place.replica.model}' has room")
 
-    def _check_card(self, replica: Replica, what: str, each: int) -> None:
-        if replica.card_slots is None:
+    def _lost(self, attempts: Sequence[tuple[AttemptKey, bool]] | None) -> None:
+        """A replica is gone with its attempts: one that had not begun is no try of its call, the first time."""
+        if attempts is None:
             return
-        there = [place for place in self._places.values() if place.replica.card == replica.card]
-        bound = min(p.replica.card_slots for p in there if p.replica.card_slots is not None)
-        if sum(len(place.running) for place in there) >= each * bound:
-            self._broken(PLACES, f"{what} was assigned to card '{replica.card}', whose {bound} slots are taken")
-
-    # -- replicas --------------------------------------------------------------------------------
-
-    def _ready(self, replica: Replica) -> None:
-        known = self._places.get(replica.replica_id)
-        if known is not None and _same(known.replica, replica):
-            known.replica = replica  # it knows its profile by now
-            return
-        self._gone(replica.replica_id)
-        self._places[replica.replica_id] = _Place(replica)
-
-    def _gone(self, replica_id: str) -> None:
-        place = self._places.pop(replica_id, None)
-        if place is not None:
-            self.counts["replicas gone"] += 1
-            self.counts["attempts lost"] += len(place.running)
-            for number, (call_id, attempt) in enumerate(place.running):
-                del self._slots[call_id, attempt]
-                call = self._calls.get(call_id)
-                if number >= place.replica.slots and call is not None and attempt in call.tries and not call.spared:
-                    call.spared = True
-                    call.tries.discard(attempt)
-
-
-def _same(known: Replica, told: Replica) -> bool:
-    return replace(known, profile=told.profile) == told != known  # equal in all: it started again
+        self.counts["replicas gone"] += 1
+        self.counts["attempts lost"] += len(attempts)
+        for (call_id, attempt), had_slot in attempts:
+            call = self._calls.get(call_id)
+            if not had_slot and call is not None and attempt in call.tries and not call.spared:
+                call.spared = True
+                call.tries.discard(attempt)
 
 
 def check_log(head: Head, lines: Iterable[Line], *, is_over: bool = True) -> Contract:
