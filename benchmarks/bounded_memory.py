@@ -35,8 +35,9 @@ from benchmarks.support.processes import Cluster, resident
 from dask_fmware.observe import History
 from dask_fmware.runtime.demand import Demand
 from dask_fmware.simulate.course import Outcome
+from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import Failure, PoissonArrivals, load_scenario
-from dask_fmware.simulate.workload import SampledRun, Workload
+from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 from dask_fmware.testing.indexes import entries, instances
 
@@ -45,7 +46,7 @@ SEED = 1000
 RATE = 60.0  # runs a second
 FAULT_S = 60.0  # between two cards that fail
 LOOKS = 100  # at resident memory
-RECORDS = ("RunRecord", "CallRecord", "RunReport", "CallReport", "AttemptReport", "Held", "RunPlan")
+RECORDS = ("RunRecord", "CallRecord", "RunReport", "CallReport", "AttemptReport", "Stay", "RunPlan")
 SLOTS = 256
 IN_FLIGHT = 48
 KEPT = 10_000  # reports that a scheduler keeps

@@ -17,7 +17,7 @@ from collections import defaultdict, deque
 from heapq import heappop, heappush
 from math import inf
 
-from dask_fmware.runtime.slots import AttemptKey, Held, ReplicaState
+from dask_fmware.runtime.slots import AttemptKey, ReplicaState, Stay
 
 __all__ = ["Ahead"]
 
@@ -60,7 +60,7 @@ class Ahead:
         self._ways: dict[str, _Latest] = defaultdict(_Latest)  # model -> seconds
         self._paces: dict[tuple[str, ...], _Latest] = {}
         """(model, accelerator, workflow, node) -> time in the engine, of what was expected of it."""
-        self._due: list[tuple[float, int, ReplicaState, AttemptKey, Held]] = []
+        self._due: list[tuple[float, int, ReplicaState, AttemptKey, Stay]] = []
         self._count = 0
 
     def way_s(self, kind: tuple[str, ...], quantile: float = WAY) -> float:
@@ -68,30 +68,30 @@ class Ahead:
         known = self._ways.get(kind[0]) if kind else None
         return known.at(quantile) if known is not None and len(known) >= NEEDED else 0.0
 
-    def begun(self, state: ReplicaState, key: AttemptKey, held: Held) -> None:
+    def begun(self, state: ReplicaState, key: AttemptKey, stay: Stay) -> None:
         """An attempt has a slot: foretell its end, if that can be known."""
-        way_s, pace = self.way_s(held.kind), self._paces.get(held.kind)
-        if way_s < LEAST_S or pace is None or len(pace) < NEEDED or held.began_at is None:
+        way_s, pace = self.way_s(stay.kind), self._paces.get(stay.kind)
+        if way_s < LEAST_S or pace is None or len(pace) < NEEDED or stay.began_at is None:
             return
         middle = pace.at(0.5)
-        error_s = held.expected_s * max(pace.at(KNOWN) - middle, middle - pace.at(1.0 - KNOWN))
+        error_s = stay.expected_s * max(pace.at(KNOWN) - middle, middle - pace.at(1.0 - KNOWN))
         if error_s > MARGIN * way_s:
             return
-        on_its_way_s = self.way_s(held.kind, 0.5) if held.began_at == held.given_at else 0.0  # else it was there
-        state.foretell(key, held.began_at + on_its_way_s + held.expected_s * middle)
+        on_its_way_s = self.way_s(stay.kind, 0.5) if stay.began_at == stay.given_at else 0.0  # else it was there
+        state.foretell(key, stay.began_at + on_its_way_s + stay.expected_s * middle)
         self._count += 1
-        heappush(self._due, (held.expected_end - way_s, self._count, state, key, held))
+        heappush(self._due, (stay.expected_end - way_s, self._count, state, key, stay))
 
-    def ended(self, held: Held, latency_s: float, waited_s: float, now: float, *, shares_card: bool = False) -> None:
+    def ended(self, stay: Stay, latency_s: float, waited_s: float, now: float, *, shares_card: bool = False) -> None:
         """An attempt has finished: `latency_s` in its engine after `waited_s` for a slot, as its worker says."""
-        if held.began_at is None or held.expected_s <= 0.0 or not held.kind:
+        if stay.began_at is None or stay.expected_s <= 0.0 or not stay.kind:
             return
-        self._ways[held.kind[0]].add(max(now - held.given_at - latency_s - waited_s, 0.0))
-        if shares_card and held.began_at > held.given_at:  # its engine has counted a wait for the card
-            latency_s = min(latency_s, now - held.began_at)
-        pace = self._paces.pop(held.kind, None) or _Latest()
-        pace.add(latency_s / held.expected_s)
-        self._paces[held.kind] = pace  # the last
+        self._ways[stay.kind[0]].add(max(now - stay.given_at - latency_s - waited_s, 0.0))
+        if shares_card and stay.began_at > stay.given_at:  # its engine has counted a wait for the card
+            latency_s = min(latency_s, now - stay.began_at)
+        pace = self._paces.pop(stay.kind, None) or _Latest()
+        pace.add(latency_s / stay.expected_s)
+        self._paces[stay.kind] = pace  # the last
         if len(self._paces) > MOST_KINDS:
             del self._paces[next(iter(self._paces))]
 
@@ -100,8 +100,8 @@ class Ahead:
         """When the next attempt is about to end; infinity if none is known."""
         due = self._due
         while due:
-            at, _, state, key, held = due[0]
-            if state.running.get(key) is held and not held.is_ending:
+            at, _, state, key, stay = due[0]
+            if state.running.get(key) is stay and not stay.is_ending:
                 return at
             heappop(due)
         return inf
@@ -110,13 +110,13 @@ class Ahead:
         """Take note of the attempts that are about to end, and return their replicas."""
         states: dict[ReplicaState, None] = {}
         while self.next_at <= now:
-            _, _, state, key, held = heappop(self._due)
-            if state.let_in(key, held):
+            _, _, state, key, stay = heappop(self._due)
+            if state.let_in(key, stay):
                 states[state] = None
         return list(states)
 
-    def patience_s(self, state: ReplicaState, held: Held, now: float) -> float:
+    def patience_s(self, state: ReplicaState, stay: Stay, now: float) -> float:
         """Seconds that an attempt may be ahead, after which it is given back; 0 if a slot is free for it."""
         if not state.is_taken:
             return 0.0
-        return max(state.free_at - now, 0.0) + PATIENCE * max(self.way_s(held.kind), LEAST_S)
+        return max(state.free_at - now, 0.0) + PATIENCE * max(self.way_s(stay.kind), LEAST_S)

@@ -1,7 +1,7 @@
 """Which calls wait where, and which start now: the central queues, the queues of replicas, the slots.
 
 A policy proposes; this checks the proposal against the contract (a ready replica of the call's model, slots never
-exceeded) and performs it. It does not know why calls come or go.
+exceeded) and performs it. It does not know why calls come or go, nor what an assignment says beside who runs where.
 """
 
 from __future__ import annotations
@@ -13,24 +13,19 @@ from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.policy import estimate
 from dask_fmware.policy.outlook import Planner
 from dask_fmware.policy.protocol import Bind, Choice, Park, Policy, ReplicaView, Wait
-from dask_fmware.profile.correction import load_band
 from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.apart import Apart
+from dask_fmware.runtime.assigning import Assigner
 from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.hedging import Hedging
-from dask_fmware.runtime.knowledge import base_name
 from dask_fmware.runtime.outlook import ToCome
-from dask_fmware.runtime.queue import CallQueue, Cursor, Ticket
+from dask_fmware.runtime.queue import Cursor, Queues, Ticket
 from dask_fmware.runtime.runs import CallRecord, Runs
-from dask_fmware.runtime.shares import Shares
-from dask_fmware.runtime.slots import Held, ReplicaState
+from dask_fmware.runtime.slots import ReplicaState
 from dask_fmware.runtime.views import CallViews
 
 __all__ = ["Dispatcher"]
 
-
-STALL = 20.0  # times as long as a whole call should take: so long without a token is no slow engine any more
 LOOK_AHEAD = 8  # calls that may be passed in one go, which bounds what a decision costs
 
 
@@ -54,14 +49,10 @@ class Dispatcher:
         How policies see them.
     to_come
         What policies that plan are shown.
-    shares
-        What tenants have been given.
-    stall_s
-        The least time without a token after which an attempt is given up; 0 is never.
+    assigner
+        Makes the assignments.
     max_attempts
         Tries of one call.
-    hedging
-        Who is tried elsewhere for giving no token.
     """
 
     def __init__(
@@ -71,9 +62,7 @@ class Dispatcher:
         runs: Runs,
         views: CallViews,
         to_come: ToCome,
-        shares: Shares,
-        hedging: Hedging,
-        stall_s: float = 0.0,
+        assigner: Assigner,
         max_attempts: int = 3,
     ) -> None:
         self.policy = policy
@@ -83,11 +72,9 @@ class Dispatcher:
         self._runs = runs
         self._views = views
         self._to_come = to_come
-        self._shares = shares
-        self._hedging = hedging
-        self._stall_s = stall_s
+        self._assigner = assigner
         self._apart = Apart(fleet, max_attempts)
-        self._queues: dict[str, CallQueue] = {}  # model -> calls that are held, no queue is empty
+        self._queues = Queues()  # of the calls that are held
         self._waiting: set[str] = set()  # calls in any queue
 
     def __len__(self) -> int:
@@ -178,9 +165,7 @@ class Dispatcher:
         The slot of such an attempt stays taken until its worker says that it is free. Returns the
         replica in whose queue it waited.
         """
-        model = call.node.model or ""
-        if (queue := self._queues.get(model)) is not None and queue.remove(call.call_id) and not queue:
-            del self._queues[model]
+        self._queues.remove(call.node.model or "", call.call_id)
         self._waiting.discard(call.call_id)
         attempts.close(call, now)
         state = self._fleet.get(call.queued_on) if call.queued_on is not None else None
@@ -208,11 +193,7 @@ class Dispatcher:
             self._push(call, self._ticket(call))
 
     def _push(self, call: CallRecord, ticket: Ticket) -> None:
-        model = call.node.model or ""
-        queue = self._queues.get(model)
-        if queue is None:
-            queue = self._queues[model] = CallQueue()
-        queue.push(ticket)
+        self._queues.push(call.node.model or "", ticket)
 
     def _ticket(self, call: CallRecord) -> Ticket:
         return self.policy.order(self._views.view(call)), call.arrival, call.call_id
@@ -239,7 +220,7 @@ class Dispatcher:
         A call lets others pass if the policy says so, and if it waits only because it failed on the
         replicas that have room.
         """
-        actions = self._start_apart(models, now)
+        actions = [] if self._apart.is_empty else self._start_apart(models, now)
         if not self._queues:
             return actions
         if self._planner is not None:
@@ -274,9 +255,7 @@ class Dispatcher:
                         actions.append(rejected)
                     else:
                         self._push(call, self._ticket(call))
-        for model in models:
-            if (queue := self._queues.get(model)) is not None and not queue:
-                del self._queues[model]
+        self._queues.forget_empty(models)
         return actions
 
     def _choice(self, call: CallRecord, model: str, now: float) -> Choice:
@@ -300,8 +279,6 @@ class Dispatcher:
     def _start_apart(self, models: Iterable[str], now: float) -> list[Action]:
         """Start calls that must be alone where a replica is empty, and empty another one if one more is needed."""
         actions: list[Action] = []
-        if self._apart.is_empty:
-            return actions
         for model in models:
             while (found := self._apart.next(model)) is not None:
                 call = self._runs.calls[found[0]]
@@ -318,13 +295,8 @@ class Dispatcher:
             return actions
         for start in plan.starts:
             call = self._runs.calls[start.call_id]
-            model = call.node.model or ""
-            queue = self._queues.get(model)
-            if queue is None or not queue.remove(start.call_id):
-                continue
-            if not queue:
-                del self._queues[model]
-            actions.extend(self._bind(call, Bind(start.replica_id, start.reason, start.priority), now))
+            if self._queues.remove(call.node.model or "", start.call_id):
+                actions.extend(self._bind(call, Bind(start.replica_id, start.reason, start.priority), now))
         self._look_again_at(plan.wake_at)
         return actions
 
@@ -361,34 +333,8 @@ class Dispatcher:
     def _assign(
         self, call: CallRecord, state: ReplicaState, reason: str, now: float, priority: float | None = None
     ) -> Assign:
-        report, replica, fleet, call_id = call.report, state.replica, self._fleet, call.call_id
         call.queued_on = None
-        self._waiting.discard(call_id)
-        view = self._views.view(call)
-        prompt = view.prompt_at(replica.replica_id)
-        parts_s = estimate.expected_parts_s(prompt, view.output_tokens, fleet.offered(state), now)
-        number = report.attempts[-1].attempt + 1 if report.attempts else 1
-        while fleet.holds(call_id, number):  # a run of the same id was dropped, and its abort is under way
-            number += 1
-        ideal = self._views.execution(replica.model, view.prompt_tokens, view.output_tokens)
-        band = load_band(state.busy, state.waiting, replica.slots)
-        expected = state.pace.predict(band, *parts_s)
-        expected_s = expected.by_law_s
-        overdue_s = self._hedging.given(call, expected.ttft_s)
-        attempts.begin(call, replica, number, reason, expected, ideal, now)
-        self._to_come.begun(call.run)
-        self._shares.given(view.tenant, call.run.level, expected_s / replica.slots)
-        context_tokens = view.prompt_tokens + int(view.output_tokens / 2)
-        kind = (replica.model, replica.accelerator, view.workflow, base_name(view.node))
-        held = Held(expected_s, context_tokens, view.due is None, kind)
-        wait_s = fleet.ahead.patience_s(state, held, now)
-        law = fleet.law(replica)
-        if law is not None:
-            state.given(held, law.prompt_s(prompt), now)
-        fleet.take(state, call_id, number, held, now)
-        if priority is None:
-            priority = -float(call.run.plan.priority)
-        stall_s = max(self._stall_s, STALL * expected_s) if self._stall_s else 0.0
-        return Assign(
-            call_id, replica.replica_id, number, priority, reason, stall_s, replica.incarnation, wait_s, overdue_s
-        )
+        self._waiting.discard(call.call_id)
+        if not call.run.begun:
+            self._to_come.begun(call.run)
+        return self._assigner.assign(call, state, reason, now, priority)

@@ -16,7 +16,7 @@ from dask_fmware.policy.protocol import Rank, ReplicaView
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.runtime.ahead import Ahead
 from dask_fmware.runtime.corrections import Corrections
-from dask_fmware.runtime.slots import AttemptKey, Card, Held, ReplicaState
+from dask_fmware.runtime.slots import AttemptKey, Card, ReplicaState, Stay
 from dask_fmware.spec.deployment import Latency
 
 __all__ = ["Fleet"]
@@ -135,8 +135,8 @@ class Fleet:
             return None
         self.corrections.remove(state.replica)
         self._lanes = None
-        for held in state.running:
-            self._slots.pop(held, None)
+        for key in state.running:
+            self._slots.pop(key, None)
         card, model = state.card, state.replica.model
         state.leave()
         card.replicas.remove(state)
@@ -184,22 +184,22 @@ class Fleet:
         if state is None:
             return None
         for call_id, attempt, tokens in message.tokens:
-            held = state.running.get((call_id, attempt))
-            if held is not None:
-                held.tokens, held.seen_at = tokens, now
-                if state.processed(held, now):
+            stay = state.running.get((call_id, attempt))
+            if stay is not None:
+                stay.tokens, stay.seen_at = tokens, now
+                if state.processed(stay, now):
                     self.changed(state)
         if not self.corrections.observe(message, now):
             return None
         self.changed(state)
         return state
 
-    def take(self, state: ReplicaState, call_id: str, attempt: int, held: Held, now: float) -> None:
+    def take(self, state: ReplicaState, call_id: str, attempt: int, stay: Stay, now: float) -> None:
         """Give a slot of a replica to an attempt, or let it be ahead."""
-        state.start(call_id, attempt, held, now)
+        state.start(call_id, attempt, stay, now)
         self._slots[call_id, attempt] = state
-        if held.began_at is not None:
-            self.ahead.begun(state, (call_id, attempt), held)
+        if stay.began_at is not None:
+            self.ahead.begun(state, (call_id, attempt), stay)
         self.changed(state)
 
     def come(self, now: float) -> list[ReplicaState]:
@@ -211,8 +211,8 @@ class Fleet:
 
     def late(self, state: ReplicaState) -> None:
         """An attempt could not wait for its slot any longer: attempts that should have ended let nobody come."""
-        for key, held in state.running.items():
-            state.let_in(key, held, False)
+        for key, stay in state.running.items():
+            state.let_in(key, stay, False)
         self.changed(state)
 
     def _begin(self, card: Card, now: float) -> None:
@@ -226,8 +226,8 @@ class Fleet:
         """Whether an attempt has a slot."""
         return (call_id, attempt) in self._slots
 
-    def held(self, call_id: str, attempt: int) -> Held | None:
-        """Return what an attempt takes of its replica, or None if it holds no slot."""
+    def stay(self, call_id: str, attempt: int) -> Stay | None:
+        """Return what is known of an attempt on a replica, or None if it holds no slot."""
         state = self._slots.get((call_id, attempt))
         return state.running.get((call_id, attempt)) if state is not None else None
 
@@ -246,10 +246,10 @@ class Fleet:
 
     def free(
         self, call_id: str, attempt: int, now: float, *, has_tokens: bool = False
-    ) -> tuple[ReplicaState, Held] | None:
+    ) -> tuple[ReplicaState, Stay] | None:
         """Free the slot of an attempt, which is known to have tokens or not.
 
-        Returns its replica and what it took of it; None if it holds no slot (its replica is gone, or said so before).
+        Returns its replica and its stay there; None if it holds no slot (its replica is gone, or said so before).
         """
         key = call_id, attempt
         state = self._slots.pop(key, None)
@@ -257,10 +257,10 @@ class Fleet:
             return None
         if has_tokens:
             state.processed(state.running[key], now)
-        held = state.end(key)
+        stay = state.end(key)
         self._begin(state.card, now)
         self.changed(state)
-        return state, held
+        return state, stay
 
     def drain(self, state: ReplicaState, draining: bool) -> None:
         """Offer a replica no more, or again."""

@@ -71,8 +71,8 @@ class Hedging:
         attempt = call.attempt
         if attempt is None or attempt.attempt != number or attempt.first_token_at is not None:
             return []
-        state, held = self._fleet.get(attempt.replica_id), self._fleet.held(call.call_id, number)
-        if state is None or held is None or held.began_at is None or held.is_moved or held.tokens:
+        state, stay = self._fleet.get(attempt.replica_id), self._fleet.stay(call.call_id, number)
+        if state is None or stay is None or stay.began_at is None or stay.is_moved or stay.tokens:
             return []
         view = self._views.view(call)
         due, tokens = view.due, _tokens(view)
@@ -80,13 +80,13 @@ class Hedging:
             return []
         if state.moved >= state.replica.slots or self._moved + tokens > self.budget * self._tokens:
             return []
-        waited_s, ttft_s = now - held.began_at, attempt.predicted_ttft_s or 0.0
+        waited_s, ttft_s = now - stay.began_at, attempt.predicted_ttft_s or 0.0
         rest_s = 0.0 if view.answers else (attempt.predicted_s or ttft_s) - ttft_s
         here = now + max(waited_s - ttft_s, 0.0) + rest_s  # as much later as it is late already
         there = self._soonest_elsewhere(call, view, now)
         if there > due or (here <= due and there + (Overdue.AGAIN - 1.0) * waited_s <= due):
             return []  # it is lost anyway, or may wait for the next time it is said
-        held.is_moved = True
+        stay.is_moved = True
         state.moved += 1
         self._moved += tokens
         why = f"no token for {waited_s:.3f} s, {ttft_s:.3f} s were expected; in time elsewhere by {due - there:.3f} s"

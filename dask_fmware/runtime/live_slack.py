@@ -58,9 +58,9 @@ def _expected_end(
     submitted = call.run.report.submitted
     if call.node.answers and attempt.first_token_at is not None:
         return submitted + attempt.first_token_at
-    held = fleet.held(call.call_id, attempt.attempt)
+    stay = fleet.stay(call.call_id, attempt.attempt)
     state = fleet.get(attempt.replica_id)
-    if held is None or state is None or not held.tokens or call.node.answers:
+    if stay is None or state is None or not stay.tokens or call.node.answers:
         return max(submitted + attempt.started_at + own_s, now)
-    length = views.knowledge.length(call.run.plan.workflow, call.node, quantile, held.tokens)
-    return max(held.seen_at + (length - held.tokens) * fleet.token_s(state), now)
+    length = views.knowledge.length(call.run.plan.workflow, call.node, quantile, stay.tokens)
+    return max(stay.seen_at + (length - stay.tokens) * fleet.token_s(state), now)

@@ -14,12 +14,12 @@ from typing import assert_never
 from dask_fmware.errors import AttemptsExhaustedError, OutputFormatError
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.report import CallState, RunReport
-from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.protocol import CallView, Policy
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Action, Hold, Refuse, Skip
 from dask_fmware.runtime.admission import ModelLimits, refusal
+from dask_fmware.runtime.assigning import Assigner
 from dask_fmware.runtime.dispatch import Dispatcher
 from dask_fmware.runtime.events import (
     AttemptEnded,
@@ -41,14 +41,14 @@ from dask_fmware.runtime.events import (
 )
 from dask_fmware.runtime.fleet import Fleet
 from dask_fmware.runtime.hedging import Hedging
-from dask_fmware.runtime.histories import NodeHistory
 from dask_fmware.runtime.knowledge import base_name
+from dask_fmware.runtime.lessons import Lessons
 from dask_fmware.runtime.live_slack import CallSlack, live_slack
 from dask_fmware.runtime.observer import Observers
 from dask_fmware.runtime.outlook import ToCome
 from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord, Runs
 from dask_fmware.runtime.shares import Shares
-from dask_fmware.runtime.slots import Held, ReplicaState
+from dask_fmware.runtime.slots import ReplicaState, Stay
 from dask_fmware.runtime.views import CallViews
 
 __all__ = ["Machine", "ModelLimits"]
@@ -109,12 +109,11 @@ class Machine:
         self.tenants = dict(tenants or {})
         self.shares = Shares(self.tenants)
         self.hedging = Hedging(self.fleet, self.views, hedge_budget, unhedged, max_attempts)
-        self.dispatcher = Dispatcher(
-            policy, self.fleet, self.runs, self.views, self.to_come, self.shares, self.hedging, stall_s, max_attempts
-        )
+        assigner = Assigner(self.fleet, self.views, self.shares, self.hedging, stall_s)
+        self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views, self.to_come, assigner, max_attempts)
         self.max_attempts = max_attempts
         self.max_held = max_held
-        self._predicts = predicts
+        self._lessons = Lessons(self.fleet, self.knowledge, predicts)
         self._arrivals = 0
 
     # -- the one door ----------------------------------------------------------------------------
@@ -243,14 +242,7 @@ class Machine:
         run = self.runs.get(event.run_id)
         if run is None or run.plan.run_id != event.run_id or run.report.state != "running":
             return []
-        report = run.report
-        report.state, report.reason, report.finished_at = event.state, event.reason, now - report.submitted
-        firsts = [
-            call.last.first_token_at
-            for call in report.calls
-            if call.answers and call.state != "skipped" and call.last and call.last.first_token_at is not None
-        ]
-        report.first_token_at = max(firsts, default=report.finished_at if event.state == "finished" else None)
+        run.end(event.state, event.reason, now)
         for base, rounds in run.rounds.items():
             self.knowledge.observe_rounds(run.plan.workflow, base, rounds, run.bodies[base] / rounds)
         self.to_come.ended(run)
@@ -321,12 +313,12 @@ class Machine:
             attempts.undelivered(call, event.attempt, now)
         if freed is None:
             return []  # said before, or its replica was lost
-        state, held = freed
+        state, stay = freed
         if event.outcome == "undelivered":
-            if held.began_at is None:
+            if stay.began_at is None:
                 self.fleet.late(state)
         elif call is not None:
-            self._record(call, event, held, state, now)
+            self._record(call, event, stay, state, now)
         if is_finished:
             self.fleet.trust(state)
         elif event.outcome == "retry" and not event.error.startswith(OutputFormatError.__name__):
@@ -341,37 +333,13 @@ class Machine:
             if (call := self.runs.calls.get(call_id)) is not None:
                 attempts.begun(call, number, now)
 
-    def _record(self, call: CallRecord, event: AttemptEnded, held: Held, state: ReplicaState, now: float) -> None:
+    def _record(self, call: CallRecord, event: AttemptEnded, stay: Stay, state: ReplicaState, now: float) -> None:
         """Write down how an attempt ended, and learn from it."""
-        replica, pace = state.replica, state.pace
-        shares_card = replica.card_slots is not None  # with engines that wait for it where no worker sees it
-        was_ahead = held.began_at is None or held.began_at > held.given_at
-        attempt = attempts.end(call, event, now, held.given_at if was_ahead and not shares_card else None)
-        if attempt is None or event.outcome != "finished":
-            return
-        if event.latency_s is not None:
-            self.fleet.ahead.ended(held, event.latency_s, event.waited_s, now, shares_card=shares_card)
-        tokens = event.prompt_tokens, event.output_tokens
-        history = self.knowledge.observe_call(call.run.plan.workflow, call.node.name, *tokens)
-        self._served(call, replica.replica_id, event.cached_tokens, history)
-        if not attempt.by_law_s or attempt.ended_at is None or held.began_at is None:
-            return
-        if not call.node.answers:
-            pace.stretch.observe(attempt.by_law_s, attempt.ended_at - attempt.started_at)
-        elif replica.slots == 1 and attempt.first_token_at is not None:
-            first_s = execution_s(self.fleet.latency(replica), event.prompt_tokens, 0.0)
-            pace.handover.observe(attempt.first_token_at - attempt.started_at - first_s)
-        if self._predicts:
-            pace.observe(attempt)
-
-    def _served(self, call: CallRecord, replica_id: str, cached_tokens: int, history: NodeHistory) -> None:
-        """Learn how much of a prompt the replica has that served its run before, and how much the others have."""
-        run, model = call.run, call.node.model or ""
-        home = run.homes.get(model)
-        if home is not None:
-            (history.cached_at_home if replica_id == home else history.cached_elsewhere).add(cached_tokens)
-        if home != replica_id:
-            run.homes = {**run.homes, model: replica_id}
+        was_ahead = stay.began_at is None or stay.began_at > stay.given_at
+        shares_card = state.replica.card_slots is not None  # with engines that wait for it where no worker sees it
+        attempt = attempts.end(call, event, now, stay.given_at if was_ahead and not shares_card else None)
+        if attempt is not None and event.outcome == "finished":
+            self._lessons.finished(call, attempt, event, stay, state, now)
 
     # -- replicas --------------------------------------------------------------------------------
 

@@ -80,10 +80,10 @@ class ToCome:
         """Every lane with when it is free, or nothing where no plan is made."""
         found = []
         for states in self._fleet.lanes:
-            held = [held for state in states for held in state.running.values()]
-            free_at = max((_expected(one.expected_end, now) for one in held), default=0.0)
+            stays = [stay for state in states for stay in state.running.values()]
+            free_at = max((_expected(one.expected_end, now) for one in stays), default=0.0)
             replicas = {s.replica.model: self._fleet.view(s) for s in states if s.is_open}
-            found.append(Lane(free_at, replicas, all(one.is_ending for one in held)))
+            found.append(Lane(free_at, replicas, all(one.is_ending for one in stays)))
         return found
 
     def jobs(self, now: float, most: int) -> Sequence[Job]:
@@ -177,8 +177,8 @@ class ToCome:
     def _end(self, call: CallRecord, now: float) -> float:
         attempt = call.attempt
         state = self._fleet.get(attempt.replica_id) if attempt is not None else None
-        held = state.running.get((call.call_id, attempt.attempt)) if state is not None and attempt is not None else None
-        return _expected(held.expected_end, now) if held is not None else now
+        stay = state.running.get((call.call_id, attempt.attempt)) if state is not None and attempt is not None else None
+        return _expected(stay.expected_end, now) if stay is not None else now
 
 
 def _expected(at: float, now: float) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from sortedcontainers import SortedList
 
-__all__ = ["CallQueue", "Cursor", "Ticket"]
+__all__ = ["CallQueue", "Cursor", "Queues", "Ticket"]
 
 Ticket: TypeAlias = tuple[tuple[float, ...], int, str]  # order by policy, arrival, call id
 
@@ -63,6 +64,34 @@ class CallQueue:
             return False
         self._order.remove(ticket)
         return True
+
+
+class Queues(dict[str, CallQueue]):
+    """The queues of all models of which calls wait, by model; none is empty."""
+
+    __slots__ = ()
+
+    def push(self, model: str, ticket: Ticket) -> None:
+        """Let a call wait that does not wait here."""
+        queue = self.get(model)
+        if queue is None:
+            queue = self[model] = CallQueue()
+        queue.push(ticket)
+
+    def remove(self, model: str, call_id: str) -> bool:
+        """Take out a call; False if it does not wait here."""
+        queue = self.get(model)
+        if queue is None or not queue.remove(call_id):
+            return False
+        if not queue:
+            del self[model]
+        return True
+
+    def forget_empty(self, models: Iterable[str]) -> None:
+        """Drop the queues of some models of which the last call was taken through a cursor."""
+        for model in models:
+            if (queue := self.get(model)) is not None and not queue:
+                del self[model]
 
 
 class Cursor:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
-from dask_fmware.model.report import AttemptReport, CallReport, CallState, PackedReport, RunReport
+from dask_fmware.model.report import AttemptReport, CallReport, CallState, PackedReport, RunReport, RunState
 from dask_fmware.policy.protocol import CallView
 from dask_fmware.runtime.knowledge import Decided, Shape
 from dask_fmware.runtime.shares import Level
@@ -78,6 +78,17 @@ class RunRecord:
     def level(self) -> Level:
         """Runs of equal urgency, among which tenants have shares."""
         return self.plan.priority, self.deadline is not None
+
+    def end(self, state: RunState, reason: str, now: float) -> None:
+        """Write into its report how it ended; its first token is the last first one of its answers."""
+        report = self.report
+        report.state, report.reason, report.finished_at = state, reason, now - report.submitted
+        firsts = [
+            call.last.first_token_at
+            for call in report.calls
+            if call.answers and call.state != "skipped" and call.last and call.last.first_token_at is not None
+        ]
+        report.first_token_at = max(firsts, default=report.finished_at if state == "finished" else None)
 
     def take(self, plan_id: str, switch: str, branch: int | None) -> None:
         """A switch of one of its plans has decided."""

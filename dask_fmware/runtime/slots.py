@@ -14,13 +14,13 @@ from dask_fmware.model.replica import Replica
 from dask_fmware.runtime.corrections import Pace
 from dask_fmware.runtime.queue import CallQueue, Ticket
 
-__all__ = ["AttemptKey", "Card", "Held", "ReplicaState"]
+__all__ = ["AttemptKey", "Card", "ReplicaState", "Stay"]
 
 AttemptKey: TypeAlias = tuple[str, int]  # call id, attempt
 
 
-class Held:
-    """What an attempt takes of its replica."""
+class Stay:
+    """An attempt on a replica: what it takes of it, and since when."""
 
     __slots__ = (
         "began_at", "context_tokens", "expected_end", "expected_s", "given_at", "is_background", "is_ending",
@@ -98,7 +98,7 @@ class ReplicaState:
         self.is_shaky = False  # an attempt was taken by its engine, and none has finished since
         self.moved = 0  # attempts that were moved away in a row, without a token of any
         self.position = -1  # among the views of its model; -1 while it is not offered
-        self.running: dict[AttemptKey, Held] = {}  # those that are ahead come last
+        self.running: dict[AttemptKey, Stay] = {}  # those that are ahead come last
         self.begun = 0  # of the running; the others are ahead
         self.ending = 0  # of the begun
         self.background = 0  # of the busy, see there
@@ -151,96 +151,96 @@ class ReplicaState:
         card = self.card
         return len(self.running) >= self.replica.slots or (card.slots is not None and card.running >= card.slots)
 
-    def start(self, call_id: str, attempt: int, held: Held, now: float) -> None:
+    def start(self, call_id: str, attempt: int, stay: Stay, now: float) -> None:
         """Let an attempt take a slot, or be ahead."""
         key, card = (call_id, attempt), self.card
-        is_ahead, held.given_at = self.is_taken, now
-        held.expected_end = max(now, self.free_at) + held.expected_s if is_ahead else now + held.expected_s
-        self.running[key] = held
+        is_ahead, stay.given_at = self.is_taken, now
+        stay.expected_end = max(now, self.free_at) + stay.expected_s if is_ahead else now + stay.expected_s
+        self.running[key] = stay
         card.running += 1
-        self.context_tokens += held.context_tokens
-        self.background += held.is_background
+        self.context_tokens += stay.context_tokens
+        self.background += stay.is_background
         if is_ahead:
             card.ahead[key] = self
-            heappush(self._ends, (held.expected_end, key))
+            heappush(self._ends, (stay.expected_end, key))
         else:
             self.begin(key, now)
 
     def begin(self, key: AttemptKey, now: float) -> None:
         """An attempt has a slot."""
-        held = self.running[key]
+        stay = self.running[key]
         self.begun += 1
-        held.began_at, held.expected_end = now, now + held.expected_s
-        heappush(self._ends, (held.expected_end, key))
+        stay.began_at, stay.expected_end = now, now + stay.expected_s
+        heappush(self._ends, (stay.expected_end, key))
 
     def foretell(self, key: AttemptKey, end_at: float) -> None:
         """An attempt that has a slot is expected to end at another time."""
         self.running[key].expected_end = end_at
         heappush(self._ends, (end_at, key))
 
-    def let_in(self, key: AttemptKey, held: Held, is_ending: bool = True) -> bool:
+    def let_in(self, key: AttemptKey, stay: Stay, is_ending: bool = True) -> bool:
         """Let the successor of an attempt come, or no more; False if the attempt is over, or that was said before."""
-        if self.running.get(key) is not held or held.is_ending is is_ending:
+        if self.running.get(key) is not stay or stay.is_ending is is_ending:
             return False
-        held.is_ending = is_ending
+        stay.is_ending = is_ending
         by = 1 if is_ending else -1
         self.ending += by
         self.card.ending += by
-        self.background -= by * held.is_background
+        self.background -= by * stay.is_background
         if not is_ending:
-            heappush(self._ends, (held.expected_end, key))
+            heappush(self._ends, (stay.expected_end, key))
         return True
 
-    def given(self, held: Held, prompt_s: float, now: float) -> None:
+    def given(self, stay: Stay, prompt_s: float, now: float) -> None:
         """Take note of one more prompt, which takes so long and is processed after those before it."""
-        self.prompts_s = held.prompts_s = self.prompts_s + prompt_s
+        self.prompts_s = stay.prompts_s = self.prompts_s + prompt_s
         self.prefill_until = max(self.prefill_until, now) + prompt_s
 
-    def processed(self, held: Held, now: float) -> bool:
+    def processed(self, stay: Stay, now: float) -> bool:
         """The prompt of an attempt has been processed, so at most those given after it are to be; True if that is news.
 
         Without, prompts that take less than the law says would add up to work that nobody does.
         """
         self.moved = 0
-        latest = now + self.prompts_s - held.prompts_s
+        latest = now + self.prompts_s - stay.prompts_s
         if latest >= self.prefill_until:
             return False
         self.prefill_until = latest
         return True
 
-    def end(self, key: AttemptKey) -> Held:
+    def end(self, key: AttemptKey) -> Stay:
         """Free the slot of an attempt."""
-        card, held = self.card, self.running.pop(key)
+        card, stay = self.card, self.running.pop(key)
         if not self.running:
             self.prefill_until = 0.0
         card.running -= 1
-        self.context_tokens -= held.context_tokens
-        self.background -= held.is_background and not held.is_ending
+        self.context_tokens -= stay.context_tokens
+        self.background -= stay.is_background and not stay.is_ending
         if card.ahead.pop(key, None) is None:
             self.begun -= 1
-        self.ending -= held.is_ending
-        card.ending -= held.is_ending
+        self.ending -= stay.is_ending
+        card.ending -= stay.is_ending
         if len(self._ends) > 2 * len(self.running) + 16:
-            self._ends = [(held.expected_end, key) for key, held in self.running.items()]
+            self._ends = [(stay.expected_end, key) for key, stay in self.running.items()]
             heapify(self._ends)
-        return held
+        return stay
 
     def leave(self) -> None:
         """Free the slots of all attempts on its card; they are lost."""
         card = self.card
         card.running -= len(self.running)
         card.ending -= self.ending
-        for key, held in self.running.items():
+        for key, stay in self.running.items():
             card.ahead.pop(key, None)
-            held.is_ending = True  # nobody is to follow it
+            stay.is_ending = True  # nobody is to follow it
 
     @property
     def next_end(self) -> float:
         """When the first of the running attempts whose successors may not come yet should end; 0 if there is none."""
         while self._ends:
             end_at, key = self._ends[0]
-            held = self.running.get(key)
-            if held is not None and held.expected_end == end_at and not held.is_ending:
+            stay = self.running.get(key)
+            if stay is not None and stay.expected_end == end_at and not stay.is_ending:
                 return end_at
             heappop(self._ends)
         return 0.0
@@ -303,5 +303,5 @@ class ReplicaState:
 
 
 def _first_ending(states: Iterable[ReplicaState]) -> float:
-    ends = [held.expected_end for state in states if state.ending for held in state.running.values() if held.is_ending]
+    ends = [stay.expected_end for state in states if state.ending for stay in state.running.values() if stay.is_ending]
     return min(ends, default=0.0)

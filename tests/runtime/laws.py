@@ -28,12 +28,12 @@ def check(shell: Shell) -> None:
             r: sorted(engine) for r, engine in shell.engines.items()
         }
     for state in fleet:
-        held = state.running.values()
-        assert [one.began_at is not None for one in held] == [n < state.begun for n in range(len(held))]
-        assert state.begun == min(len(held), state.replica.slots)
-        assert state.ending == sum(one.is_ending for one in held)
-        assert all(one.began_at is not None for one in held if one.is_ending)
-        assert len(held) <= 2 * state.replica.slots
+        stays = state.running.values()
+        assert [one.began_at is not None for one in stays] == [n < state.begun for n in range(len(stays))]
+        assert state.begun == min(len(stays), state.replica.slots)
+        assert state.ending == sum(one.is_ending for one in stays)
+        assert all(one.began_at is not None for one in stays if one.is_ending)
+        assert len(stays) <= 2 * state.replica.slots
         assert state.waiting == 0 or state.free_slots <= 0, "a call waits for a replica that has a free slot"
         assert state.waiting == 0 or not state.draining
         assert state.waiting == len(state._expected_s)
@@ -114,7 +114,7 @@ def check(shell: Shell) -> None:
             assert len(state.card.ahead) == sum(len(s.running) - s.begun for s in neighbours)
             assert view.waiting_s == pytest.approx(state.waiting_s, abs=1e-9)
             is_ending = state.free_slots > 0 if not state.on_trial else state.busy < state.slots
-            ends = [held.expected_end for held in state.running.values() if held.is_ending is is_ending]
+            ends = [stay.expected_end for stay in state.running.values() if stay.is_ending is is_ending]
             is_open = len(state.running) < state.slots
             assert view.slot_free_at == (0.0 if is_open else min(ends))
 

@@ -41,7 +41,7 @@ from dask_fmware.runtime import (
     Tick,
 )
 from dask_fmware.runtime.contract import Contract
-from dask_fmware.runtime.slots import Held
+from dask_fmware.runtime.slots import Stay
 from tests.runtime.laws import check, check_history
 
 OVER = ("done", "erred")
@@ -119,10 +119,10 @@ class Shell:
             unhedged=("large",),
         )
         for kind in product(("small", "large"), ("cpu",), ("rag",), "abcdxy"):  # what it has learnt of ends
-            held = Held(1.0, kind=kind)
-            held.began_at = 0.0
+            stay = Stay(1.0, kind=kind)
+            stay.began_at = 0.0
             for _ in range(5):
-                machine.fleet.ahead.ended(held, latency_s=1.0, waited_s=0.0, now=2.0)
+                machine.fleet.ahead.ended(stay, latency_s=1.0, waited_s=0.0, now=2.0)
         return machine
 
     # -- what happens ----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from dask_fmware.runtime import AttemptEnded, CallRunnable, ReplicaGone, Tick
 from dask_fmware.runtime.ahead import Ahead
-from dask_fmware.runtime.slots import Held, ReplicaState
+from dask_fmware.runtime.slots import ReplicaState, Stay
 from tests.runtime.builders import Driver, assigned, replica
 
 WAY_S = 0.02
@@ -151,12 +151,12 @@ def test_one_call_is_ahead_on_a_card_that_replicas_share() -> None:
 
 
 def test_the_figures_forget() -> None:
-    ahead, held = Ahead(), Held(1.0, kind=("small", "cpu", "rag", "x"))
-    held.began_at = 0.0
+    ahead, stay = Ahead(), Stay(1.0, kind=("small", "cpu", "rag", "x"))
+    stay.began_at = 0.0
     for way_s in (5.0, 0.1):
         for _ in range(50):
-            ahead.ended(held, latency_s=1.0, waited_s=0.0, now=1.0 + way_s)
-    assert ahead.way_s(held.kind) == pytest.approx(0.1)
+            ahead.ended(stay, latency_s=1.0, waited_s=0.0, now=1.0 + way_s)
+    assert ahead.way_s(stay.kind) == pytest.approx(0.1)
     assert ahead.way_s(("large",)) == 0.0
 
 
@@ -171,12 +171,12 @@ def test_what_was_said_of_an_attempt_before_is_not_said_again() -> None:
 
 def test_background_that_is_about_to_end_is_counted_no_more_than_what_is_busy() -> None:
     state = ReplicaState(replica("x", slots=2))
-    held = Held(1.0, is_background=True)
-    state.start("a", 1, held, 0.0)
+    stay = Stay(1.0, is_background=True)
+    state.start("a", 1, stay, 0.0)
     assert (state.busy, state.background) == (1, 1)
-    state.let_in(("a", 1), held)
+    state.let_in(("a", 1), stay)
     assert (state.busy, state.background) == (0, 0)
-    state.let_in(("a", 1), held, is_ending=False)
-    state.let_in(("a", 1), held)
+    state.let_in(("a", 1), stay, is_ending=False)
+    state.let_in(("a", 1), stay)
     state.end(("a", 1))
     assert (state.busy, state.background) == (0, 0)

@@ -150,8 +150,8 @@ def test_tokens_of_attempts_are_noted() -> None:
     driver.submit(plan("run"))
     driver.runnable("run")
     driver.tell(StepsTimed("tcp://a", tokens=(("run", 1, 7), ("gone", 1, 3))), at=5.0)
-    (held,) = driver.machine.fleet.get("tcp://a").running.values()  # type: ignore[union-attr]
-    assert (held.tokens, held.seen_at) == (7, 5.0)
+    (stay,) = driver.machine.fleet.get("tcp://a").running.values()  # type: ignore[union-attr]
+    assert (stay.tokens, stay.seen_at) == (7, 5.0)
 
 
 def test_event_logs_know_every_event() -> None:

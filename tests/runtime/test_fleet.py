@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.slots import Held, ReplicaState
+from dask_fmware.runtime.slots import ReplicaState, Stay
 from tests.runtime.builders import replica
 
 
@@ -18,7 +18,7 @@ def test_views_are_sorted_by_name_and_kept_until_something_changes() -> None:
     views = list(fleet.views("small"))
     assert [v.name for v in views] == ["a", "b"]
     assert all(one is other for one, other in zip(fleet.views("small"), views, strict=True))
-    fleet.take(fleet.get("tcp://a"), "call", 1, Held(9.0), 0.0)  # type: ignore[arg-type]
+    fleet.take(fleet.get("tcp://a"), "call", 1, Stay(9.0), 0.0)  # type: ignore[arg-type]
     assert [v.running for v in fleet.views("small")] == [1, 0]
     assert fleet.views("small")[1] is views[1]
 
@@ -28,7 +28,7 @@ def test_a_view_shows_the_load_of_its_card() -> None:
     small = fleet.add(replica("a", "small", card="host/0"))
     fleet.add(replica("b", "large", card="host/0"))
     assert fleet.views("large")[0].card_running == 0
-    fleet.take(small, "call", 1, Held(9.0), 0.0)
+    fleet.take(small, "call", 1, Stay(9.0), 0.0)
     assert fleet.views("large")[0].card_running == 1
     fleet.remove("tcp://a", 1.0)
     assert fleet.views("large")[0].card_running == 0
@@ -37,10 +37,10 @@ def test_a_view_shows_the_load_of_its_card() -> None:
 def test_a_full_replica_says_when_a_slot_is_expected_to_be_free() -> None:
     fleet = Fleet()
     state = fleet.add(replica("a", slots=2))
-    fleet.take(state, "x", 1, Held(9.0), 0.0)
+    fleet.take(state, "x", 1, Stay(9.0), 0.0)
     assert fleet.views("small")[0].slot_free_at == 0.0
     assert fleet.views("small")[0].has_room
-    fleet.take(state, "y", 1, Held(7.0), 0.0)
+    fleet.take(state, "y", 1, Stay(7.0), 0.0)
     assert fleet.views("small")[0].slot_free_at == 7.0
     assert not fleet.views("small")[0].has_room
 
@@ -49,9 +49,9 @@ def test_prompts_that_were_processed_sooner_than_expected_are_not_waited_for() -
     fleet = Fleet()
     state = fleet.add(replica("a", slots=4))
     for number, call in enumerate("xyz"):
-        held = Held(99.0)
-        state.given(held, 10.0 + number, 0.0)
-        fleet.take(state, call, 1, held, 0.0)
+        stay = Stay(99.0)
+        state.given(stay, 10.0 + number, 0.0)
+        fleet.take(state, call, 1, stay, 0.0)
     assert fleet.views("small")[0].prefill_until == 33.0
     fleet.processed("x", 1, 2.0)
     assert fleet.views("small")[0].prefill_until == 25.0, "the prompts of y and z are still to come"
@@ -67,7 +67,7 @@ def test_prompts_that_were_processed_sooner_than_expected_are_not_waited_for() -
 def test_a_slot_is_freed_once() -> None:
     fleet = Fleet()
     state = fleet.add(replica("a"))
-    fleet.take(state, "x", 1, Held(9.0), 0.0)
+    fleet.take(state, "x", 1, Stay(9.0), 0.0)
     assert fleet.holds("x", 1)
     assert (fleet.free("x", 1, 1.0) or (None,))[0] is state
     assert fleet.free("x", 1, 1.0) is None
@@ -78,7 +78,7 @@ def test_a_slot_is_freed_once() -> None:
 def test_a_replica_that_is_gone_takes_its_slots_along() -> None:
     fleet = Fleet()
     state = fleet.add(replica("a"))
-    fleet.take(state, "x", 1, Held(9.0), 0.0)
+    fleet.take(state, "x", 1, Stay(9.0), 0.0)
     assert fleet.remove("tcp://a", 1.0) is state
     assert fleet.free("x", 1, 1.0) is None
     assert fleet.remove("tcp://a", 1.0) is None
