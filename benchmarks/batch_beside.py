@@ -28,8 +28,9 @@ from dask_fmware.simulate.arrivals import Arrival
 from dask_fmware.simulate.closed_loop import ClosedLoop, slots
 from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.report import interval
+from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
-from dask_fmware.simulate.workload import SampledRun, Workload
+from dask_fmware.simulate.workload import Workload
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 JOB = "batch"

@@ -27,9 +27,9 @@ from dask_fmware.policy.estimate import expected_s
 from dask_fmware.profile.emulation import FIRST, LAST
 from dask_fmware.runtime import Assign, AttemptEnded, Move, attempts
 from dask_fmware.runtime.corrections import Prediction
-from dask_fmware.runtime.slots import Held
+from dask_fmware.runtime.slots import Stay
 from dask_fmware.simulate.course import Live
-from dask_fmware.simulate.engines import Attempt, VirtualCard
+from dask_fmware.simulate.replicas import Attempt, VirtualCard
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.run import saturation
 from dask_fmware.simulate.scenario import Scenario, load_scenario
@@ -123,8 +123,7 @@ class FaultyWorld(World):
         if draws.random() >= self.setting.stuck:
             return
         self.counts["faults"] += 1
-        attempt.replica.batch.abort(self.now, attempt)  # its slot stays taken
-        self.fleet._wake(attempt.replica)
+        self.engines.stall(attempt)
         low, high = self.setting.late_s
         if high < inf:
             self._agenda.at(self.now + draws.uniform(low, high), self._go_on, attempt)
@@ -132,7 +131,7 @@ class FaultyWorld(World):
     def _go_on(self, attempt: Attempt) -> None:
         if attempt in attempt.replica.attempts:
             prompt, output = self._course.calls[attempt.call_id][1].call or (1, 1)
-            self.fleet._arrived(attempt, prompt, output, 0.0, 0.0)
+            self.engines.arrive(attempt, prompt, output, 0.0)
 
     def _look(self, attempt: Attempt, seen: int, ticks: int) -> None:
         """What `router.stall_s` does."""
@@ -145,7 +144,7 @@ class FaultyWorld(World):
             self._agenda.at(self.now + STALL_S / TICKS, self._look, attempt, tokens, ticks)
             return
         self.counts["given up"] += 1
-        self.fleet.abort(attempt)
+        self.engines.abort(attempt)
         self._tell(AttemptEnded(attempt.call_id, attempt.number, "retry", error="no token"))
         self._lost(attempt)
         self._stalls[replica.replica_id] += 1
@@ -183,18 +182,18 @@ class FaultyWorld(World):
         replica = self.fleet.get(best.replica_id)
         assert state is not None
         assert replica is not None
-        held = Held(expected_s(view.prompt_tokens, view.output_tokens, best, now), view.prompt_tokens)
+        stay = Stay(expected_s(view.prompt_tokens, view.output_tokens, best, now), view.prompt_tokens)
         if (law := machine.fleet.law(state.replica)) is not None:
-            state.given(held, law.prompt_s(view.prompt_tokens), now)
-        machine.fleet.take(state, call_id, number, held, now)
+            state.given(stay, law.prompt_s(view.prompt_tokens), now)
+        machine.fleet.take(state, call_id, number, stay, now)
         second = self._second[call_id] = Attempt(call_id, number, replica, now)
-        self.fleet.run(second, *prompt_output, 0.0)
+        self.engines.run(second, *prompt_output, 0.0)
         self._begin(second)
 
     def _end_second(self, call_id: str) -> None:
         second = self._second.pop(call_id, None)
         if second is not None and second in second.replica.attempts:
-            self.fleet.abort(second)
+            self.engines.abort(second)
             self._tell(AttemptEnded(call_id, second.number, "aborted"))
 
     def _gave(self, attempt: Attempt, kind: int) -> None:
@@ -212,7 +211,7 @@ class FaultyWorld(World):
         del self._second[call_id]
         live, call = self._course.calls[call_id][0], self.machine.runs.calls[call_id]
         first, live.attempts[call_id] = live.attempts[call_id], second
-        self.fleet.abort(first)
+        self.engines.abort(first)
         self._tell(AttemptEnded(call_id, first.number, "aborted"))
         unknown = Prediction(0, 0.0, 0.0, 0.0, 0.0, 0.0)
         attempts.begin(call, second.replica.replica, second.number, "it won", unknown, (0.0, 0.0), second.started)

@@ -28,8 +28,9 @@ from benchmarks.support.environment import environment, write
 from benchmarks.support.trial import planned
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.run import saturation
+from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import Failure, Scenario, load_scenario
-from dask_fmware.simulate.workload import SampledRun, Workload
+from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
 SCENARIO = load_scenario(Path(__file__).parent / "scenarios" / "loss.yaml")

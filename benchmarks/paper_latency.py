@@ -22,8 +22,9 @@ from benchmarks.support.environment import environment, write
 from dask_fmware.policy.schedule import Line, Task, place_jobs
 from dask_fmware.simulate.clairvoyant import true_tasks
 from dask_fmware.simulate.report import interval
+from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import Scenario, WindowArrivals, load_scenario
-from dask_fmware.simulate.workload import SampledRun, Workload
+from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
 SCENARIO = Path(__file__).parent / "scenarios" / "paper.yaml"

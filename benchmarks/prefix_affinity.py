@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.support.environment import environment, write
 from dask_fmware.policy.protocol import CallView, Choice, Policy, ReplicaView
 from dask_fmware.policy.slack import Slack
-from dask_fmware.simulate.engines import Attempt
+from dask_fmware.simulate.replicas import Attempt
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.scenario import Scenario, load_scenario
 from dask_fmware.simulate.workload import Workload

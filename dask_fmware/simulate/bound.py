@@ -20,8 +20,8 @@ from math import floor, inf
 from dask_fmware.errors import SpecError
 from dask_fmware.policy.schedule import Task
 from dask_fmware.simulate.clairvoyant import true_tasks
+from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.workload import SampledRun
 
 __all__ = ["most_possible"]
 

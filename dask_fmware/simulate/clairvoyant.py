@@ -15,8 +15,9 @@ from math import inf
 
 from dask_fmware.errors import SpecError
 from dask_fmware.policy.schedule import Line, Task, Times, place_jobs
+from dask_fmware.simulate.alone import alone_s
+from dask_fmware.simulate.sampled import Lengths, SampledNode, SampledRun
 from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.workload import Lengths, SampledNode, SampledRun, alone_s
 
 __all__ = ["Clairvoyant", "most_in_time", "true_calls", "true_tasks"]
 

@@ -11,8 +11,9 @@ from math import inf
 from dask_fmware.policy.protocol import Policy
 from dask_fmware.simulate.arrivals import Arrival
 from dask_fmware.simulate.course import Live
+from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.workload import SampledRun, Workload
+from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
 __all__ = ["ClosedLoop", "endless", "slots"]

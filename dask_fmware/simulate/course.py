@@ -13,8 +13,8 @@ from typing import Literal, TypeAlias
 
 from dask_fmware.runtime import Branched, CallRunnable, Event, RunDropped, RunEnded, RunSubmitted
 from dask_fmware.simulate.agenda import Agenda
-from dask_fmware.simulate.engines import Attempt
-from dask_fmware.simulate.workload import Body, SampledNode, SampledRun
+from dask_fmware.simulate.replicas import Attempt
+from dask_fmware.simulate.sampled import Body, SampledNode, SampledRun
 
 __all__ = ["Course", "Live", "Outcome"]
 

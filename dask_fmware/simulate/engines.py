@@ -1,116 +1,30 @@
-"""The cards and replicas of a simulation: emulated engines that start, serve, slow down, drain, stop and are lost.
+"""The engines of a simulation: what an attempt on a replica comes to, and when; cards that are slow, or shared.
 
-It stands for the workers and for whoever starts them. What a replica runs is the machine's business; which replicas
-run at all is a `Controller`'s, or else the scenario's alone.
+They stand for the workers. What a replica runs is the machine's business; which replicas there are is the fleet's.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import inf
-from typing import Literal, Protocol, TypeAlias
 
-from dask_fmware.errors import CapacityError, SpecError
-from dask_fmware.model.replica import Replica
-from dask_fmware.profile.emulation import LAST, EmulatedBatch
-from dask_fmware.runtime import AttemptEnded, Event, Machine, ReplicaDraining, ReplicaGone, ReplicaReady, StepsTimed
+from dask_fmware.profile.emulation import LAST
+from dask_fmware.runtime import AttemptEnded, Event, StepsTimed
 from dask_fmware.simulate.agenda import Agenda
-from dask_fmware.simulate.scenario import Failure, FleetScenario, Hosting
+from dask_fmware.simulate.replicas import Attempt, VirtualCard, VirtualReplica
 
-__all__ = ["Attempt", "Controller", "VirtualCard", "VirtualFleet", "VirtualReplica"]
-
-State: TypeAlias = Literal["starting", "ready", "draining", "gone"]
-
+__all__ = ["Engines"]
 
 STEPS_TOLD_S = 0.5  # between two reports of a replica's steps
 REPORTS = 10  # sums of steps in one
 TOLD_AFTER_S = 30.0  # for which the steps of a card are told once it has recovered
 
 
-class Attempt:
-    """A call on an engine."""
-
-    __slots__ = ("arrived", "began", "cached", "call_id", "ended", "number", "replica", "started")
-
-    def __init__(self, call_id: str, number: int, replica: VirtualReplica, started: float) -> None:
-        self.call_id = call_id
-        self.number = number
-        self.replica = replica
-        self.started = started  # when it was decided
-        self.cached = 0  # tokens of its prompt
-        self.arrived = self.began = self.ended = -1.0  # at its engine; -1 before
-
-
-class VirtualCard:
-    """One piece of hardware, paid for while a replica is on it."""
-
-    __slots__ = ("accelerator", "is_timed", "name", "replicas", "since", "slow")
-
-    def __init__(self, name: str, accelerator: str, since: float) -> None:
-        self.name = name
-        self.accelerator = accelerator
-        self.replicas: list[VirtualReplica] = []
-        self.since = since  # when its first replica was asked for
-        self.slow = 1.0  # steps take so many times as long as they should
-        self.is_timed = False  # the machine is told of its steps
-
-
-class VirtualReplica:
-    """One emulated engine."""
-
-    __slots__ = ("ahead", "attempts", "batch", "card", "hosting", "replica", "since", "state", "wakes_at")
-
-    def __init__(self, replica: Replica, hosting: Hosting, card: VirtualCard, since: float) -> None:
-        self.replica = replica
-        self.hosting = hosting
-        self.card = card
-        self.since = since  # when its state began
-        self.state: State = "starting"
-        self.batch = EmulatedBatch(hosting.step_law, hosting.limits)
-        self.attempts: dict[Attempt, None] = {}  # on it, in order of their start
-        self.ahead: list[Attempt] = []  # at the engine, without a slot of it
-        self.wakes_at = inf
-
-    @property
-    def replica_id(self) -> str:
-        """How machine and controllers name it."""
-        return self.replica.replica_id
-
-    @property
-    def model(self) -> str:
-        """The model it serves."""
-        return self.replica.model
-
-    @property
-    def accelerator(self) -> str:
-        """The type of its card."""
-        return self.replica.accelerator
-
-    @property
-    def running(self) -> int:
-        """Attempts on it."""
-        return len(self.attempts)
-
-
-class Controller(Protocol):
-    """Decides in virtual time which replicas run, as a provisioning policy does on a cluster.
-
-    It is asked at the start and whenever it asked to be. Demand is seen through `machine.observers`.
-    """
-
-    def control(self, fleet: VirtualFleet, machine: Machine, now: float) -> float | None:
-        """Start, drain and stop replicas of `fleet`; return when to be asked again, or None for never."""
-        ...
-
-
-class VirtualFleet:
-    """All cards and replicas of one simulation.
+class Engines:
+    """All engines of one simulation.
 
     Parameters
     ----------
-    scenario
-        Cards and hostings.
     agenda
         The clock.
     tell
@@ -118,137 +32,35 @@ class VirtualFleet:
     gave
         Told of outputs: an attempt and `FIRST` or `LAST`.
     lost
-        Told of attempts that were lost with their replica, after the machine was told of the loss.
-    seed
-        Of load times and failed starts.
+        Told of attempts that could not wait for a slot any longer, after the machine was told.
+    delivery_s
+        Seconds from the machine to an engine, and back.
     """
 
     def __init__(
         self,
-        scenario: FleetScenario,
         agenda: Agenda,
         tell: Callable[[Event], None],
         gave: Callable[[Attempt, int], None],
         lost: Callable[[Attempt], None],
-        seed: int = 0,
+        delivery_s: float = 0.0,
     ) -> None:
-        self._scenario = scenario
-        self._delivery_s = scenario.delivery_s
         self._agenda = agenda
         self._tell = tell
         self._gave = gave
         self._lost = lost
-        self._draws = random.Random(f"starts {seed}")
-        self._cards: dict[str, VirtualCard] = {}
-        self._replicas: dict[str, VirtualReplica] = {}
-        self._numbers = dict.fromkeys(scenario.cards, 0)  # accelerator -> number of its next card
-        self._names: dict[str, int] = {}  # replica name -> how often it was started
-        self._paid_s = dict.fromkeys(scenario.cards, 0.0)  # of cards given back
-        self.failed_starts: list[tuple[float, str, str]] = []  # when, model, accelerator
-
-    def begin(self) -> None:
-        """Start the replicas of the scenario and note its failures."""
-        for accelerator, card in self._scenario.cards.items():
-            for _ in range(card.count):
-                self._new_card(accelerator)
-        for model, card_name in self._scenario.placement():
-            self._start(model, self._cards[card_name], is_ready=self._scenario.warm_start)
-        self._give_back_empty()
-        for failure in self._scenario.failures:
-            self._agenda.at(failure.at_s, self._fail, failure)
-
-    # -- what controllers see and do -------------------------------------------------------------
-
-    def __iter__(self) -> Iterator[VirtualReplica]:
-        return iter(self._replicas.values())
-
-    def __len__(self) -> int:
-        return len(self._replicas)
-
-    def get(self, replica_id: str) -> VirtualReplica | None:
-        """Return a replica that starts or serves, or None."""
-        return self._replicas.get(replica_id)
-
-    @property
-    def cards(self) -> list[VirtualCard]:
-        """The cards in use."""
-        return list(self._cards.values())
-
-    def cards_left(self, accelerator: str) -> int:
-        """Cards of a type that are free to be taken."""
-        return self._scenario.cards[accelerator].limit - sum(
-            card.accelerator == accelerator for card in self._cards.values()
-        )
-
-    def card_seconds(self, accelerator: str) -> float:
-        """Seconds for which cards of a type have been paid so far, summed."""
-        now = self._agenda.now
-        using_s = sum(now - card.since for card in self._cards.values() if card.accelerator == accelerator)
-        return self._paid_s[accelerator] + using_s
-
-    def start(self, model: str, accelerator: str, card: str | None = None) -> str:
-        """Begin to load a replica, on a further card or on one in use; return its id.
-
-        Raises
-        ------
-        SpecError
-            The scenario has no such hosting, or the card no room for another replica of the model.
-        CapacityError
-            All cards of the type are in use.
-        """
-        spec = self._scenario.models.get(model)
-        if spec is None or accelerator not in spec.on:
-            raise SpecError(f"model '{model}' is not hosted on '{accelerator}' in the scenario; add it under models.on")
-        if card is None:
-            if self.cards_left(accelerator) <= 0:
-                limit = self._scenario.cards[accelerator].limit
-                raise CapacityError(
-                    f"all {limit} cards of type '{accelerator}' are in use; stop a replica, or raise most"
-                )
-            on = self._new_card(accelerator)
-        else:
-            found = self._cards.get(card)
-            if found is None or found.accelerator != accelerator:
-                raise SpecError(f"no card '{card}' of type '{accelerator}' is in use; leave card out to take another")
-            if any(replica.model == model for replica in found.replicas):
-                raise SpecError(f"card '{card}' has a replica of model '{model}' already")
-            on = found
-        return self._start(model, on).replica_id
-
-    def drain(self, replica_id: str, draining: bool = True) -> None:
-        """Let a replica take no new calls, or let it take calls again."""
-        replica = self._replicas[replica_id]
-        if replica.state in ("ready", "draining"):
-            replica.state, replica.since = "draining" if draining else "ready", self._agenda.now
-            self._tell(ReplicaDraining(replica_id, draining))
-
-    def stop(self, replica_id: str, reason: str = "it was stopped") -> None:
-        """End a replica now; what runs on it is lost, and its card is given back if nothing else is on it."""
-        self._remove(self._replicas[replica_id], reason)
-        self._give_back_empty()
-
-    def slow_down(self, card: str, factor: float) -> None:
-        """Let the steps of a card take `factor` times as long as they should; 1 is as they should."""
-        slowed = self._cards[card]
-        slowed.slow = factor
-        self._set_speeds(slowed)
-        if not slowed.is_timed:
-            slowed.is_timed = True
-            self._agenda.at(self._agenda.now + STEPS_TOLD_S, self._time_steps, slowed, self._agenda.now)
-
-    # -- attempts --------------------------------------------------------------------------------
+        self._delivery_s = delivery_s
 
     def run(self, attempt: Attempt, prompt: int, output: int, priority: float, wait_s: float = 0.0) -> None:
         """Give an attempt to its engine, for a slot of which it may wait so long."""
         attempt.replica.attempts[attempt] = None
         if self._delivery_s:
-            self._agenda.at(
-                self._agenda.now + self._delivery_s, self._arrived, attempt, prompt, output, priority, wait_s
-            )
+            self._agenda.at(self._agenda.now + self._delivery_s, self.arrive, attempt, prompt, output, priority, wait_s)
         else:
-            self._arrived(attempt, prompt, output, priority, wait_s)
+            self.arrive(attempt, prompt, output, priority, wait_s)
 
-    def _arrived(self, attempt: Attempt, prompt: int, output: int, priority: float, wait_s: float) -> None:
+    def arrive(self, attempt: Attempt, prompt: int, output: int, priority: float, wait_s: float = 0.0) -> None:
+        """An attempt comes to its engine."""
         replica, batch = attempt.replica, attempt.replica.batch
         if attempt not in replica.attempts:
             return  # lost or aborted on its way
@@ -278,6 +90,11 @@ class VirtualFleet:
             replica.batch.abort(self._agenda.now, attempt)
             self._wake(replica)
 
+    def stall(self, attempt: Attempt) -> None:
+        """Make nothing more of an attempt, which keeps its slot in the eyes of its worker, until it arrives anew."""
+        attempt.replica.batch.abort(self._agenda.now, attempt)
+        self._wake(attempt.replica)
+
     def _wake(self, replica: VirtualReplica) -> None:
         at = replica.batch.next_event_at
         if at != replica.wakes_at:
@@ -298,9 +115,9 @@ class VirtualFleet:
         for _, kind, attempt in outputs:
             attempt.ended = due
             if self._delivery_s:
-                self._agenda.at(due + self._delivery_s, self._say, attempt, kind)
+                self._agenda.at(due + self._delivery_s, self.say, attempt, kind)
             else:
-                self._say(attempt, kind)
+                self.say(attempt, kind)
 
     def _let_begin(self, replica: VirtualReplica, now: float) -> None:
         """Attempts that were ahead may have a slot by now."""
@@ -309,19 +126,31 @@ class VirtualFleet:
                 replica.ahead.remove(attempt)
                 attempt.began = now
 
-    def _say(self, attempt: Attempt, kind: int) -> None:
+    def say(self, attempt: Attempt, kind: int) -> None:
+        """A worker is heard: its engine gave the first or last token of an attempt."""
         attempts = attempt.replica.attempts
         if attempt in attempts:  # else it was lost, or what was told first has taken it off
             if kind == LAST:
                 del attempts[attempt]
             self._gave(attempt, kind)
 
-    def _share(self, card: VirtualCard) -> None:
-        """Engines of one card that are busy share its speed."""
-        if len(card.replicas) > 1 or card.slow != 1.0:
-            self._set_speeds(card)
+    # -- speed -----------------------------------------------------------------------------------
 
-    def _set_speeds(self, card: VirtualCard) -> None:
+    def slow_down(self, card: VirtualCard, factor: float) -> None:
+        """Let the steps of a card take `factor` times as long as they should; 1 is as they should."""
+        card.slow = factor
+        self.set_speeds(card)
+        if not card.is_timed:
+            card.is_timed = True
+            self._agenda.at(self._agenda.now + STEPS_TOLD_S, self._time_steps, card, self._agenda.now)
+
+    def _share(self, card: VirtualCard) -> None:
+        """An engine has become busy or idle."""
+        if len(card.replicas) > 1 or card.slow != 1.0:
+            self.set_speeds(card)
+
+    def set_speeds(self, card: VirtualCard) -> None:
+        """Share the speed of a card among those of its engines that are busy."""
         busy = sum(not replica.batch.idle for replica in card.replicas)
         for replica in card.replicas:
             replica.batch.set_speed(self._agenda.now, 1.0 / (max(busy, 1) * card.slow))
@@ -329,8 +158,8 @@ class VirtualFleet:
 
     def _time_steps(self, card: VirtualCard, since: float) -> None:
         """Tell the machine how a card that was slowed runs, as workers do, until that is known to be over."""
-        if self._cards.get(card.name) is not card:
-            return
+        if not card.replicas:
+            return  # it was given back
         for replica in card.replicas:
             if replica.state in ("ready", "draining") and not replica.batch.idle:
                 took = STEPS_TOLD_S / REPORTS
@@ -341,80 +170,3 @@ class VirtualFleet:
             self._agenda.at(self._agenda.now + STEPS_TOLD_S, self._time_steps, card, since)
         else:
             card.is_timed = False
-
-    # -- starts and ends -------------------------------------------------------------------------
-
-    def _new_card(self, accelerator: str) -> VirtualCard:
-        name = f"{accelerator}-{self._numbers[accelerator]}"
-        self._numbers[accelerator] += 1
-        card = self._cards[name] = VirtualCard(name, accelerator, self._agenda.now)
-        return card
-
-    def _start(self, model: str, card: VirtualCard, *, is_ready: bool = False, after_s: float = 0.0) -> VirtualReplica:
-        replica = self._scenario.replica(model, card.accelerator, card.name)
-        hosting = self._scenario.models[model].on[card.accelerator]
-        times = self._names[replica.name] = self._names.get(replica.name, 0) + 1
-        if times > 1:  # a replica that was started again is another one, of the same name
-            replica = self._scenario.replica(model, card.accelerator, card.name, f"{replica.name}+{times - 1}")
-        made = VirtualReplica(replica, hosting, card, self._agenda.now)
-        card.replicas.append(made)
-        self._replicas[made.replica_id] = made
-        load_s = 0.0 if is_ready else after_s + hosting.load_s.draw(self._draws)
-        fails = not is_ready and hosting.failed_starts > 0 and self._draws.random() < hosting.failed_starts
-        if load_s > 0.0 or fails:
-            self._agenda.at(self._agenda.now + load_s, self._loaded, made, fails)
-        else:
-            self._loaded(made, fails=False)
-        return made
-
-    def _loaded(self, replica: VirtualReplica, fails: bool) -> None:
-        if replica.state != "starting":
-            return  # stopped meanwhile
-        if fails:
-            self.failed_starts.append((self._agenda.now, replica.model, replica.accelerator))
-            self.stop(replica.replica_id, "its engine could not start")
-            return
-        replica.state, replica.since = "ready", self._agenda.now
-        self._tell(ReplicaReady(replica.replica))
-
-    def _remove(self, replica: VirtualReplica, reason: str) -> None:
-        was, replica.state = replica.state, "gone"
-        replica.wakes_at = inf
-        replica.card.replicas.remove(replica)
-        del self._replicas[replica.replica_id]
-        self._set_speeds(replica.card)
-        lost, replica.attempts = list(replica.attempts), {}
-        if was != "starting":
-            self._tell(ReplicaGone(replica.replica_id, reason))
-        for attempt in lost:
-            self._lost(attempt)
-
-    def _give_back_empty(self) -> None:
-        for name in [name for name, card in self._cards.items() if not card.replicas]:
-            card = self._cards.pop(name)
-            self._paid_s[card.accelerator] += self._agenda.now - card.since
-
-    # -- failures --------------------------------------------------------------------------------
-
-    def _fail(self, failure: Failure) -> None:
-        card = self._cards.get(failure.card)
-        if card is None:
-            return  # not in use at the time
-        now = self._agenda.now
-        if failure.slow is not None:
-            self.slow_down(card.name, failure.slow)
-            if failure.down_s is not None:
-                self._agenda.at(now + failure.down_s, self._recover, card)
-            return
-        models = [replica.model for replica in card.replicas]
-        for replica in list(card.replicas):
-            self._remove(replica, "its card was lost")
-        if failure.down_s is None:
-            self._give_back_empty()
-            return
-        for model in models:
-            self._start(model, card, after_s=failure.down_s)
-
-    def _recover(self, card: VirtualCard) -> None:
-        if card.name in self._cards:
-            self.slow_down(card.name, 1.0)

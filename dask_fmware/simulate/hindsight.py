@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dask_fmware.simulate.clairvoyant import true_calls
+from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.workload import SampledRun
 from dask_fmware.simulate.world import World
 
 __all__ = ["card_time_s", "most_served_in_time"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dask_fmware.runtime import Machine
 from dask_fmware.simulate.arrivals import Arrival
+from dask_fmware.simulate.sampled import SampledNode, SampledRun
 from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.workload import SampledNode, SampledRun, Workload
+from dask_fmware.simulate.workload import Workload
 
 __all__ = ["teach"]
 

@@ -7,7 +7,7 @@ from dask_fmware.profile.replica import Limits
 from dask_fmware.provisioning import CardType, Inventory, Kind, Observation, Plan, Planner, ReplicaNow, Step
 from dask_fmware.runtime import Machine
 from dask_fmware.runtime.demand import Demand
-from dask_fmware.simulate.engines import VirtualFleet
+from dask_fmware.simulate.fleet import VirtualFleet
 from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.spec.provisioning import Provisioning
 
@@ -29,7 +29,7 @@ def inventory_of_scenario(scenario: Scenario) -> Inventory:
 
 
 class ProvisioningController:
-    """A `simulate.engines.Controller` that does what a planner says.
+    """A `simulate.fleet.Controller` that does what a planner says.
 
     Parameters
     ----------

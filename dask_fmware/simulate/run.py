@@ -12,7 +12,7 @@ from typing import Any
 from dask_fmware.errors import SpecError
 from dask_fmware.policy import create_policy
 from dask_fmware.simulate.closed_loop import ClosedLoop, endless, slots
-from dask_fmware.simulate.engines import Controller
+from dask_fmware.simulate.fleet import Controller
 from dask_fmware.simulate.report import Cell
 from dask_fmware.simulate.scenario import (
     GammaArrivals,

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dask_fmware.simulate.recorded import Recorded
+from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import FleetScenario
 from dask_fmware.simulate.tally import Measured, measure
-from dask_fmware.simulate.workload import SampledRun
 from dask_fmware.simulate.world import World
 
 __all__ = ["Answer", "what_if"]

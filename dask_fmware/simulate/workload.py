@@ -8,118 +8,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import inf
 
 from dask_fmware.model.plan import Guard, Objective, PlannedNode, RunPlan
-from dask_fmware.profile.emulation import FIRST, EmulatedBatch
-from dask_fmware.profile.law import StepLaw, chunk_pairs
-from dask_fmware.profile.replica import Limits
+from dask_fmware.simulate.alone import alone_s
 from dask_fmware.simulate.arrivals import Arrival, arrivals
 from dask_fmware.simulate.distribution import Spread
+from dask_fmware.simulate.sampled import Body, Lengths, SampledNode, SampledRun
 from dask_fmware.simulate.scenario import NodeScenario, Scenario, WorkflowScenario
 
-__all__ = ["Body", "Lengths", "SampledNode", "SampledRun", "Workload", "alone_s"]
-
-Lengths = tuple[int, int]  # prompt and output tokens of a call
-
-
-@dataclass(slots=True)
-class Body:
-    """One body of a map or loop: what it adds to its run, and what will come of it."""
-
-    plan: RunPlan
-    nodes: tuple[SampledNode, ...]
-
-
-@dataclass(slots=True)
-class SampledNode:
-    """One node of one run, with what is true of it."""
-
-    name: str
-    model: str | None
-    after: tuple[int, ...]  # indices of the nodes it waits for, deciding ones included
-    taken: bool = True  # whether its branch is
-    call: Lengths | None = None  # of a model node
-    bodies: tuple[Body, ...] = ()  # of a map or loop
-    in_turn: bool = False  # a loop: one body after the other
-    seconds: float = 0.0  # of plain code; of a model node or of bodies, of the code right before
-    decides: tuple[tuple[str, int | None], ...] = ()  # switches and the branches they take by its value
-    answers: bool = False
-
-    @property
-    def calls(self) -> tuple[Lengths, ...]:
-        """Its own call, or those of its bodies."""
-        if self.call is not None:
-            return (self.call,)
-        if not self.bodies:
-            return ()
-        return tuple([call for body in self.bodies for node in body.nodes if node.taken for call in node.calls])
-
-
-@dataclass(slots=True)
-class SampledRun:
-    """One run: what is submitted, and what will come of it."""
-
-    run_id: str
-    arrival: float
-    workflow: str
-    tenant: str
-    plan: RunPlan
-    nodes: tuple[SampledNode, ...]
-    unloaded_s: float  # TTFT alone on the reference card
-    deadline: float  # absolute; infinity without an SLO
-    is_whole: bool = False  # whether the deadline is of the complete answer, not of its first token
-
-
-def alone_s(law: StepLaw, limits: Limits, calls: tuple[Lengths, ...]) -> tuple[float, float]:
-    """First token and completion of calls that start together on an idle replica; the last of each."""
-    if len(calls) == 1:
-        return _alone_s(law, limits, *calls[0])
-    prompts = sum([prompt for prompt, _ in calls])
-    kv = prompts + sum([output for _, output in calls])
-    if len(calls) > limits.slots or prompts > limits.step_tokens or kv > (limits.kv_tokens or inf):
-        return _emulated_s(law, limits, calls)
-    first_s = law.fixed_s + law.prefill_s(prompts, len(calls), 0.0)
-    first_s += law.pair_s * sum([chunk_pairs(prompt, 0) for prompt, _ in calls])
-    at_s, done = first_s, 0
-    context, batch = prompts + len(calls), len(calls)
-    for prompt, output in sorted(calls, key=_output):
-        steps = output - 1 - done
-        if steps > 0:
-            at_s += steps * law.base_s(batch) + law.context.sum_s(context, batch, steps)
-            done += steps
-            context += batch * steps
-        batch -= 1
-        context -= prompt + output
-    return first_s, at_s
-
-
-def _alone_s(law: StepLaw, limits: Limits, prompt: int, output: int) -> tuple[float, float]:
-    """`alone_s` of a single call, whose prompt may take more than one step."""
-    whole, rest = divmod(prompt, limits.step_tokens)
-    first_s = whole * (law.fixed_s + law.chunk_s(limits.step_tokens)) if whole else 0.0
-    if rest:
-        first_s += law.fixed_s + law.chunk_s(rest)
-    first_s += law.pair_s * chunk_pairs(prompt, 0)
-    if output == 1:
-        return first_s, first_s
-    return first_s, first_s + ((output - 1) * law.base_s(1) + law.context.sum_s(prompt + 1, 1, output - 1))
-
-
-def _output(call: Lengths) -> int:
-    return call[1]
-
-
-@lru_cache(maxsize=20_000)
-def _emulated_s(law: StepLaw, limits: Limits, calls: tuple[Lengths, ...]) -> tuple[float, float]:
-    batch = EmulatedBatch(law, limits)
-    for number, (prompt, output) in enumerate(calls):
-        batch.add(0.0, number, prompt, output)
-    outputs = []
-    while batch.next_event_at < inf:
-        outputs += batch.advance(batch.next_event_at)
-    return max(o.at for o in outputs if o.kind == FIRST), max(o.at for o in outputs)
+__all__ = ["Workload"]
 
 
 class Workload:

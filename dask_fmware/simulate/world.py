@@ -1,7 +1,7 @@
 """A cluster in virtual time: emulated engines and sampled runs around the runtime machine and a policy.
 
 It does what the machine says, as the scheduler plugin does, and decides nothing: `course` stands for Dask and
-the clients, `engines` for the workers, `agenda` for the clock.
+the clients, `engines` for the workers, `fleet` for whoever starts them, `agenda` for the clock.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ from dask_fmware.runtime import (
 from dask_fmware.runtime.eventlog import EventLog, Head
 from dask_fmware.simulate.agenda import Agenda
 from dask_fmware.simulate.course import Course, Live, Outcome
-from dask_fmware.simulate.engines import Attempt, Controller, VirtualFleet
+from dask_fmware.simulate.engines import Engines
+from dask_fmware.simulate.fleet import Controller, VirtualFleet
 from dask_fmware.simulate.past import teach
+from dask_fmware.simulate.replicas import Attempt
+from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import FleetScenario, Scenario
-from dask_fmware.simulate.workload import SampledRun
 
 __all__ = ["Outcome", "World", "new_machine"]
 
@@ -143,7 +145,8 @@ class World:
         self._is_arriving = True
         self._ticks_at = inf
         self._course = Course(self._agenda, self._tell, self._run_ended, scenario.hop_s)
-        self.fleet = VirtualFleet(scenario, self._agenda, self._tell, self._gave, self._lost, seed)
+        self.engines = Engines(self._agenda, self._tell, self._gave, self._lost, scenario.delivery_s)
+        self.fleet = VirtualFleet(scenario, self._agenda, self.engines, self._tell, self._lost, seed)
         self.fleet.begin()
         self.end_s = 0.0  # when the last run ended
         self.card_seconds = dict.fromkeys(scenario.cards, 0.0)  # paid until then, by type
@@ -179,7 +182,7 @@ class World:
 
     def _run_ended(self, live: Live) -> None:
         for attempt in list(live.attempts.values()):  # of a run that failed
-            self.fleet.abort(attempt)
+            self.engines.abort(attempt)
             self._tell(AttemptEnded(attempt.call_id, attempt.number, "aborted"))
         self.end_s = self._agenda.now
         if self._ended is not None:
@@ -246,7 +249,7 @@ class World:
         attempt = live.attempts[action.call_id] = Attempt(action.call_id, action.attempt, replica, self._agenda.now)
         prompt, output = node.call or (1, 1)
         attempt.cached = self._cached(attempt, prompt)
-        self.fleet.run(attempt, prompt - attempt.cached, output, action.priority, action.wait_s)
+        self.engines.run(attempt, prompt - attempt.cached, output, action.priority, action.wait_s)
         if action.overdue_s:
             due_at, is_ahead = self._agenda.now + action.overdue_s, action.wait_s > 0.0
             self._agenda.at(due_at, self._overdue, attempt, action.overdue_s, is_ahead)
@@ -272,7 +275,7 @@ class World:
         entry = self._course.calls.get(action.call_id)
         attempt = entry[0].attempts.get(action.call_id) if entry is not None else None
         if attempt is not None and attempt.number == action.attempt and self._is_silent(attempt):
-            self.fleet.abort(attempt)
+            self.engines.abort(attempt)
             self._tell(AttemptEnded(action.call_id, action.attempt, "retry", error="no token in time"))
             self._lost(attempt)
 

@@ -25,13 +25,14 @@ from dask_fmware.runtime import (
     StepsTimed,
 )
 from dask_fmware.runtime.contract import Contract
-from dask_fmware.runtime.slots import Held
+from dask_fmware.runtime.slots import Stay
 from dask_fmware.simulate.course import Live, Outcome
-from dask_fmware.simulate.engines import Attempt, VirtualReplica
+from dask_fmware.simulate.replicas import Attempt, VirtualReplica
 from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
-from tests.faults.drawing import HEALED_S, Fault, draw_faults, draw_scenario
+from tests.faults.drawing import Fault, draw_faults, draw_scenario
+from tests.faults.replicas import ReplicaFaults
 
 __all__ = ["FaultyWorld"]
 
@@ -90,7 +91,8 @@ class FaultyWorld(World):
         self._unheard: dict[str, list[tuple[Attempt, int]]] = {}  # of replicas that are cut off
         scenario = draw_scenario(seed) if scenario is None else scenario
         super().__init__(scenario, policy, (), seed, self._take_down, ended=self._take_end, hedge_budget=hedge_budget)
-        self._heard, self.fleet._say = self.fleet._say, self._say  # type: ignore[method-assign]
+        self._replicas = ReplicaFaults(scenario, self._agenda, self.fleet)
+        self._heard, self.engines.say = self.engines.say, self._say  # type: ignore[method-assign]
         if self._draws.random() < 0.5:
             self._foretell_ends()
         runs = list(Workload(scenario, seed).runs())
@@ -98,16 +100,16 @@ class FaultyWorld(World):
         self._arriving = iter(runs)
         for fault in draw_faults(seed) if faults is None else faults:
             self._agenda.at(fault.at_s, self._befall, fault)
-        self._keep()
+        self._replicas.keep()
 
     def _foretell_ends(self) -> None:
         """Let the machine take ends for known, so that it binds ahead; it is wrong about most of them."""
         for workflow, spec in self.scenario.workflows.items():
             for node, model, accelerator in product(spec.nodes, self.scenario.models, self.scenario.cards):
-                held = Held(1.0, kind=(model, accelerator, workflow, node))
-                held.began_at = 0.0
+                stay = Stay(1.0, kind=(model, accelerator, workflow, node))
+                stay.began_at = 0.0
                 for _ in range(50):
-                    self.machine.fleet.ahead.ended(held, latency_s=1.0, waited_s=0.0, now=1.2)
+                    self.machine.fleet.ahead.ended(stay, latency_s=1.0, waited_s=0.0, now=1.2)
 
     def run(self) -> list[str]:
         """Play to the end and return all that was wrong."""
@@ -226,14 +228,9 @@ class FaultyWorld(World):
 
     def _befall(self, fault: Fault) -> None:
         done = {
-            "kill": self._kill,
+            **self._replicas.kinds,
             "crash": self._crash_one,
-            "outage": self._outage,
             "cut": self._cut_off,
-            "slow": self._slow,
-            "flap": self._flap,
-            "drain": self._drain,
-            "start": self._start_one,
             "clock": self._set_clock,
             "cancel": self._cancel,
             "withdraw": self._withdraw,
@@ -243,48 +240,8 @@ class FaultyWorld(World):
         if done is not False:
             self.injected[fault.kind] += 1
 
-    def _one(self, fault: Fault) -> VirtualReplica | None:
-        there = sorted(self.fleet, key=lambda replica: replica.replica_id)
-        return there[int(fault.pick * len(there))] if there else None
-
-    def _back(self, model: str, accelerator: str, after_s: float) -> None:
-        self._agenda.at(self.now + after_s, self._try_start, model, accelerator)
-
-    def _try_start(self, model: str, accelerator: str) -> bool:
-        if self.fleet.cards_left(accelerator) > 0:
-            self.fleet.start(model, accelerator)
-            return True
-        for card in self.fleet.cards:
-            if card.accelerator == accelerator and all(replica.model != model for replica in card.replicas):
-                self.fleet.start(model, accelerator, card.name)
-                return True
-        return False
-
-    def _keep(self) -> None:
-        """From some time on nothing fails, and every model has a replica again."""
-        if self.now >= HEALED_S:
-            for card in self.fleet.cards:
-                if card.slow != 1.0:
-                    self.fleet.slow_down(card.name, 1.0)
-            for replica in list(self.fleet):
-                if replica.state == "draining":
-                    self.fleet.drain(replica.replica_id, False)
-            for model, spec in self.scenario.models.items():
-                if not any(replica.model == model for replica in self.fleet):
-                    any(self._try_start(model, accelerator) for accelerator in spec.on)
-        self._agenda.at(self.now + 1.0, self._keep)
-
-    def _kill(self, fault: Fault) -> bool:
-        replica = self._one(fault)
-        if replica is None:
-            return False
-        self.fleet.stop(replica.replica_id, "its worker is gone")
-        if fault.size < 0.7:
-            self._back(replica.model, replica.accelerator, 5.0 * fault.size)
-        return True
-
     def _crash_one(self, fault: Fault) -> bool:
-        replica = self._one(fault)
+        replica = self._replicas.one(fault)
         return replica is not None and self._crash(replica, says_first=fault.size < 0.5)
 
     def _crash(self, replica: VirtualReplica, *, says_first: bool) -> bool:
@@ -301,7 +258,7 @@ class FaultyWorld(World):
         if not says_first:
             for attempt in attempts:
                 self._tell(self._crashed(attempt))
-        self._back(replica.model, replica.accelerator, self._draws.uniform(0.0, 3.0))
+        self._replicas.back(replica.model, replica.accelerator, self._draws.uniform(0.0, 3.0))
         return True
 
     def _end_attempt(self, attempt: Attempt) -> None:
@@ -309,7 +266,7 @@ class FaultyWorld(World):
         is_current, crashed = self._is_current(attempt), self._crashed(attempt)
         if is_current:
             del self._course.calls[attempt.call_id][0].attempts[attempt.call_id]
-        self.fleet.abort(attempt)
+        self.engines.abort(attempt)
         self._tell(crashed)
         if is_current and attempt.call_id in self._course.calls:
             self._tell(CallRunnable(attempt.call_id))
@@ -333,24 +290,15 @@ class FaultyWorld(World):
         replica = attempt.replica
         if attempt in replica.attempts and attempt not in replica.ahead and self._is_silent(attempt):
             self.injected["stuck"] += 1
-            replica.batch.abort(self.now, attempt)
-            self.fleet._wake(replica)
+            self.engines.stall(attempt)
             self._agenda.at(self.now + STALL_S, self._unstick, attempt)
 
     def _unstick(self, attempt: Attempt) -> None:
         if attempt in attempt.replica.attempts:
             self._end_attempt(attempt)
 
-    def _outage(self, fault: Fault) -> None:
-        models = sorted(self.scenario.models)
-        model = models[int(fault.pick * len(models))]
-        for replica in [replica for replica in self.fleet if replica.model == model]:
-            if self.fleet.get(replica.replica_id) is replica:
-                self.fleet.stop(replica.replica_id, "its worker is gone")
-                self._back(model, replica.accelerator, 8.0 * fault.size)
-
     def _cut_off(self, fault: Fault) -> bool:
-        replica = self._one(fault)
+        replica = self._replicas.one(fault)
         if replica is None or replica.replica_id in self._unheard:
             return False
         self._unheard[replica.replica_id] = []
@@ -361,39 +309,9 @@ class FaultyWorld(World):
         """A worker is heard again, or has been given up: then its engine has worked in vain."""
         if is_late and self.fleet.get(replica.replica_id) is replica:
             self.fleet.stop(replica.replica_id, "its worker is gone")
-            self._back(replica.model, replica.accelerator, 1.0)
+            self._replicas.back(replica.model, replica.accelerator, 1.0)
         for attempt, kind in self._unheard.pop(replica.replica_id):
             self._heard(attempt, kind)
-
-    def _slow(self, fault: Fault) -> bool:
-        replica = self._one(fault)
-        if replica is not None:
-            self.fleet.slow_down(replica.card.name, 1.0 + 20.0 * fault.size)
-        return replica is not None
-
-    def _flap(self, fault: Fault) -> bool:
-        replica = self._one(fault)
-        if replica is None:
-            return False
-        for turn in range(6):
-            self._agenda.at(self.now + 0.1 * turn, self._drain_one, replica.replica_id, turn % 2 == 0)
-        return True
-
-    def _drain(self, fault: Fault) -> bool:
-        replica = self._one(fault)
-        if replica is None:
-            return False
-        self._drain_one(replica.replica_id, True)
-        self._agenda.at(self.now + 10.0 * fault.size, self._drain_one, replica.replica_id, False)
-        return True
-
-    def _drain_one(self, replica_id: str, draining: bool) -> None:
-        if self.fleet.get(replica_id) is not None:
-            self.fleet.drain(replica_id, draining)
-
-    def _start_one(self, fault: Fault) -> bool:
-        pairs = [(model, accelerator) for model, spec in self.scenario.models.items() for accelerator in spec.on]
-        return self._try_start(*pairs[int(fault.pick * len(pairs))])
 
     def _set_clock(self, fault: Fault) -> None:
         self.clock_ahead_s += (fault.size - 0.5) * (2.0 if fault.pick < 0.5 else 600.0)
@@ -424,7 +342,7 @@ class FaultyWorld(World):
     def _let_go(self, attempt: Attempt) -> None:
         """The engine has stopped a request whose task was taken back."""
         if attempt in attempt.replica.attempts:
-            self.fleet.abort(attempt)
+            self.engines.abort(attempt)
             self._tell(AttemptEnded(attempt.call_id, attempt.number, "aborted"))
 
     def _again(self, call_id: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from dask_fmware.errors import CapacityError, SpecError
 from dask_fmware.runtime import Action, Assign, Event, Machine
-from dask_fmware.simulate.engines import VirtualFleet
+from dask_fmware.simulate.fleet import VirtualFleet
 from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import Workload

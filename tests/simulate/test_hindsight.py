@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from dask_fmware.simulate.hindsight import card_time_s, most_served_in_time
+from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
-from dask_fmware.simulate.workload import SampledRun, Workload
+from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
 

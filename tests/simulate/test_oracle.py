@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_fmware.simulate.course import Outcome
+from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.workload import SampledRun, Workload
+from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
 simpy = pytest.importorskip("simpy")

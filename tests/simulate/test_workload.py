@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.replica import Limits
-from dask_fmware.simulate.workload import _emulated_s, alone_s
+from dask_fmware.simulate.alone import _emulated_s, alone_s
 
 BENT = StepLaw(
     0.01, Curve((1e-3, 2e-3), (4.0,)), Curve((1e-6, 3e-6), (900.0,)), 0.002, Curve((1e-5, 4e-5), (256.0,)),
