@@ -39,8 +39,10 @@ async def connected(address: str, timeout_s: float = CONNECT_S) -> AsyncIterator
     client = Client(address, asynchronous=True, timeout=timeout_s, set_as_default=False)
     try:
         await client
-    except (OSError, TimeoutError, ValueError):
+    except BaseException as error:  # whoever gives up closes it too, or it complains as the process ends
         await client.close()
+        if not isinstance(error, (OSError, ValueError)):
+            raise
         raise RuntimeFaultError(
             f"no Dask scheduler answers at '{address}' within {timeout_s:g} s; give its address, e.g. {EXAMPLE}"
         ) from None
