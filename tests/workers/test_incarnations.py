@@ -10,6 +10,7 @@ from distributed import Reschedule
 
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.messages import Grant
+from dask_fmware_workers.attempt import Attempt
 from dask_fmware_workers.runner import CallRunner
 
 CALL = ModelCall("rag", "answer", "small", (), 16)
@@ -46,12 +47,12 @@ def test_a_grant_that_was_on_its_way_meanwhile_is_void_too() -> None:
 def test_the_next_engine_runs_what_is_granted_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    async def generate(self: CallRunner, engine: Any, call: ModelCall, call_id: str, *_rest: Any) -> str:
+    async def generate(attempt: Attempt, *_rest: Any) -> str:
         await asyncio.sleep(0)
-        asked.append(call_id)
+        asked.append(attempt.call_id)
         return "answer"
 
-    monkeypatch.setattr(CallRunner, "_generate", generate)
+    monkeypatch.setattr(Attempt, "generate", generate)
     runner = CallRunner(lambda message: None, lambda engine, error: None)
     runner.engine_died()
     runner.grant(Grant("k", 2, incarnation=1))

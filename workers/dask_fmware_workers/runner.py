@@ -1,8 +1,7 @@
 """Runs granted calls on the engine of this worker and says how each attempt ended.
 
-It owns the grants, the attempts under way and their streams. The slot of an attempt is free when
-`AttemptEnded` is sent, which happens after the engine has let go of the request, whatever Dask thinks
-of the task by then.
+It owns the grants, the slots, and which attempts are under way. The slot of an attempt is free when `AttemptEnded`
+is sent, which happens after the engine has let go of the request, whatever Dask thinks of the task by then.
 """
 
 from __future__ import annotations
@@ -10,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 from dask_fmware.errors import EngineCrashedError, EngineStalledError, FMwareError, OutputFormatError
 from dask_fmware.model.call import ModelCall
-from dask_fmware.model.completion import Completion, Timing
-from dask_fmware.model.engine import Engine, Usage
-from dask_fmware.model.messages import AttemptEnded, FirstToken, GiveUp, Grant, Overdue
+from dask_fmware.model.completion import Completion
+from dask_fmware.model.engine import Engine
+from dask_fmware.model.messages import AttemptEnded, GiveUp, Grant
+from dask_fmware_workers.attempt import Attempt, Outcome
 from dask_fmware_workers.dask_internals import Reschedule
 from dask_fmware_workers.engine_slots import EngineSlots, NeverBeganError
-from dask_fmware_workers.output import format_tokens, output_of
 from dask_fmware_workers.pace import EnginePace
-from dask_fmware_workers.stalls import bounded_silence, told_when_overdue
 from dask_fmware_workers.streams import AnswerStreams, TextStream
 
 __all__ = ["CallRunner"]
@@ -32,27 +28,6 @@ __all__ = ["CallRunner"]
 logger = logging.getLogger("dask_fmware.runner")
 
 STALLS = 2  # in a row, without a token of any attempt in between, after which the engine is started again
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One attempt under way."""
-
-    grant: Grant
-    task: asyncio.Task[Any] | None  # the Dask task that runs it
-    withdrawn: bool = False
-    is_given_up: bool = False  # as it has no token, to be tried elsewhere
-    deltas: int = 0  # from its engine so far
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    ttft_s: float | None = None
-    is_whole: bool = False  # the answer came to its own end
-    is_repaired: bool = False  # and had to be mended to have its format
-    format_tokens: int | None = None  # output tokens that the format took
-    cost: float | None = None
-    waited_s: float = 0.0  # for a slot
-    began_at: float | None = None  # when it had one
 
 
 class CallRunner:
@@ -80,7 +55,7 @@ class CallRunner:
         self.incarnation = 0  # of the engine: what was granted to one that died is not for the next
         self.slots = EngineSlots()  # of the engine
         self._grants: dict[str, Grant] = {}
-        self._attempts: dict[str, _Attempt] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._stalls = 0  # since the engine gave a token
 
     @property
@@ -104,19 +79,14 @@ class CallRunner:
         """The task of a call will not run here after all, or not any more."""
         if (grant := self._grants.pop(call_id, None)) is not None:
             self._send(AttemptEnded(call_id, grant.attempt, "aborted").to_wire())
-        attempt = self._attempts.get(call_id)
-        if attempt is not None and attempt.task is not None and not attempt.withdrawn:
-            attempt.withdrawn = True
-            attempt.task.cancel()
+        if (attempt := self._attempts.get(call_id)) is not None:
+            attempt.withdraw()
 
     def give_up(self, message: GiveUp) -> None:
         """End an attempt so that its call is tried elsewhere, unless its first token has come meanwhile."""
         attempt = self._attempts.get(message.call_id)
-        if attempt is None or attempt.grant.attempt != message.attempt or attempt.ttft_s is not None:
-            return
-        if attempt.task is not None and not attempt.withdrawn:
-            attempt.is_given_up = attempt.withdrawn = True
-            attempt.task.cancel()
+        if attempt is not None and attempt.grant.attempt == message.attempt:
+            attempt.give_up()
 
     def skip(self, call_id: str) -> None:
         """A call turned out to be on a branch that was not taken."""
@@ -140,77 +110,63 @@ class CallRunner:
         if grant is None:
             logger.warning("%s: not granted to this replica; sent back", call.where)
             raise Reschedule(f"{call.where}: not granted here")
-        attempt = _Attempt(grant, asyncio.current_task())
-        self._attempts[call_id] = attempt
         stream = self.streams.open(call_id, grant.attempt) if call.answers else TextStream()
-        outcome: Literal["finished", "failed", "retry", "aborted", "undelivered"] = "failed"
+        attempt = self._attempts[call_id] = Attempt(call, call_id, grant, stream, self._send, self._alive)
+        outcome: Outcome = "failed"
         error, slots = "", self.slots
         try:
             attempt.waited_s = await slots.take(grant.wait_s)
             attempt.began_at = perf_counter()
-            completion = await self._generate(engine, call, call_id, values, attempt, stream, pace)
+            completion = await attempt.generate(engine, values, pace, self.prices)
             outcome = "finished"
             return completion
         except asyncio.CancelledError:
             outcome = "aborted"
-            if not attempt.withdrawn or attempt.task is None:  # the worker closes
+            if not attempt.is_withdrawn or attempt.task is None:  # the worker closes
                 raise
             attempt.task.uncancel()
             if attempt.is_given_up:
                 outcome, error = "retry", "no token in time; tried elsewhere (see router.hedge_budget)"
             raise Reschedule(f"{call.where}: aborted") from None
-        except NeverBeganError as why:
-            outcome = "undelivered"
-            raise Reschedule(f"{call.where}: {why}") from None
-        except EngineCrashedError as crash:
-            outcome, error = "retry", f"{type(crash).__name__}: {crash}"
-            self._crashed(engine, crash)
-            raise Reschedule(error) from crash
-        except MemoryError as full:  # no request's own fault, and what is left of its engine nobody knows
-            outcome, error = "retry", "EngineCrashedError: the engine is out of memory"
-            self._crashed(engine, EngineCrashedError("the engine is out of memory"))
-            raise Reschedule(error) from full
-        except EngineStalledError as stall:
-            outcome, error = "retry", f"{type(stall).__name__}: {stall}"
-            self._stalled(engine, error)
-            raise Reschedule(error) from stall
-        except OutputFormatError as fault:
-            error = f"{type(fault).__name__}: {fault}"
-            if grant.attempt > 1 or not attempt.is_whole or _repeats_itself(call):
-                raise
-            outcome = "retry"  # the same model may keep to the format next time: once
-            raise Reschedule(error) from fault
-        except FMwareError as fault:
-            error = f"{type(fault).__name__}: {fault}"
-            raise
         except Exception as fault:
-            error = type(fault).__name__  # a stranger's message might hold a prompt
-            raise
+            outcome, error = self._failed(engine, attempt, fault)
+            if outcome == "failed":
+                raise
+            raise Reschedule(error or f"{call.where}: {fault}") from fault
         finally:
             if self._attempts.get(call_id) is attempt:
                 del self._attempts[call_id]
-            latency_s = None
+            ended = attempt.ended(outcome, error)
             if attempt.began_at is not None:
-                latency_s = perf_counter() - attempt.began_at
                 slots.give()
             stream.end(outcome)
-            self._send_with_result(
-                AttemptEnded(
-                    call_id,
-                    grant.attempt,
-                    outcome,
-                    attempt.prompt_tokens,
-                    attempt.output_tokens,
-                    attempt.cached_tokens,
-                    attempt.ttft_s,
-                    latency_s,
-                    attempt.waited_s,
-                    error,
-                    attempt.is_repaired,
-                    attempt.format_tokens,
-                    attempt.cost,
-                ).to_wire()
-            )
+            self._send_with_result(ended.to_wire())
+
+    def _failed(self, engine: Engine, attempt: Attempt, fault: Exception) -> tuple[Outcome, str]:
+        """Say what a fault makes of an attempt, and in which words; an engine that is to blame is started again."""
+        match fault:
+            case NeverBeganError():
+                return "undelivered", ""
+            case EngineCrashedError():
+                self._crashed(engine, fault)
+                return "retry", _words(fault)
+            case MemoryError():  # no request's own fault, and what is left of its engine nobody knows
+                crash = EngineCrashedError("the engine is out of memory")
+                self._crashed(engine, crash)
+                return "retry", _words(crash)
+            case EngineStalledError():
+                self._stalled(engine, _words(fault))
+                return "retry", _words(fault)
+            case OutputFormatError():  # the same model may keep to the format next time: once
+                is_first = attempt.grant.attempt == 1
+                again = is_first and attempt.is_whole and not _repeats_itself(attempt.call)
+                return "retry" if again else "failed", _words(fault)
+            case FMwareError():
+                return "failed", _words(fault)
+        return "failed", type(fault).__name__  # a stranger's message might hold a prompt
+
+    def _alive(self) -> None:
+        self._stalls = 0
 
     def _stalled(self, engine: Engine, error: str) -> None:
         """One call may be stuck; an engine that gives nobody a token is."""
@@ -219,71 +175,9 @@ class CallRunner:
             self._stalls = 0
             self._crashed(engine, EngineCrashedError(f"{STALLS} calls in a row without a token; the last: {error}"))
 
-    async def _generate(
-        self,
-        engine: Engine,
-        call: ModelCall,
-        call_id: str,
-        values: Mapping[str, Any],
-        attempt: _Attempt,
-        stream: TextStream,
-        pace: EnginePace | None,
-    ) -> Completion:
-        grant = attempt.grant
-        request = call.request(values, request_id=f"{call_id}#{grant.attempt}", priority=grant.priority)
-        if pace is not None:
-            pace.submitted(request, f"{call.workflow}.{call.node}", call_id, grant.attempt)
-        overdue = Overdue(call_id, grant.attempt).to_wire()
-        start = perf_counter()
-        finish_reason, usage = None, None
-        try:
-            async with (
-                told_when_overdue(grant.overdue_s, lambda: attempt.ttft_s is None, lambda: self._send(overdue)),
-                bounded_silence(grant.stall_s, lambda: attempt.deltas, call.where),
-                aclosing(engine.generate(request)) as deltas,  # type: ignore[type-var]
-            ):
-                async for delta in deltas:
-                    attempt.deltas, self._stalls = attempt.deltas + 1, 0
-                    if attempt.ttft_s is None and (delta.text or delta.tokens):
-                        attempt.ttft_s = perf_counter() - start
-                        if call.answers:  # others say it when they end
-                            self._send(FirstToken(call_id, grant.attempt, attempt.ttft_s).to_wire())
-                    if delta.tokens:
-                        attempt.output_tokens += delta.tokens
-                        if pace is not None:
-                            pace.token(request.request_id, delta.tokens)
-                    if delta.text:
-                        stream.add(delta.text)
-                    if delta.finish_reason is not None:
-                        finish_reason, usage = delta.finish_reason, delta.usage
-        finally:
-            if pace is not None:
-                pace.ended(request.request_id, usage)
-        latency_s = perf_counter() - start
-        if finish_reason is None:
-            raise EngineCrashedError(f"{call.where}: the engine's stream ended without a reason")
-        if finish_reason == "abort":
-            attempt.withdrawn = True
-            raise asyncio.CancelledError
-        usage = usage or Usage(output_tokens=attempt.output_tokens)
-        attempt.prompt_tokens, attempt.cached_tokens = usage.prompt_tokens, usage.cached_tokens
-        text = "".join(stream.pieces)
-        attempt.is_whole = finish_reason == "stop"
-        if self.prices is not None:
-            attempt.cost = usage.cost(self.prices)
-        if call.choices is not None or call.json_schema is not None:
-            attempt.format_tokens = usage.output_tokens  # all of them, unless the answer is sound
-        output = output_of(call, text, finish_reason)
-        attempt.is_repaired = output.is_repaired
-        attempt.format_tokens = format_tokens(call, text, usage.output_tokens)
-        return Completion(
-            text=text,
-            finish_reason=finish_reason,
-            usage=usage,
-            timing=Timing(attempt.ttft_s if attempt.ttft_s is not None else latency_s, latency_s),
-            model=call.model,
-            value=output.value,
-        )
+
+def _words(fault: FMwareError) -> str:
+    return f"{type(fault).__name__}: {fault}"
 
 
 def _repeats_itself(call: ModelCall) -> bool:
