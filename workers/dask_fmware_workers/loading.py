@@ -13,7 +13,7 @@ from dask_fmware.model.engine import Engine
 from dask_fmware.model.messages import ReplicaReady
 from dask_fmware.profile.known import stated_speed
 from dask_fmware.profile.record import LiveProfile
-from dask_fmware.spec.deployment import Deployment, Placement
+from dask_fmware.spec.deployment import Deployment, Latency, ModelDeployment, Placement
 from dask_fmware_workers.accelerators import see_only
 from dask_fmware_workers.engines import create_engine
 from dask_fmware_workers.profiling import Footprint, stored_profile
@@ -53,28 +53,19 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
     DeploymentError
         If the deployment has no such model on that accelerator, or the engine cannot start as it is told to.
     """
-    model = labels.model
-    known = ", ".join(deployment.models)
-    if model is None or (spec := deployment.models.get(model)) is None:
-        raise DeploymentError(f"worker '{labels.worker}' is labelled for model '{model}', deployed are: {known}")
-    accelerator = labels.accelerator or next(iter(spec.on))
-    placement: Placement | None = spec.on.get(accelerator)
-    if placement is None:
-        raise DeploymentError(
-            f"worker '{labels.worker}' is labelled for model '{model}' on accelerator '{accelerator}', "
-            f"which is deployed on: {', '.join(spec.on)}"
-        )
-    slots = placement.slots or spec.slots
+    model, accelerator, spec, placement = _wanted(deployment, labels)
     card = labels.card or f"{accelerator}@{labels.address}"
+    hardware = deployment.accelerators[accelerator]
+    slots = placement.slots or spec.slots
     arguments: dict[str, Any] = {
         "slots": slots,
         "context_tokens": spec.context_tokens,
         **spec.arguments,
         **placement.arguments,
     }
-    if (cores := _of_card(deployment.accelerators[accelerator].cores, accelerator, card)) is not None:
+    if (cores := _of_card(hardware.cores, accelerator, card)) is not None:
         arguments.setdefault("cores", cores)
-    if (devices := _of_card(deployment.accelerators[accelerator].devices, accelerator, card)) is not None:
+    if (devices := _of_card(hardware.devices, accelerator, card)) is not None:
         see_only(devices)
     start, before = perf_counter(), Footprint.now()
     engine = create_engine(spec.engine, arguments)
@@ -86,12 +77,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         profile = await asyncio.to_thread(stored_profile, model, accelerator, made)
         if profile is None and (stated := stated_speed(deployment, model, accelerator)) is not None:
             profile = stated.live_profile().to_wire()
-        if placement.latency is not None:
-            latency = placement.latency.model_dump()
-        elif profile is not None:
-            latency = LiveProfile.from_wire(profile).latency().model_dump()
-        else:
-            latency = dict(await measure_latency(engine))
+        latency = await _latency(engine, placement, profile)
     except BaseException:
         await engine.close()
         raise
@@ -105,12 +91,37 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         longest_token_bytes=made.longest_token_bytes,
         engine=made.engine,
         engine_version=made.engine_version,
-        latency=latency,
+        latency=latency.model_dump(),
         load_s=load_s,
         profile=profile,
-        card_slots=deployment.accelerators[accelerator].slots_per_card,
+        card_slots=hardware.slots_per_card,
     )
     return Loaded(engine, ready, footprint, arguments)
+
+
+def _wanted(deployment: Deployment, labels: Labels) -> tuple[str, str, ModelDeployment, Placement]:
+    """Return model and accelerator of a worker, and what the deployment says of both."""
+    model = labels.model
+    if model is None or (spec := deployment.models.get(model)) is None:
+        raise DeploymentError(
+            f"worker '{labels.worker}' is labelled for model '{model}', deployed are: {', '.join(deployment.models)}"
+        )
+    accelerator = labels.accelerator or next(iter(spec.on))
+    if (placement := spec.on.get(accelerator)) is None:
+        raise DeploymentError(
+            f"worker '{labels.worker}' is labelled for model '{model}' on accelerator '{accelerator}', "
+            f"which is deployed on: {', '.join(spec.on)}"
+        )
+    return model, accelerator, spec, placement
+
+
+async def _latency(engine: Engine, placement: Placement, profile: str | None) -> Latency:
+    """Return the latency figure: as the deployment has it, by the profile, or measured now."""
+    if placement.latency is not None:
+        return placement.latency
+    if profile is not None:
+        return LiveProfile.from_wire(profile).latency()
+    return await measure_latency(engine)
 
 
 def _of_card(sets: Sequence[Sequence[T]] | None, accelerator: str, card: str) -> list[T] | None:
