@@ -13,6 +13,7 @@ from distributed.comm import connect
 
 from dask_fmware.client.asking import checked_future, not_installed, run_id_of
 from dask_fmware.client.fetching import fetched
+from dask_fmware.client.shown import Shown
 from dask_fmware.errors import StreamLostError
 from dask_fmware.model.completion import Chunk, Completion
 
@@ -80,20 +81,10 @@ class AnswerStream:
             running.cancel()
 
     async def _chunks(self) -> AsyncIterator[Chunk]:
-        shown, attempt = "", 0
+        shown, attempt = Shown(), 0
         while True:
             done = self._future.done()
-            try:
-                where = await self._client.scheduler.fmware_answer(
-                    run_id=run_id_of(self._future), after=attempt, patience_s=0 if done else PATIENCE_S
-                )
-            except OSError as error:
-                raise StreamLostError(
-                    f"the connection to the scheduler was lost after {len(shown)} characters of the answer; "
-                    "the run is lost with it, submit it again to a new client"
-                ) from error
-            if where is None:
-                raise not_installed(self._client)
+            where = await self._where(attempt, 0 if done else PATIENCE_S, shown)
             if "ended" in where or ("waiting" in where and done):
                 break
             if "waiting" in where:
@@ -104,25 +95,31 @@ class AnswerStream:
                 async for piece, ended in pieces:
                     text += piece
                     complete = ended == "finished"
-                    if text.startswith(shown):
-                        if len(text) > len(shown):
-                            yield Chunk(text[len(shown) :])
-                            shown = text
-                    elif not shown.startswith(text):  # this attempt says something else than was shown
-                        yield Chunk(text, restarted=True)
-                        shown = text
+                    if (chunk := shown.grown(text)) is not None:
+                        yield chunk
             if complete:
                 break
         result: Any = await fetched(self._future.result() if self._client.asynchronous else self._future._result())
-        final = result.text if isinstance(result, Completion) else None
-        if final is None:
-            if not shown:
-                yield Chunk(str(result))
-        elif final != shown:
-            if final.startswith(shown):
-                yield Chunk(final[len(shown) :])
-            else:
-                yield Chunk(final, restarted=True)
+        if isinstance(result, Completion):
+            if (chunk := shown.whole(result.text)) is not None:
+                yield chunk
+        elif not shown.text:
+            yield Chunk(str(result))
+
+    async def _where(self, after: int, patience_s: float, shown: Shown) -> dict[str, Any]:
+        """Ask which attempt after another gives the answer, and on which worker; wait for so long if there is none."""
+        try:
+            where: dict[str, Any] | None = await self._client.scheduler.fmware_answer(
+                run_id=run_id_of(self._future), after=after, patience_s=patience_s
+            )
+        except OSError as error:
+            raise StreamLostError(
+                f"the connection to the scheduler was lost after {len(shown.text)} characters of the answer; "
+                "the run is lost with it, submit it again to a new client"
+            ) from error
+        if where is None:
+            raise not_installed(self._client)
+        return where
 
 
 async def _follow(client: Client, where: dict[str, Any]) -> AsyncGenerator[tuple[str, str | None], None]:
