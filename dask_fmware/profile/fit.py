@@ -101,12 +101,6 @@ class Fit:
     batch: tuple[float, float]  # least and largest measured
     context_tokens: tuple[float, float]  # least and largest measured, summed over the batch
 
-    def extrapolates(self, prefill_tokens: float = 0, batch: float = 0, context_tokens: float = 0) -> bool:
-        """Whether a step lies above what was measured, where errors are not known."""
-        return (
-            prefill_tokens > self.prefill_tokens[1] or batch > self.batch[1] or context_tokens > self.context_tokens[1]
-        )
-
 
 def fit_law(points: Sequence[StepPoint], rng: np.random.Generator) -> Fit:
     """Fit the law of one (model, accelerator, engine) from steps of both phases.

@@ -11,7 +11,6 @@ from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dask_fmware.errors import SpecError
 from dask_fmware.profile.fit import Fit, PhaseFit
 from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.points import StepPoint
@@ -224,18 +223,6 @@ class Profile(_Record):
     def step_points(self) -> tuple[StepPoint, ...]:
         """The raw points, to fit again or to draw."""
         return tuple(StepPoint(**point.model_dump()) for point in self.points)
-
-    def require(self, key: ProfileKey) -> Profile:
-        """Return this profile if it is of `key`.
-
-        Raises
-        ------
-        SpecError
-            It is of something else.
-        """
-        if self.key != key:
-            raise SpecError(f"a profile of {self.key} cannot be used for {key}; profile that one")
-        return self
 
 
 def fingerprint(live_profile: str) -> str:

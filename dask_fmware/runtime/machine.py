@@ -175,10 +175,6 @@ class Machine:
         """What picks replicas."""
         return self.dispatcher.policy
 
-    def knows(self, call_id: str) -> bool:
-        """Whether a Dask key is a call of a live run."""
-        return call_id in self.runs.calls
-
     def report(self, run_id: str) -> RunReport | None:
         """Return what is known of a run, or None."""
         return self.runs.report(run_id)

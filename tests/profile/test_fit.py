@@ -112,12 +112,9 @@ def test_a_duration_that_no_step_has_is_refused(step_s: float) -> None:
         PointTable.of([StepPoint(step_s, batch=1)])
 
 
-def test_steps_beyond_the_measured_range_are_flagged() -> None:
+def test_the_range_in_which_a_fit_holds_is_what_was_measured() -> None:
     fit = fit_law(grid(PLAIN), rng())
-    assert not fit.extrapolates(8192, 256, 1000)
-    assert fit.extrapolates(8193)
-    assert fit.extrapolates(batch=257)
-    assert fit.extrapolates(context_tokens=1e9)
+    assert (fit.prefill_tokens[1], fit.batch[1]) == (8192, 256)
 
 
 def test_cross_validation_predicts_each_point_without_it() -> None:
