@@ -3,11 +3,14 @@ from __future__ import annotations
 from itertools import product
 from math import ceil
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dask_fmware.errors import SpecError
 from dask_fmware.provisioning.capacity import bearing
 from dask_fmware.provisioning.demand import call_classes, unloaded_s
+from dask_fmware.provisioning.inventory import Inventory
 from dask_fmware.provisioning.mix import cheapest_mix
 from dask_fmware.provisioning.sizing import size
 from dask_fmware.provisioning.views import NodeDemand, WorkflowDemand
@@ -162,3 +165,16 @@ def test_an_objective_is_divided_over_the_longest_path_and_plain_code_takes_its_
     budgets = {calls.name: calls.budget_s for calls in call_classes([workflow], cards)}
     assert abs(budgets["rag.rewrite"] + budgets["rag.answer"] - 2.5) < 1e-9
     assert unloaded_s(workflow, cards) < 3.0
+
+
+def test_bounds_that_no_mix_keeps_are_said_with_what_to_change() -> None:
+    cards = inventory(cards=10, prices={"slow": 1.0})
+    options = Provisioning(models={"m": Bounds(min_replicas=3)}, max_cost_per_hour=2.0)
+    with pytest.raises(SpecError, match=r"no mix of cards keeps all bounds .*lower min_replicas, raise max_cost"):
+        cheapest_mix(cards, call_classes([flow(1.0)], cards), options)
+
+
+def test_calls_without_any_kind_of_card_are_unserved() -> None:
+    nothing = Inventory({}, {})
+    mix = cheapest_mix(nothing, call_classes([flow(1.0)], inventory()), OPTIONS)
+    assert mix.unserved == pytest.approx({0: 1.0})
