@@ -99,7 +99,7 @@ class AnswerStream:
                         yield chunk
             if complete:
                 break
-        result: Any = await fetched(self._future.result() if self._client.asynchronous else self._future._result())
+        result: Any = await fetched(self._client.gather(self._future, asynchronous=True))
         if isinstance(result, Completion):
             if (chunk := shown.whole(result.text)) is not None:
                 yield chunk
