@@ -1,4 +1,4 @@
-"""What we touch in `distributed.SpecCluster` that carries no public promise, and nothing else.
+"""What we touch in clusters of `distributed` that carries no public promise, and nothing else.
 
 Workers are started and stopped one by one here and not by `SpecCluster._correct_state`: that holds one lock while
 all new workers start, so that a slow one blocks the others; raises what one of them raises and leaves it behind for
@@ -15,6 +15,7 @@ from typing import Any
 
 from distributed import Nanny
 from distributed.core import Status
+from distributed.deploy.adaptive import Adaptive
 from distributed.deploy.spec import SpecCluster
 from distributed.utils import import_term
 
@@ -22,8 +23,10 @@ __all__ = [
     "close_worker",
     "is_ours_to_end",
     "is_over",
+    "let_scale",
     "scheduler_address",
     "start_worker",
+    "stop_scaler",
     "worker_labels",
     "worker_names",
 ]
@@ -116,6 +119,18 @@ def is_over(cluster: SpecCluster, name: str) -> bool:
     """Whether the process or job of a worker has ended for good (SpecCluster.workers)."""
     worker = cluster.workers.get(name)
     return worker is not None and worker.status in (Status.closed, Status.failed)
+
+
+def stop_scaler(cluster: Any) -> None:
+    """Stop whatever scales a cluster by itself, if something does (Cluster._adaptive)."""
+    scaler = getattr(cluster, "_adaptive", None)
+    if scaler is not None:
+        scaler.stop(reason="replaced")
+
+
+def let_scale(cluster: Any, scaler: Adaptive) -> None:
+    """Let a cluster stop a scaler of ours when it is closed or told to adapt, as its own (Cluster._adaptive)."""
+    cluster._adaptive = scaler
 
 
 def worker_names(cluster: Any) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from distributed.deploy.spec import SpecCluster
 
 from dask_fmware.cluster.backends import Backend, GroupBackend, SpecBackend, WorkerSpec
+from dask_fmware.cluster.dask_internals import let_scale, stop_scaler
 from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.cluster.templates import spec_maker
 from dask_fmware.errors import DeploymentError
@@ -83,9 +84,8 @@ def provision(
 def begin(cluster: Any, backend: Backend, deployment: Deployment, options: Provisioning) -> Provisioner:
     """Check what can be checked before anything runs, replace whatever scales the cluster, and begin."""
     inventory_of(deployment, options)
-    if (before := getattr(cluster, "_adaptive", None)) is not None:
-        before.stop(reason="replaced")
+    stop_scaler(cluster)
     provisioner = Provisioner(cluster, backend, options)
-    cluster._adaptive = provisioner
+    let_scale(cluster, provisioner)
     cluster.loop.add_callback(provisioner.look)
     return provisioner

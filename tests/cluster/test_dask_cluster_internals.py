@@ -19,7 +19,9 @@ from dask_fmware.cluster.dask_internals import (
     close_worker,
     is_ours_to_end,
     is_over,
+    let_scale,
     start_worker,
+    stop_scaler,
     worker_labels,
     worker_names,
 )
@@ -64,6 +66,29 @@ async def processes() -> Any:
     async with asyncio.timeout(30):
         while any(command(one) for one in descendants(os.getpid()) if one not in others):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.05)
+
+
+class Scaler:
+    """Stands for one of ours."""
+
+    periodic_callback = None
+
+    def __init__(self) -> None:
+        self.stopped: list[str] = []
+
+    def stop(self, reason: str = "unknown") -> None:
+        self.stopped.append(reason)
+
+
+async def test_a_cluster_has_one_scaler_and_stops_it_when_it_is_closed() -> None:
+    async with LocalCluster(n_workers=0, processes=False, dashboard_address=None, asynchronous=True) as cluster:
+        stop_scaler(cluster)  # there is none
+        stock = cluster.adapt(minimum=0, maximum=1, interval="1h")
+        stop_scaler(cluster)
+        assert stock.state == "stopped"
+        ours = Scaler()
+        let_scale(cluster, ours)  # type: ignore[arg-type]
+    assert ours.stopped  # by each class that closes: twice does no harm
 
 
 async def test_a_worker_that_is_closed_while_it_starts_leaves_no_process(processes: LocalCluster) -> None:
