@@ -84,5 +84,8 @@ async def ask_about_run(future: Future, question: str) -> dict[str, Any]:
             "future is not that of a workflow, there is no run"
         )
     if answer is None:
-        raise KeyError(f"run {run_id[:8]} is not known to the runtime, or no longer remembered")
+        raise KeyError(
+            f"run {run_id[:8]} is not known to the runtime, or no longer remembered; ask soon after its end, or keep "
+            "what happens with fm.record"
+        )
     return answer

@@ -175,7 +175,7 @@ def _moment(finish_by: datetime | float | None) -> float | None:
     else:
         moment = time() + finish_by
     if moment <= time():
-        raise SpecError(f"finish_by={finish_by} is in the past")
+        raise SpecError(f"finish_by={finish_by} is in the past; give seconds from now, or a moment to come")
     return moment
 
 

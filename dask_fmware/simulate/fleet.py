@@ -137,7 +137,9 @@ class VirtualFleet:
             if found is None or found.accelerator != accelerator:
                 raise SpecError(f"no card '{card}' of type '{accelerator}' is in use; leave card out to take another")
             if any(replica.model == model for replica in found.replicas):
-                raise SpecError(f"card '{card}' has a replica of model '{model}' already")
+                raise SpecError(
+                    f"card '{card}' has a replica of model '{model}' already; leave card out to take another"
+                )
             on = found
         return self._start(model, on).replica_id
 

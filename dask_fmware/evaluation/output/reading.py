@@ -27,7 +27,7 @@ def read_output(path: Path, columns: Sequence[str] | None = None) -> Any:
     from pyarrow import parquet
 
     if not path.exists():
-        raise SpecError(f"there is no output at {path}")
+        raise SpecError(f"there is no output at {path}; give the folder that fm.evaluate wrote")
     files = [shard_path(path, number) for number in shard_numbers(path)] if path.is_dir() else [path]
     if not files:
         raise SpecError(f"{path} has no shards yet; let the evaluation finish, or run it again to resume it")
