@@ -31,7 +31,7 @@ from dask_fmware.policy.outlook import Outlook, Plan
 from dask_fmware.policy.price import Price, Prices
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
 from dask_fmware.policy.slack import Slack
-from dask_fmware.profile.correction import RatioQuantile
+from dask_fmware.profile.quantiles import RatioQuantile
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.run import saturation
 from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario

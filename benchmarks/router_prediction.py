@@ -23,10 +23,10 @@ from benchmarks.support.environment import environment, write
 from dask_fmware.model.report import AttemptReport
 from dask_fmware.policy.estimate import expected_parts_s, expected_s
 from dask_fmware.policy.protocol import ReplicaView
-from dask_fmware.profile.correction import load_band
 from dask_fmware.profile.emulation import EmulatedBatch
 from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.projection import Projection
+from dask_fmware.profile.quantiles import load_band
 from dask_fmware.profile.replica import Limits, ReplicaLoad, SequenceState
 from dask_fmware.runtime.corrections import Pace, Prediction
 from dask_fmware.spec.deployment import Latency

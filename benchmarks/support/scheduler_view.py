@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from dask_fmware.profile.correction import ConformalQuantile, Drift, ReplicaSpeed, load_band
+from dask_fmware.profile.correction import ReplicaSpeed
+from dask_fmware.profile.drift import Drift
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.lengths import OutputLengths
 from dask_fmware.profile.projection import Estimate, Projection
+from dask_fmware.profile.quantiles import ConformalQuantile, load_band
 from dask_fmware.profile.replica import Limits, ReplicaLoad, SequenceState
 from dask_fmware.profile.step_report import StepReport
 

@@ -35,7 +35,7 @@ class AttemptReport:
     first_by_law_s: float | None = None  # the same two before what finished calls taught
     by_law_s: float | None = None
     bound_s: float | None = None  # seconds that nine of ten such calls are expected to stay within
-    band: int = 0  # of the replica's load at its start, see `profile.correction.load_band`
+    band: int = 0  # of the replica's load at its start, see `profile.quantiles.load_band`
     ideal_ttft_s: float | None = None  # expected seconds to the first token on an idle replica of the fastest kind
     ideal_s: float | None = None  # expected seconds from start to end there
     first_token_at: float | None = None

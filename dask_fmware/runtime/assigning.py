@@ -6,7 +6,7 @@ Which call gets which replica was decided before.
 from __future__ import annotations
 
 from dask_fmware.policy import estimate
-from dask_fmware.profile.correction import load_band
+from dask_fmware.profile.quantiles import load_band
 from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Assign
 from dask_fmware.runtime.fleet import Fleet

@@ -16,8 +16,10 @@ from typing import TypeAlias
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
 from dask_fmware.model.report import AttemptReport
-from dask_fmware.profile.correction import ConformalQuantile, Correction, Drift, RatioQuantile, ReplicaSpeed
+from dask_fmware.profile.correction import Correction, ReplicaSpeed
+from dask_fmware.profile.drift import Drift
 from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.quantiles import ConformalQuantile, RatioQuantile
 from dask_fmware.profile.record import LiveProfile, fingerprint
 from dask_fmware.runtime.handover import HandOver
 from dask_fmware.spec.deployment import Latency

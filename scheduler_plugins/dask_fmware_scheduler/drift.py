@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
-from dask_fmware.profile.correction import Drift
+from dask_fmware.profile.drift import Drift
 from dask_fmware.runtime import Action, Event
 
 if TYPE_CHECKING:

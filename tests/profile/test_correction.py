@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_fmware.errors import SpecError
-from dask_fmware.profile.correction import ConformalQuantile, Correction, Drift, DriftDetector, load_band
+from dask_fmware.profile.correction import Correction
+from dask_fmware.profile.drift import Drift, DriftDetector
 from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.quantiles import ConformalQuantile, load_band
 
 LAW = StepLaw.plain(0.01, 1e-4, 1e-3, 0.0)
 
