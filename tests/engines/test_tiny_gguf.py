@@ -110,7 +110,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dask_fmware_workers.engines.tiny_gguf._write", full_disk)
+    monkeypatch.setattr("dask_fmware_workers.engines.tiny_gguf.write_weights", full_disk)
     with pytest.raises(EngineLoadError, match=r"No space left.*XDG_CACHE_HOME"):
         SMALL.write(tmp_path / "model.gguf")
     assert not list(tmp_path.iterdir())

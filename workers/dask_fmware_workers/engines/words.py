@@ -1,6 +1,6 @@
 """The vocabulary of tiny models: common English words, word endings and letter pairs.
 
-It owns the list from which `tiny_gguf` builds a tokenizer, and knows nothing of files or weights. The
+It owns the list from which `tiny_weights` builds a tokenizer, and knows nothing of files or weights. The
 words come first in rough order of use, because a tiny model draws earlier words more often. Letter
 pairs and endings exist so that a word that is missing here still costs about one token for each two
 letters; every other character falls back to its UTF-8 bytes.
