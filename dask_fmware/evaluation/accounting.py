@@ -12,7 +12,7 @@ from dask_fmware.client.session import Outcome
 from dask_fmware.evaluation.costs import Prices
 from dask_fmware.evaluation.record import CallFigures, Record
 from dask_fmware.evaluation.recorder import describe
-from dask_fmware.evaluation.scorers import Judge
+from dask_fmware.evaluation.scoring import Judge
 from dask_fmware.model.completion import Completion
 from dask_fmware.model.report import RunReport
 

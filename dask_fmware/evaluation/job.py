@@ -9,8 +9,9 @@ from typing import Any
 from dask_fmware.compile.collection import BoundWorkflow, WorkflowFunction
 from dask_fmware.errors import SpecError, UnknownModelError
 from dask_fmware.evaluation.fingerprint import workflow_fingerprint
+from dask_fmware.evaluation.given_scorers import as_scorers
 from dask_fmware.evaluation.output.manifest import Manifest
-from dask_fmware.evaluation.scorers import ANSWER, Judge, Scorer, as_scorers
+from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer
 from dask_fmware.evaluation.sources.source import DataError, Row, Source, shown
 from dask_fmware.spec.record import did_you_mean
 from dask_fmware.spec.slo import SLO

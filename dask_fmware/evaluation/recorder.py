@@ -9,7 +9,7 @@ from functools import partial
 
 from dask_fmware.evaluation.output import Output
 from dask_fmware.evaluation.record import Record
-from dask_fmware.evaluation.scorers import Scorer
+from dask_fmware.evaluation.scoring import Scorer
 from dask_fmware.evaluation.sources.source import Row
 from dask_fmware.evaluation.threads import to_its_end
 

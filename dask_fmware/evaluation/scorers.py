@@ -14,17 +14,16 @@ the usual ones. A scorer that raises costs the row its score and nothing else.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.fingerprint import code_fingerprint
+from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer, as_number
 from dask_fmware.evaluation.sources.source import digest, shown
 
 if TYPE_CHECKING:
@@ -32,52 +31,7 @@ if TYPE_CHECKING:
 
     from dask_fmware.compile.collection import WorkflowFunction
 
-__all__ = ["Judge", "Scorer", "as_scorers", "exact", "fuzzy", "is_json", "judge", "matches", "similarity"]
-
-ANSWER, ROW = "answer", "row"
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ .\-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Scorer:
-    """A function with a name and the columns it takes."""
-
-    name: str
-    function: Callable[..., Any]
-    arguments: tuple[str, ...]  # answer, row or a column, in the order of the function's own
-    fingerprint: str
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the data that it takes."""
-        return tuple(name for name in self.arguments if name not in (ANSWER, ROW))
-
-    def score(self, answer: str, row: Mapping[str, Any]) -> float | None:
-        """Return the score of an answer.
-
-        Raises
-        ------
-        TypeError
-            If the function returns no number.
-        """
-        values = [answer if a == ANSWER else row if a == ROW else row[a] for a in self.arguments]
-        return as_number(self.function(*values))
-
-
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """A workflow that looks at an answer; `judge` makes it."""
-
-    name: str
-    workflow: WorkflowFunction
-    inputs: Mapping[str, str]  # input of the judge -> answer, or a column
-    read: Callable[[Any], float | None]
-    fingerprint: str
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the data that it takes."""
-        return tuple(name for name in self.inputs.values() if name != ANSWER)
+__all__ = ["Judge", "Scorer", "exact", "fuzzy", "is_json", "judge", "matches", "similarity"]
 
 
 def exact(expected: str = "expected", *, ignore_case: bool = False, name: str = "exact") -> Scorer:
@@ -245,82 +199,6 @@ def judge(
 
     fingerprint = digest(["judge", code_fingerprint(workflow), sorted(given.items()), sorted((labels or {}).items())])
     return Judge(name or spec.name, workflow, given, read, fingerprint)
-
-
-def as_scorers(given: Any, columns: Sequence[str]) -> tuple[list[Scorer], list[Judge]]:
-    """Return what a user gave as scorers: one, a list, or a mapping of names to functions.
-
-    Raises
-    ------
-    SpecError
-        If one of them is no scorer, two have one name, or a column is missing.
-    """
-    from dask_fmware.compile.collection import WorkflowFunction
-
-    if given is None:
-        given = []
-    items: list[tuple[str | None, Any]]
-    if isinstance(given, Mapping):
-        items = [(str(name), item) for name, item in given.items()]
-    else:
-        listed = list(given) if isinstance(given, (list, tuple)) else [given]
-        items = [(None, item) for item in listed]
-    made: list[Scorer | Judge] = []
-    for name, item in items:
-        if isinstance(item, (Scorer, Judge)):
-            made.append(_renamed(item, name))
-        elif isinstance(item, WorkflowFunction):
-            made.append(judge(item, name=name))
-        elif callable(item):
-            made.append(_of_function(item, name))
-        else:
-            raise SpecError(f"a scorer is a function, one of fm.scorers, or a workflow, not a {type(item).__name__}")
-    names = [item.name for item in made]
-    for scorer in made:
-        if names.count(scorer.name) > 1:
-            raise SpecError(f"two scorers are named '{scorer.name}'; name them: scorers={{'name': scorer, ...}}")
-        if not NAME.fullmatch(scorer.name):
-            raise SpecError(f"scorer '{scorer.name}': a name is made of letters, digits, spaces, '_', '-' and '.'")
-        for column in scorer.columns:
-            if column not in columns:
-                raise SpecError(
-                    f"scorer '{scorer.name}' takes column '{column}', which the data does not have "
-                    f"(columns: {shown(columns)})"
-                )
-    return [s for s in made if isinstance(s, Scorer)], [s for s in made if isinstance(s, Judge)]
-
-
-def as_number(value: Any) -> float | None:
-    """Return a score as a number, or None; TypeError if it is neither."""
-    if hasattr(value, "item"):
-        value = value.item()
-    if value is None:
-        return None
-    if not isinstance(value, (bool, int, float)):
-        raise TypeError(f"a score is a number, a truth value or None, not a {type(value).__name__}")
-    number = float(value)
-    if not math.isfinite(number):
-        raise TypeError(f"a score is a finite number, not {number}")
-    return number
-
-
-def _of_function(function: Callable[..., Any], name: str | None) -> Scorer:
-    called = str(name or getattr(function, "__name__", type(function).__name__))
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"scorer '{called}': its arguments cannot be found out: {error}; wrap it in a def") from error
-    unnamed = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    wanted = [p.name for p in parameters if p.default is p.empty and p not in unnamed]
-    if not wanted:
-        raise SpecError(f"scorer '{called}' takes no argument; give it 'answer', 'row' or names of columns")
-    return Scorer(called, function, tuple(wanted), digest(["function", code_fingerprint(function)]))
-
-
-def _renamed(scorer: Scorer | Judge, name: str | None) -> Scorer | Judge:
-    from dataclasses import replace
-
-    return scorer if name is None else replace(scorer, name=name)
 
 
 def _words(text: str) -> str:

@@ -1,0 +1,79 @@
+"""Scorers as users give them: functions, workflows and ready ones, alone, in a list or by name."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dask_fmware.errors import SpecError
+from dask_fmware.evaluation.fingerprint import code_fingerprint
+from dask_fmware.evaluation.scorers import judge
+from dask_fmware.evaluation.scoring import Judge, Scorer
+from dask_fmware.evaluation.sources.source import digest, shown
+
+__all__ = ["as_scorers"]
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ .\-]*")
+
+
+def as_scorers(given: Any, columns: Sequence[str]) -> tuple[list[Scorer], list[Judge]]:
+    """Return what a user gave as scorers: one, a list, or a mapping of names to functions.
+
+    Raises
+    ------
+    SpecError
+        If one of them is no scorer, two have one name, or a column is missing.
+    """
+    from dask_fmware.compile.collection import WorkflowFunction
+
+    if given is None:
+        given = []
+    items: list[tuple[str | None, Any]]
+    if isinstance(given, Mapping):
+        items = [(str(name), item) for name, item in given.items()]
+    else:
+        listed = list(given) if isinstance(given, (list, tuple)) else [given]
+        items = [(None, item) for item in listed]
+    made: list[Scorer | Judge] = []
+    for name, item in items:
+        if isinstance(item, (Scorer, Judge)):
+            made.append(_renamed(item, name))
+        elif isinstance(item, WorkflowFunction):
+            made.append(judge(item, name=name))
+        elif callable(item):
+            made.append(_of_function(item, name))
+        else:
+            raise SpecError(f"a scorer is a function, one of fm.scorers, or a workflow, not a {type(item).__name__}")
+    names = [item.name for item in made]
+    for scorer in made:
+        if names.count(scorer.name) > 1:
+            raise SpecError(f"two scorers are named '{scorer.name}'; name them: scorers={{'name': scorer, ...}}")
+        if not NAME.fullmatch(scorer.name):
+            raise SpecError(f"scorer '{scorer.name}': a name is made of letters, digits, spaces, '_', '-' and '.'")
+        for column in scorer.columns:
+            if column not in columns:
+                raise SpecError(
+                    f"scorer '{scorer.name}' takes column '{column}', which the data does not have "
+                    f"(columns: {shown(columns)})"
+                )
+    return [s for s in made if isinstance(s, Scorer)], [s for s in made if isinstance(s, Judge)]
+
+
+def _of_function(function: Callable[..., Any], name: str | None) -> Scorer:
+    called = str(name or getattr(function, "__name__", type(function).__name__))
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"scorer '{called}': its arguments cannot be found out: {error}; wrap it in a def") from error
+    unnamed = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    wanted = [p.name for p in parameters if p.default is p.empty and p not in unnamed]
+    if not wanted:
+        raise SpecError(f"scorer '{called}' takes no argument; give it 'answer', 'row' or names of columns")
+    return Scorer(called, function, tuple(wanted), digest(["function", code_fingerprint(function)]))
+
+
+def _renamed(scorer: Scorer | Judge, name: str | None) -> Scorer | Judge:
+    return scorer if name is None else replace(scorer, name=name)
