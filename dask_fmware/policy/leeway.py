@@ -22,7 +22,7 @@ WIDER = 0.002  # for an urgent call with time to spare
 FIRST_WIDER = 0.02  # the same as long as none has been tight
 NARROWER = 0.1  # for a tight one
 FOR_URGENT = 0.4  # share of a batch that is kept for urgent calls at leeway 0
-LEAST_KEPT = 0.1  # the same at the widest
+LEAST_KEPT = 0.125  # the same at the widest: a slot of eight
 SPARE = 0.2  # of the slack of typical urgent calls that background calls may use up at leeway 0
 
 

@@ -10,6 +10,7 @@ import pytest
 from dask_fmware.policy import Bind, Park, Wait, create_policy
 from dask_fmware.policy.leeway import FOR_URGENT, LEAST_KEPT, SPARE, Leeway
 from dask_fmware.policy.slack import Slack
+from dask_fmware.policy.typical import open_slots
 from tests.policy.views import FAST, SLOW, call, draws, replica
 
 CALL = call(submitted=10.0, runnable_at=10.0, deadline=12.0, own_s=0.5)
@@ -25,6 +26,7 @@ def test_it_widens_while_urgent_calls_have_time_to_spare_up_to_nearly_all() -> N
         seen.append(leeway.kept)
     assert seen == sorted(seen, reverse=True)
     assert (leeway.kept, leeway.spare) == (pytest.approx(LEAST_KEPT), inf)
+    assert open_slots(replica("r", slots=8), leeway.kept) == 7, "an engine of eight slots keeps one for urgent calls"
 
 
 def test_it_closes_while_urgent_calls_are_tight_or_lost() -> None:
