@@ -61,15 +61,17 @@ class Typical:
         room
             Replicas with room, to which a typical call may go instead if it is in time there.
         """
-        if replica.slots == 1 or replica.running >= open_slots(replica, kept):
+        if replica.slots == 1:
             return False
+        stays_open = replica.running < open_slots(replica, kept)
         is_known = False
         for answers in (False, True):
             typical = self._means.get((replica.model, answers))
             if typical is None:
                 continue
             is_known = True
-            if _in_time(typical, replica, spare, now) is False and not any(
+            in_time = _in_time(typical, replica, spare, now)
+            if not (stays_open if in_time is None else stays_open and in_time) and not any(
                 _in_time(typical, other, spare, now)
                 for other in room
                 if other is not replica and other.running < open_slots(other, kept)
