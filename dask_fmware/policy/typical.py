@@ -55,7 +55,7 @@ class Typical:
         replica
             Where that call would go.
         kept
-            Share of its slots that is left to urgent calls.
+            Share of its slots that is left to urgent calls, there or on another replica that has time for them.
         spare
             Share of the slack of a typical call that may be used up.
         room
@@ -70,12 +70,10 @@ class Typical:
             if typical is None:
                 continue
             is_known = True
-            in_time = _in_time(typical, replica, spare, now)
-            if not (stays_open if in_time is None else stays_open and in_time) and not any(
-                _in_time(typical, other, spare, now)
-                for other in room
-                if other is not replica and other.running < open_slots(other, kept)
-            ):
+            if stays_open and _in_time(typical, replica, spare, now) is not False:
+                continue
+            others = (other for other in room if other is not replica and other.running < open_slots(other, kept))
+            if not any(_in_time(typical, other, spare, now) for other in others):
                 return False
         return is_known
 

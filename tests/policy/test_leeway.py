@@ -123,6 +123,19 @@ def test_a_job_may_make_a_replica_too_slow_for_urgent_calls_if_another_has_time_
     assert isinstance(slack.choose(JOB, [full, replace(free, stretch=2.0)], 13.0), Wait), "no time there either"
 
 
+def test_the_slots_that_a_job_leaves_may_all_be_on_a_replica_that_urgent_calls_can_use() -> None:
+    """At leeway 0 it leaves 0.4 of eight: three. A slow replica has no time for these urgent calls."""
+    slack = _beside_urgent_calls()
+    nearly, open_, slow = (
+        replica("nearly", slots=8, running=7),
+        replica("fast", slots=8, running=4),
+        replica("fast", slots=8, running=4, latency=SLOW),
+    )
+    assert slack.choose(JOB, [nearly, open_], 13.0) == Bind("tcp://nearly", "no urgent call needs the replica", inf)
+    assert isinstance(slack.choose(JOB, [nearly, replace(open_, running=5)], 13.0), Wait)
+    assert isinstance(slack.choose(JOB, [nearly, replace(slow, running=5)], 13.0), Wait)
+
+
 def test_a_job_that_waits_for_long_has_one_start_in_a_hundred_on_the_slowest_replica() -> None:
     fleet = [replica("fast", slots=8, running=5), replica("slow", slots=8, running=5, latency=SLOW)]
     slack, job, starts = _beside_urgent_calls(), replace(JOB, runnable_at=0.0), 0
