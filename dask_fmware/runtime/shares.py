@@ -19,7 +19,7 @@ from typing import TypeAlias
 __all__ = ["Level", "Shares"]
 
 AWAY = 10.0  # objectives without a submission after which a tenant claims no share
-ASKED = 3.0  # objectives over which what a tenant asks for is averaged
+ASKED = 2.0  # objectives over which what a tenant asks for is averaged
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
 Level: TypeAlias = tuple[int, bool]

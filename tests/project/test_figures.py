@@ -17,7 +17,7 @@ OVERHEAD = (
 
 FIGURES = (
     *(("README.md", said, "overhead", found) for said, found in OVERHEAD),
-    ("README.md", "tight objectives, simulated | 83 to 28 % | 0.4 to 1.1 |", "batch_beside", "1.1 (0.8 to 1.4) | 0.28"),
+    ("README.md", "tight objectives, simulated | 78 to 38 % | 0.0 to 1.3 |", "batch_beside", "1.3 (0.9 to 1.9) | 0.38"),
     ("README.md", "two seeds | 85 to 94 % | 0.0 to 0.5 |", "batch_beside_real", "0.995 | 0.5 |"),
     ("README.md", "some 7 ms after it (13 to 16", "handover", "20 to 200 ms | one ahead | 7.0 ms | 15.9 ms"),
     ("docs/engines.md", "first token +1.7 ms with [llama.cpp]", "hosting_llama.cpp", "p50 1.66 ms"),
@@ -32,7 +32,7 @@ FIGURES = (
     ("DESIGN.md", "latency 33 % before and 23 % after", "slowed_replica", "| 16.4% | 0.661 s | 0.688 s | 22.7%"),
     ("DESIGN.md", "run at 93 % of what the engines alone", "evaluation_throughput", "**93.4%**"),
     ("DESIGN.md", "| 89 % for 0.5 points | 85 % for 0.3 points |", "batch_beside_real", "| 7.1 | 85% |"),
-    ("DESIGN.md", "| six | 95 % for 0.0 | 93 % for 0.0 | 93 % for 0.0 |", "batch_beside", "0.95 (0.94 to 0.96)"),
+    ("DESIGN.md", "| six | 95 % for 0.0 | 92 % for 0.1 | 94 % for 0.1 |", "batch_beside", "0.94 (0.91 to 0.97)"),
     ("DESIGN.md", "loses 1.9, 1.3 and 4.3 points", "slack_fairness", "-0.043 (-0.081 to -0.016)"),
     ("DESIGN.md", "0.533 in time", "slack_overload", "| slack | 0.533 |"),
     ("DESIGN.md", "0.974 (RAG) and 0.952 (shopping)", "slack_paper_deterministic", "0.724 to 0.749 | 0.974"),
