@@ -71,6 +71,10 @@ class Apart:
         kept = self._kept.get(model)
         return kept[0] if kept else None
 
+    def give_up(self, model: str) -> list[str]:
+        """Let no call of a model wait any more; return their ids."""
+        return list(self._waiting.pop(model, ()))
+
     def next(self, model: str) -> tuple[str, ReplicaState] | None:
         """Take out the first call for which a replica is empty, or None."""
         there = self._waiting.get(model)

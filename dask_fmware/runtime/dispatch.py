@@ -184,6 +184,14 @@ class Dispatcher:
         self._fleet.changed(state)
         return self.serve(state, now)
 
+    def give_up(self, model: str) -> list[CallRecord]:
+        """Let no call of a model wait centrally any more; return them, in the order of the policy."""
+        queue, ids = self._queues.pop(model, None), self._apart.give_up(model)
+        while queue is not None and (ticket := queue.pop()) is not None:
+            ids.append(ticket[2])
+        self._waiting.difference_update(ids)
+        return [self._runs.calls[call_id] for call_id in ids]
+
     def reorder(self, model: str) -> None:
         """Look anew at the held calls of a model: by now it is known how long they take."""
         queue = self._queues.pop(model, None)

@@ -25,6 +25,7 @@ from dask_fmware.runtime.events import (
     CallWithdrawn,
     Event,
     FirstToken,
+    ModelAbandoned,
     Overdue,
     ReplicaDraining,
     ReplicaGone,
@@ -45,7 +46,7 @@ _EVENTS: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind)
     for kind in (
         RunSubmitted, CallRunnable, CallWithdrawn, CallDropped, RunEnded, RunDropped, ReplicaReady, ReplicaGone,
-        ReplicaDraining, Branched, FirstToken, AttemptEnded, Overdue, StepsTimed, Tick,
+        ReplicaDraining, ModelAbandoned, Branched, FirstToken, AttemptEnded, Overdue, StepsTimed, Tick,
     )
 }  # fmt: skip
 

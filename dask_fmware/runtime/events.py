@@ -17,6 +17,7 @@ __all__ = [
     "CallWithdrawn",
     "Event",
     "FirstToken",
+    "ModelAbandoned",
     "Overdue",
     "ReplicaDraining",
     "ReplicaGone",
@@ -97,6 +98,14 @@ class ReplicaDraining:
 
 
 @immutable
+class ModelAbandoned:
+    """No replica of a model will come as things stand, and why; an empty reason takes that back."""
+
+    model: str
+    reason: str
+
+
+@immutable
 class Tick:
     """`Machine.wake_at` has come."""
 
@@ -111,6 +120,7 @@ Event: TypeAlias = (
     | ReplicaReady
     | ReplicaGone
     | ReplicaDraining
+    | ModelAbandoned
     | Branched
     | FirstToken
     | AttemptEnded

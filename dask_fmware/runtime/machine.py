@@ -11,13 +11,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from dask_fmware.errors import AttemptsExhaustedError, OutputFormatError
+from dask_fmware.errors import AttemptsExhaustedError, EngineLoadError, OutputFormatError
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.report import CallState, RunReport
 from dask_fmware.policy.protocol import CallView, Policy
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.runtime import attempts
-from dask_fmware.runtime.actions import Action, Hold, Refuse, Skip
+from dask_fmware.runtime.actions import Action, Fail, Hold, Refuse, Skip
 from dask_fmware.runtime.admission import ModelLimits, refusal
 from dask_fmware.runtime.assigning import Assigner
 from dask_fmware.runtime.dispatch import Dispatcher
@@ -29,6 +29,7 @@ from dask_fmware.runtime.events import (
     CallWithdrawn,
     Event,
     FirstToken,
+    ModelAbandoned,
     Overdue,
     ReplicaDraining,
     ReplicaGone,
@@ -113,6 +114,7 @@ class Machine:
         self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views, self.to_come, assigner, max_attempts)
         self.max_attempts = max_attempts
         self.max_held = max_held
+        self._abandoned: dict[str, str] = {}  # model that nobody will serve -> why
         self._lessons = Lessons(self.fleet, self.knowledge, predicts)
         self._arrivals = 0
 
@@ -164,6 +166,8 @@ class Machine:
                 return self._replica_gone(event.replica_id, event.reason, now)
             case ReplicaDraining():
                 return self._replica_draining(event.replica_id, event.draining, now)
+            case ModelAbandoned():
+                return self._model_abandoned(event)
             case Tick():
                 return self.dispatcher.look(now)
         assert_never(event)
@@ -283,6 +287,8 @@ class Machine:
         deadline, objective = run.deadline, run.plan.objective
         if deadline is not None and objective is not None and objective.on_miss == "reject" and now > deadline:
             return [attempts.reject(call, f"{now - deadline:.3f} s past the deadline of its run")]
+        if self._abandoned and call.node.model in self._abandoned:
+            return [self._unserved(call)]
         call.parked = False
         actions = self.dispatcher.arrive(call, now)
         if report.state in ("held", "queued"):
@@ -348,6 +354,7 @@ class Machine:
             return []
         lost = self._replica_gone(replica.replica_id, "it started again", now) if known is not None else []
         self.fleet.add(replica)
+        self._abandoned.pop(replica.model, None)
         if self.views.replicas_changed(replica.model):
             self.dispatcher.reorder(replica.model)
         return [*lost, *self.dispatcher.offer((replica.model,), now)]
@@ -372,3 +379,18 @@ class Machine:
             return []
         self.fleet.drain(state, draining)
         return self.dispatcher.rehold(state, now) if draining else self.dispatcher.serve(state, now)
+
+    def _model_abandoned(self, event: ModelAbandoned) -> list[Action]:
+        self._abandoned.pop(event.model, None)
+        if not event.reason or self.fleet.of(event.model):
+            return []
+        self._abandoned[event.model] = event.reason
+        return [self._unserved(call) for call in self.dispatcher.give_up(event.model)]
+
+    def _unserved(self, call: CallRecord) -> Fail:
+        model = call.node.model or ""
+        error = EngineLoadError(
+            f"workflow '{call.run.plan.workflow}', node '{call.node.name}': no replica of model '{model}' will come: "
+            f"{self._abandoned[model]}"
+        )
+        return attempts.fail(call, error)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dask_fmware.model.messages import PROTOCOL_VERSION, ReplicaFailed, ReplicaReady, check_version
+from dask_fmware.model.replica import MODEL_LABEL, read_label
 from dask_fmware.runtime import ReplicaReady as ReplicaIsReady
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Arrivals:
     def __init__(self, router: ReplicaRouter) -> None:
         self._router = router
         self.failed: dict[str, dict[str, Any]] = {}  # worker -> what it said of its replica
+        self.changed: Callable[[str], None] = lambda model: None  # told of models whose workers have changed
 
     def rpcs(self) -> Mapping[str, Callable[..., Any]]:
         """What workers tell and want answered."""
@@ -44,6 +46,8 @@ class Arrivals:
 
     async def greet(self, worker: str) -> None:
         """Ask a worker for its replica, in case it announced itself before the router was there."""
+        if (model := read_label(self._router.dask.resources(worker), MODEL_LABEL)) is not None:
+            self.changed(model)
         rpc = self._router.dask.scheduler.rpc(worker)
         try:
             answer = await asyncio.wait_for(rpc.fmware_hello(version=PROTOCOL_VERSION), GREETING_S)
@@ -67,7 +71,8 @@ class Arrivals:
 
     def left(self, worker: str) -> None:
         """A worker is gone, and what it said with it."""
-        self.failed.pop(worker, None)
+        if (said := self.failed.pop(worker, None)) is not None:
+            self.changed(said["model"])
 
     def _on_failed(self, worker: str, **message: Any) -> None:
         failed = ReplicaFailed.from_wire(message)
@@ -77,3 +82,4 @@ class Arrivals:
         logger.warning("Replica %s of model %s failed: %s", failed.name, failed.model, failed.error)
         self.failed[worker] = asdict(failed)
         self._router.replica_gone(worker, failed.error)
+        self.changed(failed.model)

@@ -109,6 +109,10 @@ class SchedulerInternals:
 
     # -- workers: Scheduler.workers, running, rpc, worker_send -----------------------------------
 
+    def workers(self) -> list[str]:
+        """Addresses of the registered workers."""
+        return list(self.scheduler.workers)
+
     def resources(self, worker: str) -> dict[str, float]:
         """Declared resources of a worker, which serve as labels."""
         state = self.scheduler.workers.get(worker)

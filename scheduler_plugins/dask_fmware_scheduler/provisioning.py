@@ -53,6 +53,7 @@ class ProvisioningService:
         self._asked_at = 0.0
         self._error = ""
         self._busy = asyncio.Lock()
+        self.began: Callable[[], None] = lambda: None  # told when somebody begins to start and stop replicas
 
     def rpcs(self) -> Mapping[str, Callable[..., Any]]:
         """What executors and clients ask."""
@@ -66,6 +67,11 @@ class ProvisioningService:
         """Watch demand from the start, so that the first plan knows it."""
         self._demand = Demand(self._router.machine)
         self._router.machine.observers.append(self)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody starts and stops replicas."""
+        return self._planner is not None
 
     def close(self) -> None:
         """Forget; replicas on leave come back by themselves."""
@@ -176,6 +182,7 @@ class ProvisioningService:
         self._watch.tell_again()
         self._manager = manager
         logger.info("Provisioner %s decides by %s", manager, options.mode)
+        self.began()
 
     async def _look(self, requested: Sequence[Mapping[str, Any]], pools: Sequence[Sequence[Any]]) -> dict[str, Any]:
         assert self._planner is not None

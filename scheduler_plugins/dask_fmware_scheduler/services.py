@@ -18,6 +18,7 @@ from dask_fmware_scheduler.provisioning import ProvisioningService
 from dask_fmware_scheduler.recorder import Recorder
 from dask_fmware_scheduler.reporting import Reporting
 from dask_fmware_scheduler.traces import Traces
+from dask_fmware_scheduler.unserved import Unserved
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
@@ -55,5 +56,6 @@ SERVICES: tuple[Callable[[ReplicaRouter], Service], ...] = (
     Traces,
     ProvisioningService,
     Reporting,
+    Unserved,
 )
 """Makers of services, in the order in which they start."""

@@ -17,6 +17,7 @@ from dask_fmware.runtime import (
     CallRunnable,
     CallWithdrawn,
     FirstToken,
+    ModelAbandoned,
     Overdue,
     ReplicaDraining,
     ReplicaGone,
@@ -207,6 +208,10 @@ class World(RuleBasedStateMachine):
     @rule(pick=PICK, draining=st.booleans())
     def a_replica_drains(self, pick: int, draining: bool) -> None:
         self.shell.drain(self.one(list(self.shell.replicas), pick), draining)
+
+    @rule(model=st.sampled_from(["small", "large"]), reason=st.sampled_from(["", "its file is missing"]))
+    def a_model_is_abandoned(self, model: str, reason: str) -> None:
+        self.shell.send(ModelAbandoned(model, reason))
 
     @precondition(lambda self: self.shell.replicas)
     @rule(pick=PICK, how=st.sampled_from(["dead", "paused"]))
