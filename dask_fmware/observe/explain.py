@@ -169,7 +169,7 @@ def _words(
                 named = ", ".join(f"{n.workflow}.{n.node} x{n.attempts}" for n in neighbours[:SHOWN])
                 rest = sum(n.attempts for n in neighbours[SHOWN:])
                 said.append(f"Meanwhile that card ran {named}{f' and {rest} more' if rest else ''}.")
-            if worst.reason:
+            if worst.reason and worst.reason not in report.reason:
                 said.append(f"The router said: {worst.reason}.")
         case "run":
             predicted = f", predicted {worst.predicted_s:.3f} s to its end" if worst.predicted_s is not None else ""
@@ -178,7 +178,7 @@ def _words(
                 f"it took {worst.actual_s:.3f} s where an idle replica of the fastest kind takes "
                 f"{worst.ideal_s:.3f} s{predicted} ({lost} lost)."
             )
-            if worst.reason:
+            if worst.reason and worst.reason not in report.reason:
                 said.append(f"It was put there since: {worst.reason}.")
         case "lost":
             said.append(

@@ -40,6 +40,7 @@ async def test_a_run_that_waits_and_one_that_comes_later_fail_with_the_reason() 
         report = await fm.report(later)
         assert report.data.state == "failed"
         assert "small-cpu-0 gave up" in report.data.reason
+        assert str(await fm.explain(later)).count("small-cpu-0 gave up") == 1
 
 
 class _Gate(ScriptedEngine):
