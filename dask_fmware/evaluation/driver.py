@@ -16,7 +16,7 @@ from distributed import Client
 
 from dask_fmware.client.install import installed_status
 from dask_fmware.client.session import Outcome, Session
-from dask_fmware.errors import FMwareError, RuntimeFaultError
+from dask_fmware.errors import EngineLoadError, FMwareError, RuntimeFaultError
 from dask_fmware.evaluation.accounting import add_answer, add_verdict
 from dask_fmware.evaluation.capacity import Capacity
 from dask_fmware.evaluation.feed import Feed
@@ -118,7 +118,7 @@ class Driver:
         DataError
             If the data cannot be read on.
         RuntimeFaultError
-            If the scheduler is lost, or has no runtime.
+            If the scheduler is lost or has no runtime, or a model that is needed will not be served.
         """
         await self._look()
         self._job.check_models(self._capacity.models)
@@ -140,8 +140,10 @@ class Driver:
             left = [feeding, *self._rows, *beside]
             for task in left:
                 task.cancel()
-            await to_their_end(left)
-            self._tell(self._progress())
+            try:
+                await to_their_end(left)
+            finally:  # also if this is cancelled once more
+                self._tell(self._progress())
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -214,7 +216,7 @@ class Driver:
         objective = self._objective(flight)
         flight.is_urgent = objective is not None
         flight.run = asyncio.ensure_future(self._session.outcome(self._job.bind(flight.row, objective)))
-        return await flight.run
+        return _served(await flight.run)
 
     async def _judge(self, flight: _Flight) -> None:
         if not self._job.judges:
@@ -228,7 +230,7 @@ class Driver:
             for task in judging:  # where one is lost, the others are not waited for
                 task.cancel()
         for judge, outcome in zip(self._job.judges, outcomes, strict=True):
-            add_verdict(flight.record, judge, outcome, self._capacity.prices)
+            add_verdict(flight.record, judge, _served(outcome), self._capacity.prices)
 
     def _count(self, flight: _Flight) -> None:
         record = flight.record
@@ -311,5 +313,12 @@ class Driver:
         )
 
 
+def _served(outcome: Outcome) -> Outcome:
+    """Return what came of a run, unless no other row can be served either."""
+    if isinstance(outcome.error, EngineLoadError):
+        raise RuntimeFaultError(str(outcome.error)) from outcome.error
+    return outcome
+
+
 def _resumable(error: RuntimeFaultError) -> RuntimeFaultError:
-    return RuntimeFaultError(f"{error}; all recorded rows are safe: start the cluster, and run the same again to go on")
+    return RuntimeFaultError(f"{error}; all recorded rows are safe: see to the cluster and run the same again to go on")

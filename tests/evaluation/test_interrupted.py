@@ -132,6 +132,17 @@ async def test_a_scheduler_that_is_lost_is_said_and_loses_nothing(tmp_path: Path
         assert 0 < seen[-1] < 300
 
 
+async def test_a_model_that_will_not_be_served_ends_an_evaluation_and_costs_no_row(tmp_path: Path) -> None:
+    document = deployment("small")
+    document["models"]["small"] |= {"engine": "llama.cpp", "arguments": {"gguf": "/nowhere/model.gguf"}}
+    async with InProcessCluster(document, wait=False) as cluster:
+        with pytest.raises(RuntimeFaultError, match=r"no replica of model 'small' will come.*recorded rows are safe"):
+            await evaluate(cluster, ask, data(20), tmp_path / "out")
+    async with InProcessCluster(deployment("small")) as cluster:
+        done = await evaluate(cluster, ask, data(20), tmp_path / "out")
+        assert (done.summary.rows, done.summary.errors) == (20, 0)
+
+
 @pytest.mark.parametrize("cancellations", [1, 3])
 async def test_an_evaluation_that_is_cancelled_while_its_output_opens_lets_go_of_it(
     cluster: InProcessCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancellations: int
