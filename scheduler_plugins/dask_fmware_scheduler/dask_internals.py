@@ -79,8 +79,9 @@ class SchedulerInternals:
 
         A span remembers every collection and every group of tasks it had, and work that comes to an idle cluster
         makes a new span. Spans that a user has opened are left alone, and those of results that somebody holds:
-        further tasks of their groups are looked for there. `key_split` remembers 100,000 keys. Work stealing remembers
-        each worker that ever was, with all that it ever held.
+        further tasks of their groups are looked for there. A computation remembers its groups, too, and on a cluster
+        that is never idle there is but one. `key_split` remembers 100,000 keys. Work stealing remembers each worker
+        that ever was, with all that it ever held.
         """
         stealing = self.scheduler.extensions.get("stealing")
         for book in (stealing.in_flight_occupancy, stealing.in_flight_tasks) if stealing is not None else ():
@@ -90,6 +91,9 @@ class SchedulerInternals:
             key_split.cache_clear()
         spans, current = self.scheduler.extensions.get("spans"), set(self.scheduler.task_groups.values())
         defaults = spans.spans_search_by_name.get(_DEFAULT, []) if spans is not None else []
+        for computation in self.scheduler.computations:
+            if len(computation.groups) > KEPT:
+                computation.groups &= current
         for span in defaults[-KEPT:]:
             if span._metadata is not None:
                 del span._metadata["collections"][:-KEPT]

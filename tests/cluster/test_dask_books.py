@@ -69,8 +69,10 @@ async def test_what_dask_remembers_of_finished_work_is_bounded(
         await cluster.until(lambda: len(cluster.scheduler.tasks) == 1)
     [span] = [span for span in spans.spans.values() if not span.done]
     assert (len(span._metadata["collections"]), len(span.groups)) == (6, 6)
+    assert len(cluster.scheduler.computations[-1].groups) == 6, "one computation, as the cluster was never idle"
     dask.forget_finished_work()
     assert (len(span._metadata["collections"]), len(span.groups)) == (3, 1)
+    assert len(cluster.scheduler.computations[-1].groups) == 1
     assert span in spans.spans.values()
     await waiting.cancel()
 
