@@ -75,7 +75,8 @@ def stop_servers() -> None:
 def listens(port: int) -> bool:
     """Whether somebody takes connections on a port of this machine."""
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        taken = probe.connect_ex(("127.0.0.1", port)) == 0
+        return taken and probe.getsockname() != probe.getpeername()  # a connection to itself is none
 
 
 def free_port() -> int:

@@ -138,6 +138,17 @@ async def test_vllm_counts_only_where_the_context_is_in_doubt() -> None:
     assert [asked.path for asked in stub.seen] == ["/v1/completions", "/tokenize"]
 
 
+async def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with stubbed("vllm", text="fine") as (engine, _):
+        assert text_of(await collect(engine, ask(max_tokens=20))) == "fine"
+
+
 # -- money and keys ------------------------------------------------------------------------------
 
 

@@ -26,7 +26,8 @@ import http.server, json, os, sys
 port, model = int(sys.argv[sys.argv.index("--port") + 1]), sys.argv[sys.argv.index("--served-model-name") + 1]
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        refused = self.path != "/metrics" and self.headers["Authorization"] != "Bearer " + os.environ["VLLM_API_KEY"]
+        known = self.headers["Authorization"] == "Bearer " + os.environ["VLLM_API_KEY"]
+        refused = not known and self.path not in ("/health", "/metrics")
         body = 'vllm:kv_cache_usage_perc{engine="0"} 0.5\\n' if self.path == "/metrics" else json.dumps(
             {"data": [{"id": model}]})
         self.send_response(401 if refused else 200)
@@ -36,6 +37,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *words):
         pass
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+ECHO = """
+import socket, sys, time
+with socket.create_server(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1]))) as itself:
+    connection, _ = itself.accept()
+    with connection:
+        connection.sendall(connection.recv(65536))
+time.sleep(1)
 """
 OWNER = """
 import os, subprocess, sys
@@ -147,6 +156,17 @@ async def test_it_serves_until_the_server_ends_and_says_so_when_asked_for_its_st
     finally:
         await engine.close()
     assert engine.process_id is None
+
+
+async def test_a_connection_that_was_made_to_itself_is_no_server(model: str, server: Any) -> None:
+    pytest.importorskip("openai")
+    server(ECHO + STUB)
+    engine = VllmServeEngine(model=model)
+    try:
+        await engine.start()
+        assert engine.capabilities.engine == "vllm-serve"
+    finally:
+        await engine.close()
 
 
 def has_ended(engine: VllmServeEngine) -> bool:

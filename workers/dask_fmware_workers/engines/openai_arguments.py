@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from dask_fmware.errors import DeploymentError
 
-__all__ = ["checked_prices", "checked_url"]
+__all__ = ["checked_prices", "checked_url", "needs_no_proxy"]
 
 PRICES = ("input", "cached_input", "output")
 
@@ -34,6 +35,20 @@ def checked_url(base_url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise DeploymentError(f"openai: base_url={base_url!r} is no http or https address, such as http://host:8000/v1")
     return base_url
+
+
+def needs_no_proxy(base_url: str) -> bool:
+    """Whether an address is plain HTTP to this very machine, which no proxy of the environment could reach.
+
+    >>> needs_no_proxy("http://127.0.0.1:8000/v1"), needs_no_proxy("https://api.example.com/v1")
+    (True, False)
+    """
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    try:
+        return parts.scheme == "http" and (host == "localhost" or ip_address(host).is_loopback)
+    except ValueError:
+        return False
 
 
 def checked_prices(prices: Mapping[str, float] | None) -> dict[str, float] | None:

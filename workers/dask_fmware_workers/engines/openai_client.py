@@ -16,6 +16,7 @@ from typing import Any
 from dask_fmware.errors import EngineCrashedError, EngineLoadError, FMwareError
 from dask_fmware.model.engine import Delta, Request
 from dask_fmware_workers.engines.api_key import ApiKey
+from dask_fmware_workers.engines.openai_arguments import needs_no_proxy
 from dask_fmware_workers.engines.openai_dialects import Answer, Dialect
 from dask_fmware_workers.engines.openai_faults import fault_of
 
@@ -68,6 +69,7 @@ class OpenAIClient:
             api_key=key or "none",  # without one, the client would look into the environment
             max_retries=0,
             timeout=self._first_s,
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if needs_no_proxy(self._base_url) else None,
         )
         try:
             async with asyncio.timeout(self._first_s):

@@ -198,7 +198,7 @@ class VllmServeEngine:
                 context_tokens=self._context_tokens,
                 seed=self._seed,
             )
-            await server.until_it_listens(self._load_timeout_s)
+            await server.until_it_serves(self._load_timeout_s)
             await client.start()
         except BaseException:
             await server.end()

@@ -15,10 +15,9 @@ import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from http.client import HTTPException
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from urllib.request import urlopen
 
 from dask_fmware.errors import DeploymentError, EngineLoadError
 from dask_fmware.model.engine import EngineState
@@ -109,8 +108,11 @@ class VllmServer:
                 env=_environment(key),
             )
 
-    async def until_it_listens(self, timeout_s: float) -> None:
-        """Wait until it takes connections.
+    async def until_it_serves(self, timeout_s: float) -> None:
+        """Wait until it says that it is healthy.
+
+        That a connection is taken says nothing: whoever asks often enough for a port that nobody listens on is one day
+        given that very port to ask from, and is connected to itself.
 
         Raises
         ------
@@ -136,9 +138,16 @@ class VllmServer:
                     f"vllm-serve: '{self._model}' was not ready within load_timeout_s={timeout_s:g}; the end of its "
                     f"log: {_shown(_tail(log))}"
                 )
-            if await _listens(self._port):
+            if await self._is_healthy():
                 return
             await asyncio.sleep(POLL_S)
+
+    async def _is_healthy(self) -> bool:
+        try:
+            status, _ = await asyncio.to_thread(_get, self._port, "/health")
+        except (OSError, HTTPException):
+            return False
+        return status == 200
 
     def watch(self) -> None:
         """Read what it counts, for as long as it serves."""
@@ -147,15 +156,10 @@ class VllmServer:
     async def _read_metrics(self) -> None:
         while True:
             try:
-                text = await asyncio.to_thread(_fetch, f"{self.url}/metrics")
-            except (
-                OSError,
-                HTTPException,
-                ValueError,
-            ):  # it ends amid an answer, or has no time: the last state stands
-                pass
-            else:
+                _, text = await asyncio.to_thread(_get, self._port, "/metrics")
                 self.told = _state_of(text)
+            except (OSError, HTTPException, ValueError):
+                pass  # it ends amid an answer, or has no time: the last state stands
             await asyncio.sleep(SCRAPE_S)
 
     async def end(self) -> None:
@@ -196,18 +200,12 @@ def _free_port(wanted: int) -> int:
         return int(probe.getsockname()[1])
 
 
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection(HOST, port)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
-def _fetch(url: str) -> str:
-    with urlopen(url, timeout=5) as answer:
-        return str(answer.read().decode())
+def _get(port: int, path: str) -> tuple[int, str]:
+    """Ask it, whatever proxies the environment names: status and text."""
+    with closing(HTTPConnection(HOST, port, timeout=5)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
 
 
 def _state_of(metrics: str) -> EngineState:
