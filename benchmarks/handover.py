@@ -30,7 +30,7 @@ import dask_fmware as fm
 from benchmarks.support.card_engine import planned_prompt
 from benchmarks.support.environment import environment, write
 from benchmarks.support.timed_engine import read_times
-from dask_fmware.runtime import ahead
+from dask_fmware.runtime.replicas import ahead
 
 STEP_S = 0.01
 WARM_S = 3.0  # in which the runtime learns how long calls and the way to them take

@@ -25,9 +25,10 @@ from rich.progress import Progress
 from benchmarks.support.environment import environment, write
 from dask_fmware.policy.estimate import expected_s
 from dask_fmware.profile.emulation import FIRST, LAST
-from dask_fmware.runtime import Assign, AttemptEnded, Move, attempts
-from dask_fmware.runtime.corrections import Prediction
-from dask_fmware.runtime.slots import Stay
+from dask_fmware.runtime import Assign, AttemptEnded, Move
+from dask_fmware.runtime.learning.corrections import Prediction
+from dask_fmware.runtime.replicas.slots import Stay
+from dask_fmware.runtime.runs import attempts
 from dask_fmware.simulate.course import Live
 from dask_fmware.simulate.replicas import Attempt, VirtualCard
 from dask_fmware.simulate.report import interval

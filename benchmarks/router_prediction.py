@@ -4,9 +4,9 @@
 
 In virtual time, so that nothing but the predictors errs: one replica by a step-time law, calls that come by a Poisson
 process and wait centrally while its slots are taken, as under the router. When a call is given to the replica, `router`
-is `policy.estimate.expected_s`, `finished` the same with what finished calls taught (`runtime.corrections.Pace`), and
-`projection` is `profile.projection.Projection` of the very sequences that run. Nobody knows who will come. Calls that
-start on an idle replica are left out, as all agree there.
+is `policy.estimate.expected_s`, `finished` the same with what finished calls taught
+(`runtime.learning.corrections.Pace`), and `projection` is `profile.projection.Projection` of the very sequences that
+run. Nobody knows who will come. Calls that start on an idle replica are left out, as all agree there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.projection import Projection
 from dask_fmware.profile.quantiles import load_band
 from dask_fmware.profile.replica import Limits, ReplicaLoad, SequenceState
-from dask_fmware.runtime.corrections import Pace, Prediction
+from dask_fmware.runtime.learning.corrections import Pace, Prediction
 from dask_fmware.spec.deployment import Latency
 
 LAWS = {

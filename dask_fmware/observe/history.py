@@ -21,7 +21,7 @@ from dask_fmware.observe.window import ALL, Bucket, Culprit, Ended, NodeTally, W
 from dask_fmware.runtime.actions import Action, Assign, Hold
 from dask_fmware.runtime.events import Event, ReplicaGone, ReplicaReady, RunDropped, RunEnded, RunSubmitted
 from dask_fmware.runtime.machine import Machine
-from dask_fmware.runtime.runs import CallRecord
+from dask_fmware.runtime.runs.records import CallRecord
 
 __all__ = ["OTHERS", "History", "Prediction", "ReplicaHistory"]
 

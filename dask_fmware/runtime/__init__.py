@@ -2,10 +2,12 @@
 
 The scheduler plugin feeds it what Dask and the workers report and performs what it answers; the
 simulator does the same in virtual time.
+
+`machine` is the door, `dispatching` decides what starts where, by what `foresight` tells of what is to come. `runs`
+and `replicas` are the books of both, `learning` is what finished calls said, and `contract` checks from outside.
 """
 
 from dask_fmware.runtime.actions import Action, Assign, Fail, Hold, Move, Refuse, Skip
-from dask_fmware.runtime.admission import ModelLimits
 from dask_fmware.runtime.events import (
     AttemptEnded,
     Branched,
@@ -27,6 +29,7 @@ from dask_fmware.runtime.events import (
 )
 from dask_fmware.runtime.machine import Machine
 from dask_fmware.runtime.observer import Observer
+from dask_fmware.runtime.runs.admission import ModelLimits
 
 __all__ = [
     "Action",

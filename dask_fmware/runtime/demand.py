@@ -17,9 +17,9 @@ from dask_fmware.provisioning.usual import UsualLengths
 from dask_fmware.provisioning.views import ModelLoad, NodeDemand, WorkflowDemand
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.events import AttemptEnded, CallRunnable, Event, ReplicaGone, RunEnded, RunSubmitted
-from dask_fmware.runtime.knowledge import base_name
+from dask_fmware.runtime.learning.knowledge import base_name
 from dask_fmware.runtime.machine import Machine
-from dask_fmware.runtime.runs import RunRecord
+from dask_fmware.runtime.runs.records import RunRecord
 
 __all__ = ["Demand"]
 

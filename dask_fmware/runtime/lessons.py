@@ -8,11 +8,11 @@ from __future__ import annotations
 from dask_fmware.model.messages import AttemptEnded
 from dask_fmware.model.report import AttemptReport
 from dask_fmware.policy.estimate import execution_s
-from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.histories import NodeHistory
-from dask_fmware.runtime.knowledge import Knowledge
-from dask_fmware.runtime.runs import CallRecord
-from dask_fmware.runtime.slots import ReplicaState, Stay
+from dask_fmware.runtime.learning.histories import NodeHistory
+from dask_fmware.runtime.learning.knowledge import Knowledge
+from dask_fmware.runtime.replicas.fleet import Fleet
+from dask_fmware.runtime.replicas.slots import ReplicaState, Stay
+from dask_fmware.runtime.runs.records import CallRecord
 
 __all__ = ["Lessons"]
 

@@ -16,11 +16,10 @@ from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.report import CallState, RunReport
 from dask_fmware.policy.protocol import CallView, Policy
 from dask_fmware.profile.law import StepLaw
-from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Action, Fail, Hold, Refuse, Skip
-from dask_fmware.runtime.admission import ModelLimits, refusal
-from dask_fmware.runtime.assigning import Assigner
-from dask_fmware.runtime.dispatch import Dispatcher
+from dask_fmware.runtime.dispatching.assigning import Assigner
+from dask_fmware.runtime.dispatching.dispatch import Dispatcher
+from dask_fmware.runtime.dispatching.hedging import Hedging
 from dask_fmware.runtime.events import (
     AttemptEnded,
     Branched,
@@ -40,17 +39,18 @@ from dask_fmware.runtime.events import (
     StepsTimed,
     Tick,
 )
-from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.hedging import Hedging
-from dask_fmware.runtime.knowledge import base_name
+from dask_fmware.runtime.foresight.live_slack import CallSlack, live_slack
+from dask_fmware.runtime.foresight.outlook import ToCome
+from dask_fmware.runtime.foresight.views import CallViews
+from dask_fmware.runtime.learning.knowledge import base_name
 from dask_fmware.runtime.lessons import Lessons
-from dask_fmware.runtime.live_slack import CallSlack, live_slack
 from dask_fmware.runtime.observer import Observers
-from dask_fmware.runtime.outlook import ToCome
-from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord, Runs
-from dask_fmware.runtime.shares import Shares
-from dask_fmware.runtime.slots import ReplicaState, Stay
-from dask_fmware.runtime.views import CallViews
+from dask_fmware.runtime.replicas.fleet import Fleet
+from dask_fmware.runtime.replicas.slots import ReplicaState, Stay
+from dask_fmware.runtime.runs import attempts
+from dask_fmware.runtime.runs.admission import ModelLimits, refusal
+from dask_fmware.runtime.runs.records import TERMINAL, CallRecord, RunRecord, Runs
+from dask_fmware.runtime.runs.shares import Shares
 
 __all__ = ["Machine", "ModelLimits"]
 

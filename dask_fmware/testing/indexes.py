@@ -34,7 +34,7 @@ def entries(root: object) -> Counter[str]:
 
     Examples
     --------
-    >>> from dask_fmware.runtime.queue import CallQueue
+    >>> from dask_fmware.runtime.replicas.queue import CallQueue
     >>> queue = CallQueue()
     >>> queue.push(((1.0,), 1, "call"))
     >>> dict(entries(queue))

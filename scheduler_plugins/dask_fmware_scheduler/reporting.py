@@ -10,7 +10,7 @@ from distributed.metrics import time
 from dask_fmware.model.messages import PROTOCOL_VERSION
 from dask_fmware.model.replica import Replica
 from dask_fmware.profile.record import LiveProfile
-from dask_fmware.runtime.slots import ReplicaState
+from dask_fmware.runtime.replicas.slots import ReplicaState
 from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_scheduler.drift import drift_sentence
 from dask_fmware_scheduler.provisioning import ProvisioningService

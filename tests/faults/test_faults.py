@@ -8,12 +8,12 @@ from typing import get_args
 
 import pytest
 
-from dask_fmware.runtime import attempts
-from dask_fmware.runtime.dispatch import Dispatcher
-from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.hedging import Hedging
+from dask_fmware.runtime.dispatching.dispatch import Dispatcher
+from dask_fmware.runtime.dispatching.hedging import Hedging
 from dask_fmware.runtime.machine import Machine
-from dask_fmware.runtime.slots import ReplicaState
+from dask_fmware.runtime.replicas.fleet import Fleet
+from dask_fmware.runtime.replicas.slots import ReplicaState
+from dask_fmware.runtime.runs import attempts
 from tests.faults.drawing import Kind
 from tests.faults.world import FaultyWorld
 from tests.runtime.builders import POLICY_NAMES

@@ -60,5 +60,5 @@ def test_neighbours_of_poison_are_served_for_many_seeds(policy: str) -> None:
 
 
 def test_without_replicas_of_their_own_neighbours_are_harmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dask_fmware.runtime.apart.Apart.concerns", lambda apart, call: False)
+    monkeypatch.setattr("dask_fmware.runtime.dispatching.apart.Apart.concerns", lambda apart, call: False)
     assert any(harmed(poisoned(seed, "slack", 0.04)) for seed in range(4))

@@ -25,7 +25,7 @@ from dask_fmware.runtime import (
     StepsTimed,
 )
 from dask_fmware.runtime.contract import Contract
-from dask_fmware.runtime.slots import Stay
+from dask_fmware.runtime.replicas.slots import Stay
 from dask_fmware.simulate.course import Live, Outcome
 from dask_fmware.simulate.replicas import Attempt, VirtualReplica
 from dask_fmware.simulate.scenario import Scenario

@@ -4,7 +4,7 @@ import random
 from statistics import pstdev
 
 from dask_fmware.provisioning.usual import FEWEST, MEMORY_S, PART_S, UsualLengths
-from dask_fmware.runtime.histories import Mean
+from dask_fmware.runtime.learning.histories import Mean
 
 
 def test_means_of_wide_lengths_stand_still() -> None:

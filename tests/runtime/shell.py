@@ -41,7 +41,7 @@ from dask_fmware.runtime import (
     Tick,
 )
 from dask_fmware.runtime.contract import Contract
-from dask_fmware.runtime.slots import Stay
+from dask_fmware.runtime.replicas.slots import Stay
 from tests.runtime.laws import check, check_history
 
 OVER = ("done", "erred")

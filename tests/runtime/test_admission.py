@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dask_fmware.errors import CapacityError, ContextOverflowError, UnknownModelError
 from dask_fmware.runtime import Refuse, ReplicaGone
-from dask_fmware.runtime.admission import ModelLimits, least_prompt_tokens, refusal
+from dask_fmware.runtime.runs.admission import ModelLimits, least_prompt_tokens, refusal
 from tests.runtime.builders import Driver, node, plan, replica
 
 LIMITS = {"small": ModelLimits(100, 4)}

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from dask_fmware.runtime import AttemptEnded, CallRunnable, ReplicaGone, Tick
-from dask_fmware.runtime.ahead import Ahead
-from dask_fmware.runtime.slots import ReplicaState, Stay
+from dask_fmware.runtime.replicas.ahead import Ahead
+from dask_fmware.runtime.replicas.slots import ReplicaState, Stay
 from tests.runtime.builders import Driver, assigned, replica
 
 WAY_S = 0.02

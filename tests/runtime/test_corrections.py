@@ -13,7 +13,7 @@ from dask_fmware.model.report import AttemptReport
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, fingerprint
 from dask_fmware.runtime import Event, ReplicaGone, ReplicaReady, eventlog
-from dask_fmware.runtime.corrections import Pace, Prediction
+from dask_fmware.runtime.learning.corrections import Pace, Prediction
 from tests.runtime.builders import Driver, plan, replica
 
 LAW = StepLaw.plain(0.010, 1e-4, 1e-3, 1e-6)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.slots import ReplicaState, Stay
+from dask_fmware.runtime.replicas.fleet import Fleet
+from dask_fmware.runtime.replicas.slots import ReplicaState, Stay
 from tests.runtime.builders import replica
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dask_fmware.runtime.histories import Mean, NodeHistories
+from dask_fmware.runtime.learning.histories import Mean, NodeHistories
 
 
 def test_a_node_without_history_is_expected_to_use_all_its_tokens() -> None:

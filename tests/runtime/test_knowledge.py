@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dask_fmware.model.plan import Guard, Objective, RunPlan
-from dask_fmware.runtime.knowledge import Knowledge
+from dask_fmware.runtime.learning.knowledge import Knowledge
 from tests.runtime.builders import Driver, assigned, node, plan, replica
 
 

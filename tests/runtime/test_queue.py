@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_fmware.runtime.queue import CallQueue, Cursor
+from dask_fmware.runtime.replicas.queue import CallQueue, Cursor
 
 
 def ticket(call_id: str, order: float = 0.0, arrival: int = 0):

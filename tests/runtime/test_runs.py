@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dask_fmware.model.plan import Guard, Objective
-from dask_fmware.runtime.runs import Runs
+from dask_fmware.runtime.runs.records import Runs
 from tests.runtime.builders import node, plan
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dask_fmware.model.plan import Objective
-from dask_fmware.runtime.shares import Shares
+from dask_fmware.runtime.runs.shares import Shares
 from tests.runtime.builders import Driver, assigned, plan, replica
 
 LEVEL = 0, True  # ordinary priority, with a deadline
@@ -88,7 +88,7 @@ def test_a_job_without_a_deadline_has_no_claim_against_urgent_runs() -> None:
 def test_a_run_of_the_tenant_that_was_given_less_is_served_before_one_that_waits_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dask_fmware.runtime.shares.ASKED", 0.001)  # so that each asks for more than its share
+    monkeypatch.setattr("dask_fmware.runtime.runs.shares.ASKED", 0.001)  # so that each asks for more than its share
     d = Driver("slack")
     d.ready(replica("a", slots=1), replica("b", slots=1), *[replica(f"c{n}", "large", slots=2) for n in range(9)])
     objective = Objective(ttft_s=100.0)

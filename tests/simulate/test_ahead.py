@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dask_fmware.runtime import Action, Assign, Event
-from dask_fmware.runtime import ahead as rule
 from dask_fmware.runtime.contract import Contract
+from dask_fmware.runtime.replicas import ahead as rule
 from dask_fmware.simulate.replay import replay
 from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.workload import Workload

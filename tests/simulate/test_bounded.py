@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.bounded_memory import simulated
-from dask_fmware.runtime.queue import CallQueue
+from dask_fmware.runtime.replicas.queue import CallQueue
 from dask_fmware.testing.indexes import entries, instances
 
 BY_RUN = [

@@ -26,7 +26,7 @@ from dask_fmware.runtime.events import (
     RunEnded,
     RunSubmitted,
 )
-from dask_fmware.runtime.slots import AttemptKey
+from dask_fmware.runtime.replicas.slots import AttemptKey
 
 __all__ = ["Contract", "check_log"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from dask_fmware.model.replica import Replica
 from dask_fmware.runtime.eventlog import Decision
-from dask_fmware.runtime.slots import AttemptKey
+from dask_fmware.runtime.replicas.slots import AttemptKey
 
 __all__ = ["Place", "Places"]
 

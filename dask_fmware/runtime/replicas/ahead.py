@@ -17,7 +17,7 @@ from collections import defaultdict, deque
 from heapq import heappop, heappush
 from math import inf
 
-from dask_fmware.runtime.slots import AttemptKey, ReplicaState, Stay
+from dask_fmware.runtime.replicas.slots import AttemptKey, ReplicaState, Stay
 
 __all__ = ["Ahead"]
 

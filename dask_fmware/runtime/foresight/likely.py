@@ -13,9 +13,9 @@ from itertools import cycle, islice
 
 from dask_fmware.model.plan import PlannedNode
 from dask_fmware.policy.outlook import Job, JobCall, JobStep
-from dask_fmware.runtime.knowledge import Knowledge
-from dask_fmware.runtime.runs import RunRecord
-from dask_fmware.runtime.views import CallViews
+from dask_fmware.runtime.foresight.views import CallViews
+from dask_fmware.runtime.learning.knowledge import Knowledge
+from dask_fmware.runtime.runs.records import RunRecord
 
 __all__ = ["Likely", "job_call"]
 

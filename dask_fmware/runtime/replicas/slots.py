@@ -11,8 +11,8 @@ from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
 from dask_fmware.model.replica import Replica
-from dask_fmware.runtime.corrections import Pace
-from dask_fmware.runtime.queue import CallQueue, Ticket
+from dask_fmware.runtime.learning.corrections import Pace
+from dask_fmware.runtime.replicas.queue import CallQueue, Ticket
 
 __all__ = ["AttemptKey", "Card", "ReplicaState", "Stay"]
 

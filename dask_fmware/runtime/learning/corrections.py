@@ -21,7 +21,7 @@ from dask_fmware.profile.drift import Drift
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.quantiles import ConformalQuantile, RatioQuantile
 from dask_fmware.profile.record import LiveProfile, fingerprint
-from dask_fmware.runtime.handover import HandOver
+from dask_fmware.runtime.learning.handover import HandOver
 from dask_fmware.spec.deployment import Latency
 
 __all__ = ["CorrectedReplica", "Corrections", "Pace", "Prediction"]

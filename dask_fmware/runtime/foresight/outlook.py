@@ -12,11 +12,11 @@ from sortedcontainers import SortedList
 from dask_fmware.model.plan import PlannedNode
 from dask_fmware.model.report import CallReport
 from dask_fmware.policy.outlook import Job, JobCall, JobStep, Lane
-from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.knowledge import Shape, base_name
-from dask_fmware.runtime.likely import Likely, job_call
-from dask_fmware.runtime.runs import CallRecord, RunRecord, Runs
-from dask_fmware.runtime.views import CallViews
+from dask_fmware.runtime.foresight.likely import Likely, job_call
+from dask_fmware.runtime.foresight.views import CallViews
+from dask_fmware.runtime.learning.knowledge import Shape, base_name
+from dask_fmware.runtime.replicas.fleet import Fleet
+from dask_fmware.runtime.runs.records import CallRecord, RunRecord, Runs
 
 __all__ = ["ToCome"]
 

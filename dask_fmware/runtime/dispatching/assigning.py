@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from dask_fmware.policy import estimate
 from dask_fmware.profile.quantiles import load_band
-from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Assign
-from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.hedging import Hedging
-from dask_fmware.runtime.knowledge import base_name
-from dask_fmware.runtime.runs import CallRecord
-from dask_fmware.runtime.shares import Shares
-from dask_fmware.runtime.slots import ReplicaState, Stay
-from dask_fmware.runtime.views import CallViews
+from dask_fmware.runtime.dispatching.hedging import Hedging
+from dask_fmware.runtime.foresight.views import CallViews
+from dask_fmware.runtime.learning.knowledge import base_name
+from dask_fmware.runtime.replicas.fleet import Fleet
+from dask_fmware.runtime.replicas.slots import ReplicaState, Stay
+from dask_fmware.runtime.runs import attempts
+from dask_fmware.runtime.runs.records import CallRecord
+from dask_fmware.runtime.runs.shares import Shares
 
 __all__ = ["Assigner"]
 

@@ -13,16 +13,16 @@ from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.policy import estimate
 from dask_fmware.policy.outlook import Planner
 from dask_fmware.policy.protocol import Bind, Choice, Park, Policy, ReplicaView, Wait
-from dask_fmware.runtime import attempts
 from dask_fmware.runtime.actions import Action, Assign
-from dask_fmware.runtime.apart import Apart
-from dask_fmware.runtime.assigning import Assigner
-from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.outlook import ToCome
-from dask_fmware.runtime.queue import Cursor, Queues, Ticket
-from dask_fmware.runtime.runs import CallRecord, Runs
-from dask_fmware.runtime.slots import ReplicaState
-from dask_fmware.runtime.views import CallViews
+from dask_fmware.runtime.dispatching.apart import Apart
+from dask_fmware.runtime.dispatching.assigning import Assigner
+from dask_fmware.runtime.foresight.outlook import ToCome
+from dask_fmware.runtime.foresight.views import CallViews
+from dask_fmware.runtime.replicas.fleet import Fleet
+from dask_fmware.runtime.replicas.queue import Cursor, Queues, Ticket
+from dask_fmware.runtime.replicas.slots import ReplicaState
+from dask_fmware.runtime.runs import attempts
+from dask_fmware.runtime.runs.records import CallRecord, Runs
 
 __all__ = ["Dispatcher"]
 

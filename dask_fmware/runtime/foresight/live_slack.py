@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dask_fmware.model.report import AttemptReport
-from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.runs import TERMINAL, CallRecord, RunRecord
-from dask_fmware.runtime.views import CallViews
+from dask_fmware.runtime.foresight.views import CallViews
+from dask_fmware.runtime.replicas.fleet import Fleet
+from dask_fmware.runtime.runs.records import TERMINAL, CallRecord, RunRecord
 
 __all__ = ["CallSlack", "live_slack"]
 

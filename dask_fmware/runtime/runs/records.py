@@ -15,8 +15,8 @@ from typing import Any
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, PackedReport, RunReport, RunState
 from dask_fmware.policy.protocol import CallView
-from dask_fmware.runtime.knowledge import Decided, Shape
-from dask_fmware.runtime.shares import Level
+from dask_fmware.runtime.learning.knowledge import Decided, Shape
+from dask_fmware.runtime.runs.shares import Level
 
 __all__ = ["TERMINAL", "CallRecord", "RunRecord", "Runs", "sources"]
 

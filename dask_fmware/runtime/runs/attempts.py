@@ -10,8 +10,8 @@ from dask_fmware.model.messages import AttemptEnded
 from dask_fmware.model.replica import Replica
 from dask_fmware.model.report import AttemptReport
 from dask_fmware.runtime.actions import Fail
-from dask_fmware.runtime.corrections import Prediction
-from dask_fmware.runtime.runs import CallRecord
+from dask_fmware.runtime.learning.corrections import Prediction
+from dask_fmware.runtime.runs.records import CallRecord
 
 __all__ = ["begin", "begun", "close", "end", "fail", "first_token", "lose", "reject", "undelivered"]
 

@@ -19,9 +19,9 @@ from dask_fmware.model.messages import Overdue
 from dask_fmware.policy.estimate import expected_s
 from dask_fmware.policy.protocol import CallView
 from dask_fmware.runtime.actions import Move
-from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.runs import CallRecord
-from dask_fmware.runtime.views import CallViews
+from dask_fmware.runtime.foresight.views import CallViews
+from dask_fmware.runtime.replicas.fleet import Fleet
+from dask_fmware.runtime.runs.records import CallRecord
 
 __all__ = ["Hedging"]
 

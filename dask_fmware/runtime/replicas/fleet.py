@@ -14,9 +14,9 @@ from dask_fmware.model.replica import Replica
 from dask_fmware.policy.kinds import RankedReplicas
 from dask_fmware.policy.protocol import Rank, ReplicaView
 from dask_fmware.profile.law import StepLaw
-from dask_fmware.runtime.ahead import Ahead
-from dask_fmware.runtime.corrections import Corrections
-from dask_fmware.runtime.slots import AttemptKey, Card, ReplicaState, Stay
+from dask_fmware.runtime.learning.corrections import Corrections
+from dask_fmware.runtime.replicas.ahead import Ahead
+from dask_fmware.runtime.replicas.slots import AttemptKey, Card, ReplicaState, Stay
 from dask_fmware.spec.deployment import Latency
 
 __all__ = ["Fleet"]

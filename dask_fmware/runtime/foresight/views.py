@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.protocol import CallView
 from dask_fmware.profile.law import StepLaw
-from dask_fmware.runtime.admission import ModelLimits, least_prompt_tokens
-from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.knowledge import Knowledge, Shape, Work
-from dask_fmware.runtime.runs import CallRecord, RunRecord
+from dask_fmware.runtime.learning.knowledge import Knowledge, Shape, Work
+from dask_fmware.runtime.replicas.fleet import Fleet
+from dask_fmware.runtime.runs.admission import ModelLimits, least_prompt_tokens
+from dask_fmware.runtime.runs.records import CallRecord, RunRecord
 from dask_fmware.spec.deployment import Latency
 
 __all__ = ["CallViews"]

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.profile.lengths import OutputLengths
-from dask_fmware.runtime.histories import NodeHistories, NodeHistory, plain_name
+from dask_fmware.runtime.learning.histories import NodeHistories, NodeHistory, plain_name
 
 __all__ = ["Decided", "Execution", "Knowledge", "Shape", "base_name"]
 

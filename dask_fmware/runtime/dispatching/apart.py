@@ -8,9 +8,9 @@ are served in turn.
 
 from __future__ import annotations
 
-from dask_fmware.runtime.fleet import Fleet
-from dask_fmware.runtime.runs import CallRecord
-from dask_fmware.runtime.slots import ReplicaState
+from dask_fmware.runtime.replicas.fleet import Fleet
+from dask_fmware.runtime.replicas.slots import ReplicaState
+from dask_fmware.runtime.runs.records import CallRecord
 
 __all__ = ["Apart"]
 
