@@ -23,7 +23,7 @@ def environment(*, seed: int | None = None, packages: tuple[str, ...] = ("dask",
             break
     versions = {name: importlib.metadata.version(name) for name in ("dask-fmware", *packages)}
     return {
-        "command": "python -m " + " ".join([_module(), *map(_shown, sys.argv[1:])]),
+        "command": " ".join(["python", *_entry(), *map(_shown, sys.argv[1:])]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "processor": model,
         "cores": os.cpu_count(),
@@ -38,8 +38,10 @@ def _shown(word: str) -> str:
     return Path(word).name if Path(word).is_absolute() else word
 
 
-def _module() -> str:
-    return "benchmarks." + Path(sys.argv[0]).stem
+def _entry() -> list[str]:
+    """What was run: a module, a package by its ``__main__``, or a file."""
+    spec = sys.modules["__main__"].__spec__
+    return [_shown(sys.argv[0])] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
 
 
 def write(name: str, data: dict[str, Any], markdown: str) -> None:
