@@ -1,1 +1,1 @@
-"""What runs inside the Dask scheduler: the replica router and the one adapter to Dask internals."""
+"""What runs inside the Dask scheduler: the replica router, the services beside it, the adapter to Dask internals."""

@@ -36,13 +36,13 @@ from dask_fmware.runtime import (
 )
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware_scheduler.answers import AnswerBoard
-from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.guard import Guard, guarded
 from dask_fmware_scheduler.performing import Performer
-from dask_fmware_scheduler.provisioning import ProvisioningService
 from dask_fmware_scheduler.results import ResultMover
-from dask_fmware_scheduler.services import SERVICES, Service
+from dask_fmware_scheduler.services.arrivals import Arrivals
+from dask_fmware_scheduler.services.provisioning import ProvisioningService
+from dask_fmware_scheduler.services.registry import SERVICES, Service
 
 __all__ = ["ReplicaRouter"]
 

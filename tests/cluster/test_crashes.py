@@ -9,7 +9,7 @@ import pytest
 import dask_fmware as fm
 from dask_fmware.errors import AttemptsExhaustedError
 from dask_fmware.model.messages import ReplicaFailed
-from dask_fmware_scheduler.arrivals import Arrivals
+from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_workers import loading
 from dask_fmware_workers.engines import create_engine
 from tests.cluster.flows import one

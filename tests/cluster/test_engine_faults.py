@@ -14,7 +14,7 @@ import pytest
 
 import dask_fmware as fm
 from dask_fmware.testing import InProcessCluster
-from dask_fmware_scheduler.arrivals import Arrivals
+from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_workers import host
 from dask_fmware_workers.accelerators import Card
 from dask_fmware_workers.engines import llama_setup, vllm_server

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import dask_fmware as fm
-from dask_fmware_scheduler.engine_states import EngineStates
+from dask_fmware_scheduler.services.engine_states import EngineStates
 from tests.cluster.flows import one
 
 

@@ -8,7 +8,7 @@ import dask_fmware as fm
 from dask_fmware.errors import DeploymentError, EngineLoadError
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware.testing.scripted import ScriptedEngine
-from dask_fmware_scheduler.arrivals import Arrivals
+from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_workers import host, loading
 from tests.cluster.flows import one
 

@@ -16,7 +16,7 @@ from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileKey, Provenance
 from dask_fmware.profile.store import ProfileStore
 from dask_fmware.testing import InProcessCluster
-from dask_fmware_scheduler.leave import Leave
+from dask_fmware_scheduler.services.leave import Leave
 
 pytest.importorskip("scipy")
 

@@ -13,7 +13,7 @@ from dask_fmware.runtime.eventlog import EventLog
 from dask_fmware.simulate.recorded import read_recorded
 from dask_fmware.simulate.replay import replay
 from dask_fmware.simulate.whatif import what_if
-from dask_fmware_scheduler.recorder import Recorder
+from dask_fmware_scheduler.services.recorder import Recorder
 from tests.cluster.flows import rag, shopping
 
 

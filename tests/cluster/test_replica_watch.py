@@ -9,7 +9,7 @@ from dask_fmware.provisioning import ReplicaNow
 from dask_fmware.runtime import ReplicaReady
 from dask_fmware.runtime.demand import Demand
 from dask_fmware.spec.provisioning import Provisioning
-from dask_fmware_scheduler.replica_watch import ReplicaWatch
+from dask_fmware_scheduler.services.replica_watch import ReplicaWatch
 from tests.runtime.builders import Driver, replica
 
 

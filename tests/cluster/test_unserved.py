@@ -13,9 +13,9 @@ from dask_fmware.cluster.dask_internals import start_worker
 from dask_fmware.errors import DeploymentError, EngineLoadError
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware.testing.scripted import ScriptedEngine
-from dask_fmware_scheduler.arrivals import Arrivals
-from dask_fmware_scheduler.provisioning import ProvisioningService
-from dask_fmware_scheduler.unserved import _in_words
+from dask_fmware_scheduler.services.arrivals import Arrivals
+from dask_fmware_scheduler.services.provisioning import ProvisioningService
+from dask_fmware_scheduler.services.unserved import _in_words
 from dask_fmware_workers import loading
 from tests.cluster.flows import one
 

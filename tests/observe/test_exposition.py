@@ -15,7 +15,7 @@ from dask_fmware.model.engine import EngineState
 from dask_fmware.model.messages import AttemptEnded
 from dask_fmware.observe import exposition
 from dask_fmware.observe.exposition import Family
-from dask_fmware_scheduler.metrics import series
+from dask_fmware_scheduler.services.metrics import series
 from dask_fmware_workers.loading import Labels
 from dask_fmware_workers.metrics import WorkerMetrics
 from tests.observe.test_history import driver, history, one_run

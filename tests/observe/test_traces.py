@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from dask_fmware_scheduler.traces import record
+from dask_fmware_scheduler.services.traces import record
 from tests.observe.test_blame import attempt, call, run
 
 

@@ -12,13 +12,13 @@ from distributed.metrics import time
 from dask_fmware.observe import History, waited_for
 from dask_fmware.observe.exposition import Family, expose, withdraw
 from dask_fmware.observe.figures import Figures
-from dask_fmware_scheduler.arrivals import Arrivals
 from dask_fmware_scheduler.dashboard.board import Board
 from dask_fmware_scheduler.dashboard.mounting import mount
 from dask_fmware_scheduler.dask_internals import DashboardInternals
-from dask_fmware_scheduler.engine_states import EngineStates
-from dask_fmware_scheduler.metrics import series
-from dask_fmware_scheduler.provisioning import ProvisioningService
+from dask_fmware_scheduler.services.arrivals import Arrivals
+from dask_fmware_scheduler.services.engine_states import EngineStates
+from dask_fmware_scheduler.services.metrics import series
+from dask_fmware_scheduler.services.provisioning import ProvisioningService
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter

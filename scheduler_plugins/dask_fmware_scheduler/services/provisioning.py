@@ -24,7 +24,7 @@ from dask_fmware.runtime import Event
 from dask_fmware.runtime.actions import Action
 from dask_fmware.runtime.demand import Demand
 from dask_fmware.spec.provisioning import Provisioning
-from dask_fmware_scheduler.replica_watch import ReplicaWatch
+from dask_fmware_scheduler.services.replica_watch import ReplicaWatch
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter

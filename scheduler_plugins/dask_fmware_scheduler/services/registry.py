@@ -1,24 +1,20 @@
-"""Parts of the runtime that live beside the router in the scheduler: each one a file, all started from here.
-
-A service may answer RPCs of clients, take messages of workers, watch the machine as an observer, and
-run in the background. It never routes.
-"""
+"""What a service is, and which there are, in the order in which they start."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dask_fmware_scheduler.arrivals import Arrivals
-from dask_fmware_scheduler.drift import DriftWatch
-from dask_fmware_scheduler.engine_states import EngineStates
-from dask_fmware_scheduler.leave import Leave
-from dask_fmware_scheduler.observing import Observing
-from dask_fmware_scheduler.provisioning import ProvisioningService
-from dask_fmware_scheduler.recorder import Recorder
-from dask_fmware_scheduler.reporting import Reporting
-from dask_fmware_scheduler.traces import Traces
-from dask_fmware_scheduler.unserved import Unserved
+from dask_fmware_scheduler.services.arrivals import Arrivals
+from dask_fmware_scheduler.services.drift import DriftWatch
+from dask_fmware_scheduler.services.engine_states import EngineStates
+from dask_fmware_scheduler.services.leave import Leave
+from dask_fmware_scheduler.services.observing import Observing
+from dask_fmware_scheduler.services.provisioning import ProvisioningService
+from dask_fmware_scheduler.services.recorder import Recorder
+from dask_fmware_scheduler.services.reporting import Reporting
+from dask_fmware_scheduler.services.traces import Traces
+from dask_fmware_scheduler.services.unserved import Unserved
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter

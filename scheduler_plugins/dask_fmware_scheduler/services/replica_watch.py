@@ -15,8 +15,8 @@ from dask_fmware.provisioning import ReplicaNow
 from dask_fmware.provisioning.views import ReplicaState
 from dask_fmware.runtime.demand import Demand
 from dask_fmware.spec.provisioning import Provisioning
-from dask_fmware_scheduler.arrivals import Arrivals
-from dask_fmware_scheduler.leave import Leave
+from dask_fmware_scheduler.services.arrivals import Arrivals
+from dask_fmware_scheduler.services.leave import Leave
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter

@@ -11,9 +11,9 @@ from dask_fmware.model.messages import PROTOCOL_VERSION
 from dask_fmware.model.replica import Replica
 from dask_fmware.profile.record import LiveProfile
 from dask_fmware.runtime.replicas.slots import ReplicaState
-from dask_fmware_scheduler.arrivals import Arrivals
-from dask_fmware_scheduler.drift import drift_sentence
-from dask_fmware_scheduler.provisioning import ProvisioningService
+from dask_fmware_scheduler.services.arrivals import Arrivals
+from dask_fmware_scheduler.services.drift import drift_sentence
+from dask_fmware_scheduler.services.provisioning import ProvisioningService
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from dask_fmware.model.replica import MODEL_LABEL, read_label
 from dask_fmware.runtime import ModelAbandoned
-from dask_fmware_scheduler.arrivals import Arrivals
-from dask_fmware_scheduler.provisioning import ProvisioningService
+from dask_fmware_scheduler.services.arrivals import Arrivals
+from dask_fmware_scheduler.services.provisioning import ProvisioningService
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
