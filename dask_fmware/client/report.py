@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from typing import Any
 
@@ -34,6 +35,7 @@ COLUMNS = (
     "slack_s",
     "attempts",
 )
+ITEM = re.compile(r"\[(\d+)\]")
 SOMETIMES = ("format_tokens", "cost")  # columns that are shown where a call has them
 
 
@@ -65,7 +67,7 @@ class Report:
         documents (an estimate by characters) and answers that broke it. ``cost`` is in the currency of the prices.
         """
         rows = []
-        for call in self.data.calls:
+        for call in _in_order(self.data.calls):
             last = call.last
             ended = last.ended_at if last is not None else None
             deadline = self.data.deadline_s
@@ -147,6 +149,18 @@ class Report:
             f"<div><b>{escape(self.title)}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
             f"{'<br>'.join(map(escape, self.notes))}</div>"
         )
+
+
+def _in_order(calls: list[CallReport]) -> list[CallReport]:
+    """Calls with the bodies of each map and loop in the order of their items; they become known in any."""
+    first: dict[str, int] = {}
+    for i, call in enumerate(calls):
+        first.setdefault(call.node.partition("[")[0], i)
+
+    def place(call: CallReport) -> tuple[int, list[int]]:
+        return first[call.node.partition("[")[0]], [int(item) for item in ITEM.findall(call.node)]
+
+    return sorted(calls, key=place)
 
 
 def _since(call: CallReport, seconds: float | None) -> float | None:

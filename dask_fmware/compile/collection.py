@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import pickle
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
-from dask.base import DaskMethodsMixin
+from dask.base import DaskMethodsMixin, is_dask_collection
 from dask.delayed import single_key
 from dask.threaded import get as threaded_get
 
@@ -200,7 +201,7 @@ class WorkflowFunction:
         Raises
         ------
         WorkflowError
-            If an input is missing, unknown, given twice, or cannot be sent to a worker.
+            If an input is missing, unknown, given twice, a Dask future or collection, or cannot be sent to a worker.
         """
         spec, where = self.workflow, f"workflow '{self.workflow.name}'"
         names = [item.name for item in spec.inputs]
@@ -221,6 +222,11 @@ class WorkflowFunction:
                 values[item.name] = item.default
         for name, value in values.items():
             if not isinstance(value, (str, int, float, bool, type(None))):
+                if _is_promise(value):
+                    raise WorkflowError(
+                        f"{where}: input '{name}' (a {type(value).__name__}) is or holds a Dask future or collection, "
+                        "not a value; pass its result, or compute it in a function decorated with @fm.task"
+                    )
                 _check_picklable(value, f"{where}: input '{name}' (a {type(value).__name__})", remember=False)
         return BoundWorkflow(spec, self._template, values, RunOptions())
 
@@ -280,6 +286,17 @@ def _objective(slo: SLO | None) -> Objective | None:
     if slo is None:
         return None
     return Objective(slo.ttft_s, slo.e2e_s, slo.finish_by.timestamp() if slo.finish_by else None, slo.on_miss)
+
+
+def _is_promise(value: Any) -> bool:
+    """Whether a value, or one in it, is a future or a Dask collection: a prompt would show its repr."""
+    match value:
+        case list() | tuple() | set():
+            return any(map(_is_promise, value))
+        case dict():
+            return any(map(_is_promise, value.values()))
+    client = sys.modules.get("distributed.client")  # a future has loaded it
+    return is_dask_collection(value) or (client is not None and isinstance(value, client.Future))
 
 
 def _check_picklable(value: Any, what: str, *, remember: bool = True) -> None:

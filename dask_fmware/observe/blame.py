@@ -95,7 +95,12 @@ def critical_path(report: RunReport, now: float | None = None) -> list[Piece]:
     if at is None:
         return []
     calls = [call for call in report.calls if call.state not in ("skipped", "planned") and call.runnable_at is not None]
-    ends_at_token = report.first_token_at is not None and abs(at - report.first_token_at) < CLOSE_S
+    # a workflow that ends in plain code, a map or a loop has its first token at its end, from no call
+    ends_at_token = (
+        report.first_token_at is not None
+        and abs(at - report.first_token_at) < CLOSE_S
+        and any(call.answers for call in calls)
+    )
     call = _last(calls, at, ends_at_token)
     if call is None:
         return [Piece("between", "", "", 0.0, at)]

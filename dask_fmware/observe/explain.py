@@ -186,7 +186,8 @@ def _words(
                 f"{lost} were lost with it."
             )
         case "between":
-            what = f"before node '{worst.node}'" if worst.node else "after the last call"
+            no_node = "after the last call" if any(piece.node for piece in path) else "before any call of a model"
+            what = f"before node '{worst.node}'" if worst.node else no_node
             said.append(f"{lead} plain code and hops {what}: {lost}.")
     if late and report.deadline_s is not None and ideal > report.deadline_s:
         said.append(

@@ -210,12 +210,12 @@ class SchedulerInternals:
         """How many workers have died while a task was on them (TaskState.suspicious)."""
         return int(task.suspicious)
 
-    def failure_text(self, key: str) -> str:
-        """Why a task erred, in one line."""
+    def failure(self, key: str) -> tuple[str, str]:
+        """The task whose error a task has, maybe its own, and that error in one line."""
         task = self.scheduler.tasks.get(key)
         blamed = task.exception_blame if task is not None and task.exception_blame is not None else task
         text = getattr(blamed, "exception_text", None)
-        return str(text).splitlines()[0] if text else "its task failed"
+        return getattr(blamed, "key", key), str(text).splitlines()[0] if text else "its task failed"
 
     # -- results: request_acquire_replicas, request_remove_replicas, TaskState.who_has -----------
 

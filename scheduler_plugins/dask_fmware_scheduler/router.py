@@ -256,7 +256,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             case "erred":
                 self.performer.take_back(key)
                 if key in self._outputs:
-                    self._run_ended(self._outputs[key], "failed", self.dask.failure_text(key))
+                    self._run_ended(self._outputs[key], "failed", self._failure(key))
             case "released":
                 if node.model is not None and start != "memory":
                     self.performer.sync_replica_of(key)
@@ -274,6 +274,13 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             self.performer.refused.pop(run_id, None)
             self.performer.tell(RunDropped(run_id))
             self.answers.wake(run_id)
+
+    def _failure(self, key: str) -> str:
+        """Why a run failed; an error of plain code says nothing of where it was raised."""
+        blamed, text = self.dask.failure(key)
+        known = self._nodes.get(blamed)
+        is_plain = known is not None and known[1].model is None and "node '" not in text
+        return f"task '{known[1].name}': {text}" if is_plain and known else text
 
     def _run_ended(self, run_id: str, state: Any, reason: str = "") -> None:
         self.performer.tell(RunEnded(run_id, state, reason))

@@ -88,7 +88,7 @@ async def test_a_parked_task_can_be_failed_with_an_error_that_the_client_gets(
     dask.fail_held("held-2", KeyError("reason"), "test")
     with pytest.raises(KeyError, match="reason"):
         await future
-    assert dask.failure_text("held-2") == "KeyError: 'reason'"
+    assert dask.failure("held-2") == ("held-2", "KeyError: 'reason'")
 
 
 async def test_dependents_are_seen_as_runnable_before_dask_places_them(

@@ -222,6 +222,7 @@ async def test_an_error_of_plain_code_carries_the_nodes_name(serving: Any) -> No
         with pytest.raises(ZeroDivisionError, match="on purpose") as caught:
             await future
         assert "in workflow 'breaks', node 'fails'" in caught.value.__notes__
+        assert (await fm.report(future)).data.reason == "task 'fails': ZeroDivisionError('on purpose')"
         future.release()
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import dask
 import pytest
+from distributed import Future
 
 import dask_fmware as fm
 from dask_fmware.errors import WorkflowError
@@ -43,6 +45,16 @@ def test_wrong_inputs_are_refused_in_words(args: Any, kwargs: Any, message: str)
 def test_an_input_that_cannot_travel_is_refused_and_not_shown() -> None:
     with pytest.raises(WorkflowError, match=r"workflow 'greet': input 'who' \(a lock\) cannot be sent to a worker"):
         greet(threading.Lock())
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [dask.delayed("Ada"), [dask.delayed("Ada")], {"name": (dask.delayed("Ada"),)}, Future("key", client=None)],
+    ids=["delayed", "in a list", "deep", "future"],
+)
+def test_a_promise_of_a_value_is_refused_as_its_repr_would_be_in_the_prompt(promise: Any) -> None:
+    with pytest.raises(WorkflowError, match=r"workflow 'greet': input 'who' \(a \w+\) is or holds a Dask future"):
+        greet(promise)
 
 
 def test_a_task_that_cannot_travel_is_refused_with_its_node() -> None:

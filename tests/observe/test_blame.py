@@ -83,6 +83,21 @@ def test_of_parallel_calls_the_one_that_was_waited_for_is_on_the_path() -> None:
     assert [p.node for p in critical_path(report) if p.kind == "run"] == ["slow", "answer"]
 
 
+def test_a_run_that_ends_in_a_map_has_the_calls_of_the_map_on_its_path() -> None:
+    slow, fast = attempt(0.1, 2.0, card="slow-0", ideal_s=0.5), attempt(0.1, 0.6, ideal_s=0.5)
+    report = run(
+        call("map[1].each", 0.1, slow), call("map[0].each", 0.1, fast), first_token_at=2.1, finished_at=2.1
+    )  # fmt: skip
+    found = blame(report)
+    assert found is not None
+    assert (found.cause, found.node, found.card) == ("run", "map[].each", "slow-0")
+
+
+def test_plain_code_without_any_call_is_not_said_to_come_after_one() -> None:
+    report = run(state="failed", reason="KeyError('x')", finished_at=0.5)
+    assert "plain code and hops before any call of a model: 0.500 s of 0.500 s" in str(explain(report))
+
+
 def test_a_run_under_way_is_explained_up_to_now_with_what_it_waits_for() -> None:
     report = run(call("rewrite", 0.0, REWRITE), call("answer", 0.2, answers=True, after=("rewrite",)), state="running")
     busy = run(call("each", 0.0, attempt(0.0, None), state="running"), state="running", ttft_slo_s=None)
