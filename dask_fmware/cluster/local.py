@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import threading
 from collections.abc import Mapping
 from html import escape
+from multiprocessing import resource_tracker
 from os import PathLike
 from typing import Any
 
@@ -124,6 +127,7 @@ class LocalModelCluster(OrderlyCluster):
 
     async def _begin(self) -> None:
         """Start the scheduler and install the runtime on it before any worker comes."""
+        _keep_interrupts_from_children()
         await super()._begin()
         await self._install()
 
@@ -229,6 +233,17 @@ def _worker(
     if memory_limit is not None:  # 0: Dask would pause or kill a replica for the memory of its engine
         options["memory_limit"] = memory_limit
     return {"cls": Nanny if processes else Worker, "options": options}
+
+
+def _keep_interrupts_from_children() -> None:
+    """Block SIGINT in the loop's thread, and so in the processes that it starts.
+
+    A terminal's Ctrl-C, and a notebook's button that interrupts a cell, go to all processes of a group: replicas
+    would die and load anew, each time a cell is interrupted. Where the loop runs in the main thread, they do.
+    """
+    if threading.current_thread() is not threading.main_thread() and hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # whichever thread starts it lets SIGINT through from then on
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _tls(security: Security | bool | None) -> dict[str, Any]:

@@ -113,6 +113,33 @@ def test_no_process_outlives_its_cluster(how: str, tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
+INTERRUPTED = """
+import os, signal, threading
+import dask_fmware as fm
+from distributed import Client, Event
+from dask_fmware.testing import deployment
+if __name__ == "__main__":
+    with fm.LocalModelCluster(deployment("small"), dashboard_address=None) as cluster, Client(cluster) as client:
+        fm.wait_ready(client)
+        pids = client.run(os.getpid, nanny=False)
+        threading.Timer(0.2, os.killpg, (os.getpgid(0), signal.SIGINT)).start()
+        try:
+            Event("never", client).wait()
+        except KeyboardInterrupt:
+            print("same" if client.run(os.getpid, nanny=False) == pids else "others", flush=True)
+"""
+
+
+def test_replicas_survive_the_interrupt_of_a_cell_which_goes_to_the_whole_process_group(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    ran = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, start_new_session=True, timeout=PATIENCE_S
+    )
+    assert ran.stdout == "same\n"
+    assert "KeyboardInterrupt" not in ran.stderr
+
+
 def _session(leader: int) -> list[str]:
     """Command lines of the processes of a session that are alive."""
     found = []
