@@ -13,7 +13,17 @@ import pytest
 from dask_fmware.errors import EngineLoadError
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_workers import accelerators
-from dask_fmware_workers.accelerators import GIB, Card, Need, check_memory, cpu_card, nvidia_cards, see_only, visible
+from dask_fmware_workers.accelerators import (
+    GIB,
+    Card,
+    Need,
+    check_memory,
+    cpu_card,
+    nvidia_bytes,
+    nvidia_cards,
+    see_only,
+    visible,
+)
 
 
 class FakeNvml:
@@ -25,6 +35,7 @@ class FakeNvml:
     def __init__(self, names: list[Any], *, has_driver: bool = True, tells_all: bool = True) -> None:
         self.names, self.has_driver, self.tells_all = names, has_driver, tells_all
         self.open = 0
+        self.held: dict[int, int | None] = {}  # by process, on each card
 
     def nvmlInit(self) -> None:
         if not self.has_driver:
@@ -48,6 +59,11 @@ class FakeNvml:
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
         return SimpleNamespace(total=24 * GIB, free=(20 - handle) * GIB)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> Any:
+        if not self.tells_all:
+            raise self.NVMLError("Not Supported")
+        return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in self.held.items()]
 
     def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
         if not self.tells_all:
@@ -91,6 +107,22 @@ def test_only_visible_cards_count(nvml: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert [card.name for card in nvidia_cards()] == ["b"]
     assert [card.name for card in nvidia_cards("GPU-22,0")] == ["c", "a"]
+
+
+def test_what_processes_hold_is_added_over_cards(nvml: Any) -> None:
+    fake = nvml("a", "b")
+    fake.held = {7: GIB, 8: 2 * GIB, 9: 4 * GIB, 10: None}
+    assert nvidia_bytes({7, 9, 10}) == 2 * 5 * GIB
+    assert nvidia_bytes({11}) is None  # in a container: nobody of ours
+    assert nvidia_bytes({10}) is None  # a driver that does not tell
+    assert fake.open == 0
+
+
+def test_a_card_that_does_not_tell_its_processes_and_a_machine_without_cards(nvml: Any) -> None:
+    nvml("a", tells_all=False)
+    assert nvidia_bytes({7}) is None
+    nvml("a", has_driver=False)
+    assert nvidia_bytes({7}) is None
 
 
 @pytest.mark.parametrize(

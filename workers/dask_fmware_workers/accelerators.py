@@ -1,7 +1,7 @@
 """What cards a worker has, and whether a model fits into the memory that is free on one.
 
-Probing is in `nvidia_cards` and `cpu_card`; everything else is pure. NVIDIA cards are asked through NVML
-(the ``gpu`` extra), a CPU card is a set of cores with the memory that this process may use. AMD, Ascend and
+Probing is in `nvidia_cards`, `nvidia_bytes` and `cpu_card`; everything else is pure. NVIDIA cards are asked through
+NVML (the ``gpu`` extra), a CPU card is a set of cores with the memory that this process may use. AMD, Ascend and
 other cards are known by the label of their worker only: their memory is not checked.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from dask_fmware.errors import EngineLoadError
 
-__all__ = ["Card", "Need", "check_memory", "cpu_card", "nvidia_cards", "see_only", "visible"]
+__all__ = ["Card", "Need", "check_memory", "cpu_card", "nvidia_bytes", "nvidia_cards", "see_only", "visible"]
 
 GIB = 1 << 30
 CGROUP = Path("/sys/fs/cgroup")
@@ -105,19 +106,47 @@ def nvidia_cards(devices: str | None = None) -> list[Card]:
     devices
         As ``CUDA_VISIBLE_DEVICES``, whose value is the default.
     """
+    with _nvml() as nvml:
+        cards = [_nvidia_card(nvml, index) for index in range(nvml.nvmlDeviceGetCount())] if nvml is not None else []
+    return visible(cards, os.environ.get("CUDA_VISIBLE_DEVICES") if devices is None else devices)
+
+
+def nvidia_bytes(processes: Collection[int]) -> int | None:
+    """Return the memory that processes hold on the NVIDIA cards; None where nobody can tell.
+
+    In a container NVML knows processes by ids that are not seen inside, and some drivers do not tell what one holds.
+    """
+    found: list[int | None] = []
+    with _nvml() as nvml:
+        if nvml is None:
+            return None
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                running = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByIndex(index))
+            except nvml.NVMLError:
+                continue
+            found += [one.usedGpuMemory for one in running if one.pid in processes]
+    known = [size for size in found if size is not None]
+    return sum(known) if known else None
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """Speak to the driver; None without `nvidia-ml-py` or a driver."""
     try:
         nvml = import_module("pynvml")
     except ImportError:
-        return []
+        yield None
+        return
     try:
         nvml.nvmlInit()
-    except nvml.NVMLError:  # no driver: no cards
-        return []
+    except nvml.NVMLError:
+        yield None
+        return
     try:
-        cards = [_nvidia_card(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+        yield nvml
     finally:
         nvml.nvmlShutdown()
-    return visible(cards, os.environ.get("CUDA_VISIBLE_DEVICES") if devices is None else devices)
 
 
 def see_only(devices: Sequence[int | str]) -> None:

@@ -7,10 +7,9 @@ engine took. It draws no conclusions: steps and laws are found by `dask_fmware.p
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +21,9 @@ from dask_fmware.compile.profiles import open_store
 from dask_fmware.errors import FMwareError
 from dask_fmware.model.engine import Capabilities, Engine, Request, Sampling
 from dask_fmware.profile.record import LiveProfile, ProfileKey
+from dask_fmware_workers.accelerators import nvidia_bytes, nvidia_cards
+from dask_fmware_workers.engines.gguf_header import read_header
+from dask_fmware_workers.engines.model_files import ModelFiles
 
 __all__ = ["Footprint", "measure", "stored_profile"]
 
@@ -30,20 +32,29 @@ WORDS = ("the", "of", "and", "to", "in", "is", "was", "for", "on", "that", "by",
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Memory that this process holds."""
+    """Memory that this process and those it started hold."""
 
     process_bytes: int = 0  # resident
-    gpu_bytes: int | None = None  # on all GPUs that NVML shows; None without
+    gpu_bytes: int | None = None  # theirs on all GPUs; None where NVML does not tell
+    card_bytes: int | None = None  # in use on the GPUs that this process may see, whoever uses it; None without any
 
     @classmethod
     def now(cls) -> Footprint:
         """Ask the system, and NVML where `nvidia-ml-py` is installed."""
-        return cls(psutil.Process().memory_info().rss, _gpu_bytes())
+        resident: dict[int, int] = {}
+        mine = psutil.Process()
+        for process in (mine, *mine.children(recursive=True)):
+            with suppress(psutil.Error):  # it has ended
+                resident[process.pid] = process.memory_info().rss
+        cards = [card for card in nvidia_cards() if card.memory_bytes is not None and card.free_bytes is not None]
+        used = sum((card.memory_bytes or 0) - (card.free_bytes or 0) for card in cards)
+        return cls(sum(resident.values()), nvidia_bytes(resident), used if cards else None)
 
     def beyond(self, before: Footprint) -> Footprint:
-        """What was added since."""
-        gpu = None if self.gpu_bytes is None else max(0, self.gpu_bytes - (before.gpu_bytes or 0))
-        return Footprint(max(0, self.process_bytes - before.process_bytes), gpu)
+        """What was added since; on GPUs what all processes added, where NVML does not know ours."""
+        added = None if self.card_bytes is None else max(0, self.card_bytes - (before.card_bytes or 0))
+        own = None if self.gpu_bytes is None else max(0, self.gpu_bytes - (before.gpu_bytes or 0))
+        return Footprint(max(0, self.process_bytes - before.process_bytes), added if own is None else own, added)
 
 
 def stored_profile(model: str, accelerator: str, made: Capabilities) -> str | None:
@@ -177,29 +188,6 @@ class _Streams:
             words += self._random.choices(WORDS, k=max(1, short * 2 // 5))  # a word has at most 2.5 tokens or so
 
 
-def _gpu_bytes() -> int | None:
-    """Memory of this process on all GPUs, through NVML."""
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        total = 0
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(index)):
-                if process.pid == os.getpid():
-                    total += process.usedGpuMemory or 0
-        return total
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
-
-
 def _weights_file(arguments: Mapping[str, Any]) -> Path | None:
     """The GGUF file that an engine serves, if it serves one."""
     if arguments.get("gguf") is not None:
@@ -211,19 +199,28 @@ def _weights_file(arguments: Mapping[str, Any]) -> Path | None:
     return None
 
 
+def _model_files(arguments: Mapping[str, Any]) -> ModelFiles | None:
+    """The directory of a model that an engine serves, if it serves one."""
+    path = Path(str(arguments["model"])).expanduser() if "model" in arguments else None
+    return ModelFiles(path) if path is not None and (path / "config.json").exists() else None
+
+
 def _weight_bytes(arguments: Mapping[str, Any], footprint: Footprint) -> int | None:
-    """Size of the weights: of their file, else what loading took on the GPUs, else in the process."""
-    path = _weights_file(arguments)
+    """Size of the weights: of their files, else what loading took on the GPUs, else in the processes.
+
+    Loading takes the KV cache too, so files come first.
+    """
+    path, directory = _weights_file(arguments), _model_files(arguments)
     if path is not None and path.exists():
         return path.stat().st_size
+    if directory is not None and (stored := directory.weight_bytes) is not None:
+        return stored
     return footprint.gpu_bytes or footprint.process_bytes or None
 
 
 def _kv_bytes_per_token(arguments: Mapping[str, Any]) -> float | None:
-    """Bytes of keys and values of one token in 16 bits, from what a GGUF file says of its shape."""
-    from dask_fmware_workers.engines.gguf_header import read_header
-
-    path = _weights_file(arguments)
-    if path is None or not path.exists():
-        return None
-    return read_header(path).kv_bytes_per_token
+    """Bytes of keys and values of one token: in 16 bits by a GGUF file, else in the type that is served."""
+    path, directory = _weights_file(arguments), _model_files(arguments)
+    if path is not None and path.exists():
+        return read_header(path).kv_bytes_per_token
+    return None if directory is None else directory.kv_bytes_per_token(str(arguments.get("dtype", "auto")))

@@ -1,0 +1,88 @@
+"""What a profile says of memory: of files where there are any, else of what loading took."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dask_fmware_workers.engines.model_files import ModelFiles, kv_bytes_per_token
+from dask_fmware_workers.profiling import Footprint, measure
+
+GIB = 1 << 30
+SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64}
+
+
+class Made:
+    """As much of an engine as is asked for facts."""
+
+    class capabilities:
+        slots, context_tokens = 4, 512
+
+
+async def facts(arguments: dict[str, Any], footprint: Footprint) -> dict[str, Any]:
+    return await measure(Made(), {"kind": "facts"}, footprint, arguments)  # type: ignore[arg-type]
+
+
+async def test_the_weights_of_a_directory_are_its_files_not_the_memory_that_its_engine_takes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "torch_dtype": "float32"}))
+    for number, size in enumerate((1000, 500)):
+        (tmp_path / f"model-0000{number}.safetensors").write_bytes(bytes(size))
+    taken = Footprint(process_bytes=GIB, gpu_bytes=70 * GIB)  # most of it a cache
+    found = await facts({"model": str(tmp_path)}, taken)
+    assert (found["weight_bytes"], found["gpu_bytes"]) == (1500, 70 * GIB)
+    assert found["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 4
+    assert (await facts({"model": str(tmp_path), "dtype": "bfloat16"}, taken))["kv_bytes_per_token"] == 256.0
+
+
+async def test_without_files_the_weights_are_what_loading_took() -> None:
+    assert (await facts({"model": "an/id-of-a-hub"}, Footprint(GIB, 15 * GIB)))["weight_bytes"] == 15 * GIB
+    found = await facts({}, Footprint(GIB))
+    assert (found["weight_bytes"], found["kv_bytes_per_token"]) == (GIB, None)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (SHAPE, 256.0),
+        ({**SHAPE, "head_dim": 32}, 512.0),
+        ({"text_config": SHAPE, "dtype": "float32"}, 512.0),
+        ({**SHAPE, "kv_lora_rank": 512, "qk_rope_head_dim": 64}, 2 * 576 * 2.0),
+        ({**SHAPE, "layer_types": ["full_attention", "sliding_attention"]}, 256.0),
+        ({**SHAPE, "layer_types": ["full_attention", "linear_attention"]}, None),
+        ({"hidden_size": 64}, None),
+    ],
+)
+def test_keys_and_values_of_a_token_by_the_configuration(config: dict[str, Any], expected: float | None) -> None:
+    assert kv_bytes_per_token(config) == expected
+
+
+def test_a_configuration_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{half")
+    assert ModelFiles(tmp_path).kv_bytes_per_token() is None
+    assert ModelFiles(tmp_path).weight_bytes is None
+
+
+def test_processes_that_this_one_started_count() -> None:
+    before = Footprint.now()
+    with subprocess.Popen(
+        [sys.executable, "-c", "held = bytearray(200_000_000); print(1, flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        added = Footprint.now().beyond(before)
+        child.communicate(b"\n")
+    assert added.process_bytes > 150_000_000
+
+
+def test_memory_of_cards_stands_for_processes_that_nobody_knows() -> None:
+    before = Footprint(0, None, 4 * GIB)
+    assert Footprint(0, None, 9 * GIB).beyond(before).gpu_bytes == 5 * GIB
+    assert Footprint(0, 3 * GIB, 9 * GIB).beyond(before).gpu_bytes == 3 * GIB
+    assert Footprint(0, None, None).beyond(Footprint()).gpu_bytes is None

@@ -1,0 +1,70 @@
+"""What the directory of a model says of its size, read without an engine.
+
+It knows the layout that vLLM and transformers load: a ``config.json`` beside files of weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ModelFiles", "kv_bytes_per_token"]
+
+ITEM_BYTES = {"float32": 4, "float": 4, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}  # all others that are served have two
+ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A directory with a model."""
+
+    path: Path
+
+    @property
+    def weight_bytes(self) -> int | None:
+        """Size of the weights as they are stored; None where they are not here."""
+        for pattern in ("*.safetensors", "*.bin"):
+            if found := [file.stat().st_size for file in self.path.glob(pattern)]:
+                return sum(found)
+        return None
+
+    def kv_bytes_per_token(self, dtype: str = "auto") -> float | None:
+        """Bytes of keys and values of one token in `dtype`, ``"auto"`` for the model's own; None where it is not said.
+
+        A file that cannot be read says nothing: whoever loads the model has a better error for it.
+        """
+        try:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return kv_bytes_per_token(config, dtype) if isinstance(config, dict) else None
+
+
+def kv_bytes_per_token(config: Mapping[str, Any], dtype: str = "auto") -> float | None:
+    """Bytes of keys and values of one token, by a model's configuration; None where its layers differ in kind.
+
+    Examples
+    --------
+    >>> llama = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
+    >>> kv_bytes_per_token(llama)  # 128 KiB of Llama 3 8B
+    131072.0
+    """
+    text = config.get("text_config") or config
+    layers, heads, width = (text.get(name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
+    if not (layers and heads) or not set(text.get("layer_types") or ATTENTION) <= set(ATTENTION):
+        return None
+    item_bytes = ITEM_BYTES.get(_dtype(config, text) if dtype == "auto" else dtype, 2)
+    if latent := text.get("kv_lora_rank"):  # one compressed vector for keys and values of all heads
+        return float(layers * (latent + (text.get("qk_rope_head_dim") or 0)) * item_bytes)
+    head_width = text.get("head_dim") or (width and width // heads)
+    if not head_width:
+        return None
+    return float(2 * layers * (text.get("num_key_value_heads") or heads) * head_width * item_bytes)
+
+
+def _dtype(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
+    names = (known.get(name) for known in (config, text) for name in ("dtype", "torch_dtype"))
+    return str(next((name for name in names if name), "bfloat16"))
