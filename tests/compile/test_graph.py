@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from typing import Any
 
 import cloudpickle
@@ -150,6 +151,7 @@ def test_it_is_a_collection_that_dask_knows_and_annotates() -> None:
     assert dask.base.tokenize(bound) == dask.base.tokenize(bound) != dask.base.tokenize(plain("abc"))
 
 
+@pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is not installed")
 def test_it_can_be_drawn_by_dask(tmp_path: Any) -> None:
     pytest.importorskip("graphviz")
     flow("x").visualize(filename=str(tmp_path / "graph.svg"))
