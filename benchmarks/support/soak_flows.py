@@ -19,6 +19,7 @@ __all__ = ["STALL_S", "bind", "deployment", "single"]
 
 STALL_S = 5.0  # without a token, after which a call is tried elsewhere
 MAX_ATTEMPTS = 5
+KEEP_REPORTS = 500  # reached in minutes, so that memory tells of growth and not of filling up
 STEP_S = 0.01  # of the emulated cards; a call of 32 tokens takes a third of a second
 
 small, large, real = fm.Model("small"), fm.Model("large"), fm.Model("real")
@@ -97,6 +98,7 @@ def deployment(log: Path | None, policy: str = "greedy") -> dict[str, Any]:
             "policy": policy,
             "max_attempts": MAX_ATTEMPTS,
             "stall_s": STALL_S,
+            "keep_reports": KEEP_REPORTS,
             "record": str(log) if log is not None else None,
         },
     }

@@ -85,7 +85,7 @@ async def ask_about_run(future: Future, question: str) -> dict[str, Any]:
         )
     if answer is None:
         raise KeyError(
-            f"run {run_id[:8]} is not known to the runtime, or no longer remembered; ask soon after its end, or keep "
-            "what happens with fm.record"
+            f"run {run_id[:8]} is not known to the runtime, or no longer remembered; ask soon after its end, raise "
+            "router.keep_reports in the deployment, or keep what happens with fm.record"
         )
     return answer

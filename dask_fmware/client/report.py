@@ -220,7 +220,7 @@ def reports(client: Client, futures: list[Future] | None = None) -> Any:
     Returns
     -------
     list of Report
-        Runs under way, and the last 10,000 that ended.
+        Runs under way, and the last that ended: 10,000, or as many as ``router.keep_reports`` of the deployment says.
 
     Raises
     ------

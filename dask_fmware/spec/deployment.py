@@ -133,6 +133,9 @@ class RouterOptions(Record):
         description="share of all tokens for calls tried elsewhere as they give no token in time; 0 is never",
     )
     max_held: int = Field(default=100_000, ge=1, description="calls held before submissions are refused")
+    keep_reports: int = Field(
+        default=10_000, ge=0, description="reports that are kept of runs that nobody holds any more, of about 1 kB each"
+    )
     record: str | None = Field(
         default=None, min_length=1, description="file of the scheduler for the event log; .gz compresses it"
     )
@@ -169,7 +172,7 @@ class Deployment(Record):
     light_workers
         Workers (of so many threads) that run plain code and hold results.
     router
-        Policy, seed, attempts of a call, bound of held calls, event log.
+        Policy, seed, attempts of a call, bounds of held calls and kept reports, event log.
     tenants
         Weights, by name; 1 for whoever is not named.
     provisioning

@@ -87,6 +87,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             },
             max_attempts=router.max_attempts,
             max_held=router.max_held,
+            keep_runs=router.keep_reports,
             stall_s=router.stall_s,
             hedge_budget=router.hedge_budget,
             unhedged=[name for name, model in self.deployment.models.items() if not model.hedge],

@@ -51,6 +51,19 @@ async def test_a_report_during_the_run_shows_what_is_known(serving: Any) -> None
         future.release()
 
 
+async def test_as_many_reports_are_kept_as_the_deployment_says(serving: Any) -> None:
+    async with serving("small", router={"keep_reports": 2}) as cluster:
+        futures = [cluster.client.compute(one(f"{number}")) for number in range(3)]
+        for future in futures:
+            await future
+        assert len(await fm.reports(cluster.client)) == 3, "those that are held"
+        for left, future in enumerate(futures):
+            future.release()
+            await cluster.until(lambda left=left: len(cluster.router.machine.runs) == 2 - left)
+        kept = await fm.reports(cluster.client)
+        assert [report.data.run_id for report in kept] == [asking.run_id_of(future) for future in futures[1:]]
+
+
 async def test_a_report_shows_what_a_format_and_a_call_cost_where_there_is_something_to_show(
     serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
