@@ -8,9 +8,17 @@ from typing import Any, TypeVar
 
 from distributed import Client, Future
 
-from dask_fmware.errors import NotInstalledError
+from dask_fmware.errors import NotInstalledError, RuntimeFaultError
 
-__all__ = ["ask_about_run", "checked_client", "checked_future", "not_installed", "run_id_of", "until_arrived"]
+__all__ = [
+    "ask_about_run",
+    "checked_client",
+    "checked_future",
+    "not_installed",
+    "run_id_of",
+    "still_open",
+    "until_arrived",
+]
 
 T = TypeVar("T")
 
@@ -24,11 +32,21 @@ def run_id_of(future: Future) -> str:
 
 
 def checked_client(client: Any, function: str) -> Client:
-    """Return the client that a public function was given; `TypeError` if it is something else."""
+    """Return the client that a public function was given; `TypeError` if it is something else, or see `still_open`."""
     if not isinstance(client, Client):
         raise TypeError(
             f"fm.{function} takes a distributed.Client, not a {type(client).__name__}; "
             "make one: client = Client('tcp://scheduler:8786'), or Client(cluster)"
+        )
+    return still_open(client, function)
+
+
+def still_open(client: Client, function: str) -> Client:
+    """Return a client that has a scheduler to ask; `RuntimeFaultError` if it is closed."""
+    if client.status == "closed":
+        raise RuntimeFaultError(
+            f"fm.{function}: the client is closed, by hand or since its scheduler was lost, and so are its runs; make "
+            "another: client = Client('tcp://scheduler:8786'), or Client(cluster)"
         )
     return client
 

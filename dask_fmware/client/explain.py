@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from distributed import Client, Future
+from distributed import Future
 
-from dask_fmware.client.asking import ask_about_run, checked_future
+from dask_fmware.client.asking import ask_about_run, checked_future, still_open
 from dask_fmware.model.report import RunReport
 from dask_fmware.observe.explain import Explanation, Neighbour
 from dask_fmware.observe.explain import explain as explained
@@ -41,7 +41,7 @@ def explain(future: Future) -> Any:
       To blame is node 'answer': it waited 2.310 s for a slot of large-slow-0 on card slow-0 (2.310 s of 3.204 s).
       Meanwhile that card ran rag.answer x5, shopping.recommend x2.
     """
-    client: Client = checked_future(future, "explain").client
+    client = still_open(checked_future(future, "explain").client, "explain")
     return client.sync(_explain, future)
 
 

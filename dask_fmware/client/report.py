@@ -14,6 +14,7 @@ from dask_fmware.client.asking import (
     checked_future,
     not_installed,
     run_id_of,
+    still_open,
     until_arrived,
 )
 from dask_fmware.model.report import CallReport, RunReport
@@ -198,7 +199,7 @@ def report(future: Future) -> Any:
     KeyError
         If the run is not known, has not reached the scheduler within 5 s, or is no longer remembered.
     """
-    client: Client = checked_future(future, "report").client
+    client = still_open(checked_future(future, "report").client, "report")
     return client.sync(_report, future)
 
 

@@ -8,7 +8,7 @@ and nothing between calls. The piece that lost most is to blame.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from dask_fmware.model.report import AttemptReport, CallReport, RunReport
@@ -94,7 +94,8 @@ def critical_path(report: RunReport, now: float | None = None) -> list[Piece]:
     at = decisive_at(report, now)
     if at is None:
         return []
-    calls = [call for call in report.calls if call.state not in ("skipped", "planned") and call.runnable_at is not None]
+    known = [call for call in report.calls if call.state not in ("skipped", "planned") and call.runnable_at is not None]
+    calls = [_as_of(call, at) for call in known]
     # a workflow that ends in plain code, a map or a loop has its first token at its end, from no call
     ends_at_token = (
         report.first_token_at is not None
@@ -122,6 +123,14 @@ def critical_path(report: RunReport, now: float | None = None) -> list[Piece]:
         if before is None:
             return pieces[::-1]
         call, ends_at_token = before, False
+
+
+def _as_of(call: CallReport, at: float) -> CallReport:
+    """A call at a moment: one that ran again later, as its result was lost after the run's end, as it first ran."""
+    first = [attempt for attempt in call.attempts if attempt.started_at <= at + CLOSE_S]
+    if not first or (call.runnable_at or 0.0) <= at + CLOSE_S:
+        return call
+    return replace(call, runnable_at=first[0].started_at, attempts=first)
 
 
 def _end(call: CallReport, at_token: bool) -> float | None:

@@ -30,7 +30,7 @@ def verdict(recent: Bucket, *, waiting: int, replicas: int) -> dict[str, str]:
         ended = f"{tally.ended} runs without an SLO ended" if tally.ended else "no run ended"
         busy = f"; {waiting} calls wait" if waiting else ""
         return {"state": "idle", "headline": "No SLO to judge", "detail": f"In {minutes} {ended}{busy}."}
-    counts = f"{tally.met} of {tally.judged} runs in {minutes}"
+    counts = f"{tally.met} of {tally.judged} runs were in time in {minutes}"
     if share >= 0.99:
         return {"state": "met", "headline": "SLOs are met", "detail": f"{counts}."}
     state, headline = ("risk", "SLOs are mostly met") if share >= 0.9 else ("missed", "SLOs are missed")

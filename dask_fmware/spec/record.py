@@ -124,7 +124,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("max_token", ["max_tokens", "seed"])
     "; did you mean 'max_tokens'?"
     """
-    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    names = list(known)
+    if name.lower() == "true" and "on" in names:
+        return "; did you mean 'on'? YAML 1.1, which PyYAML reads and writes, takes it for true unless it is quoted"
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

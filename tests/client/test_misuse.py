@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from distributed import Client, Scheduler
 
 import dask_fmware as fm
 from dask_fmware.demo.rag import rag
-from dask_fmware.errors import DeploymentError, SpecError, WorkflowError
+from dask_fmware.errors import DeploymentError, RuntimeFaultError, SpecError, WorkflowError
 
 DEPLOYMENT = {"accelerators": {"a": {"cards": 1}}, "models": {"m": {"on": {"a": {}}}}}
 ADDRESS = "tcp://127.0.0.1:8786"
@@ -31,6 +32,17 @@ ADDRESS = "tcp://127.0.0.1:8786"
 def test_an_address_is_not_a_client(name: str, call: Callable[[], object]) -> None:
     with pytest.raises(TypeError, match=rf"fm\.{name} takes a distributed.Client, not a str; make one: client = "):
         call()
+
+
+async def test_a_closed_client_is_said_to_be_closed() -> None:
+    async with Scheduler(dashboard=False, port=0) as scheduler:
+        client = await Client(scheduler.address, asynchronous=True)
+        await client.close()
+        for ask in (fm.status, fm.reports, fm.Session):
+            with pytest.raises(
+                RuntimeFaultError, match=r"the client is closed, by hand or since its scheduler was lost"
+            ):
+                ask(client)
 
 
 @pytest.mark.parametrize("name", ["report", "stream", "explain"])

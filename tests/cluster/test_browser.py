@@ -84,7 +84,7 @@ async def test_the_page_shows_live_figures_and_no_errors(scheme: str, width: int
         assert "No run has been submitted yet" in await text_with(page, "workflow", "No run has been submitted yet")
         futures = await submit(cluster)
         overview = await text_with(page, "overview", "SLOs are missed")
-        assert "4 of 5 runs in the last 5 minutes. To blame: node call of one, 1 of 1 misses" in overview
+        assert "4 of 5 runs were in time in the last 5 minutes. To blame: node call of one, 1 of 1 misses" in overview
         assert "card cpu-0" in overview
         await text_with(page, "workflow", "1 running · 2 waiting")
         assert "rewrite" in await text_with(page, "workflow", "answer")

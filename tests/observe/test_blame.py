@@ -98,6 +98,14 @@ def test_plain_code_without_any_call_is_not_said_to_come_after_one() -> None:
     assert "plain code and hops before any call of a model: 0.500 s of 0.500 s" in str(explain(report))
 
 
+def test_a_run_whose_result_was_lost_after_its_end_is_explained_by_the_call_as_it_first_ran() -> None:
+    first = attempt(0.1, 0.4, card="slow-0", first_token_at=0.2, ideal_ttft_s=0.05, ideal_s=0.1)
+    again = attempt(2.0, 2.5, number=2, first_token_at=2.1)
+    answer = call("answer", 1.0, first, again, answers=True)
+    report = run(answer, ttft_slo_s=None, e2e_slo_s=0.2, first_token_at=0.2, finished_at=0.4)
+    assert [(p.kind, p.card) for p in critical_path(report)] == [("between", ""), ("run", "slow-0")]
+
+
 def test_a_run_under_way_is_explained_up_to_now_with_what_it_waits_for() -> None:
     report = run(call("rewrite", 0.0, REWRITE), call("answer", 0.2, answers=True, after=("rewrite",)), state="running")
     busy = run(call("each", 0.0, attempt(0.0, None), state="running"), state="running", ttft_slo_s=None)

@@ -114,6 +114,7 @@ WRONG_TEXTS = {
         DEPLOYMENT.replace("{replicas: 2}", "{replica: 2}"),
         "line 8, column 14: .*key 'replica'; did you mean 'replicas'",
     ),
+    "on, written by PyYAML": (DEPLOYMENT.replace("on:", "true:"), "unknown key 'true'; did you mean 'on'\\? YAML 1.1"),
     "value": (DEPLOYMENT.replace("cards: 2", "cards: 0"), "line 3, column 10: accelerators.slow.cards: .*, not 0"),
     "missing key": (
         DEPLOYMENT.replace("cards: 2", ""),
