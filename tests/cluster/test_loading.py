@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from distributed import Worker
 
 import dask_fmware as fm
 from dask_fmware.errors import DeploymentError, EngineLoadError
@@ -28,6 +29,16 @@ async def test_a_replica_that_cannot_load_is_reported_with_its_reason() -> None:
         ):
             await fm.wait_ready(cluster.client, timeout_s=0.1)
         assert (await cluster.client.compute(one("x"))).model == "small"  # the other one serves
+
+
+async def test_a_replica_with_fewer_threads_than_slots_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    labels = {"fm-model:small": 1, "fm-accelerator:cpu": 1}
+    async with InProcessCluster(deployment("small", slots=3)) as cluster:
+        caplog.handler.setLevel("WARNING")  # local clusters of Dask silence handlers
+        async with Worker(cluster.client.scheduler.address, name="narrow", nthreads=2, resources=labels):
+            await cluster.until(lambda: len(cluster.router.machine.fleet) == 2)
+    assert "Worker 'narrow' has 2 threads for 3 slots of model 'small'" in caplog.text
+    assert "start it with --nthreads 5" in caplog.text
 
 
 async def test_a_replica_whose_engine_does_not_exist_fails_wait_ready_at_once() -> None:

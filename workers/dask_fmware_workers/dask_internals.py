@@ -44,6 +44,11 @@ class WorkerInternals:
         """Declared resources, which serve as labels (Worker.state.total_resources)."""
         return dict(self.worker.state.total_resources)
 
+    @property
+    def threads(self) -> int:
+        """Tasks that the worker runs at once, calls among them (Worker.state.nthreads)."""
+        return int(self.worker.state.nthreads)
+
     def declare(self, resources: Mapping[str, float]) -> None:
         """Add resources before the worker registers (Worker.state.total_resources, available_resources)."""
         self.worker.state.total_resources.update(resources)

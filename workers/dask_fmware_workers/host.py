@@ -144,6 +144,13 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             else:
                 ready = self.loaded.replica
                 self.pace = EnginePace(self.dask.address, self.dask.send, ready.slots, ready.profile)
+                if self.dask.threads < ready.slots:
+                    logger.warning(
+                        "Worker '%s' has %d threads for %d slots of model '%s', so no more than %d calls run at once; "
+                        "start it with --nthreads %d",
+                        *(self.dask.name, self.dask.threads, ready.slots, ready.model),
+                        *(self.dask.threads, ready.slots + 2),
+                    )
             self._ready_at = perf_counter()
             if self.loaded is not None:
                 self.runner.slots.count = self.loaded.replica.slots

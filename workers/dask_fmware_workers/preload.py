@@ -14,7 +14,6 @@ labels can be given by hand: ``--resources "fm-model:small=1 fm-accelerator:fast
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,6 @@ from dask_fmware_workers.dask_internals import WorkerInternals
 from dask_fmware_workers.host import ModelHost
 
 __all__ = ["dask_setup"]
-
-logger = logging.getLogger("dask_fmware.host")
 
 
 def _deployment(ctx: click.Context, option: click.Parameter, path: Path | Deployment) -> Deployment:
@@ -104,13 +101,4 @@ async def _install(
     """Label the worker before it registers, so that the router knows what it is from the start, and add the host."""
     named = {MODEL_LABEL: model, ACCELERATOR_LABEL: accelerator, CARD_LABEL: card}
     WorkerInternals(worker).declare({label(kind, name): 1 for kind, name in named.items() if name is not None})
-    if model is not None and worker.state.nthreads < deployment.models[model].slots:
-        logger.warning(
-            "Worker %s has %d threads for %d slots of model '%s'; start it with --nthreads %d",
-            worker.name,
-            worker.state.nthreads,
-            deployment.models[model].slots,
-            model,
-            deployment.models[model].slots + 2,
-        )
     await worker.plugin_add(plugin=ModelHost(deployment, stream_interval_s=stream_interval_s), catch_errors=False)
