@@ -61,6 +61,12 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=1), help="How many seeds.")
 @click.option("--first-seed", default=0, show_default=True, help="The first of them.")
 @click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    show_default="one for each core",
+    help="How many play at once.",
+)
+@click.option(
     "--record",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Instead of SCENARIO: an event log, as fm.record writes it.",
@@ -79,8 +85,8 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("--json", "json_path", type=OutputFile(), metavar="FILE", help="Write the rows to a file.")
 def simulate(
     scenario: Path | None, policies: tuple[str, ...], loads: tuple[float, ...], seeds: int, first_seed: int,
-    record: Path | None, add: tuple[tuple[str, int], ...], slo_s: float | None, html_path: Path | None,
-    json_path: Path | None,
+    processes: int | None, record: Path | None, add: tuple[tuple[str, int], ...], slo_s: float | None,
+    html_path: Path | None, json_path: Path | None,
 ) -> None:  # fmt: skip
     """Play SCENARIO in virtual time and print what each policy makes of it, or ask a record what if.
 
@@ -92,7 +98,7 @@ def simulate(
         raise click.UsageError("give a SCENARIO or --record, one of them")
     if record is not None:
         context = click.get_current_context()
-        for name in ("seeds", "first_seed", "html_path"):
+        for name in ("seeds", "first_seed", "processes", "html_path"):
             if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
                 option = f"--{name.removesuffix('_path').replace('_', '-')}"
                 raise click.UsageError(f"{option} is for a SCENARIO; a --record is played as it was")
@@ -101,7 +107,7 @@ def simulate(
     if add or slo_s is not None:
         raise click.UsageError("--add and --slo change a --record; a scenario says itself what there is")
     assert scenario is not None
-    _play(scenario, policies, loads, range(first_seed, first_seed + seeds), html_path, json_path)
+    _play(scenario, policies, loads, range(first_seed, first_seed + seeds), processes, html_path, json_path)
 
 
 def _what_if(
@@ -134,19 +140,21 @@ def _play(
     policies: tuple[str, ...],
     loads: tuple[float, ...],
     seeds: range,
+    processes: int | None,
     html_path: Path | None,
     json_path: Path | None,
 ) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from dask_fmware.cli.processes import cores, pool
     from dask_fmware.simulate.run import cells
     from dask_fmware.simulate.scenario import load_scenario
     from dask_fmware.simulate.study import Study
 
     scenario = load_scenario(path)
     wanted = policies or ("slack", "greedy", "least_outstanding", "power_of_two")
-    at = loads or (1.0,)
+    at = tuple(dict.fromkeys(loads or (1.0,)))
     if html_path is not None:
         from dask_fmware.simulate.pictures import check_installed
 
@@ -154,13 +162,16 @@ def _play(
     study = Study(scenario)
     interrupted = False
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    simulations = len(wanted) * len(at) * len(seeds)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=len(wanted) * len(at) * len(seeds), completed=-1)
+        task = progress.add_task("simulations", total=simulations)
         try:
-            for cell in cells(
-                scenario, wanted, at, seeds, lambda word: progress.update(task, advance=1, description=word)
-            ):
-                study.cells.append(cell)
+            with pool(min(processes or cores(), simulations)) as executor:
+                for cell in cells(
+                    scenario, wanted, at, seeds,
+                    lambda word: progress.update(task, advance=1, description=word), executor,
+                ):  # fmt: skip
+                    study.cells.append(cell)
         except KeyboardInterrupt:
             interrupted = True
     if study.cells:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
 from functools import lru_cache
 from math import inf
 from typing import Any
@@ -38,6 +40,7 @@ def simulate(
     loads: Sequence[float] = (1.0,),
     seeds: int | Iterable[int] = 5,
     told: Callable[[str], object] | None = None,
+    executor: Executor | None = None,
 ) -> Study:
     """Play a scenario in virtual time under several policies.
 
@@ -53,7 +56,10 @@ def simulate(
     seeds
         How many, or which.
     told
-        Takes a word on each simulation that begins.
+        Takes a word on each simulation that has ended.
+    executor
+        Where to play; by default here, one simulation after the other. What comes of them is the same:
+        ``client.get_executor()`` of a Dask client, or a `concurrent.futures.ProcessPoolExecutor`.
 
     Returns
     -------
@@ -76,8 +82,9 @@ def cells(
     loads: Sequence[float],
     seeds: Sequence[int],
     told: Callable[[str], object] | None = None,
+    executor: Executor | None = None,
 ) -> Iterator[Cell]:
-    """Yield what came of each policy at each load; all policies get the same runs."""
+    """Yield what came of each policy at each load; all policies get the same runs. See `simulate`."""
     if not policies or not loads or not len(seeds):
         raise SpecError("a simulation needs at least one policy, one load and one seed")
     for load in loads:
@@ -85,15 +92,35 @@ def cells(
             raise SpecError(f"a load must be positive, got {load:g}")
     for policy in policies:
         create_policy(policy, random.Random(0).random)  # says which there are before anything is played
-    for load in loads:
-        at_load, rate = _at_load(scenario, load)
-        for policy in policies:
-            measured: list[Measured] = []
-            for seed in seeds:
-                if told is not None:
-                    told(f"{policy}, load {load:g}, seed {seed}")
-                measured.append(play(at_load, policy, seed, rate))
-            yield Cell(policy, load, tuple(measured))
+    at = {load: _at_load(scenario, load) for load in loads}
+    jobs = [(made, policy, seed, rate) for made, rate in at.values() for policy in policies for seed in seeds]
+    played = _played(jobs, executor)
+    with closing(played):
+        for load in at:
+            for policy in policies:
+                measured: list[Measured] = []
+                for seed in seeds:
+                    measured.append(next(played))
+                    if told is not None:
+                        told(f"{policy}, load {load:g}, seed {seed}")
+                yield Cell(policy, load, tuple(measured))
+
+
+def _played(
+    jobs: Iterable[tuple[Scenario, str, int, float | None]], executor: Executor | None
+) -> Generator[Measured, None, None]:
+    """What came of each simulation, in order; those that nobody asks for any more are not begun."""
+    if executor is None:
+        for job in jobs:
+            yield play(*job)
+        return
+    futures = [executor.submit(play, *job) for job in jobs]
+    try:
+        for future in futures:
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 def _at_load(scenario: Scenario, load: float) -> tuple[Scenario, float | None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from distributed import Client, LocalCluster
 
 import dask_fmware as fm
 from dask_fmware.cli import fmware
@@ -40,6 +43,25 @@ def test_a_study_has_a_row_for_each_policy_and_load(study: Study) -> None:
     assert slack["below"] == 0.0
     assert greedy["below"] == pytest.approx(slack["goodput"] - greedy["goodput"])
     assert slack["parked_calls"] > greedy["parked_calls"] == 0
+
+
+def test_what_comes_of_it_does_not_depend_on_where_it_is_played(study: Study) -> None:
+    told: list[str] = []
+    with ThreadPoolExecutor(2) as executor:
+        elsewhere = fm.simulate(scenario(), ["slack", "greedy"], [4, 16], 3, told.append, executor)
+    assert elsewhere.rows == study.rows
+    assert told[:4] == ["slack, load 4, seed 0", "slack, load 4, seed 1", "slack, load 4, seed 2",
+                        "greedy, load 4, seed 0"]  # fmt: skip
+
+
+async def test_a_study_is_played_on_a_dask_cluster(study: Study) -> None:
+    async with (
+        LocalCluster(n_workers=2, processes=False, dashboard_address=None, asynchronous=True) as cluster,
+        Client(cluster, asynchronous=True, set_as_default=False) as client,
+    ):
+        playing = fm.simulate, scenario(), ["slack", "greedy"], [4, 16], 3, None, client.get_executor()
+        elsewhere = await asyncio.to_thread(*playing)
+    assert elsewhere.rows == study.rows
 
 
 def test_a_study_is_a_frame_a_figure_and_a_page(study: Study, tmp_path: Path) -> None:
