@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dask_fmware.errors import DeploymentError, EngineLoadError
+
 if TYPE_CHECKING:
     from dask_fmware.spec.deployment import Deployment
     from dask_fmware.spec.workflow import Workflow
@@ -68,6 +70,7 @@ def _show_deployment(deployment: Deployment) -> None:
     from dask_fmware.policy import create_policy
 
     create_policy(deployment.router.policy, lambda: 0.0)  # the document only holds its name
+    unchecked = _check_engines(deployment)
     speeds = _speeds(deployment)
     replicas = list(deployment.replicas())
     click.echo(f"deployment: {len(deployment.models)} models, {len(replicas)} replicas, sound")
@@ -84,6 +87,24 @@ def _show_deployment(deployment: Deployment) -> None:
         click.echo(f"  accelerator {name}: {cards}, {used} of {room} places used")
     light = deployment.light_workers
     click.echo(f"  light workers: {light.count} with {light.threads} threads, policy: {deployment.router.policy}")
+    for line in unchecked:
+        click.echo(f"  not checked here: {line}")
+
+
+def _check_engines(deployment: Deployment) -> list[str]:
+    """Hold names and arguments of engines against their classes; return why that could not be done for some."""
+    from dask_fmware_workers.engines import checked_engine
+
+    unchecked = {}
+    for name, model in deployment.models.items():
+        for accelerator, placement in model.on.items():
+            try:
+                checked_engine(model.engine, {**model.arguments, **placement.arguments})
+            except DeploymentError as error:
+                raise DeploymentError(f"model '{name}' on '{accelerator}': {error}") from None
+            except EngineLoadError as error:  # the workers may have what is missing here
+                unchecked[model.engine] = str(error)
+    return list(unchecked.values())
 
 
 def _speeds(deployment: Deployment) -> dict[tuple[str, str], str]:

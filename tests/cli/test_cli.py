@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from dask_fmware.cli import fmware
 from dask_fmware.errors import EngineError, WorkflowError
+from dask_fmware_workers.engines import ENGINES
 
 DEPLOYMENT = """\
 accelerators:
@@ -105,6 +106,31 @@ def test_check_refuses_a_policy_that_does_not_exist(invoke, deployment):
     result = invoke("check", deployment)
     assert result.exit_code == 2
     assert "'magic'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ("engine: opnai", "model 'small' on 'cpu': engine 'opnai' does not exist; there are emulated, llama.cpp"),
+        (
+            "engine: openai, arguments: {api_key: sk}",
+            "unknown arguments ['api_key']; it takes base_url, model, dialect",
+        ),
+    ],
+)
+def test_check_holds_engines_and_the_names_of_their_arguments_against_their_classes(invoke, deployment, engine, said):
+    small = f"{{{engine}, on: {{cpu: {{}}}}}}"
+    deployment.write_text(f"accelerators: {{cpu: {{cards: 1}}}}\nmodels: {{small: {small}}}\n")
+    result = invoke("check", deployment)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+
+
+def test_check_says_which_engine_cannot_be_checked_where_it_runs(invoke, deployment, monkeypatch):
+    monkeypatch.setitem(ENGINES, "llama.cpp", "no_such_module:Engine")
+    result = invoke("check", deployment)
+    assert result.exit_code == 0
+    assert "not checked here: engine 'llama.cpp': cannot import no_such_module:Engine" in result.output
 
 
 def test_check_recognises_a_workflow(invoke, tmp_path):

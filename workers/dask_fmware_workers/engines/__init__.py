@@ -19,7 +19,7 @@ from typing import Any
 from dask_fmware.errors import DeploymentError, EngineLoadError
 from dask_fmware.model.engine import Engine
 
-__all__ = ["ENGINES", "ENTRY_POINT_GROUP", "create_engine", "engine_names"]
+__all__ = ["ENGINES", "ENTRY_POINT_GROUP", "checked_engine", "create_engine", "engine_names"]
 
 ENTRY_POINT_GROUP = "dask_fmware.engines"
 
@@ -52,11 +52,7 @@ def create_engine(name: str, arguments: Mapping[str, Any]) -> Engine:
     EngineLoadError
         If the engine's module cannot be imported.
     """
-    engine_class = _engine_class(name)
-    accepted = inspect.signature(engine_class).parameters
-    unknown = sorted(set(arguments) - set(accepted))
-    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-        raise DeploymentError(f"engine '{name}': unknown arguments {unknown}; it takes {', '.join(accepted)}")
+    engine_class = checked_engine(name, arguments)
     try:
         engine: Engine = engine_class(**arguments)
     except DeploymentError:
@@ -64,6 +60,24 @@ def create_engine(name: str, arguments: Mapping[str, Any]) -> Engine:
     except (TypeError, ValueError) as error:
         raise DeploymentError(f"engine '{name}': {error}") from error
     return engine
+
+
+def checked_engine(name: str, arguments: Mapping[str, Any]) -> type[Any]:
+    """Return the class of an engine that knows these arguments; which it needs, and their values, are its own business.
+
+    Raises
+    ------
+    DeploymentError
+        If no engine has this name, or it does not know an argument.
+    EngineLoadError
+        If the engine's module cannot be imported.
+    """
+    engine_class = _engine_class(name)
+    accepted = inspect.signature(engine_class).parameters
+    unknown = sorted(set(arguments) - set(accepted))
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        raise DeploymentError(f"engine '{name}': unknown arguments {unknown}; it takes {', '.join(accepted)}")
+    return engine_class
 
 
 def engine_names() -> list[str]:
