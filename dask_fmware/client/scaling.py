@@ -40,9 +40,20 @@ def scale(client: Client, replicas: Mapping[str, Mapping[str, int]] | None) -> A
     return checked_client(client, "scale").sync(_scale, client, replicas)
 
 
+def _check_shape(replicas: Any) -> None:
+    """Raise a `DeploymentError` for numbers that say nothing of an accelerator; what is deployed the router knows."""
+    shape = "write {'model': {'accelerator': replicas}}, e.g. {'large': {'L4': 2}}"
+    if not isinstance(replicas, Mapping):
+        raise DeploymentError(f"scale: got a {type(replicas).__name__}; {shape}")
+    for model, on in replicas.items():
+        if not isinstance(on, Mapping):
+            raise DeploymentError(f"scale: model '{model}' has a {type(on).__name__}; {shape}")
+
+
 async def _scale(client: Client, replicas: Mapping[str, Mapping[str, int]] | None) -> None:
     wanted = None
     if replicas is not None:
+        _check_shape(replicas)
         wanted = [[model, accelerator, count] for model, on in replicas.items() for accelerator, count in on.items()]
     if await client.scheduler.fmware_status() is None:
         raise not_installed(client)

@@ -165,6 +165,21 @@ class LocalModelCluster(OrderlyCluster):
         backend = SpecBackend(self, self.deployment, self._replica_worker, options.start_timeout_s)
         return begin(self, backend, self.deployment, options)
 
+    def scale(self, n: int = 0, memory: Any = None, cores: Any = None) -> Any:
+        """Refuse what Dask means by it: that many workers, whichever, and replicas go without having been drained.
+
+        Raises
+        ------
+        DeploymentError
+            While the cluster runs; it says what to call instead.
+        """
+        if self.status != Status.running:  # Dask closes by it
+            return super().scale(n, memory, cores)
+        raise DeploymentError(
+            f"scale({n}): workers of this cluster are replicas of models; call cluster.adapt(fm.Provisioning()), and "
+            "fm.scale(client, {'model': {'accelerator': replicas}}) to choose by hand"
+        )
+
     def _update_worker_status(self, op: str, msg: Any) -> None:
         """Leave workers to their nannies.
 

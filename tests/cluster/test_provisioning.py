@@ -196,6 +196,18 @@ async def test_what_cannot_be_is_refused_with_the_next_step(world: InProcessClus
         world.cluster.adapt(fm.Provisioning.model_validate({"default": {"min_replicas": 5}}))
 
 
+@pytest.mark.parametrize("wrong", [2, {"m": 2}, ["m"]])
+async def test_numbers_without_model_or_accelerator_are_refused(world: InProcessCluster, wrong: Any) -> None:
+    with pytest.raises(DeploymentError, match=r"write \{'model': \{'accelerator': replicas\}\}"):
+        await fm.scale(world.client, wrong)
+
+
+async def test_a_number_of_workers_does_not_take_replicas(world: InProcessCluster) -> None:
+    with pytest.raises(DeploymentError, match=r"call cluster\.adapt\(fm\.Provisioning\(\)\), and fm\.scale\(client"):
+        world.cluster.scale(0)
+    assert len(world.cluster.worker_spec) == 2
+
+
 async def test_the_two_models_share_the_last_card_by_turns_when_asked_to() -> None:
     made = deployment("m", "n")
     made["accelerators"]["cpu"]["cards"] = 1

@@ -50,8 +50,10 @@ class ApiKey:
 
         Raises
         ------
+        DeploymentError
+            If the variable is missing, empty or holds no key; that of a process that runs does not change.
         EngineLoadError
-            If it is missing, empty or no key; the message names where it should be.
+            If the file does not hold one, which may come. Either message names where the key should be.
         """
         if self._env is not None:
             key = os.environ.get(self._env, "").strip()
@@ -63,8 +65,11 @@ class ApiKey:
         else:
             return None
         if not key or not key.isascii() or not key.isprintable() or " " in key:
-            raise EngineLoadError(
+            wrong = (
                 f"openai: {self.source} must hold one key of printable characters, got "
-                f"{'nothing' if not key else 'something else'}; set it on the worker"
+                f"{'nothing' if not key else 'something else'}; "
             )
+            if self._env is not None:
+                raise DeploymentError(f"{wrong}set it for the worker and start that anew")
+            raise EngineLoadError(f"{wrong}set it on the worker")
         return key
