@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware.errors import DeploymentError, EngineLoadError, SpecError
 
 if TYPE_CHECKING:
     from dask_fmware.spec.deployment import Deployment
@@ -136,6 +136,12 @@ def _show_scenario(file: Path) -> None:
     from dask_fmware.simulate.scenario import load_scenario
 
     scenario = load_scenario(file)
+    for name, model in scenario.models.items():
+        for card, hosting in model.on.items():
+            try:
+                _ = hosting.step_law  # the document only holds names of the catalog
+            except SpecError as error:
+                raise SpecError(f"{file}: models.{name}.on.{card}.catalog: {error}") from None
     click.echo(f"scenario '{scenario.name}': {len(scenario.workflows)} workflows, sound")
     for name, workflow in scenario.workflows.items():
         calls = sum(node.model is not None for node in workflow.nodes.values())

@@ -12,6 +12,8 @@ from dask_fmware.errors import RuntimeFaultError, SpecError
 if TYPE_CHECKING:
     from distributed import Client
 
+    from dask_fmware.spec.deployment import Deployment
+
 __all__ = ["CONNECT_S", "connected", "served"]
 
 CONNECT_S = 10.0
@@ -51,7 +53,9 @@ async def connected(address: str, timeout_s: float = CONNECT_S) -> AsyncIterator
 
 
 @asynccontextmanager
-async def served(address: str | None, deployment: Path | None, *, ready_s: float = 120.0) -> AsyncIterator[Client]:
+async def served(
+    address: str | None, deployment: Deployment | Path | None, *, ready_s: float = 120.0
+) -> AsyncIterator[Client]:
     """Connect to a cluster with the runtime: the one at an address, else one that is started here and ended after use.
 
     Parameters

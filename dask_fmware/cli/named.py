@@ -53,6 +53,8 @@ def workflow_named(name: str) -> Workflow:
     from dask_fmware.spec.workflow import Workflow
 
     if not is_named(name):
+        if name.endswith(".py"):
+            raise WorkflowError(f"'{name}' is a Python file; write module:name, such as {Path(name).stem}:my_workflow")
         return load_workflow(Path(name))
     found = import_named(name)
     spec = getattr(found, "workflow", found)

@@ -12,12 +12,14 @@ import click
 
 from dask_fmware.cli.clusters import served
 from dask_fmware.cli.output import OutputFile, console
+from dask_fmware.errors import DeploymentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dask_fmware.client.profiling import ProfiledModel, ProfileProgress
     from dask_fmware.profile.record import Profile
+    from dask_fmware.spec.deployment import Deployment
 
 __all__ = ["profile"]
 
@@ -144,8 +146,33 @@ async def _measured(
 ) -> list[ProfiledModel]:
     from dask_fmware.client.profiling import profile_models
 
-    async with served(address, deployment, ready_s=timeout_s) as client:
+    wanted = None if deployment is None else _narrowed(deployment, *only)
+    async with served(address, wanted, ready_s=timeout_s) as client:
         return list(await profile_models(client, *only, **options))
+
+
+def _narrowed(file: Path, models: Sequence[str] | None, accelerators: Sequence[str] | None) -> Deployment:
+    """What is measured of a deployment: nothing else is loaded, and a wrong name is told before anything is."""
+    from dask_fmware.spec.documents import load_deployment
+    from dask_fmware.spec.record import did_you_mean
+
+    deployment = load_deployment(file)
+    for kind, names, known in (
+        ("model", models, deployment.models),
+        ("accelerator", accelerators, deployment.accelerators),
+    ):
+        for name in names or ():
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise DeploymentError(f"{file}: no {kind} is called '{name}'{hint} (known: {', '.join(known)})")
+    kept = {}
+    for name, model in deployment.models.items():
+        on = {card: place for card, place in model.on.items() if accelerators is None or card in accelerators}
+        if on and (models is None or name in models):
+            kept[name] = model.model_copy(update={"on": on})
+    if not kept:
+        raise DeploymentError(f"{file}: no model that is asked for is deployed on an accelerator that is asked for")
+    return deployment.model_copy(update={"models": kept})
 
 
 @contextmanager

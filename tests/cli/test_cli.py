@@ -208,6 +208,7 @@ def test_exit_codes_tell_who_is_to_blame(invoke, monkeypatch, deployment, raised
         (["status", "http://127.0.0.1:8787"], "write it like tcp://127.0.0.1:8786"),
         (["status", "tcp://127.0.0.1:9", "--timeout", "-1"], "-1.0 is not in the range x>0"),
         (["plan", "--deployment", "D", "--workflow", "dask_fmware.demo.rag:rag", "--rate", "-3"], "not in the range"),
+        (["plan", "--deployment", "D", "--workflow", "my/flows.py", "--rate", "1"], "such as flows:my_workflow"),
         (["plan", "--deployment", "D", "--workflow", "W", "--rate", "1", "--slo", "-1"], "-1.0 is not in the range"),
         (["simulate", "D", "--json", "nowhere/rows.json"], "'nowhere' is no folder; give another path"),
         (["simulate", "--record", "D", "--html", "a.html"], "--html is for a SCENARIO"),
@@ -236,6 +237,19 @@ def test_a_scenario_is_checked_like_other_documents(invoke, tmp_path):
     assert "scenario 'two': 1 workflows, sound" in result.output
     path.write_text(path.read_text().replace("count: 2", "count: -2"))
     assert "cards.fast.count: input should be greater" in invoke("check", path).output
+
+
+def test_check_of_a_scenario_looks_into_the_catalog(invoke, tmp_path):
+    path = tmp_path / "scenario.yaml"
+    path.write_text(
+        "name: two\ncards: {A10: {count: 2}}\n"
+        "models: {m: {on: {A10: {catalog: [Llama-7B, A11]}}}}\n"
+        "workflows: {chat: {slo: {ttft_s: 1}, nodes: {say: {model: m, prompt: 20, output: 5, answers: true}}}}\n"
+        "arrivals: {kind: poisson, duration_s: 10}\n"
+    )
+    result = invoke("check", path)
+    assert result.exit_code == 2
+    assert "models.m.on.A10.catalog: the catalog has no figures" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from dask_fmware.cli import fmware
+from dask_fmware.cli.profile import _narrowed
 from dask_fmware.profile.fit import fit_law
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.points import StepPoint
@@ -50,6 +51,43 @@ def test_profile_of_a_missing_deployment_is_one_line(invoke):
     result = invoke("--deployment", "nothing.yaml")
     assert result.exit_code == 2
     assert "no such file" in result.output
+
+
+DEPLOYMENT = """\
+accelerators: {fast: {cards: 2}, slow: {cards: 2}, spare: {cards: 1}}
+models:
+  small: {on: {fast: {}, slow: {}}}
+  large: {on: {fast: {}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "lrge"], "no model is called 'lrge'; did you mean 'large'? (known: small, large)"),
+        (["--accelerator", "H100"], "no accelerator is called 'H100' (known: fast, slow, spare)"),
+        (["--model", "large", "--accelerator", "slow"], "no model that is asked for is deployed on an accelerator"),
+    ],
+)
+def test_a_wrong_name_is_told_before_anything_is_loaded(invoke, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.setattr("dask_fmware.cluster.local.LocalModelCluster", None)  # would fail otherwise
+    path = tmp_path / "deployment.yaml"
+    path.write_text(DEPLOYMENT)
+    result = invoke("--deployment", str(path), *arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+
+
+def test_only_what_is_measured_is_loaded(tmp_path):
+    path = tmp_path / "deployment.yaml"
+    path.write_text(DEPLOYMENT)
+
+    def names(*only):
+        return [replica.name for replica in _narrowed(path, *only).replicas()]
+
+    assert names(None, None) == ["small-fast-0", "small-slow-0", "large-fast-1"]
+    assert names(["small"], ["slow"]) == ["small-slow-0"]
+    assert names(None, ["fast"]) == ["small-fast-0", "large-fast-1"]
 
 
 def test_profile_without_a_scheduler_is_one_line(invoke):
