@@ -34,6 +34,7 @@ RENEW_S = 15.0
 PATIENCE_S = 300.0  # for calls that run on the replica
 DEAR_S = 20.0  # an experiment that takes longer is the longest of its phase
 SAVE_S = 1.0  # between two writes of what was measured so far
+DOUBTED = 0.3  # median error of a law on held-out steps, above which it is told of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class ProfiledModel:
     key: ProfileKey
     state: Literal["measured", "kept", "failed"]  # "kept": the store had it
     profile: Profile | None
-    reason: str = ""  # why it failed, or was measured although the store had an entry
+    reason: str = ""  # why it failed, was measured although the store had an entry, or is doubtful
 
 
 def profile_models(
@@ -153,7 +154,7 @@ class _Profiling:
             leave.cancel()
             await self.client.scheduler.fmware_drain(workers=shared, lease_s=0)
         await self.announce(profile, same)
-        return ProfiledModel(key, "measured", profile, str(problem or ""))
+        return ProfiledModel(key, "measured", profile, str(problem or "") or _doubt(profile))
 
     async def keep_on_leave(self, workers: list[str]) -> None:
         while True:
@@ -232,6 +233,18 @@ class _Profiling:
                 await self.client.rpc(replica["worker"]).fmware_profiled(profile=text)
             except OSError:  # it is gone; its successor reads the store
                 continue
+
+
+def _doubt(profile: Profile) -> str:
+    """Why not to trust a profile, if its law is far from what was measured."""
+    phases = {"decode": profile.decode, "prefill": profile.prefill}
+    far = [f"{n} {p.cv_median_error:.0%}" for n, p in phases.items() if p is not None and p.cv_median_error > DOUBTED]
+    if not far:
+        return ""
+    return (
+        f"its law is off by a median of {', '.join(far)}: was the machine busy? Measure again when it is idle, with "
+        "force (--force), or draw what was measured: dask fmware profile show --plot FILE"
+    )
 
 
 def _asks_the_same(one: EngineFacts, other: EngineFacts) -> bool:

@@ -2,7 +2,9 @@
 
 Times span four orders of magnitude, so a point counts by its relative error. Measured steps hold
 outliers (a garbage collection, a neighbour on the card): weights are recomputed after Huber, around
-the median error, until points far off count in proportion to one over their distance.
+the median error, until points far off count in proportion to one over their distance. Where times scatter
+widely, as on a busy machine, a few that are far too short (two answers that arrived together) would have all the say,
+since an error relative to them has no bound: then errors are relative to what was predicted where that is longer.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ __all__ = ["nonnegative_fit", "require_solver"]
 
 Floats = NDArray[np.float64]
 ROUNDS = 6  # reweighting has settled by then on every profile at hand
+POOR = 0.3  # a median error above it is of no use
 LEAST_ERROR = 1e-2  # a residual below one percent is no outlier, however good the rest is
 
 
@@ -47,16 +50,38 @@ def nonnegative_fit(design: Floats, target_s: Floats, scale_s: Floats, ties: Flo
     scaled = design / unit / scale_s[:, None]
     wanted = target_s / scale_s
     penalty = ties / unit
-    weight = np.ones(len(target_s))
-    coefficients = np.zeros(design.shape[1])
+    coefficients, error = _reweighted(nnls, scaled, wanted, penalty)
+    if np.median(error) > POOR:
+        again, other = _reweighted(nnls, scaled, wanted, penalty, scale_s / np.median(scale_s))
+        if np.median(other) < np.median(error):
+            coefficients = again
+    return np.asarray(coefficients / unit)
+
+
+def _reweighted(
+    nnls: Callable[..., tuple[Floats, float]],
+    scaled: Floats,
+    wanted: Floats,
+    penalty: Floats,
+    lengths: Floats | None = None,
+) -> tuple[Floats, Floats]:
+    """Coefficients and the relative errors that they leave.
+
+    With `lengths`, times over their median, an error is relative to the longer of what was predicted and measured, in
+    the first fit to the median at least, so that a step far too short counts no more than one far too long.
+    """
+    weight = np.ones(len(wanted)) if lengths is None else np.minimum(1.0, lengths)
+    coefficients, error = np.zeros(scaled.shape[1]), np.abs(wanted)
     for _ in range(ROUNDS):
         rows = np.vstack([scaled * weight[:, None], penalty * np.sqrt(np.mean(weight**2))])
         right = np.concatenate([wanted * weight, np.zeros(len(penalty))])
-        coefficients, _residual = nnls(rows, right, maxiter=50 * design.shape[1])
-        error = np.abs(scaled @ coefficients - wanted)
-        limit = max(float(np.median(error)), LEAST_ERROR)
-        weight = np.sqrt(np.minimum(1.0, limit / np.maximum(error, 1e-12)))
-    return np.asarray(coefficients / unit)
+        coefficients, _residual = nnls(rows, right, maxiter=50 * scaled.shape[1])
+        signed = scaled @ coefficients - wanted
+        error = np.abs(signed)
+        share = np.ones(len(wanted)) if lengths is None else 1.0 / np.maximum(1.0, 1.0 + signed)
+        limit = max(float(np.median(error * share)), LEAST_ERROR)
+        weight = np.sqrt(np.minimum(1.0, limit / np.maximum(error * share, 1e-12))) * share
+    return coefficients, error
 
 
 def require_solver() -> None:

@@ -58,6 +58,14 @@ def test_outliers_hardly_move_the_law() -> None:
     assert law.step_s(512, 0, 0) == pytest.approx(PLAIN.step_s(512, 0, 0), rel=0.08)
 
 
+def test_a_few_steps_far_too_short_do_not_take_the_law_where_times_scatter() -> None:
+    points = grid(PLAIN, noise=1.0)
+    short = [StepPoint(p.step_s / 300, p.prefill_tokens, p.prefilled, p.batch, p.context_tokens) for p in points[::9]]
+    law = fit_law(points + short, rng()).law
+    for asked in ((0, 16, 9000), (512, 0, 0)):
+        assert 0.3 < law.step_s(*asked) / PLAIN.step_s(*asked) < 3.0
+
+
 def test_mixed_steps_are_explained_beside_pure_ones() -> None:
     mixed = [StepPoint(PLAIN.step_s(p, b, b * 100), p, 1, b, b * 100) for p in (50, 300) for b in (3, 20)]
     fit = fit_law(grid(PLAIN) + mixed, rng())
