@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+OTHER_FORMATS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx", ".html"})
+
 
 def evaluate(
     workflow: WorkflowFunction,
@@ -120,7 +122,7 @@ def evaluate(
     _check(max_errors, limit, in_flight, shard_rows)
     finish_at = _moment(finish_by)
     client = client or _default_client()
-    folder = Path(output)
+    folder = _folder(output)
 
     def described(source: Source) -> tuple[Job, Manifest]:  # reads the first rows
         job = Job.of(workflow, source, inputs=inputs, id_column=id_column, scorers=scorers, keep=keep, tenant=tenant)
@@ -150,6 +152,17 @@ def evaluate(
         return Evaluation(folder, await asyncio.to_thread(summarize, folder))
 
     return client.sync(work)
+
+
+def _folder(output: str | os.PathLike[str]) -> Path:
+    """Refuse the name of another format: what is written is a folder of Parquet, whatever it is called."""
+    folder = Path(output)
+    if folder.suffix.lower() in OTHER_FORMATS and not folder.is_dir():
+        raise SpecError(
+            f"output='{output}': what is written is a folder of Parquet shards, not a {folder.suffix} file; name it "
+            f"{folder.with_suffix('.parquet').name}, and to_pandas() of the result gives the rows"
+        )
+    return folder
 
 
 def _check(max_errors: float, limit: int | None, in_flight: int | None, shard_rows: int) -> None:

@@ -61,7 +61,9 @@ def what_if(
     changes = [f"{name}{count:+d}" for name, count in (add or {}).items()]
     changes += [f"SLO {slo_s:g} s"] if slo_s is not None else []
     changes += [f"load x{load:g}"] if load != 1.0 else []
-    for policy in policies or ([head.policy] if changes else []):
+    for policy in dict.fromkeys(policies or [head.policy]):
+        if not changes and policy == head.policy:
+            continue  # the second row is it
         yield Answer(", ".join(changes) or "simulated", policy, _play(fleet, policy, runs, drawn))
 
 

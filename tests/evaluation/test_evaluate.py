@@ -130,6 +130,14 @@ async def test_a_scorer_that_raises_costs_a_row_its_score_and_nothing_else(
     assert set(table["score.matches"]) == {1.0}
 
 
+@pytest.mark.parametrize("name", ["answers.csv", "answers.JSONL", "answers.xlsx"])
+async def test_the_name_of_another_format_is_refused_for_the_output(
+    cluster: InProcessCluster, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(SpecError, match=r"a folder of Parquet shards, not a \.\w+ file; name it answers\.parquet"):
+        await evaluate(cluster, ask, data(1), tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

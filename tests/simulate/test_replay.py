@@ -131,6 +131,8 @@ def test_a_log_from_the_middle_cannot_be_replayed_but_simulated(tmp_path: Path) 
 def test_a_recorded_simulation_is_simulated_alike(policy: str, tmp_path: Path) -> None:
     world = record(tmp_path / "a.jsonl", policy)
     recorded, simulated = list(what_if(read_recorded(tmp_path / "a.jsonl")))
+    again = list(what_if(read_recorded(tmp_path / "a.jsonl"), [policy, "greedy", "greedy"]))
+    assert [answer.policy for answer in again] == [policy, policy, *(["greedy"] if policy != "greedy" else [])]
     assert recorded.measured.goodput == sum(outcome.met for outcome in world.outcomes) / 12
     assert simulated.measured.ttft_mean_s == pytest.approx(recorded.measured.ttft_mean_s)
     assert simulated.measured.latest_s == pytest.approx(recorded.measured.latest_s)
