@@ -277,11 +277,14 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             self.answers.wake(run_id)
 
     def _failure(self, key: str) -> str:
-        """Why a run failed; an error of plain code says nothing of where it was raised."""
+        """Why a run failed; an error of plain code says nothing of where it was raised.
+
+        A task has the name of the last of the functions that were joined in it; notes of the error name the one.
+        """
         blamed, text = self.dask.failure(key)
         known = self._nodes.get(blamed)
         is_plain = known is not None and known[1].model is None and "node '" not in text
-        return f"task '{known[1].name}': {text}" if is_plain and known else text
+        return f"in plain code up to '{known[1].name}': {text}" if is_plain and known else text
 
     def _run_ended(self, run_id: str, state: Any, reason: str = "") -> None:
         self.performer.tell(RunEnded(run_id, state, reason))

@@ -213,16 +213,20 @@ async def test_an_error_of_plain_code_carries_the_nodes_name(serving: Any) -> No
     def fails(text: str) -> str:
         raise ZeroDivisionError("on purpose")
 
+    @fm.task
+    def then(text: str) -> str:  # joined with the one before
+        return text
+
     @fm.workflow
     def breaks(text):
-        return fails(small("{text}", text=text))
+        return then(fails(small("{text}", text=text)))
 
     async with serving("small") as cluster:
         future = cluster.client.compute(breaks("x"))
         with pytest.raises(ZeroDivisionError, match="on purpose") as caught:
             await future
         assert "in workflow 'breaks', node 'fails'" in caught.value.__notes__
-        assert (await fm.report(future)).data.reason == "task 'fails': ZeroDivisionError('on purpose')"
+        assert (await fm.report(future)).data.reason == "in plain code up to 'then': ZeroDivisionError('on purpose')"
         future.release()
 
 
