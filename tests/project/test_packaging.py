@@ -42,6 +42,7 @@ def test_every_public_name_can_be_had_and_is_listed() -> None:
     for name in dask_fmware.__all__:
         assert getattr(dask_fmware, name) is not None
         assert name in dir(dask_fmware)
+    assert dir(dask_fmware) == sorted(dask_fmware.__all__)  # what a notebook offers on tab
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         dask_fmware.nothing
 
