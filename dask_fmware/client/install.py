@@ -88,7 +88,7 @@ def uninstall(client: Client) -> Any:
 
 
 async def _uninstall(client: Client) -> None:
-    if await client.scheduler.fmware_status() is None:
+    if not await _is_there(client):
         return
     await client.scheduler.fmware_uninstall()
     await client.unregister_worker_plugin(HOST)
@@ -128,8 +128,19 @@ async def installed_status(client: Client) -> RuntimeStatus:
     return answer
 
 
+async def _is_there(client: Client) -> bool:
+    """Whether the scheduler has a router: asked so that one without leaves no traceback of an unknown question."""
+    return bool(await client.run_on_scheduler(_has_router))
+
+
+def _has_router(dask_scheduler: Any) -> bool:
+    return ROUTER in dask_scheduler.plugins
+
+
 async def _asked(client: Client) -> RuntimeStatus | None:
     """Return what the router says of itself, or None if there is none."""
+    if not await _is_there(client):
+        return None
     answer = await client.scheduler.fmware_status()
     if answer is None:
         return None

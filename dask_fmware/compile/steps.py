@@ -213,3 +213,9 @@ def model_host() -> Any:
     except ValueError:
         return None
     return worker.plugins.get(HOST)
+
+
+def greet_host(version: int, dask_worker: Any) -> None:
+    """Tell the model host of a worker that a router has come; it may have none yet, or never have one."""
+    if (host := dask_worker.plugins.get(HOST)) is not None:
+        host.greeted(version)

@@ -53,6 +53,24 @@ class SchedulerInternals:
         for name in names:
             self.scheduler.handlers.pop(name, None)
 
+    # -- out-of-band functions: Worker.handlers["run"] --------------------------------------------
+
+    async def run(self, worker: str, function: Callable[..., None], **arguments: Any) -> None:
+        """Run a function on a worker beside its tasks; it is given the worker as ``dask_worker``.
+
+        A worker answers a question that it does not know with a traceback in its log; this one all of them know.
+
+        Raises
+        ------
+        OSError
+            If the worker cannot be reached.
+        RuntimeError
+            If the function raised.
+        """
+        answer = await self.scheduler.rpc(worker).run(function=dumps(function), kwargs=dumps(arguments))
+        if answer["status"] != "OK":
+            raise RuntimeError(f"{worker}: {function.__name__} failed ({answer.get('exception_text')})")
+
     # -- settings: Scheduler.allowed_failures, stream_comms, client_comms; BatchedSend.interval, recent_message_log --
 
     def tolerate_worker_deaths(self, deaths: int) -> None:

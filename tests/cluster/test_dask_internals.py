@@ -363,3 +363,19 @@ def test_the_attributes_that_the_adapters_name_exist() -> None:
     for attribute in ("_correct_state", "_update_worker_status", "_start"):
         assert callable(getattr(SpecCluster, attribute))
     assert NOWHERE.startswith("tcp://")
+
+
+def mark_or_fail(words: str, dask_worker: Worker) -> None:
+    if not words:
+        raise ValueError("nothing to write")
+    dask_worker.plugins["words"] = words  # type: ignore[assignment]
+
+
+async def test_a_function_runs_on_a_worker_beside_its_tasks(
+    cluster: InProcessCluster, dask: SchedulerInternals
+) -> None:
+    worker = cluster.workers["light-1"]
+    await dask.run(worker.address, mark_or_fail, words="here")
+    assert worker.plugins.pop("words") == "here"
+    with pytest.raises(RuntimeError, match=r"mark_or_fail failed \(.*nothing to write"):
+        await dask.run(worker.address, mark_or_fail, words="")

@@ -52,6 +52,16 @@ async def test_workers_that_were_there_before_become_replicas() -> None:
         await _answers(cluster)
 
 
+async def test_an_installation_leaves_no_traceback_in_any_log(caplog: pytest.LogCaptureFixture) -> None:
+    document = deployment("small", on={"cpu": 2})
+    async with bare(document) as cluster:
+        with caplog.at_level("INFO"):
+            await fm.install(cluster.client, document)
+            await fm.wait_ready(cluster.client)
+        assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+        assert "No handler" not in caplog.text
+
+
 async def test_model_hosts_that_are_there_before_the_router_are_found() -> None:
     from dask_fmware_scheduler.router import ReplicaRouter
     from dask_fmware_workers.host import ModelHost

@@ -75,6 +75,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.loaded: Loaded | None = None
         self.pace: EnginePace | None = None  # of the engine that is loaded
         self.connected = False  # a router has spoken to us
+        self._announcing: set[asyncio.Task[None]] = set()  # to routers that came after us
         self._pause_s = 0.0  # before the engine is started again after a crash
         self._ready_at = 0.0
         resources = self.dask.resources
@@ -92,7 +93,6 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         expose(self.metrics.series)
         self.dask.serve(
             {
-                "fmware_hello": self.hello,
                 "fmware_stream": self.runner.streams.serve,
                 "fmware_profile": self.profile,
                 "fmware_profiled": self.profiled,
@@ -109,8 +109,9 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
     async def teardown(self, worker: Worker) -> None:
         """Abort what runs and close the engine."""
         withdraw(self.metrics.series)
-        self._work.cancel()
-        await asyncio.wait([self._work], timeout=1)
+        for task in (self._work, *self._announcing):
+            task.cancel()
+        await asyncio.wait([self._work, *self._announcing], timeout=1)
         await self.bodies.close()
         loaded = self.loaded
         self._unload()
@@ -229,11 +230,17 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         if self.stream_interval_s is not None:
             self.dask.send_at_once(self.stream_interval_s)
 
-    def hello(self, version: int) -> dict[str, Any]:
-        """A router came after us (RPC): return who we are."""
-        check_version(version, "the scheduler")
+    def greeted(self, version: int) -> None:
+        """A router came after us: announce ourselves to it."""
+        try:
+            check_version(version, "the scheduler")
+        except VersionMismatchError as error:
+            logger.error("Worker '%s' cannot serve: %s", self.dask.name, error)
+            return
         self._connect()
-        return self._identity()
+        announcing = asyncio.ensure_future(self._announce())
+        self._announcing.add(announcing)
+        announcing.add_done_callback(self._announcing.discard)
 
     async def profile(self, question: dict[str, Any]) -> dict[str, Any]:
         """Measure something on this worker's engine, which has no calls meanwhile (RPC)."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from dask_fmware.compile.steps import greet_host
 from dask_fmware.model.messages import PROTOCOL_VERSION, ReplicaFailed, ReplicaReady, check_version
 from dask_fmware.model.replica import MODEL_LABEL, read_label
 from dask_fmware.runtime import ReplicaReady as ReplicaIsReady
@@ -45,17 +46,14 @@ class Arrivals:
         """Nothing to end."""
 
     async def greet(self, worker: str) -> None:
-        """Ask a worker for its replica, in case it announced itself before the router was there."""
+        """Tell a worker that there is a router, in case it announced itself before."""
         if (model := read_label(self._router.dask.resources(worker), MODEL_LABEL)) is not None:
             self.changed(model)
-        rpc = self._router.dask.scheduler.rpc(worker)
-        try:
-            answer = await asyncio.wait_for(rpc.fmware_hello(version=PROTOCOL_VERSION), GREETING_S)
+        greeting = self._router.dask.run(worker, greet_host, version=PROTOCOL_VERSION)
+        try:  # a host that comes later announces itself
+            await asyncio.wait_for(greeting, GREETING_S)
         except (OSError, TimeoutError) as error:
             logger.info("Worker %s did not answer the router's greeting: %r", worker, error)
-            return
-        if answer is not None:  # None: its model host comes later and announces itself
-            self.announce(**answer)
 
     def announce(self, worker: str, version: int, replica: dict[str, Any] | None) -> dict[str, Any]:
         """Take in a worker's model host and, if its engine serves, its replica (RPC)."""
