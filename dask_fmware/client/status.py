@@ -1,10 +1,13 @@
-"""The state of a runtime: plain values that a notebook shows as a table."""
+"""The state of a runtime: plain values that are shown as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from html import escape
 from typing import Any
+
+from dask_fmware.spec.columns import in_columns
 
 __all__ = ["RuntimeStatus"]
 
@@ -15,20 +18,30 @@ SOFT, WARN = '<span style="opacity:.7">', '<div style="color:#c2410c">'
 
 
 class RuntimeStatus(dict[str, Any]):
-    """What `fm.status` returns: a dictionary of plain values, shown in a notebook as a table of replicas."""
+    """What `fm.status` returns: a dictionary of plain values, shown as a table of replicas where it is printed."""
+
+    def __str__(self) -> str:
+        return "\n".join([f"runtime: {self._facts}", *in_columns(self._table.lines), *self.troubles])
 
     def _repr_html_(self) -> str:
-        replicas = sorted(self["replicas"], key=lambda replica: (replica["model"], replica["name"]))
-        facts = (
-            f"{len(replicas):,} replicas ready · policy {self['policy']} · "
-            f"{self['held']:,} calls held · {self['light_workers']:,} light workers"
-        )
-        table = _each(replicas) if len(replicas) <= MOST_ROWS else _by_kind(replicas)
         return (
             '<div style="font-family:system-ui,sans-serif;font-size:13px;color:inherit">'
-            f'<div style="margin:0 0 6px"><b>runtime</b> {SOFT}{escape(facts)}</span></div>'
-            f"{table if replicas else ''}{''.join(f'{WARN}{escape(line)}</div>' for line in self.troubles)}</div>"
+            f'<div style="margin:0 0 6px"><b>runtime</b> {SOFT}{escape(self._facts)}</span></div>'
+            f"{self._table.html() if self['replicas'] else ''}"
+            f"{''.join(f'{WARN}{escape(line)}</div>' for line in self.troubles)}</div>"
         )
+
+    @property
+    def _facts(self) -> str:
+        return (
+            f"{len(self['replicas']):,} replicas ready · policy {self['policy']} · "
+            f"{self['held']:,} calls held · {self['light_workers']:,} light workers"
+        )
+
+    @property
+    def _table(self) -> _Table:
+        replicas = sorted(self["replicas"], key=lambda replica: (replica["model"], replica["name"]))
+        return _each(replicas) if len(replicas) <= MOST_ROWS else _by_kind(replicas)
 
     @property
     def troubles(self) -> Iterable[str]:
@@ -40,51 +53,64 @@ class RuntimeStatus(dict[str, Any]):
             yield f"the router failed {count} times in {hook}; see the scheduler's log"
 
 
-def _each(replicas: list[Mapping[str, Any]]) -> str:
-    rows = [
-        _row(
-            (r["name"], r["model"], f"{r['card']} ({r['accelerator']})", r["engine"], _state(r)),
-            (f"{r['running']} of {r['slots']}", r["waiting"]),
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Names and rows of columns, of texts first and then of numbers."""
+
+    texts: tuple[str, ...]
+    numbers: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    @property
+    def lines(self) -> list[tuple[str, ...]]:
+        """All of it as text."""
+        return [self.texts + self.numbers, *(tuple(map(str, row)) for row in self.rows)] if self.rows else []
+
+    def html(self) -> str:
+        """All of it as HTML."""
+        styles = [CELL] * len(self.texts) + [NUMBER] * len(self.numbers)
+
+        def row(kind: str, cells: Iterable[Any]) -> str:
+            styled = zip(styles, map(str, cells), strict=True)
+            return "".join(
+                ["<tr>", *(f'<{kind} style="{how}">{escape(cell)}</{kind}>' for how, cell in styled), "</tr>"]
+            )
+
+        return (
+            '<div style="overflow-x:auto;max-width:100%">'
+            '<table style="border-collapse:collapse;color:inherit;font-size:13px">'
+            f"<thead>{row('th', self.texts + self.numbers)}</thead>"
+            f"<tbody>{''.join(row('td', cells) for cells in self.rows)}</tbody></table></div>"
+        )
+
+
+def _each(replicas: list[Mapping[str, Any]]) -> _Table:
+    rows: list[tuple[Any, ...]] = [
+        (
+            *(r["name"], r["model"], f"{r['card']} ({r['accelerator']})", r["engine"], _state(r)),
+            *(f"{r['running']} of {r['slots']}", r["waiting"]),
         )
         for r in replicas
     ]
-    return _table(("replica", "model", "card", "engine", "state"), ("running", "waiting"), rows)
+    return _Table(("replica", "model", "card", "engine", "state"), ("running", "waiting"), rows)
 
 
 def _state(replica: Mapping[str, Any]) -> str:
     return "draining" if replica["draining"] else replica.get("drift") or "ready"
 
 
-def _by_kind(replicas: list[Mapping[str, Any]]) -> str:
+def _by_kind(replicas: list[Mapping[str, Any]]) -> _Table:
     kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for replica in replicas:
         kinds.setdefault((replica["model"], replica["accelerator"]), []).append(replica)
-    rows = [
-        _row(
-            kind,
-            (
-                f"{len(members):,}",
-                f"{sum(r['running'] for r in members):,} of {sum(r['slots'] for r in members):,}",
-                f"{sum(r['waiting'] for r in members):,}",
-                f"{sum(r['draining'] for r in members):,}",
-            ),
+    rows: list[tuple[Any, ...]] = [
+        (
+            *kind,
+            f"{len(members):,}",
+            f"{sum(r['running'] for r in members):,} of {sum(r['slots'] for r in members):,}",
+            f"{sum(r['waiting'] for r in members):,}",
+            f"{sum(r['draining'] for r in members):,}",
         )
         for kind, members in kinds.items()
     ]
-    return _table(("model", "accelerator"), ("replicas", "running", "waiting", "draining"), rows)
-
-
-def _row(texts: Iterable[Any], numbers: Iterable[Any]) -> str:
-    cells = [*(f'<td style="{CELL}">{escape(str(text))}</td>' for text in texts)]
-    cells += [f'<td style="{NUMBER}">{escape(str(number))}</td>' for number in numbers]
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _table(texts: Iterable[str], numbers: Iterable[str], rows: Iterable[str]) -> str:
-    head = "".join(f'<th style="{CELL}">{name}</th>' for name in texts)
-    head += "".join(f'<th style="{NUMBER}">{name}</th>' for name in numbers)
-    return (
-        '<div style="overflow-x:auto;max-width:100%">'
-        '<table style="border-collapse:collapse;color:inherit;font-size:13px">'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return _Table(("model", "accelerator"), ("replicas", "running", "waiting", "draining"), rows)
