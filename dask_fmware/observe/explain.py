@@ -15,6 +15,7 @@ from dask_fmware.spec.columns import in_columns
 __all__ = ["Explanation", "Neighbour", "explain", "waited_for"]
 
 SHOWN = 4  # kinds of neighbours named
+LEAST_S = 0.0005  # of a loss that is pointed at; less is shown as nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Explanation:
                 "predicted_s": piece.predicted_s,
                 "idle_s": piece.ideal_s if piece.kind == "run" else None,
                 "lost_s": piece.loss_s,
-                "": "<- most" if piece is self.worst else "",
+                "": "<- most" if piece is self.worst and piece.loss_s >= LEAST_S else "",
             }
             for piece in self.path
         ]

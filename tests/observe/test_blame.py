@@ -98,6 +98,12 @@ def test_plain_code_without_any_call_is_not_said_to_come_after_one() -> None:
     assert "plain code and hops before any call of a model: 0.500 s of 0.500 s" in str(explain(report))
 
 
+def test_a_piece_that_lost_nothing_is_not_pointed_at() -> None:
+    failed_at_once = run(state="failed", reason="KeyError('x')", finished_at=0.0001)
+    assert [row[""] for row in explain(failed_at_once).rows] == [""]
+    assert [row[""] for row in explain(run(state="failed", reason="x", finished_at=0.5)).rows] == ["<- most"]
+
+
 def test_a_run_whose_result_was_lost_after_its_end_is_explained_by_the_call_as_it_first_ran() -> None:
     first = attempt(0.1, 0.4, card="slow-0", first_token_at=0.2, ideal_ttft_s=0.05, ideal_s=0.1)
     again = attempt(2.0, 2.5, number=2, first_token_at=2.1)
