@@ -134,3 +134,14 @@ def test_wrong_options_end_the_command(arguments, said, deployment):
     result = CliRunner().invoke(command, given)
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())
+
+
+def test_the_accelerator_must_be_named_where_a_model_has_several(deployment):
+    from distributed.cli.dask_worker import main as worker
+
+    text = deployment.read_text().replace("{cards: 2}", "{cards: 2}\n  gpu: {cards: 1}")
+    deployment.write_text(text.replace("{cpu: {replicas: 2}}", "{cpu: {replicas: 2}, gpu: {}}"))
+    asked = ["tcp://127.0.0.1:1", "--preload", "dask_fmware_workers.preload", "--fm-deployment", str(deployment)]
+    result = CliRunner().invoke(worker, [*asked, "--fm-model", "small"])
+    assert result.exit_code == 2
+    assert "deployed on cpu, gpu; say which of them this worker has" in " ".join(result.output.split())

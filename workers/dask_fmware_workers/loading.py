@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from dask_fmware.errors import DeploymentError
 from dask_fmware.model.engine import Engine
 from dask_fmware.model.messages import ReplicaReady
+from dask_fmware.model.replica import ACCELERATOR_LABEL, label
 from dask_fmware.profile.known import stated_speed
 from dask_fmware.profile.record import LiveProfile
 from dask_fmware.spec.deployment import Deployment, Latency, ModelDeployment, Placement
@@ -105,6 +106,11 @@ def _wanted(deployment: Deployment, labels: Labels) -> tuple[str, str, ModelDepl
     if model is None or (spec := deployment.models.get(model)) is None:
         raise DeploymentError(
             f"worker '{labels.worker}' is labelled for model '{model}', deployed are: {', '.join(deployment.models)}"
+        )
+    if labels.accelerator is None and len(spec.on) > 1:
+        raise DeploymentError(
+            f"worker '{labels.worker}' is labelled for model '{model}', which is deployed on {', '.join(spec.on)}; "
+            f"say which of them it has by a resource such as {label(ACCELERATOR_LABEL, next(iter(spec.on)))}=1"
         )
     accelerator = labels.accelerator or next(iter(spec.on))
     if (placement := spec.on.get(accelerator)) is None:

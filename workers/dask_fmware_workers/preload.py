@@ -49,11 +49,17 @@ def _model(ctx: click.Context, option: click.Parameter, model: str | None) -> st
 def _accelerator(ctx: click.Context, option: click.Parameter, accelerator: str | None) -> str | None:
     deployment: Deployment = ctx.params["deployment"]
     model: str | None = ctx.params.get("model")
-    if accelerator is None or model is None:
+    if model is None:
         if accelerator is not None:
             raise click.BadParameter("it says where --fm-model runs; give that too")
-        return next(iter(deployment.models[model].on)) if model is not None else None
+        return None
     on = deployment.models[model].on
+    if accelerator is None:
+        if len(on) > 1:
+            raise click.BadParameter(
+                f"model '{model}' is deployed on {', '.join(on)}; say which of them this worker has"
+            )
+        return next(iter(on))
     if accelerator not in on:
         raise click.BadParameter(f"model '{model}' is not deployed on '{accelerator}' (deployed on: {', '.join(on)})")
     return accelerator
@@ -70,7 +76,9 @@ def _accelerator(ctx: click.Context, option: click.Parameter, accelerator: str |
     help="Deployment document, YAML or JSON.",
 )
 @click.option("--fm-model", "model", callback=_model, help="Model to host; none for a light worker.")
-@click.option("--fm-accelerator", "accelerator", callback=_accelerator, help="Type of its card; the model's first.")
+@click.option(
+    "--fm-accelerator", "accelerator", callback=_accelerator, help="Type of its card, where the model has several."
+)
 @click.option("--fm-card", "card", help="Name of the card, e.g. fast-0, if replicas share it.")
 @click.option(
     "--fm-stream-interval",
