@@ -43,10 +43,12 @@ async def test_a_replica_with_fewer_threads_than_slots_is_told_of(caplog: pytest
 
 async def test_a_worker_must_say_which_of_several_accelerators_it_has() -> None:
     document = deployment("small", on={"fast": 1, "slow": 1})
-    async with InProcessCluster(document) as cluster:
-        async with Worker(cluster.client.scheduler.address, name="whichever", resources={"fm-model:small": 1}):
-            await cluster.until(lambda: cluster.router.service(Arrivals).failed)
-            (failed,) = (await fm.status(cluster.client))["failed_replicas"]
+    async with (
+        InProcessCluster(document) as cluster,
+        Worker(cluster.client.scheduler.address, name="whichever", resources={"fm-model:small": 1}),
+    ):
+        await cluster.until(lambda: cluster.router.service(Arrivals).failed)
+        (failed,) = (await fm.status(cluster.client))["failed_replicas"]
     assert (
         "deployed on fast, slow; say which of them it has by a resource such as fm-accelerator:fast=1"
         in failed["error"]
