@@ -16,7 +16,7 @@ from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.replica import Limits
 from dask_fmware.provisioning.inventory import Kind
 
-__all__ = ["Bearing", "CallClass", "bearing", "late_share", "least_s", "load_at"]
+__all__ = ["Bearing", "CallClass", "bearing", "late_share", "least_s", "load_at", "stay_s"]
 
 EXECUTION_SHARE = 0.8  # of a call's budget, that its execution in a full batch may take; the rest is for waiting
 MOST_LOAD = 0.92  # of its capacity: steps vary, and a replica that is always full recovers from nothing
@@ -62,6 +62,14 @@ def least_s(kind: Kind, calls: CallClass) -> float:
     if kind.law is None:
         return 0.0
     return _execution_s(kind.law, kind.limits, calls.prompt_tokens, calls.output_tokens, 1, calls.answers)
+
+
+def stay_s(kind: Kind, calls: CallClass, batch: float) -> float:
+    """Seconds for which a call stays in a batch of that many, to its last token; 0 where the speed is not known."""
+    if kind.law is None:
+        return 0.0
+    most = max(round(batch), 1)
+    return most / _rate(kind.law, _near(calls.prompt_tokens), _near(calls.output_tokens), most)
 
 
 def _near(tokens: float) -> float:

@@ -15,8 +15,10 @@ from dask_fmware.profile.law import StepLaw
 from dask_fmware.provisioning.capacity import CallClass
 from dask_fmware.provisioning.demand import call_classes
 from dask_fmware.provisioning.failures import Failures
+from dask_fmware.provisioning.filling import Filling, Soon, filled
 from dask_fmware.provisioning.forecast import Peak, spread
 from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.passing import Passing
 from dask_fmware.provisioning.pressure import Pressure
 from dask_fmware.provisioning.queue_length import QueueLength
 from dask_fmware.provisioning.simple import Simple
@@ -69,6 +71,8 @@ class Planner:
         self._pressure = Pressure(1 - options.quantile)
         self._peaks: dict[str, Peak] = {}
         self._surprises: dict[str, Surprise] = {}
+        self._passing: dict[str, Passing] = {}
+        self._filling = Filling(options.idle_s)
         self._started: dict[str, float] = {}  # model -> last start
         self._begun: float | None = None
         self._turns = Turns(options)
@@ -112,19 +116,32 @@ class Planner:
 
     def _projected(self, seen: Observation, stock: Stock, barred: frozenset[Key], now: float) -> Plan:
         classes, notes = self._classes(seen, now)
+        shares = self._filling.observe(classes, self._soon(seen, stock, now))
+        young = filled(classes, shares)
         asked = _Asked(
-            tuple(classes), _bursts(seen.workflows), self._pressure.update(seen.models, stock, now),
-            self._backlog(classes, seen.models),
+            tuple(young), _bursts(seen.workflows), self._pressure.update(seen.models, stock, now),
+            self._backlog(young, seen.models, shares),
         )  # fmt: skip
         sizing = self._sized(asked, stock, barred, now)
         desired = dict(sizing.mix.replicas)
         reasons = {}
         for model in self.inventory.models:
             reasons[model] = self._reason(model, classes, sizing, notes, seen.models.get(model))
+            if (share := shares.get(model, 1.0)) < 1:
+                reasons[model] += f", {share:.0%} as full as it will be if it lasts"
         self._keep_for_stability(desired, asked, stock, barred, now, reasons)
         settled = [m for m in self.inventory.models if now - self._started.get(m, -inf) >= self.options.cool_down_s]
         reasons |= self._turns.take(desired, Look(self.inventory, seen.models, stock, barred, settled, now))
         return self._made(desired, reasons, seen, stock, barred, now, sizing.attainment)
+
+    def _soon(self, seen: Observation, stock: Stock, now: float) -> Soon:
+        """What is there, and how much of what comes is to be believed."""
+        believed = {}
+        for flow in seen.workflows:
+            passing = self._passing.setdefault(flow.name, Passing(self.options.idle_s))
+            believed[flow.name] = passing.observe(now, flow.rate, self._lead_s(flow))
+        lead_s = {model: self._load_s(model) + 2 * self.options.interval_s for model in self.inventory.models}
+        return Soon(self.inventory, seen.models, stock.ready, lead_s, believed, now)
 
     def _classes(self, seen: Observation, now: float) -> tuple[list[CallClass], dict[str, str]]:
         """Classes of calls at the peak of the forecast, and calls under way of which no more are expected."""
@@ -165,7 +182,9 @@ class Planner:
         """Whether a model has had no call in all of the idle period."""
         return not load.held and not load.running and now - load.last_call >= self.options.idle_s
 
-    def _backlog(self, classes: Sequence[CallClass], loads: Mapping[str, ModelLoad]) -> dict[str, float]:
+    def _backlog(
+        self, classes: Sequence[CallClass], loads: Mapping[str, ModelLoad], filling: Mapping[str, float]
+    ) -> dict[str, float]:
         """Calls a second that work off what waits, as a share of what comes, by model.
 
         It takes no room of its own for variance: replicas that have room work a backlog off with it.
@@ -177,7 +196,8 @@ class Planner:
         for model, rate in asked.items():
             waiting = loads.get(model, ModelLoad()).held - rate  # what waits for a second is no backlog
             if waiting > 0:
-                shares[model] = round(waiting / self._catch_up_s(model) / rate, 2)
+                most = max(filling.get(model, inf), 1.0) - 1  # no more slots than calls
+                shares[model] = round(min(waiting / self._catch_up_s(model) / rate, most), 2)
         return shares
 
     def _lead_s(self, workflow: WorkflowDemand) -> float:
