@@ -112,7 +112,7 @@ async def test_a_start_that_fails_is_told_and_tried_again_later(world: InProcess
     world.cluster._adaptive.backend._worker_spec = sometimes
     await fm.scale(world.client, {"m": {"cpu": 2}})
     async with asyncio.timeout(20):
-        while "no such queue" not in str(await fm.status(world.client)):  # noqa: ASYNC110
+        while "no such queue" not in repr(await fm.status(world.client)):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     await reached(world, 2, 2, 2)
     steps = (await fm.status(world.client))["provisioning"]["steps"]
