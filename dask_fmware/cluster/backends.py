@@ -47,6 +47,10 @@ class Backend(Protocol):
         """Workers asked for by number: model, accelerator, count."""
         ...
 
+    def resize(self, model: str, accelerator: str, count: int) -> None:
+        """Hear how many workers there are to be of a kind, at each look; for those asked for by number."""
+        ...
+
     def start(self, model: str, accelerator: str) -> bool:
         """Begin to start a replica, without waiting; False if there is no place for it now."""
         ...
@@ -102,6 +106,9 @@ class SpecBackend:
         """None."""
         return []
 
+    def resize(self, model: str, accelerator: str, count: int) -> None:
+        """Nothing: each worker has its name."""
+
     def start(self, model: str, accelerator: str) -> bool:
         """Begin to start a replica on the first free place."""
         taken = [*map(str, self._cluster.worker_spec), *map(str, self._cluster.workers), *self._starting]
@@ -146,8 +153,9 @@ class SpecBackend:
 class GroupBackend:
     """A cluster with worker groups, as dask-kubernetes has them: one group for each model and accelerator.
 
-    Its operator has a worker retired and deletes the pod when a group gets smaller; which one is chosen through the
-    scheduler, where the router lets it see only replicas that have been drained.
+    A group is told its size whenever that changes. Its operator has a worker retired and deletes the pod when a group
+    gets smaller; which one is chosen through the scheduler, where the router lets it see only replicas that have been
+    drained.
 
     Parameters
     ----------
@@ -174,12 +182,11 @@ class GroupBackend:
         self._options = group_options
         self._counts = self._there()
         self._groups = set(self._counts)  # that have been made
-        self._inherited = set(self._counts)  # of which some pods may be leaving
-        self._stopped: set[str] = set()  # pods for which a group has been told to shrink
+        self._told: set[tuple[str, str]] = set()  # groups of which the operator has heard a size from here
         self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def _there(self) -> dict[tuple[str, str], int]:
-        """Workers that an earlier manager has asked for, by the labels with which they came."""
+        """Workers that an earlier manager has asked for and that are to stay, by the labels with which they came."""
         kinds = [(model, accelerator) for model, spec in self._deployment.models.items() for accelerator in spec.on]
         counts = {}
         for model, accelerator in kinds:
@@ -193,25 +200,24 @@ class GroupBackend:
         return []
 
     def pools(self) -> list[tuple[str, str, int]]:
-        """Size of each group; those of an earlier manager are asked for anew, as pods that leave were counted."""
-        while self._inherited:
-            self._ask(*self._inherited.pop())
+        """Size of each group."""
         return [(model, accelerator, count) for (model, accelerator), count in self._counts.items()]
 
+    def resize(self, model: str, accelerator: str, count: int) -> None:
+        """Tell the operator the size of a group, if it has not heard it."""
+        key = model, accelerator
+        if self._counts.get(key) != count or key not in self._told:
+            self._counts[key] = count
+            self._told.add(key)
+            if key not in self._asking:
+                self._asking[key] = asyncio.ensure_future(self._until_asked(*key))
+
     def start(self, model: str, accelerator: str) -> bool:
-        """Let a group grow by one."""
-        self._counts[model, accelerator] = self._counts.get((model, accelerator), 0) + 1
-        self._ask(model, accelerator)
+        """Nothing: the group has its size."""
         return True
 
     async def stop(self, name: str, model: str, accelerator: str, worker: str) -> None:
-        """Let a group shrink by one, once for each pod."""
-        self._stopped &= worker_names(self._cluster)  # those that are gone are not told again
-        if name not in self._stopped:
-            self._counts[model, accelerator] = max(0, self._counts.get((model, accelerator), 0) - 1)
-        if worker:
-            self._stopped.add(name)
-        self._ask(model, accelerator)
+        """Nothing: the group has its size, and its operator retires the worker."""
 
     async def close(self) -> None:
         """Give up what is being asked."""
@@ -220,11 +226,6 @@ class GroupBackend:
             task.cancel()
         if asking:
             await asyncio.wait(asking)
-
-    def _ask(self, model: str, accelerator: str) -> None:
-        key = model, accelerator
-        if key not in self._asking:
-            self._asking[key] = asyncio.ensure_future(self._until_asked(*key))
 
     async def _until_asked(self, model: str, accelerator: str) -> None:
         """Bring a group to its size; changes meanwhile are taken along, what comes after the last look is told anew."""

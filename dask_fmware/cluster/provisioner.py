@@ -82,6 +82,8 @@ class Provisioner(Adaptive):  # type: ignore[misc]
             self._complain(str(answer["error"]))
         else:
             self.error, self._has_begun = None, True
+        for model, accelerator, count in answer.get("sizes", ()):
+            self.backend.resize(model, accelerator, count)
         for step in answer.get("steps", ()):
             self._do(step)
 

@@ -109,6 +109,7 @@ class FakeGroups:
         self.groups: dict[str, dict[str, Worker]] = {}
         self.calls: list[tuple[Any, ...]] = []
         self._options: dict[str, dict[str, Any]] = {}
+        self._sizes: dict[str, int] = {}
         self._adaptive: Any = None
         self._number = 0
         self._lock = asyncio.Lock()
@@ -132,7 +133,10 @@ class FakeGroups:
         self._operate(worker_group, n)
 
     def _operate(self, name: str, n: int) -> None:
-        """The operator hears of it later, and goes on whatever becomes of who asked."""
+        """The operator hears of a change later, and goes on whatever becomes of who asked."""
+        if self._sizes.get(name) == n:
+            return
+        self._sizes[name] = n
         self._operations.append(asyncio.ensure_future(self._bring(name, n)))
 
     async def _bring(self, name: str, n: int) -> None:
@@ -214,13 +218,13 @@ async def test_a_group_that_grows_while_it_is_told_its_size_is_told_again() -> N
         def add_worker_group(self, name: str, n_workers: int, **options: Any) -> None:
             told.append(n_workers)
             if n_workers == 1:  # what is run next is behind the task's last look, and before its end is known
-                asyncio.get_running_loop().call_soon(backend.start, "m", "cpu")
+                asyncio.get_running_loop().call_soon(backend.resize, "m", "cpu", 2)
 
         def scale(self, count: int, worker_group: str) -> None:
             told.append(count)
 
     backend = GroupBackend(Groups(), Deployment.model_validate(document()), lambda replica: {})
-    backend.start("m", "cpu")
+    backend.resize("m", "cpu", 1)
     for _ in range(10):
         await asyncio.sleep(0)
     assert (told[-1], backend.pools()) == (2, [("m", "cpu", 2)])

@@ -12,6 +12,8 @@ from dask_fmware.spec.provisioning import Provisioning
 from dask_fmware_scheduler.services.replica_watch import ReplicaWatch
 from tests.runtime.builders import Driver, replica
 
+CPU = "small", "cpu"
+
 
 class Pool:
     """A watch over one pool, whose workers come when a test says so."""
@@ -45,5 +47,50 @@ def test_a_pool_that_shrinks_awaits_one_less() -> None:
     pool = Pool()
     first, second = pool.look(2, 0.0)
     assert pool.watch.stopping(first.name, 1.0)
-    assert [(r.name, r.state) for r in pool.look(2, 2.0)] == [(first.name, "stopping"), (second.name, "starting")]
+    assert pool.watch.sizes({}) == {CPU: 1}
     assert [(r.name, r.since) for r in pool.look(1, 3.0)] == [(second.name, 0.0)]
+
+
+def test_the_size_of_a_pool_is_what_stays_and_what_is_started() -> None:
+    pool = Pool()
+    assert pool.watch.sizes({CPU: 2}) == {CPU: 2}  # the first of their kind
+    for name in ("pod-1", "pod-2"):
+        pool.comes(name)
+    assert [r.state for r in pool.look(2, 0.0)] == ["ready", "ready"]
+    assert pool.watch.stopping("pod-1", 1.0)
+    assert pool.watch.sizes({CPU: 1}) == {CPU: 2}
+    assert [(r.name, r.state) for r in pool.look(2, 2.0)] == [
+        ("pod-1", "stopping"),
+        ("pod-2", "ready"),
+        ("small-cpu-pending-1", "starting"),  # it does not wait for the one that goes
+    ]
+
+
+def test_pods_that_come_though_a_pool_has_shrunk_are_not_counted_when_they_go() -> None:
+    """They were asked for, the pool was told to shrink before they came, and one was asked for again."""
+    pool = Pool()
+    for replica_ in pool.look(3, 0.0):
+        assert pool.watch.stopping(replica_.name, 1.0)
+    assert pool.watch.sizes({CPU: 1}) == {CPU: 1}
+    for name in ("pod-1", "pod-2", "pod-3"):
+        pool.comes(name)
+    assert [r.name for r in pool.look(1, 2.0)] == ["pod-1", "pod-2", "pod-3"]
+    for name in ("pod-1", "pod-2"):
+        assert pool.watch.stopping(name, 3.0)
+    assert pool.watch.sizes({}) == {CPU: 1}
+
+
+def test_a_pool_that_did_not_shrink_is_told_another_size_and_then_the_same_again() -> None:
+    pool = Pool()
+    pool.comes("pod-1")
+    pool.look(1, 0.0)
+    assert pool.watch.stopping("pod-1", 1.0)
+    assert pool.watch.sizes({}) == {CPU: 0}
+    pool.look(0, 89.0)
+    assert pool.watch.sizes({}) == {CPU: 0}
+    pool.look(0, 92.0)
+    assert not pool.watch.stopping("pod-1", 92.0)
+    assert pool.watch.sizes({}) == {CPU: 1}
+    pool.look(1, 93.0)
+    assert pool.watch.stopping("pod-1", 93.0)
+    assert pool.watch.sizes({}) == {CPU: 0}

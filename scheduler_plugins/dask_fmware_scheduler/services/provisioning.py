@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,7 @@ class ProvisioningService:
         pools: Sequence[Sequence[Any]] = (),
         options: str | None = None,
     ) -> dict[str, Any]:
-        """Look at everything and return the steps that are the executor's (RPC).
+        """Look at everything and return the steps that are the executor's, and the sizes of its pools (RPC).
 
         Parameters
         ----------
@@ -204,7 +204,9 @@ class ProvisioningService:
         self._plan, self._reasons = plan, dict(plan.reasons)
         self._watch.renew(LEASE_S)
         told = [wire for step in plan.steps if (wire := self._perform(step, now)) is not None]
-        return {"steps": told, "interval_s": self._planner.options.interval_s}
+        starts = Counter((wire["model"], wire["accelerator"]) for wire in told if wire["step"] == "start")
+        sizes = [[*key, count] for key, count in self._watch.sizes(starts).items()]
+        return {"steps": told, "sizes": sizes, "interval_s": self._planner.options.interval_s}
 
     def _perform(self, step: Step, now: float) -> dict[str, Any] | None:
         """Do what is the scheduler's, return what is the executor's."""

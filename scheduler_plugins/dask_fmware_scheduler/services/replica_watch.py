@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ReplicaWatch"]
 
 LOSSES, LOSSES_S = 3, 300.0  # a replica that is lost so often in so many seconds has failed
-STOPPED_S = 90.0  # after which an executor is told once more to stop a replica
+STOPPED_S = 90.0  # after which an executor is told once more to stop a replica, and a pool to shrink
 BACK_S = 30.0  # beside its load time, within which a lost replica comes back
 
 
@@ -65,6 +65,8 @@ class ReplicaWatch:
         self._kinds: dict[str, tuple[str, str]] = {}
         self._addresses: dict[str, str] = {}
         self._going: dict[str, float] = {}  # name -> when an executor was told to stop it
+        self._overdue: set[str] = set()  # told to stop long ago, and still there
+        self._ours: set[str] = set()
         self._pooled: set[tuple[str, str]] = set()  # kinds of which workers are asked for by number
         self._awaited: dict[tuple[str, str], list[str]] = {}  # kind -> placeholders of those that have not come
         self._placeholders = 0  # so many were ever named
@@ -83,7 +85,7 @@ class ReplicaWatch:
         self._pooled = set(pooled)
         for name, key in self._of_pools(pooled, fleet):
             asked[name] = (*key, "")
-        ours = set(asked)
+        self._ours = set(asked)
         for name, state in fleet.items():  # started by someone else: they serve, and are not ours to stop
             asked.setdefault(name, (state.replica.model, state.replica.accelerator, ""))
         self._forget_all_but(asked, now)
@@ -94,7 +96,7 @@ class ReplicaWatch:
             replica = self._one(name, known, fleet.get(name), error, model, accelerator, demand, now)
             if name in self._going:  # its executor has not finished with it; it still takes its place
                 replica = replace(replica, state="stopping")
-            made.append(replica if name in ours else replace(replica, is_ours=False))
+            made.append(replica if name in self._ours else replace(replica, is_ours=False))
         return tuple(made)
 
     def counts(self) -> dict[tuple[str, str], tuple[int, int]]:
@@ -105,6 +107,11 @@ class ReplicaWatch:
             requested[self._kinds[name]] += 1
             ready[self._kinds[name]] += known.state == "ready"
         return {key: (count, ready[key]) for key, count in requested.items()}
+
+    def sizes(self, starts: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+        """How many workers there are to be of each kind that is asked for by number, with those to be started now."""
+        staying = Counter(self._kinds[name] for name in self._ours if name not in self._going)
+        return {key: staying[key] + starts.get(key, 0) for key in {*self._pooled, *starts}}
 
     def address(self, name: str) -> str:
         """Address of a replica's worker; empty if it has none."""
@@ -133,10 +140,13 @@ class ReplicaWatch:
     def stopping(self, name: str, now: float) -> bool:
         """An executor is told to stop a replica; False if it has to wait.
 
-        Who shrinks a pool is let choose among what may go, whatever its pool: so pools shrink one at a time.
+        Who shrinks a pool is let choose among what may go, whatever its pool: so pools shrink one at a time. One that
+        it did not choose is counted in once more before it is told again: who is told the same number hears nothing.
         """
         key = self._kinds[name]
         if key in self._pooled:
+            if name in self._overdue:
+                return False
             if any(self._kinds[other] != key for other in self._going if other in self._addresses):
                 return False
             if name not in self._addresses:
@@ -200,18 +210,19 @@ class ReplicaWatch:
     def _of_pools(
         self, pools: Mapping[tuple[str, str], int], fleet: Mapping[str, Any]
     ) -> list[tuple[str, tuple[str, str]]]:
-        """Names of the replicas of pools: those that are there, and a placeholder for each that is not.
+        """Names of the replicas of pools: those that are there, and a placeholder for each that is to come.
 
-        One that comes takes the place of who was asked for first; a pool that was told to shrink awaits one less.
+        One that comes takes the place of who was asked for first. Those that are to go count no more, and have none.
         """
         found = []
         for key, count in pools.items():
             there = [name for name, s in fleet.items() if (s.replica.model, s.replica.accelerator) == key]
             awaited = self._awaited.setdefault(key, [])
             del awaited[: sum(name not in self._known for name in there)]
-            while len(awaited) > max(count - len(there), 0):
+            to_come = max(count - sum(name not in self._going for name in there), 0)
+            while len(awaited) > to_come:
                 awaited.remove(next((name for name in awaited if name in self._going), awaited[0]))
-            while len(awaited) < count - len(there):
+            while len(awaited) < to_come:
                 self._placeholders += 1
                 awaited.append(f"{key[0]}-{key[1]}-pending-{self._placeholders}")
             found += [(name, key) for name in (*there, *awaited)]
@@ -222,4 +233,5 @@ class ReplicaWatch:
             del self._known[name]
             self._kinds.pop(name, None)
             self._addresses.pop(name, None)
-        self._going = {name: since for name, since in self._going.items() if name in asked and now - since < STOPPED_S}
+        self._overdue = {name for name, since in self._going.items() if name in asked and now - since >= STOPPED_S}
+        self._going = {n: since for n, since in self._going.items() if n in asked and n not in self._overdue}
