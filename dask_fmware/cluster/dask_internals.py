@@ -140,5 +140,7 @@ def worker_names(cluster: Any) -> set[str]:
 
 def worker_labels(cluster: Any) -> list[set[str]]:
     """Names of the resources of each worker that is not leaving, as the cluster last heard (Cluster.scheduler_info)."""
-    workers = cluster.scheduler_info["workers"].values()
-    return [set(info["resources"]) for info in workers if info["status"] in (Status.running.name, Status.paused.name)]
+    leaving = {Status.closing_gracefully.name, Status.closing.name, Status.closed.name}
+    return [
+        set(info["resources"]) for info in cluster.scheduler_info["workers"].values() if info["status"] not in leaving
+    ]

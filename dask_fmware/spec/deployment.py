@@ -6,12 +6,13 @@ The document says what is wanted. What is there at a moment, the runtime knows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, JsonValue, model_validator
 
+from dask_fmware.errors import DeploymentError, SpecError
 from dask_fmware.spec.provisioning import Provisioning
-from dask_fmware.spec.record import Record, did_you_mean, misfit
+from dask_fmware.spec.record import Option, Record, did_you_mean, misfit
 
 __all__ = [
     "LONGEST_TOKEN_BYTES",
@@ -156,7 +157,7 @@ class ReplicaSpec(Record):
     latency: Latency | None
 
 
-class Deployment(Record):
+class Deployment(Option):
     """Accelerators, models, light workers, router and tenants of one runtime.
 
     Read it with `from_yaml`, or let `fm.install` and `fm.LocalModelCluster` read a path. All keys with their bounds and
@@ -181,9 +182,10 @@ class Deployment(Record):
     Raises
     ------
     DeploymentError
-        By what reads a document: file, line, value and what to write instead. Made from arguments, pydantic's
-        ``ValidationError``.
+        File, line, value and what to write instead; made from arguments, key and value.
     """
+
+    error: ClassVar[type[SpecError]] = DeploymentError
 
     version: Literal[1] = 1
     accelerators: dict[Label, Accelerator] = Field(min_length=1)

@@ -5,11 +5,12 @@ The options say what is wanted. What is started when, `dask_fmware.provisioning`
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dask_fmware.spec.record import Record
+from dask_fmware.errors import DeploymentError, SpecError
+from dask_fmware.spec.record import Option, Record
 
 __all__ = ["Bounds", "Provisioning"]
 
@@ -30,7 +31,7 @@ class Bounds(Record):
         return self
 
 
-class Provisioning(Record):
+class Provisioning(Option):
     """Options of the resource provisioner; names that end in ``_s`` are seconds.
 
     Parameters
@@ -62,6 +63,8 @@ class Provisioning(Record):
     target_ongoing, upscale_delay_s, downscale_delay_s
         Of ``"queue_length"``: calls a replica, and how long there must be more or fewer.
     """
+
+    error: ClassVar[type[SpecError]] = DeploymentError
 
     mode: Literal["projection", "simple", "queue_length", "manual"] = "projection"
     quantile: float = Field(default=0.95, gt=0, lt=1, description="share of runs that shall meet their SLO")

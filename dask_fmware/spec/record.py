@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from inspect import Parameter, Signature
-from typing import Any, TypeVar
+from inspect import Parameter, Signature, signature
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic._internal._model_construction import ModelMetaclass
 from pydantic_core import PydanticCustomError
 
 from dask_fmware.errors import SpecError
 
-__all__ = ["Complaint", "Record", "checked", "complaints", "did_you_mean", "misfit", "shorten"]
+__all__ = ["Complaint", "Option", "Record", "checked", "complaints", "did_you_mean", "misfit", "shorten"]
 
 SHOWN_CHARACTERS = 80
 # Values under these keys are prompts or data of users: their errors never show them.
@@ -59,6 +60,28 @@ class Record(BaseModel):
                         {"key": name, "shown": shown, "hint": did_you_mean(name, known), "known": ", ".join(known)},
                     )
         return data
+
+
+class _ByName(ModelMetaclass):
+    """Makes records from arguments of users: what is wrong is said as it is said of documents."""
+
+    error: type[SpecError]
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        name = cls.__name__
+        if args:
+            first = next(iter(signature(cls).parameters))
+            raise TypeError(f"{name} takes its values by name, such as {name}({first}={shorten(repr(args[0]), 40)})")
+        try:
+            return super().__call__(**values)
+        except ValidationError as wrong:
+            raise cls.error(f"{name}: {complaints(wrong)[0]}") from None
+
+
+class Option(Record, metaclass=_ByName):
+    """A record that users make themselves, in Python; made of wrong values it raises its `error`."""
+
+    error: ClassVar[type[SpecError]] = SpecError
 
 
 Kind = TypeVar("Kind", bound=Record)

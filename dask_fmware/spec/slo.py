@@ -7,12 +7,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from dask_fmware.spec.record import Record
+from dask_fmware.spec.record import Option, Record
 
 __all__ = ["SLO", "RunOptions"]
 
 
-class SLO(Record):
+class SLO(Option):
     """End-to-end objective of a workflow; a run that misses any bound that is set counts as missed.
 
     Parameters
@@ -27,6 +27,11 @@ class SLO(Record):
     on_miss
         What happens to a run that can no longer make it: ``"finish"`` serves it when there is room,
         ``"reject"`` ends it with `DeadlineRejectedError`.
+
+    Raises
+    ------
+    SpecError
+        With the bound, its value and what it may be.
     """
 
     ttft_s: float | None = Field(default=None, gt=0)

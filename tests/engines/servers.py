@@ -45,7 +45,12 @@ def vllm_server(model: str, slots: int, context_tokens: int, options: list[str])
 
     if (slots, context_tokens) not in _vllm:
         engine = VllmServeEngine(
-            model=model, slots=slots, context_tokens=context_tokens, kv_cache_memory_bytes=32 << 20, options=options
+            model=model,
+            dtype="float32",  # see `_vllm_serve` of conftest.py
+            slots=slots,
+            context_tokens=context_tokens,
+            kv_cache_memory_bytes=32 << 20,
+            options=options,
         )
         port = free_port()
         process = subprocess.Popen(

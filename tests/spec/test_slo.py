@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
+from dask_fmware.errors import SpecError
 from dask_fmware.spec.slo import SLO, RunOptions
 
 
@@ -20,8 +21,13 @@ from dask_fmware.spec.slo import SLO, RunOptions
     ],
 )
 def test_objectives_that_cannot_be_meant_are_refused(bounds, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(SpecError, match=f"^SLO: .*{message}"):
         SLO(**bounds)
+
+
+def test_an_objective_without_the_name_of_its_bound_is_told_how_it_is_written():
+    with pytest.raises(TypeError, match=r"SLO takes its values by name, such as SLO\(ttft_s=2\)"):
+        SLO(2)
 
 
 def test_objectives_and_options_are_values():
