@@ -20,6 +20,7 @@ from dask_fmware.model.completion import Chunk, Completion
 __all__ = ["AnswerStream", "stream"]
 
 PATIENCE_S = 20.0  # of one long poll; the next follows at once
+LOOK_S = 0.2  # between two looks whether the run has been cancelled, or lost with the scheduler
 CONNECT_S = 2.0  # Dask's 30 would be spent on a replica that has just died
 
 
@@ -108,18 +109,30 @@ class AnswerStream:
 
     async def _where(self, after: int, patience_s: float, shown: Shown) -> dict[str, Any]:
         """Ask which attempt after another gives the answer, and on which worker; wait for so long if there is none."""
+        asked = self._client.scheduler.fmware_answer(run_id=run_id_of(self._future), after=after, patience_s=patience_s)
+        asking: asyncio.Future[dict[str, Any] | None] = asyncio.ensure_future(asked)
         try:
-            where: dict[str, Any] | None = await self._client.scheduler.fmware_answer(
-                run_id=run_id_of(self._future), after=after, patience_s=patience_s
-            )
+            while not asking.done():
+                if self._future.cancelled():
+                    if self._client.status != "running":  # it has lost its scheduler, for which the question goes on
+                        raise self._lost(shown)
+                    return {"ended": True}
+                await asyncio.wait({asking}, timeout=LOOK_S)
+            where = asking.result()
         except OSError as error:
-            raise StreamLostError(
-                f"the connection to the scheduler was lost after {len(shown.text)} characters of the answer; "
-                "the run is lost with it, submit it again to a new client"
-            ) from error
+            raise self._lost(shown) from error
+        finally:
+            asking.cancel()
         if where is None:
             raise not_installed(self._client)
         return where
+
+    @staticmethod
+    def _lost(shown: Shown) -> StreamLostError:
+        return StreamLostError(
+            f"the connection to the scheduler was lost after {len(shown.text)} characters of the answer; "
+            "the run is lost with it, submit it again to a new client"
+        )
 
 
 async def _follow(client: Client, where: dict[str, Any]) -> AsyncGenerator[tuple[str, str | None], None]:

@@ -182,6 +182,30 @@ async def test_a_stream_says_that_the_scheduler_was_lost() -> None:
                 await _rest(stream)
 
 
+async def test_a_question_that_goes_on_when_the_scheduler_is_lost_does_not_hold_a_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Deaf:
+        """A scheduler that is looked for as long as the configuration says."""
+
+        async def fmware_answer(self, **asked: Any) -> None:
+            await asyncio.Event().wait()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(heard, name)
+
+    with dask.config.set({"distributed.comm.timeouts.connect": "500ms"}):
+        async with InProcessCluster(deployment("small", token_s=0.05)) as cluster:
+            heard = cluster.client.scheduler
+            monkeypatch.setattr(cluster.client, "scheduler", Deaf())
+            stream = aiter(fm.stream(cluster.client.compute(one("x"))))
+            asking = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            await cluster.scheduler.close()
+            with pytest.raises(StreamLostError, match="lost after 0 characters"):
+                await asking
+
+
 async def test_a_stream_that_is_broken_off_can_be_read_again(serving: Any) -> None:
     async with serving("small", token_s=0.002, text="so it is, and more of it") as cluster:
         engine = cluster.engines["small-cpu-0"]
