@@ -17,7 +17,7 @@ from dask.utils import key_split
 from distributed.core import Status
 from distributed.metrics import time
 from distributed.protocol.pickle import dumps
-from distributed.scheduler import Scheduler, TaskState
+from distributed.scheduler import Scheduler, TaskState, heartbeat_interval
 
 from dask_fmware.compile.draft import PlanDraft
 from dask_fmware.model.plan import RunPlan
@@ -26,7 +26,7 @@ __all__ = ["NOWHERE", "DashboardInternals", "SchedulerInternals", "dashboard_tem
 
 NOWHERE = "tcp://fmware-hold.invalid:1"  # a worker that never exists: a task restricted to it stays in no-worker
 KEPT = 100  # entries of finished work in each of Dask's books
-OLD_S = 600.0  # a worker that is not heard for half of this is gone, so nobody reports on older spans
+TTL_S = 300.0  # of a worker without a heartbeat, where the configuration has no worker-ttl
 _DEFAULT = ("default",)  # span of work that has none of its own
 
 _NOWHERE = {NOWHERE}  # one set for all: Dask replaces the restrictions of a task, it never changes them
@@ -90,7 +90,7 @@ class SchedulerInternals:
         if (comm := self._comm(worker, client)) is not None:
             comm.recent_message_log = deque(maxlen=0)
 
-    # -- books: Scheduler.extensions["spans"], task_groups; Span.groups, _metadata; dask.utils.key_split ------------
+    # -- books: Scheduler.extensions["spans"], task_groups, worker_ttl; Span.groups, _metadata; dask.utils.key_split -
 
     def forget_finished_work(self) -> None:
         """Drop what stock Dask keeps of all work that it ever did: its memory would grow with each run.
@@ -117,13 +117,17 @@ class SchedulerInternals:
                 del span._metadata["collections"][:-KEPT]
             if len(span.groups) > KEPT:
                 span.groups &= current
-        old = time() - OLD_S
+        old = time() - 2 * self._unheard_s()
         gone = {span.id for span in defaults[:-KEPT] if span.enqueued < old and not span.groups & current}
         if gone:
             for book in (defaults, spans.root_spans, spans.spans_search_by_tag["default"]):
                 book[:] = [span for span in book if span.id not in gone]
             for span_id in gone:
                 del spans.spans[span_id]
+
+    def _unheard_s(self) -> float:
+        """After which a worker that is not heard is gone, so that nobody reports on older work."""
+        return max(self.scheduler.worker_ttl or TTL_S, 10 * heartbeat_interval(len(self.scheduler.workers)))
 
     def _comm(self, worker: str | None, client: str | None) -> Any:
         comms = self.scheduler.stream_comms if worker is not None else self.scheduler.client_comms

@@ -42,7 +42,7 @@ async def test_what_dask_remembers_of_finished_work_is_bounded(
     cluster: InProcessCluster, dask: SchedulerInternals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
-    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.OLD_S", 0.0)
+    monkeypatch.setattr(dask, "_unheard_s", lambda: 0.0)
     spans = cluster.scheduler.extensions["spans"]
 
     def books() -> list[int]:
@@ -92,7 +92,7 @@ async def test_workers_that_are_gone_are_forgotten(cluster: InProcessCluster, da
 async def test_the_router_keeps_dasks_books_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dask_fmware_scheduler.router.TIDY", 2)
     monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
-    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.OLD_S", 0.0)
+    monkeypatch.setattr(SchedulerInternals, "_unheard_s", lambda self: 0.0)
     async with InProcessCluster(deployment("small")) as cluster:
         for _ in range(8):
             await cluster.client.compute(one("x"))
