@@ -127,7 +127,7 @@ class SchedulerInternals:
 
     def _unheard_s(self) -> float:
         """After which a worker that is not heard is gone, so that nobody reports on older work."""
-        return max(self.scheduler.worker_ttl or TTL_S, 10 * heartbeat_interval(len(self.scheduler.workers)))
+        return float(max(self.scheduler.worker_ttl or TTL_S, 10 * heartbeat_interval(len(self.scheduler.workers))))
 
     def _comm(self, worker: str | None, client: str | None) -> Any:
         comms = self.scheduler.stream_comms if worker is not None else self.scheduler.client_comms
