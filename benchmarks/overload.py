@@ -58,7 +58,11 @@ def summary(runs: list[PlannedRun], seen: list[dict[str, Any]], record: list[dic
     slo_s = {run.run_id: run.ttft_slo_s for run in runs}
     calls = {call.name: call for run in runs for call in run.calls}
     late_s = [t["ended"] - t["began"] - calls[t["call"]].alone_s[t["card"]] for t in record if t["call"] in calls]
+    began = min((t["asked"] for t in record), default=0.0)
+    until = began + max(run.arrival_s for run in runs)
     in_time = [view for view in seen if view["first_s"] is not None and view["first_s"] <= slo_s[view["run_id"]]]
+    kept = {view["run_id"] for view in in_time}
+    kept_calls = {call.name for run in runs if run.run_id in kept for call in run.calls}
     return {
         "runs": len(runs),
         "goodput": len(in_time) / len(runs),
@@ -68,10 +72,20 @@ def summary(runs: list[PlannedRun], seen: list[dict[str, Any]], record: list[dic
         "calls": len(record),
         "calls_planned": len(calls),
         "fast_share": sum(t["card"] == FAST for t in record) / max(len(record), 1),
-        "drained_s": max((t["ended"] for t in record), default=0.0) - min((t["asked"] for t in record), default=0.0),
+        "busy": busy(record, began, until),
+        "busy_in_time": busy([t for t in record if t["call"] in kept_calls], began, until),
+        "drained_s": max((t["ended"] for t in record), default=0.0) - began,
         "late_p95_s": float(np.percentile(late_s, 95)) if late_s else None,
         "submitted_late_max_s": max(view["submitted_s"] for view in seen),
     }
+
+
+def busy(turns: list[dict[str, Any]], began: float, until: float) -> dict[str, float]:
+    """Share of a time in which each card is busy with these calls."""
+    spent = dict.fromkeys(sorted({turn["card"] for turn in turns}), 0.0)
+    for turn in turns:
+        spent[turn["card"]] += max(min(turn["ended"], until) - max(turn["began"], began), 0.0)
+    return {card: seconds / (until - began) for card, seconds in spent.items()}
 
 
 async def one(system: Running, runs: list[PlannedRun]) -> dict[str, Any]:
@@ -118,8 +132,8 @@ def table(found: list[dict[str, Any]], asked: argparse.Namespace) -> str:
     seeds = sorted(set.intersection(*(set(lines) for lines in by.values())))
     lines = [
         "| system | in time, of all runs | slack above it | finished | shed | failed | calls made, of planned | "
-        "all done after | engines late, p95 | simulated |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "cards busy while runs come, with runs in time | all done after | engines late, p95 | simulated |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in by:
         mine = [by[name][seed] for seed in seeds]
@@ -136,10 +150,18 @@ def table(found: list[dict[str, Any]], asked: argparse.Namespace) -> str:
             f" | {fmean(line['shed'] / line['runs'] for line in mine):.3f}"
             f" | {fmean(line['failed'] / line['runs'] for line in mine):.3f}"
             f" | {fmean(line['calls'] / line['calls_planned'] for line in mine):.3f}"
+            f" | {_busy(mine, 'busy')}, {_busy(mine, 'busy_in_time')}"
             f" | {fmean(line['drained_s'] for line in mine) / asked.time_scale:.0f} s"
             f" | {1e3 * fmean(line['late_p95_s'] for line in mine):.1f} ms | {by_simulator} |"
         )
     return "\n".join(lines)
+
+
+def _busy(lines: list[dict[str, Any]], what: str) -> str:
+    """Mean shares of the cards, the fast one first; cells that were kept before these were have none."""
+    lines = [line for line in lines if what in line]
+    cards = sorted({card for line in lines for card in line[what]}, key=lambda card: card != FAST)
+    return " and ".join(f"{fmean(line[what].get(card, 0.0) for line in lines):.2f}" for card in cards) or "-"
 
 
 def main() -> None:
