@@ -90,7 +90,7 @@ class SchedulerInternals:
         if (comm := self._comm(worker, client)) is not None:
             comm.recent_message_log = deque(maxlen=0)
 
-    # -- books: Scheduler.extensions["spans"], task_groups, worker_ttl; Span.groups, _metadata; dask.utils.key_split -
+    # -- books: Scheduler.extensions["spans"], task_groups, worker_ttl, _broker; Span.groups, _metadata; key_split -
 
     def forget_finished_work(self) -> None:
         """Drop what stock Dask keeps of all work that it ever did: its memory would grow with each run.
@@ -99,8 +99,11 @@ class SchedulerInternals:
         makes a new span. Spans that a user has opened are left alone, and those of results that somebody holds:
         further tasks of their groups are looked for there. A computation remembers its groups, too, and on a cluster
         that is never idle there is but one. `key_split` remembers 100,000 keys. Work stealing remembers each worker
-        that ever was, with all that it ever held.
+        that ever was, with all that it ever held. The event log has a topic for each worker and client that ever was.
         """
+        topics = self.scheduler._broker._topics
+        for name in [name for name, topic in topics.items() if not topic.events and not topic.subscribers]:
+            del topics[name]
         stealing = self.scheduler.extensions.get("stealing")
         for book in (stealing.in_flight_occupancy, stealing.in_flight_tasks) if stealing is not None else ():
             for worker in [worker for worker in book if worker.status == Status.closed]:

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 import pytest
+from dask.config import set as dask_config
 
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
@@ -87,6 +88,21 @@ async def test_workers_that_are_gone_are_forgotten(cluster: InProcessCluster, da
     dask.forget_finished_work()
     for book in (stealing.in_flight_tasks, stealing.in_flight_occupancy):
         assert set(book) == set(cluster.scheduler.workers.values())
+
+
+async def test_topics_of_workers_that_are_gone_are_forgotten(
+    cluster: InProcessCluster, dask: SchedulerInternals
+) -> None:
+    with dask_config({"distributed.scheduler.events-cleanup-delay": "1ms"}):
+        gone = cluster.workers["light-1"].address
+        await cluster.workers["light-1"].close()
+    topics = cluster.scheduler._broker._topics
+    await cluster.until(lambda: not topics[gone].events, "Dask forgets the events")
+    cluster.scheduler.subscribe_topic("heard", cluster.client.id)
+    dask.forget_finished_work()
+    assert gone not in topics
+    assert "heard" in topics
+    assert cluster.workers["light-0"].address in topics
 
 
 async def test_the_router_keeps_dasks_books_short(monkeypatch: pytest.MonkeyPatch) -> None:

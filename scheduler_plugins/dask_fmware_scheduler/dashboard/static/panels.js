@@ -149,7 +149,7 @@
     }));
     const width = Math.max(...[...at.values()].map((p) => p.x)) + BOX.width + BOX.pad;
     const height = Math.max(...[...at.values()].map((p) => p.y)) + BOX.height + BOX.pad;
-    return s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": "graph of the workflow" },
+    return s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, style: `--natural:${width}px`, role: "img", "aria-label": "graph of the workflow" },
       ...links, ...nodes.map((node) => box(node, at.get(node.name), facts.get(node.name), most)));
   }
 
