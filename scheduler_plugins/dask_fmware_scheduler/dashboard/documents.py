@@ -151,6 +151,8 @@ def _latency(source: ColumnDataSource) -> Any:
         ("e2e95", PALETTE[1], "dashed", "p95 "),
     ):
         line = plot.line("time", name, source=source, color=colour, line_dash=dash, line_width=2, legend_label=label)
+        filled = colour if dash == "solid" else None  # dots, as a line of one interval would not be seen
+        plot.scatter("time", name, source=source, line_color=colour, fill_color=filled, size=4)
     tips = [("first token", "@ttft50{0.00} s, p95 @ttft95{0.00} s"), ("done", "@e2e50{0.00} s, p95 @e2e95{0.00} s")]
     _hover(plot, tips, renderers=[line], mode="vline")
     _legend(plot)
