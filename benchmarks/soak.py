@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import random
 import sys
 import tempfile
@@ -42,6 +43,7 @@ from dask_fmware.testing.leaks import scheduler_leaks
 PATIENCE_S = 180.0  # for one run, after which it counts as lost
 STREAMED = 0.3  # share of runs
 SAMPLE_S = 5.0
+COLLECT_S = 60.0  # Python leaves cycles alone until they are a quarter of all objects, which would look like growth
 CONFIG = {
     "distributed.worker.preload": ["benchmarks.support.faulty_engine"],
     "distributed.scheduler.worker-ttl": f"{TTL_S}s",
@@ -215,8 +217,12 @@ async def soak(asked: argparse.Namespace, log: Path) -> dict[str, Any]:
         columns = ["{task.percentage:>3.0f} %", "{task.description}"]
         with Progress(*map(TextColumn, columns), TimeRemainingColumn()) as progress:
             shown = progress.add_task("soak", total=seconds)
+            collected = started
             while (spent := time.monotonic() - started) < seconds:
                 await asyncio.sleep(min(SAMPLE_S, seconds - spent))
+                if time.monotonic() - collected >= COLLECT_S:
+                    collected = time.monotonic()
+                    gc.collect()
                 samples.append(sample(started, driver.tally))
                 tally = driver.tally
                 said = (
