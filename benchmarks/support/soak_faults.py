@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, TypeAlias, get_args
 
 from distributed import Client, Nanny
@@ -89,7 +90,8 @@ class Chaos:
     def _over(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.problems.append(f"fault '{task.get_name()}' could not be injected: {type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}" + (f" ({error.__cause__!r})" if error.__cause__ else "")
+            self.problems.append(f"fault '{task.get_name()}' could not be injected: {why}")
 
     async def _befall(self, kind: Kind) -> None:
         if kind == "client":
@@ -168,7 +170,8 @@ class Chaos:
         except TimeoutError:
             pass  # killed while it starts or submits, which is a fault as well
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                process.kill()
             await process.wait()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import distributed.http
 from dask.utils import key_split
-from distributed.core import Status
+from distributed.core import Status, _expects_comm
 from distributed.metrics import time
 from distributed.protocol.pickle import dumps
 from distributed.scheduler import Scheduler, TaskState, heartbeat_interval
@@ -90,7 +90,7 @@ class SchedulerInternals:
         if (comm := self._comm(worker, client)) is not None:
             comm.recent_message_log = deque(maxlen=0)
 
-    # -- books: Scheduler.extensions["spans"], task_groups, worker_ttl, _broker; Span.groups, _metadata; key_split -
+    # -- books: Scheduler.extensions["spans"], task_groups, worker_ttl, _broker; Span.groups; key_split, _expects_comm
 
     def forget_finished_work(self) -> None:
         """Drop what stock Dask keeps of all work that it ever did: its memory would grow with each run.
@@ -100,7 +100,9 @@ class SchedulerInternals:
         further tasks of their groups are looked for there. A computation remembers its groups, too, and on a cluster
         that is never idle there is but one. `key_split` remembers 100,000 keys. Work stealing remembers each worker
         that ever was, with all that it ever held. The event log has a topic for each worker and client that ever was.
+        Whether a handler expects a comm is remembered with its server, which may be a nanny that has gone.
         """
+        _expects_comm.cache_clear()
         topics = self.scheduler._broker._topics
         for name in [name for name, topic in topics.items() if not topic.events and not topic.subscribers]:
             del topics[name]

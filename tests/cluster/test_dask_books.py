@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections import deque
 from typing import Any
 
 import pytest
 from dask.config import set as dask_config
+from distributed.core import _expects_comm
 
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
@@ -88,6 +91,21 @@ async def test_workers_that_are_gone_are_forgotten(cluster: InProcessCluster, da
     dask.forget_finished_work()
     for book in (stealing.in_flight_tasks, stealing.in_flight_occupancy):
         assert set(book) == set(cluster.scheduler.workers.values())
+
+
+async def test_servers_that_are_gone_are_forgotten(dask: SchedulerInternals) -> None:
+    class Gone:
+        def handler(self) -> None: ...
+
+    gone = Gone()
+    _expects_comm(gone.handler)  # as a server does with each question
+    remembered = weakref.ref(gone)
+    del gone
+    gc.collect()
+    assert remembered() is not None, "stock Dask does"
+    dask.forget_finished_work()
+    gc.collect()
+    assert remembered() is None
 
 
 async def test_topics_of_workers_that_are_gone_are_forgotten(
