@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import Any
 
@@ -24,6 +24,7 @@ from dask_fmware.spec.documents import load_deployment
 
 __all__ = ["install", "installed_status", "status", "uninstall", "wait_ready"]
 
+SHOWN_KEYS = 5  # in which two deployments differ
 ROUTER = "fmware-router"  # name of the scheduler plugin
 
 
@@ -63,15 +64,28 @@ async def _install(client: Client, deployment: Deployment, stream_interval_s: fl
 
     current = await _asked(client)
     if current is not None:
-        if Deployment.model_validate(current["deployment"]) != deployment:
+        if (there := Deployment.model_validate(current["deployment"])) != deployment:
+            keys = list(_differences(there.model_dump(), deployment.model_dump()))
+            more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
             raise DeploymentError(
-                "a runtime with another deployment is installed on this cluster; call fm.uninstall(client) first"
+                "a runtime with another deployment is installed on this cluster (they differ in "
+                f"{', '.join(keys[:SHOWN_KEYS])}{more}); call fm.uninstall(client) first"
             )
     else:
         await client.register_plugin(ReplicaRouter(deployment, stream_interval_s=stream_interval_s))
         await client.register_plugin(ModelHost(deployment, stream_interval_s=stream_interval_s))
     if stream_interval_s is not None:
         client.scheduler_comm.interval = stream_interval_s
+
+
+def _differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
+    """Keys of two documents whose values differ, by their path."""
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        if one != other:
+            yield path
+        return
+    for key in sorted({*one, *other}):
+        yield from _differences(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
 
 
 def uninstall(client: Client) -> Any:
