@@ -91,7 +91,9 @@ async def test_another_deployment_is_refused_and_says_what_to_do() -> None:
         await fm.install(cluster.client, deployment("small"))
         with pytest.raises(DeploymentError, match=r"another deployment is installed.*fm.uninstall\(client\)"):
             await fm.install(cluster.client, deployment("small", slots=2))
-        with pytest.raises(DeploymentError, match=r"they differ in accelerators.cpu.cards, models.other, models.small.slots\)"):
+        with pytest.raises(
+            DeploymentError, match=r"differ in accelerators.cpu.cards, models.other, models.small.slots\)"
+        ):
             await fm.install(cluster.client, deployment("small", "other", slots=2))
 
 
