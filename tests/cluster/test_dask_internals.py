@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.cluster.flows import one
 _local: dict[str, Callable[[], Awaitable[Any]]] = {}
 
 
-async def call_local(name: str) -> Any:
+async def call_local(name: str, after: Any = None) -> Any:
     """As a task: call a coroutine function of this process, which is not copied."""
     return await _local[name]()
 
@@ -299,6 +300,36 @@ async def test_a_seceded_coroutine_gives_its_thread_slot_back(cluster: InProcess
     await cluster.until(lambda: sum(t.state == "long-running" for t in worker.state.tasks.values()) == 2 * threads)
     go_on.set()
     assert sorted(await cluster.client.gather(futures)) == list(range(2 * threads))
+
+
+async def test_work_stealing_can_weigh_tasks_whose_kind_secedes(
+    cluster: InProcessCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    internals = WorkerInternals(cluster.workers["light-0"])
+    address = cluster.workers["light-0"].address
+    caplog.set_level(logging.INFO, "distributed.scheduler")
+    logging.getLogger("distributed").addHandler(caplog.handler)  # it does not propagate
+    go_on = asyncio.Event()
+    try:
+        async with asyncio.timeout(30):
+            given = await cluster.client.scatter("x", workers=[address])
+            futures = []
+            for n in range(3):
+                key = f"seceding-{n:032x}"
+
+                async def body(key: str = key) -> str:
+                    internals.secede(key)
+                    await go_on.wait()
+                    return key
+
+                _local[key] = body
+                futures.append(cluster.client.submit(call_local, key, after=given, key=key, workers=[address]))
+                await cluster.until(lambda n=n: len(cluster.scheduler.workers[address].long_running) == n + 1)
+            go_on.set()
+            assert len(await cluster.client.gather(futures)) == 3
+    finally:
+        logging.getLogger("distributed").removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 
 
 async def test_a_worker_can_open_a_client_of_its_own(cluster: InProcessCluster) -> None:

@@ -98,10 +98,14 @@ class WorkerInternals:
         return await getattr(self.worker.scheduler, op)(**message)
 
     def secede(self, key: str) -> None:
-        """Give back the thread slot of an async task that only waits (Worker.handle_stimulus)."""
+        """Give back the thread slot of an async task that only waits (Worker.handle_stimulus).
+
+        No duration is told: the scheduler would take 0 s for the mean of its kind, and work stealing fails on that when
+        the next of them is placed.
+        """
         if key in self.worker.state.tasks:
             self.worker.handle_stimulus(
-                SecedeEvent(key=key, compute_duration=0.0, stimulus_id=f"fmware-secede-{time()}")
+                SecedeEvent(key=key, compute_duration=None, stimulus_id=f"fmware-secede-{time()}")
             )
 
     def give_up_dead_peers_after(self, seconds: float) -> None:
