@@ -1,7 +1,8 @@
-"""What all tests share: Dask's own defaults, no test of time, Ctrl-C that reaches processes, and the contract."""
+"""What all tests share: Dask's own defaults, no test of time, Ctrl-C that reaches processes, the contract."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -20,6 +21,28 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 
 settings.register_profile("untimed", deadline=None)  # machines are busy
 settings.load_profile("untimed")
+
+
+class Failures(logging.Handler):
+    """What a scheduler says of plugins and extensions that failed: it goes on without them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() == "Plugin failed with exception":
+            self.said.append(logging.Formatter().format(record))
+
+
+@pytest.fixture(autouse=True)
+def no_plugin_fails() -> Iterator[None]:
+    """Hold plugins and Dask's own extensions of schedulers in this process to raising nothing when a task moves."""
+    failures, logger = Failures(), logging.getLogger("distributed.scheduler")
+    logger.addHandler(failures)
+    yield
+    logger.removeHandler(failures)
+    assert not failures.said, "\n".join(failures.said)
 
 
 @pytest.fixture(autouse=True)
