@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import pickle
-import sys
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
-from dask.base import DaskMethodsMixin, is_dask_collection
+from dask.base import DaskMethodsMixin
 from dask.delayed import single_key
 from dask.threaded import get as threaded_get
 
 from dask_fmware.compile.graph import Graph, instantiate, new_run_id
+from dask_fmware.compile.promises import awaited, is_promise
 from dask_fmware.compile.template import BlockTemplate, template
 from dask_fmware.errors import WorkflowError
 from dask_fmware.model.plan import Objective
@@ -154,7 +154,7 @@ class WorkflowFunction:
         self.workflow = spec
         if function is not None:
             functools.update_wrapper(self, function)
-        self._template = template(spec)
+        self._templates: dict[tuple[str, ...], BlockTemplate] = {(): template(spec)}  # by promised inputs
         for name, code in spec.functions.items():
             _check_picklable(code, f"workflow '{spec.name}', node '{name}': function '{spec.nodes[name].function}'")  # type: ignore[union-attr]
 
@@ -198,10 +198,13 @@ class WorkflowFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> BoundWorkflow:
         """Bind inputs, by name or position, to one run.
 
+        An input may be or hold a `distributed.Future`, a `dask.delayed` value, another Dask collection or a bound
+        workflow. What needs it then waits until it is computed, while the run's clock goes from its submission.
+
         Raises
         ------
         WorkflowError
-            If an input is missing, unknown, given twice, a Dask future or collection, or cannot be sent to a worker.
+            If an input is missing, unknown, given twice, or cannot be sent to a worker.
         """
         spec, where = self.workflow, f"workflow '{self.workflow.name}'"
         names = [item.name for item in spec.inputs]
@@ -220,15 +223,21 @@ class WorkflowFunction:
                 if item.required:
                     raise WorkflowError(f"{where}: input '{item.name}' is missing (inputs: {listed})")
                 values[item.name] = item.default
+        promised: list[str] = []
         for name, value in values.items():
             if not isinstance(value, (str, int, float, bool, type(None))):
-                if _is_promise(value):
-                    raise WorkflowError(
-                        f"{where}: input '{name}' (a {type(value).__name__}) is or holds a Dask future or collection, "
-                        "not a value; pass its result, or compute it in a function decorated with @fm.task"
-                    )
-                _check_picklable(value, f"{where}: input '{name}' (a {type(value).__name__})", remember=False)
-        return BoundWorkflow(spec, self._template, values, RunOptions())
+                what = f"{where}: input '{name}' (a {type(value).__name__})"
+                if is_promise(value):
+                    values[name] = awaited(value, what, _check_sent)
+                    promised.append(name)
+                else:
+                    _check_sent(value, what)
+        return BoundWorkflow(spec, self._template_with(tuple(promised)), values, RunOptions())
+
+    def _template_with(self, promised: tuple[str, ...]) -> BlockTemplate:
+        if promised not in self._templates:
+            self._templates[promised] = template(self.workflow, frozenset(promised))
+        return self._templates[promised]
 
 
 @overload
@@ -288,15 +297,8 @@ def _objective(slo: SLO | None) -> Objective | None:
     return Objective(slo.ttft_s, slo.e2e_s, slo.finish_by.timestamp() if slo.finish_by else None, slo.on_miss)
 
 
-def _is_promise(value: Any) -> bool:
-    """Whether a value, or one in it, is a future or a Dask collection: a prompt would show its repr."""
-    match value:
-        case list() | tuple() | set():
-            return any(map(_is_promise, value))
-        case dict():
-            return any(map(_is_promise, value.values()))
-    client = sys.modules.get("distributed.client")  # a future has loaded it
-    return is_dask_collection(value) or (client is not None and isinstance(value, client.Future))
+def _check_sent(value: Any, what: str) -> None:
+    _check_picklable(value, what, remember=False)
 
 
 def _check_picklable(value: Any, what: str, *, remember: bool = True) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 from dask._task_spec import Task, TaskRef
 
 from dask_fmware.compile.draft import PlanDraft
+from dask_fmware.compile.promises import Awaited
 from dask_fmware.compile.start import coroutine_task, start_call, start_loop, start_map, start_plain
 from dask_fmware.compile.steps import CallStep, PlainStep, run_plain
-from dask_fmware.compile.template import BlockTemplate, LoopStep, MapStep
+from dask_fmware.compile.template import BlockTemplate, LoopStep, MapStep, given
 from dask_fmware.compile.values import Private, plain
 from dask_fmware.model.plan import Objective
 
@@ -46,7 +47,7 @@ def instantiate(
     template
         What to run.
     inputs
-        Values of its inputs, by name.
+        Values of its inputs, by name, an `Awaited` for those that the template waits for.
     run_id
         From `new_run_id`.
     objective, tenant, priority
@@ -57,7 +58,14 @@ def instantiate(
         Item path in front of node names: ``"summaries[3]."``.
     """
     keys = {name: key + run_id for name, key in template.keys.items()}
-    private = {name: Private(value) for name, value in inputs.items()}
+    arguments: dict[str, Any] = {}
+    graph: Graph = {}
+    for name, value in inputs.items():
+        if isinstance(value, Awaited):
+            arguments[given(name)] = value.argument
+            graph.update(value.graph)
+        else:
+            arguments[name] = Private(value)
     draft = PlanDraft(
         template.planned,
         template.workflow,
@@ -71,10 +79,9 @@ def instantiate(
         prefix,
         tuple((rule.switch, rule.branch(plain(inputs[name]))) for name, rule in template.switches_on_inputs),
     )
-    graph: Graph = {}
     for step in template.steps:
         key, payload, shared = keys[step.name], step.payload, step.shared
-        values = [TaskRef(keys[s]) if s in keys else private[s] for s in payload.sources]
+        values = [TaskRef(keys[s]) if s in keys else arguments[s] for s in payload.sources]
         extra = {"plan": draft} if step.name == template.outputs[0] else {}
         match payload:
             case CallStep():

@@ -32,7 +32,7 @@ from dask_fmware.spec.workflow import (
     Workflow,
 )
 
-__all__ = ["BlockTemplate", "LoopStep", "MapStep", "Step", "template"]
+__all__ = ["BlockTemplate", "LoopStep", "MapStep", "Step", "given", "template"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,20 @@ class BlockTemplate:
         object.__setattr__(self, "planned", Shared(planned))
 
 
-def template(workflow: Workflow) -> BlockTemplate:
+def given(name: str) -> str:
+    """Name of what a promised input is computed from; no node has such a name."""
+    return f"given {name}"
+
+
+def template(workflow: Workflow, promised: frozenset[str] = frozenset()) -> BlockTemplate:
     """Return the template of a workflow whose functions are attached.
+
+    Parameters
+    ----------
+    workflow
+        To be compiled.
+    promised
+        Inputs that are still to be computed when a run is submitted: each gets a step that waits for it.
 
     Raises
     ------
@@ -134,7 +146,8 @@ def template(workflow: Workflow) -> BlockTemplate:
                 "load the document with tasks=[...]"
             )
     compiler = _Compiler(workflow)
-    return compiler.block(workflow.block, tuple(i.name for i in workflow.inputs), answers=answer_nodes(workflow))
+    inputs = tuple(i.name for i in workflow.inputs)
+    return compiler.block(workflow.block, inputs, answers=answer_nodes(workflow), promised=promised)
 
 
 class _Compiler:
@@ -146,9 +159,19 @@ class _Compiler:
         self.rank = {name: i for i, name in enumerate(order(workflow))}
 
     def block(
-        self, block: Block, inputs: tuple[str, ...], *, answers: frozenset[str] = frozenset(), until: str | None = None
+        self,
+        block: Block,
+        inputs: tuple[str, ...],
+        *,
+        answers: frozenset[str] = frozenset(),
+        until: str | None = None,
+        promised: frozenset[str] = frozenset(),
     ) -> BlockTemplate:
-        steps: dict[str, Payload] = {}
+        steps: dict[str, Payload] = {
+            name: PlainStep(self.workflow.name, (Identity(name, given(name)),), (given(name),))
+            for name in inputs
+            if name in promised
+        }
         nodes: dict[str, AnyNode] = {}
         self._flatten(block, (), steps, nodes)
         rules = {name: _rule(node) for name, node in nodes.items() if isinstance(node, SwitchNode)}

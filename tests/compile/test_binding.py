@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import namedtuple
 from typing import Any
 
 import dask
@@ -52,9 +53,27 @@ def test_an_input_that_cannot_travel_is_refused_and_not_shown() -> None:
     [dask.delayed("Ada"), [dask.delayed("Ada")], {"name": (dask.delayed("Ada"),)}, Future("key", client=None)],
     ids=["delayed", "in a list", "deep", "future"],
 )
-def test_a_promise_of_a_value_is_refused_as_its_repr_would_be_in_the_prompt(promise: Any) -> None:
-    with pytest.raises(WorkflowError, match=r"workflow 'greet': input 'who' \(a \w+\) is or holds a Dask future"):
-        greet(promise)
+def test_a_promise_of_a_value_is_waited_for_by_a_step_of_its_own(promise: Any) -> None:
+    graph = greet(promise).__dask_graph__()
+    (waits,) = [task for key, task in graph.items() if str(key).startswith("greet.who-")]
+    assert len(waits.dependencies) == 1  # the promise
+    assert sum(waits.key in task.dependencies for task in graph.values()) == 1  # the call
+
+
+Pair = namedtuple("Pair", "name age")
+
+
+def test_a_promise_in_a_container_that_cannot_be_filled_is_refused() -> None:
+    with pytest.raises(
+        WorkflowError, match=r"workflow 'greet': input 'who' .* holds a Dask future .* in a Pair; put it"
+    ):
+        greet([Pair(dask.delayed("Ada"), 36)])
+
+
+def test_what_lies_beside_a_promise_is_checked_and_not_shown() -> None:
+    with pytest.raises(WorkflowError, match=r"workflow 'greet': input 'who' \(a list\) cannot be sent to a worker"):
+        greet([dask.delayed("Ada"), threading.Lock()])
+    assert "secret" not in repr(greet([dask.delayed("Ada"), "secret"]).__dask_graph__())
 
 
 def test_a_task_that_cannot_travel_is_refused_with_its_node() -> None:

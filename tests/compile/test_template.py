@@ -37,7 +37,7 @@ def steps(function: Any) -> dict[str, Step]:
 
 
 def template(function: Any) -> BlockTemplate:
-    return fm.workflow(name="flow")(function)._template
+    return fm.workflow(name="flow")(function)._templates[()]
 
 
 def operations(step: Step) -> list[str]:
