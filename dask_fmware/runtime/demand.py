@@ -131,10 +131,15 @@ class Demand:
         second = int(now)
         if not self._judged or self._judged[-1][0] != second:
             self._judged.append((second, Counter(), Counter()))
+            self._forget_judged(now)
         models = {call.model for call in run.report.calls if call.state != "skipped"}
         self._judged[-1][1].update(models)
         if not met:
             self._judged[-1][2].update(models)
+
+    def _forget_judged(self, now: float) -> None:
+        while self._judged and self._judged[0][0] < now - WINDOW_S:
+            self._judged.popleft()
 
     # -- what is said ----------------------------------------------------------------------------
 
@@ -151,8 +156,7 @@ class Demand:
     def models(self, now: float) -> dict[str, ModelLoad]:
         """Return what is going on at every model."""
         machine = self._machine
-        while self._judged and self._judged[0][0] < now - WINDOW_S:
-            self._judged.popleft()
+        self._forget_judged(now)
         ended: Counter[str] = Counter()
         missed: Counter[str] = Counter()
         for _, some, late in self._judged:

@@ -90,18 +90,17 @@ class SchedulerInternals:
         if (comm := self._comm(worker, client)) is not None:
             comm.recent_message_log = deque(maxlen=0)
 
-    # -- books: Scheduler.extensions["spans"], task_groups, worker_ttl, _broker; Span.groups; key_split, _expects_comm
+    # -- books: Scheduler.extensions["spans"], task_groups, computations, worker_ttl, _broker; Span.groups; key_split,
+    # _expects_comm
 
     def forget_finished_work(self) -> None:
         """Drop what stock Dask keeps of all work that it ever did: its memory would grow with each run.
 
-        A span remembers every collection and every group of tasks it had, and work that comes to an idle cluster
-        makes a new span. Spans that a user has opened are left alone, and those of results that somebody holds:
-        further tasks of their groups are looked for there. A computation remembers its groups, too, and on a cluster
-        that is never idle there is but one. `key_split` remembers 100,000 keys. Work stealing remembers each worker
-        that ever was, with all that it ever held. The event log has a topic for each worker and client that ever was.
-        Whether a handler expects a comm is remembered with its server, which may be a nanny that has gone.
+        `key_split` remembers 100,000 keys. Work stealing remembers each worker that ever was, with all that it ever
+        held. The event log has a topic for each worker and client that ever was. Whether a handler expects a comm is
+        remembered with its server, which may be a nanny that has gone.
         """
+        self._forget_spans()
         _expects_comm.cache_clear()
         topics = self.scheduler._broker._topics
         for name in [name for name, topic in topics.items() if not topic.events and not topic.subscribers]:
@@ -112,16 +111,26 @@ class SchedulerInternals:
                 del book[worker]
         if key_split.cache_info().currsize > KEPT * KEPT:
             key_split.cache_clear()
+
+    def _forget_spans(self) -> None:
+        """Drop spans and groups of tasks that are over.
+
+        A span remembers every collection and every group of tasks it had, and work that comes to an idle cluster makes
+        a new span. Spans that a user has opened are left alone, and those of results that somebody holds: further
+        tasks of their groups are looked for there. A computation remembers its groups, too; on a cluster that is never
+        idle there is but one of them, on another the last hundred.
+        """
         spans, current = self.scheduler.extensions.get("spans"), set(self.scheduler.task_groups.values())
         defaults = spans.spans_search_by_name.get(_DEFAULT, []) if spans is not None else []
-        for computation in self.scheduler.computations:
-            if len(computation.groups) > KEPT:
-                computation.groups &= current
         for span in defaults[-KEPT:]:
             if span._metadata is not None:
                 del span._metadata["collections"][:-KEPT]
-            if len(span.groups) > KEPT:
-                span.groups &= current
+        for book in (defaults, self.scheduler.computations):
+            groups = 0
+            for one in reversed(book):
+                groups += len(one.groups)
+                if groups > KEPT:  # with those of what came later
+                    one.groups &= current
         old = time() - 2 * self._unheard_s()
         gone = {span.id for span in defaults[:-KEPT] if span.enqueued < old and not span.groups & current}
         if gone:

@@ -81,6 +81,21 @@ async def test_what_dask_remembers_of_finished_work_is_bounded(
     await waiting.cancel()
 
 
+async def test_groups_of_tasks_that_are_over_are_kept_for_the_latest_computations_only(
+    cluster: InProcessCluster, dask: SchedulerInternals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
+    held = cluster.client.submit(str, "held", key="held-1", workers="light-0")
+    await held
+    for number in range(6):  # alone: each is a computation with a group
+        await cluster.client.submit(str, number, key=f"alone{number}-1", workers="light-0")
+        await cluster.until(lambda: len(cluster.scheduler.tasks) == 1)
+    dask.forget_finished_work()
+    books = cluster.scheduler.computations, cluster.scheduler.extensions["spans"].spans_search_by_name["default",]
+    for book in books:
+        assert [len(one.groups) for one in book] == [1, 0, 0, 0, 1, 1, 1]
+
+
 async def test_workers_that_are_gone_are_forgotten(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
     stealing = cluster.scheduler.extensions["stealing"]
     for worker in cluster.scheduler.workers.values():
