@@ -66,6 +66,16 @@ def test_calls_that_wait_are_served_by_priority_then_in_turn(policy: str) -> Non
     assert order == ["high", "low", "low2"]
 
 
+@every_policy
+def test_a_call_that_came_before_any_replica_does_not_say_so_once_there_is_one(policy: str) -> None:
+    d = Driver(policy)
+    d.submit(plan("first"), plan("second", priority=5), plan("third", priority=3))
+    d.runnable("first", "second", "third")
+    assert {d.call(name).reason for name in ("first", "second", "third")} >= {"no replica of model 'small' is ready"}
+    d.ready(replica("a"))
+    assert [name for name in ("first", "second", "third") if "is ready" in d.call(name).reason] == []
+
+
 def test_every_hold_says_why() -> None:
     d = Driver("slack")
     d.ready(replica("a"))

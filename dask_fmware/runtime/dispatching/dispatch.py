@@ -27,6 +27,7 @@ from dask_fmware.runtime.runs.records import CallRecord, Runs
 __all__ = ["Dispatcher"]
 
 LOOK_AHEAD = 8  # calls that may be passed in one go, which bounds what a decision costs
+BEHIND = "other calls of its model are served first"
 
 
 def _others(views: Sequence[ReplicaView], avoided: Collection[str]) -> Sequence[ReplicaView]:
@@ -152,7 +153,7 @@ class Dispatcher:
 
     def _comes(self, call: CallRecord) -> None:
         self._waiting.add(call.call_id)
-        call.report.state, call.report.reason = "held", "other calls of its model are served first"
+        call.report.state, call.report.reason = "held", BEHIND
         if not self._fleet.views(model := call.node.model or ""):
             call.report.lacked = f"no replica of model '{model}' was ready"
         call.view = None
@@ -193,11 +194,13 @@ class Dispatcher:
         return [self._runs.calls[call_id] for call_id in ids]
 
     def reorder(self, model: str) -> None:
-        """Look anew at the held calls of a model: by now it is known how long they take."""
+        """Look anew at the held calls of a model that has a replica now: it is known how long they take."""
         queue = self._queues.pop(model, None)
         while queue is not None and (ticket := queue.pop()) is not None:
             call = self._runs.calls[ticket[2]]
             call.view = None
+            if not call.parked:
+                call.report.reason = BEHIND
             self._push(call, self._ticket(call))
 
     def _push(self, call: CallRecord, ticket: Ticket) -> None:
