@@ -6,6 +6,7 @@ They take profiled and measured seconds; the time is passed in, and nothing here
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import exp
 
 from dask_fmware.errors import SpecError
 from dask_fmware.profile.drift import DriftDetector
@@ -15,8 +16,9 @@ __all__ = ["Correction", "ReplicaSpeed"]
 
 LEAST, MOST = 0.05, 50.0  # bounds of a factor: beyond them the profile is of something else
 UNSURE = 1.0  # variance of a factor before anything was seen, and after any step at most
-CHANGE = 1.5, 15.0  # ratio to the corrected law, and steps at it (fewer further off), after which it is learnt anew
-CHANGED = 10.0  # variance of a factor that no longer holds: what was known of it counts for a tenth of a step
+MEMORIES = 0.99, 0.8  # forgetting of the corrections that are kept side by side: some 100 and 5 steps count
+LATELY = 0.9  # weight of the past in how far each of them was off
+SHARPNESS = 20.0  # what is off by 5 points more has a weight of 1/e
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Correction:
 
     decode: float = 1.0  # measured over profiled time of the decode part
     prefill: float = 1.0  # and of the prefill part
-    forgetting: float = 0.97  # 0..1, weight of the past after one step
+    forgetting: float = MEMORIES[0]  # 0..1, weight of the past after one step
     decode_variance: float = UNSURE  # how unsure the factors are, and together
     covariance: float = 0.0
     prefill_variance: float = UNSURE
@@ -79,10 +81,6 @@ class Correction:
             prefill_variance * shrink_y * shrink_y,
         )
 
-    def unsettled(self) -> Correction:
-        """Return the same factors so unsure that the next steps decide, for an engine whose speed has changed."""
-        return replace(self, decode_variance=CHANGED, covariance=0.0, prefill_variance=CHANGED)
-
     def corrected(self, law: StepLaw) -> StepLaw:
         """Return the law with both factors applied."""
         return law.scaled(self.decode, self.prefill)
@@ -91,23 +89,51 @@ class Correction:
 class ReplicaSpeed:
     """How fast a replica runs beside its profile, learnt from steps or sums of steps.
 
+    How long what an engine did tells what it will do depends on where it runs: minutes on a card of its own, a second
+    on a core that others use, and after a jump nothing of before. So corrections with a long and a short memory are
+    kept beside the profile as it is, and weighed by how well they foretold the latest steps.
+
     Parameters
     ----------
     correction
         What it is taken to be like before any of its steps is known.
+
+    Notes
+    -----
+    Exponentially weighted average forecaster with fading losses (Cesa-Bianchi and Lugosi, "Prediction, Learning, and
+    Games", 2006, sections 2.1 and 2.11).
     """
 
-    __slots__ = ("_change", "correction", "detector")
+    __slots__ = ("_known", "_off", "detector")
 
     def __init__(self, correction: Correction | None = None) -> None:
-        self.correction = Correction() if correction is None else correction
+        begun = Correction() if correction is None else correction
+        self._known = [*(replace(begun, forgetting=memory) for memory in MEMORIES), PROFILED]
+        self._off = [0.0] * len(self._known)  # relative error of late, at most 1
+        if begun != PROFILED:
+            self._off[-1] = 1.0  # those of its kind are no more what was profiled
         self.detector = DriftDetector()  # of the profile
-        self._change = DriftDetector(*CHANGE)  # of the law as it is corrected
+
+    @property
+    def correction(self) -> Correction:
+        """Factors to be used."""
+        least = min(self._off)
+        weights = [exp(SHARPNESS * (least - off)) for off in self._off]
+        total = sum(weights)
+        return Correction(
+            sum(w * known.decode for w, known in zip(weights, self._known, strict=True)) / total,
+            sum(w * known.prefill for w, known in zip(weights, self._known, strict=True)) / total,
+        )
 
     def observe(self, decode_s: float, prefill_s: float, measured_s: float, now_s: float) -> None:
         """Take note of what the profile says of a step and of what it took, all above 0 in sum."""
-        corrected_s = self.correction.decode * decode_s + self.correction.prefill * prefill_s
-        if self._change.observe(measured_s / corrected_s, now_s) is not None:
-            self.correction, self._change = self.correction.unsettled(), DriftDetector(*CHANGE)
-        self.correction = self.correction.updated(decode_s, prefill_s, measured_s)
+        for place, known in enumerate(self._known):
+            told_s = known.decode * decode_s + known.prefill * prefill_s
+            off = min(abs(told_s / measured_s - 1.0), 1.0)
+            self._off[place] = LATELY * self._off[place] + (1.0 - LATELY) * off
+            if known is not PROFILED:
+                self._known[place] = known.updated(decode_s, prefill_s, measured_s)
         self.detector.observe(measured_s / (decode_s + prefill_s), now_s)
+
+
+PROFILED = Correction()

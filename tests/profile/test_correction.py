@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_fmware.errors import SpecError
-from dask_fmware.profile.correction import Correction
+from dask_fmware.profile.correction import Correction, ReplicaSpeed
 from dask_fmware.profile.drift import Drift, DriftDetector
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.quantiles import ConformalQuantile, load_band
@@ -21,11 +21,11 @@ LAW = StepLaw.plain(0.01, 1e-4, 1e-3, 0.0)
 @given(st.floats(0.2, 5), st.floats(0.2, 5))
 def test_both_factors_are_learned_from_mixed_steps(decode: float, prefill: float) -> None:
     correction = Correction()
-    for step in range(150):
+    for step in range(400):
         parts = LAW.step_s(0, step % 8, 0), LAW.prefill_s(100.0 * (step % 3))
         correction = correction.updated(*parts, decode * parts[0] + prefill * parts[1])
-    assert correction.decode == pytest.approx(decode, rel=3e-2)
-    assert correction.prefill == pytest.approx(prefill, rel=3e-2)
+    assert correction.decode == pytest.approx(decode, rel=5e-2)
+    assert correction.prefill == pytest.approx(prefill, rel=5e-2)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 100)), max_size=80))
@@ -39,13 +39,39 @@ def test_factors_stay_positive_and_finite_whatever_is_measured(steps: list[tuple
     assert 0 < correction.prefill_variance <= 1.0000001
 
 
-def test_a_slowdown_is_learned_within_fifty_steps() -> None:
-    correction = Correction()
-    for step in range(300):
-        correction = correction.updated(0.01, 0.002, 0.012 * (1.0 if step < 250 else 1.6))
-    predicted = correction.corrected(LAW)
-    assert correction.decode * 0.01 + correction.prefill * 0.002 == pytest.approx(0.012 * 1.6, rel=0.15)
-    assert predicted.step_s(0, 4, 0) == pytest.approx(correction.decode * LAW.step_s(0, 4, 0))
+@pytest.mark.parametrize("ratio", [1.25, 1.6, 4.0])
+def test_a_jump_is_learned_within_fifty_steps_and_so_is_its_end(ratio: float) -> None:
+    speed, rng = ReplicaSpeed(), np.random.default_rng(1)
+
+    def told_s() -> float:
+        return speed.correction.decode * 0.01 + speed.correction.prefill * 0.002
+
+    for step in range(900):
+        true = ratio if 300 <= step < 600 else 1.0
+        speed.observe(0.01, 0.002, 0.012 * true * float(np.exp(rng.normal(0, 0.05))), float(step))
+        if step in (299, 350, 599, 650, 899):
+            assert told_s() == pytest.approx(0.012 * true, rel=0.06), step
+
+
+def test_a_profile_that_is_right_is_hardly_corrected() -> None:
+    speed, rng = ReplicaSpeed(), np.random.default_rng(2)
+    used = []
+    for step in range(1000):
+        speed.observe(0.01, 0.002 * (step % 3), (0.01 + 0.002 * (step % 3)) * float(np.exp(rng.normal(0, 0.1))), step)
+        used.append(speed.correction.decode)
+    assert float(np.std(used)) < 0.025  # 0.045 with a memory of ten steps alone
+
+
+def test_an_engine_of_another_speed_is_known_better_the_longer_it_keeps_it() -> None:
+    speed, rng = ReplicaSpeed(), np.random.default_rng(3)
+    for step in range(1000):
+        speed.observe(0.01, 0.0, 0.0125 * float(np.exp(rng.normal(0, 0.1))), step)
+    assert speed.correction.decode == pytest.approx(1.25, rel=0.03)
+
+
+def test_corrected_laws_are_scaled() -> None:
+    correction = Correction(decode=1.5)
+    assert correction.corrected(LAW).step_s(0, 4, 0) == pytest.approx(1.5 * LAW.step_s(0, 4, 0))
 
 
 def test_prefill_is_not_forgotten_while_only_decoding() -> None:
