@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from dask._task_spec import Task, TaskRef, convert_legacy_graph
@@ -18,35 +19,20 @@ __all__ = ["Awaited", "awaited", "is_promise"]
 CONTAINERS = (list, tuple, set, dict)
 
 
+@dataclass(frozen=True, slots=True, repr=False)  # prompts are not shown
 class Awaited:
-    """A promised input inside the graph of a run.
+    """A promised input inside the graph of a run."""
 
-    Attributes
-    ----------
-    promise
-        What was given. A future lives as long as this does.
-    argument
-        Of the task that waits for it.
-    graph
-        What computes it, but for what is on the cluster already.
-    """
-
-    __slots__ = ("argument", "graph", "promise")
-
-    def __init__(self, promise: Any, argument: Any, graph: dict[Any, Any]) -> None:
-        self.promise, self.argument, self.graph = promise, argument, graph
+    promise: Any  # what was given; a future lives as long as this does
+    argument: Any  # of the task that waits for it
+    graph: dict[Any, Any]  # what computes it, but for what is on the cluster already
 
 
+@dataclass(frozen=True, slots=True)
 class _Hole:
     """Where a computed value goes in a list, tuple, set or dictionary."""
 
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __reduce__(self) -> tuple[type[_Hole], tuple[int]]:
-        return (_Hole, (self.number,))
+    number: int
 
 
 def is_promise(value: Any) -> bool:
