@@ -204,7 +204,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     def _tell_failure(self, error: Exception, *, will_retry: bool, incarnation: int) -> None:
         text = str(error) if isinstance(error, FMwareError) else f"{type(error).__name__}: {error}"
-        logger.error("Model '%s' is not served: %s", self.labels.model, text)
+        logger.error("Worker '%s' does not serve model '%s': %s", self.dask.name, self.labels.model, text)
         if self.connected:
             failed = ReplicaFailed(
                 self.dask.name,
