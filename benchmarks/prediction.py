@@ -26,6 +26,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -237,6 +238,9 @@ async def benchmark(options: argparse.Namespace) -> dict[str, Any]:
                 await run.serve(options.slowed, "slowed")
     finally:
         await engine.close()
+    if options.reports:
+        lines = [" ".join(f"{seconds:.9f}" for seconds in report) for report in run.view.reports]
+        options.reports.write_text("\n".join(lines) + "\n")
     others = await paced(options, arguments, profile) if options.pace != 1 else []
     usual = [o for o in run.outcomes if o.phase == "usual"]
     slowed = [o for o in run.outcomes if o.phase == "slowed"]
@@ -326,6 +330,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the profile")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reports", type=Path, help="file for reports of steps, see benchmarks.correction_memory")
     options = parser.parse_args()
     if options.calls <= WARM:
         parser.error(f"--calls {options.calls}: the first {WARM} are not judged; ask for more")

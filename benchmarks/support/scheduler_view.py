@@ -64,6 +64,7 @@ class SchedulerView:
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     finished: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=50))  # prompt and output tokens
     drifts: list[Drift] = field(default_factory=list)
+    reports: list[tuple[float, float, float]] = field(default_factory=list)  # profiled decode and prefill, measured
 
     def __post_init__(self) -> None:
         for what in ("ttft", "latency"):
@@ -81,6 +82,7 @@ class SchedulerView:
             known.first_s = now if known.first_s is None else known.first_s
 
     def stepped(self, report: StepReport, now: float) -> None:
+        self.reports.append((report.decode_s, report.prefill_s, report.measured_s))
         before = self.speed.detector.drift
         self.speed.observe(report.decode_s, report.prefill_s, report.measured_s, now)
         after = self.speed.detector.drift

@@ -86,10 +86,13 @@ class Correction:
         return law.scaled(self.decode, self.prefill)
 
 
+PROFILED = Correction()
+
+
 class ReplicaSpeed:
     """How fast a replica runs beside its profile, learnt from steps or sums of steps.
 
-    How long what an engine did tells what it will do depends on where it runs: minutes on a card of its own, a second
+    How long what an engine did tells what it will do depends on where it runs: a minute on a card of its own, a second
     on a core that others use, and after a jump nothing of before. So corrections with a long and a short memory are
     kept beside the profile as it is, and weighed by how well they foretold the latest steps.
 
@@ -134,6 +137,3 @@ class ReplicaSpeed:
             if known is not PROFILED:
                 self._known[place] = known.updated(decode_s, prefill_s, measured_s)
         self.detector.observe(measured_s / (decode_s + prefill_s), now_s)
-
-
-PROFILED = Correction()

@@ -278,50 +278,37 @@ async def test_a_task_that_raises_reschedule_becomes_waiting_again(cluster: InPr
     assert await cluster.client.submit(call_local, "again", key="again") == 2
 
 
+def seceding(worker: Worker, key: str, go_on: asyncio.Event) -> str:
+    """Have `call_local` of a key give its thread slot back and wait."""
+
+    async def wait() -> str:
+        WorkerInternals(worker).secede(key)
+        await go_on.wait()
+        return key
+
+    _local[key] = wait
+    return key
+
+
 async def test_a_seceded_coroutine_gives_its_thread_slot_back(cluster: InProcessCluster) -> None:
-    worker = cluster.workers["light-0"]
-    threads, go_on = worker.state.nthreads, asyncio.Event()
-    internals = WorkerInternals(worker)
-
-    def waiting(n: int) -> Any:
-        async def wait() -> int:
-            internals.secede(f"wait-{n}")
-            await go_on.wait()
-            return n
-
-        return wait
-
-    futures = []
-    for n in range(2 * threads):
-        _local[f"wait-{n}"] = waiting(n)
-        future = cluster.client.submit(call_local, f"wait-{n}", key=f"wait-{n}", workers=[worker.address])
-        futures.append(future)
-    await cluster.until(lambda: sum(t.state == "long-running" for t in worker.state.tasks.values()) == 2 * threads)
+    worker, go_on = cluster.workers["light-0"], asyncio.Event()
+    keys = [seceding(worker, f"wait-{n}", go_on) for n in range(2 * worker.state.nthreads)]
+    futures = [cluster.client.submit(call_local, key, key=key, workers=[worker.address]) for key in keys]
+    await cluster.until(lambda: sum(t.state == "long-running" for t in worker.state.tasks.values()) == len(keys))
     go_on.set()
-    assert sorted(await cluster.client.gather(futures)) == list(range(2 * threads))
+    assert await cluster.client.gather(futures) == keys
 
 
 async def test_work_stealing_can_weigh_tasks_whose_kind_secedes(cluster: InProcessCluster) -> None:
     worker, go_on = cluster.workers["light-0"], asyncio.Event()
-    internals = WorkerInternals(worker)
-
-    def waiting(key: str) -> Any:
-        async def wait() -> str:
-            internals.secede(key)
-            await go_on.wait()
-            return key
-
-        return wait
-
+    keys = [seceding(worker, f"seceding-{n:032x}", go_on) for n in range(3)]
     given = await cluster.client.scatter("x", workers=[worker.address])
     futures = []
-    for n in range(3):  # an extension that fails is found by `no_plugin_fails`
-        key = f"seceding-{n:032x}"
-        _local[key] = waiting(key)
+    for key in keys:  # an extension that fails is found by `no_plugin_fails`
         futures.append(cluster.client.submit(call_local, key, after=given, key=key, workers=[worker.address]))
-        await cluster.until(lambda n=n: len(cluster.scheduler.workers[worker.address].long_running) == n + 1)
+        await cluster.until(lambda: len(cluster.scheduler.workers[worker.address].long_running) == len(futures))
     go_on.set()
-    assert len(await cluster.client.gather(futures)) == 3
+    assert await cluster.client.gather(futures) == keys
 
 
 async def test_a_worker_can_open_a_client_of_its_own(cluster: InProcessCluster) -> None:
