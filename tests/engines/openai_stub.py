@@ -14,6 +14,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
 from dask_fmware.errors import FMwareError, OutputFormatError
 from dask_fmware.model.engine import Message, Request, Sampling
 from dask_fmware.testing import ScriptedEngine
@@ -79,6 +83,33 @@ async def serving_http(handle: Handler) -> AsyncIterator[str]:
         for task in list(running):
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+@asynccontextmanager
+async def serving_again_and_again() -> AsyncIterator[tuple[str, set[Any]]]:
+    """Serve any number of requests for each connection; yields the address, and the connections that were made."""
+    connections: set[Any] = set()
+
+    class Models(RequestHandler):
+        def get(self) -> None:
+            connections.add(self.request.connection.context.address)
+            self.write({"object": "list", "data": [{"id": "tiny"}]})
+
+    class Chats(RequestHandler):
+        async def post(self) -> None:
+            connections.add(self.request.connection.context.address)
+            self.write(piece("fi"))
+            await self.flush()
+            self.write(piece("ne", "stop") + b"data: [DONE]\n\n")
+
+    server = HTTPServer(Application([("/v1/models", Models), ("/v1/chat/completions", Chats)]))
+    (listening,) = bind_sockets(0, "127.0.0.1")
+    server.add_socket(listening)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1", connections
+    finally:
+        server.stop()
+        await server.close_all_connections()
 
 
 def whole(status: int, body: Any, **headers: str) -> bytes:

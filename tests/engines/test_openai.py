@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.engines.openai_stub import (
     Write,
     answering,
     piece,
+    serving_again_and_again,
     serving_http,
     started,
     stubbed,
@@ -114,6 +116,27 @@ async def test_a_label_that_comes_bare_is_taken_as_it_is() -> None:
 
     async with answering(bare) as address, started(address) as engine:
         assert text_of(await collect(engine, ask(choices=("order", "search")))) == "order"
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x0b", "\r"])
+async def test_an_answer_may_hold_any_end_of_line(end: str) -> None:
+    async def as_it_is(asked: Asked, write: Write) -> None:
+        said = {"choices": [{"index": 0, "delta": {"content": f"a{end}\nb"}, "finish_reason": "stop"}]}
+        lines = b"data: " + json.dumps(said, ensure_ascii=False).encode() + b"\r\n\r\n"
+        half = len(lines) // 2  # within a character or not
+        await write(STREAM + lines[:half])
+        await asyncio.sleep(0.01)
+        await write(lines[half:] + b"data: [DONE]\n\n")
+
+    async with answering(as_it_is) as address, started(address) as engine:
+        assert text_of(await collect(engine, ask())) == f"a{end}\nb"
+
+
+async def test_one_connection_serves_one_call_after_another() -> None:
+    async with serving_again_and_again() as (address, connections), started(address) as engine:
+        for name in "abcdef":
+            assert text_of(await collect(engine, ask(name))) == "fine"
+        assert len(connections) == 1
 
 
 async def test_fields_of_the_deployment_are_added_and_top_k_has_no_place_in_openai() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +24,8 @@ from dask_fmware_workers.engines.openai_faults import fault_of
 __all__ = ["BYTES_PER_TOKEN", "OpenAIClient", "prompt_bytes"]
 
 BYTES_PER_TOKEN = 4  # of prompts that nobody counts
+IDLE_S = 2.0  # after which a connection is not used again: servers close theirs, vLLM after 5 s
+END_S = 0.1  # for what follows the last event: a connection is used again if its answer was read to the end
 
 
 class OpenAIClient:
@@ -64,12 +67,18 @@ class OpenAIClient:
         except ImportError as error:
             raise EngineLoadError(f"openai: it needs '{error.name}'; pip install \"dask-fmware[openai]\"") from error
         key = self._key.read()
+        kept = openai.DEFAULT_CONNECTION_LIMITS
+        limits = type(kept)(
+            max_connections=kept.max_connections,
+            max_keepalive_connections=kept.max_keepalive_connections,
+            keepalive_expiry=IDLE_S,
+        )
         http = openai.AsyncOpenAI(
             base_url=self._base_url,
             api_key=key or "none",  # without one, the client would look into the environment
             max_retries=0,
             timeout=self._first_s,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if needs_no_proxy(self._base_url) else None,
+            http_client=openai.DefaultAsyncHttpxClient(limits=limits, trust_env=not needs_no_proxy(self._base_url)),
         )
         try:
             async with asyncio.timeout(self._first_s):
@@ -106,11 +115,17 @@ class OpenAIClient:
                 model=self._model, stream=True, extra_body=others, timeout=None, **asked
             ) as response,
         ):
-            async for line in response.iter_lines():
+            lines = _lines(response.iter_bytes())
+            async for line in lines:
                 if not line.startswith("data:"):
                     continue
                 event = line[5:].strip()
                 if event == "[DONE]":
+                    limit.reschedule(None)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(END_S):
+                            async for _ in lines:
+                                pass
                     break
                 text, tokens = answer.take(json.loads(event))
                 limit.reschedule(loop.time() + self._stall_s)
@@ -177,6 +192,15 @@ class OpenAIClient:
         """Ask one of the server's own questions, which lie beside the protocol."""
         url = self._base_url.removesuffix("/").removesuffix("/v1") + path
         return dict(await self._http.post(url, body=body, cast_to=object))
+
+
+async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """Lines of a stream of events, which end at line feeds alone: a text may hold other ends of lines as they are."""
+    held = b""
+    async for piece in pieces:
+        *lines, held = (held + piece).split(b"\n")
+        for line in lines:
+            yield line.decode()
 
 
 def _import_openai() -> Any:
