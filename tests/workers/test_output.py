@@ -41,6 +41,15 @@ def test_a_label_is_taken_as_it_is(text: str) -> None:
     assert output_of(LABELS, text, "stop") == Output("order")
 
 
+def test_a_label_that_was_cut_may_be_the_beginning_of_another() -> None:
+    numbers = call(choices=("1", "2", "10"))
+    assert output_of(numbers, "1", "stop") == Output("1")
+    assert output_of(numbers, "2", "length") == Output("2")
+    assert output_of(numbers, "10", "length") == Output("10")
+    with pytest.raises(OutputFormatError, match="max_tokens=64: raise it"):
+        output_of(numbers, "1", "length")
+
+
 @pytest.mark.parametrize("text", ["Order", '"order"', "**order**.", "ORDER!\n", "<order>"])
 def test_a_label_is_freed_of_case_and_of_what_stands_around_it(text: str) -> None:
     assert output_of(LABELS, text, "stop") == Output("order", is_repaired=True)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from dask_fmware.errors import OutputFormatError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.engine import FinishReason
+from dask_fmware_workers.engines.request_checks import is_part_of_another
 from dask_fmware_workers.repair import repaired_json, repaired_label
 
 __all__ = ["Output", "format_tokens", "output_of"]
@@ -87,7 +88,7 @@ def _leaves(document: Any) -> Iterator[str]:
 def _label(call: ModelCall, text: str, hint: str, is_cut: bool) -> Output:
     choices = call.choices or ()
     for label in (text, text.strip()):
-        if label in choices:
+        if label in choices and not (is_cut and is_part_of_another(label, choices)):
             return Output(label)
     meant = None if is_cut else repaired_label(text, choices)
     if meant is None:

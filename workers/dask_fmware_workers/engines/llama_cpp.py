@@ -41,7 +41,7 @@ from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request
 from dask_fmware_workers.engines.llama_call import LlamaCall
 from dask_fmware_workers.engines.llama_server import LlamaServer
 from dask_fmware_workers.engines.llama_setup import LlamaSetup, integer
-from dask_fmware_workers.engines.request_checks import check_context, check_request
+from dask_fmware_workers.engines.request_checks import check_context, check_request, template_refuses
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
 
 __all__ = ["LlamaCppEngine"]
@@ -268,7 +268,7 @@ class LlamaCppEngine:
             if request.messages is None:
                 tokens = await self._beside(server.tokenize, request.prompt)
             else:
-                tokens = await self._beside(_tokenize_chat, server, request)
+                tokens = await self._beside(_tokenize_chat, server, request, f"llama.cpp: '{self._name}'")
         except (OSError, RuntimeError) as error:
             raise EngineCrashedError(f"llama.cpp: '{self._name}' could not tokenize ({error}); try again") from error
         if not tokens:
@@ -292,5 +292,9 @@ class LlamaCppEngine:
         self._fill_slots()
 
 
-def _tokenize_chat(server: LlamaServer, request: Request) -> list[int]:
-    return server.tokenize(server.apply_template([asdict(message) for message in request.messages or ()]))
+def _tokenize_chat(server: LlamaServer, request: Request, model: str) -> list[int]:
+    try:
+        prompt = server.apply_template([asdict(message) for message in request.messages or ()])
+    except RuntimeError as error:  # it answered, and not with a prompt
+        raise template_refuses(request, error, engine=model) from None
+    return server.tokenize(prompt)

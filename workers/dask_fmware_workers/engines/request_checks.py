@@ -7,11 +7,12 @@ left to them.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from dask_fmware.errors import ContextOverflowError, OutputFormatError, SpecError
 from dask_fmware.model.engine import FinishReason, Request
 
-__all__ = ["check_context", "check_format", "check_request"]
+__all__ = ["check_context", "check_format", "check_request", "is_part_of_another", "template_refuses"]
 
 
 def check_request(request: Request, *, engine: str) -> None:
@@ -65,6 +66,21 @@ def check_context(request: Request, prompt_tokens: int, context_tokens: int, *, 
         )
 
 
+def template_refuses(request: Request, error: Exception, *, engine: str) -> SpecError:
+    """Return the error for a chat of which the model's template makes no prompt; it holds nothing that was said."""
+    turns = request.messages or ()
+    return SpecError(
+        f"{engine}: request '{request.request_id}': the model's chat template refuses its {len(turns)} turns (roles "
+        f"{', '.join(turn.role for turn in turns[:8])}; {type(error).__name__}); leave out system=, let roles "
+        "alternate, or use a plain prompt"
+    )
+
+
+def is_part_of_another(label: str, choices: Sequence[str]) -> bool:
+    """Whether a label begins another one, so that it may be what is left of that where an answer was cut."""
+    return any(choice != label and choice.startswith(label) for choice in choices)
+
+
 def check_format(request: Request, text: str, finish_reason: FinishReason, *, engine: str) -> None:
     """Refuse a whole text that lacks the format asked for.
 
@@ -76,7 +92,8 @@ def check_format(request: Request, text: str, finish_reason: FinishReason, *, en
         If the text is none of the choices, or no JSON; the message does not hold it.
     """
     if request.choices is not None:
-        is_sound, wanted = text in request.choices, "one of the choices"
+        is_cut = finish_reason == "length" and is_part_of_another(text, request.choices)
+        is_sound, wanted = text in request.choices and not is_cut, "one of the choices"
     elif request.json_schema is not None:
         is_sound, wanted = _is_json(text), "a JSON document"
     else:

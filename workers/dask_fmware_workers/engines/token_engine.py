@@ -31,7 +31,7 @@ from dask_fmware.errors import (
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, FinishReason, Request, Usage
 from dask_fmware_workers.engines.engine_call import EngineCall
 from dask_fmware_workers.engines.engine_calls import EngineCalls
-from dask_fmware_workers.engines.request_checks import check_context, check_format, check_request
+from dask_fmware_workers.engines.request_checks import check_context, check_format, check_request, template_refuses
 from dask_fmware_workers.engines.slot_queue import SlotQueue
 
 __all__ = ["Backend", "Piece", "TokenEngine", "share_interpreter"]
@@ -277,7 +277,7 @@ class TokenEngine:
         call.put(Delta("", 0, finish_reason, Usage(call.prompt_tokens, made, call.cached_tokens)))
 
     async def _tokenize(self, backend: Backend, request: Request) -> list[int]:
-        work = partial(_tokens, backend.tokenizer, request)
+        work = partial(_tokens, backend.tokenizer, request, f"{self.name}: '{self._model}'")
         return await asyncio.get_running_loop().run_in_executor(self._side_threads, work)
 
     def _failure(self, error: Exception, request: Request) -> FMwareError:
@@ -288,9 +288,12 @@ class TokenEngine:
         return EngineCrashedError(f"{what} failed ({type(error).__name__}); try again")
 
 
-def _tokens(tokenizer: Any, request: Request) -> list[int]:
+def _tokens(tokenizer: Any, request: Request, model: str) -> list[int]:
     if request.messages is None:
         return list(tokenizer.encode(request.prompt or ""))
     messages = [asdict(turn) for turn in request.messages]
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    try:
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # a template is a program, and raises what it likes
+        raise template_refuses(request, error, engine=model) from None
     return list(tokenizer.encode(prompt, add_special_tokens=False))
