@@ -19,10 +19,10 @@ from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineLoadEr
 from dask_fmware_workers.engines import vllm_server
 from dask_fmware_workers.engines.vllm_serve import VllmServeEngine
 from dask_fmware_workers.engines.vllm_server import _state_of
-from tests.engines.asking import WAIT_S, ask, collect, until
+from tests.engines.asking import WAIT_S, ask, collect, text_of, until
 
 STUB = """
-import http.server, json, os, sys
+import http.server, json, os, sys, time
 port, model = int(sys.argv[sys.argv.index("--port") + 1]), sys.argv[sys.argv.index("--served-model-name") + 1]
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -34,6 +34,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.end_headers()
         self.wfile.write(body.encode())
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(2)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        said = {"choices": [{"index": 0, "text": "late", "finish_reason": "stop"}]}
+        self.wfile.write(("data: " + json.dumps(said) + "\\n\\ndata: [DONE]\\n\\n").encode())
     def log_message(self, *words):
         pass
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
@@ -73,7 +81,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"port": 70000}, "port=70000"), ({"slots": 0}, "slots=0"), ({"load_timeout_s": 0}, "load_timeout_s=0")],
+    [
+        ({"port": 70000}, "port=70000"),
+        ({"slots": 0}, "slots=0"),
+        ({"load_timeout_s": 0}, "load_timeout_s=0"),
+        ({"stall_timeout_s": 0}, "stall_timeout_s=0"),
+    ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(DeploymentError, match=message):
@@ -167,6 +180,22 @@ async def test_a_connection_that_was_made_to_itself_is_no_server(model: str, ser
         assert engine.capabilities.engine == "vllm-serve"
     finally:
         await engine.close()
+
+
+async def test_an_answer_that_begins_late_is_waited_for_as_long_as_the_deployment_says(model: str, server: Any) -> None:
+    pytest.importorskip("openai")
+    server(STUB)
+    for arguments in ({}, {"first_token_timeout_s": 1.0}):  # the server takes two seconds
+        engine = VllmServeEngine(model=model, **arguments)
+        try:
+            await engine.start()
+            if arguments:
+                with pytest.raises(EngineCrashedError, match="no answer within 1 s"):
+                    await collect(engine, ask())
+            else:
+                assert text_of(await collect(engine, ask())) == "late"
+        finally:
+            await engine.close()
 
 
 def has_ended(engine: VllmServeEngine) -> bool:

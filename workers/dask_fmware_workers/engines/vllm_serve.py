@@ -36,6 +36,8 @@ from dask_fmware_workers.engines.vllm_server import VllmServer
 
 __all__ = ["VllmServeEngine"]
 
+PATIENCE_S = 3600.0  # without a piece of an answer: prompts are long on CPUs, and urgent calls suspend others
+
 
 class VllmServeEngine:
     """One model on a vLLM server that is this worker's child.
@@ -60,6 +62,10 @@ class VllmServeEngine:
         Other words of its command line, such as ``["--enforce-eager", "--block-size", "32"]``.
     load_timeout_s
         Seconds until it must be ready.
+    first_token_timeout_s, stall_timeout_s
+        Seconds until an answer must begin, and between two pieces of it. Beyond that the server is started again with
+        all that it has, so both are long: that it ends is seen at once, and how long a call may be silent is the
+        router's (`router.stall_s`).
     seed
         Of the seeds of requests that bring none.
     cores
@@ -83,6 +89,8 @@ class VllmServeEngine:
         tensor_parallel: int = 1,
         options: Sequence[str] = (),
         load_timeout_s: float = 900.0,
+        first_token_timeout_s: float = PATIENCE_S,
+        stall_timeout_s: float = PATIENCE_S,
         seed: int = 0,
         cores: Sequence[int] | None = None,
     ) -> None:
@@ -95,7 +103,13 @@ class VllmServeEngine:
                 f"vllm-serve: slots={slots} and tensor_parallel={tensor_parallel} must be at least 1, "
                 f"context_tokens={context_tokens} at least 2"
             )
+        if not (first_token_timeout_s > 0 and stall_timeout_s > 0):
+            raise DeploymentError(
+                f"vllm-serve: first_token_timeout_s={first_token_timeout_s} and stall_timeout_s={stall_timeout_s} must "
+                "be above 0"
+            )
         self._model, self._port, self._load_timeout_s, self._seed = model, port, load_timeout_s, seed
+        self._first_token_timeout_s, self._stall_timeout_s = first_token_timeout_s, stall_timeout_s
         self._slots, self._context_tokens, self._tensor_parallel = slots, context_tokens, tensor_parallel
         words = [
             *("--model", str(Path(model).expanduser()), "--served-model-name", model),
@@ -196,6 +210,8 @@ class VllmServeEngine:
                 api_key_file=server.key_file,
                 slots=self._slots,
                 context_tokens=self._context_tokens,
+                first_token_timeout_s=self._first_token_timeout_s,
+                stall_timeout_s=self._stall_timeout_s,
                 seed=self._seed,
             )
             await server.until_it_serves(self._load_timeout_s)
