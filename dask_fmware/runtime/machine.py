@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from dask_fmware.errors import AttemptsExhaustedError, EngineLoadError, OutputFormatError
+from dask_fmware.errors import AttemptsExhaustedError, CapacityError, EngineLoadError, OutputFormatError
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.report import CallState, RunReport
 from dask_fmware.policy.protocol import CallView, Policy
@@ -53,6 +53,8 @@ from dask_fmware.runtime.runs.records import TERMINAL, CallRecord, RunRecord, Ru
 from dask_fmware.runtime.runs.shares import Shares
 
 __all__ = ["Machine", "ModelLimits"]
+
+HEALTHY = (OutputFormatError.__name__, CapacityError.__name__)  # begin errors that no sick engine gives
 
 
 class Machine:
@@ -323,7 +325,7 @@ class Machine:
             self._record(call, event, stay, state, now)
         if is_finished:
             self.fleet.trust(state)
-        elif event.outcome == "retry" and not event.error.startswith(OutputFormatError.__name__):
+        elif event.outcome == "retry" and not event.error.startswith(HEALTHY):
             state.is_shaky = True
         self._begun(now)
         return self.dispatcher.serve(state, now)

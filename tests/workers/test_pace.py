@@ -52,6 +52,12 @@ def ratio(messages: list[StepsTimed]) -> float:
     return sum(step[2] for step in steps) / sum(step[0] + step[1] for step in steps)
 
 
+async def test_a_prompt_that_is_no_text_is_left_to_the_engine_to_refuse(monkeypatch) -> None:
+    bench = Bench(monkeypatch)
+    bench.pace.submitted(Request("r", 4, "half a pair: \ud83d"), "rag.answer", "r", 1)
+    bench.pace.ended("r", None)
+
+
 async def test_steps_are_told_beside_the_profile_with_the_prompt_in_tokens(monkeypatch) -> None:
     bench = Bench(monkeypatch)
     for n in range(3):  # until the tokens of a byte are known

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
-from dask_fmware.errors import EngineCrashedError, EngineStalledError, FMwareError, OutputFormatError
+from dask_fmware.errors import (
+    CapacityError,
+    EngineCrashedError,
+    EngineError,
+    EngineStalledError,
+    FMwareError,
+    OutputFormatError,
+)
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.completion import Completion
 from dask_fmware.model.engine import Engine
@@ -131,6 +139,8 @@ class CallRunner:
         except Exception as fault:
             outcome, error = self._failed(engine, attempt, fault)
             if outcome == "failed":
+                if not isinstance(fault, FMwareError):
+                    raise _stranger(call, fault) from None
                 raise
             raise Reschedule(error or f"{call.where}: {fault}") from fault
         finally:
@@ -161,6 +171,8 @@ class CallRunner:
                 is_first = attempt.grant.attempt == 1
                 again = is_first and attempt.is_whole and not _repeats_itself(attempt.call)
                 return "retry" if again else "failed", _words(fault)
+            case CapacityError():  # of this engine: others may have room
+                return "retry", _words(fault)
             case FMwareError():
                 return "failed", _words(fault)
         return "failed", type(fault).__name__  # a stranger's message might hold a prompt
@@ -174,6 +186,13 @@ class CallRunner:
         if self._stalls >= STALLS:
             self._stalls = 0
             self._crashed(engine, EngineCrashedError(f"{STALLS} calls in a row without a token; the last: {error}"))
+
+
+def _stranger(call: ModelCall, fault: Exception) -> EngineError:
+    """Return what is told of a fault that is not ours, whose own words might hold a prompt; log where it came from."""
+    where = "".join(traceback.format_tb(fault.__traceback__))
+    logger.error("%s: %s at\n%s", call.where, type(fault).__name__, where)
+    return EngineError(f"{call.where}: {type(fault).__name__}; where it was raised is in the log of the worker")
 
 
 def _words(fault: FMwareError) -> str:
