@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import dask.config
 import pytest
+from distributed import Client
 
 import dask_fmware as fm
-from dask_fmware.errors import AttemptsExhaustedError
+from dask_fmware.errors import AttemptsExhaustedError, EngineLoadError
 from dask_fmware.testing import deployment
-from dask_fmware_workers import loading
+from dask_fmware_workers import host, loading
 from dask_fmware_workers.engines import create_engine
+from tests.cluster.chaos import pids
 from tests.cluster.flows import one
 
 
@@ -46,6 +50,40 @@ async def test_an_engine_that_gives_nobody_a_token_is_started_again(
         (call,) = (await fm.report(future)).data.calls
         assert [attempt.outcome for attempt in call.attempts] == ["retry", "lost", "finished"]
         future.release()
+
+
+async def test_an_engine_that_cannot_be_closed_is_given_up_where_nobody_starts_its_process_again(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "CLOSE_S", 0.05)
+    hang = {"when": "", "fault": "hang"}
+    router = {"stall_s": 0.3, "max_attempts": 4}
+    async with serving("small", rules=[hang], router=router) as cluster:
+        let_go = asyncio.Event()
+        monkeypatch.setattr(cluster.engines["small-cpu-0"], "close", let_go.wait)
+        future = cluster.client.compute(one("x"))
+        with pytest.raises(EngineLoadError, match=r"it could not be closed within 0\.05 s"):
+            await future
+        future.release()
+        let_go.set()
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_a_process_whose_engine_cannot_be_closed_ends_and_is_started_again() -> None:
+    crash = {"when": "boom", "fault": "crash", "at_token": 1}
+    document = deployment("small", rules=[crash], router={"max_attempts": 2})
+    with (
+        dask.config.set({"distributed.worker.preload": ["tests.cluster.stuck"]}),
+        fm.LocalModelCluster(document, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        fm.wait_ready(client)
+        before = pids(client)["small-cpu-0"]
+        with pytest.raises(AttemptsExhaustedError, match="2 attempts failed"):
+            client.compute(one("boom")).result(timeout=60)
+        assert client.compute(one("fine")).result(timeout=60).model == "small"
+        assert pids(client)["small-cpu-0"] != before
 
 
 async def test_a_prompt_that_every_engine_is_silent_for_ends_and_its_neighbours_are_served(serving: Any) -> None:

@@ -6,6 +6,7 @@ Verified with distributed 2026.8; `tests/cluster` holds a contract test for each
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from time import time
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = ["Reschedule", "WorkerInternals"]
 
 
 RESULT_FOLLOWS_S = 0.002
+LAST_WORDS_S = 0.5  # for what was sent to leave before a process ends
 GREETINGS = 20  # a scheduler that tells all clients of a cancellation tells those that just come, too
 
 
@@ -113,8 +115,18 @@ class WorkerInternals:
 
         Only in a worker process of its own (with a nanny), where nothing else reads the setting.
         """
-        if self.worker.nanny is not None:
+        if self.has_nanny:
             dask.config.set({"distributed.comm.timeouts.connect": f"{seconds}s"})
+
+    @property
+    def has_nanny(self) -> bool:
+        """Whether a nanny starts this process again when it has ended (Worker.nanny)."""
+        return self.worker.nanny is not None
+
+    async def end_process(self) -> None:
+        """End this process at once, threads that hang included; its nanny starts another."""
+        await asyncio.sleep(LAST_WORDS_S)
+        os._exit(1)
 
     async def client(self) -> Client:
         """Return a client of this worker's own, to submit from inside tasks."""

@@ -47,6 +47,7 @@ __all__ = ["ModelHost"]
 logger = logging.getLogger("dask_fmware.host")
 
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
+CLOSE_S = 30.0  # for an engine to close; a thread of it that hangs cannot be stopped
 
 
 class ModelHost(WorkerPlugin):  # type: ignore[misc]
@@ -115,8 +116,8 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         await self.bodies.close()
         loaded = self.loaded
         self._unload()
-        if loaded is not None:
-            await loaded.engine.close()
+        if loaded is not None and not await self._closed(loaded.engine):
+            logger.error("Worker '%s' closes without its engine, which hangs", self.dask.name)
 
     def _unload(self) -> None:
         self.loaded = None
@@ -171,13 +172,26 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             self._begin(self._recover(engine))
 
     async def _recover(self, engine: Engine) -> None:
-        try:
-            await engine.close()
-        except Exception:
-            logger.exception("Model '%s': what is left of its engine could not be closed", self.labels.model)
+        if not await self._closed(engine):
+            hangs = EngineCrashedError(f"its engine hangs: it could not be closed within {CLOSE_S:g} s")
+            self._tell_failure(hangs, will_retry=self.dask.has_nanny, incarnation=self.runner.incarnation)
+            if self.dask.has_nanny:
+                await self.dask.end_process()
+            return  # what it holds cannot be had back
         await asyncio.sleep(self._pause_s)
         self._pause_s = min(max(2 * self._pause_s, FIRST_RETRY_S), LAST_RETRY_S)
         await self._serve()
+
+    async def _closed(self, engine: Engine) -> bool:
+        """Close an engine; return whether it came to an end with that."""
+        closing = asyncio.ensure_future(engine.close())
+        await asyncio.wait([closing], timeout=CLOSE_S)
+        if not closing.done():
+            return False
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            where = "Model '%s': what is left of its engine could not be closed"
+            logger.error(where, self.labels.model, exc_info=error)
+        return True
 
     async def _announce(self) -> None:
         """Tell the router that we are there; if there is none yet, it will ask when it comes."""
