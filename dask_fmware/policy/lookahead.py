@@ -86,7 +86,10 @@ def _tasks(job: Job, lanes: Sequence[Lane], cost: Cost, now: float) -> tuple[Tas
 
 def _times(call: JobCall, answers: bool, lanes: Sequence[Lane], cost: Cost) -> Times:
     replicas = [lane.replicas.get(call.model) for lane in lanes]
-    return tuple(None if replica is None else cost(call, answers, replica) for replica in replicas)
+    return tuple(
+        None if replica is None or replica.replica_id in call.avoid else cost(call, answers, replica)
+        for replica in replicas
+    )
 
 
 def _best(

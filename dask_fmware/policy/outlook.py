@@ -24,6 +24,7 @@ class JobCall:
     model: str
     prompt_tokens: float  # expected
     output_tokens: float
+    avoid: frozenset[str] = frozenset()  # replicas on which it failed, where there are others
 
 
 @immutable
@@ -70,7 +71,7 @@ class Outlook(Protocol):
         ...
 
     def jobs(self, now: float, most: int) -> Sequence[Job]:
-        """Runs with a deadline that still have calls to start: those under way, then by deadline, at most so many."""
+        """Runs with a deadline that still have calls to start, at most so many: by priority, then by deadline."""
         ...
 
     def expected(self, now: float) -> Sequence[Job]:

@@ -237,8 +237,10 @@ class Machine:
         self.knowledge.observe_body(run.plan.workflow, base, plan.nodes)
         if base not in run.bodies:
             self.knowledge.observe_pause(run.plan.workflow, base, now - run.idle_since)
-        before = [c for c in run.report.calls if c.node.startswith(base + "[")][: -len(plan.nodes)]
-        run.add_body(base, begins_round=all(call.state in TERMINAL for call in before))
+        own = {node.key for node in plan.nodes}
+        others = (call for call in reversed(run.report.calls) if call.call_id not in own)
+        is_over = all(call.state in TERMINAL for call in others if call.node.startswith(base + "["))
+        run.add_body(base, begins_round=is_over)
 
     def _run_ended(self, event: RunEnded, now: float) -> list[Action]:
         run = self.runs.get(event.run_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dask_fmware.errors import CapacityError, DeadlineRejectedError, UnknownModelError
-from dask_fmware.model.plan import Objective
+from dask_fmware.model.plan import Objective, PlannedNode, RunPlan
 from dask_fmware.runtime import AttemptEnded, CallRunnable, Fail, FirstToken, Hold, ReplicaGone, RunEnded
 from tests.runtime.builders import Driver, assigned, node, plan, replica
 
@@ -114,3 +114,22 @@ def test_a_call_in_time_is_not_rejected() -> None:
     d.ready(replica("a"))
     d.submit(plan("x", objective=Objective(e2e_s=5.0, on_miss="reject")))
     assert assigned(d.tell(CallRunnable("x"), at=5.0))
+
+
+@pytest.mark.parametrize("has_plain_code", [False, True])
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_bodies_beside_others_are_one_round_whatever_plain_code_they_have(has_plain_code: bool, in_turn: bool) -> None:
+    d = Driver()
+    d.ready(replica("a", slots=8))
+    d.submit(plan("r", [node("r/m", None)]))
+    for n in range(3):
+        ask = PlannedNode(f"m[{n}].ask", f"b{n}/ask", (), "small", 5)
+        clean = PlannedNode(f"m[{n}].clean", f"b{n}/clean", (ask.name,))
+        nodes = (ask, clean) if has_plain_code else (ask,)
+        d.submit(RunPlan(f"b{n}", "rag", nodes, nodes[-1].key, part_of="r"))
+        d.runnable(ask.key)
+        if in_turn:
+            d.end(ask.key)
+    run = d.machine.runs.get("r")
+    assert run is not None
+    assert (dict(run.bodies), dict(run.rounds)) == ({"m": 3}, {"m": 3 if in_turn else 1})

@@ -83,9 +83,15 @@ class Likely:
         return Job(plan.run_id, plan.tenant, plan.priority, allowed_s, 0.0, False, run.excess, tuple(steps))
 
 
-def job_call(knowledge: Knowledge, workflow: str, node: PlannedNode, call_id: str | None = None) -> JobCall:
+def job_call(
+    knowledge: Knowledge,
+    workflow: str,
+    node: PlannedNode,
+    call_id: str | None = None,
+    avoid: frozenset[str] = frozenset(),
+) -> JobCall:
     """Return a call of a node with its expected lengths; without an id it is not runnable yet."""
-    return JobCall(call_id, node.model or "", *knowledge.lengths(workflow, node))
+    return JobCall(call_id, node.model or "", *knowledge.lengths(workflow, node), avoid)
 
 
 def _later(job: Job, at: float) -> Job:

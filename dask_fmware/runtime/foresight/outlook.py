@@ -5,7 +5,9 @@ It reads runs, replicas and knowledge, and keeps the order of deadlines. It deci
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from sortedcontainers import SortedList
 
@@ -16,11 +18,13 @@ from dask_fmware.runtime.foresight.likely import Likely, job_call
 from dask_fmware.runtime.foresight.views import CallViews
 from dask_fmware.runtime.learning.knowledge import Shape, base_name
 from dask_fmware.runtime.replicas.fleet import Fleet
-from dask_fmware.runtime.runs.records import CallRecord, RunRecord, Runs
+from dask_fmware.runtime.runs.records import NOTHING, CallRecord, RunRecord, Runs
 
 __all__ = ["ToCome"]
 
 LEAST_S = 0.001  # what is overdue takes at least so much longer
+
+_Place: TypeAlias = tuple[int, float, int, str]  # priority (highest first), deadline, number and id of a run
 
 
 class ToCome:
@@ -30,31 +34,32 @@ class ToCome:
         self._fleet = fleet
         self._runs = runs
         self._views = views
-        self._fresh: SortedList[tuple[float, int, str]] = SortedList()  # deadline, number, run id; have not begun
-        self._begun: dict[str, RunRecord] = {}
-        self._number: dict[str, tuple[float, int]] = {}
+        self._fresh: SortedList[_Place] = SortedList()
+        self._begun: SortedList[_Place] = SortedList()
+        self._places: dict[str, tuple[SortedList[_Place], _Place]] = {}  # run id -> where it is
         self._count = 0
         self._likely = Likely(views)
+
+    def __len__(self) -> int:
+        """Runs that can still be in time."""
+        return len(self._places)
 
     # -- runs ------------------------------------------------------------------------------------
 
     def add(self, run: RunRecord) -> None:
         """A call of a run waits."""
         run_id = run.plan.run_id
-        if run.deadline is None or run_id in self._begun or run_id in self._number:
+        if run.deadline is None or run_id in self._places or run.report.state != "running":
             return
-        if run.begun:
-            self._begun[run_id] = run
-            return
-        self._likely.submitted(run.report.submitted)
         self._count += 1
-        self._number[run_id] = run.deadline, self._count
-        self._fresh.add((run.deadline, self._count, run_id))
+        self._put(self._begun if run.begun else self._fresh, (-run.plan.priority, run.deadline, self._count, run_id))
+        if not run.begun:
+            self._likely.submitted(run.report.submitted)
 
     def begun(self, run: RunRecord) -> None:
         """The first call of a run has started."""
-        if self._forget(run.plan.run_id):
-            self._begun[run.plan.run_id] = run
+        if (place := self._take(run.plan.run_id)) is not None:
+            self._put(self._begun, place)
 
     def ended(self, run: RunRecord) -> None:
         """A run has ended: the next may be like it."""
@@ -64,15 +69,19 @@ class ToCome:
 
     def remove(self, run: RunRecord) -> None:
         """A run cannot be in time any more."""
-        self._forget(run.plan.run_id)
-        self._begun.pop(run.plan.run_id, None)
+        self._take(run.plan.run_id)
 
-    def _forget(self, run_id: str) -> bool:
-        number = self._number.pop(run_id, None)
-        if number is None:
-            return False
-        self._fresh.remove((*number, run_id))
-        return True
+    def _put(self, among: SortedList[_Place], place: _Place) -> None:
+        among.add(place)
+        self._places[place[-1]] = among, place
+
+    def _take(self, run_id: str) -> _Place | None:
+        found = self._places.pop(run_id, None)
+        if found is None:
+            return None
+        among, place = found
+        among.remove(place)
+        return place
 
     # -- what policies see -----------------------------------------------------------------------
 
@@ -87,17 +96,14 @@ class ToCome:
         return found
 
     def jobs(self, now: float, most: int) -> Sequence[Job]:
-        """Runs that still have calls to start: those under way, then by deadline."""
+        """Runs that still have calls to start, the most urgent ones, those under way first."""
         jobs: list[Job] = []
-        for run in list(self._begun.values()):
-            if len(jobs) < most and (job := self._job(run, now)) is not None:
+        for *_, run_id in heapq.merge(self._begun, self._fresh):
+            if (run := self._runs.get(run_id)) is not None and (job := self._job(run, now)) is not None:
                 jobs.append(job)
-        for _, _, run_id in self._fresh:
-            if len(jobs) >= most:
-                break
-            if (fresh := self._runs.get(run_id)) is not None and (job := self._job(fresh, now)) is not None:
-                jobs.append(job)
-        return jobs
+                if len(jobs) == most:
+                    break
+        return sorted(jobs, key=lambda job: not job.begun)
 
     def expected(self, now: float) -> Sequence[Job]:
         """Runs as they may come from now on."""
@@ -110,7 +116,7 @@ class ToCome:
         if deadline is None:
             return None
         knowledge, shape = self._views.knowledge, self._views.shape(run)
-        taken = {switch: branch for (part, switch), branch in run.branches.items() if part == plan.run_id}
+        taken = run.branches.get(plan.run_id, NOTHING)
         decided = frozenset(taken.items())
         calls: dict[str, list[CallReport]] = {}
         for report in run.report.calls:
@@ -171,8 +177,14 @@ class ToCome:
                 continue
             is_runnable = report.state in ("held", "queued")
             is_new = is_new and not is_runnable
-            open_.append(job_call(knowledge, shape.workflow, call.node, call.call_id if is_runnable else None))
+            call_id = call.call_id if is_runnable else None
+            open_.append(job_call(knowledge, shape.workflow, call.node, call_id, self._avoided(call)))
         return open_, ends, is_new
+
+    def _avoided(self, call: CallRecord) -> frozenset[str]:
+        """Replicas on which a call failed, as long as there are others for it."""
+        replicas = self._fleet.views(call.node.model or "") if call.avoid else ()
+        return call.avoid if any(view.replica_id not in call.avoid for view in replicas) else frozenset()
 
     def _end(self, call: CallRecord, now: float) -> float:
         attempt = call.attempt

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, PackedReport, RunReport, RunState
@@ -21,12 +21,19 @@ from dask_fmware.runtime.runs.shares import Level
 __all__ = ["TERMINAL", "CallRecord", "RunRecord", "Runs", "sources"]
 
 TERMINAL: frozenset[CallState] = frozenset({"finished", "failed", "cancelled", "skipped"})
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 UNDECIDED: Decided = frozenset()
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 def _nothing() -> Mapping[Any, Any]:
     return NOTHING
+
+
+def _own(shared: Mapping[Key, Value]) -> dict[Key, Value]:
+    """Return a mapping of a run to write into: it has one of its own from the first time on."""
+    return shared if isinstance(shared, dict) else {}
 
 
 @dataclass(slots=True)
@@ -57,13 +64,13 @@ class CallRecord:
 class RunRecord:
     """One run, with the plans that its maps and loops added.
 
-    What most runs have none of is shared and replaced as a whole, since a hundred thousand may wait.
+    What most runs have none of is shared, since a hundred thousand may wait.
     """
 
     plan: RunPlan
     report: RunReport
-    branches: Mapping[tuple[str, str], int | None] = field(default_factory=_nothing)  # (plan, switch) -> branch taken
-    parts: tuple[str, ...] = ()  # run ids of its bodies
+    branches: Mapping[str, Mapping[str, int | None]] = field(default_factory=_nothing)  # plan -> switch -> branch taken
+    parts: Mapping[str, None] = field(default_factory=_nothing)  # run ids of its bodies
     shape: Shape | None = None  # of its workflow
     deadline: float | None = None  # absolute
     begun: bool = False  # whether any of its calls has started
@@ -92,10 +99,22 @@ class RunRecord:
 
     def take(self, plan_id: str, switch: str, branch: int | None) -> None:
         """A switch of one of its plans has decided."""
-        self.branches = {**self.branches, (plan_id, switch): branch}
+        self.branches = branches = _own(self.branches)
+        branches[plan_id] = {**branches.get(plan_id, NOTHING), switch: branch}
         if plan_id == self.plan.run_id:
             others = [known for known in self.decided if known[0] != switch]
             self.decided = frozenset([*others, (switch, branch)])
+
+    def add_part(self, run_id: str) -> None:
+        """A plan belongs to it."""
+        self.parts = parts = _own(self.parts)
+        parts[run_id] = None
+
+    def drop_part(self, run_id: str) -> None:
+        """A plan belongs to it no more."""
+        for known in (self.parts, self.branches):
+            if isinstance(known, dict):
+                known.pop(run_id, None)
 
     def add_body(self, base: str, *, begins_round: bool) -> None:
         """A map or loop has one more body, by itself or beside others."""
@@ -106,7 +125,7 @@ class RunRecord:
     def skips(self, call: CallRecord) -> str | None:
         """Why a call is on a branch that was not taken, or None."""
         for guard in call.node.guards:
-            taken = self.branches.get((call.plan_id, guard.switch), guard.branch)
+            taken = self.branches.get(call.plan_id, NOTHING).get(guard.switch, guard.branch)
             if taken != guard.branch:
                 return f"switch '{guard.switch}' took another branch"
         return None
@@ -165,7 +184,7 @@ class Runs:
             if parent is None:
                 return None
             run = parent
-            run.parts = (*run.parts, plan.run_id)
+            run.add_part(plan.run_id)
         self._runs[plan.run_id] = run
         self._plans[plan.run_id] = plan
         for switch, branch in plan.decided:
@@ -213,12 +232,9 @@ class Runs:
         for call in calls:
             self.calls.pop(call.call_id, None)
         if plan.part_of is not None:
-            if run_id in run.parts:
-                run.parts = tuple([part for part in run.parts if part != run_id])
-            if run.branches:
-                run.branches = {known: taken for known, taken in run.branches.items() if known[0] != run_id}
+            run.drop_part(run_id)
             return calls
-        for part in run.parts:
+        for part in list(run.parts):
             self.drop(part)
         if not self._keep_runs:
             return calls
