@@ -214,6 +214,17 @@ async def test_the_key_comes_from_environment_or_file_and_shows_nowhere(
     assert keys == [f"Bearer {KEY}"] * 2
 
 
+async def test_what_the_environment_holds_for_openai_goes_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
+        monkeypatch.setenv(f"OPENAI_{name}", KEY)
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Token: {KEY}")
+    async with stubbed("vllm", text="fine") as (engine, stub):
+        await collect(engine, ask(max_tokens=4))
+        await engine.count_tokens(ask())
+        assert {asked.path for asked in stub.seen} == {"/v1/completions", "/tokenize"}
+        assert KEY not in str([asked.headers for asked in stub.seen])
+
+
 async def test_an_expired_key_is_told_when_the_replica_starts() -> None:
     async def refuse(asked: Asked, write: Write) -> None:
         await write(whole(403, {"error": {"message": "no"}}))

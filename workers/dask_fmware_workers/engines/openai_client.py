@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -26,6 +27,10 @@ __all__ = ["BYTES_PER_TOKEN", "OpenAIClient", "prompt_bytes"]
 BYTES_PER_TOKEN = 4  # of prompts that nobody counts
 IDLE_S = 2.0  # after which a connection is not used again: servers close theirs, vLLM after 5 s
 END_S = 0.1  # for what follows the last event: a connection is used again if its answer was read to the end
+SENT = re.compile(  # the client finds notes to itself among the last
+    "accept|accept-encoding|authorization|connection|content-.*|host|transfer-encoding|user-agent|x-stainless-.*"
+)
+SENT_TO_OPENAI = re.compile("openai-(organization|project)")
 
 
 class OpenAIClient:
@@ -78,7 +83,11 @@ class OpenAIClient:
             api_key=key or "none",  # without one, the client would look into the environment
             max_retries=0,
             timeout=self._first_s,
-            http_client=openai.DefaultAsyncHttpxClient(limits=limits, trust_env=not needs_no_proxy(self._base_url)),
+            http_client=openai.DefaultAsyncHttpxClient(
+                limits=limits,
+                trust_env=not needs_no_proxy(self._base_url),
+                event_hooks={"request": [_keep_to_the_protocol]},
+            ),
         )
         try:
             async with asyncio.timeout(self._first_s):
@@ -201,6 +210,17 @@ async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
         *lines, held = (held + piece).split(b"\n")
         for line in lines:
             yield line.decode()
+
+
+async def _keep_to_the_protocol(request: Any) -> None:
+    """Take out of an HTTP request what its server has no need of.
+
+    The client sends to any server what the environment holds for OpenAI's own: OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS.
+    """
+    is_openai = request.url.host.endswith(".openai.com")
+    for name in list(request.headers):
+        if not (SENT.fullmatch(name) or (is_openai and SENT_TO_OPENAI.fullmatch(name))):
+            del request.headers[name]
 
 
 def _import_openai() -> Any:
