@@ -92,6 +92,12 @@ def test_a_sound_document_is_not_touched() -> None:
     assert output_of(call(json_schema={"type": "object"}), '{"a": [1]}', "stop") == Output({"a": [1]})
 
 
+@pytest.mark.parametrize("text", ['{"sure": true, "why": }', '{"sure": , "score": 3}'])
+def test_nothing_is_put_where_a_value_is_missing(text: str) -> None:
+    with pytest.raises(OutputFormatError, match="json_invalid"):
+        output_of(DOCUMENT, text, "stop")
+
+
 @pytest.mark.parametrize("text", ['{"sure": true, "score": 3', '{"sure": tr', '{"sure": true}{'])
 def test_a_document_that_was_cut_is_never_completed(text: str) -> None:
     with pytest.raises(OutputFormatError, match="cut at max_tokens=64"):

@@ -46,7 +46,7 @@ def repaired_json(text: str) -> str | None:
         try:
             found, _ = json.JSONDecoder().raw_decode(text, min(starts))  # sound within prose: taken to the letter
         except ValueError:
-            found = json_repair.loads(text, skip_json_loads=True)
+            found = json_repair.loads(text, skip_json_loads=True, strict=True)  # nothing is put where nothing is
         return json.dumps(found) if isinstance(found, dict | list) and found else None
     except (ValueError, RecursionError):
         return None
