@@ -30,6 +30,7 @@ TTL_S = 300.0  # of a worker without a heartbeat, where the configuration has no
 _DEFAULT = ("default",)  # span of work that has none of its own
 
 _NOWHERE = {NOWHERE}  # one set for all: Dask replaces the restrictions of a task, it never changes them
+_PLACES = frozenset({"workers", "restrictions", "resources", "allow_other_workers", "loose_restrictions"})
 
 
 class SchedulerInternals:
@@ -180,7 +181,7 @@ class SchedulerInternals:
         """Whether an entry of the event log says that a worker takes tasks again, or no more."""
         return isinstance(event, dict) and event.get("action") == "worker-status-change"
 
-    # -- tasks: Scheduler.tasks, TaskState.{run_spec, state, waiting_on, dependents, who_has, ...} -
+    # -- tasks: Scheduler.tasks, TaskState.{run_spec, state, annotations, worker_, host_, resource_restrictions, ...} -
 
     def task(self, key: str) -> TaskState | None:
         """Return a task by key."""
@@ -195,14 +196,23 @@ class SchedulerInternals:
         draft: PlanDraft = arguments.pop("plan")
         return draft.plan()
 
+    def disregard_places(self, key: str) -> None:
+        """Forget where the submitter wants a task to run (TaskState.annotations)."""
+        task = self.scheduler.tasks.get(key)
+        if task is not None and task.annotations and not _PLACES.isdisjoint(task.annotations):
+            task.annotations = {name: value for name, value in task.annotations.items() if name not in _PLACES}
+
+    def has_place(self, task: TaskState) -> bool:
+        """Whether the submitter said where a task is to run."""
+        return bool(task.annotations) and not _PLACES.isdisjoint(task.annotations)
+
     def runnable_dependents(self, task: TaskState) -> list[TaskState]:
         """Tasks that wait for nothing any more, as seen when `task` has just come into memory."""
         return [d for d in task.dependents if d.state == "waiting" and not d.waiting_on]
 
     def hold(self, task: TaskState) -> None:
         """Let a task park in ``no-worker`` when it is next transitioned."""
-        task.worker_restrictions = _NOWHERE
-        task.loose_restrictions = False
+        self._restrict(task, _NOWHERE)
 
     def is_held(self, task: TaskState) -> bool:
         """Whether a task is kept from running."""
@@ -210,7 +220,13 @@ class SchedulerInternals:
 
     def pin(self, task: TaskState, workers: set[str]) -> None:
         """Let a task run only on these workers."""
+        self._restrict(task, workers)
+
+    @staticmethod
+    def _restrict(task: TaskState, workers: set[str]) -> None:
+        """Dask adds the workers of a host that a task is restricted to, and leaves out those without a resource."""
         task.worker_restrictions = workers
+        task.host_restrictions = task.resource_restrictions = None
         task.loose_restrictions = False
 
     def loosen(self, task: TaskState) -> None:

@@ -12,7 +12,7 @@ from typing import assert_never
 
 from distributed.metrics import time
 
-from dask_fmware.errors import FMwareError
+from dask_fmware.errors import FMwareError, RuntimeFaultError
 from dask_fmware.model.messages import GiveUp
 from dask_fmware.runtime import (
     Action,
@@ -151,15 +151,28 @@ class Performer:
 
     @guarded
     def _put_back(self, actions: list[Assign]) -> None:
-        """The replica of these assignments takes no tasks: let the machine decide again."""
+        """These assignments did not leave for their replica: let the machine decide again if that takes no tasks."""
         for action in actions:
+            task = self._dask.task(action.call_id)
             if not self._dask.is_known(action.replica_id):
                 self.replica_gone(action.replica_id)
             elif not self._dask.takes_tasks(action.replica_id):
                 self.tell(ReplicaDraining(action.replica_id))
+            elif task is not None:
+                self._fail_stuck(action)
+                continue
             self.tell(AttemptEnded(action.call_id, action.attempt, "undelivered"))
-            if self._dask.task(action.call_id) is not None:
+            if task is not None:
                 self.tell(CallRunnable(action.call_id))
+
+    def _fail_stuck(self, action: Assign) -> None:
+        """End a call that somebody else keeps from its replica: offered again, it would be assigned without end."""
+        error = RuntimeFaultError(
+            f"call '{action.call_id}': Dask keeps it from its replica '{action.replica_id}', which takes tasks; look "
+            "for a scheduler plugin, or a use of Scheduler.set_restrictions, that restricts where tasks run"
+        )
+        self.tell(AttemptEnded(action.call_id, action.attempt, "failed", error=str(error)))
+        self.placement.fail_soon(action.call_id, error)
 
     # -- time ------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class Placement:
     dask
         Where they are.
     put_back
-        Called with assignments whose replica takes no tasks any more, outside of any transition.
+        Called with assignments that did not leave for their replica, outside of any transition.
     """
 
     def __init__(self, dask: SchedulerInternals, put_back: Callable[[list[Assign]], None]) -> None:
@@ -85,7 +85,12 @@ class Placement:
     # -- plain code ------------------------------------------------------------------------------
 
     def to_light(self, task: Any) -> None:
-        """Let a task run on light workers; where there never was one, or is none for long, anywhere."""
+        """Let a task run on light workers; where there never was one, or is none for long, anywhere.
+
+        One whose submitter has said where it is to run is left to Dask.
+        """
+        if self._dask.has_place(task):
+            return
         light = {worker for worker in self.light if self._dask.is_known(worker)}
         if light:
             self._dask.pin(task, light)
@@ -97,7 +102,7 @@ class Placement:
 
     def parked(self, task: Any) -> None:
         """A task has come to ``no-worker``; if it is plain code, its light workers are gone."""
-        if not self._dask.is_held(task) and task.key not in self._undelivered:
+        if not (self._dask.is_held(task) or self._dask.has_place(task) or task.key in self._undelivered):
             self._parked[task.key] = None
 
     def add_light(self, worker: str) -> None:

@@ -213,6 +213,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 continue
             for node in plan.nodes:
                 self._nodes[node.key] = (plan.run_id, node)
+                if node.model is not None:
+                    self.dask.disregard_places(node.key)
             self._outputs[plan.output] = plan.run_id
             self.performer.tell(RunSubmitted(plan))
             self.answers.wake(plan.run_id)
@@ -309,7 +311,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             self.performer.tell(CallRunnable(task.key))
 
     def _place_plain(self, task: Any, node: PlannedNode) -> None:
-        """Send plain code to light workers, unless it has killed too many of them."""
+        """Send plain code to light workers or where its submitter wants it, unless it has killed too many of them."""
         deaths = self.dask.deaths(task)
         if deaths < DEATHS:
             self.placement.to_light(task)

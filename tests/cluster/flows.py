@@ -13,7 +13,7 @@ def retrieve(query: str) -> list[str]:
 
 
 @fm.task
-def where() -> str:
+def where(after: object = None) -> str:
     """Name of the worker that runs it."""
     from distributed import get_worker
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dask._task_spec import Task
 from distributed import Reschedule, SchedulerPlugin, WorkerPlugin
+from distributed.comm.addressing import get_address_host
 from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
 from distributed.scheduler import Scheduler, TaskState
@@ -78,6 +79,24 @@ async def test_a_task_restricted_to_a_worker_that_never_exists_parks_and_is_rele
     assert dask.holders("held-1") == {cluster.workers["light-1"].address}
     assert ("held-1", "waiting", "no-worker") in plugin.seen
     assert ("held-1", "no-worker", "processing") in plugin.seen
+
+
+async def test_places_that_a_submitter_names_neither_free_a_held_task_nor_keep_a_pinned_one(
+    cluster: InProcessCluster, dask: SchedulerInternals, plugin: _Hold
+) -> None:
+    light = cluster.workers["light-1"].address
+    for key, place in (("held-r", {"resources": {"scanner": 1}}), ("held-w", {"workers": get_address_host(light)})):
+        future = cluster.client.submit(len, "abc", key=key, **place)
+        await cluster.until(lambda key=key: dask.is_parked(key))
+        task = dask.task(key)
+        assert task is not None
+        assert dask.has_place(task)
+        dask.disregard_places(key)
+        assert not dask.has_place(task)
+        dask.pin(task, {light})
+        dask.release_held([key], "test")
+        assert await future == 3
+        assert dask.holders(key) == {light}
 
 
 async def test_a_parked_task_can_be_failed_with_an_error_that_the_client_gets(
@@ -358,7 +377,17 @@ def test_a_task_can_say_itself_that_it_is_a_coroutine() -> None:
 
 
 def test_the_attributes_that_the_adapters_name_exist() -> None:
-    for attribute in ("worker_restrictions", "loose_restrictions", "waiting_on", "dependents", "who_has", "suspicious"):
+    for attribute in (
+        "annotations",
+        "worker_restrictions",
+        "host_restrictions",
+        "resource_restrictions",
+        "loose_restrictions",
+        "waiting_on",
+        "dependents",
+        "who_has",
+        "suspicious",
+    ):
         assert attribute in TaskState.__slots__
     for attribute in (
         "transitions",
