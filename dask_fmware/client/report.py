@@ -17,7 +17,7 @@ from dask_fmware.client.asking import (
     still_open,
     until_arrived,
 )
-from dask_fmware.model.report import CallReport, RunReport
+from dask_fmware.model.report import CallReport, PackedReport, RunReport
 from dask_fmware.spec.columns import in_columns
 
 __all__ = ["Report", "report", "reports"]
@@ -233,22 +233,22 @@ def reports(client: Client, futures: list[Future] | None = None) -> Any:
 
 
 async def _reports(client: Client, futures: list[Future] | None) -> list[Report]:
-    async def known(run_ids: list[str] | None) -> list[dict[str, Any]]:
-        wire: list[dict[str, Any]] | None = await client.scheduler.fmware_reports(run_ids=run_ids)
-        if wire is None:
+    async def known(run_ids: list[str] | None) -> list[RunReport]:
+        packed: list[PackedReport] | None = await client.scheduler.fmware_reports(run_ids=run_ids)
+        if packed is None:
             raise not_installed(client)
-        return wire
+        return [RunReport.unpacked(one) for one in packed]
 
     if futures is None:
-        return [Report(RunReport.from_wire(item)) for item in await known(None)]
+        return [Report(one) for one in await known(None)]
     run_ids = [run_id_of(future) for future in futures]
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, RunReport] = {}
 
     async def ask() -> set[str]:
         """Ask about those that are not known yet; return those of them that may be on their way."""
         pending = {run_id_of(future) for future in futures if future.status == "pending"}
-        found.update({item["run_id"]: item for item in await known([one for one in run_ids if one not in found])})
+        found.update({report.run_id: report for report in await known([one for one in run_ids if one not in found])})
         return pending - found.keys()
 
     await until_arrived(ask, bool)
-    return [Report(RunReport.from_wire(found[run_id])) for run_id in run_ids if run_id in found]
+    return [Report(found[run_id]) for run_id in run_ids if run_id in found]

@@ -126,14 +126,14 @@ class Session:
 
     async def _ask(self, run_ids: Sequence[str]) -> list[RunReport | Exception | None]:
         try:
-            wire = await self._client.scheduler.fmware_reports(run_ids=list(run_ids))
+            packed = await self._client.scheduler.fmware_reports(run_ids=list(run_ids))
         except OSError as error:
             raise self._lost() from error
-        if wire is None:
+        if packed is None:
             raise NotInstalledError(
                 f"the runtime at {self._client.scheduler.address} was uninstalled; install it again"
             )
-        reports = {item["run_id"]: RunReport.from_wire(item) for item in wire}
+        reports = {report.run_id: report for report in map(RunReport.unpacked, packed)}
         return [reports.get(run_id) for run_id in run_ids]
 
     def _lost(self) -> RuntimeFaultError:

@@ -9,6 +9,8 @@ import pytest
 
 import dask_fmware as fm
 from dask_fmware.client import asking
+from dask_fmware.model.report import RunReport
+from dask_fmware_scheduler.services import reporting
 from tests.cluster.flows import one, rag, shopping
 
 
@@ -167,3 +169,48 @@ async def test_a_future_of_something_else_has_no_report(serving: Any) -> None:
         with pytest.raises(KeyError, match="not known to the runtime"):
             await fm.report(future)
         future.release()
+
+
+async def test_many_reports_keep_the_scheduler_for_no_longer_than_a_turn(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clocked by what was packed, since a busy machine takes any time for anything: 0.1 ms each is a slow one."""
+    packed = 0
+
+    def packing(report: RunReport) -> bytes:
+        nonlocal packed
+        packed += 1
+        return pack(report)
+
+    pack = RunReport.packed
+    async with serving("small") as cluster:
+        cluster.engines["small-cpu-0"].pause()
+        futures = cluster.client.compute([one(f"{n}") for n in range(100)])
+        await cluster.until(lambda: len(cluster.router.machine.runs) == 100)
+        monkeypatch.setattr(RunReport, "packed", packing)
+        monkeypatch.setattr(reporting, "time", lambda: packed * 0.0001)
+        asked, most, before = asyncio.ensure_future(cluster.scheduler.handlers["fmware_reports"]()), 0, 0
+        while not asked.done():
+            await asyncio.sleep(0)
+            most, before = max(most, packed - before), packed
+        assert len(await asked) == packed == 100
+        assert most < 30
+        monkeypatch.undo()
+        cluster.engines["small-cpu-0"].resume()
+        await cluster.client.gather(futures)
+        for future in futures:
+            future.release()
+
+
+async def test_reports_of_runs_that_ended_are_handed_on_as_they_are_kept(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving("small") as cluster:
+        for number in range(3):
+            future = cluster.client.compute(one(f"{number}"))
+            await future
+            future.release()
+        await cluster.settled()
+        monkeypatch.setattr(RunReport, "unpacked", None)
+        monkeypatch.setattr(RunReport, "packed", None)
+        assert len(await cluster.scheduler.handlers["fmware_reports"]()) == 3

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,6 +43,7 @@ def run(state: str = "finished", **changes: object) -> RunReport:
 @given(runs)
 def test_a_report_crosses_the_wire(report: RunReport) -> None:
     assert RunReport.from_wire(report.to_wire()) == report
+    assert report.to_wire() == asdict(report)
 
 
 def test_the_wire_form_of_a_report_is_a_copy() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dask_fmware.model.plan import Guard, Objective
+from dask_fmware.model.report import RunReport
 from dask_fmware.runtime.runs.records import Runs
 from tests.runtime.builders import node, plan
 
@@ -91,6 +92,25 @@ def test_a_run_that_was_submitted_again_is_remembered_as_the_last() -> None:
         runs.add(plan(run_id), 0.0)
         runs.drop(run_id)
     assert [report.run_id for report in runs.reports()] == ["a", "c"]
+
+
+def test_reports_are_packed_as_runs_are_when_each_is_asked_for_and_once() -> None:
+    runs = Runs(keep_runs=10)
+    for run_id in "abcd":
+        runs.add(plan(run_id), 0.0)
+    runs.drop("a")
+    made = runs.all_packed()
+    seen = [RunReport.unpacked(next(made)).run_id]
+    run = runs.get("b")
+    assert run is not None
+    run.end("finished", "", 1.0)
+    runs.drop("b")
+    runs.add(plan("e"), 2.0)
+    runs.drop("c")
+    rest = [RunReport.unpacked(packed) for packed in made]
+    assert seen + [report.run_id for report in rest] == ["a", "b", "c", "d"]
+    assert [report.state for report in rest] == ["finished", "running", "running"]
+    assert [RunReport.unpacked(packed).run_id for packed in runs.packed(["d", "x", "a"])] == ["d", "a"]
 
 
 def test_a_call_is_skipped_only_if_a_switch_is_known_to_have_taken_another_branch() -> None:

@@ -6,7 +6,7 @@ It owns who is in which state. Which replica a call gets is not its business.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
@@ -246,18 +246,35 @@ class Runs:
 
     def report(self, run_id: str) -> RunReport | None:
         """Return the report of a live or remembered run."""
-        run = self._runs.get(run_id)
-        if run is not None:
-            return run.report
-        packed = self._history.get(run_id)
-        return RunReport.unpacked(packed) if packed is not None else None
+        found = self._report_or_packed(run_id)
+        return RunReport.unpacked(found) if isinstance(found, PackedReport) else found
 
     def latest(self, remembered: int) -> Iterator[RunReport]:
         """Reports of live runs, then of those that were dropped last."""
         yield from (run.report for run_id, run in self._runs.items() if run_id == run.plan.run_id)
         yield from map(RunReport.unpacked, islice(reversed(self._history.values()), remembered))
 
+    def packed(self, run_ids: Iterable[str]) -> Iterator[PackedReport]:
+        """Reports of those of these runs that are live or remembered, packed when they are asked for."""
+        return _packed([self._report_or_packed(run_id) for run_id in run_ids])
+
+    def all_packed(self) -> Iterator[PackedReport]:
+        """Reports of remembered runs, then of live ones: of those at this moment, live ones as they are when asked for.
+
+        Runs may come and go meanwhile.
+        """
+        live = [run.report for run_id, run in self._runs.items() if run_id == run.plan.run_id]
+        return _packed([*self._history.values(), *live])
+
+    def _report_or_packed(self, run_id: str) -> RunReport | PackedReport | None:
+        run = self._runs.get(run_id)
+        return run.report if run is not None else self._history.get(run_id)
+
     def reports(self) -> Iterator[RunReport]:
         """Reports of remembered runs, then of live ones."""
         yield from map(RunReport.unpacked, self._history.values())
         yield from (run.report for run_id, run in self._runs.items() if run_id == run.plan.run_id)
+
+
+def _packed(found: Iterable[RunReport | PackedReport | None]) -> Iterator[PackedReport]:
+    return (one.packed() if isinstance(one, RunReport) else one for one in found if one is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from distributed.metrics import time
 
 from dask_fmware.model.messages import PROTOCOL_VERSION
 from dask_fmware.model.replica import Replica
+from dask_fmware.model.report import PackedReport
 from dask_fmware.profile.record import LiveProfile
 from dask_fmware.runtime.replicas.slots import ReplicaState
 from dask_fmware_scheduler.services.arrivals import Arrivals
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
 
 __all__ = ["Reporting"]
+
+TURN_S = 0.002  # for which the scheduler's loop is kept at once
 
 
 class Reporting:
@@ -66,11 +70,20 @@ class Reporting:
             for known in failed[:3]
         )
 
-    def reports(self, run_ids: list[str] | None = None) -> list[dict[str, Any]]:
-        """Return the reports of these runs, or of all that are remembered (RPC)."""
+    async def reports(self, run_ids: list[str] | None = None) -> list[PackedReport]:
+        """Return the reports of these runs, or of all that are remembered (RPC), packed; see `RunReport.packed`.
+
+        There may be ten thousand, so the loop of the scheduler gets its turn in between.
+        """
         runs = self._router.machine.runs
-        found = runs.reports() if run_ids is None else map(runs.report, run_ids)
-        return [report.to_wire() for report in found if report is not None]
+        made: list[PackedReport] = []
+        until = time() + TURN_S
+        for report in runs.all_packed() if run_ids is None else runs.packed(run_ids):
+            made.append(report)
+            if time() > until:
+                await asyncio.sleep(0)
+                until = time() + TURN_S
+        return made
 
     def status(self) -> dict[str, Any]:
         """Return the state of the runtime in plain values (RPC)."""
