@@ -48,7 +48,7 @@ from dask_fmware.runtime.observer import Observers
 from dask_fmware.runtime.replicas.fleet import Fleet
 from dask_fmware.runtime.replicas.slots import ReplicaState, Stay
 from dask_fmware.runtime.runs import attempts
-from dask_fmware.runtime.runs.admission import ModelLimits, refusal
+from dask_fmware.runtime.runs.admission import ModelLimits, orphaned, refusal
 from dask_fmware.runtime.runs.records import TERMINAL, CallRecord, RunRecord, Runs
 from dask_fmware.runtime.runs.shares import Shares
 
@@ -210,9 +210,10 @@ class Machine:
     # -- runs ------------------------------------------------------------------------------------
 
     def _run_submitted(self, plan: RunPlan, now: float) -> list[Action]:
+        is_known = self.runs.get(plan.run_id) is not None
         run = self.runs.add(plan, now)
         if run is None:
-            return []
+            return [] if is_known else [Refuse(plan.run_id, orphaned(plan))]
         error = refusal(
             plan,
             limits=self.views.limits,

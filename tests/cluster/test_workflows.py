@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import dask_fmware as fm
-from dask_fmware.errors import EngineError, OutputFormatError, WorkflowError
+from dask_fmware.compile import graph
+from dask_fmware.errors import EngineError, OutputFormatError, RuntimeFaultError, WorkflowError
 from tests.cluster.flows import fan, large, one, rag, retrieve, shopping, small, where
 
 
@@ -78,6 +79,22 @@ async def test_a_map_gives_its_outputs_in_order(serving: Any) -> None:
         prompts = [f"item {i}" for i in range(20)]
         future = cluster.client.compute(fan(prompts))
         assert await future == [prompt[:32] for prompt in prompts]
+        future.release()
+
+
+async def test_bodies_of_a_run_that_nobody_knows_any_more_fail_what_waits_for_them(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = graph.instantiate
+
+    def late(*args: Any, part_of: str | None = None, **kwargs: Any) -> Any:
+        return made(*args, part_of=part_of and "gone", **kwargs)
+
+    monkeypatch.setattr(graph, "instantiate", late)
+    async with serving("small") as cluster:
+        future = cluster.client.compute(fan(["a", "b"]))
+        with pytest.raises(RuntimeFaultError, match="a body of a map or loop came for run 'gone', which was dropped"):
+            await asyncio.wait_for(future, 10)
         future.release()
 
 

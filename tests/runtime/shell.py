@@ -182,6 +182,8 @@ class Shell:
             case Fail():
                 assert self.tasks[action.call_id].state == "held"
                 self.erred(self.tasks[action.call_id], action.reason)
+            case Refuse() if action.run_id not in self.runs:
+                assert "came for run" in action.reason
             case Refuse():
                 run = self.runs[action.run_id]
                 assert not run.refused

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dask_fmware.errors import CapacityError, DeadlineRejectedError, UnknownModelError
+from dask_fmware.errors import CapacityError, DeadlineRejectedError, RuntimeFaultError, UnknownModelError
 from dask_fmware.model.plan import Objective, PlannedNode, RunPlan
-from dask_fmware.runtime import AttemptEnded, CallRunnable, Fail, FirstToken, Hold, ReplicaGone, RunEnded
+from dask_fmware.runtime import AttemptEnded, CallRunnable, Fail, FirstToken, Hold, ReplicaGone, RunDropped, RunEnded
 from tests.runtime.builders import Driver, assigned, node, plan, replica
 
 
@@ -47,6 +47,19 @@ def test_a_refused_body_leaves_it_to_its_run_to_fail() -> None:
     (refuse,) = d.submit(plan("r[0]", [node("r[0]/a", "llama")], part_of="r"))
     assert refuse.run_id == "r[0]"  # type: ignore[union-attr]
     assert d.machine.report("r").state == "running"  # type: ignore[union-attr]
+
+
+def test_a_body_that_comes_after_its_run_was_dropped_is_refused_so_that_nobody_waits_for_it() -> None:
+    d = Driver()
+    d.start("r")
+    d.submit(plan("r[0]", [node("r[0]/a")], part_of="r"))
+    assert d.submit(plan("r[0]", [node("r[0]/a")], part_of="r")) == []  # known already
+    d.tell(RunDropped("r"))
+    (refuse,) = d.submit(plan("r[1]", [node("r[1]/a")], part_of="r"))
+    assert (refuse.run_id, type(refuse.error)) == ("r[1]", RuntimeFaultError)  # type: ignore[union-attr]
+    assert "came for run 'r', which was dropped" in refuse.reason
+    assert not d.machine.runs.calls
+    assert len(d.machine.runs) == 0
 
 
 def test_a_run_that_is_known_is_not_submitted_twice() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from dask_fmware.errors import CapacityError, ContextOverflowError, FMwareError, UnknownModelError
+from dask_fmware.errors import CapacityError, ContextOverflowError, FMwareError, RuntimeFaultError, UnknownModelError
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.spec.deployment import LONGEST_TOKEN_BYTES
 
-__all__ = ["ModelLimits", "least_prompt_tokens", "refusal"]
+__all__ = ["ModelLimits", "least_prompt_tokens", "orphaned", "refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,14 @@ def refusal(
             "(router.max_held); submit again later"
         )
     return None
+
+
+def orphaned(plan: RunPlan) -> FMwareError:
+    """Why a body cannot be served whose run is not live."""
+    return RuntimeFaultError(
+        f"workflow '{plan.workflow}': a body of a map or loop came for run '{plan.part_of}', which was dropped or is "
+        "not known to this router; submit the run again if its result is wanted"
+    )
 
 
 def _where(plan: RunPlan, node: PlannedNode) -> str:
