@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from math import fsum, inf
+from time import process_time
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dask_fmware.model.plan import Objective
-from dask_fmware.runtime.runs.shares import Shares
+from dask_fmware.runtime.runs.shares import ASKED, AWAY, Level, Shares, _Asked
 from tests.runtime.builders import Driver, assigned, plan, replica
 
 LEVEL = 0, True  # ordinary priority, with a deadline
@@ -108,3 +113,68 @@ def test_a_run_of_the_tenant_that_was_given_less_is_served_before_one_that_waits
     assert start("x2", "much") == start("y1", "little") == []
     assert assigned(d.end("x0")) == [("y1", "tcp://a", 1)]
     assert assigned(d.end("x1")) == [("x2", "tcp://b", 1)]
+
+
+class Plain:
+    """The same, by a look at every account for each run."""
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        self.weights = weights
+        self.sums: dict[tuple[Level, str], float] = {}
+        self.asked: dict[tuple[Level, str], _Asked] = {}
+        self.until: dict[tuple[Level, str], float] = {}
+
+    def submitted(
+        self, tenant: str, level: Level, objective_s: float, now: float, work_s: dict[str, float], capacity
+    ) -> float:
+        mine = level, tenant
+        for other in [other for other, until in self.until.items() if until < now]:
+            del self.until[other], self.sums[other], self.asked[other]
+        least = min((had for other, had in self.sums.items() if other != mine and other[0] == level), default=inf)
+        if mine not in self.until:
+            self.sums[mine] = least if least < inf else 0.0
+            self.asked[mine] = _Asked(now)
+        self.until[mine] = max(self.until.get(mine, 0.0), now + AWAY * objective_s)
+        asked, over_s = self.asked[mine], ASKED * objective_s
+        asked.add(work_s, over_s, now)
+        if least == inf or self.sums[mine] <= least:
+            return 0.0
+        weights = fsum(self.weights.get(other, 1.0) for of, other in self.until if of == level)
+        if work_s and asked.is_within(self.weights.get(tenant, 1.0) / weights, over_s, capacity):
+            return 0.0
+        return self.sums[mine] - least
+
+    def given(self, tenant: str, level: Level, card_seconds: float) -> None:
+        if (level, tenant) in self.sums:
+            self.sums[level, tenant] += card_seconds / self.weights.get(tenant, 1.0)
+
+
+TENANTS, LEVELS = st.sampled_from("abcde"), st.sampled_from([LEVEL, (0, False), (5, True)])
+SECONDS = st.sampled_from([0.0, 0.1, 0.3, 1.0, 7.0])
+STEPS = st.lists(st.tuples(TENANTS, LEVELS, SECONDS, st.none() | SECONDS, st.sampled_from([-3.0, 0.0, 0.2, 4.0, 30.0])))
+
+
+@settings(max_examples=200)
+@given(STEPS, st.dictionaries(TENANTS, st.sampled_from([0.1, 0.3, 2.0])))
+def test_shares_are_those_of_a_look_at_every_account(steps, weights: dict[str, float]) -> None:
+    shares, plain, now = Shares(weights), Plain(weights), 100.0
+    for tenant, level, seconds, work_s, later_s in steps:
+        now += later_s  # the clock may be set back
+        asked = {} if work_s is None else {"m": work_s}
+        told = tenant, level, seconds, now, asked, lambda _: 2.0
+        assert shares.submitted(*told) == plain.submitted(*told)
+        for one in (shares, plain):
+            one.given(tenant, level, 0.7 * seconds)
+            one.given("a", LEVEL, 0.1)
+    assert {(level, tenant) for level, of in shares._levels.items() for tenant in of.of} == set(plain.until)
+    assert len(shares._claims) == len(plain.until)
+
+
+def test_a_run_is_taken_note_of_as_fast_with_thousands_of_tenants() -> None:
+    """In CPU time, of which a look at every account for each run would take several seconds."""
+    shares, began = Shares(), process_time()
+    for number in range(5000):
+        shares.submitted(f"t{number}", LEVEL, 100.0, 0.0)
+        shares.given(f"t{number}", LEVEL, float(number))
+    assert shares.submitted("t7", LEVEL, 100.0, 1.0) == 7.0
+    assert process_time() - began < 1.0

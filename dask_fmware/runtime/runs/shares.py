@@ -12,9 +12,14 @@ urgent wants has no claim against urgent runs, and what it was given is not held
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import exp, inf
+from dataclasses import dataclass, field
+from fractions import Fraction
+from heapq import heappop, heappush
+from math import exp
 from types import MappingProxyType
 from typing import TypeAlias
+
+from sortedcontainers import SortedList
 
 __all__ = ["Level", "Shares"]
 
@@ -46,8 +51,48 @@ class _Asked:
         return all(asked_s <= share * over_s * capacity(model) for model, asked_s in self._work_s.items())
 
 
+@dataclass(slots=True)
+class _Account:
+    """What is known of a tenant at one level."""
+
+    given: float  # card seconds over weight
+    asked: _Asked
+    claims_until: float
+
+
+@dataclass(slots=True)
+class _Accounts:
+    """Those of one level."""
+
+    of: dict[str, _Account] = field(default_factory=dict)  # by tenant
+    ranked: SortedList[tuple[float, str]] = field(default_factory=SortedList)  # by what was given
+    weight: Fraction = Fraction()  # of all, exactly: tenants come and go
+
+    def least_but(self, tenant: str) -> float | None:
+        """What the least served other was given."""
+        for given, other in self.ranked[:2]:
+            if other != tenant:
+                return float(given)
+        return None
+
+    def open(self, tenant: str, account: _Account, weight: float) -> None:
+        self.of[tenant] = account
+        self.ranked.add((account.given, tenant))
+        self.weight += Fraction(weight)
+
+    def close(self, tenant: str, weight: float) -> None:
+        self.ranked.remove((self.of.pop(tenant).given, tenant))
+        self.weight -= Fraction(weight)
+
+    def give(self, tenant: str, card_seconds: float) -> None:
+        account = self.of[tenant]
+        self.ranked.remove((account.given, tenant))
+        account.given += card_seconds
+        self.ranked.add((account.given, tenant))
+
+
 class Shares:
-    """Accounts of tenants at each level.
+    """Accounts of tenants at each level; what is asked of them takes no longer with thousands of tenants.
 
     Parameters
     ----------
@@ -57,9 +102,8 @@ class Shares:
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self._weights = dict(weights or {})
-        self._given: dict[tuple[Level, str], float] = {}  # level and tenant -> card seconds over weight
-        self._asked: dict[tuple[Level, str], _Asked] = {}
-        self._claims_until: dict[tuple[Level, str], float] = {}
+        self._levels: dict[Level, _Accounts] = {}
+        self._claims: list[tuple[float, Level, str]] = []  # a heap with each account once: when its claim may be over
 
     def submitted(
         self,
@@ -83,24 +127,38 @@ class Shares:
         capacity
             Card seconds that the replicas of a model give in a second.
         """
-        claims, mine = self._claims_until, (level, tenant)
-        for other in [other for other, until in claims.items() if until < now]:
-            del claims[other], self._given[other], self._asked[other]
-        least = min((given for other, given in self._given.items() if other != mine and other[0] == level), default=inf)
-        if mine not in claims:
-            self._given[mine] = least if least < inf else 0.0
-            self._asked[mine] = _Asked(now)
-        claims[mine] = max(claims.get(mine, 0.0), now + AWAY * objective_s)
-        asked, over_s = self._asked[mine], ASKED * objective_s
-        asked.add(work_s, over_s, now)
-        if least == inf or self._given[mine] <= least:
+        self._forget_the_absent(now)
+        accounts = self._levels.setdefault(level, _Accounts())
+        least, weight = accounts.least_but(tenant), self._weights.get(tenant, 1.0)
+        until, over_s = now + AWAY * objective_s, ASKED * objective_s
+        mine = accounts.of.get(tenant)
+        if mine is None:
+            mine = _Account(least or 0.0, _Asked(now), until)
+            accounts.open(tenant, mine, weight)
+            heappush(self._claims, (until, level, tenant))
+        mine.claims_until = max(mine.claims_until, until)
+        mine.asked.add(work_s, over_s, now)
+        if least is None or mine.given <= least:
             return 0.0
-        weights = sum(self._weights.get(other, 1.0) for of, other in claims if of == level)
-        if work_s and asked.is_within(self._weights.get(tenant, 1.0) / weights, over_s, capacity):
+        if work_s and mine.asked.is_within(weight / float(accounts.weight), over_s, capacity):
             return 0.0
-        return self._given[mine] - least
+        return mine.given - least
 
     def given(self, tenant: str, level: Level, card_seconds: float) -> None:
         """A call of a tenant takes so much of a card."""
-        if (level, tenant) in self._given:
-            self._given[level, tenant] += card_seconds / self._weights.get(tenant, 1.0)
+        accounts = self._levels.get(level)
+        if accounts is not None and tenant in accounts.of:
+            accounts.give(tenant, card_seconds / self._weights.get(tenant, 1.0))
+
+    def _forget_the_absent(self, now: float) -> None:
+        claims = self._claims
+        while claims and claims[0][0] < now:
+            _, level, tenant = heappop(claims)
+            accounts = self._levels[level]
+            until = accounts.of[tenant].claims_until
+            if until >= now:  # it has submitted more meanwhile
+                heappush(claims, (until, level, tenant))
+                continue
+            accounts.close(tenant, self._weights.get(tenant, 1.0))
+            if not accounts.of:
+                del self._levels[level]
