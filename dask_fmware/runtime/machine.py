@@ -125,8 +125,7 @@ class Machine:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in what happened and return what is to be done, in order."""
         actions = self._take(event, now)
-        for observer in self.observers.of(type(event)):
-            observer.observe(event, actions, now)
+        self.observers.tell(event, actions, now)
         return actions
 
     def _take(self, event: Event, now: float) -> list[Action]:

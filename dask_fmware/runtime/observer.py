@@ -6,7 +6,7 @@ It decides nothing and changes nothing, so the machine is the same with and with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from dask_fmware.runtime.actions import Action
@@ -24,9 +24,17 @@ class Observer(Protocol):
 
 
 class Observers:
-    """The observers of a machine, found by the class of an event; they may come and go while they are told."""
+    """The observers of a machine, found by the class of an event; they may come and go while they are told.
+
+    Attributes
+    ----------
+    failed
+        Called with an observer that has raised and what it raised; the others are told and the machine goes on. Without
+        it the error is the caller's, who loses what the machine made of the event.
+    """
 
     def __init__(self) -> None:
+        self.failed: Callable[[Observer, Exception], None] | None = None
         self._all: tuple[Observer, ...] = ()
         self._by_kind: dict[type, tuple[Observer, ...]] = {}
 
@@ -40,6 +48,16 @@ class Observers:
     def remove(self, observer: Observer) -> None:
         """Tell it no more, if it was told."""
         self._all, self._by_kind = tuple(known for known in self._all if known is not observer), {}
+
+    def tell(self, event: Event, actions: Sequence[Action], now: float) -> None:
+        """Tell those who watch such events."""
+        for observer in self.of(type(event)):
+            try:
+                observer.observe(event, actions, now)
+            except Exception as error:
+                if self.failed is None:
+                    raise
+                self.failed(observer, error)
 
     def of(self, kind: type[Event]) -> tuple[Observer, ...]:
         """Return those who watch events of a class."""

@@ -41,6 +41,13 @@ class Guard:
             logger.exception("Replica router: %s failed", name)
             return None
 
+    def observer_failed(self, observer: object, error: Exception) -> None:
+        """Count an observer of the machine that has raised; only its first error is logged: it sees all events."""
+        name = f"observer {type(observer).__name__}"
+        self.failures[name] += 1
+        if self.failures[name] == 1:
+            logger.error("Replica router: %s failed; more of its errors are only counted", name, exc_info=error)
+
     def around(self, name: str, handler: Callable[..., Any]) -> Callable[..., Any]:
         """Return a handler that does not fail."""
 

@@ -93,6 +93,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             unhedged=[name for name, model in self.deployment.models.items() if not model.hedge],
             tenants={name: tenant.weight for name, tenant in self.deployment.tenants.items()},
         )
+        self.machine.observers.failed = self.guard.observer_failed
         self.answers = AnswerBoard(self.machine)
         self.performer = Performer(self.machine, self.dask, self.guard, self._assigned)
         self.placement = self.performer.placement

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from typing import Any
 
+import pytest
 from distributed.metrics import time
 
+import dask_fmware as fm
 from dask_fmware.runtime import Action, CallRunnable, Event, Hold, Tick
 from dask_fmware_scheduler.guard import Guard
 from dask_fmware_scheduler.performing import Performer
+from tests.cluster.flows import one
 
 
 class Waiting:
@@ -55,3 +60,24 @@ def test_what_an_action_brings_about_is_told_when_all_actions_are_performed() ->
     performer = Answering(TwoActions(), None, Guard(), lambda _: None)  # type: ignore[arg-type]
     performer.tell(CallRunnable("first"))
     assert happened == [CallRunnable("first"), "first", "second", Tick()]
+
+
+class Broken:
+    def observe(self, *told: Any) -> None:
+        raise LookupError("of an observer")
+
+
+async def test_calls_run_beside_an_observer_that_raises_and_the_status_says_so(
+    serving: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving("small") as cluster:
+        cluster.router.machine.observers.append(Broken())
+        future = cluster.client.compute(one("x"))
+        await asyncio.wait_for(future, 10)
+        assert (await fm.status(cluster.client))["failures"]["observer Broken"] > 3
+        future.release()
+        await cluster.until(lambda: not cluster.router.machine.runs.calls)
+        logged = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+        assert logged == ["Replica router: observer Broken failed; more of its errors are only counted"]
+        cluster.router.machine.observers.remove(next(o for o in cluster.router.machine.observers if type(o) is Broken))
+        del cluster.router.failures["observer Broken"]
