@@ -21,6 +21,7 @@ from dask_fmware.runtime.events import (
     AttemptEnded,
     Branched,
     CallDropped,
+    CallRetried,
     CallRunnable,
     CallWithdrawn,
     Event,
@@ -45,8 +46,8 @@ MARK = "dask_fmware_log"
 _EVENTS: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind)
     for kind in (
-        RunSubmitted, CallRunnable, CallWithdrawn, CallDropped, RunEnded, RunDropped, ReplicaReady, ReplicaGone,
-        ReplicaDraining, ModelAbandoned, Branched, FirstToken, AttemptEnded, Overdue, StepsTimed, Tick,
+        RunSubmitted, CallRunnable, CallWithdrawn, CallRetried, CallDropped, RunEnded, RunDropped, ReplicaReady,
+        ReplicaGone, ReplicaDraining, ModelAbandoned, Branched, FirstToken, AttemptEnded, Overdue, StepsTimed, Tick,
     )
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ __all__ = [
     "AttemptEnded",
     "Branched",
     "CallDropped",
+    "CallRetried",
     "CallRunnable",
     "CallWithdrawn",
     "Event",
@@ -47,6 +48,13 @@ class CallRunnable:
 @immutable
 class CallWithdrawn:
     """A call is not to run as things stand; it may become runnable again."""
+
+    call_id: str
+
+
+@immutable
+class CallRetried:
+    """A user wants a call that has failed tried again, which begins anew when it becomes runnable."""
 
     call_id: str
 
@@ -114,6 +122,7 @@ Event: TypeAlias = (
     RunSubmitted
     | CallRunnable
     | CallWithdrawn
+    | CallRetried
     | CallDropped
     | RunEnded
     | RunDropped

@@ -24,6 +24,7 @@ from dask_fmware.runtime.events import (
     AttemptEnded,
     Branched,
     CallDropped,
+    CallRetried,
     CallRunnable,
     CallWithdrawn,
     Event,
@@ -152,6 +153,11 @@ class Machine:
                 return []
             case CallWithdrawn():
                 return self._call_gone(event.call_id, now, dropped=False)
+            case CallRetried():
+                call = self.runs.calls.get(event.call_id)
+                if call is not None and call.report.state == "failed":
+                    attempts.start_over(call, now)
+                return []
             case CallDropped():
                 return self._call_gone(event.call_id, now, dropped=True)
             case StepsTimed():

@@ -24,6 +24,7 @@ from dask_fmware.model.replica import MODEL_LABEL, read_label
 from dask_fmware.policy import create_policy
 from dask_fmware.runtime import (
     CallDropped,
+    CallRetried,
     CallRunnable,
     CallWithdrawn,
     Event,
@@ -101,6 +102,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self._nodes: dict[str, tuple[str, PlannedNode]] = {}  # key -> (run id, node)
         self._outputs: dict[str, str] = {}  # key of a result -> run id
         self._submitted = 0  # runs
+        self._was_erred: Any = None  # key of the task that was released last, if it had failed
         self._closed = False
         self.dask.tolerate_worker_deaths(1000)
         self.services = tuple(make(self) for make in SERVICES)
@@ -243,6 +245,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             return
         match finish:
             case "waiting":
+                if key == self._was_erred:  # else it is forgotten next
+                    self.performer.tell(CallRetried(key))
                 if not task.waiting_on:
                     self._runnable(task, run_id, node)
             case "processing":
@@ -262,6 +266,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 if key in self._outputs:
                     self._run_ended(self._outputs[key], "failed", self._failure(key))
             case "released":
+                self._was_erred = key if start == "erred" and node.model is not None else None
                 if node.model is not None and start != "memory":
                     self.performer.sync_replica_of(key)
                     self.performer.tell(CallWithdrawn(key))

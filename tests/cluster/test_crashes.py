@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -85,6 +86,25 @@ async def test_a_call_that_crashes_every_engine_ends_after_the_permitted_attempt
         assert len({attempt.replica for attempt in call.attempts}) == 3
         future.release()
         await cluster.until(lambda: len(cluster.router.machine.fleet) == 3, "the replicas come back")
+
+
+async def test_a_run_whose_attempts_are_used_up_has_all_of_them_again_when_its_user_retries_it(serving: Any) -> None:
+    async with serving("small", on={"cpu": 2}, rules=[CRASH], router={"max_attempts": 2}) as cluster:
+        future = cluster.client.compute(one("boom"))
+        for tries in (2, 4):
+            with pytest.raises(AttemptsExhaustedError, match="node 'call': 2 attempts failed"):
+                await asyncio.wait_for(future, 20)
+            (call,) = (await fm.report(future)).data.calls
+            assert len(call.attempts) == tries
+            await cluster.until(lambda: len(cluster.router.machine.fleet) == 2, "the replicas come back")
+            if tries == 4:
+                for engine in cluster.engines.values():
+                    engine.rules = []
+            await future.retry()
+        assert (await asyncio.wait_for(future, 20)).model == "small"
+        (call,) = (await fm.report(future)).data.calls
+        assert (call.state, len(call.attempts)) == ("finished", 5)
+        future.release()
 
 
 async def test_neighbours_of_calls_that_crash_every_engine_are_served(serving: Any) -> None:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from dask_fmware.errors import AttemptsExhaustedError
-from dask_fmware.runtime import Assign, AttemptEnded, CallRunnable, CallWithdrawn, Fail, FirstToken, ReplicaGone
+from dask_fmware.runtime import (
+    Assign,
+    AttemptEnded,
+    CallRetried,
+    CallRunnable,
+    CallWithdrawn,
+    Fail,
+    FirstToken,
+    ReplicaGone,
+    RunEnded,
+)
+from dask_fmware.runtime.contract import Contract
 from tests.runtime.builders import Driver, assigned, plan, replica
 
 
@@ -64,6 +75,34 @@ def test_an_assignment_that_never_left_for_its_replica_is_no_try(known_to_be_gon
     d.end("x", "finished", 4)
     assert d.state("x") == "finished"
     assert [a.outcome for a in d.call("x").attempts] == ["undelivered"] * 3 + ["finished"]
+
+
+def test_a_failed_call_that_its_user_retries_has_all_attempts_again_and_is_counted_from_there() -> None:
+    d = Driver(max_attempts=2)
+    contract = Contract(2, report=d.machine.report)
+    d.machine.observers.append(contract)
+    d.ready(replica("a"))
+    d.start("x")
+    for number in (1, 2, 3, 4):
+        if number == 3:
+            d.tell(RunEnded("x", "failed", "used up"), CallWithdrawn("x"), CallRetried("x"), at=30.0)
+            assert assigned(d.runnable("x")) == [("x", "tcp://a", 3)]
+            assert d.call("x").runnable_at == 30.0
+        d.end("x", "retry", number, error="it broke")
+        more = d.runnable("x")
+        assert [type(action) for action in more] == [Assign if number in (1, 3) else Fail]
+    assert not contract.breaches
+
+
+@pytest.mark.parametrize("outcome", ["retry", "finished"])
+def test_only_what_has_failed_is_retried(outcome: str) -> None:
+    d = Driver(max_attempts=2)
+    d.ready(replica("a"))
+    d.start("x")
+    d.end("x", outcome)
+    state = d.state("x")
+    assert d.tell(CallRetried("x"), CallRetried("nobody")) == []
+    assert (d.state("x"), d.machine.runs.calls["x"].tries) == (state, 1)
 
 
 def test_a_lost_result_is_made_again_and_does_not_count_as_a_failure() -> None:

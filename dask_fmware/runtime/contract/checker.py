@@ -15,6 +15,7 @@ from dask_fmware.runtime.eventlog import Decision, Head, Line, decision
 from dask_fmware.runtime.events import (
     AttemptEnded,
     CallDropped,
+    CallRetried,
     CallRunnable,
     CallWithdrawn,
     Event,
@@ -112,6 +113,10 @@ class Contract:
             case CallWithdrawn() | CallDropped():
                 if (call := self._calls.get(event.call_id)) is not None:
                     self._is_runnable(event.call_id, call, False)
+            case CallRetried():
+                if (call := self._calls.get(event.call_id)) is not None:
+                    call.tries.clear()
+                    call.spared = False
             case AttemptEnded():
                 self._attempt_ended(event)
             case FirstToken():

@@ -13,7 +13,7 @@ from dask_fmware.runtime.actions import Fail
 from dask_fmware.runtime.learning.corrections import Prediction
 from dask_fmware.runtime.runs.records import CallRecord
 
-__all__ = ["begin", "begun", "close", "end", "fail", "first_token", "lose", "reject", "undelivered"]
+__all__ = ["begin", "begun", "close", "end", "fail", "first_token", "lose", "reject", "start_over", "undelivered"]
 
 
 def begin(
@@ -148,6 +148,13 @@ def fail(call: CallRecord, error: FMwareError) -> Fail:
     """End a call with an error."""
     call.report.state, call.report.reason = "failed", str(error)
     return Fail(call.call_id, error)
+
+
+def start_over(call: CallRecord, now: float) -> None:
+    """A user wants a failed call tried again: with all attempts, on any replica, and counted from here."""
+    call.tries, call.spared, call.avoid, call.parked = 0, False, frozenset(), False
+    call.report.state, call.report.reason = "planned", ""
+    call.report.runnable_at = now - call.run.report.submitted
 
 
 def reject(call: CallRecord, why: str) -> Fail:
