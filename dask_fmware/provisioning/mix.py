@@ -4,6 +4,9 @@
     subject to  every class of calls is served by the kinds that are fast enough for it,
                 no kind is loaded beyond its replicas, replicas fit on the cards and in the bounds of their model
 
+A penalty that no mix is without does not count beside the prices: one model that is short of cards must not make the
+replicas of all others a trifle.
+
 Whole numbers are replicas, fractions are loads: a class may be served by several kinds. This is the programme of
 Melange (Griggs et al. 2024) with bounds, shared cards, what runs already, and more than one model.
 """
@@ -124,7 +127,7 @@ def _chosen(
     for k, price in enumerate(prices):
         programme.cost[k], programme.cost[starts + k] = price, START_SHARE * price
     for c in classes:
-        programme.cost[short + c] = max([1.0, *prices]) * SHORTAGE / min(best[c], wanted[c])
+        programme.penalty[short + c] = max([1.0, *prices]) * SHORTAGE / min(best[c], wanted[c])
         rates = {loads + j: rate for j, (of, _, rate) in enumerate(pairs) if of == c}
         programme.row({short + c: 1.0, **rates}, least=wanted[c])
     for k in range(n):

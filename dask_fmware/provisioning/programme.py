@@ -1,5 +1,7 @@
 """A small integer programme, solved by SciPy's HiGHS: exactly where that is quick, else by rounding up.
 
+The solver stops within a share of all that it minimises. So what is many times as dear as the rest, a penalty, is
+counted apart: the least that cannot be avoided is found first, and only what goes beyond it is weighed with the costs.
 It knows columns and rows, and nothing of what they stand for.
 """
 
@@ -18,6 +20,8 @@ from dask_fmware.errors import SpecError
 __all__ = ["InfeasibleError", "Programme"]
 
 RELATIVE_GAP = 0.005
+PENALTY_GAP = 1e-4  # of the least penalty, which is large beside the costs
+NOTICED = 1.0  # penalty, as a share of the costs, from which on it is counted apart
 NODES = 500  # of the search, and no time: a busy machine must not plan otherwise than an idle one
 MANY = 40  # whole things, above which fractions are rounded up: less than one too many for each column in use
 
@@ -40,12 +44,13 @@ class Programme:
 
     Attributes
     ----------
-    cost, upper
-        Of each column: its part of the cost, 0 unless set, and its bound from above.
+    cost, penalty, upper
+        Of each column: its part of the cost, what it adds to that for what should not be, both 0 unless set, and its
+        bound from above.
     """
 
     def __init__(self, width: int, whole: int, raised: int) -> None:
-        self.cost = np.zeros(width)
+        self.cost, self.penalty = np.zeros(width), np.zeros(width)
         self.upper = np.full(width, np.inf)
         self._whole, self._raised = whole, raised
         self._rows: list[tuple[Mapping[int, float], float, float]] = []
@@ -69,7 +74,15 @@ class Programme:
         SpecError
             SciPy is not installed.
         """
-        system = self._system()
+        first = self._best(self._system(self.cost + self.penalty), is_small)
+        if self.penalty @ first <= NOTICED * (self.cost @ first):
+            return first
+        unavoidable = self._best(self._system(self.penalty, PENALTY_GAP), is_small)
+        least = min(float(self.penalty @ unavoidable), float(self.penalty @ first))
+        return self._best(self._beyond(least), is_small)[: len(self.cost)]
+
+    def _best(self, system: _System, is_small: bool) -> Any:
+        """The best solution of one system that is found."""
         if is_small and (exact := system.solved(whole=self._whole)).status == 0:
             return exact.x
         fractions = system.solved()
@@ -84,7 +97,7 @@ class Programme:
         if found is None and exact.x is None:
             raise InfeasibleError(exact.message)
         candidates = [x for x in (found, exact.x) if x is not None]
-        return min(candidates, key=lambda x: float(self.cost @ x))
+        return min(candidates, key=lambda x: float(system.cost @ x))
 
     def _rounded(self, system: _System, fractions: Any) -> Any:
         """Fractions rounded up, or None where that breaks a bound; tried once more with room in each for it."""
@@ -107,16 +120,24 @@ class Programme:
         up[: self._raised] = np.ceil(fractions[: self._raised] - 1e-6)
         return up
 
-    def _system(self) -> _System:
+    def _system(self, cost: Any, gap: float = RELATIVE_GAP) -> _System:
         try:
             optimize, sparse = import_module("scipy.optimize"), import_module("scipy.sparse")
         except ImportError as error:
             raise SpecError("provisioning needs SciPy; install dask-fmware[provision]") from error
         entries = [(i, j, value) for i, (factors, _, _) in enumerate(self._rows) for j, value in factors.items()]
         i, j, values = (np.array(part) for part in zip(*entries, strict=True))
-        matrix = sparse.csr_array((values, (i, j)), shape=(len(self._rows), len(self.cost)))
+        matrix = sparse.csr_array((values, (i, j)), shape=(len(self._rows), len(cost)))
         least, most = np.array([row[1] for row in self._rows]), np.array([row[2] for row in self._rows])
-        return _System(optimize, self.cost, self.upper, matrix, least, most)
+        return _System(optimize, cost, self.upper, matrix, least, most, gap)
+
+    def _beyond(self, least: float) -> _System:
+        """The costs with, as one more column, what there is of the penalty beyond its least."""
+        made = Programme(len(self.cost) + 1, self._whole, self._raised)
+        made.upper[:-1] = self.upper
+        penalty = {int(j): float(self.penalty[j]) for j in np.flatnonzero(self.penalty)}
+        made._rows = [*self._rows, ({**penalty, len(self.cost): -1.0}, -inf, least)]
+        return made._system(np.append(self.cost, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +150,7 @@ class _System:
     matrix: Any  # rows x columns
     least: Any  # of the rows
     most: Any
+    gap: float  # of what is minimised, within which the search ends
 
     def solved(self, *, whole: int = 0, most: Any = None) -> Any:
         """Solve with the first `whole` columns whole; `most` replaces the bounds of the rows from above."""
@@ -141,7 +163,7 @@ class _System:
             integrality=integrality,
             bounds=optimize.Bounds(np.zeros(width), self.upper),
             constraints=optimize.LinearConstraint(self.matrix, self.least, bound),
-            options={"mip_rel_gap": RELATIVE_GAP, "node_limit": NODES},
+            options={"mip_rel_gap": self.gap, "node_limit": NODES},
         )
 
     def holds(self, columns: Any) -> bool:

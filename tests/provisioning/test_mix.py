@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from math import ceil
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from dask_fmware.errors import SpecError
 from dask_fmware.provisioning.capacity import bearing
 from dask_fmware.provisioning.demand import call_classes, unloaded_s
-from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.inventory import CardType, Inventory
 from dask_fmware.provisioning.mix import cheapest_mix
 from dask_fmware.provisioning.sizing import size
 from dask_fmware.provisioning.views import NodeDemand, WorkflowDemand
@@ -104,6 +105,27 @@ def test_a_cost_limit_leaves_calls_unserved_rather_than_failing() -> None:
     mix = cheapest_mix(cards, call_classes([flow(100.0)], cards), Provisioning(max_cost_per_hour=3.5))
     assert mix.replicas["m", "slow"] == 3
     assert mix.unserved
+
+
+def test_a_model_that_is_short_of_cards_leaves_the_mix_of_another_as_it_is() -> None:
+    base = inventory({"X": 1.0, "Y": 1.0, "Z": 1.7}, models=("a", "b"))
+    cards = {"X": CardType("X", 1), "Y": CardType("Y", 20), "Z": CardType("Z", 20, price_per_hour=1.6)}
+    kinds = {key: base.kinds[key] for key in (("a", "X"), ("b", "Y"), ("b", "Z"))}
+    apart = Inventory(
+        cards, {key: replace(kind, price_per_hour=cards[key[1]].price_per_hour) for key, kind in kinds.items()}
+    )
+    mixes = []
+    for rate in (0.5, 50.0):  # of a, which has one card
+        current: dict[tuple[str, str], int] = {}
+        mixes.append([])
+        for other in (30.0, 29.5, 30.5, 30.0):
+            classes = call_classes([flow(rate, model="a"), flow(other, model="b")], apart)
+            mix = cheapest_mix(apart, classes, OPTIONS, current=current)
+            assert (0 in mix.unserved) == (rate == 50.0)
+            assert 1 not in mix.unserved
+            current = dict(mix.replicas)
+            mixes[-1].append(current)
+    assert mixes[0] == mixes[1]
 
 
 def test_what_runs_is_kept_where_another_mix_would_hardly_be_cheaper() -> None:
