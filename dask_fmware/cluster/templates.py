@@ -41,7 +41,7 @@ def spec_maker(cluster: Any, hosts: Mapping[str, Sequence[str]] | None = None) -
     if hasattr(cluster, "job_cls"):
         return job_specs(cluster)
     if hosts is not None:
-        return ssh_specs(hosts)
+        return ssh_specs(hosts, cluster)
     if getattr(cluster, "new_spec", None):
         return like(cluster.new_spec)
     raise DeploymentError(
@@ -82,8 +82,13 @@ def job_specs(cluster: Any) -> WorkerSpec:
     return make
 
 
-def ssh_specs(hosts: Mapping[str, Sequence[str]]) -> WorkerSpec:
-    """Specs of workers on machines reached by SSH: the n-th card of an accelerator is on its n-th host."""
+def ssh_specs(hosts: Mapping[str, Sequence[str]], cluster: Any = None) -> WorkerSpec:
+    """Specs of workers on machines reached by SSH: the n-th card of an accelerator is on its n-th host.
+
+    User, keys, known hosts, Python and options of workers are those that an `SSHCluster` has for the same host, else
+    those of its first one. The name stands among the options of the worker, as only these are sent to the host.
+    """
+    known = _known_hosts(cluster)
 
     def make(replica: ReplicaSpec) -> dict[str, Any]:
         mine = hosts.get(replica.accelerator, ())
@@ -93,12 +98,30 @@ def ssh_specs(hosts: Mapping[str, Sequence[str]]) -> WorkerSpec:
                 f"no host for card '{replica.card}': hosts['{replica.accelerator}'] names {len(mine)}; name one for "
                 "each card of the deployment"
             )
+        like_it = known.get(mine[index]) or next(iter(known.values()), {})
+        given = {key: value for key, value in like_it.get("kwargs", {}).items() if key != "n_workers"}
+        resources = {**(given.get("resources") or {}), **labels(replica)}
         options = {
             "address": mine[index],
-            "connect_options": {},
+            "connect_options": like_it.get("connect_options", {}),
+            "remote_python": like_it.get("remote_python"),
             "worker_class": "distributed.Nanny",
-            "kwargs": {"nthreads": replica.slots + 2, "memory_limit": 0, "resources": labels(replica)},
-        }
+            "kwargs": {
+                **given, "name": replica.name, "nthreads": replica.slots + 2, "memory_limit": 0, "resources": resources,
+            },
+        }  # fmt: skip
         return {"cls": "distributed.deploy.ssh.Worker", "options": options}
 
     return make
+
+
+def _known_hosts(cluster: Any) -> dict[str, Mapping[str, Any]]:
+    """Options by host of what a cluster starts by SSH, workers first; of its scheduler only how to get there."""
+    options = [spec.get("options", {}) for spec in (getattr(cluster, "worker_spec", None) or {}).values()]
+    there = (getattr(cluster, "scheduler_spec", None) or {}).get("options", {})
+    options.append({key: value for key, value in there.items() if key != "kwargs"})
+    known: dict[str, Mapping[str, Any]] = {}
+    for each in options:
+        if "connect_options" in each:
+            known.setdefault(each["address"], each)
+    return known
