@@ -29,6 +29,7 @@ __all__ = ["Mix", "cheapest_mix"]
 # What a replica's calls cost that are not served, in prices of the dearest: less than about a thousandth of them is
 # left out sooner than another replica started, and is no shortage.
 SHORTAGE = 1000.0
+BELOW = 10.0  # what a replica costs that a minimum asks for and that is not there, in prices of the dearest
 START_SHARE = 0.1  # of an hour's price, for each start: equal mixes do not take turns
 LEAST_LOAD = 1e-3  # of a replica, for calls that are few: the solver takes less for nothing
 FEW = 10  # replicas at the least, up to which the search is exact without asking how many there would be
@@ -44,6 +45,7 @@ class Mix:
     unserved: Mapping[int, float]  # class -> calls a second for which there is no card
     cost_per_hour: float
     best_effort: tuple[int, ...] = field(default=())  # classes whose budget no kind meets
+    below: Mapping[str, int] = field(default_factory=dict)  # model -> replicas that its minimum asks for in vain
 
 
 def cheapest_mix(
@@ -66,12 +68,13 @@ def cheapest_mix(
     current
         Replicas that are there; starting others costs a little, so that what is there is preferred.
     barred
-        Kinds that may not grow beyond `current`.
+        Kinds that may not grow beyond `current`. While there are some, minimums are kept as far as can be: what one
+        model may not start takes cards and money from others.
 
     Raises
     ------
     SpecError
-        SciPy is not installed, or no mix keeps all bounds.
+        SciPy is not installed, or no mix keeps all bounds though nothing is barred.
     """
     demand = _demand(inventory, classes, headroom or {})
     current = current or {}
@@ -122,7 +125,8 @@ def _chosen(
     kinds, pairs, best, wanted = demand.kinds, demand.pairs, demand.best, demand.wanted
     n, classes = len(kinds), range(len(wanted))
     starts, loads, short = n, 2 * n, 2 * n + len(pairs)  # first columns; before them the replicas of each kind
-    programme = Programme(short + len(wanted), whole=n, raised=2 * n)
+    below = short + len(wanted)
+    programme = Programme(below + len(inventory.models), whole=n, raised=2 * n)
     prices = [_price(kind) for kind in kinds]
     for k, price in enumerate(prices):
         programme.cost[k], programme.cost[starts + k] = price, START_SHARE * price
@@ -139,11 +143,14 @@ def _chosen(
     for name, card in inventory.cards.items():
         if on := {k: 1.0 for k, kind in enumerate(kinds) if kind.accelerator == name}:
             programme.row(on, least=0.0, most=float(card.places))
-    for model in inventory.models:
+    for m, model in enumerate(inventory.models):
         bounds = options.bounds(model)
         mine = {k: 1.0 for k, kind in enumerate(kinds) if kind.model == model}
-        most = inf if bounds.max_replicas is None else float(bounds.max_replicas)
-        programme.row(mine, float(_reachable(inventory, model, bounds.min_replicas, barred, current)), most)
+        programme.penalty[below + m] = max([1.0, *prices]) * BELOW
+        programme.upper[below + m] = bounds.min_replicas if barred else 0.0
+        programme.row({**mine, below + m: 1.0}, least=float(bounds.min_replicas))
+        if bounds.max_replicas is not None:
+            programme.row(mine, most=float(bounds.max_replicas))
     if options.max_cost_per_hour is not None:
         programme.row(dict(enumerate(prices)), least=0.0, most=options.max_cost_per_hour)
     fewest = sum(each / rate for each, rate in zip(wanted, best, strict=True))
@@ -162,7 +169,16 @@ def _chosen(
         {c: each for c, each in missing.items() if each > (1 + START_SHARE) / SHORTAGE * min(best[c], wanted[c])},
         float(sum(price * counts[kind.key] for kind, price in zip(kinds, prices, strict=True))),
         demand.best_effort,
+        _below(inventory, options, counts),
     )
+
+
+def _below(inventory: Inventory, options: Provisioning, counts: Mapping[Key, int]) -> dict[str, int]:
+    """By model, replicas that are missing of its minimum."""
+    there: Counter[str] = Counter()
+    for (model, _), count in counts.items():
+        there[model] += count
+    return {m: less for m in inventory.models if (less := options.bounds(m).min_replicas - there[m]) > 0}
 
 
 def _without_choice(
@@ -188,12 +204,3 @@ def _without_choice(
     if cost > (options.max_cost_per_hour or inf) or any(used[n] > card.places for n, card in inventory.cards.items()):
         return None
     return Mix(counts, load, {}, float(cost), demand.best_effort)
-
-
-def _reachable(inventory: Inventory, model: str, least: int, barred: frozenset[Key], current: Mapping[Key, int]) -> int:
-    """Bound from below that holds although some kinds may not grow for now."""
-    room = sum(
-        current.get(kind.key, 0) if kind.key in barred else inventory.cards[kind.accelerator].places
-        for kind in inventory.of(model)
-    )
-    return min(least, room)

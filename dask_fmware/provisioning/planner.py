@@ -129,6 +129,9 @@ class Planner:
             reasons[model] = self._reason(model, classes, sizing, notes, seen.models.get(model))
             if (share := shares.get(model, 1.0)) < 1:
                 reasons[model] += f", {share:.0%} as full as it will be if it lasts"
+            if (below := sizing.mix.below.get(model)) is not None:
+                least = self.options.bounds(model).min_replicas
+                reasons[model] += f", {below} below min_replicas={least} for now, as starts fail"
         self._keep_for_stability(desired, asked, stock, barred, now, reasons)
         settled = [m for m in self.inventory.models if now - self._started.get(m, -inf) >= self.options.cool_down_s]
         reasons |= self._turns.take(desired, Look(self.inventory, seen.models, stock, barred, settled, now))

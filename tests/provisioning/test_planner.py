@@ -8,6 +8,7 @@ import pytest
 
 from dask_fmware.provisioning import ModelLoad, NodeDemand, Planner, ReplicaNow, WorkflowDemand
 from dask_fmware.provisioning.forecast import ArrivalRate
+from dask_fmware.provisioning.inventory import Inventory
 from dask_fmware.provisioning.views import Observation, Plan
 from dask_fmware.simulate.arrivals import Arrival
 from dask_fmware.simulate.provisioned import ProvisioningController
@@ -153,6 +154,28 @@ def test_a_failed_start_is_removed_its_card_left_alone_and_another_taken() -> No
     assert "no memory" in plan.reasons["m"]
     later = planner.plan(seen(flow(2.0)), 30.0)
     assert {step.accelerator for step in later.steps} == {"slow"}
+
+
+def test_while_a_start_fails_a_minimum_that_would_cost_too_much_is_a_reason_and_no_error() -> None:
+    options = Provisioning(models={"a": Bounds(min_replicas=1)}, max_cost_per_hour=2.5, retry_s=20)
+    planner = Planner(inventory({"slow": 1.0, "fast": 3.0}, models=("a", "b")), options)
+    failed = ready("a-0", model="a", state="failed", error="no memory")
+    plan = planner.plan(seen(flow(0.1, model="b"), replicas=(failed,)), 1.0)
+    assert [(s.kind, s.model) for s in plan.steps] == [("stop", "a"), ("start", "b")]
+    assert "1 below min_replicas=1 for now, as starts fail" in plan.reasons["a"]
+    later = planner.plan(seen(flow(0.1, model="b")), 30.0)
+    assert [(s.kind, s.model) for s in later.steps] == [("start", "a"), ("start", "b")]
+
+
+def test_while_a_start_fails_the_minimum_of_a_model_does_not_take_the_card_of_another() -> None:
+    base = inventory({"X": 1.0, "Y": 1.0}, models=("a", "b"), cards=1)
+    kinds_ = {key: kind for key, kind in base.kinds.items() if key != ("b", "Y")}
+    planner = Planner(Inventory(base.cards, kinds_), Provisioning(default=Bounds(min_replicas=1)))
+    there, failed = ready("b-0", "X", "b"), ready("a-0", "Y", "a", state="failed", error="no memory")
+    plan = planner.plan(seen(replicas=(there, failed)), 1.0)
+    assert kinds(plan) == ["stop"]
+    assert plan.desired == {("b", "X"): 1}
+    assert "1 below min_replicas=1 for now" in plan.reasons["a"]
 
 
 def test_failures_in_a_row_are_tried_less_and_less_often() -> None:
