@@ -14,6 +14,7 @@ from typing import TypeAlias
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.provisioning.capacity import CallClass
 from dask_fmware.provisioning.demand import call_classes
+from dask_fmware.provisioning.exchanges import Exchanges
 from dask_fmware.provisioning.failures import Failures
 from dask_fmware.provisioning.filling import Filling, Soon, filled
 from dask_fmware.provisioning.forecast import Peak, spread
@@ -76,6 +77,7 @@ class Planner:
         self._started: dict[str, float] = {}  # model -> last start
         self._begun: float | None = None
         self._turns = Turns(options)
+        self._exchanges = Exchanges(options.idle_s)
         self._simple = Simple(options)
         self._queue_length = QueueLength(options)
         self._solved: tuple[float, object, Sizing] | None = None
@@ -315,14 +317,14 @@ class Planner:
         now: float,
         attainment: Mapping[str, float],
     ) -> Plan:
-        steps = steps_to(desired, reasons, seen.replicas, self.inventory, barred, now)
+        steps = steps_to(desired, reasons, seen.replicas, self.inventory, barred, self._exchanges, now)
         for step in steps:
             if step.kind in ("start", "swap"):
                 self._started[step.model] = now
         cost = sum(
             self.inventory.kinds[key].price_per_hour * n for key, n in desired.items() if key in self.inventory.kinds
         )
-        for model, why in self.failures.reasons(now).items():
+        for model, why in (*self._exchanges.reasons(now).items(), *self.failures.reasons(now).items()):
             reasons[model] = f"{reasons.get(model, '')}; {why}".removeprefix("; ")
         return Plan(now, {key: n for key, n in desired.items() if n}, tuple(steps), reasons, cost, attainment)
 

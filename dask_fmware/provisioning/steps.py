@@ -2,15 +2,17 @@
 
 A replica is stopped only when it drains and has no calls. A drained one is taken back before another is started.
 Where one model's replica goes and another's is to come and no card of the type is free, its card is handed over.
+Where both wait for each other, `exchanges` says whose.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
+from dask_fmware.provisioning.exchanges import Exchanges, Still
 from dask_fmware.provisioning.inventory import Inventory
 from dask_fmware.provisioning.views import ReplicaNow, Step, StepKind
 
@@ -40,12 +42,13 @@ def steps_to(
     replicas: Sequence[ReplicaNow],
     inventory: Inventory,
     barred: frozenset[Key],
+    exchanges: Exchanges,
     now: float,
 ) -> list[Step]:
     """Return the steps, in the order in which they are to be done.
 
     Replicas of a kind that shrinks go only when the others of their model that are to be there are ready, unless
-    the model shrinks as a whole: a mix is changed without a gap.
+    the model shrinks as a whole: a mix is changed without a gap, where `exchanges` sees no standstill.
     """
     by_kind: dict[Key, list[ReplicaNow]] = defaultdict(list)
     for replica in replicas:
@@ -53,21 +56,27 @@ def steps_to(
     steps, used = _ended(replicas, reasons), Counter(replica.accelerator for replica in replicas)
     ending = {step.replica for step in steps}
     going: list[ReplicaNow] = []
+    held: list[ReplicaNow] = []  # that would go if the others of their model were ready
     missing: list[tuple[Key, int]] = []
     for key in sorted({*desired, *by_kind}):
         there = [r for r in by_kind[key] if r.state in ("starting", "ready")]
         surplus = len(there) - desired.get(key, 0)
         if surplus > 0:
-            if not _awaits_others(key, desired, by_kind):
-                going += sorted((r for r in there if r.is_ours), key=lambda r: _least_loss(r, now))[:surplus]
+            least = sorted((r for r in there if r.is_ours), key=lambda r: _least_loss(r, now))[:surplus]
+            (held if _awaits_others(key, desired, by_kind) else going).extend(least)
         elif surplus < 0:
             back = [r for r in by_kind[key] if r.state == "draining" and r.name not in ending][:-surplus]
             steps += [Step("resume", *key, _why(reasons, key), r.name) for r in back]
             ending -= {r.name for r in back}
             if len(back) < -surplus and key not in barred:
                 missing.append((key, -surplus - len(back)))
+    unplaced, leaving = [], {r.name for r in going}
     for key, count in missing:
-        steps += _starts(key, count, going, used, inventory, reasons)
+        starts = _starts(key, count, going, used, inventory, reasons)
+        steps += starts
+        if len(starts) < count:
+            unplaced.append(key)
+    steps += _exchanged(unplaced, held, leaving, replicas, reasons, exchanges, now)
     for replica in going:
         key = replica.model, replica.accelerator
         kind: StepKind = "stop" if replica.state == "starting" else "drain"
@@ -108,6 +117,30 @@ def _starts(
             why = f"{_why(reasons, key)}; takes the card of '{swapped.name}', which model '{swapped.model}' can spare"
             steps.append(Step("swap", model, accelerator, why, swapped.name))
     return steps
+
+
+def _exchanged(
+    unplaced: Sequence[Key],
+    held: Sequence[ReplicaNow],
+    leaving: Collection[str],
+    replicas: Sequence[ReplicaNow],
+    reasons: Mapping[str, str],
+    exchanges: Exchanges,
+    now: float,
+) -> list[Step]:
+    """The card of a replica that stays for the sake of others, where these wait for it in turn."""
+    freed = {r.accelerator for r in replicas if r.state not in ("starting", "ready") or r.name in leaving}
+    ready = Counter(r.model for r in replicas if r.state == "ready" and r.name not in leaving)
+    first = sorted((r for r in held if r.state == "ready"), key=lambda r: _least_loss(r, now))
+    loading = {r.model for r in replicas if r.state == "starting"}
+    found = exchanges.choose(Still(unplaced, first, freed, ready, loading), now)
+    if found is None:
+        return []
+    why = (
+        f"{_why(reasons, found.to)}; takes the card of '{found.replica.name}', for which model "
+        f"'{found.replica.model}' has no other to come: each waited for the other's for {found.waited_s:.0f} s"
+    )
+    return [Step("swap", *found.to, why, found.replica.name)]
 
 
 def _awaits_others(key: Key, desired: Mapping[Key, int], by_kind: Mapping[Key, Sequence[ReplicaNow]]) -> bool:
