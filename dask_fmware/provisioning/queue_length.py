@@ -2,7 +2,7 @@
 
 Ongoing calls, running and waiting, are averaged over 30 s; more replicas are started when more were wanted for all of
 `upscale_delay_s`, fewer after `downscale_delay_s`; from none to one at once (ray.serve.config.AutoscalingConfig and
-its default policy). Which card is not part of it; the cheapest with room is taken.
+its default policy). Which card is not part of it; the cheapest with room is taken, within the bound of the cost.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class QueueLength:
             if not self._is_due(model, wanted, have, now):
                 continue
             for _ in range(wanted - have):
-                if (key := cheapest_free(inventory, model, desired, barred)) is None:
+                if (key := cheapest_free(inventory, model, desired, barred, self._options.max_cost_per_hour)) is None:
                     break
                 desired[key] = desired.get(key, 0) + 1
             dearest = [kind.key for kind in reversed(inventory.of(model))]

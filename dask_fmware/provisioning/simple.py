@@ -1,6 +1,6 @@
 """The paper's simple mode: one more replica when slack is exhausted too often, one less after an idle period.
 
-Section 4.3 of the paper names no card; the cheapest with room is taken.
+Section 4.3 of the paper names no card; the cheapest with room is taken, within the bound of the cost.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dask_fmware.spec.provisioning import Provisioning
 __all__ = ["Simple", "cheapest_free"]
 
 FEWEST = 10  # runs that say anything
+EXACT = 1e-9  # of the currency, within which sums of prices are equal
 
 
 class Simple:
@@ -26,7 +27,7 @@ class Simple:
         self, inventory: Inventory, seen: Observation, stock: Stock, barred: frozenset[Key], now: float
     ) -> tuple[dict[Key, int], dict[str, str]]:
         """Return replicas by kind, and why."""
-        desired, reasons = dict(stock.counts), {}
+        desired, reasons, cost_limit = dict(stock.counts), {}, self._options.max_cost_per_hour
         for model in inventory.models:
             load, bounds = seen.models.get(model, ModelLoad()), self._options.bounds(model)
             have = sum(n for key, n in desired.items() if key[0] == model)
@@ -39,7 +40,7 @@ class Simple:
             needs_first = have == 0 and load.held > 0
             if have < bounds.min_replicas or needs_first or (is_late and cool and not loading):
                 is_within = bounds.max_replicas is None or have < bounds.max_replicas
-                if is_within and (key := cheapest_free(inventory, model, desired, barred)) is not None:
+                if is_within and (key := cheapest_free(inventory, model, desired, barred, cost_limit)) is not None:
                     desired[key] = desired.get(key, 0) + 1
                     self._started[model] = now
                 continue
@@ -54,9 +55,14 @@ class Simple:
         return desired, reasons
 
 
-def cheapest_free(inventory: Inventory, model: str, desired: dict[Key, int], barred: frozenset[Key]) -> Key | None:
-    """Return the cheapest kind of a model that has a card left, or None."""
+def cheapest_free(
+    inventory: Inventory, model: str, desired: dict[Key, int], barred: frozenset[Key], most_per_hour: float | None
+) -> Key | None:
+    """Return the cheapest kind of a model that has a card left and stays within the cost of all, or None."""
+    cost = sum(inventory.kinds[key].price_per_hour * n for key, n in desired.items() if key in inventory.kinds)
     for kind in inventory.of(model):
+        if most_per_hour is not None and cost + kind.price_per_hour > most_per_hour + EXACT:
+            return None
         used = sum(n for key, n in desired.items() if key[1] == kind.accelerator)
         if kind.key not in barred and used < inventory.cards[kind.accelerator].places:
             return kind.key

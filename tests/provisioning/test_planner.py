@@ -285,6 +285,17 @@ def test_queue_length_starts_after_its_delay() -> None:
     assert begun[0] == 10
 
 
+@pytest.mark.parametrize("mode", ["projection", "simple", "queue_length"])
+def test_no_mode_starts_more_than_the_bound_of_the_cost_allows(mode: str) -> None:
+    options = {"mode": mode, "max_cost_per_hour": 0.7, "cool_down_s": 0, "upscale_delay_s": 0, "exhausted_share": 0}
+    planner = Planner(inventory(prices={"slow": 0.1}, cards=20), Provisioning.model_validate(options))
+    crowd, have = ModelLoad(held=90, running=8, ended=100, missed=90), stock(1)
+    for now in range(12):
+        plan = planner.plan(seen(flow(90.0), replicas=have, m=crowd), float(now))
+        have = stock(len(have) + kinds(plan).count("start"))
+    assert len(have) == 7
+
+
 def test_equal_histories_give_equal_plans() -> None:
     def play() -> list[Plan]:
         planner = Planner(inventory({"slow": 1.0, "fast": 3.0}), Provisioning())
