@@ -53,8 +53,8 @@ def steps_to(
     by_kind: dict[Key, list[ReplicaNow]] = defaultdict(list)
     for replica in replicas:
         by_kind[replica.model, replica.accelerator].append(replica)
-    steps, used = _ended(replicas, reasons), Counter(replica.accelerator for replica in replicas)
-    ending = {step.replica for step in steps}
+    used = Counter(replica.accelerator for replica in replicas)
+    resumed: dict[str, Step] = {}
     going: list[ReplicaNow] = []
     held: list[ReplicaNow] = []  # that would go if the others of their model were ready
     missing: list[tuple[Key, int]] = []
@@ -65,11 +65,11 @@ def steps_to(
             least = sorted((r for r in there if r.is_ours), key=lambda r: _least_loss(r, now))[:surplus]
             (held if _awaits_others(key, desired, by_kind) else going).extend(least)
         elif surplus < 0:
-            back = [r for r in by_kind[key] if r.state == "draining" and r.name not in ending][:-surplus]
-            steps += [Step("resume", *key, _why(reasons, key), r.name) for r in back]
-            ending -= {r.name for r in back}
+            back = [r for r in by_kind[key] if _serves_yet(r)][:-surplus]
+            resumed |= {r.name: Step("resume", *key, _why(reasons, key), r.name) for r in back}
             if len(back) < -surplus and key not in barred:
                 missing.append((key, -surplus - len(back)))
+    steps = [*_ended([r for r in replicas if r.name not in resumed], reasons), *resumed.values()]
     unplaced, leaving = [], {r.name for r in going}
     for key, count in missing:
         starts = _starts(key, count, going, used, inventory, reasons)
@@ -94,6 +94,12 @@ def _ended(replicas: Sequence[ReplicaNow], reasons: Mapping[str, str]) -> list[S
         elif r.state == "failed":
             steps.append(Step("stop", r.model, r.accelerator, f"it failed: {r.error}", r.name))
     return steps
+
+
+def _serves_yet(replica: ReplicaNow) -> bool:
+    """Whether a replica that drains could go on: it has calls, or is known to be idle, and is not lost."""
+    has_calls = bool(replica.running or replica.waiting)
+    return replica.state == "draining" and (has_calls or replica.idle_since is not None)
 
 
 def _starts(

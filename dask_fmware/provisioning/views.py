@@ -73,7 +73,7 @@ class ReplicaNow:
     since: float  # when it came into this state
     running: int = 0
     waiting: int = 0
-    idle_since: float | None = None  # None: it has calls
+    idle_since: float | None = None  # None: it has calls, or is not there
     load_s: float = 0.0  # what its engine took to load; 0: not known
     error: str = ""
     is_hopeless: bool = False  # it failed in a way that no retry mends

@@ -73,6 +73,14 @@ def test_a_draining_replica_is_taken_back_when_its_model_is_asked_for_again() ->
     assert kinds(plan) == ["resume"]
 
 
+def test_a_drained_replica_that_is_idle_already_is_taken_back_and_no_other_started() -> None:
+    planner = Planner(inventory(), Provisioning(idle_s=1, cool_down_s=0))
+    drained = stock(1, state="draining", idle_since=0.0)
+    assert kinds(planner.plan(seen(flow(1.0), replicas=drained), 0.0)) == ["resume"]
+    lost = stock(1, state="draining")
+    assert kinds(planner.plan(seen(flow(1.0), replicas=lost), 1.0)) == ["stop", "start"]
+
+
 def test_to_zero_and_back() -> None:
     planner = Planner(inventory(), Provisioning(idle_s=50, cool_down_s=0))
     planner.plan(seen(replicas=stock(1, idle_since=0.0)), 0.0)
