@@ -48,7 +48,8 @@ class Provisioning(Option):
     idle_s, cool_down_s, margin
         Replicas go when the load of all of `idle_s` could do without them and a share of `margin` more, the last of a
         model when none of its calls waited or ran in it, but not within `cool_down_s` of a start of their model.
-        Where models are more than cards, calls wait for the card of a replica without calls, for `idle_s` at most.
+        Where models are more than cards, calls wait for the card of a replica without calls, for `idle_s` at most; two
+        models of which each has the card that the other waits for change places after it.
     boot_s, load_s
         From the request for a worker until its engine begins to load, and its load time until one has been measured.
     start_timeout_s, retry_s, most_retry_s
