@@ -73,7 +73,7 @@ def simulate(
     """
     loaded = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     numbers = range(seeds) if isinstance(seeds, int) else list(seeds)
-    return Study(loaded, list(cells(loaded, policies, loads, numbers, told)))
+    return Study(loaded, list(cells(loaded, policies, loads, numbers, told, executor)))
 
 
 def cells(

@@ -45,11 +45,22 @@ def test_a_study_has_a_row_for_each_policy_and_load(study: Study) -> None:
     assert slack["parked_calls"] > greedy["parked_calls"] == 0
 
 
+class Counting(ThreadPoolExecutor):
+    """Knows how much it was given to do."""
+
+    taken = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        self.taken += 1
+        return super().submit(*args, **kwargs)
+
+
 def test_what_comes_of_it_does_not_depend_on_where_it_is_played(study: Study) -> None:
     told: list[str] = []
-    with ThreadPoolExecutor(2) as executor:
+    with Counting(2) as executor:
         elsewhere = fm.simulate(scenario(), ["slack", "greedy"], [4, 16], 3, told.append, executor)
     assert elsewhere.rows == study.rows
+    assert executor.taken == 12, "each simulation is played there"
     assert told[:4] == ["slack, load 4, seed 0", "slack, load 4, seed 1", "slack, load 4, seed 2",
                         "greedy, load 4, seed 0"]  # fmt: skip
 
