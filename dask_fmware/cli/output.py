@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["OutputFile", "console", "write"]
+__all__ = ["OutputFile", "console", "json_text", "write"]
 
 PIPE_WIDTH = 240  # a pipe has no width, and cutting a table there loses data
 
@@ -32,6 +34,25 @@ class OutputFile(click.Path):
             why = "is not writable" if folder.is_dir() else "is no folder"
             self.fail(f"'{path}' cannot be written, as '{folder}' {why}; give another path", param, ctx)
         return path
+
+
+def json_text(value: Any) -> str:
+    """Return plain values as JSON, which knows no infinity: a time that never comes is null.
+
+    >>> print(json_text({"latest_s": float("inf")}))
+    {
+     "latest_s": null
+    }
+    """
+    return json.dumps(_finite(value), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def write(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dask_fmware.cli.output import console
+from dask_fmware.cli.output import console, json_text
 
 __all__ = ["replay", "show_answers"]
 
@@ -56,17 +56,22 @@ def show_answers(answers: list[Any], left_out: int, as_json: bool) -> None:
 
     if as_json:
         rows = [{"case": one.case, "policy": one.policy, **asdict(one.measured)} for one in answers]
-        click.echo(json.dumps({"left_out": left_out, "rows": rows}, indent=1))
+        click.echo(json_text({"left_out": left_out, "rows": rows}))
         return
     from rich.table import Table
 
-    table = Table("", "policy", "runs", "goodput", "TTFT p50", "p99", "latency p99", "fits 95 % at", "share")
+    from dask_fmware.simulate.report import shown
+
+    some_never_end = any(one.measured.never_ended for one in answers)
+    table = Table("", "policy", "runs", *(["never ended"] if some_never_end else []), "goodput", "TTFT p50", "p99",
+                  "latency p99", "fits 95 % at", "share")  # fmt: skip
     for one in answers:
         told = one.measured
         share = " ".join(f"{name} {part:.0%}" for name, part in told.share.items())
         table.add_row(
-            one.case, one.policy, str(told.runs), f"{told.goodput:.3f}", f"{told.ttft_p50_s:.3f} s",
-            f"{told.ttft_p99_s:.3f} s", f"{told.latency_p99_s:.3f} s", f"{told.scale_95:.2f} x SLO", share,
+            one.case, one.policy, str(told.runs), *([str(told.never_ended)] if some_never_end else []),
+            f"{told.goodput:.3f}", shown(told.ttft_p50_s, "{:.3f} s"), shown(told.ttft_p99_s, "{:.3f} s"),
+            shown(told.latency_p99_s, "{:.3f} s"), shown(told.scale_95, "{:.2f} x SLO"), share,
         )  # fmt: skip
     console().print(table)
     if left_out:

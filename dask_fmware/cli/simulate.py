@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dask_fmware import __version__
-from dask_fmware.cli.output import OutputFile, console, write
+from dask_fmware.cli.output import OutputFile, console, json_text, write
 
 __all__ = ["simulate"]
 
@@ -132,7 +131,7 @@ def _what_if(
     show_answers(answers, recorded.left_out, as_json=False)
     if json_path is not None:
         rows = [{"case": one.case, "policy": one.policy, **asdict(one.measured)} for one in answers]
-        write(json_path, json.dumps(rows, indent=1) + "\n")
+        write(json_path, json_text(rows) + "\n")
 
 
 def _play(
@@ -180,7 +179,7 @@ def _play(
         click.echo(f"{len(study)} of {len(wanted) * len(at)} cells were played; nothing is written", err=True)
         raise click.Abort
     if json_path is not None:
-        write(json_path, json.dumps(study.rows, indent=1) + "\n")
+        write(json_path, json_text(study.rows) + "\n")
     if html_path is not None:
         said = ["dask fmware simulate", str(path), *(f"--policy {policy}" for policy in wanted)]
         said += [*(f"--load {load:g}" for load in at), f"--seeds {len(seeds)} --first-seed {seeds[0]}"]
@@ -189,21 +188,24 @@ def _play(
 
 
 def _show(study: Any) -> None:
-    """Print a table."""
+    """Print a table; runs that never end have a column where there are any."""
     from rich.table import Table
 
-    scenario, first = study.scenario, study.policies[0]
+    from dask_fmware.simulate.report import shown
+
+    scenario, first, rows = study.scenario, study.policies[0], study.rows
+    some_never_end = any(row["never_ended"] for row in rows)
     table = Table(title=f"{scenario.name}: {scenario.description}" if scenario.description else scenario.name)
     for name in ("load", "policy"):
         table.add_column(name)
     for name in ("goodput", "95 %", f"below {first}", "TTFT p50", "p99", "latest", "95 % within", "99 % within",
-                 "late", "parked", "late work", "cost"):  # fmt: skip
+                 "late", *(["never ended"] if some_never_end else []), "parked", "late work", "cost"):  # fmt: skip
         table.add_column(name, justify="right")
-    shares = [key for key in study.rows[0] if key.startswith("share_")]
+    shares = [key for key in rows[0] if key.startswith("share_")]
     for key in shares:
         table.add_column(key.removeprefix("share_"), justify="right")
     last = None
-    for row in study.rows:
+    for row in rows:
         if last not in (None, row["load"]):
             table.add_section()
         last = row["load"]
@@ -211,9 +213,11 @@ def _show(study: Any) -> None:
         table.add_row(
             f"{row['load']:g}", row["policy"], f"{row['goodput']:.3f}",
             f"{row['goodput_low']:.3f} - {row['goodput_high']:.3f}", "" if row["policy"] == first else below,
-            f"{row['ttft_p50_s']:.2f} s", f"{row['ttft_p99_s']:.2f} s", f"{row['latest_s']:.1f} s",
-            f"{row['scale_95']:.2f} SLO", f"{row['scale_99']:.2f} SLO", f"{row['finished_late']:.0f}",
-            f"{row['parked_calls']:.0f}", f"{row['late_work']:.0%}", f"{row['cost']:.2f}",
+            shown(row["ttft_p50_s"], "{:.2f} s"), shown(row["ttft_p99_s"], "{:.2f} s"),
+            shown(row["latest_s"], "{:.1f} s"), shown(row["scale_95"], "{:.2f} SLO"),
+            shown(row["scale_99"], "{:.2f} SLO"), f"{row['finished_late']:.0f}",
+            *([f"{row['never_ended']:.0f}"] if some_never_end else []), f"{row['parked_calls']:.0f}",
+            f"{row['late_work']:.0%}", f"{row['cost']:.2f}",
             *(f"{row[key]:.0%}" for key in shares),
         )  # fmt: skip
     console().print(table)

@@ -24,6 +24,11 @@ class Agenda:
         self.noted += 1
         heappush(self._heap, (when, self.noted, do, arguments))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is noted any more."""
+        return not self._heap
+
     def play(self, until: float) -> None:
         """Do what is due, one after the other, until nothing is left, `is_over` or `until`."""
         heap = self._heap

@@ -30,12 +30,13 @@ class Outcome:
     finished_at: float = inf
     calls: list[tuple[str, str, float, float]] = field(default_factory=list)  # node, accelerator, start, end
     parked: int = 0  # calls that were started although they were found too late
+    never_ended: bool = False  # it was under way when the simulation ended
 
     @property
     def met(self) -> bool:
-        """Whether its answer began in time, or was complete if that is what was promised."""
+        """Whether its answer began in time, or was complete if that is what was promised; any time, if nothing was."""
         at = self.finished_at if self.run.is_whole else self.first_token_at
-        return at <= self.run.deadline + 1e-9
+        return at < inf and at <= self.run.deadline + 1e-9
 
 
 class Live:
@@ -92,12 +93,11 @@ class Course:
         self._ended = ended
         self._hop_s = hop_s
         self._users: dict[tuple[tuple[int, ...], ...], Users] = {}  # what the nodes wait for -> users of each node
-        self.live = 0  # runs under way
+        self.live: dict[Live, None] = {}  # runs under way, in order of arrival
         self.calls: dict[str, tuple[Live, SampledNode, int]] = {}  # by call id, from runnable to done
 
     def submit(self, run: SampledRun) -> Live:
         """A run has arrived."""
-        self.live += 1
         return self._begin(run, None, None, 0)
 
     def call_done(self, call_id: str) -> None:
@@ -114,7 +114,7 @@ class Course:
         if live.is_over:
             return
         live.is_over = True
-        self.live -= 1
+        del self.live[live]
         run_id = live.run.run_id
         if state == "finished":
             live.outcome.finished_at = self._agenda.now
@@ -126,6 +126,19 @@ class Course:
             del self.calls[call_id]
         live.keys.clear()
         self._ended(live)
+
+    def leave(self, *, is_stuck: bool) -> list[Outcome]:
+        """Return the outcomes of the runs under way, as nothing more will happen.
+
+        Where they are stuck, no engine has anything to do: tokens that were seen are of attempts that were lost, or of
+        runs whose rest nobody serves.
+        """
+        left = [live.outcome for live in self.live]
+        for outcome in left:
+            outcome.never_ended = True
+            if is_stuck:
+                outcome.first_token_at = inf
+        return left
 
     # -- nodes -----------------------------------------------------------------------------------
 
@@ -143,6 +156,8 @@ class Course:
                 tuple(i for i, after in enumerate(shape) if source in after) for source in range(len(shape))
             )
         live = Live(run, body, parent, index, users)
+        if parent is None:
+            self.live[live] = None
         self._tell(RunSubmitted(live.plan))
         return live
 

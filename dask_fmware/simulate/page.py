@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dask_fmware.simulate.pictures import PICTURES, picture
+from dask_fmware.simulate.report import shown
 from dask_fmware.simulate.scenario import Hosting, Scenario
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("scale_99", "99 % within", "{:.2f} SLO", "how far the SLO must be relaxed for 99 % to meet it"),
     ("finished_late", "late", "{:.0f}", "runs that missed and were served all the same, mean over seeds"),
     ("rejected", "rejected", "{:.0f}", "runs that ended without an answer, mean over seeds"),
+    ("never_ended", "never ended", "{:.0f}", "runs that nothing could serve any more, mean over seeds"),
     ("parked_calls", "parked", "{:.0f}", "calls started although they were found too late, mean over seeds"),
     ("late_work", "late work", "{:.0%}", "share of the engines' work that went to runs that missed"),
-    ("cost", "cost", "{:.2f}", "of the cards in use until the last run ended"),
+    ("cost", "cost", "{:.2f}", "of the cards in use until the simulation ended"),
     ("runs", "runs", "{:.0f}", "mean over seeds"),
 )
 
@@ -88,14 +90,10 @@ def table(study: Study) -> str:
     head += "".join(f"<th title='share of calls'>{escape(key[6:])}</th>" for key in shares)
     body = ""
     for row in rows:
-        cells = "".join(f"<td>{escape(_shown(row[key], form))}</td>" for key, _, form, _ in COLUMNS)
+        cells = "".join(f"<td>{escape(shown(row[key], form))}</td>" for key, _, form, _ in COLUMNS)
         cells += "".join(f"<td>{row[key]:.0%}</td>" for key in shares)
         body += f"<tr{' class=best' if row['goodput'] == best[row['load']] else ''}>{cells}</tr>"
     return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _shown(value: Any, form: str) -> str:
-    return "never" if value == float("inf") else form.format(value)
 
 
 def _svg(study: Study, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from dask_fmware.errors import FMwareError
@@ -60,16 +61,26 @@ def _attainment(axes: Any, study: Study) -> None:
 
 
 def _times(axes: Any, study: Study) -> None:
-    cells = _busiest(study)
+    """Quantiles of the time to first token; those that never come are named at the edge."""
+    looks = (("p50", "median", 0.45, "o"), ("p95", "95 %", 0.75, "D"), ("p99", "99 %", 1.0, "s"))
+    cells, drawn = _busiest(study), 0
     for y, (colour, cell) in enumerate(zip(_cycle(study), cells, strict=True)):
-        for q, alpha, marker in (("p50", 0.45, "o"), ("p95", 0.75, "D"), ("p99", 1.0, "s")):
-            axes.scatter(cell.mean(f"ttft_{q}_s"), y, color=colour, alpha=alpha, marker=marker, s=46, zorder=3)
-        axes.plot([cell.mean("ttft_p50_s"), cell.mean("ttft_p99_s")], [y, y], color=colour, lw=1.5, alpha=0.5)
-    for marker, label in (("o", "median"), ("D", "95 %"), ("s", "99 %")):
+        times = [cell.mean(f"ttft_{q}_s") for q, *_ in looks]
+        known = [time for time in times if time < inf]
+        for time, (_, _, alpha, marker) in zip(known, looks, strict=False):
+            axes.scatter(time, y, color=colour, alpha=alpha, marker=marker, s=46, zorder=3)
+        axes.plot(known, [y] * len(known), color=colour, lw=1.5, alpha=0.5)
+        if len(known) < len(looks):
+            never, edge = f"{looks[len(known)][1]}: never", axes.get_yaxis_transform()
+            axes.text(0.99, y - 0.1, never, transform=edge, ha="right", va="bottom", fontsize=9, color="#475569")
+        drawn += len(known)
+    for _, label, _, marker in looks:
         axes.scatter([], [], color=GREY, marker=marker, label=label)
     _names(axes, study)
-    axes.set(xscale="log", xlabel="seconds", title=f"Time to first token, load {study.loads[-1]:g}")
-    _plain_log(axes.xaxis)
+    axes.set(xlabel="seconds", title=f"Time to first token, load {study.loads[-1]:g}")
+    if drawn:  # an axis of logarithms needs something on it
+        axes.set_xscale("log")
+        _plain_log(axes.xaxis)
     axes.legend(frameon=False, ncols=3, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18))
 
 

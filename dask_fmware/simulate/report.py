@@ -13,7 +13,7 @@ from typing import Any
 
 from dask_fmware.simulate.tally import Measured
 
-__all__ = ["Cell", "Interval", "crossing", "interval", "paired"]
+__all__ = ["Cell", "Interval", "crossing", "interval", "paired", "shown"]
 
 RESAMPLES = 1000
 
@@ -61,6 +61,15 @@ class Cell:
         for accelerator in self.measured[0].share:
             row[f"share_{accelerator}"] = sum(one.share[accelerator] for one in self.measured) / len(self.measured)
         return row
+
+
+def shown(value: Any, form: str) -> str:
+    """Return a number as people read it: a time that never comes is ``never``.
+
+    >>> shown(0.25, "{:.1f} s"), shown(inf, "{:.1f} s")
+    ('0.2 s', 'never')
+    """
+    return "never" if value == inf else form.format(value)
 
 
 def interval(values: Sequence[float]) -> Interval:

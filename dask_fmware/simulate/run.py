@@ -152,18 +152,23 @@ def play(
     runs = Workload(scenario, seed).drawn(rate=rate)
     world = World(scenario, policy, runs, seed, controller=controller, ended=tally.add)
     world.play()
-    if not tally.runs:
+    if tally.runs == tally.never_ended:
         raise SpecError(f"seed {seed}: no run ended; let more arrive, or give the cluster replicas that serve them")
     return tally.measured(world.card_seconds)
 
 
 def saturation(scenario: Scenario, seed: int = 0) -> float:
-    """Runs a second that the cluster completes when it is never idle: the load that it can just bear.
+    """Return the runs a second that the cluster completes when it is never idle: the load that it can just bear.
 
     Twice as many runs as there are slots are under way at any time, workflows in their shares; counted are those that
     end after as many have ended. Completions of a backlog that is submitted at once would overstate it by a quarter
     to a third: in its middle the first calls of all runs are done already, and the last ones of many are not.
     It is the better of two simple policies, so that it does not depend on the ones that are compared.
+
+    Raises
+    ------
+    SpecError
+        The cluster comes to a halt at once, as when a model has no replica.
     """
     return _saturation(scenario.model_dump_json(), seed)  # a document is a key, a scenario is none
 
@@ -177,5 +182,10 @@ def _saturation(document: str, seed: int) -> float:
     for policy in ("least_outstanding", "greedy"):
         world = ClosedLoop(endless(scenario, seed), under_way, scenario, policy, (), seed, under_way + count)
         ends = sorted(outcome.finished_at for outcome in world.play() if outcome.finished_at < inf)
+        if len(ends) <= under_way:
+            raise SpecError(
+                f"scenario '{scenario.name}': its cluster comes to a halt at once, so nobody knows what load it can "
+                "bear; give every model a replica that stays, or the arrivals a rate"
+            )
         best = max(best, (len(ends) - under_way) / (ends[-1] - ends[under_way - 1]))
     return best

@@ -37,10 +37,11 @@ class Measured:
     scale_99: float
     finished_late: int  # runs that missed and were served all the same
     rejected: int  # runs that ended without an answer
+    never_ended: int  # runs that were under way at the end, as nothing could serve them any more
     parked_calls: int  # started although they were found too late
     late_work: float  # share of the engines' work that went to runs that missed
     makespan_s: float
-    cost: float  # of the cards in use until the last run ended, at the scenario's prices
+    cost: float  # of the cards in use until the simulation ended, at the scenario's prices
     share: dict[str, float]  # of calls, by accelerator
     scale_curve: tuple[float, ...] = ()  # quantiles of the times the SLO that runs took, from 0 to 100 %
     timeline: tuple[tuple[float, int, int], ...] = ()  # middle of a span of arrivals, runs in it, those in time
@@ -62,7 +63,8 @@ class Tally:
         self._scale = array("d")
         self._arrival = array("d")
         self._in_time = bytearray()
-        self._met = self._late = self._parked = 0
+        self._met = self._late = self._rejected = self._parked = 0
+        self.never_ended = 0  # of the runs taken so far
         self._work_s = self._late_work_s = self._end = 0.0
         self._calls = dict.fromkeys(scenario.cards, 0)
 
@@ -72,7 +74,7 @@ class Tally:
         return len(self._ttft)
 
     def add(self, outcome: Outcome) -> None:
-        """Take the outcome of a run that has ended."""
+        """Take the outcome of a run that has ended, or never will."""
         run, met = outcome.run, outcome.met
         arrival, allowed = run.arrival, run.deadline - run.arrival
         ttft, latency = outcome.first_token_at - arrival, outcome.finished_at - arrival
@@ -80,7 +82,8 @@ class Tally:
         self._latency.append(latency)
         self._arrival.append(arrival)
         self._in_time.append(met)
-        self._scale.append((latency if run.is_whole else ttft) / allowed if allowed < inf else 0.0)
+        took = latency if run.is_whole else ttft
+        self._scale.append(took / allowed if allowed < inf else 0.0 if took < inf else inf)
         work_s, calls = 0.0, self._calls
         for _, accelerator, start, end in outcome.calls:
             calls[accelerator] = calls.get(accelerator, 0) + 1
@@ -91,9 +94,12 @@ class Tally:
             self._met += 1
         else:
             self._late_work_s += work_s
+        self.never_ended += outcome.never_ended
         if outcome.finished_at < inf:
             self._late += not met
             self._end = max(self._end, outcome.finished_at)
+        elif not outcome.never_ended:
+            self._rejected += not met
 
     def measured(self, card_seconds: Mapping[str, float] | None = None) -> Measured:
         """Sum up; at least one run has been taken.
@@ -120,7 +126,8 @@ class Tally:
             scale_95=_rank(scale, 0.95),
             scale_99=_rank(scale, 0.99),
             finished_late=self._late,
-            rejected=count - self._met - self._late,
+            rejected=self._rejected,
+            never_ended=self.never_ended,
             parked_calls=self._parked,
             late_work=self._late_work_s / self._work_s if self._work_s else 0.0,
             makespan_s=self._end,

@@ -109,7 +109,8 @@ class World:
     controller
         Starts and stops replicas while the simulation plays.
     ended
-        Takes the outcome of each run when it has ended. With it, `play` keeps none.
+        Takes the outcome of each run when it has ended, and at last those of runs that never do. With it, `play` keeps
+        none.
     log
         Takes the lines of the machine's event log.
     hedge_budget
@@ -149,7 +150,7 @@ class World:
         self.fleet = VirtualFleet(scenario, self._agenda, self.engines, self._tell, self._lost, seed)
         self.fleet.begin()
         self.end_s = 0.0  # when the last run ended
-        self.card_seconds = dict.fromkeys(scenario.cards, 0.0)  # paid until then, by type
+        self.card_seconds = dict.fromkeys(scenario.cards, 0.0)  # paid until the end of the simulation, by type
 
     @property
     def now(self) -> float:
@@ -157,12 +158,20 @@ class World:
         return self._agenda.now
 
     def play(self, until: float = inf) -> list[Outcome]:
-        """Play until all runs have ended, or `until`; return what came of them in order of arrival."""
+        """Play until all runs have ended, nothing more can happen, or `until`; return what came of them.
+
+        Outcomes are in order of arrival. Runs that wait for what never comes, such as a card that was lost for good,
+        are among them: see `Outcome.never_ended`.
+        """
         self._next_arrival()
         if self._controller is not None:
             self._control()
         with _few_collections():
             self._agenda.play(until)
+        self.card_seconds = {accelerator: self.fleet.card_seconds(accelerator) for accelerator in self.card_seconds}
+        for outcome in self._course.leave(is_stuck=self._agenda.is_empty):
+            if self._ended is not None:
+                self._ended(outcome)
         return self.outcomes
 
     # -- arrivals and ends -----------------------------------------------------------------------
@@ -189,7 +198,6 @@ class World:
             self._ended(live.outcome)
         if not self._is_arriving and not self._course.live:
             self._agenda.is_over = True
-            self.card_seconds = {accelerator: self.fleet.card_seconds(accelerator) for accelerator in self.card_seconds}
 
     # -- the machine -----------------------------------------------------------------------------
 

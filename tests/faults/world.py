@@ -141,7 +141,7 @@ class FaultyWorld(World):
         self.breaches += [f"{action} has no reason" for action in actions if not action.reason]
 
     def _take_end(self, outcome: Outcome) -> None:
-        self._ends[outcome.run.run_id] += 1
+        self._ends[outcome.run.run_id] += not outcome.never_ended
         self.met += outcome.met
         if outcome.finished_at == inf:
             self.unserved.add(outcome.run.run_id)
