@@ -17,6 +17,7 @@ from dask_fmware.client.asking import (
     still_open,
     until_arrived,
 )
+from dask_fmware.model.bounds import bounds
 from dask_fmware.model.report import CallReport, PackedReport, RunReport
 from dask_fmware.spec.columns import in_columns
 
@@ -71,7 +72,6 @@ class Report:
         for call in _in_order(self.data.calls):
             last = call.last
             ended = last.ended_at if last is not None else None
-            deadline = self.data.deadline_s
             rows.append(
                 {
                     "node": call.node,
@@ -85,9 +85,7 @@ class Report:
                     "predicted_s": _since(call, last.predicted_s if last else None),
                     "p90_s": _since(call, last.bound_s if last else None),
                     "tokens": f"{last.prompt_tokens}+{last.output_tokens}" if last else None,
-                    "slack_s": deadline - self._decisive(call, ended)
-                    if deadline is not None and ended is not None
-                    else call.live_slack_s,
+                    "slack_s": call.live_slack_s if ended is None else self._left_s(call, ended),
                     "attempts": len(call.attempts),
                     "format_tokens": call.format_tokens,
                     "cost": call.cost,
@@ -95,10 +93,14 @@ class Report:
             )
         return rows
 
-    def _decisive(self, call: Any, ended: float) -> float:
-        """When a call had done what the SLO asks of it: an answer under a TTFT objective, its first token."""
-        first = call.last.first_token_at
-        return first if call.answers and self.data.ttft_slo_s is not None and first is not None else ended
+    def _left_s(self, call: CallReport, ended: float) -> float | None:
+        """What was left of the tightest bound when a call had done its part: of one on the first token, to begin."""
+        first = call.last.first_token_at if call.last is not None and call.answers else None
+        began = ended if first is None else first
+        return min(
+            (bound.promised_s - (began if bound.what == "first token" else ended) for bound in bounds(self.data)),
+            default=None,
+        )
 
     @property
     def title(self) -> str:

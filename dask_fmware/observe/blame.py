@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from dask_fmware.model.bounds import bounds, first_token_s
 from dask_fmware.model.report import AttemptReport, CallReport, RunReport
 
-__all__ = ["Blame", "Piece", "PieceKind", "base_name", "blame", "critical_path", "decisive_at"]
+__all__ = ["Blame", "Piece", "PieceKind", "base_name", "blame", "critical_path", "decisive_at", "promised_s"]
 
 PieceKind: TypeAlias = Literal["wait", "run", "lost", "between"]
 CLOSE_S = 1e-6  # two times of one event
@@ -82,11 +83,23 @@ def decisive_at(report: RunReport, now: float | None = None) -> float | None:
     The first token if the bound on it was missed or is the only one, else the end; `now`, in the same seconds, for
     one that is still under way.
     """
-    first, end, ttft = report.first_token_at, report.finished_at, report.ttft_slo_s
+    first, end, ttft = first_token_s(report), report.finished_at, report.ttft_slo_s
     other = report.e2e_slo_s if report.e2e_slo_s is not None else report.finish_by_s
     if ttft is not None and first is not None and (first > ttft or other is None):
         return first
     return end if end is not None else now
+
+
+def promised_s(report: RunReport, path: Sequence[Piece]) -> float | None:
+    """Return the least bound on what a critical path leads to; None if that was promised for no time.
+
+    A path that leads past the first token says nothing of the bound on it.
+    """
+    first, answers = first_token_s(report), {call.node for call in report.calls if call.answers}
+    begins_answer = any(piece.node in answers for piece in path)
+    to_token = not begins_answer or (first is not None and abs(path[-1].end_s - first) < CLOSE_S)
+    of = [bound.promised_s for bound in bounds(report) if to_token or bound.what == "done"]
+    return min(of, default=None)
 
 
 def critical_path(report: RunReport, now: float | None = None) -> list[Piece]:
@@ -97,11 +110,8 @@ def critical_path(report: RunReport, now: float | None = None) -> list[Piece]:
     known = [call for call in report.calls if call.state not in ("skipped", "planned") and call.runnable_at is not None]
     calls = [_as_of(call, at) for call in known]
     # a workflow that ends in plain code, a map or a loop has its first token at its end, from no call
-    ends_at_token = (
-        report.first_token_at is not None
-        and abs(at - report.first_token_at) < CLOSE_S
-        and any(call.answers for call in calls)
-    )
+    first = first_token_s(report)
+    ends_at_token = first is not None and abs(at - first) < CLOSE_S and any(call.answers for call in calls)
     call = _last(calls, at, ends_at_token)
     if call is None:
         return [Piece("between", "", "", 0.0, at)]

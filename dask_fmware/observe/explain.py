@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from dask_fmware.model.bounds import bounds, left_s
 from dask_fmware.model.report import RunReport
-from dask_fmware.observe.blame import Piece, blame, critical_path
+from dask_fmware.observe.blame import Piece, blame, critical_path, promised_s
 from dask_fmware.spec.columns import in_columns
 
 __all__ = ["Explanation", "Neighbour", "explain", "waited_for"]
@@ -95,13 +96,8 @@ def explain(report: RunReport, neighbours: Sequence[Neighbour] = (), now: float 
     since = None if now is None else now - report.submitted
     path = critical_path(report, since)
     worst = _worst(path)
-    late = report.met is False or (
-        report.met is None
-        and report.state == "running"
-        and report.deadline_s is not None
-        and since is not None
-        and since > report.deadline_s
-    )
+    left = left_s(report, since) if report.state == "running" and since is not None else None
+    late = report.met is False or (left is not None and left < 0.0)
     sentences: list[str] = []
     if report.state in ("failed", "refused", "cancelled"):
         whom = blame(report)
@@ -109,46 +105,26 @@ def explain(report: RunReport, neighbours: Sequence[Neighbour] = (), now: float 
         sentences.append(f"It {'was ' if report.state != 'failed' else ''}{report.state}{where}: {report.reason}.")
     if worst is not None and report.state != "refused":
         sentences += _words(report, path, worst, neighbours, late=late)
-    return Explanation(
-        report, _headline(report, since, late=late), tuple(sentences), tuple(path), worst, tuple(neighbours)
-    )
+    return Explanation(report, _headline(report, left), tuple(sentences), tuple(path), worst, tuple(neighbours))
 
 
-def _headline(report: RunReport, since: float | None, *, late: bool) -> str:
+def _headline(report: RunReport, left: float | None) -> str:
     name = f"{report.workflow} {report.run_id[:8]}"
-    bounds = [
-        (what, at, bound)
-        for what, at, bound in (
-            (
-                "first token",
-                report.first_token_at if report.first_token_at is not None else report.finished_at,
-                report.ttft_slo_s,
-            ),
-            ("done", report.finished_at, report.e2e_slo_s),
-            ("done", report.finished_at, report.finish_by_s),
-        )
-        if bound is not None
-    ]
     if report.state == "running":
-        left = (
-            "" if report.deadline_s is None or since is None else f", {report.deadline_s - since:.3f} s of its SLO left"
+        if left is None:
+            return f"{name} is under way"
+        return (
+            f"{name} is under way, {f'{left:.3f} s of its SLO left' if left >= 0.0 else f'already {-left:.3f} s late'}"
         )
-        over = (
-            f", already {since - report.deadline_s:.3f} s late"
-            if late and since is not None and report.deadline_s
-            else left
-        )
-        return f"{name} is under way{over}"
     if report.state != "finished":
         return f"{name} was {report.state}" if report.state != "failed" else f"{name} failed"
-    if not bounds:
+    promised = bounds(report)
+    if not promised:
         return f"{name} finished; it has no SLO"
-    missed = [(what, at, bound) for what, at, bound in bounds if at is None or at > bound]
-    what, at, bound = (missed or bounds)[0]
-    verdict = "missed" if missed else "met"
-    return (
-        f"{name} {verdict} its SLO: {what} after {at if at is not None else float('nan'):.3f} s, promised {bound:g} s"
-    )
+    missed = [bound for bound in promised if not bound.is_met]
+    told, verdict = (missed or promised)[0], "missed" if missed else "met"
+    at = float("nan") if told.at_s is None else told.at_s
+    return f"{name} {verdict} its SLO: {told.what} after {at:.3f} s, promised {told.promised_s:g} s"
 
 
 def _words(
@@ -190,10 +166,11 @@ def _words(
             no_node = "after the last call" if any(piece.node for piece in path) else "before any call of a model"
             what = f"before node '{worst.node}'" if worst.node else no_node
             said.append(f"{lead} plain code and hops {what}: {lost}.")
-    if late and report.deadline_s is not None and ideal > report.deadline_s:
+    promised = promised_s(report, path)
+    if late and promised is not None and ideal > promised:
         said.append(
             f"Even an idle cluster would need {ideal:.3f} s for these calls, more than the "
-            f"{report.deadline_s:g} s promised: the SLO is tighter than these cards allow."
+            f"{promised:g} s promised: the SLO is tighter than these cards allow."
         )
     return said
 

@@ -123,6 +123,47 @@ def test_a_run_under_way_is_explained_up_to_now_with_what_it_waits_for() -> None
     assert "ran rag.each x1" in str(made)
 
 
+STREAMS = attempt(0.0, None, first_token_at=1.0, ideal_ttft_s=0.5, ideal_s=5.0)
+
+
+@pytest.mark.parametrize(
+    ("slo", "said"),
+    [
+        ({"ttft_slo_s": 2.0}, "run-1 is under way"),
+        ({"ttft_slo_s": 2.0, "e2e_slo_s": 20.0}, "run-1 is under way, 15.000 s of its SLO left"),
+        ({"ttft_slo_s": 0.8, "e2e_slo_s": 20.0}, "run-1 is under way, already 0.200 s late"),
+        ({"ttft_slo_s": 0.8, "e2e_slo_s": 4.0}, "run-1 is under way, already 1.000 s late"),
+    ],
+)
+def test_a_run_that_streams_is_late_by_the_bounds_that_it_has_not_kept(slo: dict[str, float], said: str) -> None:
+    report = run(
+        call("answer", 0.0, STREAMS, answers=True, state="running"), state="running", first_token_at=None, **slo
+    )
+    assert explain(report, now=105.0).headline == f"rag {said}"
+
+
+def test_an_objective_is_held_against_the_time_that_it_is_about() -> None:
+    answer = attempt(0.0, 25.0, first_token_at=1.0, ideal_ttft_s=0.5, ideal_s=5.0)
+    both = {"ttft_slo_s": 2.0, "first_token_at": 1.0, "finished_at": 25.0}
+    loose = explain(run(call("answer", 0.0, answer, answers=True), e2e_slo_s=20.0, **both))
+    assert "missed its SLO: done after 25.000 s, promised 20 s" in loose.headline
+    assert "Even an idle cluster" not in str(loose)
+    tight = explain(run(call("answer", 0.0, answer, answers=True), e2e_slo_s=4.0, **both))
+    assert "would need 5.000 s for these calls, more than the 4 s promised" in str(tight)
+
+
+def test_the_whole_of_an_answer_is_not_held_against_a_first_token_that_is_awaited() -> None:
+    silent = attempt(0.0, None, ideal_ttft_s=0.5, ideal_s=5.0)
+    waiting = run(call("answer", 0.0, silent, answers=True, state="running"), state="running", ttft_slo_s=2.0)
+    made = explain(waiting, now=110.0)
+    assert "already 8.000 s late" in made.headline
+    assert "Even an idle cluster" not in str(made)
+    before = attempt(0.0, 9.0, ideal_s=3.0)
+    calls = call("rewrite", 0.0, before), call("answer", 9.0, answers=True, state="held", after=("rewrite",))
+    early = explain(run(*calls, state="running", ttft_slo_s=2.0), now=109.0)
+    assert "would need 3.000 s for these calls, more than the 2 s promised" in str(early)
+
+
 def test_refused_failed_met_and_cancelled_runs() -> None:
     assert blame(run(state="refused", reason="no model")) is not None
     failed = run(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.plan import Guard, Objective
-from dask_fmware.runtime import AttemptEnded, Branched, RunDropped, RunEnded
+from dask_fmware.runtime import AttemptEnded, Branched, FirstToken, RunDropped, RunEnded
 from tests.runtime.builders import Driver, node, plan, replica
 
 TOKEN_S, FIRST_S = 0.01, 0.1  # of the replicas that `builders.replica` makes
@@ -85,6 +85,26 @@ def test_a_call_that_takes_longer_than_expected_loses_slack_as_time_goes_by() ->
     slack = [driver.machine.slack("r", now)["r/first"].slack_s for now in (0.0, 0.2, 1.0, 2.0)]
     assert slack[0] == slack[1] > slack[2] > slack[3]
     assert slack[2] - slack[3] == pytest.approx(1.0)
+
+
+def test_an_answer_that_has_begun_is_awaited_for_the_bounds_that_are_left() -> None:
+    driver = Driver()
+    driver.ready(replica("a", slots=3))
+    past(driver, {"answer": [20] * 10})
+    for run, objective in (
+        ("begin", Objective(ttft_s=2.0)),
+        ("both", Objective(ttft_s=2.0, e2e_s=20.0)),
+        ("late", Objective(ttft_s=0.5, e2e_s=20.0)),
+    ):
+        driver.submit(plan(run, [node(f"{run}/answer", answers=True, max_tokens=90)], objective=objective))
+        driver.runnable(f"{run}/answer")
+    for run in ("begin", "both", "late"):
+        assert driver.machine.slack(run, 0.1)[f"{run}/answer"].slack_s < 2.0
+        driver.tell(FirstToken(f"{run}/answer", 1, 1.0), at=1.0)
+        driver.tell(StepsTimed("tcp://a", tokens=((f"{run}/answer", 1, 5),)), at=1.0)
+    assert driver.machine.slack("begin", 5.0) == {}, "what it was promised it has"
+    assert driver.machine.slack("both", 1.0)["both/answer"].slack_s == pytest.approx(20.0 - 1.0 - 15 * TOKEN_S)
+    assert driver.machine.slack("late", 5.0)["late/answer"].slack_s == pytest.approx(-0.5)
 
 
 def branching(driver: Driver) -> None:

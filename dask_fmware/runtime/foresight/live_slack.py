@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dask_fmware.model.bounds import due as due_bound
 from dask_fmware.model.report import AttemptReport
 from dask_fmware.runtime.foresight.views import CallViews
 from dask_fmware.runtime.replicas.fleet import Fleet
@@ -29,15 +30,19 @@ class CallSlack:
 def live_slack(
     run: RunRecord, calls: Iterable[CallRecord], views: CallViews, fleet: Fleet, now: float, quantile: float
 ) -> dict[str, CallSlack]:
-    """Return the slack of each call of a run that has not ended, by call id; empty without an objective."""
+    """Return the slack of each call of a run that has not ended, by call id.
+
+    It is that of the least bound that has not been met; empty without one.
+    """
     found: dict[str, CallSlack] = {}
-    if run.deadline is None or run.report.state != "running":
+    bound = due_bound(run.report) if run.report.state == "running" else None
+    if bound is None:
         return found
     decided = run.decided
     for call in calls:
         if call.report.state in TERMINAL or run.skips(call) is not None:
             continue
-        due = run.deadline
+        due = run.report.submitted + bound.promised_s
         if not call.node.answers:
             due -= views.knowledge.after_quantile_s(views.shape(run), call.node.name, decided, quantile)
         own_s = views.knowledge.call_quantile_s(run.plan.workflow, call.node, quantile)
@@ -45,22 +50,33 @@ def live_slack(
         if attempt is None:
             found[call.call_id] = CallSlack(due - own_s, due - own_s - now)
             continue
-        end = _expected_end(call, attempt, views, fleet, now, own_s, quantile)
+        end = _expected_end(call, attempt, views, fleet, now, own_s, quantile, to_token=bound.what == "first token")
         started = run.report.submitted + attempt.started_at
         found[call.call_id] = CallSlack(due - (end - started), due - end)
     return found
 
 
 def _expected_end(
-    call: CallRecord, attempt: AttemptReport, views: CallViews, fleet: Fleet, now: float, own_s: float, quantile: float
+    call: CallRecord,
+    attempt: AttemptReport,
+    views: CallViews,
+    fleet: Fleet,
+    now: float,
+    own_s: float,
+    quantile: float,
+    *,
+    to_token: bool,
 ) -> float:
-    """When a call that runs will have done what its node is for, going by the tokens that it has."""
-    submitted = call.run.report.submitted
-    if call.node.answers and attempt.first_token_at is not None:
-        return submitted + attempt.first_token_at
+    """When a call that runs will have done what its node is for, going by the tokens that it has.
+
+    An answer is awaited for its first token, and when it has that, unless `to_token` is all that is due, for its end.
+    """
+    submitted, first = call.run.report.submitted, attempt.first_token_at
+    if call.node.answers and to_token and first is not None:
+        return submitted + first
     stay = fleet.stay(call.call_id, attempt.attempt)
     state = fleet.get(attempt.replica_id)
-    if stay is None or state is None or not stay.tokens or call.node.answers:
+    if stay is None or state is None or not stay.tokens or (call.node.answers and first is None):
         return max(submitted + attempt.started_at + own_s, now)
     length = views.knowledge.length(call.run.plan.workflow, call.node, quantile, stay.tokens)
     return max(stay.seen_at + (length - stay.tokens) * fleet.token_s(state), now)
