@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_fmware.errors import SpecError
+from dask_fmware.evaluation.mark import is_same
 from dask_fmware.evaluation.output import Manifest, read_output
 from dask_fmware.evaluation.record import INPUT, SCORE
 from dask_fmware.evaluation.statistics import CONFIDENCE, Difference, difference, holm
@@ -225,7 +226,8 @@ def _notes(paths: tuple[Path, Path]) -> list[str]:
             )
         notes.append(f"the data differ ({first.data}, {second.data}); rows are matched by '{first.id_column}'")
     for name, fingerprint in first.scorers.items():
-        if second.scorers.get(name, fingerprint) != fingerprint:
+        other = second.scorers.get(name, fingerprint)
+        if not is_same(fingerprint, other) and not is_same(other, fingerprint):
             notes.append(f"scorer '{name}' was not the same for both")
     return notes
 

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import textwrap
 from collections.abc import Callable
-from types import CodeType
+from dataclasses import replace
 from typing import Any
 
 from dask_fmware.compile.collection import WorkflowFunction
+from dask_fmware.evaluation.held import compiled, held, syntax
+from dask_fmware.evaluation.mark import Mark, joined
 from dask_fmware.evaluation.sources.source import digest
 
 __all__ = ["code_fingerprint", "workflow_fingerprint"]
 
 
-def workflow_fingerprint(workflow: WorkflowFunction) -> str:
+def workflow_fingerprint(workflow: WorkflowFunction) -> Mark:
     """Return a hash of a workflow's nodes, prompts and functions; its SLO changes no answer and is left out."""
     spec = workflow.workflow
     document = spec.model_copy(update={"slo": None}).to_json()
-    return digest([document, *(f"{name} {code_fingerprint(f)}" for name, f in sorted(spec.functions.items()))])
+    marks = [(name, code_fingerprint(function)) for name, function in sorted(spec.functions.items())]
+    return joined([document, *(replace(mark, code=f"{name} {mark.code}") for name, mark in marks)])
 
 
-def code_fingerprint(function: Callable[..., Any] | WorkflowFunction) -> str:
-    """Return a hash of a function's code; comments and blanks do not count, what it calls is not followed."""
+def code_fingerprint(function: Callable[..., Any] | WorkflowFunction) -> Mark:
+    """Return a hash of a function's code and of what it holds.
+
+    Comments and blanks do not count. What it calls is not followed.
+    """
     if isinstance(function, WorkflowFunction):
         return workflow_fingerprint(function)
-    function = inspect.unwrap(function)
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        return digest([ast.dump(tree)])
-    except (OSError, TypeError, SyntaxError):  # no source: typed into a shell, a lambda in the middle of a line
-        code = getattr(function, "__code__", None)
-        return digest(_code(code) if code is not None else [type(function).__qualname__])
+    words = held(function)
+    return Mark(_code(inspect.unwrap(function)), digest([repr(words)]) if words else "")
 
 
-def _code(code: CodeType) -> list[object]:
-    return [code.co_code.hex(), *(_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts)]
+def _code(function: Callable[..., Any]) -> str:
+    tree = syntax(function)
+    if tree is not None:
+        return digest([tree])
+    code = getattr(function, "__code__", None)
+    return digest(compiled(code) if code is not None else [type(function).__qualname__])

@@ -10,9 +10,10 @@ from typing import Any
 
 from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.fingerprint import code_fingerprint
+from dask_fmware.evaluation.mark import joined
 from dask_fmware.evaluation.scorers import judge
 from dask_fmware.evaluation.scoring import Judge, Scorer
-from dask_fmware.evaluation.sources.source import digest, shown
+from dask_fmware.evaluation.sources.source import shown
 
 __all__ = ["as_scorers"]
 
@@ -72,7 +73,7 @@ def _of_function(function: Callable[..., Any], name: str | None) -> Scorer:
     wanted = [p.name for p in parameters if p.default is p.empty and p not in unnamed]
     if not wanted:
         raise SpecError(f"scorer '{called}' takes no argument; give it 'answer', 'row' or names of columns")
-    return Scorer(called, function, tuple(wanted), digest(["function", code_fingerprint(function)]))
+    return Scorer(called, function, tuple(wanted), str(joined(["function", code_fingerprint(function)])))
 
 
 def _renamed(scorer: Scorer | Judge, name: str | None) -> Scorer | Judge:

@@ -81,7 +81,7 @@ class Job:
         """Return what an output of this job belongs to."""
         return Manifest(
             workflow=self.workflow.workflow.name,
-            workflow_fingerprint=workflow_fingerprint(self.workflow),
+            workflow_fingerprint=str(workflow_fingerprint(self.workflow)),
             data=self.source.name,
             data_fingerprint=self.source.fingerprint,
             id_column=self.id_column,

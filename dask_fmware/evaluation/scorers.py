@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.fingerprint import code_fingerprint
+from dask_fmware.evaluation.mark import joined
 from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer, as_number
 from dask_fmware.evaluation.sources.source import digest, shown
 
@@ -154,7 +155,7 @@ def similarity(
         size = math.hypot(*a) * math.hypot(*b)
         return math.fsum(x * y for x, y in zip(a, b, strict=True)) / size if size else 0.0
 
-    return Scorer(name, score, (ANSWER, expected), digest(["similarity", expected, code_fingerprint(embed)]))
+    return Scorer(name, score, (ANSWER, expected), str(joined(["similarity", expected, code_fingerprint(embed)])))
 
 
 def judge(
@@ -197,8 +198,8 @@ def judge(
             raise ValueError(f"the judge's answer is none of the labels {shown(labels)}")
         return as_number(labels[str(value).strip()])
 
-    fingerprint = digest(["judge", code_fingerprint(workflow), sorted(given.items()), sorted((labels or {}).items())])
-    return Judge(name or spec.name, workflow, given, read, fingerprint)
+    made = joined(["judge", code_fingerprint(workflow), sorted(given.items()), sorted((labels or {}).items())])
+    return Judge(name or spec.name, workflow, given, read, str(made))
 
 
 def _words(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from dask_fmware.errors import SpecError
+from dask_fmware.evaluation.mark import is_same
 from dask_fmware.evaluation.output.durable import OutputError, replace_durably
 from dask_fmware.spec.record import Record
 
@@ -41,7 +42,7 @@ class Manifest(Record):
             Names what differs, and what to do.
         """
         differences = []
-        if self.workflow_fingerprint != wanted.workflow_fingerprint:
+        if not is_same(self.workflow_fingerprint, wanted.workflow_fingerprint):
             differences.append(
                 f"workflow '{self.workflow}', not '{wanted.workflow}'"
                 if self.workflow != wanted.workflow
@@ -53,7 +54,9 @@ class Manifest(Record):
             differences.append(f"inputs {self.inputs}, not {wanted.inputs}")
         if self.id_column != wanted.id_column:
             differences.append(f"rows named by {self.id_column or 'their number'}, not {wanted.id_column}")
-        if self.scorers != wanted.scorers:
+        if self.scorers.keys() != wanted.scorers.keys() or not all(
+            is_same(mark, wanted.scorers[name]) for name, mark in self.scorers.items()
+        ):
             mine, theirs = ", ".join(self.scorers) or "none", ", ".join(wanted.scorers) or "none"
             differences.append(f"scorers {mine}" + (f", not {theirs}" if mine != theirs else " as they were"))
         if self.kept != wanted.kept:
