@@ -20,12 +20,14 @@ from dask_fmware.errors import EngineLoadError, FMwareError, RuntimeFaultError
 from dask_fmware.evaluation.accounting import add_answer, add_verdict
 from dask_fmware.evaluation.capacity import Capacity
 from dask_fmware.evaluation.feed import Feed
+from dask_fmware.evaluation.flight import Flight, promotable
 from dask_fmware.evaluation.job import Job
 from dask_fmware.evaluation.output import Output
 from dask_fmware.evaluation.pace import Pace
 from dask_fmware.evaluation.progress import Meter, Progress
 from dask_fmware.evaluation.record import Record
 from dask_fmware.evaluation.recorder import Recorder, describe
+from dask_fmware.evaluation.scoring import Judge
 from dask_fmware.evaluation.sources.source import Row
 from dask_fmware.evaluation.threads import to_their_end
 from dask_fmware.spec.slo import SLO
@@ -38,7 +40,7 @@ UNRECORDED = 4  # windows of answered rows that may wait to be recorded
 SHARE_AFTER = 100  # rows after which a bound that is a share counts
 SMOOTHING = 0.05  # of the mean time that a row takes
 JUDGED_S = 10.0  # times a row's own that its judges may take
-PATIENCE = 2.0  # times a row's own that it waits in the background before it is given a deadline
+PATIENCE = 2.0  # times a row's own that it, or its judges, wait in the background before they are given a deadline
 
 
 class EvaluationStopped(FMwareError):
@@ -53,18 +55,6 @@ class Limits:
     max_errors: float = 1000  # rows that may fail; below 1 a share
     rows: int | None = None  # of the data that count
     finish_by: float | None = None  # seconds since 1970
-
-
-@dataclass(eq=False, slots=True)
-class _Flight:
-    """A row under way."""
-
-    record: Record
-    row: Row
-    started_at: float
-    is_urgent: bool = False
-    is_promoted: bool = False  # its run is cancelled, to be submitted again with a deadline
-    run: asyncio.Task[Outcome] | None = None
 
 
 class Driver:
@@ -96,7 +86,7 @@ class Driver:
         self._session = Session(client)
         self._broken: asyncio.Future[None] | None = None  # raises what ends the job
         self._recorder = Recorder(output, job.scorers)
-        self._flights: set[_Flight] = set()  # until they are answered
+        self._flights: set[Flight] = set()  # until they are answered
         self._rows: set[asyncio.Task[None]] = set()  # until they are recorded
         self._changed = asyncio.Event()
         self._finished = self._errors = 0  # rows of this session
@@ -167,7 +157,7 @@ class Driver:
         row_id = row.get(self._job.id_column) if self._job.id_column is not None else None
         record = Record(number, str(number if row_id is None else row_id))
         record.kept = {name: row.get(name) for name in self._job.kept}
-        flight = _Flight(record, row, time())
+        flight = Flight(record, row, time())
         self._flights.add(flight)
         task = asyncio.ensure_future(self._row(flight))
         self._rows.add(task)
@@ -181,7 +171,7 @@ class Driver:
             self._broken.set_exception(error)
         self._changed.set()
 
-    async def _row(self, flight: _Flight) -> None:
+    async def _row(self, flight: Flight) -> None:
         """Answer, judge and record one row."""
         record = flight.record
         try:
@@ -198,32 +188,21 @@ class Driver:
         await self._recorder.record(record, flight.row)
         self._count(flight)
 
-    async def _answer(self, flight: _Flight) -> None:
+    async def _answer(self, flight: Flight) -> None:
         """Run a row: in the background or with a deadline, or in the background until it is given one."""
-        outcome = None
-        try:
-            outcome = await self._run_row(flight)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not flight.is_promoted or (task is not None and task.cancelling()):
-                raise
-        if outcome is None:
-            outcome = await self._run_row(flight)  # with a deadline, so that it is not promoted again
+
+        async def run(objective: SLO | None) -> Outcome:
+            return _served(await self._session.outcome(self._job.bind(flight.row, objective)))
+
+        outcome = await flight.outcome(run, lambda: self._objective(flight))
         add_answer(flight.record, outcome, self._capacity.prices)
         self._row_s += SMOOTHING * (time() - flight.started_at - self._row_s)
 
-    async def _run_row(self, flight: _Flight) -> Outcome:
-        objective = self._objective(flight)
-        flight.is_urgent = objective is not None
-        flight.run = asyncio.ensure_future(self._session.outcome(self._job.bind(flight.row, objective)))
-        return _served(await flight.run)
-
-    async def _judge(self, flight: _Flight) -> None:
+    async def _judge(self, flight: Flight) -> None:
+        """Run the judges of an answer, as urgent as its row is."""
         if not self._job.judges:
             return
-        objective = SLO(e2e_s=JUDGED_S * self._row_s) if flight.is_urgent else None
-        bound = self._job.bind_judges(flight.row, flight.record.answer or "", objective)
-        judging = [asyncio.ensure_future(self._session.outcome(one)) for one in bound]
+        judging = [asyncio.ensure_future(self._verdict(flight, judge)) for judge in self._job.judges]
         try:
             outcomes = await asyncio.gather(*judging)
         finally:
@@ -232,7 +211,15 @@ class Driver:
         for judge, outcome in zip(self._job.judges, outcomes, strict=True):
             add_verdict(flight.record, judge, _served(outcome), self._capacity.prices)
 
-    def _count(self, flight: _Flight) -> None:
+    async def _verdict(self, flight: Flight, judge: Judge) -> Outcome:
+        async def run(objective: SLO | None) -> Outcome:
+            bound = self._job.bind_judge(judge, flight.row, flight.record.answer or "", objective)
+            outcome: Outcome = await self._session.outcome(bound)
+            return outcome
+
+        return await flight.outcome(run, lambda: SLO(e2e_s=JUDGED_S * self._row_s) if flight.is_urgent else None)
+
+    def _count(self, flight: Flight) -> None:
         record = flight.record
         self._finished += 1
         self._meter.add(1, time())
@@ -257,7 +244,7 @@ class Driver:
 
     # -- pace ------------------------------------------------------------------------------------
 
-    def _objective(self, flight: _Flight) -> SLO | None:
+    def _objective(self, flight: Flight) -> SLO | None:
         """Return the deadline of a row, or None: it can wait."""
         pace, now = self._pace, time()
         if pace is None:
@@ -272,12 +259,9 @@ class Driver:
         pace, now = self._pace, time()
         if pace is None:
             return
-        waiting = [f for f in self._flights if not f.is_urgent and now - f.started_at > PATIENCE * self._row_s]
         lag = pace.lag(self._finished, sum(f.is_urgent for f in self._flights), now, self._row_s)
-        for flight in sorted(waiting, key=lambda f: f.started_at)[:lag]:
-            if flight.run is not None and not flight.run.done():
-                flight.is_promoted = True
-                flight.run.cancel()
+        for flight in promotable(self._flights, lag, now, PATIENCE * self._row_s):
+            flight.promote()
 
     # -- the cluster -----------------------------------------------------------------------------
 

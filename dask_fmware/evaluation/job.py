@@ -109,13 +109,10 @@ class Job:
         values = {name: self._cell(row, column) for name, column in self.inputs.items()}
         return self._options(self.workflow(**values), objective)
 
-    def bind_judges(self, row: Row, answer: str, objective: SLO | None) -> list[BoundWorkflow]:
-        """Return the runs that judge an answer, in the order of the judges."""
-        made = []
-        for judge in self.judges:
-            values = {n: answer if c == ANSWER else self._cell(row, c) for n, c in judge.inputs.items()}
-            made.append(self._options(judge.workflow(**values), objective))
-        return made
+    def bind_judge(self, judge: Judge, row: Row, answer: str, objective: SLO | None) -> BoundWorkflow:
+        """Return the run that judges an answer."""
+        values = {n: answer if c == ANSWER else self._cell(row, c) for n, c in judge.inputs.items()}
+        return self._options(judge.workflow(**values), objective)
 
     def _options(self, bound: BoundWorkflow, objective: SLO | None) -> BoundWorkflow:
         priority = BACKGROUND_PRIORITY if objective is None else 0
