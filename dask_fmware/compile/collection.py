@@ -241,7 +241,9 @@ class WorkflowFunction:
 
 
 @overload
-def workflow(definition: Callable[..., Any] | Workflow, /) -> WorkflowFunction: ...
+def workflow(
+    definition: Callable[..., Any] | Workflow, /, *, slo: SLO | None = ..., name: str | None = ...
+) -> WorkflowFunction: ...
 @overload
 def workflow(*, slo: SLO | None = ..., name: str | None = ...) -> Callable[[Callable[..., Any]], WorkflowFunction]: ...
 def workflow(
@@ -257,9 +259,9 @@ def workflow(
     definition
         A function, or a `Workflow` whose functions are attached.
     slo
-        Default objective of its runs; `BoundWorkflow.options` overrides it.
+        Default objective of its runs, instead of a loaded workflow's own; `BoundWorkflow.options` overrides it.
     name
-        Instead of the function's name.
+        Instead of the function's or the loaded workflow's name.
 
     Returns
     -------
@@ -282,13 +284,20 @@ def workflow(
     >>> greet
     <workflow greet(person)>
     """
-    if isinstance(definition, Workflow):
-        return WorkflowFunction(definition)
-    if definition is not None:
-        return WorkflowFunction(trace(definition), definition)
     if slo is not None and not isinstance(slo, SLO):
         raise WorkflowError(f"slo={slo!r}: give an fm.SLO, e.g. fm.SLO(ttft_s=2.0)")
-    return lambda function: WorkflowFunction(trace(function, name=name, slo=slo), function)
+    if definition is None:
+        return lambda function: WorkflowFunction(trace(function, name=name, slo=slo), function)
+    if isinstance(definition, Workflow):
+        return WorkflowFunction(_with_options(definition, name=name, slo=slo))
+    return WorkflowFunction(trace(definition, name=name, slo=slo), definition)
+
+
+def _with_options(loaded: Workflow, **options: Any) -> Workflow:
+    """Return a workflow with another name or SLO where one is given, and with its code."""
+    given = {key: value for key, value in options.items() if value is not None}
+    made = checked(Workflow, {**dict(loaded), **given}, WorkflowError, f"workflow '{loaded.name}'")
+    return made.with_code(loaded.functions, loaded.schemas)
 
 
 def _objective(slo: SLO | None) -> Objective | None:

@@ -93,6 +93,28 @@ def test_a_bad_objective_is_refused_at_decoration() -> None:
         fm.workflow(slo=2.0)(lambda x: small("{x}", x=x))
 
 
+def test_name_and_objective_hold_for_a_function_and_for_a_loaded_workflow() -> None:
+    slo = fm.SLO(ttft_s=2.0)
+
+    @fm.task
+    def shout(text):
+        return text.upper()
+
+    made = fm.workflow(lambda who: shout(who), slo=slo, name="called")
+    loaded = fm.workflow(made.workflow, slo=fm.SLO(e2e_s=9.0), name="again")
+    assert (made.workflow.name, made.workflow.slo) == ("called", slo)
+    assert (loaded.workflow.name, loaded.workflow.slo) == ("again", fm.SLO(e2e_s=9.0))
+    assert loaded.workflow.functions == made.workflow.functions
+    assert fm.workflow(made.workflow).workflow == made.workflow
+
+
+def test_a_bad_name_or_objective_of_a_loaded_workflow_is_refused() -> None:
+    with pytest.raises(WorkflowError, match=r"workflow 'greet': name: .*, not 'two words'"):
+        fm.workflow(greet.workflow, name="two words")
+    with pytest.raises(WorkflowError, match=r"slo=2.0: give an fm.SLO"):
+        fm.workflow(greet.workflow, slo=2.0)  # type: ignore[call-overload]
+
+
 def test_options_make_another_run_and_leave_the_first_alone() -> None:
     first = greet("Ada")
     other = first.options(tenant="lab", priority=3, slo=fm.SLO(e2e_s=1.0))
