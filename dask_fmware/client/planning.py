@@ -8,7 +8,7 @@ from typing import Any
 
 from dask_fmware.compile.profiles import profiles_of
 from dask_fmware.errors import DeploymentError
-from dask_fmware.profile.budgets import Assumptions
+from dask_fmware.profile.assumptions import Assumptions
 from dask_fmware.profile.record import Profile
 from dask_fmware.provisioning.ahead import FleetPlan, Load, fleet_plan
 from dask_fmware.spec.deployment import Deployment
@@ -55,7 +55,7 @@ def plan(
         Measured profiles; left out: those of the profile store.
     **assumed
         ``prompt_tokens``, ``output_tokens``, ``task_s``, ``odds``, ``rounds``, ``items``; see
-        `dask_fmware.profile.budgets.Assumptions`.
+        `dask_fmware.profile.assumptions.Assumptions`.
 
     Returns
     -------
@@ -66,7 +66,8 @@ def plan(
     Raises
     ------
     SpecError
-        An objective is below the best possible, a price is missing, a model fits no card, or its speed is unknown.
+        An objective is below the best possible, a price is missing, a model fits no card, its speed is unknown, or
+        something is assumed of a node that no workflow has.
 
     Examples
     --------
@@ -82,7 +83,8 @@ def plan(
     if quantile is not None:
         options = checked(Provisioning, {**options.model_dump(), "quantile": quantile}, DeploymentError, "fm.plan")
     loads = [Load(_spec(workflow), rate, slo), *(Load(_spec(other), per_s) for other, per_s in others)]
-    return fleet_plan(made, loads, profiles_of(profiles), options=options, assumptions=Assumptions.of(assumed))
+    assumptions = Assumptions.of(assumed, [load.workflow for load in loads])
+    return fleet_plan(made, loads, profiles_of(profiles), options=options, assumptions=assumptions)
 
 
 def _spec(workflow: Any) -> Workflow:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dask_fmware.compile.profiles import profiles_of
-from dask_fmware.profile.budgets import Assumptions, Budgets, budgets
+from dask_fmware.profile.assumptions import Assumptions
+from dask_fmware.profile.budgets import Budgets, budgets
 from dask_fmware.profile.record import Profile
 from dask_fmware.profile.store import ProfileStore
 from dask_fmware.spec.deployment import Deployment
@@ -26,6 +27,5 @@ def workflow_budgets(
     **assumed: Any,
 ) -> Budgets:
     """Return the budgets of a workflow; see `WorkflowFunction.budgets`."""
-    return budgets(
-        workflow, load_deployment(deployment), profiles_of(profiles), slo=slo, assumptions=Assumptions.of(assumed)
-    )
+    assumptions = Assumptions.of(assumed, [workflow])
+    return budgets(workflow, load_deployment(deployment), profiles_of(profiles), slo=slo, assumptions=assumptions)

@@ -177,7 +177,7 @@ class WorkflowFunction:
         slo
             Instead of the workflow's own.
         **assumed
-            See `dask_fmware.profile.budgets.Assumptions`: ``prompt_tokens=``, ``output_tokens=``, ``odds=`` ...
+            See `dask_fmware.profile.assumptions.Assumptions`: ``prompt_tokens=``, ``output_tokens=``, ``odds=`` ...
 
         Returns
         -------
@@ -189,7 +189,7 @@ class WorkflowFunction:
         ------
         SpecError
             The workflow has no SLO in seconds, nothing is known of a model's speed on a card, or there is no such
-            assumption.
+            assumption, node or branch.
         """
         from dask_fmware.compile.budgeting import workflow_budgets
 

@@ -12,50 +12,24 @@ It plans with idle cards and reference token counts; what load does to a run, pr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from math import prod
-from typing import Any
 
 import networkx as nx
 
 from dask_fmware.errors import SpecError
+from dask_fmware.profile.assumptions import PROMPT_TOKENS, Assumptions
 from dask_fmware.profile.node_budgets import Budgets, NodeBudget
 from dask_fmware.profile.record import Profile
 from dask_fmware.profile.reference import card_latencies
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.graph import answer_nodes, graph
-from dask_fmware.spec.record import did_you_mean
 from dask_fmware.spec.scopes import Place, inner, places
 from dask_fmware.spec.slo import SLO
 from dask_fmware.spec.workflow import LoopNode, MapNode, ModelNode, SwitchNode, Workflow
 
-__all__ = ["PROMPT_TOKENS", "Assumptions", "Budgets", "NodeBudget", "budgets"]
+__all__ = ["Budgets", "NodeBudget", "budgets"]
 
-PROMPT_TOKENS = 256  # of a call, where nothing better is known
 LABEL_BYTES = 3  # of a token, at least, where the output is one of some labels
-
-
-@dataclass(frozen=True, slots=True)
-class Assumptions:
-    """What a plan takes for granted; every table says it."""
-
-    prompt_tokens: int | Mapping[str, int] = PROMPT_TOKENS  # of a call, or by node
-    output_tokens: Mapping[str, int] = field(default_factory=dict)  # by node; else max_tokens or the longest label
-    task_s: Mapping[str, float] = field(default_factory=dict)  # of task nodes; 0 otherwise
-    odds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of branches by switch; else even
-    rounds: Mapping[str, float] = field(default_factory=dict)  # of loops, for cost; their bound otherwise
-    items: Mapping[str, float] = field(default_factory=dict)  # of maps, for cost; 1 otherwise
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Assumptions:
-        """Make them from keyword arguments; `SpecError` if there is no such assumption."""
-        known = [item.name for item in fields(cls)]
-        for name in given:
-            if name not in known:
-                raise SpecError(
-                    f"no assumption is called '{name}'{did_you_mean(name, known)} (known: {', '.join(known)})"
-                )
-        return cls(**given)
 
 
 def budgets(
@@ -115,7 +89,7 @@ class _Plan:
     def tokens(self, node: ModelNode) -> tuple[int, int]:
         """Prompt and output tokens to plan with."""
         given = self.assume.prompt_tokens
-        prompt = given if isinstance(given, int) else given.get(node.name, PROMPT_TOKENS)
+        prompt = given.get(node.name, PROMPT_TOKENS) if isinstance(given, Mapping) else given
         usual = node.max_tokens
         if node.choices is not None:
             longest = max(len(label.encode()) for label in node.choices)
@@ -209,7 +183,7 @@ class _Plan:
 
     def assumed(self) -> list[str]:
         given = self.assume.prompt_tokens
-        prompt = f"{given}" if isinstance(given, int) else f"{PROMPT_TOKENS} where none are given"
+        prompt = f"{PROMPT_TOKENS} where none are given" if isinstance(given, Mapping) else f"{given}"
         said = [
             f"tokens of a prompt: {prompt}; of an output: max_tokens or the longest label, unless given; idle cards"
         ]

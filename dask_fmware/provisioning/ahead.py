@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from math import inf, prod
 
 from dask_fmware.errors import SpecError
-from dask_fmware.profile.budgets import Assumptions, Budgets, budgets
+from dask_fmware.profile.assumptions import Assumptions
+from dask_fmware.profile.budgets import Budgets, budgets
 from dask_fmware.profile.record import Profile
 from dask_fmware.provisioning.capacity import CallClass
 from dask_fmware.provisioning.inventory import Inventory, inventory_of
@@ -129,7 +130,15 @@ def fleet_plan(
     assumed = (*assumed, f"calls at once on a replica (slots): {slots}")
     found = offers(inventory, classes, options)
     enough = None if found[0].goodput >= options.quantile else _with_more_cards(inventory, classes, options)
-    return FleetPlan(found, options.quantile, {load.workflow.name: load.rate for load in loads}, assumed, enough)
+    return FleetPlan(found, options.quantile, _rates(loads), assumed, enough)
+
+
+def _rates(loads: Sequence[Load]) -> dict[str, float]:
+    """Runs a second by workflow; one may come in several loads, with an objective for each."""
+    rates: dict[str, float] = {}
+    for load in loads:
+        rates[load.workflow.name] = rates.get(load.workflow.name, 0.0) + load.rate
+    return rates
 
 
 def classes_of(
@@ -176,7 +185,7 @@ def _check_feasible(split: Budgets) -> None:
 def offers(inventory: Inventory, classes: Sequence[CallClass], options: Provisioning) -> tuple[Offer, ...]:
     """The best mix, each card type alone, and the best without each type that the best mix uses."""
     best = size(inventory, classes, options)
-    found = [_offer("best", inventory, best)]
+    found = [_offer("any mix", inventory, best)]  # sizes are found step by step, so a narrower choice may end cheaper
     names = list(inventory.cards)
     used = [name for name in names if found[0].cards.get(name)]
     choices = [(f"{name} alone", [name]) for name in names]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import dask_fmware as fm
 from dask_fmware.errors import SpecError
-from dask_fmware.profile.budgets import Assumptions, Budgets, budgets
+from dask_fmware.profile.assumptions import Assumptions
+from dask_fmware.profile.budgets import Budgets, budgets
 from dask_fmware.profile.fit import Fit, PhaseFit
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import Profile, ProfileKey, Provenance

@@ -75,3 +75,20 @@ def test_a_load_beyond_all_cards_is_said_and_not_hidden() -> None:
     assert plan.enough.goodput >= 0.95
     assert sum(plan.enough.cards.values()) > 4
     assert "with more cards" in str(plan)
+
+
+def test_no_row_is_called_the_best_but_for_its_place() -> None:
+    titles = [offer.title for offer in fm.plan(document(), rag, rate=20, profiles=()).offers]
+    assert "any mix" in titles
+    assert "best" not in titles
+
+
+def test_rates_of_one_workflow_in_several_loads_add_up() -> None:
+    plan = fm.plan(document(), rag, rate=20, others=[(rag, 0.5)], profiles=())
+    assert dict(plan.rates) == {"rag": 20.5}
+    assert str(plan).startswith("for 20.5 runs/s of rag,")
+
+
+def test_what_is_assumed_of_a_node_that_no_workflow_has_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"no model node is called 'anser'; did you mean 'answer'\?"):
+        fm.plan(document(), rag, rate=1, profiles=(), output_tokens={"anser": 3000})
