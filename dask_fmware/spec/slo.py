@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dask_fmware.spec.record import Option, Record
+from dask_fmware.spec.record import Option, Record, shorten
 
 __all__ = ["SLO", "RunOptions"]
 
@@ -38,6 +38,18 @@ class SLO(Option):
     e2e_s: float | None = Field(default=None, gt=0)
     finish_by: datetime | None = None
     on_miss: Literal["finish", "reject"] = "finish"
+
+    @field_validator("finish_by", mode="before")
+    @classmethod
+    def _is_a_moment(cls, given: Any) -> Any:
+        # pydantic would take a number for seconds since 1970, also one that is written as text.
+        try:
+            float(given)
+        except (TypeError, ValueError):
+            return given
+        raise ValueError(
+            f"finish_by is a moment with a time zone, not {shorten(repr(given))}; for seconds from submission use e2e_s"
+        )
 
     @model_validator(mode="after")
     def _sound(self) -> Self:

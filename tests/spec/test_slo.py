@@ -17,6 +17,11 @@ from dask_fmware.spec.slo import SLO, RunOptions
         ({"ttft_s": float("inf")}, "finite"),
         ({"ttft_s": 3, "e2e_s": 2}, "the first token comes first"),
         ({"finish_by": datetime(2030, 1, 1)}, "needs a time zone"),
+        (
+            {"finish_by": 3600},
+            "finish_by is a moment with a time zone, not 3600; for seconds from submission use e2e_s",
+        ),
+        ({"finish_by": "3600.5"}, "finish_by is a moment with a time zone, not '3600.5'"),
         ({"ttft": 1}, "unknown key 'ttft'; did you mean 'ttft_s'"),
     ],
 )
