@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dask_fmware.errors import WorkflowError
+from dask_fmware.spec.captured import captured
 from dask_fmware.spec.checks import GENERATION
 from dask_fmware.spec.record import did_you_mean, shorten
 from dask_fmware.spec.recording import Value, bind, recorded, required
@@ -111,6 +112,7 @@ class Model:
                 raise made.wrong(
                     node, f"the prompt is {shown}; write a template and pass values as fields: ('{{x}}', x=value)"
                 )
+            made.check_text(template, f"workflow '{made.workflow}', node '{node}', prompt")
         if schema is not None:
             if isinstance(schema, type) and issubclass(schema, BaseModel):
                 made.schemas[node] = schema
@@ -142,6 +144,11 @@ class Task:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise made.wrong(node, f"{error}; its signature is {called}{self.signature}") from None
+        found = captured(self.function)
+        if found is not None:
+            raise made.wrong(
+                node, f"task '{called}' uses the value of '{found._name}' from around it; pass it as an argument"
+            )
         made.functions[node] = self.function
         where = f"workflow '{made.workflow}', node '{node}'"
         return made.add(

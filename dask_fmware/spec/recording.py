@@ -7,6 +7,7 @@ items raises and says what to write instead. What kinds of nodes there are is th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,6 +28,7 @@ MAX_NAME_CHARACTERS = 80
 _FIELD = "name a field in the prompt and pass the value: model('... {field}', field=value)"
 _TASK = "compute with it inside a function decorated with @fm.task"
 _SWITCH = "branch with fm.switch(value, {label: branch})"
+_SHOWN = re.compile(r"<value of '(.+?)'>")  # the repr of a handle
 
 
 class Value:
@@ -169,6 +171,15 @@ class Recording:
             )
         return Reference(source=value._name)
 
+    def check_text(self, text: str, where: str) -> None:
+        """Refuse a text that shows a handle, as ``f"{value!r}"`` does: no run fills it in."""
+        for name in _SHOWN.findall(text):
+            if name in self.taken:
+                raise WorkflowError(
+                    f"{where}: the text shows a placeholder, the repr of the value of '{name}', which no run fills in; "
+                    f"{_FIELD}"
+                )
+
     def close(self, nodes: list[AnyNode], output: Any, where: str) -> Block:
         """Close a block whose output is a value made in it or around it."""
         if not isinstance(output, Value):
@@ -226,6 +237,8 @@ def bind(made: Recording, value: Any, where: str, depth: int = 0) -> Binding:
                 return Constant(value={key: item.value for key, item in entries.items() if isinstance(item, Constant)})
             return Dictionary(entries=entries)
         case _:
+            if isinstance(value, str):
+                made.check_text(value, where)
             try:
                 return Constant(value=value)
             except ValidationError:

@@ -125,6 +125,9 @@ def test_inputs_have_defaults():
 
 REFUSED_USES = {
     "f-string": (lambda v: small(f"Say {v}"), "f-string"),
+    "repr in a prompt": (lambda v: small(f"Say {v!r}"), "the repr of the value of 'text'.*name a field in the prompt"),
+    "repr in a turn": (lambda v: small.chat(f"Say {[v]}"), "the repr of the value of 'text'"),
+    "repr in an argument": (lambda v: shout(f"{[v]}"), "node 'shout', argument 0: .* the repr of the value of 'text'"),
     "str": (lambda v: small("Say " + str(v)), "has no text"),
     "concatenation": (lambda v: small("Say " + v), "has no content"),
     "if": (lambda v: say(v) if v else v, r"has no truth.*fm\.switch"),
@@ -184,6 +187,76 @@ REFUSED_USES = {
 def test_misuse_says_what_to_write_instead(body, message):
     with pytest.raises(WorkflowError, match=message):
         trace(lambda text: body(text), name="w")
+
+
+def _closure(v):
+    def retrieve(query):
+        return {"q": v, "query": query}
+
+    return retrieve
+
+
+def _default(v):
+    def retrieve(query, question=v):
+        return {"q": question, "query": query}
+
+    return retrieve
+
+
+def _keyword(v):
+    def retrieve(query, *, question=v):
+        return {"q": question, "query": query}
+
+    return retrieve
+
+
+def _helper(v):
+    kept = {"questions": [v]}
+
+    def questions():
+        return kept["questions"]
+
+    def retrieve(query):
+        return {"q": questions(), "query": query}
+
+    return retrieve
+
+
+def _other_task(v):
+    other = task(_closure(v))
+
+    def retrieve(query):
+        return other(query)
+
+    return retrieve
+
+
+def _partial(v):
+    both = functools.partial(dict, q=v)
+
+    def retrieve(query):
+        return both(query=query)
+
+    return retrieve
+
+
+@pytest.mark.parametrize("define", [_closure, _default, _keyword, _helper, _other_task, _partial])
+def test_a_task_that_uses_a_value_from_around_it_is_refused(define):
+    with pytest.raises(
+        WorkflowError, match=r"task 'retrieve' uses the value of 'text' from around it; pass it as an argument"
+    ):
+        trace(lambda text: task(define(text))("query"), name="wf")
+
+
+def test_a_task_may_use_itself_and_constants_from_around_it():
+    constant, table = "x", {"a": [1]}
+
+    def count(n):
+        return (later and n and count(n - 1)) or (constant, table)
+
+    made = trace(lambda text: task(count)(text), name="wf")
+    later = True
+    assert list(made.functions) == ["count"]
 
 
 def test_errors_do_not_show_prompts():
