@@ -68,10 +68,16 @@ async def run_loop(
         inputs = {**{name: named.get(name) for name in step.body.inputs}, step.state: state}
         graph, keys = instantiate(step.body, inputs, new_run_id(), part_of=top_id, prefix=f"{prefix}{step.node}[{i}].")
         state, *until = await _submit(graph, keys, key, where)
-        if until and plain(until[0]):
+        if until and _is_done(plain(until[0]), where):
             break
     decide(step, run_id, plain(state))
     return state
+
+
+def _is_done(value: Any, where: str) -> bool:
+    if isinstance(value, str):
+        raise WorkflowError(f"{where}: until is a text, and 'no' is true as well; compare it and return True or False")
+    return bool(value)
 
 
 async def _submit(graph: dict[str, Any], keys: list[str], key: str, where: str) -> list[Any]:

@@ -239,6 +239,13 @@ class _Check:
                 f"the block never uses the state '{node.state}', so each iteration repeats the first; "
                 "use the state, add until, or run the block once without a loop",
             )
+        place = self.found.get(node.until.source) if node.until is not None else None
+        if place is not None and isinstance(place.node, ModelNode) and place.node.json_schema is None:
+            raise self.wrong(
+                node.name,
+                f"until is the output of model node '{place.node.name}': its value is text, which is always true; "
+                "compare it in a function decorated with @fm.task",
+            )
 
     def contributions(self) -> None:
         wanted = needs(self.workflow.block)

@@ -125,7 +125,7 @@ def loop(
     max_iterations
         Bound of the rounds; that it was reached is no error.
     until
-        Takes the handle of the state; the loop ends once its value is true.
+        Takes the handle of the state; the loop ends once its value is true. A text is refused, as ``"no"`` is true.
     name
         Of the node.
 
@@ -137,7 +137,7 @@ def loop(
     Raises
     ------
     WorkflowError
-        If `function` or `until` does not return the value of a node.
+        If `function` or `until` does not return the value of a node, or `until` that of a model node, which is text.
     """
     made = required("fm.loop")
     node = made.name(name, "loop")

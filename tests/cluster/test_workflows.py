@@ -175,6 +175,22 @@ async def test_a_loop_runs_on_its_own_output_until_its_condition_holds(serving: 
         future.release()
 
 
+async def test_a_loop_whose_condition_is_text_fails_instead_of_taking_no_for_an_end(serving: Any) -> None:
+    @fm.task
+    def verdict(text: str) -> str:
+        return "no"
+
+    @fm.workflow
+    def refine(text):
+        return fm.loop(lambda t: small("{t}", t=t, name="step"), text, max_iterations=3, until=verdict, name="again")
+
+    async with serving("small") as cluster:
+        future = cluster.client.compute(refine("zero"))
+        with pytest.raises(fm.FMwareError, match=r"node 'again': until is a text, and 'no' is true as well; compare"):
+            await future
+        future.release()
+
+
 async def test_plain_nodes_run_on_light_workers_only(serving: Any) -> None:
     @fm.workflow
     def spots(text):

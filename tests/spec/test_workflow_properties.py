@@ -83,7 +83,9 @@ def workflow_data(draw) -> dict:
             else:
                 state = fresh("state")
                 held = block(inside, depth - 1, [state])
-                until = {"until": held["output"]} if draw(st.booleans()) else {}
+                (ends,) = (node for node in held["nodes"] if node["name"] == held["output"]["from"])
+                is_text = ends["kind"] == "model" and "json_schema" not in ends
+                until = {"until": held["output"]} if draw(st.booleans()) and not is_text else {}
                 nodes.append(
                     {"kind": kind, "name": name, "state": state, "initial": {"from": source}, "block": held,
                      "max_iterations": draw(st.integers(1, 9)), **until}
