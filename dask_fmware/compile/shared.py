@@ -1,5 +1,7 @@
 """Values that are equal for all runs of a workflow, pickled once and unpickled once in each process.
 
+They are pickled again where a function of a notebook or script in them uses something else than it did.
+
 A run brings little that is its own; templates, functions and schemas come again with every task. A
 `Shared` value travels as the same bytes each time, and a process that has seen them does not look into
 them again. The scheduler never does: it only passes them on.
@@ -10,9 +12,15 @@ from __future__ import annotations
 import pickle
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from operator import is_not
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import cloudpickle
+
+from dask_fmware.compile.surroundings import by_value, surroundings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Shared"]
 
@@ -23,10 +31,12 @@ _UNREAD: Any = object()
 class Shared(Generic[T]):
     """A constant and its bytes, of which one is made from the other when it is needed."""
 
-    __slots__ = ("_bytes", "_value")
+    __slots__ = ("_bytes", "_functions", "_used", "_value")
 
-    def __init__(self, value: T) -> None:
+    def __init__(self, value: T, functions: Iterable[Callable[..., Any]] = ()) -> None:
         self._value = value
+        self._functions = by_value(functions)  # of those in the value
+        self._used: list[Any] = []
         self._bytes: bytes | None = None
 
     @property
@@ -41,6 +51,10 @@ class Shared(Generic[T]):
         return _known, (self._as_bytes(),)
 
     def _as_bytes(self) -> bytes:
+        if self._functions:
+            used = surroundings(self._functions)
+            if len(used) != len(self._used) or any(map(is_not, used, self._used)):
+                self._used, self._bytes = used, None
         if self._bytes is None:
             self._bytes = cloudpickle.dumps(self._value)
         return self._bytes

@@ -7,7 +7,7 @@ holds the template of its body.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -84,7 +84,7 @@ class Step:
     shared: Shared[Payload] = field(init=False, repr=False)  # the payload as it travels
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shared", Shared(self.payload))
+        object.__setattr__(self, "shared", Shared(self.payload, _functions(self.payload)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,18 @@ class BlockTemplate:
         )
         object.__setattr__(self, "keys", keys)
         object.__setattr__(self, "planned", Shared(planned))
+
+
+def _functions(payload: Payload) -> Iterator[Callable[..., Any]]:
+    """Return the functions of tasks in a payload."""
+    match payload:
+        case PlainStep():
+            yield from (made.function for made in payload.operations if isinstance(made, Function))
+        case MapStep() | LoopStep():
+            for step in payload.body.steps:
+                yield from _functions(step.payload)
+        case CallStep():
+            pass
 
 
 def given(name: str) -> str:

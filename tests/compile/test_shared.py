@@ -1,0 +1,66 @@
+"""Code of notebooks and scripts travels as it is, and is pickled again only if what it uses was bound anew."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+import dask_fmware as fm
+from dask_fmware.compile.shared import Shared
+
+CELL = """
+import dask_fmware as fm
+TIMES = 2
+def shout(text):
+    return text.upper()
+def helped(text):
+    return [shout(text) for _ in range(TIMES)]
+@fm.task
+def retrieve(query):
+    return helped(query)
+@fm.workflow
+def alone(query):
+    return retrieve(query)
+@fm.workflow
+def each(queries):
+    return fm.map(retrieve, queries)
+"""
+
+
+@pytest.fixture
+def notebook() -> dict[str, Any]:
+    cells: dict[str, Any] = {"__name__": "__main__"}
+    exec(CELL, cells)
+    return cells
+
+
+def travelled(workflow: Any) -> Any:
+    """What the one step of a workflow gives where it arrives."""
+    (step,) = workflow._template_with(()).steps
+    payload = pickle.loads(pickle.dumps(step.shared)).value
+    inner = payload if hasattr(payload, "operations") else payload.body.steps[0].shared.value
+    return inner.operations[0].function("a")
+
+
+@pytest.mark.parametrize("name", ["alone", "each"])
+def test_a_helper_or_constant_that_was_bound_anew_travels(notebook: dict[str, Any], name: str) -> None:
+    assert travelled(notebook[name]) == ["A", "A"]
+    exec("TIMES = 1", notebook)
+    assert travelled(notebook[name]) == ["A"]
+    exec("def shout(text):\n    return text + '!'", notebook)
+    assert travelled(notebook[name]) == ["a!"]
+
+
+def test_code_that_did_not_change_is_pickled_once(notebook: dict[str, Any]) -> None:
+    (step,) = notebook["each"]._template_with(()).steps
+    assert step.shared._as_bytes() is step.shared._as_bytes()
+
+
+def test_functions_of_modules_are_not_looked_into() -> None:
+    @fm.task
+    def plain(text: str) -> str:
+        return text
+
+    assert Shared(1, [plain.function])._functions == ()
