@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from enum import Enum
 from typing import Literal
 
 from dask_fmware.model.immutable import immutable
@@ -27,10 +28,15 @@ class SwitchRule:
 
     def branch(self, value: object) -> int | None:
         """Index of the branch that `value` takes: ``len(labels)`` is the default, ``None`` no branch at all."""
-        text = str(value)
+        text = _text(value)
         if text in self.labels:
             return self.labels.index(text)
         return len(self.labels) if self.has_default else None
+
+
+def _text(value: object) -> str:
+    held = value.value if isinstance(value, Enum) else value
+    return str.__str__(held) if isinstance(held, str) else str(held)  # a subclass may write itself in another way
 
 
 @immutable

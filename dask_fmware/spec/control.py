@@ -27,6 +27,8 @@ def switch(
 ) -> Value:
     """Run the branch whose label equals the text of `value`; the others cost no engine slot.
 
+    The text of True is ``"True"``, of 3 ``"3"``, and of a member of an `Enum` that of its value.
+
     Branches are functions without arguments, given as a dictionary (any label) or as keywords. Without
     `default`, a value that matches no label fails the run with an error that names it as unmatched.
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from enum import Enum
 
 import pytest
 
@@ -69,6 +70,26 @@ def test_skipped_is_one_object_in_every_process(again) -> None:
 def test_a_switch_takes_the_branch_that_its_value_names() -> None:
     rule = SwitchRule("s", ("order", "3"), has_default=False)
     assert [rule.branch(value) for value in ("order", 3, "other")] == [0, 1, None]
+
+
+class Intent(str, Enum):  # noqa: UP042 - its text is "Intent.ORDER"
+    ORDER = "order"
+
+
+class Count(Enum):
+    THREE = 3
+
+
+class Loud(str):
+    def __str__(self) -> str:
+        return self.upper()
+
+
+@pytest.mark.parametrize(
+    ("value", "branch"), [(Intent.ORDER, 0), (Count.THREE, 1), (Loud("order"), 0), (True, 2), (None, None)]
+)
+def test_a_switch_reads_the_value_of_an_enum_and_the_text_of_the_rest(value: object, branch: int | None) -> None:
+    assert SwitchRule("s", ("order", "3", "True"), has_default=False).branch(value) == branch
 
 
 def test_a_switch_with_a_default_takes_it_for_any_other_value() -> None:
