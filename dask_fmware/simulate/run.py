@@ -36,7 +36,7 @@ __all__ = ["cells", "play", "saturation", "simulate"]
 
 def simulate(
     scenario: Scenario | str | os.PathLike[str] | Mapping[str, Any],
-    policies: Sequence[str] = ("slack", "greedy", "least_outstanding", "power_of_two"),
+    policies: str | Sequence[str] = ("slack", "greedy", "least_outstanding", "power_of_two"),
     loads: Sequence[float] = (1.0,),
     seeds: int | Iterable[int] = 5,
     told: Callable[[str], object] | None = None,
@@ -49,7 +49,7 @@ def simulate(
     scenario
         A scenario, a path of its document, or a dictionary.
     policies
-        Names of routing policies. Others are compared with the first.
+        Names of routing policies, or one of them. Others are compared with the first.
     loads
         Of arrivals in a window: how many runs. Of arrivals with a rate or time scale of their own: times as fast. Of
         all others: the rate relative to saturation (see `saturation`).
@@ -73,6 +73,7 @@ def simulate(
     """
     loaded = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     numbers = range(seeds) if isinstance(seeds, int) else list(seeds)
+    policies = [policies] if isinstance(policies, str) else policies
     return Study(loaded, list(cells(loaded, policies, loads, numbers, told, executor)))
 
 

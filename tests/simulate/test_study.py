@@ -28,6 +28,10 @@ def study() -> Study:
     return fm.simulate(scenario(), ["slack", "greedy"], [4, 16], seeds=3)
 
 
+def test_a_single_policy_may_be_given_by_its_name() -> None:
+    assert [row["policy"] for row in fm.simulate(scenario(), "greedy", [4], seeds=1).rows] == ["greedy"]
+
+
 def test_a_study_has_a_row_for_each_policy_and_load(study: Study) -> None:
     assert [(row["load"], row["policy"]) for row in study.rows] == [
         (4, "slack"), (4, "greedy"), (16, "slack"), (16, "greedy")
