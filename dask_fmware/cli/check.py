@@ -68,10 +68,13 @@ def _kind(file: Path) -> str:
 
 def _show_deployment(deployment: Deployment) -> None:
     from dask_fmware.policy import create_policy
+    from dask_fmware.provisioning import inventory_of
 
     create_policy(deployment.router.policy, lambda: 0.0)  # the document only holds its name
     unchecked = _check_engines(deployment)
     speeds = _speeds(deployment)
+    if deployment.provisioning is not None:
+        inventory_of(deployment)  # says what a provisioner could not begin with
     replicas = list(deployment.replicas())
     click.echo(f"deployment: {len(deployment.models)} models, {len(replicas)} replicas, sound")
     width = max(map(len, deployment.models))
@@ -92,14 +95,16 @@ def _show_deployment(deployment: Deployment) -> None:
 
 
 def _check_engines(deployment: Deployment) -> list[str]:
-    """Hold names and arguments of engines against their classes; return why that could not be done for some."""
-    from dask_fmware_workers.engines import checked_engine
+    """Make every engine, without starting it; return why that could not be done for some."""
+    from dask_fmware_workers.engines import create_engine
 
     unchecked = {}
     for name, model in deployment.models.items():
         for accelerator, placement in model.on.items():
             try:
-                checked_engine(model.engine, {**model.arguments, **placement.arguments})
+                slots = placement.slots or model.slots
+                given = {"slots": slots, "context_tokens": model.context_tokens, **model.arguments}
+                create_engine(model.engine, {**given, **placement.arguments})
             except DeploymentError as error:
                 raise DeploymentError(f"model '{name}' on '{accelerator}': {error}") from None
             except EngineLoadError as error:  # the workers may have what is missing here

@@ -14,6 +14,7 @@ accelerators:
   cpu: {cards: 1}
 models:
   small:
+    arguments: {tiny: {}}
     on: {cpu: {}}
 """
 
@@ -82,7 +83,7 @@ def test_check_names_the_line_of_a_mistake(invoke, deployment):
     deployment.write_text(DEPLOYMENT.replace("on: {cpu: {}}", "on: {gpu: {}}"))
     result = invoke("check", deployment)
     assert result.exit_code == 2
-    assert "line 5" in result.output
+    assert "line 6" in result.output
     assert "no such accelerator" in result.output
     assert "Traceback" not in result.output
 
@@ -91,7 +92,7 @@ def test_check_says_where_speeds_are_known_from_and_names_the_place_of_one_that_
     path = tmp_path / "deployment.yaml"
     text = """
 accelerators: {H100: {cards: 1}}
-models: {m: {engine: vllm, catalog: NAME, on: {H100: {}}}}
+models: {m: {engine: vllm, arguments: {model: m}, catalog: NAME, on: {H100: {}}}}
 """
     path.write_text(text.replace("NAME", "Llama-3.1-8B"))
     assert "speed on H100: catalog, Llama-3.1-8B on H100" in invoke("check", str(path)).output
@@ -116,6 +117,14 @@ def test_check_refuses_a_policy_that_does_not_exist(invoke, deployment):
             "engine: openai, arguments: {api_key: sk}",
             "unknown arguments ['api_key']; it takes base_url, model, dialect",
         ),
+        ("engine: openai", "model 'small' on 'cpu': engine 'openai': base_url and model missing; add it to"),
+        ("engine: openai, arguments: {base_url: 3, model: m}", "base_url=3 is a int; write http://host:8000/v1"),
+        ("engine: llama.cpp", "give exactly one of 'gguf' (a file) and 'tiny' (a random model)"),
+        ("engine: llama.cpp, slots: 500, arguments: {tiny: {}}", "slots=500 is not an integer in 1..256"),
+        ("engine: vllm", "engine 'vllm': model missing"),
+        ("engine: vllm-serve", "engine 'vllm-serve': model missing"),
+        ("engine: transformers", "engine 'transformers': model missing"),
+        ("engine: emulated", "emulated: give exactly one of law, catalog and profile, got none of them"),
     ],
 )
 def test_check_holds_engines_and_the_names_of_their_arguments_against_their_classes(invoke, deployment, engine, said):
@@ -124,6 +133,13 @@ def test_check_holds_engines_and_the_names_of_their_arguments_against_their_clas
     result = invoke("check", deployment)
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())
+
+
+def test_check_holds_provisioning_against_the_models(invoke, deployment):
+    deployment.write_text(DEPLOYMENT + "provisioning: {models: {smal: {min_replicas: 1}}}\n")
+    result = invoke("check", deployment)
+    assert result.exit_code == 2
+    assert "provisioning.models.smal: no such model (deployed: small)" in result.output
 
 
 def test_check_says_which_engine_cannot_be_checked_where_it_runs(invoke, deployment, monkeypatch):

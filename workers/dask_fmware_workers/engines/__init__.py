@@ -63,12 +63,12 @@ def create_engine(name: str, arguments: Mapping[str, Any]) -> Engine:
 
 
 def checked_engine(name: str, arguments: Mapping[str, Any]) -> type[Any]:
-    """Return the class of an engine that knows these arguments; which it needs, and their values, are its own business.
+    """Return the class of an engine that knows these arguments and needs no others; their values are its own business.
 
     Raises
     ------
     DeploymentError
-        If no engine has this name, or it does not know an argument.
+        If no engine has this name, or it does not know an argument or misses one.
     EngineLoadError
         If the engine's module cannot be imported.
     """
@@ -77,6 +77,10 @@ def checked_engine(name: str, arguments: Mapping[str, Any]) -> type[Any]:
     unknown = sorted(set(arguments) - set(accepted))
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
         raise DeploymentError(f"engine '{name}': unknown arguments {unknown}; it takes {', '.join(accepted)}")
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [key for key, p in accepted.items() if p.default is p.empty and p.kind not in variable]
+    if missing := [key for key in needed if key not in arguments]:
+        raise DeploymentError(f"engine '{name}': {' and '.join(missing)} missing; add it to the model's arguments")
     return engine_class
 
 

@@ -26,6 +26,10 @@ def checked_url(base_url: str) -> str:
     >>> checked_url("http://10.0.0.7:8000/v1")
     'http://10.0.0.7:8000/v1'
     """
+    if not isinstance(base_url, str):
+        raise DeploymentError(
+            f"openai: base_url={base_url!r} is a {type(base_url).__name__}; write http://host:8000/v1"
+        )
     parts = urlsplit(base_url)
     if parts.username or parts.password or parts.query:
         raise DeploymentError(
