@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,12 +86,28 @@ def evaluate(
         "progress": not as_json,
     }
     bound = WorkflowFunction(workflow_named(workflow))
+    _check(bound, data, deployment, given)
     try:
         done = run_in_foreground(lambda: _evaluated(bound, data, address, deployment, given))
     except KeyboardInterrupt:
         click.echo(f"Rows recorded in {output} are safe; run the same command again to go on.", err=True)
         raise
     click.echo(json.dumps(done.to_dict(), indent=1) if as_json else str(done))
+
+
+def _check(workflow: Any, data: Path, deployment: Path | None, given: Mapping[str, Any]) -> None:
+    """Say what does not go together before a cluster is started for it."""
+    from dask_fmware.evaluation.job import Job
+    from dask_fmware.evaluation.sources.opening import open_source
+    from dask_fmware.spec.documents import load_deployment
+
+    asked = {name: given[name] for name in ("inputs", "id_column", "scorers", "keep", "tenant")}
+    try:
+        job = Job.of(workflow, open_source(data, lambda part: part), **asked)
+    except ImportError:  # the evaluation says which package is missing
+        return
+    if deployment is not None:
+        job.check_models(list(load_deployment(deployment).models))
 
 
 async def _evaluated(

@@ -240,6 +240,27 @@ def test_what_is_asked_wrongly_is_refused_before_any_work(invoke, deployment, ar
     assert said in result.output.replace("\n", " ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "has no column 'question'; did you mean 'questions'? (input 'question' of workflow 'rag' takes it"),
+        (["--input", "question=questions", "--id", "number"], "has no column 'number'"),
+        (["--input", "question=questions", "--score", "exact"], "expected"),
+        (["--input", "question=questions"], "calls model 'large', which is not deployed"),
+    ],
+)
+def test_evaluate_refuses_what_does_not_go_together_before_it_starts_a_cluster(
+    invoke, deployment, tmp_path, monkeypatch, arguments, said
+):
+    monkeypatch.setattr("dask_fmware.cluster.foreground.run_in_foreground", lambda work: pytest.fail("was started"))
+    data = tmp_path / "data.csv"
+    data.write_text("questions,answer\nwhy?,because\n")
+    where = ["-o", tmp_path / "out", "--deployment", deployment]
+    result = invoke("evaluate", "dask_fmware.demo.rag:rag", data, *where, *arguments)
+    assert result.exit_code == 2
+    assert said in result.output.replace("\n", " ")
+
+
 def test_a_scenario_is_checked_like_other_documents(invoke, tmp_path):
     path = tmp_path / "scenario.yaml"
     path.write_text(
