@@ -11,6 +11,13 @@ from dask_fmware.cli.output import OutputFile, write
 
 __all__ = ["draw"]
 
+ENDINGS = {
+    ".svg": "svg",
+    ".html": "html",
+    ".htm": "html",
+    **dict.fromkeys(("", ".md", ".mmd", ".mermaid", ".txt"), "mermaid"),
+}
+
 
 @click.command()
 @click.argument("workflow")
@@ -28,8 +35,12 @@ def draw(workflow: str, form: str | None, output: Path | None) -> None:
     dask fmware draw dask_fmware.demo.rag:rag
     dask fmware draw triage.yaml -o triage.svg
     """
-    endings = {".svg": "svg", ".html": "html", ".htm": "html"}
-    form = form or endings.get(output.suffix.lower() if output is not None else "", "mermaid")
+    ending = output.suffix.lower() if output is not None else ""
+    if form is None and ending not in ENDINGS:
+        raise click.UsageError(
+            f"{output}: no picture is written as '{ending}'; name it .svg, .html or .mmd, or give --format"
+        )
+    form = form or ENDINGS[ending]
     spec = workflow_named(workflow)
     picture = {"mermaid": spec.to_mermaid, "svg": spec.to_svg, "html": spec.to_html}[form]()
     if output is None:

@@ -30,6 +30,8 @@ def import_named(name: str) -> Any:
         If there is none.
     """
     module, _, attribute = name.partition(":")
+    if not module or module.startswith("."):
+        raise WorkflowError(f"'{name}': '{module}' is no name of a module; give module:name, such as flows:{attribute}")
     sys.path.insert(0, "")  # as `python -m` does: modules of the working directory
     try:
         return getattr(import_module(module), attribute)

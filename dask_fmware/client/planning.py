@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from dask_fmware.compile.profiles import profiles_of
-from dask_fmware.errors import DeploymentError
+from dask_fmware.errors import DeploymentError, SpecError
 from dask_fmware.profile.assumptions import Assumptions
 from dask_fmware.profile.record import Profile
 from dask_fmware.provisioning.ahead import FleetPlan, Load, fleet_plan
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.documents import load_deployment, load_workflow
 from dask_fmware.spec.provisioning import Provisioning
-from dask_fmware.spec.record import checked
-from dask_fmware.spec.slo import SLO
+from dask_fmware.spec.record import checked, shorten
+from dask_fmware.spec.slo import SLO, checked_slo
 from dask_fmware.spec.workflow import Workflow
 
 __all__ = ["plan"]
@@ -73,8 +74,11 @@ def plan(
     --------
     >>> print(fm.plan("deployment.yaml", rag, rate=20, slo=fm.SLO(ttft_s=2)))  # doctest: +SKIP
     """
+    slo = checked_slo(slo)
     made = load_deployment(deployment)
     if cards is not None:
+        if not isinstance(cards, int) or cards < 1:
+            raise SpecError(f"cards={cards!r}: give the most cards of each type, a whole number of at least 1")
         types = {
             name: card.model_copy(update={"cards": cards, "cores": None}) for name, card in made.accelerators.items()
         }
@@ -82,9 +86,27 @@ def plan(
     options = made.provisioning or Provisioning()
     if quantile is not None:
         options = checked(Provisioning, {**options.model_dump(), "quantile": quantile}, DeploymentError, "fm.plan")
-    loads = [Load(_spec(workflow), rate, slo), *(Load(_spec(other), per_s) for other, per_s in others)]
+    loads = [_load(workflow, rate, slo), *(_load(*pair) for pair in _pairs(others))]
     assumptions = Assumptions.of(assumed, [load.workflow for load in loads])
     return fleet_plan(made, loads, profiles_of(profiles), options=options, assumptions=assumptions)
+
+
+def _pairs(others: Any) -> list[tuple[Any, Any]]:
+    if not isinstance(others, list | tuple):
+        others = [others]
+    for other in others:
+        if not isinstance(other, list | tuple) or len(other) != 2:
+            raise SpecError(
+                f"others={shorten(repr(others))}: give pairs of a workflow and its runs a second, such as [(rag, 5.0)]"
+            )
+    return list(others)
+
+
+def _load(workflow: Any, rate: Any, slo: SLO | None = None) -> Load:
+    spec = _spec(workflow)
+    if isinstance(rate, bool) or not isinstance(rate, Real):
+        raise SpecError(f"workflow '{spec.name}': rate={rate!r}; give runs a second, a number above 0")
+    return Load(spec, float(rate), slo)
 
 
 def _spec(workflow: Any) -> Workflow:

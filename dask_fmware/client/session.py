@@ -66,7 +66,7 @@ class Session:
         FMwareError
             What ended the run; `RuntimeFaultError` if the cluster is lost. What plain code raised is raised as it is.
         """
-        return self._client.sync(self._run, bound)
+        return self._client.sync(self._run, _checked(bound, "run"))
 
     def outcome(self, bound: BoundWorkflow) -> Any:
         """Run a workflow and return an `Outcome`: its result or its error, and its report.
@@ -76,7 +76,7 @@ class Session:
         RuntimeFaultError
             If the cluster is lost, or has no runtime.
         """
-        return self._client.sync(self._outcome, bound)
+        return self._client.sync(self._outcome, _checked(bound, "outcome"))
 
     # -- on the loop of the client ---------------------------------------------------------------
 
@@ -140,6 +140,16 @@ class Session:
         """Return the error for a scheduler that is gone."""
         address = self._client.scheduler.address if self._client.scheduler is not None else "the scheduler"
         return RuntimeFaultError(f"the connection to {address} was lost")
+
+
+def _checked(bound: Any, method: str) -> BoundWorkflow:
+    if isinstance(bound, BoundWorkflow):
+        return bound
+    spec = getattr(bound, "workflow", None)
+    example = f"{spec.name}({', '.join(f'{item.name}=...' for item in spec.inputs)})" if spec else "rag(question=...)"
+    raise TypeError(
+        f"Session.{method} takes a workflow bound to its inputs, such as {example}, not a {type(bound).__name__}"
+    )
 
 
 def _is_its_own(future: Future) -> bool:

@@ -13,7 +13,7 @@ from dask_fmware.profile.record import Profile
 from dask_fmware.profile.store import ProfileStore
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.documents import load_deployment
-from dask_fmware.spec.slo import SLO
+from dask_fmware.spec.slo import SLO, checked_slo
 from dask_fmware.spec.workflow import Workflow
 
 __all__ = ["workflow_budgets"]
@@ -27,5 +27,6 @@ def workflow_budgets(
     **assumed: Any,
 ) -> Budgets:
     """Return the budgets of a workflow; see `WorkflowFunction.budgets`."""
+    slo = checked_slo(slo)
     assumptions = Assumptions.of(assumed, [workflow])
     return budgets(workflow, load_deployment(deployment), profiles_of(profiles), slo=slo, assumptions=assumptions)

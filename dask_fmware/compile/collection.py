@@ -19,7 +19,7 @@ from dask_fmware.compile.template import BlockTemplate, template
 from dask_fmware.errors import WorkflowError
 from dask_fmware.model.plan import Objective
 from dask_fmware.spec.record import checked
-from dask_fmware.spec.slo import SLO, RunOptions
+from dask_fmware.spec.slo import SLO, RunOptions, checked_slo
 from dask_fmware.spec.tracing import trace
 from dask_fmware.spec.workflow import Workflow
 
@@ -284,8 +284,7 @@ def workflow(
     >>> greet
     <workflow greet(person)>
     """
-    if slo is not None and not isinstance(slo, SLO):
-        raise WorkflowError(f"slo={slo!r}: give an fm.SLO, e.g. fm.SLO(ttft_s=2.0)")
+    slo = checked_slo(slo, WorkflowError)
     if definition is None:
         return lambda function: WorkflowFunction(trace(function, name=name, slo=slo), function)
     if isinstance(definition, Workflow):

@@ -37,12 +37,16 @@ class _Hole:
 
 def is_promise(value: Any) -> bool:
     """Whether a value, or one in it, is a future or a Dask collection."""
-    match value:
-        case list() | tuple() | set():
-            return any(map(is_promise, value))
-        case dict():
-            return any(map(is_promise, value.values()))
-    return _is_future(value) or is_dask_collection(value)
+    waiting, seen = [value], set[int]()
+    while waiting:
+        held = waiting.pop()
+        if isinstance(held, CONTAINERS):
+            if id(held) not in seen:  # a container may hold itself
+                seen.add(id(held))
+                waiting.extend(held.values() if isinstance(held, dict) else held)
+        elif _is_future(held) or is_dask_collection(held):
+            return True
+    return False
 
 
 def awaited(value: Any, where: str, check: Callable[[Any, str], None]) -> Awaited:
@@ -60,7 +64,7 @@ def awaited(value: Any, where: str, check: Callable[[Any, str], None]) -> Awaite
     Raises
     ------
     WorkflowError
-        If it is a container of another type, whose values cannot be replaced.
+        If it is a container of another type, whose values cannot be replaced, or one that holds itself.
     """
     graph: dict[Any, Any] = {}
     if not isinstance(value, CONTAINERS):
@@ -82,7 +86,12 @@ def awaited(value: Any, where: str, check: Callable[[Any, str], None]) -> Awaite
         references.append(_reference(held, graph))
         return _Hole(len(references) - 1)
 
-    skeleton = emptied(value)
+    try:
+        skeleton = emptied(value)
+    except RecursionError:
+        raise WorkflowError(
+            f"{where} holds a Dask future or collection and itself, or is nested too deeply; flatten it"
+        ) from None
     check(skeleton, where)
     return Awaited(value, Task(None, _filled, Private(skeleton), *references), graph)
 

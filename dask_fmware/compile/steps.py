@@ -160,7 +160,7 @@ def run_plain(shared: Shared[PlainStep], run_id: str, /, *values: Any, plan: Any
     result: Any = None
     for operation in step.operations:
         with _Noted(step, operation):
-            result = named[operation.name] = operation.call(named)
+            result = named[operation.name] = _value(operation.call(named), f"workflow '{step.workflow}'", operation)
     decide(step, run_id, result)
     return result
 
@@ -177,9 +177,21 @@ async def run_plain_async(shared: Shared[PlainStep], run_id: str, /, *values: An
             result = operation.call(named)
             if inspect.isawaitable(result):
                 result = await result
-            named[operation.name] = result
+            named[operation.name] = _value(result, f"workflow '{step.workflow}'", operation)
     decide(step, run_id, result)
     return result
+
+
+def _value(result: Any, where: str, operation: Operation) -> Any:
+    """Refuse what a function gives instead of a value, where only its call can tell."""
+    if inspect.iscoroutine(result):
+        result.close()
+        step = "decorate the async def itself, or wait for it inside the function"
+    elif inspect.isgenerator(result) or inspect.isasyncgen(result):
+        step = "return a list"
+    else:
+        return result
+    raise WorkflowError(f"{where}, node '{operation.name}': its function returned a {type(result).__name__}; {step}")
 
 
 class _Noted:

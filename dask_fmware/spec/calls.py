@@ -7,7 +7,7 @@ model can be called nowhere else, since only a run has a cluster.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import update_wrapper
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from dask_fmware.errors import WorkflowError
 from dask_fmware.spec.captured import captured
 from dask_fmware.spec.checks import GENERATION
+from dask_fmware.spec.function_kind import function_kind
 from dask_fmware.spec.record import did_you_mean, shorten
 from dask_fmware.spec.recording import Value, bind, recorded, required
 from dask_fmware.spec.workflow import ModelNode, TaskNode, Turn
@@ -90,6 +91,11 @@ class Model:
     ) -> Value:
         """Add a chat turn through the model's chat template; `messages` is text or a list of role and content."""
         turns: list[Any] = [{"role": "user", "content": messages}]
+        if isinstance(messages, Mapping) or not isinstance(messages, Iterable):
+            raise required(f"model '{shorten(self.name)}'").wrong(
+                shorten(str(name or self.name)),
+                f"messages is a {type(messages).__name__}; give a text or a list of {{'role': 'user', 'content': ...}}",
+            )
         if not isinstance(messages, str | Value):
             turns = list(messages)
         if system is not None:
@@ -155,7 +161,7 @@ class Task:
             node,
             lambda: TaskNode(
                 name=node,
-                function=f"{self.function.__module__}:{self.function.__qualname__}",
+                function=f"{getattr(self.function, '__module__', None) or 'builtins'}:{self.function.__qualname__}",
                 args=[bind(made, arg, f"{where}, argument {i}") for i, arg in enumerate(args)],
                 kwargs={key: bind(made, arg, f"{where}, argument '{key}'") for key, arg in kwargs.items()},
             ),
@@ -181,7 +187,8 @@ def task(function: Callable[..., Any]) -> Task:
     Raises
     ------
     WorkflowError
-        If it is no function with a name and a signature, by which documents and errors speak of it.
+        If it is no function with a name and a signature, by which documents and errors speak of it, or a generator
+        function.
     """
     if isinstance(function, Task):
         return function
@@ -190,6 +197,11 @@ def task(function: Callable[..., Any]) -> Task:
     if not hasattr(function, "__qualname__"):
         raise WorkflowError(
             f"@fm.task decorates a function with a name, not a {type(function).__name__}; wrap it in def"
+        )
+    kind = function_kind(function)
+    if kind == "generator":
+        raise WorkflowError(
+            f"@fm.task: '{function.__name__}' is a {kind} function, whose value cannot travel; return a list"
         )
     try:
         return Task(function)

@@ -7,9 +7,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from dask_fmware.errors import SpecError
 from dask_fmware.spec.record import Option, Record, shorten
 
-__all__ = ["SLO", "RunOptions"]
+__all__ = ["SLO", "RunOptions", "checked_slo"]
 
 
 class SLO(Option):
@@ -60,6 +61,13 @@ class SLO(Option):
         if self.finish_by is not None and self.finish_by.tzinfo is None:
             raise ValueError("finish_by needs a time zone, e.g. datetime(..., tzinfo=timezone.utc)")
         return self
+
+
+def checked_slo(given: object, error: type[SpecError] = SpecError) -> SLO | None:
+    """Return an objective, if one was given; anything else raises `error`."""
+    if given is not None and not isinstance(given, SLO):
+        raise error(f"slo={shorten(repr(given))}: give an fm.SLO, e.g. fm.SLO(ttft_s=2.0)")
+    return given
 
 
 class RunOptions(Record):

@@ -15,6 +15,7 @@ from dask_fmware.errors import WorkflowError
 from dask_fmware.spec.calls import Model, Task, task
 from dask_fmware.spec.checks import check
 from dask_fmware.spec.control import loop, map_, switch
+from dask_fmware.spec.function_kind import function_kind
 from dask_fmware.spec.record import complaints, shorten
 from dask_fmware.spec.recording import Recording, Value, recording
 from dask_fmware.spec.slo import SLO
@@ -49,10 +50,10 @@ def trace(function: Callable[..., Any], *, name: str | None = None, slo: SLO | N
     """
     if not callable(function):
         raise WorkflowError(f"a workflow is traced from a function, not from a {type(function).__name__}")
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        kind = "generator" if inspect.isgeneratorfunction(function) else "coroutine"
-        raise WorkflowError(f"workflow '{function.__name__}': a {kind} function cannot be traced; use a plain def")
     called: str = name if name is not None else getattr(function, "__name__", type(function).__name__)
+    kind = function_kind(function)
+    if kind is not None:
+        raise WorkflowError(f"workflow '{called}': a {kind} function cannot be traced; use a plain def")
     inputs = _inputs(function, called)
     made = Recording(workflow=shorten(str(called)), taken={item.name for item in inputs})
     with recording(made):

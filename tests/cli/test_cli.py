@@ -191,12 +191,23 @@ def test_draw_writes_html_by_the_ending_of_the_file(invoke, tmp_path):
         ("dask_fmware.demo.rag:nothing", "has no 'nothing'"),
         ("dask_fmware.demo.rag:retrieve", "not a workflow"),
         ("nothing.yaml", "no such file"),
+        (":rag", "is no name of a module; give module:name, such as flows:rag"),
+        (".flows:rag", "'.flows' is no name of a module; give module:name, such as flows:rag"),
     ],
 )
 def test_draw_says_what_it_cannot_find(invoke, name, said):
     result = invoke("draw", name)
     assert result.exit_code == 2
     assert said in result.output
+
+
+def test_draw_writes_only_what_the_ending_of_the_file_says(invoke, tmp_path):
+    picture = tmp_path / "rag.png"
+    result = invoke("draw", "dask_fmware.demo.rag:rag", "-o", picture)
+    assert result.exit_code == 2
+    assert "no picture is written as '.png'; name it .svg, .html or .mmd, or give" in result.output.replace("\n", " ")
+    assert not picture.exists()
+    assert invoke("draw", "dask_fmware.demo.rag:rag", "-o", picture.with_suffix(".mmd")).exit_code == 0
 
 
 def test_status_without_a_scheduler_is_one_line(invoke):

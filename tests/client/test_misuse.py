@@ -12,6 +12,12 @@ from dask_fmware.demo.rag import rag
 from dask_fmware.errors import DeploymentError, RuntimeFaultError, SpecError, WorkflowError
 
 DEPLOYMENT = {"accelerators": {"a": {"cards": 1}}, "models": {"m": {"on": {"a": {}}}}}
+PRICED = {
+    "accelerators": {"a": {"cards": 2, "price_per_hour": 1.0}},
+    "models": {
+        name: {"on": {"a": {"latency": {"first_token_s": 0.1, "output_token_s": 0.01}}}} for name in ("small", "large")
+    },
+}
 ADDRESS = "tcp://127.0.0.1:8786"
 
 
@@ -58,15 +64,39 @@ def test_a_misspelt_assumption_is_named_with_the_one_that_was_meant() -> None:
 
 @pytest.mark.parametrize("rate", [-1.0, 0.0, float("nan"), float("inf")])
 def test_a_rate_is_a_finite_number_above_zero(rate: float) -> None:
-    priced = {
-        "accelerators": {"a": {"cards": 2, "price_per_hour": 1.0}},
-        "models": {
-            name: {"on": {"a": {"latency": {"first_token_s": 0.1, "output_token_s": 0.01}}}}
-            for name in ("small", "large")
-        },
-    }
     with pytest.raises(SpecError, match="give runs a second above 0"):
-        fm.plan(priced, rag, rate=rate)
+        fm.plan(PRICED, rag, rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"slo": 2.0}, r"slo=2\.0: give an fm\.SLO"),
+        ({"rate": "5"}, r"workflow 'rag': rate='5'; give runs a second, a number above 0"),
+        ({"others": [rag]}, r"others=\[<workflow rag.*\]: give pairs of a workflow and its runs a second"),
+        ({"others": (rag, 5.0)}, r"give pairs of a workflow and its runs a second"),
+        ({"others": rag}, r"give pairs of a workflow and its runs a second"),
+        ({"cards": 0}, r"cards=0: give the most cards of each type, a whole number of at least 1"),
+    ],
+)
+def test_what_a_plan_cannot_be_made_of_is_blamed_in_one_line(given: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        fm.plan(PRICED, rag, **{"rate": 5.0, **given})  # type: ignore[arg-type]
+
+
+def test_an_objective_of_budgets_is_no_number() -> None:
+    with pytest.raises(SpecError, match=r"slo=2\.0: give an fm\.SLO, e\.g\. fm\.SLO\(ttft_s=2\.0\)"):
+        rag.budgets(PRICED, slo=2.0)  # type: ignore[arg-type]
+
+
+async def test_a_session_runs_bound_workflows_and_says_how_one_is_bound() -> None:
+    async with Scheduler(dashboard=False, port=0) as scheduler, Client(scheduler.address, asynchronous=True) as client:
+        session = fm.Session(client)
+        for method in (session.run, session.outcome):
+            with pytest.raises(TypeError, match=r"bound to its inputs, such as rag\(question=\.\.\.\), not a Workflow"):
+                method(rag)
+            with pytest.raises(TypeError, match=r"bound to its inputs, such as rag\(question=\.\.\.\), not a int"):
+                method(3)
 
 
 def test_a_quantile_beyond_one_is_blamed_in_one_line() -> None:

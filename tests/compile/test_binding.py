@@ -70,6 +70,15 @@ def test_a_promise_in_a_container_that_cannot_be_filled_is_refused() -> None:
         greet([Pair(dask.delayed("Ada"), 36)])
 
 
+def test_a_list_that_holds_itself_is_sent_or_refused_in_words() -> None:
+    endless: list[Any] = ["Ada"]
+    endless.append(endless)
+    assert list(greet(endless)._inputs) == ["who", "tone"]
+    endless.append(dask.delayed("Ada"))
+    with pytest.raises(WorkflowError, match=r"workflow 'greet': input 'who' .* and itself, or is nested too deeply"):
+        greet(endless)
+
+
 def test_what_lies_beside_a_promise_is_checked_and_not_shown() -> None:
     with pytest.raises(WorkflowError, match=r"workflow 'greet': input 'who' \(a list\) cannot be sent to a worker"):
         greet([dask.delayed("Ada"), threading.Lock()])

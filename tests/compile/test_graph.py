@@ -13,7 +13,7 @@ from dask._task_spec import Task
 
 import dask_fmware as fm
 from dask_fmware.compile.draft import PlanDraft
-from dask_fmware.errors import NotInstalledError
+from dask_fmware.errors import NotInstalledError, WorkflowError
 from dask_fmware.model.plan import RunPlan
 
 small, large = fm.Model("small"), fm.Model("large")
@@ -156,3 +156,21 @@ def test_it_can_be_drawn_by_dask(tmp_path: Any) -> None:
     pytest.importorskip("graphviz")
     flow("x").visualize(filename=str(tmp_path / "graph.svg"))
     assert SECRET not in (tmp_path / "graph.svg").read_text()
+
+
+def test_a_function_that_gives_a_coroutine_or_generator_instead_of_a_value_is_named() -> None:
+    async def later(text: str) -> str:
+        return text
+
+    @fm.task
+    def wrapped(text):
+        return later(text)
+
+    @fm.task
+    def pairs(text):
+        return ((letter, text) for letter in text)
+
+    for task, message in ((wrapped, "coroutine; decorate the async def itself"), (pairs, "generator; return a list")):
+        bound = fm.workflow(lambda text: task(text), name="flow")("abc")  # noqa: B023 - traced at once
+        with pytest.raises(WorkflowError, match=rf"workflow 'flow', node '\w+': its function returned a {message}"):
+            bound.compute(scheduler="sync")

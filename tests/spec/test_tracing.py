@@ -143,6 +143,8 @@ REFUSED_USES = {
     "number": (lambda v: int(v), "has no number"),
     "prompt is a value": (lambda v: small(v), r"the prompt is <value of 'text'>"),
     "message is a value": (lambda v: small.chat(v), r"the prompt is <value of 'text'>"),
+    "messages are nothing": (lambda v: small.chat(None), "messages is a NoneType; give a text or a list of"),
+    "messages are a turn": (lambda v: small.chat({"role": "user"}), "messages is a dict; give a text or a list of"),
     "prompt is a number": (lambda v: small(3), "the prompt is a int"),
     "argument is a value": (lambda v: small("{seed}", seed=v), "seed is an argument of the call"),
     "name is a value": (lambda v: small("{name}", name=v), "give the field of the prompt another name"),
@@ -343,6 +345,9 @@ def test_what_cannot_be_traced_is_refused():
     def generator(a):
         yield a
 
+    async def several(a):
+        yield a
+
     def größe(a):
         return say(a)
 
@@ -355,6 +360,8 @@ def test_what_cannot_be_traced_is_refused():
     cases = [
         (coroutine, "coroutine function cannot be traced"),
         (generator, "generator function cannot be traced"),
+        (several, "generator function cannot be traced"),
+        (functools.partial(coroutine), "workflow 'partial': a coroutine function cannot be traced"),
         (größe, r"workflow 'größe': name: .*name it with letters"),
         (lambda a: say(a), "<lambda>"),
         (odd, "input 'ä' is no name"),
@@ -370,10 +377,18 @@ def test_what_cannot_be_traced_is_refused():
 
 
 def test_what_cannot_be_a_task_is_refused():
+    def pairs(a):
+        yield a
+
+    async def later_pairs(a):
+        yield a
+
     for function, message in (
         (3, "decorates a function, not a int"),
         (functools.partial(print), "with a name, not a partial"),
         (type, "has no signature"),
+        (pairs, "'pairs' is a generator function, whose value cannot travel; return a list"),
+        (later_pairs, "'later_pairs' is a generator function"),
     ):
         with pytest.raises(WorkflowError, match=message):
             task(function)
@@ -391,6 +406,11 @@ def test_value_leaves_protocols_of_notebooks_alone():
     assert repr(value) == "<value of 'a'>"
     assert not hasattr(value, "_repr_html_")
     assert len({value, Value("a")}) == 2
+
+
+def test_methods_of_builtin_types_are_tasks():
+    upper = trace(lambda text: task(str.upper)(text), name="w").nodes["upper"]
+    assert upper.function == "builtins:str.upper"
 
 
 def test_coroutine_functions_are_tasks():
