@@ -19,6 +19,7 @@ from dask_fmware.compile.template import BlockTemplate, template
 from dask_fmware.errors import WorkflowError
 from dask_fmware.model.plan import Objective
 from dask_fmware.spec.record import checked
+from dask_fmware.spec.recording import recorded
 from dask_fmware.spec.slo import SLO, RunOptions, checked_slo
 from dask_fmware.spec.tracing import trace
 from dask_fmware.spec.workflow import Workflow
@@ -152,6 +153,7 @@ class WorkflowFunction:
 
     def __init__(self, spec: Workflow, function: Callable[..., Any] | None = None) -> None:
         self.workflow = spec
+        self._function = function
         if function is not None:
             functools.update_wrapper(self, function)
         self._templates: dict[tuple[str, ...], BlockTemplate] = {(): template(spec)}  # by promised inputs
@@ -201,11 +203,17 @@ class WorkflowFunction:
         An input may be or hold a `distributed.Future`, a `dask.delayed` value, another Dask collection or a bound
         workflow. What needs it then waits until it is computed, while the run's clock goes from its submission.
 
+        In a workflow that is traced its nodes become nodes of that one, whose SLO counts, and its value is returned.
+
         Raises
         ------
         WorkflowError
             If an input is missing, unknown, given twice, or cannot be sent to a worker.
         """
+        outer = recorded()
+        if outer is not None:
+            value: BoundWorkflow = self._traced_into(outer.workflow, args, kwargs)  # a handle, as of every call there
+            return value
         spec, where = self.workflow, f"workflow '{self.workflow.name}'"
         names = [item.name for item in spec.inputs]
         listed = ", ".join(names) or "none"
@@ -233,6 +241,20 @@ class WorkflowFunction:
                 else:
                     _check_sent(value, what)
         return BoundWorkflow(spec, self._template_with(tuple(promised)), values, RunOptions())
+
+    def _traced_into(self, outer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        where = f"workflow '{outer}' calls workflow '{self.workflow.name}'"
+        if self._function is None:
+            raise WorkflowError(
+                f"{where}, which was loaded from a document; give its result as an input of the run instead, or write "
+                "both with a plain function that they share"
+            )
+        try:
+            given = inspect.signature(self._function).bind(*args, **kwargs)
+        except TypeError as error:
+            listed = ", ".join(item.name for item in self.workflow.inputs) or "none"
+            raise WorkflowError(f"{where}: {error} (inputs: {listed})") from None
+        return self._function(*given.args, **given.kwargs)
 
     def _template_with(self, promised: tuple[str, ...]) -> BlockTemplate:
         if promised not in self._templates:

@@ -144,3 +144,23 @@ def test_a_workflow_shows_its_inputs_and_keeps_its_docstring() -> None:
     assert greet.__doc__ == "Say hello."
     assert repr(greet("Ada")).endswith("inputs: who, tone>")
     assert "Ada" not in repr(greet("Ada"))
+
+
+def test_a_workflow_that_is_called_in_another_becomes_part_of_it() -> None:
+    @fm.workflow(slo=fm.SLO(e2e_s=1.0))
+    def twice(who):
+        first = greet(who)
+        return small("Answer {first} and {second}", first=first, second=greet(first, tone="dry"), name="answer")
+
+    assert list(twice.workflow.nodes) == ["small", "small_2", "answer"]
+    assert [node.name for node in fm.workflow(lambda who: greet(who), name="only").workflow.block.nodes] == ["small"]
+
+
+def test_a_workflow_that_cannot_be_part_of_another_says_what_to_do() -> None:
+    with pytest.raises(
+        WorkflowError, match=r"'outer' calls workflow 'greet': missing a required argument: 'who' \(inputs: who, tone\)"
+    ):
+        fm.workflow(lambda who: greet(tone=who), name="outer")
+    loaded = fm.workflow(fm.Workflow.from_json(greet.workflow.to_json()))
+    with pytest.raises(WorkflowError, match=r"'greet', which was loaded from a document; give its result as an input"):
+        fm.workflow(lambda who: loaded(who), name="outer")
