@@ -279,7 +279,7 @@ def workflow(
     Parameters
     ----------
     definition
-        A function, or a `Workflow` whose functions are attached.
+        A function, a `Workflow` whose functions are attached, or what this has returned.
     slo
         Default objective of its runs, instead of a loaded workflow's own; `BoundWorkflow.options` overrides it.
     name
@@ -308,9 +308,11 @@ def workflow(
     """
     slo = checked_slo(slo, WorkflowError)
     if definition is None:
-        return lambda function: WorkflowFunction(trace(function, name=name, slo=slo), function)
+        return lambda function: workflow(function, slo=slo, name=name)
     if isinstance(definition, Workflow):
         return WorkflowFunction(_with_options(definition, name=name, slo=slo))
+    if isinstance(definition, WorkflowFunction):
+        return WorkflowFunction(_with_options(definition.workflow, name=name, slo=slo), definition._function)
     return WorkflowFunction(trace(definition, name=name, slo=slo), definition)
 
 

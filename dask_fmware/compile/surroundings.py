@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
+from dask_fmware.spec.calls import Task
+
 __all__ = ["by_value", "surroundings"]
 
 
@@ -31,8 +33,13 @@ def surroundings(functions: Iterable[FunctionType]) -> list[Any]:
         named = [function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__]
         named += _cells(function)
         found += named
-        waiting += by_value(getattr(held, "__wrapped__", held) for held in named)
+        waiting += by_value(map(_unwrapped, named))
     return found
+
+
+def _unwrapped(held: Any) -> Any:
+    """Return the function in a task or behind a decorator; what stands for another object is not asked."""
+    return getattr(held, "__wrapped__", held) if isinstance(held, FunctionType | Task) else held
 
 
 def _names(code: CodeType) -> Iterator[str]:

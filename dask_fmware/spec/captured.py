@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from inspect import getattr_static
+from itertools import islice
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -14,17 +16,19 @@ from dask_fmware.spec.recording import Value
 
 __all__ = ["captured"]
 
+MOST = 10_000  # objects that are looked at: a closure may hold an index of documents
+
 
 def captured(function: Any) -> Value | None:
     """Return a handle that `function` refers to, if any."""
     waiting, seen = [function], set[int]()
-    while waiting:
+    while waiting and len(seen) < MOST:
         held = waiting.pop()
         if isinstance(held, Value):
             return held
         if id(held) not in seen:
             seen.add(id(held))
-            waiting.extend(_parts(held))
+            waiting.extend(islice(_parts(held), MOST))
     return None
 
 
@@ -48,4 +52,4 @@ def _parts(held: Any) -> Iterator[Any]:
         case partial():
             yield from (held.func, held.args, held.keywords)
         case _:
-            yield getattr(held, "__dict__", {}).get("__wrapped__")  # another task
+            yield getattr_static(held, "__wrapped__", None)  # another task; what stands for an object is not asked

@@ -115,6 +115,8 @@ def test_name_and_objective_hold_for_a_function_and_for_a_loaded_workflow() -> N
     assert (loaded.workflow.name, loaded.workflow.slo) == ("again", fm.SLO(e2e_s=9.0))
     assert loaded.workflow.functions == made.workflow.functions
     assert fm.workflow(made.workflow).workflow == made.workflow
+    again = fm.workflow(made, name="again")
+    assert (again.workflow.name, again.workflow.slo) == ("again", slo)
 
 
 def test_a_bad_name_or_objective_of_a_loaded_workflow_is_refused() -> None:

@@ -15,7 +15,12 @@ import dask_fmware as fm
 TIMES = 2
 def shout(text):
     return text.upper()
+class Proxy:
+    def __getattr__(self, name):
+        raise RuntimeError("nothing is bound")
+proxy = Proxy()
 def helped(text):
+    proxy
     return [shout(text) for _ in range(TIMES)]
 @fm.task
 def retrieve(query):

@@ -261,6 +261,32 @@ def test_a_task_may_use_itself_and_constants_from_around_it():
     assert list(made.functions) == ["count"]
 
 
+class Proxy:
+    """Stands for an object that is not there yet."""
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError("nothing is bound")
+
+
+def test_large_data_and_proxies_around_a_task_are_left_alone():
+    proxy, table = Proxy(), Counted(range(20_000))
+
+    def look_up(query):
+        return table, proxy
+
+    trace(lambda text: task(look_up)(text), name="wf")
+    assert table.read <= 10_000
+
+
+class Counted(list):
+    read = 0
+
+    def __iter__(self):
+        for item in super().__iter__():
+            self.read += 1
+            yield item
+
+
 def test_errors_do_not_show_prompts():
     secret = "confidential " * 20
     with pytest.raises(WorkflowError) as caught:
