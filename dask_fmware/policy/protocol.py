@@ -42,7 +42,7 @@ class CallView:
     deadline: float | None  # of its run, absolute; None without an SLO
     prompt_tokens: int  # expected; a lower bound until the engine has counted
     output_tokens: float  # expected, from the history of this node; max_tokens without one
-    answers: bool  # its first token may be the run's
+    answers: bool  # its first token may be the run's, and is what the run is due with
     attempt: int  # 1 for the first try
     after_s: float = 0.0  # expected critical path of its run after it, on idle fast replicas
     own_s: float = 0.0  # expected of the call itself, on an idle replica of the fastest kind

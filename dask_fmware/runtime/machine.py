@@ -230,6 +230,7 @@ class Machine:
             if plan.part_of is not None:
                 self._body_submitted(plan, run, now)
             else:
+                self.views.aim(run)
                 objective_s = 1.0 if run.deadline is None else run.deadline - now
                 asked = self.views.work(run).by_model, self.views.capacity
                 run.excess = self.shares.submitted(plan.tenant, run.level, objective_s, now, *asked)

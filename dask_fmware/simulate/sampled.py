@@ -55,6 +55,6 @@ class SampledRun:
     tenant: str
     plan: RunPlan
     nodes: tuple[SampledNode, ...]
-    unloaded_s: float  # TTFT alone on the reference card
+    unloaded_s: float  # until it is due with what it is due with, alone on the reference card
     deadline: float  # absolute; infinity without an SLO
     is_whole: bool = False  # whether the deadline is of the complete answer, not of its first token

@@ -147,15 +147,24 @@ class NodeScenario(Record):
 
 
 class ObjectiveScenario(Record):
-    """SLO of runs: ``ttft_s``, or ``factor`` times the unloaded TTFT of the path taken plus ``plus_s``.
+    """SLO of runs: ``ttft_s``, ``e2e_s``, or ``factor`` times the unloaded TTFT of the path taken plus ``plus_s``.
 
-    Unloaded means alone on a card of type `on`, with the lengths that the run has.
+    Unloaded means alone on a card of type `on`, with the lengths that the run has. With ``whole`` the last bounds the
+    whole run, by its unloaded time to the end.
     """
 
     ttft_s: float | None = Field(default=None, gt=0)
+    e2e_s: float | None = Field(default=None, gt=0, description="to the end of the run, instead of its first token")
     on: str | None = None
     factor: float = Field(default=1.0, ge=0)
     plus_s: float = Field(default=0.0, ge=0)
+    whole: bool = Field(default=False, description="of the end of the run; for factor and plus_s")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if self.ttft_s is not None and (self.e2e_s is not None or self.whole):
+            raise misfit("runs have one bound here: leave out ttft_s, or e2e_s and whole", "ttft_s")
+        return self
 
 
 class WorkflowScenario(Record):

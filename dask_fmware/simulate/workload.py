@@ -59,23 +59,28 @@ class Workload:
         workflow = self.scenario.workflows[name]
         planned, nodes = self._nodes(self._templates[name], run_id, arrival)
         slo = workflow.slo
-        unloaded_s, ttft_s = 0.0, inf
+        unloaded_s, bound_s, is_whole = 0.0, inf, False
         if slo is not None:
+            is_whole = slo.whole or slo.e2e_s is not None
             if slo.ttft_s is not None:
-                ttft_s = slo.ttft_s
+                bound_s = slo.ttft_s
+            elif slo.e2e_s is not None:
+                bound_s = slo.e2e_s
             else:
-                unloaded_s = self.unloaded_s(nodes, slo.on or next(iter(self.scenario.cards)))
-                ttft_s = slo.factor * unloaded_s + slo.plus_s
+                unloaded_s = self.unloaded_s(nodes, slo.on or next(iter(self.scenario.cards)), whole=slo.whole)
+                bound_s = slo.factor * unloaded_s + slo.plus_s
+        bound = {"e2e_s" if is_whole else "ttft_s": bound_s}
         plan = RunPlan(
             run_id=run_id,
             workflow=name,
             nodes=planned,
             output=planned[-1].key,
-            objective=Objective(ttft_s=ttft_s, on_miss=workflow.on_miss) if ttft_s < inf else None,
+            objective=Objective(**bound, on_miss=workflow.on_miss) if bound_s < inf else None,
             tenant=workflow.tenant,
             priority=workflow.priority,
         )
-        return SampledRun(run_id, arrival.at, name, workflow.tenant, plan, nodes, unloaded_s, arrival.at + ttft_s)
+        due = arrival.at + bound_s
+        return SampledRun(run_id, arrival.at, name, workflow.tenant, plan, nodes, unloaded_s, due, is_whole)
 
     def _nodes(
         self, templates: Sequence[_Template], run_id: str, arrival: Arrival
@@ -172,8 +177,8 @@ class Workload:
         typical = spread.typical
         return lambda: (draw(), typical)[1]
 
-    def unloaded_s(self, nodes: Sequence[SampledNode], accelerator: str) -> float:
-        """TTFT of a run's path, alone on a card of a type; of its completion if it ends in plain code."""
+    def unloaded_s(self, nodes: Sequence[SampledNode], accelerator: str, *, whole: bool = False) -> float:
+        """TTFT of a run's path, alone on a card of a type; its end if that is asked for, or it ends in plain code."""
         done: list[float] = []
         first_s, last_s = 0.0, 0.0
         for node in nodes:
@@ -196,7 +201,7 @@ class Workload:
                 if node.answers:
                     first_s = max(first_s, start + ttft_s)
             last_s = max(last_s, done[-1])
-        return first_s or last_s
+        return last_s if whole or not first_s else first_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,4 +134,4 @@ def test_policies_see_the_deadline_of_the_run_and_how_long_a_call_waits() -> Non
     view = d.machine.view(d.machine.runs.calls["x"])
     assert (view.deadline, view.runnable_at, view.priority) == (105.0, 101.0, 2)
     assert (view.prompt_tokens, view.output_tokens, view.attempt) == (10, 10.0, 1)
-    assert view.answers
+    assert not view.answers, "it is due with its end"

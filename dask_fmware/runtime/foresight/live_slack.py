@@ -8,7 +8,7 @@ generated. Quantiles of the parts are added up, which is at least the quantile o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dask_fmware.model.bounds import due as due_bound
 from dask_fmware.model.report import AttemptReport
@@ -38,19 +38,21 @@ def live_slack(
     bound = due_bound(run.report) if run.report.state == "running" else None
     if bound is None:
         return found
-    decided = run.decided
+    to_token = bound.what == "first token"
+    shape = views.knowledge.shape(run.plan, to_end=not to_token)
     for call in calls:
         if call.report.state in TERMINAL or run.skips(call) is not None:
             continue
-        due = run.report.submitted + bound.promised_s
-        if not call.node.answers:
-            due -= views.knowledge.after_quantile_s(views.shape(run), call.node.name, decided, quantile)
-        own_s = views.knowledge.call_quantile_s(run.plan.workflow, call.node, quantile)
+        due, node = run.report.submitted + bound.promised_s, call.node
+        if not (node.answers and to_token):
+            node = replace(node, answers=False)
+            due -= views.knowledge.after_quantile_s(shape, node.name, run.decided, quantile)
+        own_s = views.knowledge.call_quantile_s(run.plan.workflow, node, quantile)
         attempt = call.attempt
         if attempt is None:
             found[call.call_id] = CallSlack(due - own_s, due - own_s - now)
             continue
-        end = _expected_end(call, attempt, views, fleet, now, own_s, quantile, to_token=bound.what == "first token")
+        end = _expected_end(call, attempt, views, fleet, now, own_s, quantile, to_token=to_token)
         started = run.report.submitted + attempt.started_at
         found[call.call_id] = CallSlack(due - (end - started), due - end)
     return found

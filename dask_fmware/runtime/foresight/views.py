@@ -47,8 +47,22 @@ class CallViews:
     def shape(self, run: RunRecord) -> Shape:
         """Return the shape of a run's workflow."""
         if run.shape is None:
-            run.shape = self.knowledge.shape(run.plan)
+            run.shape = self.knowledge.shape(run.plan, to_end=run.to_end)
         return run.shape
+
+    def aim(self, run: RunRecord) -> None:
+        """Let a run that was promised both go by the tighter bound: that of its first token, or that of its end."""
+        report, plan = run.report, run.plan
+        ends = [bound for bound in (report.e2e_slo_s, report.finish_by_s) if bound is not None]
+        if report.ttft_slo_s is None or not ends:
+            return
+        rest_s = 0.0
+        for node in plan.nodes:
+            if node.answers and node.model is not None:
+                first_s, whole_s = self.execution(node.model, *self.knowledge.lengths(plan.workflow, node))
+                rest_s = max(rest_s, whole_s - first_s)
+        run.to_end = min(ends) - rest_s < report.ttft_slo_s
+        run.deadline = report.submitted + (min(ends) if run.to_end else report.ttft_slo_s)
 
     def limits(self, model: str) -> ModelLimits | None:
         """Return the limits of a model that is deployed or hosted, or None.
@@ -137,8 +151,8 @@ class CallViews:
         prompt, output = history.lengths(node.max_tokens)
         limits = self.limits(model) if node.prompt_bytes else None
         least = least_prompt_tokens(node.prompt_bytes, limits) if limits else 0
-        after_s, deadline = 0.0, run.deadline
-        if deadline is not None and not node.answers:
+        after_s, deadline, answers = 0.0, run.deadline, node.answers and not run.to_end
+        if deadline is not None and not answers:
             after_s = knowledge.after_s(shape, node.name, run.decided)
         submitted = run.report.submitted
         first_s, whole_s = self.execution(model, prompt, output)
@@ -156,10 +170,10 @@ class CallViews:
             deadline,
             prompt_tokens,
             output,
-            node.answers,
+            answers,
             call.tries + 1,
             after_s,
-            first_s if node.answers else whole_s,  # own_s
+            first_s if answers else whole_s,  # own_s
             None if deadline is None else submitted + (deadline - submitted) * knowledge.share(shape, node.name),
             call.parked,
             submitted,

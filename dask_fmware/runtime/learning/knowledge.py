@@ -8,7 +8,7 @@ are worked out rarely, not for each decision.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from math import ceil, prod
@@ -85,7 +85,7 @@ class Knowledge:
         self._card_s = card_s
         self._branches: dict[tuple[str, str], dict[int | None, float]] = {}
         self._bodies: dict[tuple[str, str], tuple[PlannedNode, ...]] = {}
-        self._shapes: dict[tuple[str, tuple[str, ...]], Shape] = {}
+        self._shapes: dict[tuple[str, tuple[str, ...], bool], Shape] = {}
         self._calls: dict[str, int] = {}  # workflow -> finished calls
 
     # -- observations ----------------------------------------------------------------------------
@@ -147,9 +147,9 @@ class Knowledge:
 
     # -- what follows ----------------------------------------------------------------------------
 
-    def shape(self, plan: RunPlan) -> Shape:
-        """Return the shape of a plan."""
-        key = plan.workflow, tuple([node.name for node in plan.nodes])
+    def shape(self, plan: RunPlan, *, to_end: bool = False) -> Shape:
+        """Return the shape of a plan; one that is due `to_end` has no nodes that are done with their first token."""
+        key = plan.workflow, tuple([node.name for node in plan.nodes]), to_end
         shape = self._shapes.get(key)
         if shape is None:
             if len(self._shapes) >= 1000:
@@ -158,11 +158,12 @@ class Knowledge:
             for node in plan.nodes:
                 for guard in node.guards:
                     branches[guard.switch] = max(branches.get(guard.switch, 1), guard.branch + 1)
-            shape = self._shapes[key] = Shape(plan.workflow, plan.nodes, branches)
+            nodes = tuple([replace(node, answers=False) for node in plan.nodes]) if to_end else plan.nodes
+            shape = self._shapes[key] = Shape(plan.workflow, nodes, branches)
         return shape
 
     def after_s(self, shape: Shape, node: str, decided: Decided) -> float:
-        """Expected seconds of the critical path after a node, to the answer's first token."""
+        """Expected seconds of the critical path after a node, to the answer's first token or to the end of it all."""
         base = base_name(node)
         known = shape.after.get(decided)
         if known is None or self._calls.get(shape.workflow, 0) >= known[0]:

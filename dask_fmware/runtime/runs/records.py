@@ -73,6 +73,7 @@ class RunRecord:
     parts: Mapping[str, None] = field(default_factory=_nothing)  # run ids of its bodies
     shape: Shape | None = None  # of its workflow
     deadline: float | None = None  # absolute
+    to_end: bool = False  # it is due with its end, and not with its first token
     begun: bool = False  # whether any of its calls has started
     excess: float = 0.0  # card seconds by which its tenant was ahead of its share when it was submitted
     idle_since: float = 0.0  # when the last of its calls ended
@@ -178,7 +179,8 @@ class Runs:
                 finish_by_s=max(0.0, o.finish_by - now) if o and o.finish_by is not None else None,
             )
             bound = report.deadline_s
-            run = RunRecord(plan, report, deadline=None if bound is None else now + bound, idle_since=now)
+            deadline, to_end = None if bound is None else now + bound, bound != report.ttft_slo_s
+            run = RunRecord(plan, report, deadline=deadline, to_end=to_end, idle_since=now)
         else:
             parent = self._runs.get(plan.part_of)
             if parent is None:

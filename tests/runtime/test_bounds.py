@@ -1,0 +1,72 @@
+"""What a run is due with: its first token, or its end, whichever bound is the tighter one."""
+
+from __future__ import annotations
+
+import pytest
+
+from dask_fmware.model.plan import Objective
+from dask_fmware.runtime import Hold
+from dask_fmware.spec.deployment import Latency
+from tests.runtime.builders import Driver, assigned, node, plan, replica
+
+QUICK = Latency(first_token_s=0.1, prompt_token_s=0.0, output_token_s=0.01)
+SLOW = Latency(first_token_s=0.1, prompt_token_s=0.0, output_token_s=0.1)
+TOKENS = 50  # 0.6 s on the quick replica, 5.1 s on the slow one
+
+
+@pytest.mark.parametrize(
+    ("objective", "answers", "deadline", "own_s"),
+    [
+        (Objective(ttft_s=2.0), True, 2.0, 0.1),
+        (Objective(e2e_s=2.0), False, 2.0, 0.6),
+        (Objective(finish_by=2.0), False, 2.0, 0.6),
+        (Objective(ttft_s=2.0, e2e_s=20.0), True, 2.0, 0.1),
+        (Objective(ttft_s=2.0, e2e_s=2.4), False, 2.4, 0.6),  # the answer takes half a second from its first token
+        (Objective(ttft_s=2.0, e2e_s=2.6), True, 2.0, 0.1),
+        (Objective(ttft_s=2.0, e2e_s=1.0), False, 1.0, 0.6),
+    ],
+)
+def test_a_run_is_due_with_what_is_tighter(objective: Objective, answers: bool, deadline: float, own_s: float) -> None:
+    d = Driver("slack")
+    d.ready(replica("a", latency=QUICK))
+    d.submit(plan("r", [node("r/a", answers=True, max_tokens=TOKENS)], objective=objective))
+    view = d.machine.view(d.machine.runs.calls["r/a"])
+    assert (view.answers, view.deadline, view.after_s) == (answers, deadline, 0.0)
+    assert view.own_s == pytest.approx(own_s)
+
+
+def test_what_follows_is_counted_to_the_end_of_an_answer_that_is_due_with_it() -> None:
+    d = Driver("slack")
+    d.ready(replica("a", latency=QUICK))
+    for run, objective, after_s in (("t", Objective(ttft_s=9.0), 0.1), ("e", Objective(e2e_s=9.0), 0.6)):
+        nodes = [node(f"{run}/a"), node(f"{run}/b", after=("a",), answers=True, max_tokens=TOKENS)]
+        d.submit(plan(run, nodes, objective=objective))
+        assert d.machine.view(d.machine.runs.calls[f"{run}/a"]).after_s == pytest.approx(after_s)
+
+
+@pytest.mark.parametrize(("policy", "slots"), [("slack", 1), ("slack", 2), ("greedy", 1)])
+def test_an_answer_that_is_due_with_its_end_waits_for_the_replica_where_it_ends_in_time(
+    policy: str, slots: int
+) -> None:
+    """The slow replica is free, and would give the first token sooner."""
+    d = Driver(policy)
+    d.ready(replica("quick", latency=QUICK, slots=slots), replica("slow", latency=SLOW, slots=slots))
+    for n in range(slots):
+        busy = f"busy{n}"
+        d.submit(plan(busy, [node(busy, answers=True, max_tokens=TOKENS)], objective=Objective(ttft_s=0.15)))
+        assert assigned(d.runnable(busy))[0][1] == "tcp://quick"
+    d.submit(plan("r", [node("r", answers=True, max_tokens=TOKENS)], objective=Objective(e2e_s=2.0)))
+    actions = d.runnable("r")
+    assert [type(action) for action in actions] == [Hold]
+    d.now += 0.6
+    assert ("r", "tcp://quick", 1) in assigned(d.end("busy0", output_tokens=TOKENS, prompt_tokens=1))
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_run_whose_answer_cannot_end_in_time_is_rejected_if_it_asks_for_that(slots: int) -> None:
+    d = Driver("slack")
+    d.ready(replica("slow", latency=SLOW, slots=slots))
+    objective = Objective(e2e_s=2.0, on_miss="reject")
+    d.submit(plan("r", [node("r", answers=True, max_tokens=TOKENS)], objective=objective))
+    (fail,) = d.runnable("r")
+    assert "on_miss='reject'" in fail.reason  # type: ignore[union-attr]
