@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -137,6 +138,30 @@ async def test_one_connection_serves_one_call_after_another() -> None:
         for name in "abcdef":
             assert text_of(await collect(engine, ask(name))) == "fine"
         assert len(connections) == 1
+
+
+async def test_a_connection_that_the_server_closes_when_it_is_used_again_is_no_fault() -> None:
+    """Servers close connections after so many requests, or seconds, and a request may be on its way then."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        kind, body = b"application/json", b'{"data": [{"id": "tiny"}]}'
+        if (await reader.readline()).startswith(b"POST"):
+            kind, body = b"text/event-stream", piece("fine", "stop") + b"data: [DONE]\n\n"
+        length = 0
+        while (line := await reader.readline()) != b"\r\n":
+            if line.lower().startswith(b"content-length:"):
+                length = int(line[15:])
+        await reader.readexactly(length)
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(body))
+        writer.write(head + body)
+        with contextlib.suppress(ConnectionError):
+            await reader.read(1)  # of the next request
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, started(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1") as engine:
+        for name in "abc":
+            assert text_of(await collect(engine, ask(name))) == "fine"
 
 
 async def test_fields_of_the_deployment_are_added_and_top_k_has_no_place_in_openai() -> None:

@@ -10,9 +10,10 @@ import asyncio
 import importlib.metadata
 import json
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from dask_fmware.errors import EngineCrashedError, EngineLoadError, FMwareError
@@ -118,12 +119,16 @@ class OpenAIClient:
         kind = self._http.chat.completions if "messages" in body else self._http.completions
         asked = {name: body[name] for name in ("messages", "prompt") if name in body}
         others = {name: value for name, value in body.items() if name not in asked and name != "stream"}
-        async with (
-            asyncio.timeout(self._first_s) as limit,
-            kind.with_streaming_response.create(
-                model=self._model, stream=True, extra_body=others, timeout=None, **asked
-            ) as response,
-        ):
+        create = partial(
+            kind.with_streaming_response.create,
+            model=self._model,
+            stream=True,
+            extra_body=others,
+            timeout=None,
+            **asked,
+        )
+        async with asyncio.timeout(self._first_s) as limit, AsyncExitStack() as open_:
+            response = await _sent(lambda: open_.enter_async_context(create()))
             lines = _lines(response.iter_bytes())
             async for line in lines:
                 if not line.startswith("data:"):
@@ -200,7 +205,19 @@ class OpenAIClient:
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Ask one of the server's own questions, which lie beside the protocol."""
         url = self._base_url.removesuffix("/").removesuffix("/v1") + path
-        return dict(await self._http.post(url, body=body, cast_to=object))
+        return dict(await _sent(lambda: self._http.post(url, body=body, cast_to=object)))
+
+
+async def _sent(send: Callable[[], Awaitable[Any]]) -> Any:
+    """Send a request, again if there was no answer: a server may close a connection just when it is used once more."""
+    import openai
+
+    try:
+        return await send()
+    except openai.APITimeoutError:
+        raise
+    except openai.APIConnectionError:
+        return await send()
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
