@@ -144,6 +144,7 @@ async def test_a_connection_that_the_server_closes_when_it_is_used_again_is_no_f
     """Servers close connections after so many requests, or seconds, and a request may be on its way then."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
         kind, body = b"application/json", b'{"data": [{"id": "tiny"}]}'
         if (await reader.readline()).startswith(b"POST"):
             kind, body = b"text/event-stream", piece("fine", "stop") + b"data: [DONE]\n\n"
@@ -157,11 +158,15 @@ async def test_a_connection_that_the_server_closes_when_it_is_used_again_is_no_f
         with contextlib.suppress(ConnectionError):
             await reader.read(1)  # of the next request
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server, started(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1") as engine:
-        for name in "abc":
-            assert text_of(await collect(engine, ask(name))) == "fine"
+    serving: list[Any] = []
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        async with started(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1") as engine:
+            for name in "abc":
+                assert text_of(await collect(engine, ask(name))) == "fine"
+        await asyncio.gather(*serving)
 
 
 async def test_fields_of_the_deployment_are_added_and_top_k_has_no_place_in_openai() -> None:
