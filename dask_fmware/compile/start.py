@@ -14,6 +14,7 @@ from dask._task_spec import Task
 
 from dask_fmware.compile.bodies import run_loop, run_map
 from dask_fmware.compile.steps import run_call, run_plain_async
+from dask_fmware.errors import WorkflowError
 
 __all__ = ["coroutine_task", "start_call", "start_loop", "start_map", "start_plain"]
 
@@ -46,7 +47,13 @@ def start_loop(*args: Any, **kwargs: Any) -> Any:
 
 
 def _started(step: Coroutine[Any, Any, Any]) -> Any:
-    """Return the coroutine on a worker's event loop, and its result everywhere else."""
+    """Return the coroutine on a worker's event loop, and its result everywhere else.
+
+    Raises
+    ------
+    WorkflowError
+        In a thread of a worker: the task is a copy that Dask has made, of which the router knows nothing.
+    """
     from distributed import get_worker
 
     try:
@@ -54,4 +61,12 @@ def _started(step: Coroutine[Any, Any, Any]) -> Any:
     except ValueError:
         with ThreadPoolExecutor(1) as thread:  # this one may have a loop that runs, in a notebook it has
             return thread.submit(asyncio.run, step).result()
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        step.close()
+        raise WorkflowError(
+            "Dask has copied or fused the tasks of a workflow that is part of another collection, such as a "
+            "dask.delayed value or a bag; give it the workflow's future, as in delayed(f)(client.compute(bound))"
+        ) from None
     return step

@@ -11,6 +11,7 @@ from dask import bag
 from distributed import CancelledError
 
 import dask_fmware as fm
+from dask_fmware.errors import WorkflowError
 from tests.cluster.flows import small
 
 
@@ -131,3 +132,15 @@ def test_a_promise_needs_no_cluster() -> None:
         return joined(texts)
 
     assert joining([dask.delayed(load)("one"), "two"]).compute() == "text of one|two"
+
+
+async def test_a_workflow_within_another_collection_is_an_error_and_its_future_is_not(serving: Any) -> None:
+    async with serving("small") as cluster:
+        later = cluster.client.compute(dask.delayed(lambda answer: answer.model)(cluster.client.compute(title("x"))))
+        assert await later == "small"
+        for made in (dask.delayed(str)(title("x")), dask.delayed(max)(title("x"), title("y"))):
+            broken = cluster.client.compute(made)
+            with pytest.raises(WorkflowError, match=r"delayed\(f\)\(client\.compute\(bound\)\)"):
+                await asyncio.wait_for(broken, 30)
+            broken.release()
+        later.release()
