@@ -62,6 +62,7 @@ RIGHT_OF_JOBS = 100  # the same for a call without an SLO
 HOPELESS = 20  # urgent calls parked in a row: they need no replica, and only what runs can show that they are misjudged
 EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
 FOR_BEGUN = 0.25  # most of a batch that is kept for calls of runs under way
+ALL = ""  # urgent calls of all models, which count where models share the slots of a card
 URGENT, FRESH, PARKED, BACKGROUND = 0.0, 0.5, 1.0, 2.0
 ALL_BUSY = Wait("all replicas are busy")
 LATER = Wait("only a busy replica can still be in time", lets_pass=True)
@@ -73,7 +74,7 @@ class Slack:
     name = "slack"
 
     def __init__(self) -> None:
-        self._arrivals: deque[float] = deque(maxlen=REMEMBERED)  # of urgent calls
+        self._arrivals: defaultdict[str, deque[float]] = defaultdict(_latest)  # model -> of urgent calls; "": of all
         self._typical = Typical()
         self._lost: dict[str, float] = {}  # model -> share of calls of runs under way that came too late lately
         self._leeway: dict[str, Leeway] = defaultdict(Leeway)  # model -> of calls without an objective
@@ -97,8 +98,9 @@ class Slack:
         can_be_in_time = due - call.runnable_at >= call.own_s  # else its run is lost, and it is about to be parked
         if can_be_in_time:
             self._typical.came(call, due)
-            if not self._arrivals or call.runnable_at > self._arrivals[-1]:
-                self._arrivals.append(call.runnable_at)
+            for seen in (self._arrivals[call.model], self._arrivals[ALL]):
+                if not seen or call.runnable_at > seen[-1]:
+                    seen.append(call.runnable_at)
         if call.begun:
             return (-call.priority, URGENT, float(call.excess > 0.0), due - call.own_s)
         price = self._prices.of(call)
@@ -222,22 +224,29 @@ class Slack:
             spent_s = wait_s + expected_s(call.prompt_at(replica.replica_id), call.output_tokens, replica, now)
             spent.append((spent_s, replica.name, replica.replica_id, replica))
         least_s = min(spent)[0]
-        stands_back = call.due is None and self._rate(now) * least_s > EVEN_ODDS
+        seen = self._arrivals[ALL if any(r.card_slots is not None for r in room) else call.model]
+        stands_back = call.due is None and _rate(seen, now) * least_s > EVEN_ODDS
         for spent_s, _, replica_id, replica in sorted(spent, reverse=stands_back):
             if self._plan is not None and now + spent_s > self._plan.free_until.get(replica_id, inf):
                 continue
-            if self._spares(call, replica, spent_s, room, now):
+            if self._spares(call, replica, spent_s, room, now, seen):
                 return Bind(replica_id, "no urgent call needs the replica", inf)
         if self._turn(call, now):
             replica_id = max(spent)[2] if stands_back else room[0].replica_id
             return Bind(replica_id, "it has waited for long", inf)
-        return Wait("an urgent call is likely to come meanwhile", until=now + self._pause_s(least_s, now))
+        return Wait("an urgent call is likely to come meanwhile", until=now + _pause_s(seen, least_s, now))
 
     def _spares(
-        self, call: CallView, replica: ReplicaView, spent_s: float, room: Sequence[ReplicaView], now: float
+        self,
+        call: CallView,
+        replica: ReplicaView,
+        spent_s: float,
+        room: Sequence[ReplicaView],
+        now: float,
+        seen: Sequence[float],
     ) -> bool:
         """Whether urgent calls can do without a slot of a replica for so long: none is likely, or all stay in time."""
-        if self._rate(now) * spent_s <= EVEN_ODDS or self._in_vain[call.model] >= HOPELESS:
+        if _rate(seen, now) * spent_s <= EVEN_ODDS or self._in_vain[call.model] >= HOPELESS:
             return True
         if self._plan is not None:
             return self._ahead.leaves_room(replica.replica_id, spent_s, now)
@@ -255,22 +264,29 @@ class Slack:
         self._starts = 0
         return True
 
-    def _pause_s(self, spent_s: float, now: float) -> float:
-        """Seconds until no urgent call is likely within `spent_s`, if none comes meanwhile; a mean, if that is over."""
-        mean_s = self._mean_s()
-        quiet_s = self._arrivals[-1] + 2.0 * mean_s + 1.001 * spent_s / EVEN_ODDS - now if self._arrivals else 0.0
-        return quiet_s if quiet_s > 0.0 else max(mean_s, 0.1)
 
-    def _rate(self, now: float) -> float:
-        """Urgent calls a second, lately; what a pause is longer than usual counts as the time between two."""
-        if len(self._arrivals) < 2:
-            return 0.0
-        mean_s = self._mean_s()
-        return 1.0 / max(mean_s, now - self._arrivals[-1] - 2.0 * mean_s, 1e-9)
+def _latest() -> deque[float]:
+    return deque(maxlen=REMEMBERED)
 
-    def _mean_s(self) -> float:
-        """Mean time between the latest urgent calls."""
-        return (self._arrivals[-1] - self._arrivals[0]) / (len(self._arrivals) - 1) if len(self._arrivals) > 1 else 0.0
+
+def _pause_s(seen: Sequence[float], spent_s: float, now: float) -> float:
+    """Seconds until no urgent call is likely within `spent_s`, if none comes meanwhile; a mean, if that is over."""
+    mean_s = _mean_s(seen)
+    quiet_s = seen[-1] + 2.0 * mean_s + 1.001 * spent_s / EVEN_ODDS - now if seen else 0.0
+    return quiet_s if quiet_s > 0.0 else max(mean_s, 0.1)
+
+
+def _rate(seen: Sequence[float], now: float) -> float:
+    """Urgent calls a second, lately; what a pause is longer than usual counts as the time between two."""
+    if len(seen) < 2:
+        return 0.0
+    mean_s = _mean_s(seen)
+    return 1.0 / max(mean_s, now - seen[-1] - 2.0 * mean_s, 1e-9)
+
+
+def _mean_s(seen: Sequence[float]) -> float:
+    """Mean time between the latest urgent calls."""
+    return (seen[-1] - seen[0]) / (len(seen) - 1) if len(seen) > 1 else 0.0
 
 
 def _cost(call: JobCall, answers: bool, replica: ReplicaView) -> tuple[float, float]:

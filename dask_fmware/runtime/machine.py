@@ -43,7 +43,7 @@ from dask_fmware.runtime.events import (
 from dask_fmware.runtime.foresight.live_slack import CallSlack, live_slack
 from dask_fmware.runtime.foresight.outlook import ToCome
 from dask_fmware.runtime.foresight.views import CallViews
-from dask_fmware.runtime.learning.knowledge import base_name
+from dask_fmware.runtime.learning.knowledge import THE_END, base_name
 from dask_fmware.runtime.lessons import Lessons
 from dask_fmware.runtime.observer import Observers
 from dask_fmware.runtime.replicas.fleet import Fleet
@@ -253,6 +253,8 @@ class Machine:
         run = self.runs.get(event.run_id)
         if run is None or run.plan.run_id != event.run_id or run.report.state != "running":
             return []
+        if event.state == "finished":
+            self.knowledge.observe_pause(run.plan.workflow, THE_END, now - run.idle_since)
         run.end(event.state, event.reason, now)
         for base, rounds in run.rounds.items():
             self.knowledge.observe_rounds(run.plan.workflow, base, rounds, run.bodies[base] / rounds)

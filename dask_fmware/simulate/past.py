@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dask_fmware.runtime import Machine
+from dask_fmware.runtime.learning.knowledge import THE_END
 from dask_fmware.simulate.arrivals import Arrival
 from dask_fmware.simulate.sampled import SampledNode, SampledRun
 from dask_fmware.simulate.scenario import Scenario
@@ -33,6 +34,7 @@ def _teach_run(machine: Machine, run: SampledRun) -> None:
             knowledge.observe_call(run.workflow, node.name, prompt, output)
         if node.calls:
             knowledge.observe_pause(run.workflow, node.name, _pause_s(run.nodes, node))
+    knowledge.observe_pause(run.workflow, THE_END, _tail_s(run.nodes))
 
 
 _PAST: list[tuple[Scenario, list[SampledRun]]] = []  # the latest, since the seeds of a sweep share it
@@ -51,6 +53,13 @@ def _past(scenario: Scenario) -> list[SampledRun]:
     _PAST.insert(0, (scenario, runs))
     del _PAST[4:]
     return runs
+
+
+def _tail_s(nodes: tuple[SampledNode, ...]) -> float:
+    """Longest chain of plain code after the last calls."""
+    followed = {i for node in nodes if node.taken for i in node.after}
+    last = [node for i, node in enumerate(nodes) if i not in followed and node.taken and not node.calls]
+    return max((node.seconds + _pause_s(nodes, node) for node in last), default=0.0)
 
 
 def _pause_s(nodes: tuple[SampledNode, ...], node: SampledNode) -> float:

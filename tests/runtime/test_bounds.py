@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dask_fmware.model.plan import Objective
-from dask_fmware.runtime import Hold
+from dask_fmware.runtime import Fail, Hold
 from dask_fmware.spec.deployment import Latency
 from tests.runtime.builders import Driver, assigned, node, plan, replica
 
@@ -63,10 +63,19 @@ def test_an_answer_that_is_due_with_its_end_waits_for_the_replica_where_it_ends_
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_a_run_whose_answer_cannot_end_in_time_is_rejected_if_it_asks_for_that(slots: int) -> None:
+def test_a_run_that_asks_to_be_rejected_is_when_not_even_its_first_token_can_come_in_time(slots: int) -> None:
+    """Its answer takes longer than it has if it has its usual length, which it need not have."""
     d = Driver("slack")
     d.ready(replica("slow", latency=SLOW, slots=slots))
     objective = Objective(e2e_s=2.0, on_miss="reject")
+    d.submit(plan("first", [node("first", answers=True, max_tokens=TOKENS)], objective=objective))
+    assert assigned(d.runnable("first")) == [("first", "tcp://slow", 1)]
+    for n in range(slots - 1):
+        d.submit(plan(f"busy{n}", [node(f"busy{n}", answers=True)], objective=Objective(ttft_s=9.0)))
+        d.runnable(f"busy{n}")
     d.submit(plan("r", [node("r", answers=True, max_tokens=TOKENS)], objective=objective))
-    (fail,) = d.runnable("r")
-    assert "on_miss='reject'" in fail.reason  # type: ignore[union-attr]
+    assert [type(action) for action in d.runnable("r")] == [Hold]
+    d.now = 1.95
+    (fail,) = d.end("first", output_tokens=18, prompt_tokens=1)
+    assert isinstance(fail, Fail)
+    assert "on_miss='reject'" in fail.reason

@@ -107,3 +107,32 @@ def body(run_id: str, number: int) -> RunPlan:
     first = PlannedNode(f"m[{number}].x", f"{run_id}/x", (), "small", 5)
     second = PlannedNode(f"m[{number}].y", f"{run_id}/y", (first.name,), "small", 5)
     return RunPlan(run_id, "rag", (first, second), second.key, part_of="r")
+
+
+def test_of_a_map_with_many_items_a_plan_sees_a_few_calls_and_knows_how_long_the_others_take() -> None:
+    d = Driver("slack")
+    d.ready(replica("a", slots=1), replica("b", slots=1))
+    nodes = [node("r/m", None), node("r/s", after=("m",), answers=True)]
+    d.submit(plan("r", nodes, objective=Objective(e2e_s=100.0)))
+    items = [
+        RunPlan(f"i{n}", "rag", (PlannedNode(f"m[{n}].x", f"i{n}/x", (), "small", 5),), f"i{n}/x", part_of="r")
+        for n in range(102)
+    ]
+    d.submit(*items)
+    d.runnable(*(item.output for item in items))
+    (job,) = d.machine.to_come.jobs(d.now, 12)
+    (step, *_) = job.steps
+    assert len(step.calls) == 16
+    assert all(call.call_id is not None for call in step.calls)
+    call_s, left = d.machine.views.execution("small", step.calls[0].prompt_tokens, step.calls[0].output_tokens)[1], 100
+    after_s = d.machine.view(d.machine.runs.calls["i5/x"]).after_s
+    assert step.due == pytest.approx(100.0 - after_s - (left - 16) * call_s / 2)
+
+
+def test_what_follows_a_call_in_the_body_of_its_map_is_counted() -> None:
+    d = Driver("slack")
+    d.ready(replica("a", slots=4))
+    nodes = [node("r/m", None), node("r/s", after=("m",), answers=True)]
+    d.submit(plan("r", nodes, objective=Objective(ttft_s=60.0)), body("b0", 0))
+    first, second = (d.machine.view(d.machine.runs.calls[f"b0/{name}"]) for name in "xy")
+    assert first.after_s == pytest.approx(second.after_s + second.own_s)

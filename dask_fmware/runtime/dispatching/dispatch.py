@@ -142,7 +142,7 @@ class Dispatcher:
                 self._look_again_at(choice.until)
                 self._push(call, ticket)
                 return []
-            if (rejected := self._park(call, choice)) is not None:
+            if (rejected := self._park(call, choice, now)) is not None:
                 return [rejected]
             ticket = self._ticket(call)
 
@@ -262,7 +262,7 @@ class Dispatcher:
                         open_.remove(cursor)
                 case Park():
                     cursor.take()
-                    if (rejected := self._park(call, choice)) is not None:
+                    if (rejected := self._park(call, choice, now)) is not None:
                         actions.append(rejected)
                     else:
                         self._push(call, self._ticket(call))
@@ -276,16 +276,33 @@ class Dispatcher:
             views = _others(views, call.avoid)
         if not views:
             return Wait(f"no replica of model '{model}' is ready")
+        if call.parked and self._rejects(call, now):
+            return Park("it would be late on an idle replica")
         return self.policy.choose(self._views.view(call), views, now)
 
-    def _park(self, call: CallRecord, choice: Park) -> Action | None:
+    def _park(self, call: CallRecord, choice: Park, now: float) -> Action | None:
         """Let a call go behind those that can still be in time, or reject it if its run asks for that."""
-        if (objective := call.run.plan.objective) is not None and objective.on_miss == "reject":
+        if self._rejects(call, now):
             self._waiting.discard(call.call_id)
             return attempts.reject(call, choice.reason)
         call.parked, call.view, call.report.reason = True, None, choice.reason
         self._to_come.remove(call.run)
         return None
+
+    def _rejects(self, call: CallRecord, now: float) -> bool:
+        """Whether the run of a call that is not expected in time asks to be rejected, and is lost beyond doubt.
+
+        Others before it are beyond doubt. What its own calls take is an estimate, by `max_tokens` where nothing is
+        known, and if all were rejected for it, nothing would ever be known: so it waits until not even a first token
+        is in time.
+        """
+        objective = call.run.plan.objective
+        if objective is None or objective.on_miss != "reject":
+            return False
+        view = self._views.view(call)
+        if view.deadline is None or now + view.own_s + view.after_s <= view.deadline:
+            return True
+        return now + self._views.execution(view.model, view.prompt_tokens, 0.0)[0] > view.deadline
 
     def _start_apart(self, models: Iterable[str], now: float) -> list[Action]:
         """Start calls that must be alone where a replica is empty, and empty another one if one more is needed."""

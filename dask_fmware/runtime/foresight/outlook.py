@@ -23,6 +23,7 @@ from dask_fmware.runtime.runs.records import NOTHING, CallRecord, RunRecord, Run
 __all__ = ["ToCome"]
 
 LEAST_S = 0.001  # what is overdue takes at least so much longer
+MOST_OF_STEP, MOST_CALLS = 16, 64  # calls to start that a plan sees, of a step and in all: it is made for each event
 
 _Place: TypeAlias = tuple[int, float, int, str]  # priority (highest first), deadline, number and id of a run
 
@@ -98,10 +99,12 @@ class ToCome:
     def jobs(self, now: float, most: int) -> Sequence[Job]:
         """Runs that still have calls to start, the most urgent ones, those under way first."""
         jobs: list[Job] = []
+        calls = 0
         for *_, run_id in heapq.merge(self._begun, self._fresh):
             if (run := self._runs.get(run_id)) is not None and (job := self._job(run, now)) is not None:
                 jobs.append(job)
-                if len(jobs) == most:
+                calls += sum(len(step.calls) for step in job.steps)
+                if len(jobs) == most or calls >= MOST_CALLS:
                     break
         return sorted(jobs, key=lambda job: not job.begun)
 
@@ -137,6 +140,10 @@ class ToCome:
             if not open_:
                 places[node.name] = after, max(end, ends)
                 continue
+            due = deadline - (0.0 if node.answers else knowledge.after_s(shape, node.name, decided))
+            if len(open_) > MOST_OF_STEP:
+                open_, more_s = self._first(open_)
+                due -= more_s
             pause = knowledge.pause_s(shape.workflow, node.name)
             started = end if end > 0.0 else run.idle_since
             ready = now if not is_new else _expected(started + pause, now) if not after else end + pause
@@ -148,7 +155,7 @@ class ToCome:
                     calls=tuple(open_),
                     in_turn=node.model is None and knowledge.in_turn(shape.workflow, node.name),
                     answers=node.answers,
-                    due=deadline - (0.0 if node.answers else knowledge.after_s(shape, node.name, decided)),
+                    due=due,
                 )
             )
             places[node.name] = (len(steps) - 1,), max(end, ends)
@@ -180,6 +187,14 @@ class ToCome:
             call_id = call.call_id if is_runnable else None
             open_.append(job_call(knowledge, shape.workflow, call.node, call_id, self._avoided(call)))
         return open_, ends, is_new
+
+    def _first(self, calls: Sequence[JobCall]) -> tuple[list[JobCall], float]:
+        """The calls of a step that are planned for, runnable ones first, and how long the others take after them."""
+        first = sorted(calls, key=lambda call: call.call_id is None)[:MOST_OF_STEP]
+        one = first[-1]
+        call_s = self._views.execution(one.model, one.prompt_tokens, one.output_tokens)[1]
+        lanes = sum(any(s.replica.model == one.model for s in states) for states in self._fleet.lanes)
+        return first, (len(calls) - len(first)) * call_s / max(lanes, 1)
 
     def _avoided(self, call: CallRecord) -> frozenset[str]:
         """Replicas on which a call failed, as long as there are others for it."""

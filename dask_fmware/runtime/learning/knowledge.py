@@ -18,7 +18,7 @@ from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.profile.lengths import OutputLengths
 from dask_fmware.runtime.learning.histories import NodeHistories, NodeHistory, plain_name
 
-__all__ = ["Decided", "Execution", "Knowledge", "Shape", "base_name"]
+__all__ = ["THE_END", "Decided", "Execution", "Knowledge", "Shape", "base_name"]
 
 Execution: TypeAlias = Callable[[str, float, float], tuple[float, float]]
 """First token and completion of a call of a model, by prompt and output tokens, on an idle fast replica, in seconds."""
@@ -27,6 +27,7 @@ CardTime: TypeAlias = Callable[[str, float, float], float]
 """Seconds that such a call takes of a fast replica which is full."""
 
 Decided: TypeAlias = frozenset[tuple[str, int | None]]
+THE_END = "the end"  # no node has such a name: before it comes the plain code after a run's last call
 MOST_OUTCOMES = 256  # combinations of branches that are told apart
 MOST_NAMES = 10_000  # workflows, switches, and maps and loops, that are remembered
 FEWEST, MOST = 20, 50_000  # finished calls of a workflow after which paths are worked out anew: a twentieth of all
@@ -176,6 +177,7 @@ class Knowledge:
             rounds = self.nodes.of(shape.workflow, base).rounds.value or 1.0
             if rounds > 1.0:
                 after_s += max(rounds - done - 1, 0.0) * self._body_s(shape.workflow, base)
+            after_s += self._rest_of_body_s(shape.workflow, node)
         return after_s
 
     def work(self, shape: Shape, decided: Decided) -> Work:
@@ -206,6 +208,7 @@ class Knowledge:
             if usual > 1:  # a loop, not a map
                 left = self._lengths.quantile(shape.workflow, f"rounds of {base}", quantile, usual, done) - done
                 after_s += max(left, 0) * self._body_s(shape.workflow, base, quantile)
+            after_s += self._rest_of_body_s(shape.workflow, node, quantile)
         return after_s
 
     def call_quantile_s(self, workflow: str, node: PlannedNode, quantile: float) -> float:
@@ -278,6 +281,14 @@ class Knowledge:
     def _body_s(self, workflow: str, base: str, quantile: float | None = None) -> float:
         return sum(self._one_s(workflow, node, quantile) for node in self._bodies.get((workflow, base), ()))
 
+    def _rest_of_body_s(self, workflow: str, node: str, quantile: float | None = None) -> float:
+        """What follows a call in the body of its map or loop: calls of one body run one after the other."""
+        nodes = self._bodies.get((workflow, base_name(node)), ())
+        names = [plain_name(one.name) for one in nodes]
+        if (mine := plain_name(node)) not in names:
+            return 0.0
+        return sum(self._one_s(workflow, one, quantile) for one in nodes[names.index(mine) + 1 :])
+
     def _paths(self, shape: Shape, decided: Decided) -> dict[str, float]:
         """Mean over the outcomes of open switches of the longest path after each node."""
         total: dict[str, float] = {}
@@ -320,7 +331,9 @@ class Knowledge:
         self, shape: Shape, is_taken: Callable[[PlannedNode], bool], quantile: float | None = None
     ) -> dict[str, float]:
         """Longest path after each node over the nodes that are taken, to the first token of an answer."""
-        after = dict.fromkeys((node.name for node in shape.nodes), 0.0)
+        ends_with_answer = any(node.answers for node in shape.nodes)
+        tail_s = 0.0 if ends_with_answer else self.pause_s(shape.workflow, THE_END)
+        after = dict.fromkeys((node.name for node in shape.nodes), tail_s)
         for node in reversed(shape.nodes):
             if not is_taken(node):
                 continue
