@@ -84,3 +84,48 @@ def test_the_kv_cache_of_a_token_follows_from_the_shape() -> None:
     assert GgufHeader(shape | heads | {"llama.attention.key_length": 256}).kv_bytes_per_token == 196608
     assert GgufHeader(shape).kv_bytes_per_token is None
     assert GgufHeader({}).kv_bytes_per_token is None
+
+
+LLAMA = {"general.architecture": "llama", "llama.block_count": 32, "llama.embedding_length": 4096}
+HEADS = {"llama.attention.head_count": 32, "llama.attention.head_count_kv": 8}
+
+
+def test_layers_without_a_cache_of_their_own_take_no_part_in_it(tmp_path: Path) -> None:
+    cached = [0, 0, 8, 0, 0, 8, 0, 0, 8, 0, 8, 0, 8, 0, 8, 0]  # of LFM2 1.2B: the others are convolutions
+    entries = [
+        entry("general.architecture", 8, text("lfm2")),
+        entry("lfm2.block_count", 4, struct.pack("<I", 16)),
+        entry("lfm2.embedding_length", 4, struct.pack("<I", 2048)),
+        entry("lfm2.attention.head_count", 4, struct.pack("<I", 32)),
+        entry("lfm2.attention.head_count_kv", 9, struct.pack("<IQ16i", 5, 16, *cached)),
+    ]
+    path = tmp_path / "lfm2.gguf"
+    path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, len(entries)) + b"".join(entries))
+    assert read_header(path).kv_bytes_per_token == 6 * 8 * 64 * 2 * 2
+
+
+def test_heads_of_each_layer_need_a_stated_width_and_a_number_for_each_layer() -> None:
+    each = {"llama.attention.head_count": [32] * 32, "llama.attention.head_count_kv": [4] * 16 + [8] * 16}
+    wide = {"llama.attention.key_length": 128, "llama.attention.value_length": 128}
+    assert GgufHeader(LLAMA | each | wide).kv_bytes_per_token == 98304
+    assert GgufHeader(LLAMA | each).kv_bytes_per_token is None
+    assert GgufHeader(LLAMA | HEADS | {"llama.attention.head_count_kv": [8]}).kv_bytes_per_token is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"llama.attention.sliding_window": 1024},
+        {"llama.ssm.state_size": 128},
+        {"llama.attention.kv_lora_rank": 512},
+        {"llama.attention.head_count_kv": 0},
+    ],
+)
+def test_a_cache_that_does_not_grow_by_the_token_is_not_stated(more: dict[str, int]) -> None:
+    assert GgufHeader(LLAMA | HEADS | more).kv_bytes_per_token is None
+
+
+def test_gemma_2_has_a_window_also_where_its_file_is_silent() -> None:
+    gemma = {name.replace("llama", "gemma2"): value for name, value in (LLAMA | HEADS).items()}
+    assert GgufHeader({**gemma, "general.architecture": "gemma2"}).kv_bytes_per_token is None
+    assert GgufHeader(LLAMA | HEADS | {"llama.attention.sliding_window": 0}).kv_bytes_per_token == 131072

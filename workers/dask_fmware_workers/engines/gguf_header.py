@@ -21,14 +21,17 @@ __all__ = ["GgufHeader", "read_header"]
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_INTEGERS = (0, 1, 2, 3, 4, 5, 10, 11)
 _TOKENS = "tokenizer.ggml.tokens"
+_PER_LAYER = (".attention.head_count", ".attention.head_count_kv")  # one number for all layers, or a list
+_WINDOWED = ("gemma2", "llama4")  # to llama.cpp also where the file does not say so
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
     """The metadata of one GGUF file."""
 
-    values: Mapping[str, Any]  # scalars and strings, and the token list as bytes
+    values: Mapping[str, Any]  # scalars, strings, heads of each layer, and the token list as bytes
 
     @property
     def architecture(self) -> str:
@@ -38,7 +41,7 @@ class GgufHeader:
     @property
     def trained_context_tokens(self) -> int | None:
         """The longest context the model was trained for, where the file says."""
-        return self.values.get(f"{self.values.get('general.architecture')}.context_length")
+        return self._of("context_length")  # type: ignore[no-any-return]
 
     @property
     def layers(self) -> int | None:
@@ -47,17 +50,41 @@ class GgufHeader:
 
     @property
     def kv_bytes_per_token(self) -> float | None:
-        """Bytes of keys and values of one token in 16 bits; None where the layers differ or the file is silent."""
-        layers, heads, width = self.layers, self._shape("attention.head_count"), self._shape("embedding_length")
-        groups = self._shape("attention.head_count_kv") or heads
-        if not (layers and heads and groups and width):
+        """Bytes of keys and values of one token in 16 bits, over all layers.
+
+        None where the file is silent, and where a cache does not grow by the token: layers that see a window,
+        state-space layers, and latent attention, of which llama.cpp keeps another shape.
+        """
+        heads, width = self._of("attention.head_count"), self._shape("embedding_length")
+        cached = self._cached_heads(heads)
+        if not cached or self._windowed or self._of("attention.kv_lora_rank") or self._has_state:
             return None
-        key = self._shape("attention.key_length") or width // heads
-        value = self._shape("attention.value_length") or width // heads
-        return 2.0 * layers * groups * (key + value)
+        usual = width // heads if width and isinstance(heads, int) and heads else None
+        key, value = (self._shape(f"attention.{name}_length") or usual for name in ("key", "value"))
+        return 2.0 * cached * (key + value) if key and value else None
+
+    def _cached_heads(self, heads: Any) -> int | None:
+        """Heads with keys and values of their own, summed over the layers."""
+        groups = self._of("attention.head_count_kv")
+        each, layers = heads if groups is None else groups, self.layers
+        if isinstance(each, list):
+            return sum(each) if len(each) == layers else None
+        return each * layers if isinstance(each, int) and layers else None
+
+    @property
+    def _windowed(self) -> bool:
+        window = self._of("attention.sliding_window")
+        return self.architecture in _WINDOWED if window is None else bool(window)
+
+    @property
+    def _has_state(self) -> bool:
+        return any(name.startswith(f"{self.architecture}.ssm.") for name in self.values)
+
+    def _of(self, name: str) -> Any:
+        return self.values.get(f"{self.values.get('general.architecture')}.{name}")
 
     def _shape(self, name: str) -> int | None:
-        value = self.values.get(f"{self.values.get('general.architecture')}.{name}")
+        value = self._of(name)
         return value if isinstance(value, int) else None
 
     @property
@@ -106,10 +133,15 @@ def _parse(data: mmap.mmap) -> dict[str, Any]:
     for _ in range(entries):
         name, offset = _string(data, offset)
         (kind,) = struct.unpack_from("<I", data, offset)
-        value, offset = _value(data, offset + 4, kind, keep=name == _TOKENS.encode())
+        value, offset = _value(data, offset + 4, kind, keep=_asked_for(name.decode()))
         if value is not None:
             values[name.decode()] = value
     return values
+
+
+def _asked_for(name: str) -> bool:
+    """Whether somebody asks for a list of this name."""
+    return name == _TOKENS or name.endswith(_PER_LAYER)
 
 
 def _string(data: mmap.mmap, offset: int) -> tuple[bytes, int]:
@@ -128,11 +160,13 @@ def _value(data: mmap.mmap, offset: int, kind: int, *, keep: bool) -> tuple[Any,
         return struct.unpack_from(_SCALARS[kind], data, offset)[0], offset + struct.calcsize(_SCALARS[kind])
     kind, count = struct.unpack_from("<IQ", data, offset)
     offset += 12
-    if kind != _STRING:  # numbers: nobody asks for them
+    if kind != _STRING:
         end = offset + count * struct.calcsize(_SCALARS[kind])
         if end > len(data):
             raise ValueError(f"a list at byte {offset} ends beyond the file")
-        return None, end
+        if not keep or kind not in _INTEGERS:
+            return None, end
+        return [number for (number,) in struct.iter_unpack(_SCALARS[kind], data[offset:end])], end
     texts = []
     for _ in range(count):
         text, offset = _string(data, offset)
