@@ -39,6 +39,24 @@ async def test_the_weights_of_a_directory_are_its_files_not_the_memory_that_its_
     assert (await facts({"model": str(tmp_path), "dtype": "bfloat16"}, taken))["kv_bytes_per_token"] == 256.0
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"kv_cache_dtype": "fp8"}, 128.0),
+        ({"kv_cache_dtype": "auto"}, 256.0),
+        ({"enforce_eager": True}, 256.0),
+        (None, 256.0),
+        (["--enforce-eager", "--kv-cache-dtype", "fp8_e5m2"], 128.0),
+        (["--kv-cache-dtype=fp8"], 128.0),
+        (["--kv-cache-dtype"], 256.0),
+    ],
+)
+async def test_a_cache_of_half_width_takes_half_the_bytes(tmp_path: Path, options: Any, expected: float) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "torch_dtype": "bfloat16"}))
+    found = await facts({"model": str(tmp_path), "options": options}, Footprint())
+    assert found["kv_bytes_per_token"] == expected
+
+
 async def test_without_files_the_weights_are_what_loading_took() -> None:
     assert (await facts({"model": "an/id-of-a-hub"}, Footprint(GIB, 15 * GIB)))["weight_bytes"] == 15 * GIB
     found = await facts({}, Footprint(GIB))
@@ -52,7 +70,13 @@ async def test_without_files_the_weights_are_what_loading_took() -> None:
         ({**SHAPE, "head_dim": 32}, 512.0),
         ({"text_config": SHAPE, "dtype": "float32"}, 512.0),
         ({**SHAPE, "kv_lora_rank": 512, "qk_rope_head_dim": 64}, 2 * 576 * 2.0),
-        ({**SHAPE, "layer_types": ["full_attention", "sliding_attention"]}, 256.0),
+        ({**SHAPE, "layer_types": ["full_attention", "full_attention"], "sliding_window": 1024}, 256.0),
+        ({**SHAPE, "layer_types": ["full_attention", "sliding_attention"]}, None),
+        ({**SHAPE, "layer_types": ["full_attention", "chunked_attention"]}, None),
+        ({**SHAPE, "sliding_window": 1024}, None),
+        ({**SHAPE, "sliding_window": 1024, "use_sliding_window": False}, 256.0),
+        ({**SHAPE, "attn_layer_period": 8}, None),
+        ({**SHAPE, "num_key_value_heads": [2, 1]}, None),
         ({**SHAPE, "layer_types": ["full_attention", "linear_attention"]}, None),
         ({"hidden_size": 64}, None),
     ],

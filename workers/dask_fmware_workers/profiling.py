@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -223,4 +224,18 @@ def _kv_bytes_per_token(arguments: Mapping[str, Any]) -> float | None:
     path, directory = _weights_file(arguments), _model_files(arguments)
     if path is not None and path.exists():
         return read_header(path).kv_bytes_per_token
-    return None if directory is None else directory.kv_bytes_per_token(str(arguments.get("dtype", "auto")))
+    if directory is None:
+        return None
+    dtype = _cache_dtype(arguments.get("options"))
+    return directory.kv_bytes_per_token(str(arguments.get("dtype", "auto")) if dtype == "auto" else dtype)
+
+
+def _cache_dtype(options: Any) -> str:
+    """What vLLM keeps keys and values in, as its options say; ``"auto"``: as the activations.
+
+    Those of an engine in the worker are a mapping, those of a server its words.
+    """
+    if isinstance(options, Mapping):
+        return str(options.get("kv_cache_dtype") or "auto")
+    words = [part for word in options or () for part in str(word).split("=", 1)]
+    return next((value for name, value in pairwise(words) if name == "--kv-cache-dtype"), "auto")

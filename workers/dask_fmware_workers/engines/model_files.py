@@ -14,7 +14,9 @@ from typing import Any
 __all__ = ["ModelFiles", "kv_bytes_per_token"]
 
 ITEM_BYTES = {"float32": 4, "float": 4, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}  # all others that are served have two
-ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
+FULL = "full_attention"
+WINDOWS = ("sliding_window", "attention_chunk_size")
+HYBRIDS = ("attn_layer_period", "layers_block_type", "hybrid_override_pattern")  # some layers have no cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,9 @@ class ModelFiles:
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], dtype: str = "auto") -> float | None:
-    """Bytes of keys and values of one token, by a model's configuration; None where its layers differ in kind.
+    """Bytes of keys and values of one token, by a model's configuration.
+
+    None where a cache does not grow by the token in all layers: some see a window, or keep a state.
 
     Examples
     --------
@@ -54,15 +58,24 @@ def kv_bytes_per_token(config: Mapping[str, Any], dtype: str = "auto") -> float 
     """
     text = config.get("text_config") or config
     layers, heads, width = (text.get(name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
-    if not (layers and heads) or not set(text.get("layer_types") or ATTENTION) <= set(ATTENTION):
+    if not (layers and heads) or not _is_full(text):
         return None
     item_bytes = ITEM_BYTES.get(_dtype(config, text) if dtype == "auto" else dtype, 2)
     if latent := text.get("kv_lora_rank"):  # one compressed vector for keys and values of all heads
         return float(layers * (latent + (text.get("qk_rope_head_dim") or 0)) * item_bytes)
     head_width = text.get("head_dim") or (width and width // heads)
-    if not head_width:
+    groups = text.get("num_key_value_heads") or heads
+    if not head_width or not isinstance(groups, int):
         return None
-    return float(2 * layers * (text.get("num_key_value_heads") or heads) * head_width * item_bytes)
+    return float(2 * layers * groups * head_width * item_bytes)
+
+
+def _is_full(text: Mapping[str, Any]) -> bool:
+    """Whether all layers attend to all tokens; without types of layers a window counts unless it is switched off."""
+    if kinds := text.get("layer_types"):
+        return set(kinds) == {FULL}
+    has_window = any(text.get(name) for name in WINDOWS) and text.get("use_sliding_window") is not False
+    return not has_window and not any(text.get(name) for name in HYBRIDS)
 
 
 def _dtype(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
