@@ -102,6 +102,23 @@ def test_what_a_card_does_not_tell_is_unknown(nvml: Any) -> None:
     assert nvidia_cards()[0].utilisation is None
 
 
+def test_a_lost_card_keeps_its_number_and_its_neighbours_are_told(nvml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = nvml("a", "b", "c")
+    fake.held = {7: GIB}
+    handle_of = fake.nvmlDeviceGetHandleByIndex
+
+    def lost(index: int) -> int:
+        if index == 1:
+            raise fake.NVMLError("GPU is lost")
+        return handle_of(index)
+
+    monkeypatch.setattr(fake, "nvmlDeviceGetHandleByIndex", lost, raising=False)
+    assert [(card.index, card.free_bytes) for card in nvidia_cards()] == [(0, 20 * GIB), (1, None), (2, 18 * GIB)]
+    assert [card.name for card in nvidia_cards("2")] == ["c"]
+    assert nvidia_bytes({7}) == 2 * GIB
+    check_memory(Need(999 * GIB), nvidia_cards("1")[0], what="llama.cpp")  # what nobody knows is not refused
+
+
 def test_only_visible_cards_count(nvml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml("a", "b", "c")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")

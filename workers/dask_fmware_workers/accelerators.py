@@ -168,7 +168,10 @@ def see_only(devices: Sequence[int | str]) -> None:
 
 
 def _nvidia_card(nvml: Any, index: int) -> Card:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    except nvml.NVMLError:  # lost: its neighbours keep their numbers
+        return Card("nvidia", "NVIDIA card", index)
 
     def ask(function: str) -> Any:
         try:
