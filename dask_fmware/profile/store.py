@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -129,6 +131,12 @@ def _part_name(key: ProfileKey) -> str:
     return entry_name(key).removesuffix(".json") + ".points"
 
 
+def _unfinished(name: str) -> str:
+    """Where an entry lies while it is written: nobody else's, as processes of two containers may have one number."""
+    host = re.sub(r"[^A-Za-z0-9-]+", "-", platform.node())[:20]
+    return f".{name}.{host}.{os.getpid()}.{secrets.token_hex(4)}.part"
+
+
 class _Files(Protocol):
     def names(self) -> Iterator[str]: ...
     def read(self, name: str) -> bytes: ...
@@ -152,7 +160,7 @@ class _Local:
 
     def write(self, name: str, content: bytes) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
-        part = self._root / f".{name}.{os.getpid()}.part"  # its own directory: a rename within one is atomic
+        part = self._root / _unfinished(name)  # its own directory: a rename within one is atomic
         try:
             with part.open("wb") as file:
                 file.write(content)
@@ -195,7 +203,7 @@ class _Remote:
 
     def write(self, name: str, content: bytes) -> None:
         self._system.makedirs(self._root, exist_ok=True)
-        part = f"{self._root}/.{name}.{os.getpid()}.part"
+        part = f"{self._root}/{_unfinished(name)}"
         self._system.pipe_file(part, content)
         self._system.mv(part, f"{self._root}/{name}")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -60,6 +61,31 @@ def test_writing_leaves_no_part_behind(store: ProfileStore, tmp_path: Path) -> N
     store.put(profile())
     assert [path.name for path in (tmp_path / "profiles").iterdir()] == [entry_name(KEY)]
     assert where.endswith(entry_name(KEY))
+
+
+@pytest.mark.parametrize("kind", ["directory", "fsspec"])
+def test_containers_with_equal_process_numbers_write_one_entry(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "profiles", profile().model_copy(update={"load_s": 99.0})
+    if kind == "directory":
+        store, system, written = ProfileStore(here), os, "fsync"
+    else:
+        fsspec = pytest.importorskip("fsspec")
+        store, system, written = ProfileStore(f"file://{here}"), fsspec.filesystem("file"), "pipe_file"
+    whole = getattr(system, written)
+
+    def write_and_let_the_other_in(*arguments: object) -> None:
+        whole(*arguments)
+        monkeypatch.setattr(system, written, whole)
+        ProfileStore(store.location).put(there)
+        assert store.get(KEY)[0] == there
+
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(system, written, write_and_let_the_other_in)
+    store.put(profile())
+    assert store.get(KEY) == (profile(), None)
+    assert [path.name for path in here.iterdir()] == [entry_name(KEY)]
 
 
 @pytest.mark.parametrize(
