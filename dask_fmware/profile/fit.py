@@ -42,6 +42,7 @@ class DecodeForm:
 
     batch_bends: bool = False
     context_bends: bool = False
+    batch_counts: bool = True  # False: every batch is one sequence, whose cost is in the fixed part
 
     @property
     def name(self) -> str:
@@ -69,6 +70,7 @@ class PrefillForm:
 
 # from plain to rich: the first within EARNED of the best is taken
 DECODE_FORMS = (DecodeForm(), DecodeForm(batch_bends=True), DecodeForm(batch_bends=True, context_bends=True))
+SINGLE_FORMS = (DecodeForm(batch_counts=False), DecodeForm(context_bends=True, batch_counts=False))
 _BENDS: tuple[Bend, ...] = ("none", "line", "curve")
 PREFILL_FORMS = tuple(
     sorted(
@@ -102,8 +104,17 @@ class Fit:
     context_tokens: tuple[float, float]  # least and largest measured, summed over the batch
 
 
-def fit_law(points: Sequence[StepPoint], rng: np.random.Generator) -> Fit:
+def fit_law(points: Sequence[StepPoint], rng: np.random.Generator, slots: int | None = None) -> Fit:
     """Fit the law of one (model, accelerator, engine) from steps of both phases.
+
+    Parameters
+    ----------
+    points
+        Measured steps.
+    rng
+        Shuffles the folds of cross-validation.
+    slots
+        Of the engine, if known: with one slot batches need not vary, and the law holds for one sequence at a time.
 
     Raises
     ------
@@ -113,10 +124,10 @@ def fit_law(points: Sequence[StepPoint], rng: np.random.Generator) -> Fit:
     decode = sum(point.prefill_tokens <= 0 for point in points)
     _require("decode", decode, NEEDED_DECODE, "steps without prefill")
     _require("prefill", len(points) - decode, NEEDED_PREFILL, "steps with prefill")
-    return fit_phases(points, rng)
+    return fit_phases(points, rng, slots)
 
 
-def fit_phases(points: Sequence[StepPoint], rng: np.random.Generator) -> Fit:
+def fit_phases(points: Sequence[StepPoint], rng: np.random.Generator, slots: int | None = None) -> Fit:
     """Fit whichever phases were measured; a phase without points has no cost in the law (see `fit_law`)."""
     table = PointTable.of(points)
     decode, prefill = table.only(table.tokens <= 0), table.only(table.tokens > 0)
@@ -124,8 +135,11 @@ def fit_phases(points: Sequence[StepPoint], rng: np.random.Generator) -> Fit:
     decode_fit = prefill_fit = None
     if decode.size:
         _require("decode", decode.size, NEEDED_DECODE, "steps without prefill")
-        _require_varied("decode", "batch", decode.batch)
-        form, errors = _choose(DECODE_FORMS, decode, lambda form, part: _fit_decode(part, form), rng)
+        is_single = slots == 1 and bool(np.all(decode.batch == 1))
+        if not is_single:
+            _require_varied("decode", "batch", decode.batch)
+        forms = SINGLE_FORMS if is_single else DECODE_FORMS
+        form, errors = _choose(forms, decode, lambda form, part: _fit_decode(part, form), rng)
         law = _fit_decode(decode, form)
         decode_fit = _phase_fit(form.name, decode, law, errors)
     if prefill.size:
@@ -150,13 +164,12 @@ def cross_validate(points: Sequence[StepPoint], rng: np.random.Generator, folds:
 
 
 def _fit_decode(part: PointTable, form: DecodeForm) -> StepLaw:
-    columns = [
-        Column(np.ones(part.size)),
-        Column(part.batch, knots_for(part.batch) if form.batch_bends else ()),
-        Column(part.context, knots_for(part.context) if form.context_bends else ()),
-    ]
-    fixed, batch, context = _solve(columns, part.step_s, part.step_s)
-    return StepLaw(float(fixed[0]), curve_of(columns[1], batch), curve_of(columns[2], context))
+    batch = Column(part.batch, knots_for(part.batch) if form.batch_bends else ())
+    context = Column(part.context, knots_for(part.context) if form.context_bends else ())
+    columns = [Column(np.ones(part.size)), *([batch] if form.batch_counts else []), context]
+    fixed, *of_batch, of_context = _solve(columns, part.step_s, part.step_s)
+    decode = curve_of(batch, of_batch[0]) if of_batch else Curve()
+    return StepLaw(float(fixed[0]), decode, curve_of(context, of_context))
 
 
 def _fit_prefill(part: PointTable, form: PrefillForm, held: StepLaw) -> StepLaw:

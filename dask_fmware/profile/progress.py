@@ -89,7 +89,7 @@ class PartialProfile(_Record):
         steps = self.steps()
         step_tokens = step_tokens_of(found for id_, found in steps.items() if id_.startswith("mixed"))
         points = without_bursts([point for found in steps.values() for point in points_of(found, step_tokens)])
-        fit = fit_law(points, rng)
+        fit = fit_law(points, rng, self.facts.slots)
         note = f"left out, because it would have taken long: {', '.join(self.left_out)}" if self.left_out else None
         return Profile.of(
             self.key,

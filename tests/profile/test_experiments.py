@@ -42,6 +42,16 @@ def test_experiments_find_the_law_they_were_played_on(law: StepLaw, step_tokens:
     assert made.decode.cv_median_error < 0.02
 
 
+@pytest.mark.parametrize("law", [STRAIGHT, BENT], ids=["straight", "bent"])
+def test_an_engine_that_runs_one_request_at_a_time_is_profiled(law: StepLaw) -> None:
+    made = profiled(law, slots=1, context=1024)
+    for tokens, batch, context in ((0, 1, 20), (0, 1, 500), (0, 1, 1000), (32, 0, 0), (100, 0, 0), (400, 0, 0)):
+        assert made.step_law.step_s(tokens, batch, context) == pytest.approx(
+            law.step_s(tokens, batch, context), rel=0.06
+        )
+    assert made.largest_batch == 1
+
+
 @pytest.mark.parametrize("step_tokens", [128, 256, 512])
 def test_the_chunk_of_prefill_is_found(step_tokens: int) -> None:
     assert profiled(STRAIGHT, 4, 1024, step_tokens).step_tokens == step_tokens

@@ -104,6 +104,11 @@ def test_points_that_do_not_vary_are_refused() -> None:
     same = [StepPoint(0.01, batch=4, context_tokens=100.0 * k) for k in range(8)]
     with pytest.raises(SpecError, match="batch = 4"):
         fit_phases(same, rng())
+    single = [StepPoint(0.01, batch=1, context_tokens=100.0 * k) for k in range(8)]
+    for slots in (None, 2):
+        with pytest.raises(SpecError, match="batch = 1"):
+            fit_phases(single, rng(), slots)
+    assert fit_phases(single, rng(), 1).law.step_s(0, 1, 300) == pytest.approx(0.01)
 
 
 def test_few_points_are_fitted_with_the_plain_form_only() -> None:
