@@ -7,6 +7,9 @@ times; what the times say, `dask_fmware.profile` finds.
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
+import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -130,6 +133,7 @@ class _Profiling:
     ) -> None:
         self.client, self.store, self.force, self.repeats = client, store, force, repeats
         self.progress, self.stop = progress, stop
+        self.name = f"a profiler on {socket.gethostname()}, process {os.getpid()} (run {secrets.token_hex(3)})"
 
     async def run(self, models: Sequence[str] | None, accelerators: Sequence[str] | None) -> list[ProfiledModel]:
         state = await installed_status(self.client)
@@ -144,36 +148,63 @@ class _Profiling:
             return ProfiledModel(key, "kept", found)
         replica = min(same, key=lambda r: (r["running"] + r["waiting"], r["name"]))
         shared = [r["worker"] for r in replicas if r["card"] == replica["card"]]
+        try:
+            await self.until_free(shared, replica["name"])
+        except CapacityError as error:
+            return ProfiledModel(key, "failed", None, str(error))
         leave = asyncio.create_task(self.keep_on_leave(shared))
         try:
             await self.until_idle(shared)
-            profile = await self.measure(key, replica)
+            profile = await self.measure(key, replica, leave)
         except (FMwareError, OSError) as error:
             return ProfiledModel(key, "failed", None, str(error) or type(error).__name__)
         finally:
             leave.cancel()
-            await self.client.scheduler.fmware_drain(workers=shared, lease_s=0)
+            await self.drain(shared, 0)
         await self.announce(profile, same)
         return ProfiledModel(key, "measured", profile, str(problem or "") or _doubt(profile))
 
+    async def until_free(self, workers: list[str], name: str) -> None:
+        """Take the replicas of a card for this run; the lease of one that has died ends while we wait."""
+        deadline = monotonic() + LEASE_S + 1
+        while other := (await self.drain(workers, LEASE_S))["measured_by"]:
+            if self.stop.is_set():
+                raise asyncio.CancelledError
+            if monotonic() > deadline:
+                raise CapacityError(
+                    f"the card of replica '{name}' is measured by {other}, for more than {LEASE_S:g} s; profile again "
+                    "when it is done"
+                )
+            await asyncio.sleep(0.2)
+
     async def keep_on_leave(self, workers: list[str]) -> None:
         while True:
-            await self.client.scheduler.fmware_drain(workers=workers, lease_s=LEASE_S)
             await asyncio.sleep(RENEW_S)
+            if other := (await self.drain(workers, LEASE_S))["measured_by"]:
+                raise CapacityError(
+                    f"{other} measures its card, because this run was silent for {LEASE_S:g} s; profile again when it "
+                    "is done"
+                )
+
+    async def drain(self, workers: list[str], lease_s: float) -> dict[str, Any]:
+        answer: dict[str, Any] = await self.client.scheduler.fmware_drain(
+            workers=workers, lease_s=lease_s, holder=self.name
+        )
+        return answer
 
     async def until_idle(self, workers: list[str]) -> None:
         deadline = monotonic() + PATIENCE_S
         while True:
-            calls = await self.client.scheduler.fmware_drain(workers=workers, lease_s=LEASE_S)
-            if not any(calls.values()):
+            calls = (await self.drain(workers, LEASE_S))["calls"]
+            if not calls:
                 return
             if monotonic() > deadline:
                 raise CapacityError(
-                    f"{sum(calls.values())} calls still run on its card after {PATIENCE_S:g} s; profile when it is idle"
+                    f"{calls} calls still run on its card after {PATIENCE_S:g} s; profile when it is idle"
                 )
             await asyncio.sleep(0.05)
 
-    async def measure(self, key: ProfileKey, replica: dict[str, Any]) -> Profile:
+    async def measure(self, key: ProfileKey, replica: dict[str, Any], leave: asyncio.Task[None]) -> Profile:
         worker = replica["worker"]
         facts = await self.ask(worker, {"kind": "facts"})
         said = {name: facts[name] for name in EngineFacts.model_fields if name in facts}
@@ -187,6 +218,8 @@ class _Profiling:
                 self.tell(part, to_do)
                 if self.stop.is_set():
                     raise asyncio.CancelledError
+                if leave.done():
+                    leave.result()  # raises why the replica is not ours any more
                 began = monotonic()
                 part = part.with_traces(to_do[0], await self.experiment(worker, to_do[0]))
                 if monotonic() - began > DEAR_S:

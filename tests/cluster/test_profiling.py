@@ -10,6 +10,7 @@ from typing import Any
 import dask
 import pytest
 
+from dask_fmware.client import profiling
 from dask_fmware.client.profiling import ProfileProgress, profile_models
 from dask_fmware.errors import DeploymentError
 from dask_fmware.profile.law import StepLaw
@@ -99,6 +100,74 @@ async def test_a_lease_ends_by_itself(cluster) -> None:
     cluster.router.service(Leave).drain([state.replica.replica_id], 0.01)
     assert state.draining
     await cluster.until(lambda: not state.draining, "the replica is back")
+
+
+async def test_a_lease_ends_only_for_who_took_it(cluster) -> None:
+    (state, *_others) = cluster.router.machine.fleet
+    leave, workers = cluster.router.service(Leave), [state.replica.replica_id]
+    assert leave.measure(workers, 60, "one") == {"measured_by": "", "calls": 0}
+    assert leave.measure(workers, 60, "two")["measured_by"] == "one"
+    leave.measure(workers, 0, "two")
+    assert state.draining
+    leave.drain(workers, 60)  # the provisioner is refused nothing
+    leave.measure(workers, 0, "one")
+    assert state.draining
+    leave.drain(workers, 0)
+    assert not state.draining
+
+
+async def test_who_finds_a_card_measured_is_told_by_whom(cluster, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(profiling, "LEASE_S", 0.1)  # so long it waits, and a second
+    workers = [state.replica.replica_id for state in cluster.router.machine.fleet]
+    cluster.router.service(Leave).measure(workers, 60, "a profiler on alpha, process 7")
+    (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1)
+    assert made.state == "failed"
+    assert "the card of replica 'small-cpu-0' is measured by a profiler on alpha, process 7" in made.reason
+    assert all(state.draining for state in cluster.router.machine.fleet)
+
+
+async def test_two_profilers_measure_one_after_the_other(cluster, tmp_path) -> None:
+    measured: list[set[str]] = []
+
+    def look(_progress: ProfileProgress) -> None:
+        leases = cluster.router.service(Leave)._ends.values()
+        measured.append({holder for ends in leases for holder in ends})
+
+    runs = [
+        profile_models(cluster.client, name, store=tmp_path, repeats=1, progress=look) for name in ("small", "large")
+    ]
+    found = await asyncio.gather(*runs)
+    assert [item.state for (item,) in found] == ["measured", "measured"]
+    assert all(len(holders) == 1 for holders in measured)
+    assert len(set.union(*measured)) == 2
+    assert not any(state.draining for state in cluster.router.machine.fleet)
+
+
+async def test_a_run_that_lost_its_card_to_another_stops(cluster, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(profiling, "RENEW_S", 0.01)
+    leave = cluster.router.service(Leave)
+    workers = [state.replica.replica_id for state in cluster.router.machine.fleet]
+
+    def lose(progress: ProfileProgress) -> None:
+        if progress.done == 1:
+            leave.close()
+            leave._ends.clear()
+            leave.measure(workers, 60, "a profiler on alpha, process 7")
+
+    (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=2, progress=lose)
+    assert (made.state, made.reason[:40]) == ("failed", "a profiler on alpha, process 7 measures ")
+    assert all(state.draining for state in cluster.router.machine.fleet)
+
+
+async def test_a_worker_measures_for_one_at_a_time(cluster) -> None:
+    worker = cluster.workers["small-cpu-0"]
+    ask = worker.handlers["fmware_profile"]
+    question = {"kind": "streams", "background": [(16, 20)], "probes": [], "lead_tokens": 0, "seed": 1}
+    first = asyncio.create_task(ask(question=question))
+    await asyncio.sleep(0)
+    assert "is being measured already" in (await ask(question={"kind": "facts"}))["error"]
+    assert "traces" in await first
+    assert "slots" in await ask(question={"kind": "facts"})
 
 
 async def test_an_unknown_model_is_refused_with_what_there_is(cluster, tmp_path) -> None:

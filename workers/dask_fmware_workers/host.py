@@ -75,6 +75,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.state_reports = StateReports(self.dask.send, self._crashed)
         self.loaded: Loaded | None = None
         self.pace: EnginePace | None = None  # of the engine that is loaded
+        self._measured: Engine | None = None  # by a profiler, at this moment
         self.connected = False  # a router has spoken to us
         self._announcing: set[asyncio.Task[None]] = set()  # to routers that came after us
         self._pause_s = 0.0  # before the engine is started again after a crash
@@ -258,9 +259,20 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     async def profile(self, question: dict[str, Any]) -> dict[str, Any]:
         """Measure something on this worker's engine, which has no calls meanwhile (RPC)."""
-        if self.loaded is None:
+        loaded = self.loaded
+        if loaded is None:
             return {"error": f"worker '{self.dask.name}' has no engine that serves"}
-        return await measure(self.loaded.engine, question, self.loaded.footprint, self.loaded.arguments)
+        if self._measured is loaded.engine:  # for somebody whose lease ended while this went on
+            return {
+                "error": f"worker '{self.dask.name}' is being measured already: an experiment of an earlier profiler "
+                "still runs; profile again when it is done"
+            }
+        self._measured = loaded.engine
+        try:
+            return await measure(loaded.engine, question, loaded.footprint, loaded.arguments)
+        finally:
+            if self._measured is loaded.engine:
+                self._measured = None
 
     async def profiled(self, profile: str) -> None:
         """Announce a profile that was made since this worker loaded its engine (RPC)."""
