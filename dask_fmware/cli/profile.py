@@ -60,8 +60,8 @@ def profile(
 ) -> None:
     """Measure how fast models are on accelerators, and keep it.
 
-    Each (model, accelerator, engine, engine version) is measured once, in minutes; what the store has is
-    skipped. Interrupt with Ctrl-C: what was measured is kept and taken up by the next run.
+    Each (model, accelerator, engine, engine version, arguments) is measured once, in minutes; what the store has
+    is skipped. Interrupt with Ctrl-C: what was measured is kept and taken up by the next run.
 
     \b
     dask fmware profile --deployment deployment.yaml
@@ -109,6 +109,14 @@ def show(store: str | None, models: tuple[str, ...], plot: Path | None, as_json:
     found = [item for item in found if not models or item.key.model in models]
     for problem in problems:
         click.secho(str(problem), fg="yellow", err=True)
+    for item in found:
+        if not item.key.arguments:
+            click.secho(
+                f"{item.key}: an earlier version measured it and kept no arguments of the engine, so it counts as "
+                "measured with other arguments and is not used; measure again: dask fmware profile --deployment FILE",
+                fg="yellow",
+                err=True,
+            )
     if as_json:
         click.echo(json.dumps([item.model_dump(mode="json") for item in found], indent=1))
     elif found:

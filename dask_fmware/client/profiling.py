@@ -37,6 +37,7 @@ RENEW_S = 15.0
 PATIENCE_S = 300.0  # for calls that run on the replica
 DEAR_S = 20.0  # an experiment that takes longer is the longest of its phase
 SAVE_S = 1.0  # between two writes of what was measured so far
+LABELS = ("model", "accelerator", "engine", "engine_version")  # of a replica
 DOUBTED = 0.3  # median error of a law on held-out steps, above which it is told of
 
 
@@ -52,7 +53,7 @@ class ProfileProgress:
 
 @dataclass(frozen=True, slots=True)
 class ProfiledModel:
-    """What became of one (model, accelerator, engine, engine version)."""
+    """What became of one (model, accelerator, engine, engine version, arguments)."""
 
     key: ProfileKey
     state: Literal["measured", "kept", "failed"]  # "kept": the store had it
@@ -72,8 +73,8 @@ def profile_models(
 ) -> Any:
     """Measure the models of a cluster on its accelerators and keep their profiles.
 
-    Each (model, accelerator, engine, engine version) is measured once, on a replica that gets no calls meanwhile;
-    replicas that share its card get none either, because they would slow it. What an interrupted
+    Each (model, accelerator, engine, engine version, arguments of the engine) is measured once, on a replica that gets
+    no calls meanwhile; replicas that share its card get none either, because they would slow it. What an interrupted
     measurement had is taken up again.
 
     Parameters
@@ -138,8 +139,26 @@ class _Profiling:
     async def run(self, models: Sequence[str] | None, accelerators: Sequence[str] | None) -> list[ProfiledModel]:
         state = await installed_status(self.client)
         replicas = state["replicas"]
-        wanted = _chosen(replicas, models, accelerators, state["failed_replicas"])
-        return [await self.one(key, same, replicas) for key, same in wanted.items()]
+        wanted, failed = await self.by_key(_chosen(replicas, models, accelerators, state["failed_replicas"]))
+        made = [ProfiledModel(key, "failed", None, why) for key, why in failed.items()]
+        made += [await self.one(key, same, replicas) for key, same in wanted.items()]
+        return sorted(made, key=lambda item: (item.key.model, item.key.accelerator))
+
+    async def by_key(
+        self, replicas: list[dict[str, Any]]
+    ) -> tuple[dict[ProfileKey, list[dict[str, Any]]], dict[ProfileKey, str]]:
+        """Replicas by what a profile is of; and why none of some labels tells it."""
+        found: dict[ProfileKey, list[dict[str, Any]]] = {}
+        failed: dict[ProfileKey, str] = {}
+        for replica in replicas:
+            labels = ProfileKey(**{name: replica[name] for name in LABELS})
+            try:
+                key = ProfileKey.model_validate((await self.ask(replica["worker"], {"kind": "key"}))["key"])
+            except (FMwareError, OSError) as error:
+                failed.setdefault(labels, str(error) or type(error).__name__)
+            else:
+                found.setdefault(key, []).append(replica)
+        return found, {labels: why for labels, why in failed.items() if not any(map(labels.has_labels_of, found))}
 
     async def one(self, key: ProfileKey, same: list[dict[str, Any]], replicas: list[dict[str, Any]]) -> ProfiledModel:
         found, problem = self.store.get(key)
@@ -294,8 +313,8 @@ def _chosen(
     models: Sequence[str] | None,
     accelerators: Sequence[str] | None,
     failed: list[dict[str, Any]],
-) -> dict[ProfileKey, list[dict[str, Any]]]:
-    """Replicas by what a profile is of, in order of the names."""
+) -> list[dict[str, Any]]:
+    """Replicas to measure, in order of the names."""
     for what, names in (("model", models), ("accelerator", accelerators)):
         known = sorted({str(replica[what]) for replica in replicas})
         for name in names or ():
@@ -305,13 +324,12 @@ def _chosen(
                     f"no replica that serves is of {what} '{name}' (there are: {', '.join(known) or 'none'})"
                     f"{'; ' + why if why else ''}; add one to the deployment, or wait until it is ready"
                 )
-    found: dict[ProfileKey, list[dict[str, Any]]] = {}
-    for replica in sorted(replicas, key=lambda r: (r["model"], r["accelerator"], r["name"])):
-        if (models is None or replica["model"] in models) and (
-            accelerators is None or replica["accelerator"] in accelerators
-        ):
-            key = ProfileKey(**{name: replica[name] for name in ProfileKey.model_fields})
-            found.setdefault(key, []).append(replica)
+    found = [
+        replica
+        for replica in sorted(replicas, key=lambda r: (r["model"], r["accelerator"], r["name"]))
+        if (models is None or replica["model"] in models)
+        and (accelerators is None or replica["accelerator"] in accelerators)
+    ]
     if not found:
         raise DeploymentError(
             "no replica that serves is of these models and accelerators; see fm.status(client)['replicas']"

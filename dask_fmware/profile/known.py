@@ -1,26 +1,28 @@
 """How fast a model is on an accelerator, as far as that is known before a replica of it runs, and from where.
 
-The first of: a profile that was measured of exactly this pair and engine; what the deployment states, which is the law
-that an emulated engine plays or an entry of the bundled catalog (``catalog:``); its latency figure; an entry of the
-catalog that has the names of model and accelerator.
+The first of: a profile that was measured of exactly this pair, engine and its arguments; what the deployment states,
+which is the law that an emulated engine plays or an entry of the bundled catalog (``catalog:``); its latency figure; an
+entry of the catalog that has the names of model and accelerator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dask_fmware.errors import DeploymentError, SpecError
+from dask_fmware.profile.arguments import arguments_digest, engine_arguments
 from dask_fmware.profile.catalog import find
 from dask_fmware.profile.emulated_law import find_law
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, Profile
 from dask_fmware.spec.deployment import Deployment, Latency
 
-__all__ = ["KnownSpeed", "known_speed", "stated_speed"]
+__all__ = ["UNUSED", "KnownSpeed", "known_speed", "measured_otherwise", "stated_speed"]
 
 LAWS = frozenset({"law", "catalog", "profile"})  # arguments of the emulated engine
+UNUSED = "a profile that was measured with other arguments of the engine is not used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +51,38 @@ def known_speed(
     Parameters
     ----------
     profiles
-        What was measured; of several versions of an engine the latest counts.
+        What was measured; of several versions of an engine the latest counts. One that was measured with other
+        arguments of the engine, or does not know with which, is not used, and `KnownSpeed.source` says so.
 
     Raises
     ------
     DeploymentError
         The deployment names a law or an entry of the catalog that there is not.
     """
-    engine = deployment.models[model].engine
-    mine = [p for p in profiles if (p.key.model, p.key.accelerator, p.key.engine) == (model, accelerator, engine)]
-    if mine:
+    wanted = arguments_digest(engine_arguments(deployment, model, accelerator))
+    if mine := [p for p in _labelled(deployment, model, accelerator, profiles) if p.key.arguments == wanted]:
         best = max(mine, key=lambda p: p.key.engine_version)
         return _of(best, f"profile, {best.key}")
+    found = _not_measured(deployment, model, accelerator)
+    if found is not None and measured_otherwise(deployment, model, accelerator, profiles):
+        return replace(found, source=f"{found.source} ({UNUSED})")
+    return found
+
+
+def measured_otherwise(deployment: Deployment, model: str, accelerator: str, profiles: Sequence[Profile]) -> bool:
+    """Whether there are profiles by the labels of a placement, all of them with other arguments of the engine."""
+    named = _labelled(deployment, model, accelerator, profiles)
+    wanted = arguments_digest(engine_arguments(deployment, model, accelerator))
+    return bool(named) and all(p.key.arguments != wanted for p in named)
+
+
+def _labelled(deployment: Deployment, model: str, accelerator: str, profiles: Sequence[Profile]) -> list[Profile]:
+    labels = (model, accelerator, deployment.models[model].engine)
+    return [p for p in profiles if (p.key.model, p.key.accelerator, p.key.engine) == labels]
+
+
+def _not_measured(deployment: Deployment, model: str, accelerator: str) -> KnownSpeed | None:
+    """Of what the deployment and the catalog say."""
     if (stated := stated_speed(deployment, model, accelerator)) is not None:
         return stated
     if (latency := deployment.models[model].on[accelerator].latency) is not None:
@@ -80,8 +102,7 @@ def stated_speed(deployment: Deployment, model: str, accelerator: str) -> KnownS
         There is no such law or entry.
     """
     spec = deployment.models[model]
-    placement = spec.on[accelerator]
-    arguments = {**spec.arguments, **placement.arguments}
+    arguments = engine_arguments(deployment, model, accelerator)
     try:
         if spec.engine == "emulated":
             return _played(arguments) if LAWS & arguments.keys() else None

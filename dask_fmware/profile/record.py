@@ -45,9 +45,15 @@ class ProfileKey(_Record):
     accelerator: Name  # card type; several of them as "A100 x2"
     engine: Name
     engine_version: Name
+    arguments: str = ""  # `arguments_digest` of the engine's; empty: they are not known, so nothing is of these
 
     def __str__(self) -> str:
-        return f"{self.model} on {self.accelerator} ({self.engine} {self.engine_version})"
+        told = f", arguments {self.arguments}" if self.arguments else ""
+        return f"{self.model} on {self.accelerator} ({self.engine} {self.engine_version}{told})"
+
+    def has_labels_of(self, other: ProfileKey) -> bool:
+        """Whether the two differ in nothing but the arguments of the engine."""
+        return self == other.model_copy(update={"arguments": self.arguments})
 
 
 class CurveRecord(_Record):
@@ -154,7 +160,7 @@ class Provenance(_Record):
 
 
 class Profile(_Record):
-    """What was measured for one (model, accelerator, engine, engine version)."""
+    """What was measured for one (model, accelerator, engine, engine version, arguments)."""
 
     format: Literal[1] = 1
     key: ProfileKey

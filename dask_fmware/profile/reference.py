@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dask_fmware.errors import SpecError
-from dask_fmware.profile.known import known_speed
+from dask_fmware.profile.known import UNUSED, known_speed, measured_otherwise
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.projection import Projection
 from dask_fmware.profile.record import Profile
@@ -54,10 +54,11 @@ def card_latencies(
         slots = placement.slots or spec.slots
         known = known_speed(deployment, model, accelerator, profiles)
         if known is None:
+            why = f" ({UNUSED})" if measured_otherwise(deployment, model, accelerator, profiles) else ""
             raise SpecError(
                 f"nothing is known of the speed of model '{model}' on accelerator '{accelerator}' under engine "
-                f"'{spec.engine}'; run dask fmware profile --deployment FILE --model {model}, or give its latency or "
-                "the name it has in the catalog (catalog: NAME) in the deployment"
+                f"'{spec.engine}'{why}; run dask fmware profile --deployment FILE --model {model}, or give its latency "
+                "or the name it has in the catalog (catalog: NAME) in the deployment"
             )
         if known.law is not None:
             figures = _by_law(known.law, known.step_tokens, slots, prompt_tokens, output_tokens)

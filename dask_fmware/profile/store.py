@@ -1,4 +1,4 @@
-"""Profiles kept as files: one JSON document for each (model, accelerator, engine, engine version).
+"""Profiles kept as files: one JSON document for each (model, accelerator, engine, version, arguments).
 
 It owns where an entry lies and that nobody ever reads half of one. An entry that is missing, corrupt, of another
 format or of something else than its place says is absent; why is told as a `StoreProblem`, never raised, because
@@ -123,7 +123,8 @@ def entry_name(key: ProfileKey) -> str:
     """File name of a key: readable, and distinct for distinct keys."""
     parts = (key.model, key.accelerator, key.engine, key.engine_version)
     readable = "--".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-.")[:40] for part in parts)
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
+    told = (*parts, key.arguments) if key.arguments else parts  # entries of earlier versions keep their place
+    digest = hashlib.sha256("\0".join(told).encode()).hexdigest()[:10]
     return f"{readable}--{digest}.json"
 
 

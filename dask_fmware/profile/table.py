@@ -12,7 +12,7 @@ from dask_fmware.spec.columns import in_columns
 __all__ = ["COLUMNS", "ProfileTable"]
 
 COLUMNS = (
-    "model", "accelerator", "engine", "ms/token", "tokens/s", "prefill tokens/s", "error", "largest batch",
+    "model", "accelerator", "engine", "arguments", "ms/token", "tokens/s", "prefill tokens/s", "error", "largest batch",
     "weights", "KV/token", "load s", "from",
 )  # fmt: skip
 PROMPT_TOKENS = 512  # of which the speed of prefill is told
@@ -21,8 +21,9 @@ PROMPT_TOKENS = 512  # of which the speed of prefill is told
 class ProfileTable:
     """Some profiles; prints as a table.
 
-    ``ms/token`` is one sequence alone, ``tokens/s`` the largest batch that was measured with a context of 512 tokens
-    each, ``prefill tokens/s`` a prompt of 512 tokens, ``error`` the median on held-out steps of decode and prefill.
+    ``arguments`` tells profiles from each other that were measured with other arguments of the engine. ``ms/token``
+    is one sequence alone, ``tokens/s`` the largest batch that was measured with a context of 512 tokens each,
+    ``prefill tokens/s`` a prompt of 512 tokens, ``error`` the median on held-out steps of decode and prefill.
     """
 
     def __init__(self, profiles: Sequence[Profile]) -> None:
@@ -59,6 +60,7 @@ def _row(profile: Profile) -> tuple[str, ...]:
         key.model,
         key.accelerator,
         f"{key.engine} {key.engine_version}",
+        key.arguments or ("-" if origin.from_catalog else "not known"),
         _number(alone_s and 1e3 * alone_s),
         _number(full_s and batch / full_s),
         _number(prefill_s and PROMPT_TOKENS / prefill_s),

@@ -32,7 +32,7 @@ def store(tmp_path):
     ]
     points += [StepPoint(LAW.step_s(n, 0, 0), n, 1) for n in (16, 64, 256, 512)]
     points += [StepPoint(LAW.step_s(n, 4, 400), n, 1, 4, 400) for n in (16, 64, 256, 512)]
-    key = ProfileKey(model="small", accelerator="L4", engine="vLLM", engine_version="1")
+    key = ProfileKey(model="small", accelerator="L4", engine="vLLM", engine_version="1", arguments="1a2b")
     made = Profile.of(
         key, fit_law(points, np.random.default_rng(0)), Provenance(kind="measured", source="a test"), tuple(points),
         load_s=2.5, weight_bytes=16_000_000_000, kv_bytes_per_token=131072.0, largest_batch=8,
@@ -101,6 +101,15 @@ def test_show_prints_what_was_measured(invoke, store):
     assert result.exit_code == 0, result.output
     for said in ("small", "L4", "vLLM 1", "16 GB", "131 kB", "2.5", "measured"):
         assert said in result.output
+
+
+def test_show_says_that_an_entry_without_arguments_is_not_used(invoke, store):
+    assert "earlier version" not in invoke("show", "--store", store).output
+    (found,) = ProfileStore(store).scan()[0]
+    ProfileStore(store).put(found.model_copy(update={"key": found.key.model_copy(update={"arguments": ""})}))
+    said = invoke("show", "--store", store).output
+    assert said.count("small on L4 (vLLM 1): an earlier version measured it") == 1
+    assert "is not used; measure again: dask fmware profile" in said
 
 
 def test_show_of_an_empty_store_says_what_to_run(invoke, tmp_path):

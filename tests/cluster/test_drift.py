@@ -12,13 +12,27 @@ import pytest
 
 import dask_fmware as fm
 from dask_fmware.model.messages import StepsTimed
+from dask_fmware.profile.arguments import arguments_digest, engine_arguments
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, Profile, ProfileKey, Provenance, fingerprint
 from dask_fmware.profile.store import ProfileStore
+from dask_fmware.spec.deployment import Deployment
 from dask_fmware.testing import InProcessCluster
 
 COEFFICIENTS = {"w0": 0.008, "w1": 1e-5, "w2": 1e-4, "w3": 0.0}
 LAW = StepLaw.plain(**COEFFICIENTS)
+DOCUMENT = {
+    "accelerators": {"cpu": {"cards": 2}},
+    "models": {
+        "small": {
+            "engine": "emulated",
+            "slots": 2,
+            "context_tokens": 256,
+            "arguments": {"law": COEFFICIENTS, "stream_interval_s": 0.001},
+            "on": {"cpu": {"replicas": 2}},
+        }
+    },
+}
 
 
 @fm.workflow
@@ -29,24 +43,16 @@ def ask(text: str) -> Any:
 @pytest.fixture
 async def cluster(tmp_path):
     key = ProfileKey(
-        model="small", accelerator="cpu", engine="emulated", engine_version=importlib.metadata.version("dask-fmware")
+        model="small",
+        accelerator="cpu",
+        engine="emulated",
+        engine_version=importlib.metadata.version("dask-fmware"),
+        arguments=arguments_digest(engine_arguments(Deployment.model_validate(DOCUMENT), "small", "cpu")),
     )
     provenance = Provenance(kind="measured", source="a test")
     ProfileStore(tmp_path).put(Profile(key=key, law=LawRecord.of(LAW), provenance=provenance, step_tokens=2048))
-    document = {
-        "accelerators": {"cpu": {"cards": 2}},
-        "models": {
-            "small": {
-                "engine": "emulated",
-                "slots": 2,
-                "context_tokens": 256,
-                "arguments": {"law": COEFFICIENTS, "stream_interval_s": 0.001},
-                "on": {"cpu": {"replicas": 2}},
-            }
-        },
-    }
     with dask.config.set({"fmware.profiles": str(tmp_path)}):
-        async with InProcessCluster(document) as made:
+        async with InProcessCluster(DOCUMENT) as made:
             yield made
             await made.settled()
 

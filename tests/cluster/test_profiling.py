@@ -13,9 +13,12 @@ import pytest
 from dask_fmware.client import profiling
 from dask_fmware.client.profiling import ProfileProgress, profile_models
 from dask_fmware.errors import DeploymentError
+from dask_fmware.profile.arguments import arguments_digest, engine_arguments
+from dask_fmware.profile.known import known_speed
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileKey, Provenance
 from dask_fmware.profile.store import ProfileStore
+from dask_fmware.spec.deployment import Deployment
 from dask_fmware.testing import InProcessCluster
 from dask_fmware_scheduler.services.leave import Leave
 
@@ -208,9 +211,61 @@ async def test_a_damaged_entry_is_told_and_measured_again(cluster, tmp_path) -> 
     assert ProfileStore(tmp_path).scan() == ([made.profile], [])
 
 
-def stored(store: ProfileStore, engine_version: str) -> None:
+async def test_worker_and_planner_agree_on_what_was_measured(tmp_path) -> None:
+    made = document(seed=3)
+    made["models"]["small"]["on"]["cpu"] |= {"slots": 3, "arguments": {"step_tokens": 64}}
+    made["accelerators"]["cpu"]["cores"] = [[0]]
+    async with InProcessCluster(made) as cluster:
+        (found,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1)
+    known = known_speed(Deployment.model_validate(made), "small", "cpu", [found.profile])
+    assert known.source == f"profile, {found.key}"
+
+
+async def test_another_model_of_the_same_name_is_measured_anew(tmp_path) -> None:
+    with dask.config.set({"fmware.profiles": str(tmp_path)}):
+        async with InProcessCluster(document()) as cluster:
+            (first,) = await profile_models(cluster.client, ["small"], repeats=1)
+        async with InProcessCluster(document(law={"w0": 4e-3, "w1": 1e-5, "w2": 4e-4, "w3": 0.0})) as cluster:
+            replicas = {state.replica.model: state.replica for state in cluster.router.machine.fleet}
+            (second,) = await profile_models(cluster.client, ["small"], repeats=1)
+    assert LiveProfile.from_wire(replicas["small"].profile).source == "the law that its engine plays"
+    assert second.state == "measured"
+    assert first.key.has_labels_of(second.key)
+    assert first.key != second.key
+    assert len(ProfileStore(tmp_path).scan()[0]) == 2
+
+
+async def test_an_interrupted_run_of_another_model_is_not_taken_up(tmp_path) -> None:
+    class Enough(Exception):
+        pass
+
+    def interrupt(progress: ProfileProgress) -> None:
+        if progress.done == 3:
+            raise Enough
+
+    async with InProcessCluster(document()) as cluster:
+        with pytest.raises(Enough):
+            await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1, progress=interrupt)
+    seen: list[int] = []
+    async with InProcessCluster(document(step_tokens=64)) as cluster:
+        await profile_models(
+            cluster.client, ["small"], store=tmp_path, repeats=1, progress=lambda p: seen.append(p.done)
+        )
+    assert seen[0] == 0
+
+
+async def test_an_entry_without_arguments_is_not_announced(tmp_path) -> None:
+    stored(ProfileStore(tmp_path), version("dask-fmware"), "")
+    assert not await profiled(tmp_path)
+
+
+def stored(store: ProfileStore, engine_version: str, arguments: str | None = None) -> None:
     """Keep a profile of the model 'small'."""
-    key = ProfileKey(model="small", accelerator="cpu", engine="emulated", engine_version=engine_version)
+    if arguments is None:
+        arguments = arguments_digest(engine_arguments(Deployment.model_validate(document()), "small", "cpu"))
+    key = ProfileKey(
+        model="small", accelerator="cpu", engine="emulated", engine_version=engine_version, arguments=arguments
+    )
     law = LawRecord.of(StepLaw.plain(2e-3, 1e-5, 2e-4, 0.0))
     provenance = Provenance(kind="measured", source="a test")
     store.put(Profile(key=key, law=law, provenance=provenance, step_tokens=2048))

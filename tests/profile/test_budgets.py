@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import dask_fmware as fm
 from dask_fmware.errors import SpecError
+from dask_fmware.profile.arguments import arguments_digest, engine_arguments
 from dask_fmware.profile.assumptions import Assumptions
 from dask_fmware.profile.budgets import Budgets, budgets
 from dask_fmware.profile.fit import Fit, PhaseFit
@@ -171,14 +172,15 @@ def test_a_profile_of_exactly_this_engine_wins_over_the_latency_figure() -> None
     fit = Fit(law, phase, phase, (1, 512), (1, 8), (1, 4000))
 
     def profile(engine: str) -> Profile:
-        key = ProfileKey(model="large", accelerator="L4", engine=engine, engine_version="1")
+        digest = arguments_digest(engine_arguments(deployment(), "large", "L4"))
+        key = ProfileKey(model="large", accelerator="L4", engine=engine, engine_version="1", arguments=digest)
         return Profile.of(key, fit, Provenance(kind="measured", source="a test"))
 
     other = budgets(rag.workflow, deployment(), [profile("another")])
     mine = budgets(rag.workflow, deployment(), [profile("e")])
     assert other.nodes[1].latencies_s["ttft_s"]["L4"] == pytest.approx(0.05 + 256 * 4e-4)
     assert mine.nodes[1].latencies_s["ttft_s"]["L4"] == pytest.approx(0.001 + 256e-6)
-    assert any("profile, large on L4 (e 1)" in text for text in mine.assumed)
+    assert any("profile, large on L4 (e 1, arguments " in text for text in mine.assumed)
     (card,) = (c for c in mine.nodes[1].cards if c.accelerator == "L4")
     assert card.shared_card_s < card.completion_s
 

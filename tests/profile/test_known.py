@@ -4,9 +4,13 @@ from typing import Any
 
 import pytest
 
-from dask_fmware.errors import DeploymentError
+from dask_fmware.errors import DeploymentError, SpecError
+from dask_fmware.profile.arguments import arguments_digest, engine_arguments
 from dask_fmware.profile.catalog import find
-from dask_fmware.profile.known import known_speed, stated_speed
+from dask_fmware.profile.known import UNUSED, known_speed, stated_speed
+from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.record import LawRecord, Profile, ProfileKey, Provenance
+from dask_fmware.profile.reference import card_latencies
 from dask_fmware.spec.deployment import Deployment
 
 ENTRY = {"model": "Llama-3.1-8B", "accelerator": "H100"}
@@ -16,6 +20,51 @@ FIGURE = {"first_token_s": 0.1, "output_token_s": 0.01}
 def deployment(engine: str = "vllm", name: str = "m", model: Any = None, **placement: Any) -> Deployment:
     models = {name: {"engine": engine, **(model or {}), "on": {"H100": placement}}}
     return Deployment.model_validate({"accelerators": {"H100": {"cards": 1}}, "models": models})
+
+
+def measured(of: Deployment, version: str = "1", arguments: str | None = None, engine: str = "vllm") -> Profile:
+    """A profile of the model 'm' as a deployment serves it."""
+    digest = arguments_digest(engine_arguments(of, "m", "H100")) if arguments is None else arguments
+    key = ProfileKey(model="m", accelerator="H100", engine=engine, engine_version=version, arguments=digest)
+    law = LawRecord.of(StepLaw.plain(4e-4, 1e-6, 1e-5, 0.0))
+    return Profile(key=key, law=law, provenance=Provenance(kind="measured", source="a test"))
+
+
+def test_a_profile_of_the_same_arguments_is_used() -> None:
+    made = deployment(model={"arguments": {"model": "a/b"}}, arguments={"dtype": "auto"}, latency=FIGURE)
+    seeded = deployment(model={"arguments": {"model": "a/b", "seed": 3, "dtype": "auto"}}, latency=FIGURE)
+    for one in (made, seeded):
+        known = known_speed(one, "m", "H100", [measured(made)])
+        assert known is not None
+        assert known.source == f"profile, {measured(made).key}"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": {"arguments": {"model": "c/d"}}},
+        {"model": {"arguments": {"model": "a/b"}, "slots": 8}},
+        {"model": {"arguments": {"model": "a/b"}, "context_tokens": 4096}},
+        {"model": {"arguments": {"model": "a/b", "tensor_parallel": 2}}},
+        {"model": {"arguments": {"model": "a/b"}}, "arguments": {"dtype": "float16"}},
+    ],
+)
+def test_a_profile_of_other_arguments_is_not_used_and_this_is_said(other: Any) -> None:
+    made = deployment(model={"arguments": {"model": "a/b"}})
+    known = known_speed(deployment(latency=FIGURE, **other), "m", "H100", [measured(made)])
+    assert known is not None
+    assert known.law is None
+    assert known.source == f"latency figure of the deployment ({UNUSED})"
+    with pytest.raises(SpecError, match=r"other arguments of the engine is not used\); run dask fmware profile"):
+        card_latencies("m", deployment(**other), [measured(made)], 10, 10)
+
+
+def test_a_profile_that_does_not_know_its_arguments_is_not_used() -> None:
+    made = deployment("emulated", arguments={"catalog": ENTRY})
+    known = known_speed(made, "m", "H100", [measured(made, arguments="", engine="emulated")])
+    assert known is not None
+    assert known.law == find(**ENTRY).step_law
+    assert known.source == f"the law that its engine plays ({UNUSED})"
 
 
 def test_an_emulated_engine_is_as_fast_as_it_is_told_to_be() -> None:

@@ -51,6 +51,21 @@ def test_a_profile_survives_the_store_unchanged(store: ProfileStore) -> None:
     assert found.step_points == (StepPoint(0.012, batch=2, context_tokens=100), StepPoint(0.05, 512, 1))
 
 
+def test_profiles_of_other_arguments_lie_side_by_side(store: ProfileStore) -> None:
+    keys = [KEY.model_copy(update={"arguments": digest}) for digest in ("", "0a", "0b")]
+    for key in keys:
+        store.put(profile(key))
+        store.put_part(PartialProfile(key=key, facts=EngineFacts(slots=1, context_tokens=64)))
+    assert [store.get(key) for key in keys] == [(profile(key), None) for key in keys]
+    assert [part.key for key in keys if (part := store.get_part(key))] == keys
+    found, problems = store.scan()
+    assert (len(found), problems) == (3, [])
+
+
+def test_an_entry_of_an_earlier_version_is_found_where_it_lay() -> None:
+    assert entry_name(KEY) == "qwen-7b--L4--vLLM--0.24.0--888f1549f3.json"
+
+
 def test_an_empty_store_has_nothing_and_no_problem(store: ProfileStore) -> None:
     assert store.get(KEY) == (None, None)
     assert store.scan() == ([], [])

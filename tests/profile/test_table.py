@@ -10,6 +10,7 @@ def test_a_bundled_profile_says_that_it_is_bundled() -> None:
     assert cells["model"] == "Llama-3.1-8B"
     assert cells["from"] == "catalog, composed"
     assert cells["weights"] == "16.1 GB"
+    assert cells["arguments"] == "-"
     assert cells["load s"] == "-"
 
 

@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 
+from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileKey, Provenance
+from dask_fmware.profile.store import ProfileStore
 from dask_fmware_workers.engines.model_files import ModelFiles, kv_bytes_per_token
-from dask_fmware_workers.profiling import Footprint, measure
+from dask_fmware_workers.profiling import Footprint, measure, stored_profile
 
 GIB = 1 << 30
 SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64}
@@ -26,6 +30,25 @@ class Made:
 
 async def facts(arguments: dict[str, Any], footprint: Footprint) -> dict[str, Any]:
     return await measure(Made(), {"kind": "facts"}, footprint, arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kept", "told"), [("0a", "there is: 0a"), ("", "there is: one of an earlier version")])
+def test_a_profile_of_other_arguments_is_told_and_not_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: str, told: str
+) -> None:
+    key = ProfileKey(model="m", accelerator="cpu", engine="e", engine_version="1", arguments=kept)
+    law = LawRecord.of(StepLaw.plain(4e-4, 1e-6, 1e-5, 0.0))
+    found = Profile(key=key, law=law, provenance=Provenance(kind="measured", source="a test"))
+    ProfileStore(tmp_path).put(found)
+    wanted = key.model_copy(update={"arguments": "0b"})
+    with dask.config.set({"fmware.profiles": str(tmp_path)}):
+        assert stored_profile(key) == LiveProfile.of(found).to_wire()
+        assert not caplog.messages
+        assert stored_profile(wanted) is None
+        assert stored_profile(wanted.model_copy(update={"model": "n"})) is None
+    (message,) = caplog.messages
+    assert message.startswith("m on cpu (e 1, arguments 0b): a profile that was measured with other arguments")
+    assert told in message
 
 
 async def test_the_weights_of_a_directory_are_its_files_not_the_memory_that_its_engine_takes(tmp_path: Path) -> None:

@@ -262,6 +262,9 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         loaded = self.loaded
         if loaded is None:
             return {"error": f"worker '{self.dask.name}' has no engine that serves"}
+        if question["kind"] == "key":
+            key = loaded.profile_key
+            return {"key": key.model_dump()} if key is not None else {"error": "its engine tells no name or version"}
         if self._measured is loaded.engine:  # for somebody whose lease ended while this went on
             return {
                 "error": f"worker '{self.dask.name}' is being measured already: an experiment of an earlier profiler "

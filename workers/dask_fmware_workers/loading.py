@@ -12,12 +12,13 @@ from dask_fmware.errors import DeploymentError
 from dask_fmware.model.engine import Engine
 from dask_fmware.model.messages import ReplicaReady
 from dask_fmware.model.replica import ACCELERATOR_LABEL, label
+from dask_fmware.profile.arguments import engine_arguments
 from dask_fmware.profile.known import stated_speed
-from dask_fmware.profile.record import LiveProfile
+from dask_fmware.profile.record import LiveProfile, ProfileKey
 from dask_fmware.spec.deployment import Deployment, Latency, ModelDeployment, Placement
 from dask_fmware_workers.accelerators import see_only
 from dask_fmware_workers.engines import create_engine
-from dask_fmware_workers.profiling import Footprint, stored_profile
+from dask_fmware_workers.profiling import Footprint, profile_key, stored_profile
 from dask_fmware_workers.warmup import measure_latency
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Loaded:
     replica: ReplicaReady  # how it is announced
     footprint: Footprint  # memory that it took
     arguments: dict[str, Any]  # it was started with
+    profile_key: ProfileKey | None  # what a profile of it is of
 
 
 async def load(deployment: Deployment, labels: Labels) -> Loaded:
@@ -58,12 +60,8 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
     card = labels.card or f"{accelerator}@{labels.address}"
     hardware = deployment.accelerators[accelerator]
     slots = placement.slots or spec.slots
-    arguments: dict[str, Any] = {
-        "slots": slots,
-        "context_tokens": spec.context_tokens,
-        **spec.arguments,
-        **placement.arguments,
-    }
+    wanted = engine_arguments(deployment, model, accelerator)
+    arguments = dict(wanted)
     if (cores := _of_card(hardware.cores, accelerator, card)) is not None:
         arguments.setdefault("cores", cores)
     if (devices := _of_card(hardware.devices, accelerator, card)) is not None:
@@ -75,7 +73,8 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         load_s = perf_counter() - start
         footprint = Footprint.now().beyond(before)
         made = engine.capabilities
-        profile = await asyncio.to_thread(stored_profile, model, accelerator, made)
+        key = profile_key(model, accelerator, made, wanted)
+        profile = await asyncio.to_thread(stored_profile, key)
         if profile is None and (stated := stated_speed(deployment, model, accelerator)) is not None:
             profile = stated.live_profile().to_wire()
         latency = await _latency(engine, placement, profile)
@@ -97,7 +96,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         profile=profile,
         card_slots=hardware.slots_per_card,
     )
-    return Loaded(engine, ready, footprint, arguments)
+    return Loaded(engine, ready, footprint, arguments, key)
 
 
 def _wanted(deployment: Deployment, labels: Labels) -> tuple[str, str, ModelDeployment, Placement]:

@@ -7,6 +7,7 @@ engine took. It draws no conclusions: steps and laws are found by `dask_fmware.p
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -21,12 +22,16 @@ import psutil
 from dask_fmware.compile.profiles import open_store
 from dask_fmware.errors import FMwareError
 from dask_fmware.model.engine import Capabilities, Engine, Request, Sampling
+from dask_fmware.profile.arguments import arguments_digest
+from dask_fmware.profile.known import UNUSED
 from dask_fmware.profile.record import LiveProfile, ProfileKey
 from dask_fmware_workers.accelerators import nvidia_bytes, nvidia_cards
 from dask_fmware_workers.engines.gguf_header import read_header
 from dask_fmware_workers.engines.model_files import ModelFiles
 
-__all__ = ["Footprint", "measure", "stored_profile"]
+__all__ = ["Footprint", "measure", "profile_key", "stored_profile"]
+
+logger = logging.getLogger("dask_fmware.profiling")
 
 WORDS = ("the", "of", "and", "to", "in", "is", "was", "for", "on", "that", "by", "with", "as", "at", "from", "it")
 
@@ -58,16 +63,42 @@ class Footprint:
         return Footprint(max(0, self.process_bytes - before.process_bytes), added if own is None else own, added)
 
 
-def stored_profile(model: str, accelerator: str, made: Capabilities) -> str | None:
-    """Return what to announce of the profile of exactly this engine, or None.
+def profile_key(model: str, accelerator: str, made: Capabilities, arguments: Mapping[str, Any]) -> ProfileKey | None:
+    """Return what a profile of this engine is of; None if the engine does not name itself.
+
+    Parameters
+    ----------
+    arguments
+        Those of `dask_fmware.profile.arguments.engine_arguments`, without what the card adds.
+    """
+    if not made.engine or not made.engine_version:
+        return None
+    return ProfileKey(
+        model=model, accelerator=accelerator, engine=made.engine, engine_version=made.engine_version,
+        arguments=arguments_digest(arguments),
+    )  # fmt: skip
+
+
+def stored_profile(key: ProfileKey | None) -> str | None:
+    """Return what to announce of the profile of exactly this engine with its arguments, or None.
 
     The store is where Dask's configuration says under ``fmware.profiles``, else in the cache of this user.
     """
+    if key is None:
+        return None
     try:
-        key = ProfileKey(model=model, accelerator=accelerator, engine=made.engine, engine_version=made.engine_version)
-        found, _problem = open_store().get(key)
+        store = open_store()
+        found, _problem = store.get(key)
+        others = [] if found is not None else [p.key for p in store.scan()[0] if p.key.has_labels_of(key)]
     except (OSError, ValueError):  # a replica without a profile is slower to learn, not broken
         return None
+    if others:
+        logger.warning(
+            "%s: %s (there is: %s); measure it: dask fmware profile",
+            key,
+            UNUSED,
+            ", ".join(other.arguments or "one of an earlier version, arguments not known" for other in others),
+        )
     return None if found is None else LiveProfile.of(found).to_wire()
 
 
