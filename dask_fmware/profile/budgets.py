@@ -22,7 +22,7 @@ from dask_fmware.profile.node_budgets import Budgets, NodeBudget
 from dask_fmware.profile.record import Profile
 from dask_fmware.profile.reference import card_latencies
 from dask_fmware.spec.deployment import Deployment
-from dask_fmware.spec.graph import answer_nodes, graph
+from dask_fmware.spec.graph import answer_nodes, graph, output_nodes
 from dask_fmware.spec.scopes import Place, inner, places
 from dask_fmware.spec.slo import SLO
 from dask_fmware.spec.workflow import LoopNode, MapNode, ModelNode, SwitchNode, Workflow
@@ -78,7 +78,7 @@ class _Plan:
         self.workflow, self.assume = workflow, assumptions
         self.found = places(workflow)
         self.graph = graph(workflow)
-        self.answers = answer_nodes(workflow)
+        self.answers, self.ends = answer_nodes(workflow), output_nodes(workflow)
         self.deadlines_s = _deadlines(workflow, slo or workflow.slo)
         self.cards = {
             name: card_latencies(place.node.model, deployment, profiles, *self.tokens(place.node))
@@ -107,13 +107,13 @@ class _Plan:
         critical: tuple[str, ...] = ()
         tightest = 0.0
         for bound, deadline_s in self.deadlines_s.items():
-            part, first = self.part(bound)
-            usual = {name: self.usual_s(name, name in first) for name in part}
-            quick = {name: self.quickest_s(name, name in first) for name in part}
-            through = _through(part, usual)
+            first = self.first_tokens(bound)
+            usual = {name: self.usual_s(name, name in first) for name in self.graph}
+            quick = {name: self.quickest_s(name, name in first) for name in self.graph}
+            through = _through(self.graph, usual)
             usual_s[bound] = max(through.values(), default=0.0)
-            quickest_s[bound] = max(_through(part, quick).values(), default=0.0)
-            for name in part:
+            quickest_s[bound] = max(_through(self.graph, quick).values(), default=0.0)
+            for name in self.graph:
                 if name in self.cards:
                     whole_s = deadline_s * usual[name] / through[name] if through[name] > 0 else 0.0
                     shares[name][bound] = whole_s / self.repeats(name)
@@ -123,7 +123,7 @@ class _Plan:
                     }
             if usual_s[bound] / deadline_s > tightest:
                 tightest = usual_s[bound] / deadline_s
-                path = _critical(part, usual)
+                path = _critical(self.graph, usual)
                 critical = tuple(name for name in path if usual[name] > 0)
         nodes = tuple(
             NodeBudget(
@@ -134,13 +134,13 @@ class _Plan:
         )  # fmt: skip
         return Budgets(self.workflow, self.deadlines_s, quickest_s, usual_s, critical, nodes, tuple(self.assumed()))
 
-    def part(self, bound: str) -> tuple[nx.DiGraph, frozenset[str]]:
-        """Nodes that a bound is about, and those of them of which the first token counts."""
-        if bound != "ttft_s" or not self.answers:
-            return self.graph, frozenset()
-        before = {name for answer in self.answers for name in (answer, *nx.ancestors(self.graph, answer))}
-        part = self.graph.subgraph(before)
-        return part, frozenset(name for name in self.answers if not part.out_degree(name))
+    def first_tokens(self, bound: str) -> frozenset[str]:
+        """Nodes of which the first token counts; all others are waited for until they are done.
+
+        Every node contributes to the output, or `check` refuses it. So each is waited for, also one in a branch that
+        ends in no model: it streams nothing, so all of it counts.
+        """
+        return frozenset(n for n in self.answers if bound == "ttft_s" and not self.graph.out_degree(n))
 
     def usual_s(self, name: str, first: bool) -> float:
         """All executions of a node one after the other, on the mean of the deployed replicas."""
@@ -197,6 +197,9 @@ class _Plan:
                     said.append(f"loop '{name}': all {loop.max_iterations} rounds")
                 case _:
                     pass
+        if "ttft_s" in self.deadlines_s and self.answers:
+            silent = [name for name in self.found if name in self.ends - self.answers]
+            said += [f"'{name}' may end the run and streams nothing: all of it counts (ttft_s)" for name in silent]
         sources = dict.fromkeys(
             f"{_model(self.found[name])} on {card.accelerator}: {card.source}"
             for name, cards in self.cards.items()

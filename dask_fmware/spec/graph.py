@@ -17,7 +17,7 @@ from dask_fmware.spec.checks import check
 from dask_fmware.spec.scopes import Place, inner, needs, places, uses
 from dask_fmware.spec.workflow import AnyNode, Block, LoopNode, ModelNode, SwitchNode, Workflow
 
-__all__ = ["answer_nodes", "check", "critical_path", "graph", "order"]
+__all__ = ["answer_nodes", "check", "critical_path", "graph", "order", "output_nodes"]
 
 
 def graph(workflow: Workflow) -> nx.DiGraph:
@@ -110,18 +110,21 @@ def answer_nodes(workflow: Workflow) -> frozenset[str]:
     to stream, and which iteration is the last is known only when it is over.
     """
     found = places(workflow)
-    waiting, seen, answers = [workflow.block.output.source], set[str](), set[str]()
+    return frozenset(name for name in output_nodes(workflow) if isinstance(found[name].node, ModelNode))
+
+
+def output_nodes(workflow: Workflow) -> frozenset[str]:
+    """Names of the nodes whose value may be that of the workflow as it is; of a switch, those of its branches."""
+    found = places(workflow)
+    waiting, seen = [workflow.block.output.source], set[str]()
     while waiting:
         name = waiting.pop()
         if name in seen or name not in found:
             continue
         seen.add(name)
-        node = found[name].node
-        if isinstance(node, ModelNode):
-            answers.add(name)
-        elif isinstance(node, SwitchNode):
+        if isinstance(node := found[name].node, SwitchNode):
             waiting.extend(held.block.output.source for held in inner(node))
-    return frozenset(answers)
+    return frozenset(name for name in seen if not isinstance(found[name].node, SwitchNode))
 
 
 def _join(made: nx.DiGraph, source: str, target: str, kind: str, label: str) -> None:

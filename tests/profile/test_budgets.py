@@ -17,7 +17,7 @@ from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import Profile, ProfileKey, Provenance
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.documents import load_workflow
-from dask_fmware.spec.graph import answer_nodes, graph
+from dask_fmware.spec.graph import graph
 from dask_fmware.spec.scopes import places
 from dask_fmware.spec.slo import SLO
 from dask_fmware.spec.workflow import Workflow
@@ -72,9 +72,6 @@ def split(workflow: Workflow, slo: SLO) -> Budgets:
 def sums(workflow: Workflow, made: Budgets, bound: str) -> float:
     """Longest path by budgets, loops counted."""
     part = graph(workflow)
-    answers = answer_nodes(workflow)
-    if bound == "ttft_s" and answers:
-        part = part.subgraph({n for a in answers for n in (a, *nx.ancestors(part, a))})
     each = {node.node: node.budgets_s.get(bound, 0.0) * node.repeats for node in made.nodes}
     total: dict[str, float] = {}
     for name in nx.topological_sort(part):
@@ -142,6 +139,56 @@ def test_a_branch_that_is_quick_gets_the_slack_of_the_slow_one() -> None:
     made = {node.node: node for node in triage.budgets(deployment(), profiles=(), slo=SLO(e2e_s=30)).nodes}
     assert made["quick"].slack_s < made["careful"].budgets_s["e2e_s"]
     assert made["small"].budgets_s["e2e_s"] < made["small"].budgets_s["e2e_s"] + made["quick"].budgets_s["e2e_s"] <= 30
+
+
+@fm.task
+def is_good(text: str) -> bool:
+    return bool(text)
+
+
+def test_a_branch_that_ends_in_a_loop_counts_in_full_beside_one_that_streams() -> None:
+    @fm.workflow(slo=SLO(ttft_s=1.0))
+    def ask(question):
+        return fm.switch(
+            look_up(question),
+            easy=lambda: small("Answer {q}", q=question, max_tokens=10, name="easy"),
+            hard=lambda: fm.loop(
+                lambda draft: small("Improve {d}", d=draft, max_tokens=100, name="refine"),
+                large("Draft {q}", q=question, max_tokens=50, name="draft"),
+                until=is_good,
+                max_iterations=8,
+            ),
+        )
+
+    made = ask.budgets(deployment(), profiles=())
+    draft_s, refine_s = 0.02 + 256e-4 + 0.5, 0.02 + 256e-4 + 1.0
+    assert made.quickest_s["ttft_s"] == pytest.approx(draft_s + 8 * refine_s)
+    assert not made.feasible
+    assert made.critical_path == ("draft", "refine")
+    nodes = {node.node: node for node in made.nodes}
+    assert nodes["easy"].latencies_s["ttft_s"]["H100"] == pytest.approx(0.02 + 256e-4)
+    assert nodes["refine"].latencies_s["ttft_s"]["H100"] == pytest.approx(refine_s)
+    assert nodes["refine"].slack_s < 0
+    assert "'loop' may end the run and streams nothing: all of it counts (ttft_s)" in made.assumed
+
+
+@pytest.mark.parametrize(
+    ("ending", "needed_s"),
+    [
+        (lambda q: look_up(large("Answer {q}", q=q, max_tokens=100)), 0.02 + 256e-4 + 1.0),
+        (lambda q: fm.map(lambda one: large("Do {o}", o=one, max_tokens=100), look_up(q)), 0.02 + 256e-4 + 1.0),
+        (lambda q: q, 0.02 + 256e-4),
+    ],
+    ids=["task", "map", "input"],
+)
+def test_a_branch_that_ends_in_no_model_counts_until_it_is_done(ending, needed_s: float) -> None:
+    @fm.workflow(slo=SLO(ttft_s=1.0))
+    def ask(question):
+        easy = lambda: small("Answer {q}", q=question, max_tokens=10)  # noqa: E731
+        return fm.switch(look_up(question), easy=easy, hard=lambda: ending(question))
+
+    made = ask.budgets(deployment(), profiles=())
+    assert made.quickest_s["ttft_s"] == pytest.approx(needed_s)
 
 
 def test_odds_of_branches_weigh_cost_and_not_budgets() -> None:
@@ -213,13 +260,11 @@ def test_the_drawing_shows_budgets() -> None:
     assert "<svg" in made._repr_html_()
 
 
-def test_what_no_bound_waits_for_has_no_budget_and_all_the_slack() -> None:
+def test_every_node_of_every_branch_has_a_budget() -> None:
     from dask_fmware.demo.shopping import shopping
 
-    made = {node.node: node for node in shopping.budgets(deployment(), profiles=(), slo=SLO(ttft_s=30)).nodes}
-    assert made["draft"].budgets_s == {}
-    assert made["draft"].slack_s == float("inf")
-    assert made["recommend"].slack_s > 0
+    made = shopping.budgets(deployment(), profiles=(), slo=SLO(ttft_s=30)).nodes
+    assert {node.node for node in made if 0 < node.budgets_s["ttft_s"] < 30} == {node.node for node in made}
 
 
 def test_a_workflow_without_models_costs_nothing() -> None:
