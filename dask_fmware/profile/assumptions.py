@@ -35,7 +35,7 @@ class Assumptions:
     task_s: Mapping[str, float] = field(default_factory=dict)  # of task nodes; 0 otherwise
     odds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of branches by switch; else even
     rounds: Mapping[str, float] = field(default_factory=dict)  # of loops, for cost; their bound otherwise
-    items: Mapping[str, float] = field(default_factory=dict)  # of maps, for cost; 1 otherwise
+    items: Mapping[str, float] = field(default_factory=dict)  # of maps; 1 otherwise
 
     @classmethod
     def of(cls, given: Mapping[str, Any], workflows: Sequence[Workflow]) -> Assumptions:

@@ -4,7 +4,8 @@ Section 4 of the paper splits the end-to-end SLO in proportion to profiled laten
 Here each node gets ``deadline * latency / longest path through the node``: on the critical path that is
 the paper's split, and on no path do budgets add up to more than the deadline, because the longest path
 through a node is at least as long as any path it is on. Branches of a switch are alternatives, so a path
-takes one of them; items of a map run side by side and count once; a loop counts its bound.
+takes one of them; a loop counts its bound; items of a map run side by side, in as many turns as it takes to bring those
+that are assumed through the slots of all replicas.
 
 It plans with idle cards and reference token counts; what load does to a run, projections know.
 """
@@ -12,7 +13,7 @@ It plans with idle cards and reference token counts; what load does to a run, pr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import ceil, prod
 
 import networkx as nx
 
@@ -160,7 +161,16 @@ class _Plan:
 
     def repeats(self, name: str) -> int:
         loops = (self.found[loop].node for loop in self.found[name].loops)
-        return prod(loop.max_iterations for loop in loops if isinstance(loop, LoopNode))
+        return self.turns(name) * prod(loop.max_iterations for loop in loops if isinstance(loop, LoopNode))
+
+    def turns(self, name: str) -> int:
+        """Turns in which the items of the maps around a model node get through the slots of its replicas."""
+        items, outer = 1.0, self.found[name].parent
+        while outer is not None:
+            items *= self.assume.items.get(outer, 1.0)
+            outer = self.found[outer].parent
+        at_once = sum(card.at_once for card in self.cards.get(name, ()))
+        return max(ceil(items / at_once), 1) if at_once else 1
 
     def executions(self, name: str) -> float:
         """Expected executions of a node in a run."""
@@ -193,6 +203,11 @@ class _Plan:
                     said.append(f"switch '{name}': every branch is equally likely (cost), the slowest counts (budget)")
                 case MapNode() if name not in self.assume.items:
                     said.append(f"map '{name}': 1 item (cost); items run side by side (budget)")
+                case MapNode():
+                    said.append(
+                        f"map '{name}': {self.assume.items[name]:g} items side by side, in turns where they are more "
+                        "than all replicas of a model have slots (budget)"
+                    )
                 case LoopNode() as loop if name not in self.assume.rounds:
                     said.append(f"loop '{name}': all {loop.max_iterations} rounds")
                 case _:

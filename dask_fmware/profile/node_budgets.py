@@ -26,7 +26,7 @@ class NodeBudget:
     budgets_s: Mapping[str, float]  # by bound of the SLO ("ttft_s", "e2e_s"), for each execution on a path
     latencies_s: Mapping[str, Mapping[str, float]]  # by bound, then by accelerator: what one execution takes
     executions: float  # expected in a run, for cost
-    repeats: int  # executions one after the other, because of loops
+    repeats: int  # executions one after the other: rounds of loops, and turns of items beyond all slots
     cards: tuple[CardLatency, ...]
     prompt_tokens: int = 0  # planned with
     output_tokens: int = 0

@@ -25,6 +25,7 @@ class CardLatency:
 
     accelerator: str
     replicas: int  # deployed there
+    at_once: int  # calls that they take at once
     ttft_s: float  # first token, on an idle replica
     completion_s: float  # last token, on an idle replica
     shared_card_s: float  # seconds of the card that the call takes up while all slots are busy
@@ -65,8 +66,22 @@ def card_latencies(
         else:
             assert known.latency is not None
             figures = _by_figure(known.latency, prompt_tokens, output_tokens)
-        found.append(CardLatency(accelerator, placement.replicas, *figures, price, known.source))
+        found.append(
+            CardLatency(
+                accelerator, placement.replicas, _at_once(deployment, accelerator, placement.replicas, slots), *figures,
+                price, known.source,
+            )
+        )  # fmt: skip
     return tuple(sorted(found, key=lambda card: (card.completion_s, card.accelerator)))
+
+
+def _at_once(deployment: Deployment, accelerator: str, replicas: int, slots: int) -> int:
+    """Calls at once on all replicas of an accelerator; on one of them, where none is deployed yet."""
+    hardware = deployment.accelerators[accelerator]
+    most = max(replicas, 1) * slots
+    if hardware.slots_per_card is None:
+        return most
+    return min(most, hardware.slots_per_card * min(hardware.cards, max(replicas, 1)))
 
 
 def _by_law(

@@ -191,6 +191,25 @@ def test_a_branch_that_ends_in_no_model_counts_until_it_is_done(ending, needed_s
     assert made.quickest_s["ttft_s"] == pytest.approx(needed_s)
 
 
+@pytest.mark.parametrize(
+    ("items", "slots_per_card", "turns"), [(1, None, 1), (16, None, 1), (17, None, 2), (1000, None, 63), (1000, 4, 125)]
+)
+def test_items_beyond_all_slots_wait_for_their_turn(items: int, slots_per_card: int | None, turns: int) -> None:
+    @fm.workflow(slo=SLO(e2e_s=10.0))
+    def ask(question):
+        return fm.map(lambda one: large("Do {o}", o=one, max_tokens=100, name="each"), look_up(question), name="fan")
+
+    there = deployment().model_dump()  # a replica with 8 slots on either type of card
+    for accelerator in there["accelerators"].values():
+        accelerator["slots_per_card"] = slots_per_card
+    made = ask.budgets(there, profiles=(), items={"fan": items})
+    (each,) = made.nodes
+    assert each.repeats == turns
+    assert made.quickest_s["e2e_s"] == pytest.approx(turns * (0.02 + 256e-4 + 1.0))
+    assert each.budgets_s["e2e_s"] == pytest.approx(10 / turns)
+    assert any(f"map 'fan': {items} items side by side, in turns" in text for text in made.assumed)
+
+
 def test_odds_of_branches_weigh_cost_and_not_budgets() -> None:
     even = triage.budgets(deployment(), profiles=())
     odd = triage.budgets(deployment(), profiles=(), odds={"switch": {"long": 0.0, "short": 1.0}})
