@@ -10,6 +10,7 @@ from typing import Any
 
 from distributed import Client, Future
 from distributed.comm import connect
+from distributed.core import send_recv
 
 from dask_fmware.client.asking import checked_future, not_installed, run_id_of
 from dask_fmware.client.fetching import fetched
@@ -109,7 +110,7 @@ class AnswerStream:
 
     async def _where(self, after: int, patience_s: float, shown: Shown) -> dict[str, Any]:
         """Ask which attempt after another gives the answer, and on which worker; wait for so long if there is none."""
-        asked = self._client.scheduler.fmware_answer(run_id=run_id_of(self._future), after=after, patience_s=patience_s)
+        asked = _asked(self._client, run_id=run_id_of(self._future), after=after, patience_s=patience_s)
         asking: asyncio.Future[dict[str, Any] | None] = asyncio.ensure_future(asked)
         try:
             while not asking.done():
@@ -133,6 +134,16 @@ class AnswerStream:
             f"the connection to the scheduler was lost after {len(shown.text)} characters of the answer; "
             "the run is lost with it, submit it again to a new client"
         )
+
+
+async def _asked(client: Client, **question: Any) -> dict[str, Any] | None:
+    """Ask the scheduler over a connection of its own: those that a client shares are few, and this waits for long."""
+    comm = await connect(client.scheduler.address, **client.connection_args)
+    try:
+        answer: dict[str, Any] | None = await send_recv(comm, op="fmware_answer", **question)
+        return answer
+    finally:
+        comm.abort()
 
 
 async def _follow(client: Client, where: dict[str, Any]) -> AsyncGenerator[tuple[str, str | None], None]:

@@ -10,11 +10,17 @@ import pytest
 from distributed import Client
 
 import dask_fmware as fm
+from dask_fmware.client import stream as stream_module
 from dask_fmware.errors import EngineError, StreamLostError
 from dask_fmware.testing import InProcessCluster, deployment
 from tests.cluster.flows import fan, one, rag
 
 WORDS = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich 👩‍👩‍👧 日本語"
+
+
+@fm.workflow
+def on_large(prompt):
+    return fm.Model("large")("{prompt}", prompt=prompt, max_tokens=8, name="answer")
 
 
 async def _read(future: Any) -> list[str]:
@@ -185,19 +191,13 @@ async def test_a_stream_says_that_the_scheduler_was_lost() -> None:
 async def test_a_question_that_goes_on_when_the_scheduler_is_lost_does_not_hold_a_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Deaf:
-        """A scheduler that is looked for as long as the configuration says."""
-
-        async def fmware_answer(self, **asked: Any) -> None:
-            await asyncio.Event().wait()
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(heard, name)
+    async def never(client: Client, **question: Any) -> None:
+        """As long as the configuration lets a scheduler be looked for."""
+        await asyncio.Event().wait()
 
     with dask.config.set({"distributed.comm.timeouts.connect": "500ms"}):
         async with InProcessCluster(deployment("small", token_s=0.05)) as cluster:
-            heard = cluster.client.scheduler
-            monkeypatch.setattr(cluster.client, "scheduler", Deaf())
+            monkeypatch.setattr(stream_module, "_asked", never)
             stream = aiter(fm.stream(cluster.client.compute(one("x"))))
             asking = asyncio.ensure_future(anext(stream))
             await asyncio.sleep(0)
@@ -218,3 +218,23 @@ async def test_a_stream_that_is_broken_off_can_be_read_again(serving: Any) -> No
         assert "".join([str(chunk) async for chunk in fm.stream(future)]) == (await future).text
         future.release()
         await cluster.settled()
+
+
+async def test_streams_that_wait_leave_the_connections_of_their_client_to_others(serving: Any) -> None:
+    async with serving("small", "large") as cluster:
+        cluster.client.rpc.semaphore = asyncio.Semaphore(4)  # of connections that it shares; Dask has 512
+        waiting = cluster.engines["large-cpu-1"]
+        waiting.pause()
+        held = [cluster.client.compute(on_large(f"{n}")) for n in range(12)]
+        readers = [asyncio.ensure_future(_read(future)) for future in held]
+        await cluster.until(lambda: waiting.state().running == 4)
+        await asyncio.sleep(0.2)
+        other = cluster.client.compute(one("of somebody else"))
+        async with asyncio.timeout(10):
+            assert (await other).model == "small"
+            assert (await fm.status(cluster.client))["replicas"]
+        waiting.resume()
+        answers = await asyncio.gather(*readers)
+        assert all("".join(pieces) for pieces in answers)
+        for future in [*held, other]:
+            future.release()
