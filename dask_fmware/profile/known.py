@@ -17,6 +17,7 @@ from dask_fmware.profile.catalog import find
 from dask_fmware.profile.emulated_law import find_law
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, Profile
+from dask_fmware.profile.versions import version_order
 from dask_fmware.spec.deployment import Deployment, Latency
 
 __all__ = ["UNUSED", "KnownSpeed", "known_speed", "measured_otherwise", "stated_speed"]
@@ -61,7 +62,7 @@ def known_speed(
     """
     wanted = arguments_digest(engine_arguments(deployment, model, accelerator))
     if mine := [p for p in _labelled(deployment, model, accelerator, profiles) if p.key.arguments == wanted]:
-        best = max(mine, key=lambda p: p.key.engine_version)
+        best = max(mine, key=lambda p: version_order(p.key.engine_version))
         return _of(best, f"profile, {best.key}")
     found = _not_measured(deployment, model, accelerator)
     if found is not None and measured_otherwise(deployment, model, accelerator, profiles):

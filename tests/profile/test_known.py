@@ -59,6 +59,15 @@ def test_a_profile_of_other_arguments_is_not_used_and_this_is_said(other: Any) -
         card_latencies("m", deployment(**other), [measured(made)], 10, 10)
 
 
+@pytest.mark.parametrize("versions", [("0.9", "0.10"), ("b999", "b4567"), ("1.0rc1", "1.0"), ("0.9.9", "0.10.0.dev3")])
+def test_of_several_versions_of_an_engine_the_latest_counts(versions: tuple[str, str]) -> None:
+    made = deployment()
+    for order in (versions, versions[::-1]):
+        known = known_speed(made, "m", "H100", [measured(made, version=version) for version in order])
+        assert known is not None
+        assert known.source == f"profile, {measured(made, version=versions[1]).key}"
+
+
 def test_a_profile_that_does_not_know_its_arguments_is_not_used() -> None:
     made = deployment("emulated", arguments={"catalog": ENTRY})
     known = known_speed(made, "m", "H100", [measured(made, arguments="", engine="emulated")])
