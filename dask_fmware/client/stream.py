@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any
 
 from distributed import Client, Future
-from distributed.comm import connect
+from distributed.comm import Comm, connect
 from distributed.core import send_recv
 
 from dask_fmware.client.asking import checked_future, not_installed, run_id_of
@@ -136,9 +136,24 @@ class AnswerStream:
         )
 
 
+async def _connection(address: str, **arguments: Any) -> Comm:
+    """Connect; who stops waiting leaves no socket behind, as they would if `connect` itself were cancelled."""
+    connecting = asyncio.ensure_future(connect(address, **arguments))
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_let_go)
+        raise
+
+
+def _let_go(connecting: asyncio.Future[Comm]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().abort()
+
+
 async def _asked(client: Client, **question: Any) -> dict[str, Any] | None:
     """Ask the scheduler over a connection of its own: those that a client shares are few, and this waits for long."""
-    comm = await connect(client.scheduler.address, **client.connection_args)
+    comm = await _connection(client.scheduler.address, **client.connection_args)
     try:
         answer: dict[str, Any] | None = await send_recv(comm, op="fmware_answer", **question)
         return answer
@@ -149,7 +164,7 @@ async def _asked(client: Client, **question: Any) -> dict[str, Any] | None:
 async def _follow(client: Client, where: dict[str, Any]) -> AsyncGenerator[tuple[str, str | None], None]:
     """Yield pieces of one attempt's text, and with the last how it ended; ends early if its worker is lost."""
     try:
-        comm = await connect(where["worker"], timeout=CONNECT_S, **client.connection_args)
+        comm = await _connection(where["worker"], timeout=CONNECT_S, **client.connection_args)
     except OSError:
         return
     try:
