@@ -5,8 +5,9 @@ runs be in time that still can be, serves the others when there is room, and is 
 **Inputs.** For each call: the deadline of its run, the expected critical path after it and its own expected
 execution, from learnt lengths and branch odds. For each replica: its speed (a step-time law where a profile is
 known, else a latency figure) and its load.
-**What it does.** A call is held centrally and bound when a replica has room, runs under way before fresh ones and
-then least latest start first (deadline - critical path after it - own execution). It goes to the replica that
+**What it does.** A call is held centrally and bound when a replica has room, by priority, runs under way before fresh
+ones and then least latest start first (deadline - critical path after it - own execution). A run under way that has
+more than half of its objective to spare is served as a fresh one. It goes to the replica that
 ends it first among those that end it in time.
 If only a busy replica can still be in time, it waits for that one and lets others pass. If none can, it is
 *parked* behind all that can, or rejected if the run asks for that.
@@ -19,11 +20,12 @@ a quarter at most. A run that is let in and lost half-way has cost others their 
 there do not count against fresh ones.
 Where cheap runs of a tenant are lost, those that take more of the cards come after them and leave them slots, as many
 as these losses ask for, see `policy.price`: so more runs are in time.
-Parked calls, and those without an SLO, are background: they take a replica when nothing urgent waits, and either
-no urgent call is likely to come meanwhile, or those that may come are in time all the same: on engines that batch the
-typical urgent call beside them, or on another replica; where it looks ahead the next runs, taken to be like the last
-ones at their rate. One start in twenty is theirs by right once they have waited for long, one in a hundred of those
-without an SLO, so that nothing starves.
+Parked calls, and those without an SLO, are background, by priority behind all that can be in time: they take a replica
+when nothing urgent waits, and either no urgent call is likely to come meanwhile, or those that may come are in time all
+the same: on engines that batch the typical urgent call beside them, or on another replica; where it looks ahead the
+next runs, taken to be like the last ones at their rate; on more cards that serve one call each, as many stay idle as
+urgent calls keep busy and twice the root of that. One start in twenty is theirs by right once they have waited for
+long, one in a hundred of those without an SLO, so that nothing starves.
 Of tenants, those that were given more card time for their weight than the least served other are ahead: their fresh
 runs come after those of the others, and on engines that batch only where typical urgent calls are in time beside them.
 How much of an engine that batches runs without an SLO may take besides is measured, see `policy.leeway`; beside urgent
@@ -63,7 +65,10 @@ HOPELESS = 20  # urgent calls parked in a row: they need no replica, and only wh
 EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
 FOR_BEGUN = 0.25  # most of a batch that is kept for calls of runs under way
 ALL = ""  # urgent calls of all models, which count where models share the slots of a card
-URGENT, FRESH, PARKED, BACKGROUND = 0.0, 0.5, 1.0, 2.0
+AT_RISK = 0.5  # of an objective; a run under way that has more of it to spare is served as a fresh one is
+URGENT, BEHIND = 0.0, 1.0  # calls that can be in time, and the others: first of all, in the order of service
+BEGUN, FRESH = 0.0, 1.0  # among urgent ones of a priority
+LATE, JOB = 0.0, 1.0  # among those behind of a priority
 ALL_BUSY = Wait("all replicas are busy")
 LATER = Wait("only a busy replica can still be in time", lets_pass=True)
 
@@ -89,24 +94,26 @@ class Slack:
     # -- order -----------------------------------------------------------------------------------
 
     def order(self, call: CallView) -> tuple[float, ...]:
-        """Priority; runs under way, then fresh ones, parked and background calls; least latest start, or first come."""
+        """Those that can be in time before the others, by priority; runs under way, fresh ones; least latest start."""
         due = call.due
         if due is None:
-            return (-call.priority, BACKGROUND, call.excess, call.runnable_at)
+            return (BEHIND, -call.priority, JOB, call.excess, call.runnable_at)
         if call.parked:
-            return (-call.priority, PARKED, 0.0, call.submitted)
+            return (BEHIND, -call.priority, LATE, 0.0, call.submitted)
         can_be_in_time = due - call.runnable_at >= call.own_s  # else its run is lost, and it is about to be parked
         if can_be_in_time:
             self._typical.came(call, due)
             for seen in (self._arrivals[call.model], self._arrivals[ALL]):
                 if not seen or call.runnable_at > seen[-1]:
                     seen.append(call.runnable_at)
+        latest_start = due - call.own_s
         if call.begun:
-            return (-call.priority, URGENT, float(call.excess > 0.0), due - call.own_s)
+            at_risk = latest_start - call.runnable_at <= AT_RISK * (due + call.after_s - call.submitted)
+            return (URGENT, -call.priority, BEGUN if at_risk else FRESH, float(call.excess > 0.0), latest_start)
         price = self._prices.of(call)
         price.came(call.run_s)
         behind_s = price.level * price.relative(call.run_s) * (due - call.submitted)
-        return (-call.priority, FRESH, float(call.excess > 0.0), due - call.own_s + behind_s)
+        return (URGENT, -call.priority, FRESH, float(call.excess > 0.0), latest_start + behind_s)
 
     def rank(self, replica: ReplicaView) -> Rank:
         """Replicas with room first, then those that have room soonest; emptier ones first."""
@@ -229,7 +236,7 @@ class Slack:
         for spent_s, _, replica_id, replica in sorted(spent, reverse=stands_back):
             if self._plan is not None and now + spent_s > self._plan.free_until.get(replica_id, inf):
                 continue
-            if self._spares(call, replica, spent_s, room, now, seen):
+            if self._spares(call, replica, spent_s, room, now, seen, replicas):
                 return Bind(replica_id, "no urgent call needs the replica", inf)
         if self._turn(call, now):
             replica_id = max(spent)[2] if stands_back else room[0].replica_id
@@ -244,12 +251,15 @@ class Slack:
         room: Sequence[ReplicaView],
         now: float,
         seen: Sequence[float],
+        replicas: Sequence[ReplicaView],
     ) -> bool:
         """Whether urgent calls can do without a slot of a replica for so long: none is likely, or all stay in time."""
         if _rate(seen, now) * spent_s <= EVEN_ODDS or self._in_vain[call.model] >= HOPELESS:
             return True
         if self._plan is not None:
             return self._ahead.leaves_room(replica.replica_id, spent_s, now)
+        if replica.slots == 1:
+            return self._typical.spare_one(replica, replicas, _rate(seen, now))
         if call.due is not None:  # a run that is late stands back for the others, but not for a job that fills up
             return self._typical.spare(without_background(replica), now)
         leeway = self._leeway[call.model]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import sqrt
+from typing import NamedTuple
 
 from dask_fmware.policy.estimate import execution_s, expected_s
 from dask_fmware.policy.leeway import FOR_URGENT, SPARE
@@ -15,7 +17,23 @@ from dask_fmware.policy.protocol import CallView, ReplicaView
 
 __all__ = ["Typical", "open_slots", "without_background"]
 
+SURE = 0.9  # of the time that a typical call has; one that takes more alone is in time by luck
 REMEMBERED = 20  # urgent calls of a kind that its typical one is the mean of, about
+
+
+class _Mean(NamedTuple):
+    """The typical call of a kind."""
+
+    prompt: float  # tokens
+    output: float  # tokens until it has done what it is for
+    allowed_s: float  # until it must have done it
+    whole: float  # output tokens until it ends
+    own_s: float  # alone, on a replica of the fastest kind
+
+    @property
+    def is_in_time_by_luck(self) -> bool:
+        """Whether it has next to nothing to lose: what is beside it decides no more than its own length does."""
+        return self.own_s > SURE * self.allowed_s
 
 
 class Typical:
@@ -24,21 +42,15 @@ class Typical:
     __slots__ = ("_means",)
 
     def __init__(self) -> None:
-        self._means: dict[
-            tuple[str, bool], tuple[float, float, float]
-        ] = {}  # prompt and output tokens, seconds that it has
+        self._means: dict[tuple[str, bool], _Mean] = {}
 
     def came(self, call: CallView, due: float) -> None:
         """Take note of an urgent call that can be in time."""
         kind = call.model, call.answers
         output = 0.0 if call.answers else call.output_tokens
-        latest = (float(call.prompt_tokens), output, due - call.runnable_at)
-        prompt, output, allowed_s = self._means.get(kind, latest)
-        self._means[kind] = (
-            prompt + (latest[0] - prompt) / REMEMBERED,
-            output + (latest[1] - output) / REMEMBERED,
-            allowed_s + (latest[2] - allowed_s) / REMEMBERED,
-        )
+        latest = _Mean(float(call.prompt_tokens), output, due - call.runnable_at, call.output_tokens, call.own_s)
+        mean = self._means.get(kind, latest)
+        self._means[kind] = _Mean(*(old + (new - old) / REMEMBERED for old, new in zip(mean, latest, strict=True)))
 
     def spare(
         self,
@@ -61,8 +73,6 @@ class Typical:
         room
             Replicas with room, to which a typical call may go instead if it is in time there.
         """
-        if replica.slots == 1:
-            return False
         stays_open = replica.running < open_slots(replica, kept)
         is_known = False
         for answers in (False, True):
@@ -70,17 +80,43 @@ class Typical:
             if typical is None:
                 continue
             is_known = True
-            if stays_open and _in_time(typical, replica, spare, now) is not False:
+            if stays_open and (typical.is_in_time_by_luck or _in_time(typical, replica, spare, now) is not False):
                 continue
             others = (other for other in room if other is not replica and other.running < open_slots(other, kept))
             if not any(_in_time(typical, other, spare, now) for other in others):
                 return False
         return is_known
 
+    def spare_one(self, replica: ReplicaView, replicas: Sequence[ReplicaView], rate: float) -> bool:
+        """Whether one of many replicas that serve one call each may be given away: enough others are idle.
 
-def _in_time(typical: tuple[float, float, float], replica: ReplicaView, spare: float, now: float) -> bool | None:
+        By the square-root rule of staffing, with twice the root: few calls then find all busy.
+
+        Parameters
+        ----------
+        replica
+            The one to be given away.
+        replicas
+            All ready replicas of its model.
+        rate
+            Urgent calls a second, of typical lengths.
+        """
+        busy_s = max(
+            (
+                execution_s(replica.latency, mean.prompt, mean.whole)
+                for answers in (False, True)
+                if (mean := self._means.get((replica.model, answers))) is not None
+            ),
+            default=0.0,
+        )
+        load = rate * busy_s
+        idle = sum(other.has_room for other in replicas)
+        return idle - 1 >= load + 2.0 * sqrt(load)
+
+
+def _in_time(typical: _Mean, replica: ReplicaView, spare: float, now: float) -> bool | None:
     """Whether a typical call keeps all but a share of its slack on a replica as it is; None: it would not go there."""
-    prompt, output, allowed_s = typical
+    prompt, output, allowed_s = typical.prompt, typical.output, typical.allowed_s
     law = replica.law
     if law is None:
         idle_s = execution_s(replica.latency, prompt, output)

@@ -75,4 +75,6 @@ class RunOptions(Record):
 
     slo: SLO | None = None
     tenant: str = Field(default="default", min_length=1, max_length=200)
-    priority: int = Field(default=0, ge=-1000, le=1000, description="higher runs first")
+    priority: int = Field(
+        default=0, ge=-1000, le=1000, description="higher first, of what can be in time, and of what cannot behind it"
+    )
