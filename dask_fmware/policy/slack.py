@@ -7,8 +7,8 @@ execution, from learnt lengths and branch odds. For each replica: its speed (a s
 known, else a latency figure) and its load.
 **What it does.** A call is held centrally and bound when a replica has room, by priority, runs under way before fresh
 ones and then least latest start first (deadline - critical path after it - own execution). A run under way that has
-more than half of its objective to spare is served as a fresh one. It goes to the replica that
-ends it first among those that end it in time.
+more than half of its objective to spare, and much more than it needs, is served as a fresh one.
+It goes to the replica that ends it first among those that end it in time.
 If only a busy replica can still be in time, it waits for that one and lets others pass. If none can, it is
 *parked* behind all that can, or rejected if the run asks for that.
 Where calls run one at a time on few cards, it looks ahead: the runs under way and those that wait are placed on the
@@ -65,7 +65,7 @@ HOPELESS = 20  # urgent calls parked in a row: they need no replica, and only wh
 EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
 FOR_BEGUN = 0.25  # most of a batch that is kept for calls of runs under way
 ALL = ""  # urgent calls of all models, which count where models share the slots of a card
-AT_RISK = 0.5  # of an objective; a run under way that has more of it to spare is served as a fresh one is
+LONG = 0.5, 20.0  # of its objective, and times what is left of its path: more to spare than both has long
 URGENT, BEHIND = 0.0, 1.0  # calls that can be in time, and the others: first of all, in the order of service
 BEGUN, FRESH = 0.0, 1.0  # among urgent ones of a priority
 LATE, JOB = 0.0, 1.0  # among those behind of a priority
@@ -108,8 +108,8 @@ class Slack:
                     seen.append(call.runnable_at)
         latest_start = due - call.own_s
         if call.begun:
-            at_risk = latest_start - call.runnable_at <= AT_RISK * (due + call.after_s - call.submitted)
-            return (URGENT, -call.priority, BEGUN if at_risk else FRESH, float(call.excess > 0.0), latest_start)
+            stage = FRESH if _has_long(call, latest_start) else BEGUN
+            return (URGENT, -call.priority, stage, float(call.excess > 0.0), latest_start)
         price = self._prices.of(call)
         price.came(call.run_s)
         behind_s = price.level * price.relative(call.run_s) * (due - call.submitted)
@@ -277,6 +277,14 @@ class Slack:
 
 def _latest() -> deque[float]:
     return deque(maxlen=REMEMBERED)
+
+
+def _has_long(call: CallView, latest_start: float) -> bool:
+    """Whether a run under way has so much time that it loses nothing if fresh ones come before it."""
+    of_objective, of_path = LONG
+    spare_s = latest_start - call.runnable_at
+    objective_s = latest_start + call.own_s + call.after_s - call.submitted
+    return spare_s > of_objective * objective_s and spare_s > of_path * (call.own_s + call.after_s)
 
 
 def _pause_s(seen: Sequence[float], spent_s: float, now: float) -> float:

@@ -37,8 +37,9 @@ def test_a_run_under_way_comes_before_fresh_ones_until_it_has_half_of_its_object
     """A run of ten minutes with hundreds of calls would otherwise pass every run of a second."""
     fresh = call("fresh", submitted=100.0, runnable_at=100.0, deadline=101.0, own_s=0.1)
     begun = call("begun", submitted=50.0, runnable_at=100.0, deadline=150.0, own_s=1.0, begun=True)
-    assert _served_first(fresh, begun) == ["begun", "fresh"], "49 s of its 100 s"
+    assert _served_first(fresh, begun) == ["begun", "fresh"], "49 s of its 100 s to spare"
     assert _served_first(fresh, replace(begun, own_s=0.0, deadline=151.0)) == ["fresh", "begun"], "51 s of its 101 s"
+    assert _served_first(fresh, replace(begun, own_s=3.0, deadline=160.0)) == ["begun", "fresh"], "57 s for 3 s"
 
 
 def _beside_urgent_calls(rate: float, count: int = 30) -> Slack:
