@@ -122,6 +122,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _handlers(self) -> dict[str, Callable[..., Any]]:
         handlers: dict[str, Callable[..., Any]] = {
             "fmware_answer": self.answers.find,
+            "fmware_knows": self.knows,
             "fmware_uninstall": self.uninstall,
         }
         for service in self.services:
@@ -135,6 +136,10 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def service(self, kind: type[S]) -> S:
         """Return the service of a kind."""
         return next(service for service in self.services if isinstance(service, kind))
+
+    def knows(self, call_id: str) -> bool:
+        """Whether a call is of a run that this router has taken in (RPC)."""
+        return call_id in self._nodes
 
     async def close(self) -> None:
         """Stop routing; the streams of workers stay served so that none of them breaks."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +123,38 @@ async def test_uninstalling_ends_what_runs_and_another_deployment_can_follow() -
         future.release()
         await fm.uninstall(cluster.client)
         await fm.uninstall(cluster.client)
+
+
+@fm.task
+def _when_it_is_there(path: str) -> str:
+    while not Path(path).exists():
+        time.sleep(0.01)
+    return path
+
+
+@fm.workflow
+def late(path):
+    """A call that waits for plain code."""
+    return fm.Model("small")("{path}", path=_when_it_is_there(path), name="call")
+
+
+async def test_a_call_that_comes_after_another_installation_ends_instead_of_being_sent_back_for_ever(
+    tmp_path: Path,
+) -> None:
+    document = deployment("small")
+    async with bare(document) as cluster:
+        await fm.install(cluster.client, document)
+        await fm.wait_ready(cluster.client)
+        future = cluster.client.compute(late(str(tmp_path / "go")))
+        await cluster.until(lambda: any(task.state == "processing" for task in cluster.scheduler.tasks.values()))
+        await fm.uninstall(cluster.client)
+        await fm.install(cluster.client, document)
+        await fm.wait_ready(cluster.client)
+        (tmp_path / "go").touch()
+        with pytest.raises(NotInstalledError, match=r"node 'call'.*uninstalled while this run was under way"):
+            await asyncio.wait_for(future.result(), 30)
+        future.release()
+        await _answers(cluster)
 
 
 async def test_without_the_runtime_a_run_ends_with_the_next_step() -> None:

@@ -299,12 +299,29 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             raise NotInstalledError(
                 f"{call.where}: the scheduler runs no replica router; call fm.install(client, deployment)"
             )
-        if self.loaded is None:  # it died while the call was on its way here
+        if self.loaded is None or not self.runner.is_granted(call_id):  # its engine died while it was on its way here
             self.runner.withdraw(call_id)
-            raise Reschedule(f"{call.where}: worker '{self.dask.name}' has no engine")
+            raise await self._sent_back(call, call_id)
         completion = await self.runner.run(self.loaded.engine, call, call_id, values, self.pace)
         self.branched(run_id, call.decides, completion.value)
         return completion
+
+    async def _sent_back(self, call: ModelCall, call_id: str) -> Exception:
+        """Return what ends an attempt that is not to be: its router gives the call away anew, if that is still there.
+
+        Another router, which was installed meanwhile, will never grant it: sent back, it would come again without end.
+        """
+        try:
+            is_known = await self.dask.ask_scheduler("fmware_knows", call_id=call_id)
+        except OSError:
+            is_known = True  # or nobody hears of it
+        fault: Exception = Reschedule(f"{call.where}: not granted to worker '{self.dask.name}'")
+        if not is_known:
+            fault = NotInstalledError(
+                f"{call.where}: the dask-fmware runtime was uninstalled while this run was under way; the one that is "
+                "installed now does not know it, submit it again"
+            )
+        return fault
 
     def skip(self, call_id: str) -> None:
         """A call is on a branch that was not taken."""

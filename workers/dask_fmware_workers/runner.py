@@ -76,6 +76,10 @@ class CallRunner:
         if grant.incarnation == self.incarnation:
             self._grants[grant.call_id] = grant
 
+    def is_granted(self, call_id: str) -> bool:
+        """Whether a call may begin here."""
+        return call_id in self._grants
+
     def engine_died(self) -> None:
         """What was granted and has not begun is void: the scheduler gives it away anew when it hears of this."""
         self.incarnation += 1
