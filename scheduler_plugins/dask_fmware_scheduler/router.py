@@ -42,6 +42,7 @@ from dask_fmware_scheduler.guard import Guard, guarded
 from dask_fmware_scheduler.performing import Performer
 from dask_fmware_scheduler.results import ResultMover
 from dask_fmware_scheduler.services.arrivals import Arrivals
+from dask_fmware_scheduler.services.leave import Leave
 from dask_fmware_scheduler.services.provisioning import ProvisioningService
 from dask_fmware_scheduler.services.registry import SERVICES, Service
 
@@ -186,13 +187,15 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def log_event(self, topic: str, msg: Any) -> None:
         """Follow workers that are paused, resumed or being retired; the log is where Dask says so."""
         if self.dask.is_status_change(msg):  # told before Dask has done it
-            asyncio.get_running_loop().call_soon(self._status_changed, topic)
+            asyncio.get_running_loop().call_soon(self.look_at, topic)
 
     @guarded
-    def _status_changed(self, worker: str) -> None:
+    def look_at(self, worker: str) -> None:
+        """Offer a replica that takes tasks and is not on leave, and no other; place plain code on a light worker."""
         state, takes_tasks = self.machine.fleet.get(worker), self.dask.takes_tasks(worker)
-        if state is not None and state.draining is takes_tasks:
-            self.performer.tell(ReplicaDraining(worker, not takes_tasks))
+        is_offered = takes_tasks and not self.service(Leave).has(worker)
+        if state is not None and state.draining is is_offered:
+            self.performer.tell(ReplicaDraining(worker, not is_offered))
         elif takes_tasks and worker in self.placement.light:
             self.placement.add_light(worker)
 

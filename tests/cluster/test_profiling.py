@@ -9,10 +9,11 @@ from typing import Any
 
 import dask
 import pytest
+from distributed.core import Status
 
 from dask_fmware.client import profiling
 from dask_fmware.client.profiling import ProfileProgress, profile_models
-from dask_fmware.errors import DeploymentError
+from dask_fmware.errors import DeploymentError, EngineCrashedError
 from dask_fmware.profile.arguments import arguments_digest, engine_arguments
 from dask_fmware.profile.known import known_speed
 from dask_fmware.profile.law import StepLaw
@@ -117,6 +118,27 @@ async def test_a_lease_ends_only_for_who_took_it(cluster) -> None:
     assert state.draining
     leave.drain(workers, 0)
     assert not state.draining
+
+
+async def test_a_lease_outlasts_a_pause_of_its_worker_and_a_crash_of_its_engine(cluster) -> None:
+    (worker,) = [one for name, one in cluster.workers.items() if name == "small-cpu-0"]
+    leave, fleet = cluster.router.service(Leave), cluster.router.machine.fleet
+    leave.measure([worker.address], 60, "one")
+    for status in (Status.paused, Status.running):
+        worker.status = status
+        await cluster.until(lambda wanted=status: cluster.scheduler.workers[worker.address].status == wanted)
+    await asyncio.sleep(0)  # the router looks a turn later
+    assert fleet.get(worker.address).draining
+
+    def dead() -> None:
+        raise EngineCrashedError("dead")
+
+    cluster.engines["small-cpu-0"].state = dead
+    await cluster.until(lambda: fleet.get(worker.address) is None, "the router knows")
+    await cluster.until(lambda: fleet.get(worker.address) is not None, "it is back")
+    assert fleet.get(worker.address).draining
+    leave.measure([worker.address], 0, "one")
+    assert not fleet.get(worker.address).draining
 
 
 async def test_who_finds_a_card_measured_is_told_by_whom(cluster, tmp_path, monkeypatch) -> None:

@@ -65,6 +65,7 @@ class Arrivals:
             if known is None or known.replica != made:
                 logger.info("Replica %s of model %s on %s is ready", made.name, made.model, made.accelerator)
                 self._router.take(ReplicaIsReady(made))
+                self._router.look_at(worker)
         return {"version": PROTOCOL_VERSION}
 
     def left(self, worker: str) -> None:

@@ -70,6 +70,10 @@ class Leave:
             else:
                 self._return(worker, holder)
 
+    def has(self, worker: str) -> bool:
+        """Whether a replica is on leave, whatever becomes of its worker and engine meanwhile."""
+        return worker in self._ends
+
     def _return(self, worker: str, holder: str) -> None:
         left = self._ends.get(worker, {})
         left.pop(holder, None)
