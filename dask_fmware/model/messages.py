@@ -24,6 +24,7 @@ __all__ = [
     "Branched",
     "EngineStateReport",
     "FirstToken",
+    "GiveBack",
     "GiveUp",
     "Grant",
     "Overdue",
@@ -33,7 +34,7 @@ __all__ = [
     "check_version",
 ]
 
-PROTOCOL_VERSION = 7  # raise it also when a default changes: a field with its default does not travel
+PROTOCOL_VERSION = 8  # raise it also when a default changes: a field with its default does not travel
 TRAVELS = "travels"  # of a field that is sent even if it has its default
 ENDLESS = "endless"  # of a number that may be infinite
 
@@ -165,6 +166,13 @@ class GiveUp(_Message):
     op: ClassVar[str] = "fmware-give-up"
     call_id: str
     attempt: int
+
+
+@immutable
+class GiveBack(_Message):
+    """Scheduler to worker: it takes no tasks, so what it was granted and has not begun is to run elsewhere."""
+
+    op: ClassVar[str] = "fmware-give-back"
 
 
 @immutable

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from distributed import Scheduler, SchedulerPlugin
 
 from dask_fmware.errors import AttemptsExhaustedError, FMwareError, NotInstalledError, VersionMismatchError
-from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken, Overdue
+from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken, GiveBack, Overdue
 from dask_fmware.model.plan import PlannedNode
 from dask_fmware.model.replica import MODEL_LABEL, read_label
 from dask_fmware.policy import create_policy
@@ -196,6 +196,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         is_offered = takes_tasks and not self.service(Leave).has(worker)
         if state is not None and state.draining is is_offered:
             self.performer.tell(ReplicaDraining(worker, not is_offered))
+        if state is not None and not takes_tasks:  # what it has not begun by now would wait for as long as it is paused
+            self.dask.send(worker, GiveBack().to_wire())
         elif takes_tasks and worker in self.placement.light:
             self.placement.add_light(worker)
 

@@ -14,6 +14,7 @@ from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
 from distributed.scheduler import Scheduler, TaskState
 from distributed.worker import Worker
+from distributed.worker_state_machine import PauseEvent
 
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.testing import InProcessCluster, deployment
@@ -295,6 +296,18 @@ async def test_a_task_that_raises_reschedule_becomes_waiting_again(cluster: InPr
 
     _local["again"] = again
     assert await cluster.client.submit(call_local, "again", key="again") == 2
+
+
+async def test_a_task_that_a_paused_worker_has_not_begun_can_be_sent_back(cluster: InProcessCluster) -> None:
+    paused, other = cluster.workers["light-0"], cluster.workers["light-1"]
+    paused.handle_stimulus(PauseEvent(stimulus_id="test"))
+    future = cluster.client.submit(len, "abc", key="waits", workers=[paused.address])
+    await cluster.until(lambda: "waits" in paused.state.tasks and paused.state.tasks["waits"].state == "ready")
+    cluster.scheduler.handle_worker_status_change("paused", cluster.scheduler.workers[paused.address], "test")
+    cluster.scheduler.set_restrictions({"waits": [other.address]})
+    WorkerInternals(paused).send_back("waits")
+    assert await future == 3
+    assert "waits" not in paused.state.tasks
 
 
 def seceding(worker: Worker, key: str, go_on: asyncio.Event) -> str:

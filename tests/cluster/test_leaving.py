@@ -63,6 +63,35 @@ async def test_a_paused_replica_gets_no_calls_and_gets_them_again_when_it_resume
             future.release()
 
 
+async def test_a_call_that_comes_to_a_worker_as_it_is_paused_runs_elsewhere(serving: Any) -> None:
+    """Dask begins no task of a worker that is paused, which it may be for ever, and takes none back."""
+    from distributed.core import Status
+
+    async with serving("small", on={"a": 1, "b": 1}, slots=1) as cluster:
+        for engine in cluster.engines.values():
+            engine.pause()
+        futures = [cluster.client.compute(one(f"{n}")) for n in range(3)]
+        await cluster.until(lambda: cluster.router.machine.held == 1)
+        worker, runner = cluster.workers["small-a-0"], cluster.hosts["small-a-0"].runner
+        grant = runner.grant
+
+        def grant_and_pause(message: Any) -> None:
+            grant(message)
+            worker.status = Status.paused
+
+        runner.grant = grant_and_pause
+        cluster.engines["small-a-0"].resume()
+        await cluster.until(lambda: worker.status == Status.paused)
+        for engine in cluster.engines.values():
+            engine.resume()
+        assert len(await asyncio.wait_for(cluster.client.gather(futures), 30)) == 3
+        calls = [call for future in futures for call in (await fm.report(future)).data.calls]
+        outcomes = [[(a.accelerator, a.outcome) for a in call.attempts] for call in calls]
+        assert [("a", "undelivered"), ("b", "finished")] in outcomes
+        for future in futures:
+            future.release()
+
+
 async def test_plain_code_waits_for_the_next_light_worker_when_the_only_one_goes(serving: Any) -> None:
     @fm.task
     def name_after(value: str) -> str:

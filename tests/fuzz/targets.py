@@ -230,6 +230,7 @@ LATENCY = {"first_token_s": 0.1, "prompt_token_s": 0.001, "output_token_s": 0.01
 SOUND: dict[str, dict[str, Any]] = {
     "fmware-grant": {"call_id": "k", "attempt": 1, "priority": -1.0, "stall_s": 60.0, "incarnation": 1},
     "fmware-give-up": {"call_id": "k", "attempt": 1},
+    "fmware-give-back": {},
     "fmware-overdue": {"call_id": "k", "attempt": 1},
     "fmware-first-token": {"call_id": "k", "attempt": 1, "ttft_s": 0.1},
     "fmware-ended": {

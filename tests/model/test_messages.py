@@ -14,6 +14,7 @@ from dask_fmware.model.messages import (
     Branched,
     EngineStateReport,
     FirstToken,
+    GiveBack,
     GiveUp,
     Grant,
     Overdue,
@@ -29,6 +30,7 @@ seconds, share = st.floats(0, 1e9), st.floats(0, 1)
 MESSAGES = st.one_of(
     st.builds(Grant, text, number, st.floats(allow_nan=False, allow_infinity=False)),
     st.builds(FirstToken, text, number, seconds),
+    st.builds(GiveBack),
     st.builds(GiveUp, text, number),
     st.builds(Overdue, text, number),
     st.builds(
@@ -119,7 +121,7 @@ def test_what_an_older_sender_leaves_out_has_its_default_or_is_another_version(m
 def test_every_message_has_an_op_of_its_own() -> None:
     kinds = [getattr(messages, name) for name in messages.__all__]
     ops = [kind.op for kind in kinds if hasattr(kind, "op")]
-    assert len(ops) == len(set(ops)) == 10
+    assert len(ops) == len(set(ops)) == 11
     assert all(op.startswith("fmware-") for op in ops)
 
 

@@ -91,6 +91,10 @@ class WorkerInternals:
         stream.message_count += 1
         asyncio.get_running_loop().call_later(RESULT_FOLLOWS_S, stream.waker.set)
 
+    def send_back(self, key: str) -> None:
+        """Have the scheduler take back a task that has not begun, as after `Reschedule` (message "reschedule")."""
+        self.worker.batched_send({"op": "reschedule", "key": key, "stimulus_id": f"fmware-send-back-{time()}"})
+
     def send_at_once(self, interval_s: float) -> None:
         """Lower the pause between two messages to the scheduler (2 ms in stock Dask; Worker.batched_stream)."""
         self.worker.batched_stream.interval = interval_s

@@ -28,7 +28,15 @@ from dask_fmware.errors import (
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.completion import Completion
 from dask_fmware.model.engine import Engine
-from dask_fmware.model.messages import PROTOCOL_VERSION, Branched, GiveUp, Grant, ReplicaFailed, check_version
+from dask_fmware.model.messages import (
+    PROTOCOL_VERSION,
+    Branched,
+    GiveBack,
+    GiveUp,
+    Grant,
+    ReplicaFailed,
+    check_version,
+)
 from dask_fmware.model.plan import SwitchRule
 from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, MODEL_LABEL, read_label
 from dask_fmware.observe.exposition import expose, withdraw
@@ -100,7 +108,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
                 "fmware_profiled": self.profiled,
             }
         )
-        self.dask.listen({Grant.op: self._on_grant, GiveUp.op: self._on_give_up})
+        self.dask.listen({Grant.op: self._on_grant, GiveUp.op: self._on_give_up, GiveBack.op: self._on_give_back})
         self.dask.give_up_dead_peers_after(2.0)
         self._begin(self._serve())
 
@@ -292,6 +300,10 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     def _on_give_up(self, **message: Any) -> None:
         self.runner.give_up(GiveUp.from_wire(message))
+
+    def _on_give_back(self, **message: Any) -> None:
+        for call_id in self.runner.give_back():
+            self.dask.send_back(call_id)
 
     async def call(self, call: ModelCall, run_id: str, call_id: str, values: Mapping[str, Any]) -> Completion:
         """Run a granted call on this worker's engine."""

@@ -100,6 +100,13 @@ class CallRunner:
         if attempt is not None and attempt.grant.attempt == message.attempt:
             attempt.give_up()
 
+    def give_back(self) -> list[str]:
+        """Nothing that was granted and has not begun will run here: its slots are free. Return these calls."""
+        waiting, self._grants = self._grants, {}
+        for grant in waiting.values():
+            self._send(AttemptEnded(grant.call_id, grant.attempt, "undelivered").to_wire())
+        return list(waiting)
+
     def skip(self, call_id: str) -> None:
         """A call turned out to be on a branch that was not taken."""
         if (grant := self._grants.pop(call_id, None)) is not None:
