@@ -244,10 +244,7 @@ class Machine:
         self.knowledge.observe_body(run.plan.workflow, base, plan.nodes)
         if base not in run.bodies:
             self.knowledge.observe_pause(run.plan.workflow, base, now - run.idle_since)
-        own = {node.key for node in plan.nodes}
-        others = (call for call in reversed(run.report.calls) if call.call_id not in own)
-        is_over = all(call.state in TERMINAL for call in others if call.node.startswith(base + "["))
-        run.add_body(base, begins_round=is_over)
+        run.add_body(base, [self.runs.calls[node.key].report for node in plan.nodes if node.model is not None])
 
     def _run_ended(self, event: RunEnded, now: float) -> list[Action]:
         run = self.runs.get(event.run_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 import pytest
 
 from dask_fmware.errors import CapacityError, DeadlineRejectedError, RuntimeFaultError, UnknownModelError
@@ -146,3 +148,24 @@ def test_bodies_beside_others_are_one_round_whatever_plain_code_they_have(has_pl
     run = d.machine.runs.get("r")
     assert run is not None
     assert (dict(run.bodies), dict(run.rounds)) == ({"m": 3}, {"m": 3 if in_turn else 1})
+
+
+def test_a_round_of_a_loop_costs_the_same_however_many_were_before() -> None:
+    d = Driver()
+    d.ready(replica("a"))
+    d.submit(plan("r", [node("m", None)]))
+
+    def played(rounds: range) -> float:
+        began = process_time()
+        for i in rounds:
+            d.submit(plan(f"b{i}", [PlannedNode(f"m[{i}].x", f"c{i}", model="small")], part_of="r"))
+            d.runnable(f"c{i}")
+            d.end(f"c{i}")
+            d.tell(RunDropped(f"b{i}"))
+        return process_time() - began
+
+    first, _, last = played(range(300)), played(range(300, 2700)), played(range(2700, 3000))
+    assert last < 4 * first
+    run = d.machine.runs.get("r")
+    assert run is not None
+    assert (dict(run.bodies), dict(run.rounds)) == ({"m": 3000}, {"m": 3000})

@@ -80,6 +80,7 @@ class RunRecord:
     homes: Mapping[str, str] = field(default_factory=_nothing)  # model -> replica that served it last
     rounds: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies that ran one after the other
     bodies: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies
+    latest: Mapping[str, list[CallReport]] = field(default_factory=_nothing)  # map or loop -> its calls that may run
     decided: Decided = UNDECIDED  # branches that its own switches have taken
 
     @property
@@ -117,11 +118,16 @@ class RunRecord:
             if isinstance(known, dict):
                 known.pop(run_id, None)
 
-    def add_body(self, base: str, *, begins_round: bool) -> None:
-        """A map or loop has one more body, by itself or beside others."""
+    def add_body(self, base: str, calls: Iterable[CallReport]) -> None:
+        """A map or loop has one more body with these calls, which begins a round if all calls before it are over."""
         self.bodies = {**self.bodies, base: self.bodies.get(base, 0) + 1}
-        if begins_round:
+        self.latest = latest = _own(self.latest)
+        before = latest.setdefault(base, [])
+        while before and before[-1].state in TERMINAL:  # each is looked at once, however many rounds there are
+            before.pop()
+        if not before:
             self.rounds = {**self.rounds, base: self.rounds.get(base, 0) + 1}
+        before.extend(calls)
 
     def skips(self, call: CallRecord) -> str | None:
         """Why a call is on a branch that was not taken, or None."""
