@@ -7,13 +7,13 @@ that comes late misses nothing. A reader that is slow gets larger pieces, never 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator
+from itertools import islice
 from typing import Any
 
 __all__ = ["AnswerStreams", "TextStream"]
 
-KEEP_ENDED = 256  # streams that are remembered, oldest first, once they have ended
+KEEP_ENDED = 256  # streams that are remembered once they have ended; who ended first goes first
 
 
 class TextStream:
@@ -66,22 +66,30 @@ class AnswerStreams:
     """Streams by call and attempt."""
 
     def __init__(self) -> None:
-        self._streams: OrderedDict[tuple[str, int], TextStream] = OrderedDict()
+        self._streams: dict[tuple[str, int], TextStream] = {}  # under way, or ended a moment ago
+        self._ended: dict[tuple[str, int], TextStream] = {}
         self._expected: dict[tuple[str, int], set[asyncio.Future[TextStream]]] = {}
 
     def open(self, call_id: str, attempt: int) -> TextStream:
         """Begin the stream of an attempt."""
+        self._retire()
+        self._ended.pop((call_id, attempt), None)  # of a run of the same id
         stream = self._streams[call_id, attempt] = TextStream()
         for waiter in self._expected.pop((call_id, attempt), ()):
             if not waiter.done():
                 waiter.set_result(stream)
-        while len(self._streams) > KEEP_ENDED and next(iter(self._streams.values())).ended is not None:
-            self._streams.popitem(last=False)
         return stream
+
+    def _retire(self) -> None:
+        """Forget all but the last that have ended, however long others are under way."""
+        for key in [key for key, stream in self._streams.items() if stream.ended is not None]:
+            self._ended[key] = self._streams.pop(key)
+        for key in list(islice(self._ended, max(len(self._ended) - KEEP_ENDED, 0))):
+            del self._ended[key]
 
     async def find(self, call_id: str, attempt: int, patience_s: float) -> TextStream | None:
         """Return the stream of an attempt; it may be announced a moment before it begins."""
-        stream = self._streams.get((call_id, attempt))
+        stream = self._streams.get((call_id, attempt)) or self._ended.get((call_id, attempt))
         if stream is not None:
             return stream
         waiter: asyncio.Future[TextStream] = asyncio.get_running_loop().create_future()
