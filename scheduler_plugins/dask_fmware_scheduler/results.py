@@ -55,7 +55,7 @@ class ResultMover:
         aged, self._aged, self._fresh = self._aged, self._fresh, []
         if self._aged:
             self._wake()
-        light = self._light()
+        light = [worker for worker in self._light() if self._dask.takes_tasks(worker)]  # a paused one fetches nothing
         if light:
             wanted: dict[str, list[str]] = {}
             for key, replica in aged:

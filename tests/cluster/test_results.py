@@ -17,6 +17,9 @@ class Memory:
     def __init__(self) -> None:
         self.held: dict[str, set[str]] = {}
 
+    def takes_tasks(self, worker: str) -> bool:
+        return worker != "paused"
+
     def holders(self, key: str) -> set[str]:
         return set(self.held.get(key, ()))
 
@@ -46,3 +49,20 @@ async def test_a_result_that_was_made_twice_on_a_replica_is_moved_once(monkeypat
         await asyncio.sleep(0.01)
     mover.close()
     assert memory.held == {"twice": {"light"}, "once": {"light"}}
+
+
+async def test_results_are_moved_to_workers_that_are_not_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is paused for memory fetches nothing, so what it is to take would stay on the replica."""
+    monkeypatch.setattr(results, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(results, "CHECK_S", 0.01)
+    memory: Any = Memory()
+    mover = ResultMover(memory, lambda: ["paused", "light"])
+    memory.held = {f"{n}": {"replica"} for n in range(4)}
+    for key in memory.held:
+        mover.add(key, "replica")
+    for _ in range(200):
+        if all("replica" not in held for held in memory.held.values()):
+            break
+        await asyncio.sleep(0.01)
+    mover.close()
+    assert memory.held == {f"{n}": {"light"} for n in range(4)}
