@@ -47,6 +47,8 @@ class Recording:
             self.lines = told["lines"]
 
     def __enter__(self) -> Self:
+        if self._client.asynchronous:
+            raise TypeError("this client is asynchronous: use 'async with fm.record(client, path)'")
         self.start()
         return self
 

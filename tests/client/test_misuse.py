@@ -51,6 +51,15 @@ async def test_a_closed_client_is_said_to_be_closed() -> None:
                 ask(client)
 
 
+async def test_an_asynchronous_client_records_with_async_with_and_never_nothing() -> None:
+    async with Scheduler(dashboard=False, port=0) as scheduler, Client(scheduler.address, asynchronous=True) as client:
+        with (
+            pytest.raises(TypeError, match=r"this client is asynchronous: use 'async with fm\.record\(client, path\)'"),
+            fm.record(client, "run.jsonl"),
+        ):
+            pass
+
+
 @pytest.mark.parametrize("name", ["report", "stream", "explain"])
 def test_a_bound_workflow_is_not_its_future(name: str) -> None:
     with pytest.raises(TypeError, match=rf"fm\.{name} takes the Future of client.compute\(...\), not a BoundWorkflow"):
