@@ -64,7 +64,7 @@ class Job:
         columns = source.columns
         for column in (id_column, *keep):
             if column is not None and column not in columns:
-                raise _missing(source, column, "")
+                raise _missing(source, column)
         made, judges = as_scorers(scorers, columns)
         return cls(
             _without_slo(workflow),
@@ -141,15 +141,15 @@ def _bound_inputs(spec: Workflow, source: Source, given: Mapping[str, str]) -> d
         if column in source.columns:
             found[item.name] = column
         elif item.required or item.name in found:
-            raise _missing(source, column, f"input '{item.name}' of workflow '{spec.name}' takes ")
+            who = f"input '{item.name}' of workflow '{spec.name}' takes it; "
+            raise _missing(source, column, who, f"; name another: inputs={{'{item.name}': '...'}}")
     return found
 
 
-def _missing(source: Source, column: str, who: str) -> DataError:
-    step = f"; name another: inputs={{'{column}': '...'}}" if who else ""
+def _missing(source: Source, column: str, who: str = "", step: str = "") -> DataError:
     return DataError(
         f"{source.name} has no column '{column}'{did_you_mean(column, source.columns)}"
-        f" ({who and who + 'it; '}columns: {shown(source.columns)}){step}"
+        f" ({who}columns: {shown(source.columns)}){step}"
     )
 
 
