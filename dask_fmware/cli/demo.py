@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from dask_fmware.cli.numbers import ABOVE_0, FiniteRange
 from dask_fmware.cli.output import OutputFile
 
 __all__ = ["demo"]
@@ -21,7 +22,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "--rate",
     default=1.5,
     show_default=True,
-    type=click.FloatRange(0, 10_000, min_open=True),
+    type=FiniteRange(0, 10_000, min_open=True),
     help="Mean arrivals in runs per second; a trace is stretched to it.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of arrivals, inputs and policies that draw.")
@@ -29,7 +30,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--slo",
     "slo_s",
-    type=click.FloatRange(0, min_open=True),
+    type=ABOVE_0,
     metavar="SECONDS",
     help="Time to the first token of the answer that every run is promised; 2.5 s if not given.",
 )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-__all__ = ["plan"]
+from dask_fmware.cli.numbers import ABOVE_0, FiniteRange
 
-ABOVE_0 = click.FloatRange(0, min_open=True)
+__all__ = ["plan"]
 
 
 @click.command()
@@ -32,7 +32,7 @@ ABOVE_0 = click.FloatRange(0, min_open=True)
 @click.option("--e2e", "e2e_s", type=ABOVE_0, metavar="SECONDS", help="To the whole answer.")
 @click.option(
     "--quantile",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     help="Share of runs in time; else the deployment's, or 0.95.",
 )
 @click.option("--cards", type=click.IntRange(1), help="Most cards of each type; else those of the deployment.")

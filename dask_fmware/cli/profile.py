@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dask_fmware.cli.clusters import served
+from dask_fmware.cli.numbers import ABOVE_0
 from dask_fmware.cli.output import OutputFile, console
 from dask_fmware.errors import DeploymentError
 
@@ -43,7 +44,7 @@ STORE = click.option(
     "timeout_s",
     default=600.0,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=ABOVE_0,
     help="Seconds to wait for engines to load.",
 )
 @click.pass_context

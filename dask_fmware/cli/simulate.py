@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dask_fmware import __version__
+from dask_fmware.cli.numbers import ABOVE_0
 from dask_fmware.cli.output import OutputFile, console, json_text, write
 
 __all__ = ["simulate"]
@@ -54,7 +55,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     "--load",
     "loads",
     multiple=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=ABOVE_0,
     help="Runs in the window, or share of saturation; of a record: times as fast. Several times; else 1.",
 )
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=1), help="How many seeds.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dask_fmware.cli.clusters import CONNECT_S, connected
+from dask_fmware.cli.numbers import ABOVE_0
 from dask_fmware.cli.output import console
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ __all__ = ["status"]
     "timeout_s",
     default=CONNECT_S,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=ABOVE_0,
     help="Seconds to wait for the scheduler.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")

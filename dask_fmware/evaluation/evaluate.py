@@ -169,7 +169,7 @@ def _check(max_errors: float, limit: int | None, in_flight: int | None, shard_ro
     for name, value, least in (("limit", limit, 0), ("in_flight", in_flight, 1), ("shard_rows", shard_rows, 1)):
         if value is not None and value < least:
             raise SpecError(f"{name}={value} must be at least {least}")
-    if max_errors < 0:
+    if not max_errors >= 0:  # nor nan
         raise SpecError(f"max_errors={max_errors} must be a number of rows, or a share below 1")
     from importlib.util import find_spec
 

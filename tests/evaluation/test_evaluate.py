@@ -153,6 +153,7 @@ async def test_the_name_of_another_format_is_refused_for_the_output(
         ({"scorers": [len_of, len_of]}, "two scorers are named 'len_of'"),
         ({"scorers": 5}, "a scorer is a function"),
         ({"limit": -1}, "limit=-1 must be at least 0"),
+        ({"max_errors": float("nan")}, "max_errors=nan must be a number of rows"),
         ({"finish_by": -5}, "is in the past"),
     ],
 )
