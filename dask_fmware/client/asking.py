@@ -103,7 +103,8 @@ async def ask_about_run(future: Future, question: str) -> dict[str, Any]:
         )
     if answer is None:
         raise KeyError(
-            f"run {run_id[:8]} is not known to the runtime, or no longer remembered; ask soon after its end, raise "
-            "router.keep_reports in the deployment, or keep what happens with fm.record"
+            f"future '{future.key}' is not known to the runtime: it is not that of a workflow, or its run is no longer "
+            "remembered; ask soon after its end, raise router.keep_reports in the deployment, or keep what happens "
+            "with fm.record"
         )
     return answer
