@@ -195,7 +195,7 @@ def _value(result: Any, where: str, operation: Operation) -> Any:
 
 
 class _Noted:
-    """Adds the node's name to an exception that leaves its code."""
+    """Adds the node's name to an exception that leaves its code; an exit would end the worker, time and again."""
 
     __slots__ = ("operation", "step")
 
@@ -206,6 +206,11 @@ class _Noted:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, SystemExit):
+            raise WorkflowError(
+                f"workflow '{self.step.workflow}', node '{self.operation.name}': its function called sys.exit, which "
+                "would end its worker and the work of others there; raise an exception instead"
+            ) from None
         if isinstance(error, Exception):
             error.add_note(f"in workflow '{self.step.workflow}', node '{self.operation.name}'")
 

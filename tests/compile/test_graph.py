@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import sys
 from typing import Any
 
 import cloudpickle
@@ -174,3 +175,19 @@ def test_a_function_that_gives_a_coroutine_or_generator_instead_of_a_value_is_na
         bound = fm.workflow(lambda text: task(text), name="flow")("abc")  # noqa: B023 - traced at once
         with pytest.raises(WorkflowError, match=rf"workflow 'flow', node '\w+': its function returned a {message}"):
             bound.compute(scheduler="sync")
+
+
+def test_plain_code_that_exits_fails_its_run_and_ends_no_worker() -> None:
+    @fm.task
+    def leave(text):
+        sys.exit(text)
+
+    @fm.task
+    async def leave_later(text):
+        sys.exit(text)
+
+    for task in (leave, leave_later):
+        bound = fm.workflow(lambda text: task(text), name="flow")(SECRET)  # noqa: B023 - traced at once
+        with pytest.raises(WorkflowError, match=r"'flow', node '\w+': its function called sys\.exit") as caught:
+            bound.compute(scheduler="sync")
+        assert SECRET not in str(caught.value)
