@@ -130,6 +130,7 @@ class _Plan:
             NodeBudget(
                 name, _model(self.found[name]), name in self.answers, shares[name], takes[name],
                 self.executions(name), self.repeats(name), cards, *self.tokens_of(name),
+                frozenset(bound for bound in self.deadlines_s if name in self.first_tokens(bound)),
             )
             for name, cards in self.cards.items()
         )  # fmt: skip

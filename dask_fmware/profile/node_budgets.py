@@ -30,6 +30,7 @@ class NodeBudget:
     cards: tuple[CardLatency, ...]
     prompt_tokens: int = 0  # planned with
     output_tokens: int = 0
+    first_tokens: frozenset[str] = frozenset()  # bounds that it has kept with its first token
 
     @property
     def slack_s(self) -> float:

@@ -160,12 +160,14 @@ def classes_of(
         _check_feasible(split)
         assumed |= dict.fromkeys(split.assumed)
         for node in split.nodes:
-            bound, budget_s = min(node.budgets_s.items(), key=lambda item: item[1], default=("", inf))
+            first_s = min((s for bound, s in node.budgets_s.items() if bound in node.first_tokens), default=inf)
+            end_s = min((s for bound, s in node.budgets_s.items() if bound not in node.first_tokens), default=inf)
+            answers = first_s < inf
             classes.append(
                 CallClass(
                     f"{load.workflow.name}.{node.node}", node.model, load.rate * node.executions,
-                    float(node.prompt_tokens), float(max(node.output_tokens, 1)), budget_s,
-                    bound == "ttft_s" and node.answers,
+                    float(node.prompt_tokens), float(max(node.output_tokens, 1)),
+                    first_s if answers else end_s, answers, end_s if answers else inf,
                 )
             )  # fmt: skip
     return classes, tuple(assumed)

@@ -8,7 +8,7 @@ Checked against the simulator in `benchmarks/provisioning.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import exp, inf, sqrt
 
@@ -33,6 +33,7 @@ class CallClass:
     output_tokens: float
     budget_s: float  # from runnable to the first token (answers) or completion; infinity: no objective
     answers: bool
+    end_budget_s: float = inf  # to completion, where `budget_s` is to the first token
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +42,22 @@ class Bearing:
 
     batch: int  # sequences at once; 0: one alone is too slow
     rate: float  # calls a second that one replica serves at that batch
-    execution_s: float  # of a call in that batch, to its first token or completion
+    execution_s: float  # of a call in that batch, to its first token or completion, whichever has less left
+    spare_s: float  # what the budgets leave beside it, for waiting
 
 
 def bearing(kind: Kind, calls: CallClass) -> Bearing:
-    """Largest batch at which a class stays in its budget on a kind, and what is served then.
+    """Largest batch at which a class stays in its budgets on a kind, and what is served then.
 
     Without an objective, or where the speed is not known, all slots count. A budget that no batch meets gives the
     figures of a batch of one with ``batch=0``: the caller decides whether best effort is better than nothing. A call
     that is longer than the KV cache never ends there.
     """
     if kind.law is None:
-        return Bearing(kind.limits.slots, float(kind.limits.slots), 0.0)
+        return Bearing(kind.limits.slots, float(kind.limits.slots), 0.0, min(calls.budget_s, calls.end_budget_s))
     prompt, output = _near(calls.prompt_tokens), _near(calls.output_tokens)
-    return _bearing(kind.law, kind.limits, prompt, output, calls.budget_s, calls.answers)
+    budgets = ((calls.budget_s, calls.answers), (calls.end_budget_s, False))
+    return _bearing(kind.law, kind.limits, prompt, output, budgets if calls.end_budget_s < inf else budgets[:1])
 
 
 def least_s(kind: Kind, calls: CallClass) -> float:
@@ -78,25 +81,31 @@ def _near(tokens: float) -> float:
 
 
 @lru_cache(maxsize=20_000)
-def _bearing(law: StepLaw, limits: Limits, prompt: float, output: float, budget_s: float, answers: bool) -> Bearing:
+def _bearing(
+    law: StepLaw, limits: Limits, prompt: float, output: float, budgets: tuple[tuple[float, bool], ...]
+) -> Bearing:
     most = limits.slots
     if limits.kv_tokens is not None:
         most = min(most, int(limits.kv_tokens / (prompt + output)))
 
+    def takes_s(batch: int) -> list[float]:
+        return [_execution_s(law, limits, prompt, output, batch, answers) for _, answers in budgets]
+
     def at(batch: int) -> Bearing:
-        execution_s = _execution_s(law, limits, prompt, output, batch, answers)
-        return Bearing(batch, _rate(law, prompt, output, batch), execution_s)
+        left = ((budget_s - each_s, each_s) for (budget_s, _), each_s in zip(budgets, takes_s(batch), strict=True))
+        spare_s, execution_s = min(left)
+        return Bearing(batch, _rate(law, prompt, output, batch), execution_s, spare_s)
 
     alone = at(1)
     if most < 1:
-        return Bearing(0, alone.rate, inf)
-    if alone.execution_s > budget_s:
-        return Bearing(0, alone.rate, alone.execution_s)
-    limit_s = max(EXECUTION_SHARE * budget_s, alone.execution_s)
+        return Bearing(0, alone.rate, inf, 0.0)
+    if alone.spare_s < 0:
+        return replace(alone, batch=0)
+    most_s = [max(EXECUTION_SHARE * budget_s, least) for (budget_s, _), least in zip(budgets, takes_s(1), strict=True)]
     low, high = 1, most + 1  # low is within, high is not
     while high - low > 1:
         middle = (low + high) // 2
-        if _execution_s(law, limits, prompt, output, middle, answers) <= limit_s:
+        if all(each_s <= limit_s for each_s, limit_s in zip(takes_s(middle), most_s, strict=True)):
             low = middle
         else:
             high = middle

@@ -156,8 +156,7 @@ def _servers(inventory: Inventory, classes: Sequence[CallClass], mix: Mix, model
             slots += load * max(borne.batch, 1)
             rate += load * borne.rate
             weight += load
-            left_s = calls.budget_s - borne.execution_s if borne.execution_s < inf else 0.0
-            patience_s += calls.rate * part * min(max(left_s, 0.0), 3600.0)
+            patience_s += calls.rate * part * min(max(borne.spare_s, 0.0), 3600.0)
             asked += calls.rate * part
     if not weight:
         return 1.0, 1.0, inf

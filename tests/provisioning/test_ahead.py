@@ -92,3 +92,14 @@ def test_rates_of_one_workflow_in_several_loads_add_up() -> None:
 def test_what_is_assumed_of_a_node_that_no_workflow_has_is_refused() -> None:
     with pytest.raises(SpecError, match=r"no model node is called 'anser'; did you mean 'answer'\?"):
         fm.plan(document(), rag, rate=1, profiles=(), output_tokens={"anser": 3000})
+
+
+def test_a_card_too_slow_for_the_end_is_not_offered_though_its_first_token_is_in_time() -> None:
+    @fm.workflow
+    def ask(question: str) -> Any:
+        return large("Answer {question}", question=question, max_tokens=100, name="answer")
+
+    ends = fm.plan(document(), ask, rate=20, slo=fm.SLO(e2e_s=1.5), profiles=())
+    both = fm.plan(document(), ask, rate=20, slo=fm.SLO(ttft_s=1.4, e2e_s=1.5), profiles=())
+    assert both.offers == ends.offers  # the looser bound asks for nothing of its own
+    assert set(both.best.cards) == {"fast"}  # the slow one takes 2 s for the answer

@@ -54,3 +54,11 @@ def test_a_call_longer_than_the_kv_cache_is_borne_by_no_replica() -> None:
     small = replace(kind(16), limits=Limits(16, kv_tokens=1_500))
     assert bearing(small, calls()).batch == 3
     assert bearing(small, replace(calls(), prompt_tokens=8_000)).batch == 0
+
+
+def test_a_call_with_two_budgets_stays_in_both() -> None:
+    first, end = calls(2.0, answers=True), calls(4.0)
+    both = bearing(kind(64), replace(first, end_budget_s=4.0))
+    assert both.batch == min(bearing(kind(64), each).batch for each in (first, end))
+    assert both.spare_s == pytest.approx(4.0 - both.execution_s)  # the end has less left here
+    assert bearing(kind(8), replace(calls(0.5, answers=True), end_budget_s=0.5)).batch == 0
