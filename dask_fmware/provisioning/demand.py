@@ -21,12 +21,21 @@ def call_classes(workflows: Iterable[WorkflowDemand], inventory: Inventory) -> l
     """Return the calls that workflows make, by node; nodes that are never called are left out."""
     found = []
     for workflow in workflows:
-        budgets = _budgets(workflow, inventory)
+        budgets, ends = _budgets(workflow, inventory), _budgets(_to_end(workflow), inventory)
         for node in workflow.nodes:
             if node.model is not None and workflow.rate * node.calls > 0:
-                call = _call(workflow, node)
-                found.append(replace(call, budget_s=budgets.get(node.name, inf)))
+                call, budget_s, end_s = _call(workflow, node), budgets.get(node.name, inf), ends.get(node.name, inf)
+                if node.answers:
+                    found.append(replace(call, budget_s=budget_s, end_budget_s=end_s))
+                else:
+                    found.append(replace(call, budget_s=min(budget_s, end_s)))
     return found
+
+
+def _to_end(workflow: WorkflowDemand) -> WorkflowDemand:
+    """The same with its second objective, for which no first token is enough."""
+    nodes = tuple(replace(node, answers=False) for node in workflow.nodes)
+    return replace(workflow, nodes=nodes, slo_s=workflow.end_s)
 
 
 def unloaded_s(workflow: WorkflowDemand, inventory: Inventory) -> float:

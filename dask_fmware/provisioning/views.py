@@ -45,9 +45,10 @@ class WorkflowDemand:
     name: str
     nodes: tuple[NodeDemand, ...]
     rate: float  # runs a second
-    slo_s: float = inf
+    slo_s: float = inf  # to the first token of nodes that answer, to the end of all others
     trend: float = 0.0  # runs a second, for each second; 0 where no trend is certain
     burstiness: float = 1.0  # variance over mean of arrivals; 1: Poisson
+    end_s: float = inf  # to the end of all nodes, beside `slo_s`
 
 
 @dataclass(frozen=True, slots=True)

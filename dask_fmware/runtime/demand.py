@@ -35,12 +35,13 @@ MOST_WORKFLOWS = 1000
 class _Flow:
     """One workflow."""
 
-    __slots__ = ("bodies", "calls", "lengths", "nodes", "rate", "rounds", "runs", "slo_s", "to_end")
+    __slots__ = ("bodies", "calls", "end_s", "lengths", "nodes", "rate", "rounds", "runs", "slo_s", "to_end")
 
     def __init__(self) -> None:
         self.rate = ArrivalRate()
         self.nodes: tuple[PlannedNode, ...] = ()
         self.slo_s = inf
+        self.end_s = inf  # of the end, beside one of the first token
         self.to_end = False  # the objective is about the end and not the first token
         self.runs = 0.0
         self.calls: Counter[str] = Counter()  # node, or node of a body -> calls
@@ -118,6 +119,7 @@ class Demand:
             bounds = [b for b in (objective.ttft_s, objective.e2e_s) if b is not None]
             flow.slo_s = min(bounds, default=inf)
             flow.to_end = objective.ttft_s is None
+            flow.end_s = inf if flow.to_end or objective.e2e_s is None else objective.e2e_s
 
     def _run_ended(self, run: RunRecord, now: float) -> None:
         flow = self._flows.get(run.plan.workflow)
@@ -148,7 +150,7 @@ class Demand:
         return tuple(
             WorkflowDemand(
                 name, self._nodes(name, flow), flow.rate.now(now), flow.slo_s, flow.rate.trend(now),
-                flow.rate.burstiness(now),
+                flow.rate.burstiness(now), flow.end_s,
             )
             for name, flow in self._flows.items()
         )  # fmt: skip

@@ -189,6 +189,13 @@ def test_an_objective_is_divided_over_the_longest_path_and_plain_code_takes_its_
     assert unloaded_s(workflow, cards) < 3.0
 
 
+def test_a_replica_too_slow_for_the_second_objective_is_not_chosen_for_the_first() -> None:
+    cards = inventory({"slow": 1.0, "fast": 3.0}, cards=20, prices={"slow": 1.0, "fast": 9.0})
+    for end_s, chosen in ((9.0, "slow"), (2.0, "fast")):  # the slow one takes 2.15 s to the end
+        mix = cheapest_mix(cards, call_classes([flow(1.0, slo_s=2.0, end_s=end_s)], cards), OPTIONS)
+        assert {on for (_, on), count in mix.replicas.items() if count} == {chosen}
+
+
 def test_bounds_that_no_mix_keeps_are_said_with_what_to_change() -> None:
     cards = inventory(cards=10, prices={"slow": 1.0})
     options = Provisioning(models={"m": Bounds(min_replicas=3)}, max_cost_per_hour=2.0)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+from math import inf
 
+from dask_fmware.model.plan import Objective
 from dask_fmware.runtime import ReplicaGone, ReplicaReady, RunEnded
 from dask_fmware.runtime.demand import Demand
 from tests.runtime.builders import Driver, node, plan, replica
@@ -47,3 +49,15 @@ def test_lengths_are_those_of_many_calls_and_before_any_has_ended_what_the_plan_
     assert found[0] == 10  # of 40 bytes
     assert 90 < min(found[300:600]) < max(found[300:600]) < 110
     assert 270 < found[-1] < 330
+
+
+def test_a_workflow_has_the_objectives_of_its_first_token_and_of_its_end() -> None:
+    driver = Driver()
+    demand = Demand(driver.machine)
+    driver.machine.observers.append(demand)
+    expected = {Objective(ttft_s=2, e2e_s=9): (2, 9), Objective(ttft_s=2): (2, inf), Objective(e2e_s=9): (9, inf)}
+    for number, (objective, bounds) in enumerate(expected.items()):
+        driver.submit(plan(f"r{number}", [node(f"r{number}/answer", answers=True)], objective=objective))
+        flow = demand.workflows(0.0)[0]
+        assert (flow.slo_s, flow.end_s) == bounds
+        assert flow.nodes[0].answers is (objective.ttft_s is not None)
