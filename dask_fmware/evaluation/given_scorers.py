@@ -12,7 +12,7 @@ from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.fingerprint import code_fingerprint
 from dask_fmware.evaluation.mark import joined
 from dask_fmware.evaluation.scorers import judge
-from dask_fmware.evaluation.scoring import Judge, Scorer
+from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer
 from dask_fmware.evaluation.sources.source import shown
 
 __all__ = ["as_scorers"]
@@ -54,6 +54,13 @@ def as_scorers(given: Any, columns: Sequence[str]) -> tuple[list[Scorer], list[J
             raise SpecError(f"two scorers are named '{scorer.name}'; name them: scorers={{'name': scorer, ...}}")
         if not NAME.fullmatch(scorer.name):
             raise SpecError(f"scorer '{scorer.name}': a name is made of letters, digits, spaces, '_', '-' and '.'")
+        if isinstance(scorer, Judge) and ANSWER in columns:
+            twice = [name for name, column in scorer.inputs.items() if column == ANSWER]
+            if len(twice) > 1:
+                raise SpecError(
+                    f"judge '{scorer.name}': its inputs {shown(twice)} would all be what the model answered, though "
+                    "the data has a column 'answer' too; rename the column"
+                )
         for column in scorer.columns:
             if column not in columns:
                 raise SpecError(

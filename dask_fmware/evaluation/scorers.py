@@ -41,7 +41,7 @@ def exact(expected: str = "expected", *, ignore_case: bool = False, name: str = 
     Parameters
     ----------
     expected
-        Column of the right answers.
+        Column of the right answers; a row without one has no score.
     ignore_case
         Whether case does not count.
     name
@@ -52,7 +52,7 @@ def exact(expected: str = "expected", *, ignore_case: bool = False, name: str = 
         mine, theirs = _words(answer), _words(str(wanted))
         return mine.casefold() == theirs.casefold() if ignore_case else mine == theirs
 
-    return Scorer(name, score, (ANSWER, expected), digest(["exact", expected, ignore_case]))
+    return Scorer(name, score, (ANSWER,), digest(["exact", expected, ignore_case]), expected)
 
 
 def fuzzy(expected: str = "expected", *, name: str = "fuzzy") -> Scorer:
@@ -63,7 +63,7 @@ def fuzzy(expected: str = "expected", *, name: str = "fuzzy") -> Scorer:
     Parameters
     ----------
     expected
-        Column of the right answers.
+        Column of the right answers; a row without one has no score.
     name
         Of the column of scores.
 
@@ -80,7 +80,7 @@ def fuzzy(expected: str = "expected", *, name: str = "fuzzy") -> Scorer:
 
         return float(Indel.normalized_similarity(_words(answer), _words(str(wanted))))
 
-    return Scorer(name, score, (ANSWER, expected), digest(["fuzzy", expected]))
+    return Scorer(name, score, (ANSWER,), digest(["fuzzy", expected]), expected)
 
 
 def is_json(schema: type[BaseModel] | None = None, *, name: str = "json") -> Scorer:
@@ -145,7 +145,7 @@ def similarity(
     embed
         Returns a vector for each of some texts: that of an embedding server's client, or of a local model.
     expected
-        Column of the right answers.
+        Column of the right answers; a row without one has no score.
     name
         Of the column of scores.
     """
@@ -155,7 +155,8 @@ def similarity(
         size = math.hypot(*a) * math.hypot(*b)
         return math.fsum(x * y for x, y in zip(a, b, strict=True)) / size if size else 0.0
 
-    return Scorer(name, score, (ANSWER, expected), str(joined(["similarity", expected, code_fingerprint(embed)])))
+    made = joined(["similarity", expected, code_fingerprint(embed)])
+    return Scorer(name, score, (ANSWER,), str(made), expected)
 
 
 def judge(

@@ -23,14 +23,16 @@ class Scorer:
     function: Callable[..., Any]
     arguments: tuple[str, ...]  # answer, row or a column, in the order of the function's own
     fingerprint: str
+    expected: str | None = None  # column of the right answers, one more argument; whatever its name
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the data that it takes."""
-        return tuple(name for name in self.arguments if name not in (ANSWER, ROW))
+        named = tuple(name for name in self.arguments if name not in (ANSWER, ROW))
+        return named if self.expected is None else (*named, self.expected)
 
     def score(self, answer: str, row: Mapping[str, Any]) -> float | None:
-        """Return the score of an answer.
+        """Return the score of an answer; None where a right one is asked for and the row has none.
 
         Raises
         ------
@@ -38,6 +40,10 @@ class Scorer:
             If the function returns no number.
         """
         values = [answer if a == ANSWER else row if a == ROW else row[a] for a in self.arguments]
+        if self.expected is not None:
+            if row.get(self.expected) is None:
+                return None
+            values.append(row[self.expected])
         return as_number(self.function(*values))
 
 

@@ -44,6 +44,37 @@ def test_a_scorer_says(scorer: Any, answer: str, expected: Any, score: float) ->
     assert scorer.score(answer, {"expected": expected}) == pytest.approx(score)
 
 
+@pytest.mark.parametrize("kind", ["exact", "fuzzy", "similarity"])
+@pytest.mark.parametrize("column", ["answer", "row"])
+def test_right_answers_may_be_in_a_column_of_any_name(kind: str, column: str) -> None:
+    given = {"similarity": (lambda texts: [[float(t == "Paris"), float(t != "Paris")] for t in texts],)}
+    scorer = getattr(fm.scorers, kind)(*given.get(kind, ()), column)
+    as_scorers(scorer, ["question", column])
+    with pytest.raises(SpecError, match=f"takes column '{column}'"):
+        as_scorers(scorer, ["question"])
+    assert scorer.score("Paris", {column: "Paris"}) == 1
+    assert scorer.score("London", {column: "Paris"}) < 1
+
+
+def test_a_row_without_a_right_answer_has_no_score() -> None:
+    scorer = fm.scorers.exact()
+    assert scorer.score("None", {"expected": None}) is None
+    assert scorer.score("London", {}) is None
+    assert scorer.score("", {"expected": ""}) == 1  # of a CSV, where nothing can be told from an empty text
+
+
+def test_a_judge_cannot_be_given_a_column_named_answer_for_the_answer() -> None:
+    small = fm.Model("small")
+
+    @fm.workflow
+    def grade(answer, right):
+        return small("{answer} {right}", answer=answer, right=right)
+
+    judge = fm.scorers.judge(grade, inputs={"right": "answer"})
+    with pytest.raises(SpecError, match="its inputs answer, right would all be what the model answered"):
+        as_scorers(judge, ["question", "answer"])
+
+
 def test_a_function_takes_what_its_arguments_name() -> None:
     def whole(row: dict[str, Any], answer: str, topic: str, weight: float = 2.0) -> float:
         return weight * (topic in answer) + len(row)
