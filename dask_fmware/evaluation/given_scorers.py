@@ -77,10 +77,16 @@ def _of_function(function: Callable[..., Any], name: str | None) -> Scorer:
     except (TypeError, ValueError) as error:
         raise SpecError(f"scorer '{called}': its arguments cannot be found out: {error}; wrap it in a def") from error
     unnamed = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    wanted = [p.name for p in parameters if p.default is p.empty and p not in unnamed]
+    wanted = [p for p in parameters if p.default is p.empty and p not in unnamed]
     if not wanted:
         raise SpecError(f"scorer '{called}' takes no argument; give it 'answer', 'row' or names of columns")
-    return Scorer(called, function, tuple(wanted), str(joined(["function", code_fingerprint(function)])))
+    names = tuple(p.name for p in wanted)
+    first = sum(p.kind is not p.KEYWORD_ONLY for p in wanted)
+
+    def score(*values: Any) -> Any:
+        return function(*values[:first], **dict(zip(names[first:], values[first:], strict=True)))
+
+    return Scorer(called, score, names, str(joined(["function", code_fingerprint(function)])))
 
 
 def _renamed(scorer: Scorer | Judge, name: str | None) -> Scorer | Judge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -82,6 +83,19 @@ def test_a_function_takes_what_its_arguments_name() -> None:
     (scorer,), judges = as_scorers(whole, ["topic", "text"])
     assert (scorer.name, scorer.columns, judges) == ("whole", ("topic",), [])
     assert scorer.score("of tents", {"topic": "tents", "text": ""}) == 4.0
+
+
+def test_a_function_takes_arguments_that_can_only_be_named() -> None:
+    def bounded(answer: str, least: int, topic: str) -> bool:
+        return topic in answer and len(answer) >= least
+
+    def starred(answer: str, *, topic: str) -> bool:
+        return topic in answer
+
+    for function in (partial(bounded, least=3), starred):
+        (scorer,), _ = as_scorers({"named": function}, ["topic"])
+        assert scorer.score("of tents", {"topic": "tents"}) == 1
+        assert scorer.score("of tents", {"topic": "lamps"}) == 0
 
 
 @pytest.mark.parametrize("value", ["1", float("nan"), float("inf"), [1]])
