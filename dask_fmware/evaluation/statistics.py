@@ -1,8 +1,9 @@
 """How sure one may be of a mean, and of a difference between two. Rows count as drawn independently.
 
 Means of truth values have Wilson's interval, others that of Student's t. Two outputs are compared row by row, which
-takes out how hard the rows are: McNemar's exact test where scores are truth values, a sign-flip permutation test of
-the mean difference otherwise. Sources: Wilson 1927; McNemar 1947; Good, *Permutation Tests*, ch. 3.
+takes out how hard the rows are: McNemar's exact test and the interval of Bonett and Price where scores are truth
+values, a sign-flip permutation test of the mean difference and Student's t otherwise. Sources: Wilson 1927; McNemar
+1947; Bonett and Price 2012; Good, *Permutation Tests*, ch. 3.
 """
 
 from __future__ import annotations
@@ -82,14 +83,15 @@ def difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> Difference | None:
     change = second - first
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     p: float | None
+    low: float | None
+    high: float | None
     if _is_truth(np.concatenate([first, second])):
         p = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
-        test = "McNemar, exact"
+        test, (low, high) = "McNemar, exact", _paired_interval(better, worse, first.size)
     elif first.size < 2:
-        p, test = None, "none: one row"
+        p, test, low, high = None, "none: one row", None, None
     else:
-        p, test = _sign_flips(change, seed), "permutation of signs"
-    low, high = _t_interval(change)
+        p, test, (low, high) = _sign_flips(change, seed), "permutation of signs", _t_interval(change)
     shift = float(change.mean())
     return Difference(first.size, mean_a, mean_b, shift, low, high, p, test, better, worse)
 
@@ -128,6 +130,15 @@ def _t_interval(values: NDArray[np.float64]) -> tuple[float | None, float | None
     error = float(values.std(ddof=1)) / values.size**0.5
     reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, values.size - 1)) * error
     return float(values.mean()) - reach, float(values.mean()) + reach
+
+
+def _paired_interval(better: int, worse: int, rows: int) -> tuple[float, float]:
+    """Interval of the difference of two shares of the same rows, which has a width also where no row has changed."""
+    from scipy import stats
+
+    up, down = (better + 1) / (rows + 2), (worse + 1) / (rows + 2)
+    reach = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) * ((up + down - (up - down) ** 2) / (rows + 2)) ** 0.5
+    return max(up - down - reach, -1.0), min(up - down + reach, 1.0)
 
 
 def _known(values: ArrayLike) -> NDArray[np.float64]:

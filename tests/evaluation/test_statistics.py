@@ -48,6 +48,26 @@ def test_mcnemar_is_the_exact_test_of_the_rows_that_changed() -> None:
     assert made.p == pytest.approx(0.092285, abs=1e-5)  # 2 * P(X <= 3), X binomial(13, 1/2)
 
 
+@pytest.mark.parametrize("rows", [5, 20])
+def test_a_difference_of_few_truth_values_is_in_its_interval_also_where_hardly_a_row_changes(rows: int) -> None:
+    random, held = np.random.default_rng(3), 0
+    for _ in range(300):
+        better = random.random(rows) < 0.05
+        made = difference(np.zeros(rows), better.astype(float))
+        assert made is not None
+        assert made.low is not None
+        assert made.high is not None
+        assert made.low <= made.mean <= made.high
+        held += made.low <= 0.05 <= made.high
+    assert held / 300 > 0.93
+
+
+def test_the_interval_of_truth_values_is_that_of_bonett_and_price() -> None:
+    made = difference([0.0] * 10 + [1.0] * 3 + [1.0] * 40, [1.0] * 10 + [0.0] * 3 + [1.0] * 40)
+    assert made is not None
+    assert (made.low, made.high) == (pytest.approx(-0.0066, abs=1e-4), pytest.approx(0.2611, abs=1e-4))  # by hand
+
+
 def test_a_permutation_test_of_few_rows_is_near_the_full_enumeration() -> None:
     change = np.array([0.5, 1.0, 1.5, 2.0, -0.25])
     made = difference(np.zeros(5), change)
