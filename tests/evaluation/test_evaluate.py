@@ -55,6 +55,16 @@ async def test_every_row_is_answered_scored_and_accounted(cluster: InProcessClus
     assert {(r.data.deadline_s, r.data.priority) for r in reports} == {(None, -100)}  # background
 
 
+async def test_no_rows_are_an_output_too_and_more_can_follow(cluster: InProcessCluster, tmp_path: Path) -> None:
+    (tmp_path / "head.csv").write_text("question,expected\n")
+    done = await evaluate(cluster, ask, tmp_path / "head.csv", tmp_path / "empty", scorers=fm.scorers.exact())
+    assert "no score" in str(done)
+    assert list(done.to_pandas().columns)[:2] == ["row", "id"]
+    for limit in (0, 0, 2):
+        done = await evaluate(cluster, ask, data(3), tmp_path / "out", limit=limit)
+        assert done.summary.rows == limit
+
+
 LABELS = {"good": 1, "bad": 0}
 
 

@@ -129,6 +129,8 @@ class Output:
             self._seal()
             if self._journal is not None:
                 self._journal.delete()
+            if not shard_numbers(self.folder):  # no rows: the columns are there all the same
+                write_shard(shard_path(self.folder, self._numbers[-1]), [], self._schema)
             self.manifest = self.manifest.model_copy(update={"rows": len(self.done), "complete": True})
             self.manifest.write(self.folder)
 
