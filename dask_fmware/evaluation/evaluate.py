@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from math import isnan
+from numbers import Integral, Real
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -167,10 +169,10 @@ def _folder(output: str | os.PathLike[str]) -> Path:
 
 def _check(max_errors: float, limit: int | None, in_flight: int | None, shard_rows: int) -> None:
     for name, value, least in (("limit", limit, 0), ("in_flight", in_flight, 1), ("shard_rows", shard_rows, 1)):
-        if value is not None and value < least:
-            raise SpecError(f"{name}={value} must be at least {least}")
-    if not max_errors >= 0:  # nor nan
-        raise SpecError(f"max_errors={max_errors} must be a number of rows, or a share below 1")
+        if value is not None and not (isinstance(value, Integral) and value >= least):
+            raise SpecError(f"{name}={value!r} must be a whole number of at least {least}")
+    if not (isinstance(max_errors, Real) and max_errors >= 0):
+        raise SpecError(f"max_errors={max_errors!r} must be a number of rows, or a share below 1")
     from importlib.util import find_spec
 
     for package in ("pyarrow", "scipy"):
@@ -185,6 +187,8 @@ def _moment(finish_by: datetime | float | None) -> float | None:
         if finish_by.tzinfo is None:
             raise SpecError("finish_by needs a time zone, e.g. datetime(..., tzinfo=timezone.utc), or give seconds")
         moment = finish_by.timestamp()
+    elif not isinstance(finish_by, Real) or isnan(finish_by):
+        raise SpecError(f"finish_by={finish_by!r}: give seconds from now, or a moment with a time zone")
     else:
         moment = time() + finish_by
     if moment <= time():
