@@ -101,7 +101,7 @@ def is_json(schema: type[BaseModel] | None = None, *, name: str = "json") -> Sco
             if schema is not None:
                 schema.model_validate_json(answer)
             else:
-                json.loads(answer)
+                json.loads(answer, parse_constant=_refused)
         except (ValidationError, ValueError, RecursionError):
             return False
         return True
@@ -201,6 +201,10 @@ def judge(
 
     made = joined(["judge", code_fingerprint(workflow), sorted(given.items()), sorted((labels or {}).items())])
     return Judge(name or spec.name, workflow, given, read, str(made))
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is Python's and not JSON's")
 
 
 def _words(text: str) -> str:

@@ -31,6 +31,7 @@ class Order(BaseModel):
         (fm.scorers.fuzzy(), "", "", 1),
         (fm.scorers.is_json(), '{"item": "tent"}', "", 1),
         (fm.scorers.is_json(), '{"item": ', "", 0),
+        (fm.scorers.is_json(), '{"price": NaN}', "", 0),
         (fm.scorers.is_json(Order), '{"item": "tent"}', "", 1),
         (fm.scorers.is_json(Order), '{"item": "tent", "more": 1}', "", 0),
         (fm.scorers.matches(r"^\d+$"), "42", "", 1),
