@@ -120,6 +120,16 @@ def test_missing_cells_of_a_frame_are_none() -> None:
     assert list(second.values()) == [None, None, None]
 
 
+def test_a_column_that_is_there_twice_is_refused_as_one_of_them_would_be_lost(tmp_path: Path) -> None:
+    frame = pytest.importorskip("pandas").DataFrame([["a", "b"]], columns=["text", "text"])
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "twice.parquet")
+    for data in (frame, tmp_path / "twice.parquet"):
+        with pytest.raises(DataError, match="column 'text' is there twice"):
+            open_source(data, compute).columns
+
+
 def test_a_batch_file_of_openai_is_taken_apart(tmp_path: Path) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},

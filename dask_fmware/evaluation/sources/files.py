@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dask_fmware.evaluation.sources.openai_batch import is_request, request_row
-from dask_fmware.evaluation.sources.source import DataError, Row, digest, digest_of_file
+from dask_fmware.evaluation.sources.source import DataError, Row, digest, digest_of_file, distinct
 
 __all__ = ["CsvSource", "JsonLinesSource", "ParquetSource"]
 
@@ -62,10 +62,7 @@ class CsvSource(_TextSource):
             raise DataError(f"{first} cannot be read as CSV in UTF-8: {error}") from error
         if not header:
             raise DataError(f"{first} is empty; a CSV begins with a line of column names")
-        if len(set(header)) < len(header):
-            twice = next(name for name in header if header.count(name) > 1)
-            raise DataError(f"{first}: column '{twice}' is there twice; give each column a name of its own")
-        return tuple(header)
+        return distinct(str(first), header)
 
     def _rows_of(self, path: Path) -> Iterator[Row]:
         columns = self.columns
@@ -139,7 +136,7 @@ class ParquetSource(_FilesSource):
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        return tuple(self._open(self.paths[0]).schema_arrow.names)
+        return distinct(str(self.paths[0]), self._open(self.paths[0]).schema_arrow.names)
 
     def count(self) -> int | None:
         return sum(int(metadata.num_rows) for metadata in self._metadata)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 from dask_fmware.errors import SpecError
 
-__all__ = ["DataError", "Row", "Source", "digest", "digest_of_file", "shown"]
+__all__ = ["DataError", "Row", "Source", "digest", "digest_of_file", "distinct", "shown"]
 
 Row: TypeAlias = Mapping[str, Any]
 SAMPLE_BYTES = 1 << 20
@@ -70,6 +70,15 @@ def digest_of_file(path: str | os.PathLike[str]) -> str:
             file.seek(max(SAMPLE_BYTES, size - SAMPLE_BYTES))
             made.update(file.read(SAMPLE_BYTES))
     return made.hexdigest()
+
+
+def distinct(name: str, columns: Iterable[str]) -> tuple[str, ...]:
+    """Return the columns of a data set; DataError if two have one name, as a row would hold one of them."""
+    named = tuple(columns)
+    if len(set(named)) < len(named):
+        twice = next(column for column in named if named.count(column) > 1)
+        raise DataError(f"{name}: column '{twice}' is there twice; give each column a name of its own")
+    return named
 
 
 def shown(names: Iterable[str]) -> str:

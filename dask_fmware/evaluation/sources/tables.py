@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
-from dask_fmware.evaluation.sources.source import DataError, Row, digest
+from dask_fmware.evaluation.sources.source import DataError, Row, digest, distinct
 
 __all__ = ["BagSource", "DaskFrameSource", "HuggingFaceSource", "PandasSource", "SequenceSource"]
 
@@ -35,7 +35,7 @@ class PandasSource(_ObjectSource):
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        return tuple(map(str, self.data.columns))
+        return distinct(self.name, map(str, self.data.columns))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -62,7 +62,7 @@ class DaskFrameSource(_ObjectSource):
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        return tuple(map(str, self.data.columns))
+        return distinct(self.name, map(str, self.data.columns))
 
     @cached_property
     def fingerprint(self) -> str:
