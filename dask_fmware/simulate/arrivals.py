@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import gzip
 import random
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from dask_fmware.errors import SpecError
 from dask_fmware.simulate.scenario import GammaArrivals, PoissonArrivals, TraceArrivals, WindowArrivals
 
 __all__ = ["Arrival", "arrivals"]
+
+
+COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
 
 
 class Arrival(NamedTuple):
@@ -45,10 +49,10 @@ def arrivals(
             scale = spec.time_scale or 1.0
             if rate is not None:
                 scale = len(rows) / max(rows[-1].at - rows[0].at, 1e-9) / rate
-            span = rows[-1].at * scale
+            first, last = rows[0].at * scale, rows[-1].at * scale
             length = spec.duration_s or inf
-            drawn = source.uniform(0.0, max(span - length, 0.0)) if length < inf else 0.0
-            start = drawn if spec.start_s is None else spec.start_s * scale
+            drawn = source.uniform(0.0, max(last - first - length, 0.0)) if length < inf else 0.0
+            start = first + drawn if spec.start_s is None else spec.start_s * scale
             for row in rows:
                 at = row.at * scale - start
                 if 0.0 <= at < length:
@@ -59,18 +63,20 @@ def arrivals(
 def _trace(path: str) -> list[Arrival]:
     try:
         data = Path(path).read_bytes()
-        text = (gzip.decompress(data) if path.endswith(".gz") else data).decode()
-    except (OSError, UnicodeError) as error:
+        text = (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeError) as error:
         raise SpecError(f"trace {path}: {error}") from error
     rows = []
     for number, row in enumerate(csv.DictReader(text.splitlines()), start=2):
         try:
-            prompt, output = int(float(row["prompt_tokens"])), int(float(row["output_tokens"]))
-            rows.append(Arrival(float(row["arrival_s"]), prompt, output))
+            at, prompt, output = (float(row[column]) for column in COLUMNS)
+            if not (isfinite(at) and 0 <= prompt < inf and 0 <= output < inf):
+                raise ValueError(f"got {at:g}, {prompt:g}, {output:g}")
+            rows.append(Arrival(at, int(prompt), int(output)))
         except (KeyError, TypeError, ValueError) as error:
             raise SpecError(
-                f"trace {path}, line {number}: needs numbers in the columns arrival_s, prompt_tokens and output_tokens "
-                f"({error})"
+                f"trace {path}, line {number}: needs numbers in the columns arrival_s, prompt_tokens and "
+                f"output_tokens, finite and tokens not below 0 ({error})"
             ) from error
     if not rows:
         raise SpecError(f"trace {path}: no arrival in it")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import random
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
@@ -17,8 +19,10 @@ from distributed import Client, LocalCluster
 import dask_fmware as fm
 from dask_fmware.cli import fmware
 from dask_fmware.errors import DeploymentError, SpecError
+from dask_fmware.simulate.arrivals import arrivals
 from dask_fmware.simulate.closed_loop import ClosedLoop, endless, slots
 from dask_fmware.simulate.run import cells, saturation
+from dask_fmware.simulate.scenario import TraceArrivals
 from dask_fmware.simulate.study import Study
 from tests.simulate.test_world import SERIAL, scenario
 
@@ -147,6 +151,9 @@ def test_a_closed_loop_keeps_as_many_runs_under_way_and_ends_after_so_many() -> 
         ("", "no arrival in it"),
         ("a,b\n1,2\n", "line 2: needs numbers in the columns"),
         ("arrival_s,prompt_tokens,output_tokens\n1,2,3\nx,2,3\n", "line 3: needs numbers"),
+        ("arrival_s,prompt_tokens,output_tokens\n1,2,3\nnan,2,3\n", "line 3: needs numbers.*got nan"),
+        ("arrival_s,prompt_tokens,output_tokens\n1,inf,3\n", "line 2: needs numbers.*got 1, inf, 3"),
+        ("arrival_s,prompt_tokens,output_tokens\n1,2,-3\n", "line 2: needs numbers.*tokens not below 0"),
     ],
 )
 def test_a_damaged_trace_is_named(text: str, match: str, tmp_path: Path) -> None:
@@ -154,6 +161,26 @@ def test_a_damaged_trace_is_named(text: str, match: str, tmp_path: Path) -> None
     made = scenario(arrivals={"kind": "trace", "path": str(tmp_path / "trace.csv"), "time_scale": 1.0})
     with pytest.raises(SpecError, match=match):
         fm.simulate(made, ["greedy"], seeds=1)
+
+
+@pytest.mark.parametrize("cut", [slice(None, -12), slice(12, None), slice(None, 30)])
+def test_a_compressed_trace_that_is_damaged_is_named(cut: slice, tmp_path: Path) -> None:
+    text = "arrival_s,prompt_tokens,output_tokens\n" + "1,2,3\n" * 200
+    (tmp_path / "trace.csv.gz").write_bytes(b"\x1f\x8b" + gzip.compress(text.encode())[2:][cut])
+    made = scenario(arrivals={"kind": "trace", "path": str(tmp_path / "trace.csv.gz")})
+    with pytest.raises(SpecError, match=r"trace .*csv\.gz: "):
+        fm.simulate(made, ["greedy"], seeds=1)
+
+
+def test_a_trace_begins_with_its_first_arrival_whatever_its_clock(tmp_path: Path) -> None:
+    found = []
+    for clock_s in (0, 1_700_000_000):
+        rows = "".join(f"{clock_s + i},10,5\n" for i in range(60))
+        (tmp_path / f"{clock_s}.csv").write_text("\ufeffarrival_s,prompt_tokens,output_tokens\n" + rows)
+        trace = TraceArrivals(kind="trace", path=str(tmp_path / f"{clock_s}.csv"), duration_s=20.0)
+        found.append([round(arrival.at, 3) for arrival in arrivals(trace, random.Random(1), None)])
+    assert found[0] == found[1]
+    assert len(found[0]) == 20
 
 
 def test_what_cannot_be_played_is_said_before_anything_is() -> None:
