@@ -27,7 +27,7 @@ from dask_fmware.evaluation.threads import to_its_end
 if TYPE_CHECKING:
     from dask_fmware.compile.collection import WorkflowFunction
 
-__all__ = ["evaluate"]
+__all__ = ["check_given", "evaluate"]
 
 OTHER_FORMATS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx", ".html"})
 
@@ -121,7 +121,7 @@ def evaluate(
     --------
     >>> fm.evaluate(rag, "questions.csv", output="answers.parquet", scorers=fm.scorers.exact())  # doctest: +SKIP
     """
-    _check(max_errors, limit, in_flight, shard_rows)
+    check_given(max_errors, limit, in_flight, shard_rows)
     finish_at = _moment(finish_by)
     client = client or _default_client()
     folder = _folder(output)
@@ -167,7 +167,10 @@ def _folder(output: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _check(max_errors: float, limit: int | None, in_flight: int | None, shard_rows: int) -> None:
+def check_given(
+    max_errors: float = 1000, limit: int | None = None, in_flight: int | None = None, shard_rows: int = 10_000
+) -> None:
+    """Raise SpecError for numbers that say nothing, and where a package is missing: before a cluster is started."""
     for name, value, least in (("limit", limit, 0), ("in_flight", in_flight, 1), ("shard_rows", shard_rows, 1)):
         if value is not None and not (isinstance(value, Integral) and value >= least):
             raise SpecError(f"{name}={value!r} must be a whole number of at least {least}")

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import subprocess
 import sys
@@ -264,12 +265,17 @@ def test_what_is_asked_wrongly_is_refused_before_any_work(invoke, deployment, ar
         (["--input", "question=questions", "--id", "number"], "has no column 'number'"),
         (["--input", "question=questions", "--score", "exact"], "expected"),
         (["--input", "question=questions"], "calls model 'large', which is not deployed"),
+        (["--input", "question=questions", "--max-errors", "nan"], "max_errors=nan must be a number of rows"),
+        (["--input", "question=questions", "--tenant", "without scipy"], "fm.evaluate needs scipy; pip install"),
     ],
 )
 def test_evaluate_refuses_what_does_not_go_together_before_it_starts_a_cluster(
     invoke, deployment, tmp_path, monkeypatch, arguments, said
 ):
     monkeypatch.setattr("dask_fmware.cluster.foreground.run_in_foreground", lambda work: pytest.fail("was started"))
+    if "without scipy" in arguments:
+        found = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "scipy" else found(name))
     data = tmp_path / "data.csv"
     data.write_text("questions,answer\nwhy?,because\n")
     where = ["-o", tmp_path / "out", "--deployment", deployment]
