@@ -77,7 +77,7 @@ def _counts(given: tuple[str, ...]) -> list[tuple[str, int]]:
     counts = []
     for text in given:
         node, _, number = text.partition("=")
-        if not number.isdigit():
+        if not number.isdecimal():
             raise click.BadParameter(f"'{text}'; write NODE=N, e.g. answer=200", param_hint="--output-tokens")
         counts.append((node, int(number)))
     return counts

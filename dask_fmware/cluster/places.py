@@ -15,7 +15,7 @@ def place_of(deployment: Deployment, name: str) -> ReplicaSpec | None:
     Names are ``model-accelerator-place``, and no two pairs of model and accelerator give the same.
     """
     head, _, number = name.rpartition("-")
-    if not number.isdigit():
+    if not number.isdecimal():
         return None
     for model, spec in deployment.models.items():
         for accelerator in spec.on:

@@ -244,6 +244,10 @@ def test_exit_codes_tell_who_is_to_blame(invoke, monkeypatch, deployment, raised
         (["plan", "--deployment", "D", "--workflow", "dask_fmware.demo.rag:rag", "--rate", "-3"], "not in the range"),
         (["plan", "--deployment", "D", "--workflow", "my/flows.py", "--rate", "1"], "such as flows:my_workflow"),
         (["plan", "--deployment", "D", "--workflow", "W", "--rate", "1", "--slo", "-1"], "-1.0 is not in the range"),
+        (
+            ["plan", "--deployment", "D", "--workflow", "dask_fmware.demo.rag:rag", "--rate=1", "--output-tokens=a=²"],
+            "'a=²'; write NODE=N",
+        ),
         (["simulate", "D", "--json", "nowhere/rows.json"], "'nowhere' is no folder; give another path"),
         (["simulate", "--record", "D", "--html", "a.html"], "--html is for a SCENARIO"),
         (["simulate", "--record", "D", "--first-seed", "1"], "--first-seed is for a SCENARIO"),

@@ -12,6 +12,7 @@ from distributed.deploy.spec import ProcessInterface
 
 import dask_fmware as fm
 from dask_fmware.cluster.backends import GroupBackend
+from dask_fmware.cluster.places import place_of
 from dask_fmware.cluster.templates import labels
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.testing import InProcessCluster, deployment
@@ -228,3 +229,9 @@ async def test_a_group_that_grows_while_it_is_told_its_size_is_told_again() -> N
     for _ in range(10):
         await asyncio.sleep(0)
     assert (told[-1], backend.pools()) == (2, [("m", "cpu", 2)])
+
+
+def test_a_worker_whose_name_ends_in_no_number_is_no_replica() -> None:
+    made = Deployment.model_validate(document())
+    assert place_of(made, "m-cpu-²") is None
+    assert place_of(made, "m-cpu-2") is not None
