@@ -22,6 +22,7 @@ from dask_fmware.cluster.dask_internals import (
     worker_names,
 )
 from dask_fmware.cluster.places import free_place, place_of
+from dask_fmware.errors import DeploymentError
 from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
 from dask_fmware.spec.deployment import Deployment, ReplicaSpec
 
@@ -167,6 +168,11 @@ class GroupBackend:
         Models and cards.
     retry_s
         Pause after a question that was refused.
+
+    Raises
+    ------
+    DeploymentError
+        Two groups would have one name.
     """
 
     def __init__(
@@ -176,6 +182,7 @@ class GroupBackend:
         group_options: Callable[[ReplicaSpec], Mapping[str, Any]],
         retry_s: float = 5.0,
     ) -> None:
+        _check_groups(deployment)
         self._cluster = cluster
         self._retry_s = retry_s
         self._deployment = deployment
@@ -235,7 +242,7 @@ class GroupBackend:
             del self._asking[model, accelerator]
 
     async def _ask_on(self, model: str, accelerator: str) -> None:
-        group, told = f"fm-{model}-{accelerator}".lower().replace("_", "-").replace(".", "-"), None
+        group, told = _group(model, accelerator), None
         is_new = (model, accelerator) not in self._groups
         while told != (count := self._counts[model, accelerator]):
             try:
@@ -253,3 +260,20 @@ class GroupBackend:
                 continue
             self._groups.add((model, accelerator))
             is_new, told = False, count
+
+
+def _group(model: str, accelerator: str) -> str:
+    """Name of a worker group, with the characters that names of Kubernetes may have."""
+    return f"fm-{model}-{accelerator}".lower().replace("_", "-").replace(".", "-")
+
+
+def _check_groups(deployment: Deployment) -> None:
+    named: dict[str, tuple[str, str]] = {}
+    for model, spec in deployment.models.items():
+        for accelerator in spec.on:
+            other = named.setdefault(_group(model, accelerator), (model, accelerator))
+            if other != (model, accelerator):
+                raise DeploymentError(
+                    f"models.{model}.on.{accelerator} and models.{other[0]}.on.{other[1]} would share the worker group "
+                    f"'{_group(model, accelerator)}'; rename one of the models or accelerators"
+                )

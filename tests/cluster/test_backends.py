@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from distributed import Status, Worker
@@ -14,6 +14,7 @@ import dask_fmware as fm
 from dask_fmware.cluster.backends import GroupBackend
 from dask_fmware.cluster.places import place_of
 from dask_fmware.cluster.templates import labels
+from dask_fmware.errors import DeploymentError
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.testing import InProcessCluster, deployment
 
@@ -229,6 +230,19 @@ async def test_a_group_that_grows_while_it_is_told_its_size_is_told_again() -> N
     for _ in range(10):
         await asyncio.sleep(0)
     assert (told[-1], backend.pools()) == (2, [("m", "cpu", 2)])
+
+
+class NoGroups:
+    scheduler_info: ClassVar[dict[str, Any]] = {"workers": {}}
+
+    def add_worker_group(self) -> None: ...
+
+
+def test_groups_that_would_share_a_name_are_refused() -> None:
+    made = document()
+    made["models"]["M"] = made["models"]["m"]
+    with pytest.raises(DeploymentError, match=r"models.M.on.cpu and models.m.on.cpu would share the worker group"):
+        GroupBackend(NoGroups(), Deployment.model_validate(made), lambda replica: {})
 
 
 def test_a_worker_whose_name_ends_in_no_number_is_no_replica() -> None:
