@@ -21,7 +21,7 @@ from distributed.security import Security
 from dask_fmware.client.status import RuntimeStatus
 from dask_fmware.cluster.backends import SpecBackend
 from dask_fmware.cluster.orderly import OrderlyCluster
-from dask_fmware.cluster.provision import begin
+from dask_fmware.cluster.provision import begin, chosen
 from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.cluster.templates import labels
 from dask_fmware.errors import DeploymentError
@@ -161,7 +161,7 @@ class LocalModelCluster(OrderlyCluster):
             if provisioning is not None:
                 raise DeploymentError("adapt: give fm.Provisioning(...) or its options as keywords, not both")
             provisioning = checked(Provisioning, kwargs, DeploymentError, "adapt")
-        options = provisioning or self.deployment.provisioning or Provisioning()
+        options = chosen(provisioning, self.deployment)
         backend = SpecBackend(self, self.deployment, self._replica_worker, options.start_timeout_s)
         return begin(self, backend, self.deployment, options)
 

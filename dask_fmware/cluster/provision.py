@@ -16,8 +16,9 @@ from dask_fmware.provisioning import inventory_of
 from dask_fmware.spec.deployment import Deployment, ReplicaSpec
 from dask_fmware.spec.documents import load_deployment
 from dask_fmware.spec.provisioning import Provisioning
+from dask_fmware.spec.record import shorten
 
-__all__ = ["begin", "provision"]
+__all__ = ["begin", "chosen", "provision"]
 
 
 def provision(
@@ -61,7 +62,7 @@ def provision(
     if known is None:
         raise DeploymentError("say which deployment is installed: fm.provision(cluster, deployment='deployment.yaml')")
     made = load_deployment(known)
-    options = options or made.provisioning or Provisioning()
+    options = chosen(options, made)
     backend: Backend
     if isinstance(cluster, SpecCluster):
         spec = worker_spec or spec_maker(cluster, hosts)
@@ -79,6 +80,15 @@ def provision(
             "groups; start workers yourself and use fm.install alone"
         )
     return begin(cluster, backend, made, options)
+
+
+def chosen(given: object, deployment: Deployment) -> Provisioning:
+    """Return the options that were given, else those of the deployment; DeploymentError if they are none."""
+    if given is None:
+        return deployment.provisioning or Provisioning()
+    if not isinstance(given, Provisioning):
+        raise DeploymentError(f"{shorten(repr(given))} are no options; give them as fm.Provisioning(quantile=0.95)")
+    return given
 
 
 def begin(cluster: Any, backend: Backend, deployment: Deployment, options: Provisioning) -> Provisioner:

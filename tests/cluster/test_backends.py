@@ -245,6 +245,11 @@ def test_groups_that_would_share_a_name_are_refused() -> None:
         GroupBackend(NoGroups(), Deployment.model_validate(made), lambda replica: {})
 
 
+def test_options_that_are_none_are_refused() -> None:
+    with pytest.raises(DeploymentError, match=r"are no options; give them as fm.Provisioning"):
+        fm.provision(NoGroups(), {"quantile": 0.9}, deployment=document(), group_options=lambda replica: {})  # type: ignore[arg-type]
+
+
 def test_a_worker_whose_name_ends_in_no_number_is_no_replica() -> None:
     made = Deployment.model_validate(document())
     assert place_of(made, "m-cpu-²") is None
