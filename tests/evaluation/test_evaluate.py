@@ -153,7 +153,8 @@ async def test_the_name_of_another_format_is_refused_for_the_output(
     [
         (
             {"inputs": {"question": "qestion"}},
-            r"no column 'qestion'.*did you mean 'question'.*columns: question, expected",
+            r"no column 'qestion'.*did you mean 'question'.*columns: question, expected\); "
+            r"name another: inputs=\{'question': '\.\.\.'\}",
         ),
         ({"inputs": {"message": "question"}}, r"has no input 'message' \(inputs: question\)"),
         ({"id_column": "id"}, r"no column 'id'.*columns: question, expected"),
