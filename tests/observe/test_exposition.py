@@ -59,6 +59,16 @@ def test_names_say_their_unit(driver: Driver) -> None:
         assert any(unit in family.name for unit in units) or family.name == "fmware_worker_engine_serves"
 
 
+def test_a_workflow_whose_runs_all_miss_has_a_share_of_nothing_met(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.ready(replica("r0"))
+    one_run(driver, "a", 10.0, 4.0)
+    found = scraped(lambda: series(history(driver), 30.0, {}), monkeypatch=monkeypatch)
+    judged = "fmware_runs_judged_total,tenant=default,verdict={},workflow=rag"
+    assert [found.get(judged.format(verdict)) for verdict in ("met", "missed")] == [0, 1]
+
+
 def test_runs_calls_and_replicas_are_counted(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.ready(replica("r0", slots=3))
     one_run(driver, "a", 10.0, 0.4)
