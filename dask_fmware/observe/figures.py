@@ -7,6 +7,7 @@ buckets and names, and by a sample of the calls that wait.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import islice
 from statistics import median
@@ -55,7 +56,7 @@ class Figures:
         recent = history.window.total(now - RECENT_S)
         tally = recent.tallies[ALL]
         span_s = min(RECENT_S, now - next(iter(history.window)).start) if history.window.buckets else RECENT_S
-        replicas = self._replicas(now)
+        replicas = self._replicas(now, recent)
         running = sum(replicas["running"])
         slots = sum(state.replica.slots for state in machine.fleet if not state.draining)
         slack = self._slack(now)
@@ -168,8 +169,11 @@ class Figures:
             "sampled": seen,
         }
 
-    def _replicas(self, now: float) -> dict[str, Any]:
-        """Columns over the replicas, in the order of `fleet`."""
+    def _replicas(self, now: float, recent: Bucket) -> dict[str, Any]:
+        """Columns over the replicas, in the order of `fleet`; misses are those of their cards."""
+        misses: Counter[str] = Counter()
+        for culprit, (runs, _) in recent.misses.items():
+            misses[culprit.card] += int(runs)
         fleet, histories = self.history.machine.fleet, self.history.replicas
         states = list(fleet)
         known = [histories.get(state.replica.name) for state in states]
@@ -181,6 +185,7 @@ class Figures:
             "busy_ms": [int(1e3 * replica.busy_s(now)) if replica is not None else 0 for replica in known],
             "kv": [round(100 * share) if share is not None else None for share in used],
             "draining": [int(state.draining) for state in states],
+            "misses": [misses[state.replica.card] for state in states],
             "drift": {index: drift.ratio for index, drift in drifts if drift is not None},
         }
 

@@ -8,7 +8,7 @@ import pytest
 
 from dask_fmware.model.plan import Objective
 from dask_fmware.observe import census
-from dask_fmware.observe.figures import Figures, slack_labels
+from dask_fmware.observe.figures import SHOWN, Figures, slack_labels
 from dask_fmware.observe.history import NAMES, OTHERS, History
 from dask_fmware.observe.layout import graph_of
 from dask_fmware.observe.window import ALL, Window
@@ -152,6 +152,21 @@ def test_figures_name_the_node_and_the_card_to_blame(driver: Driver) -> None:
     for i in range(1000):
         one_run(driver, f"quick{i}", 1060.0 + i / 100, 0.005)
     assert figures.live(1071.0)["verdict"]["headline"] == "SLOs are met"
+
+
+def test_every_card_has_its_misses_also_where_there_are_more_than_are_named(driver: Driver) -> None:
+    runs = [f"run{i}" for i in range(SHOWN + 3)]
+    driver.ready(*(replica(f"r{i}") for i in range(len(runs))))
+    for run_id in runs:
+        driver.submit(plan(run_id, [node(f"{run_id}/answer", answers=True)], objective=Objective(ttft_s=0.01)))
+        driver.runnable(f"{run_id}/answer")
+    driver.now = 3.0
+    for run_id in runs:
+        driver.end(f"{run_id}/answer", ttft_s=1.0)
+        driver.tell(RunEnded(run_id, "finished"))
+    live = Figures(history(driver)).live(3.0)
+    assert len(live["culprits"]) == SHOWN
+    assert live["replicas"]["misses"] == [1] * len(runs)
 
 
 def test_slack_of_waiting_calls_is_what_is_left_before_they_must_start(driver: Driver) -> None:

@@ -201,10 +201,8 @@
       body("replicas").replaceChildren(empty("No replica is ready yet. Workers load their models and announce themselves."));
       return;
     }
-    const missed = new Map();
-    for (const c of live.culprits) missed.set(c.card, (missed.get(c.card) || 0) + c.runs);
-    if (data.length <= TABLE_ROWS) rows(data, now, used, missed);
-    else heat(data, now, used, missed);
+    if (data.length <= TABLE_ROWS) rows(data, now, used);
+    else heat(data, now, used);
   }
 
   function health(draining, drift) {
@@ -213,7 +211,7 @@
     return h("td", {}, h("span", { class: "fm-health", "data-grade": draining || slow ? "risk" : "good" }, text));
   }
 
-  function rows(data, now, used, missed) {
+  function rows(data, now, used) {
     const order = data.map((_, i) => i).sort((a, b) => data[a][1].localeCompare(data[b][1]) || data[a][0].localeCompare(data[b][0], "en", { numeric: true }));
     body("replicas").replaceChildren(table(
       ["replica", "model", "card", "health", "running", "waiting", "utilisation", "", "KV", "misses"],
@@ -221,11 +219,11 @@
         const [name, model, accelerator, card, slots, engine] = data[i];
         return [h("td", { title: engine }, h("b", {}, name)), model, h("td", {}, card, h("small", {}, accelerator)), health(now.draining[i], now.drift[i]),
           figure(`${now.running[i]} / ${slots}`), figure(count(now.waiting[i]), now.waiting[i] ? "risk" : null),
-          bar(used[i]), figure(percent(used[i], 0)), figure(now.kv[i] === null ? "–" : `${now.kv[i]} %`), figure(count(missed.get(card) || 0), missed.get(card) ? "bad" : null)];
+          bar(used[i]), figure(percent(used[i], 0)), figure(now.kv[i] === null ? "–" : `${now.kv[i]} %`), figure(count(now.misses[i]), now.misses[i] ? "bad" : null)];
       })));
   }
 
-  function heat(data, now, used, missed) {
+  function heat(data, now, used) {
     const kinds = new Map();
     data.forEach((row, i) => {
       const kind = `${row[1]} on ${row[2]}`;
@@ -244,9 +242,9 @@
     data.forEach((row, i) => {
       const cell = cells[i];
       cell.style.setProperty("--used", Math.max(0, Math.min(1, used[i])).toFixed(3));
-      cell.dataset.grade = missed.get(row[3]) ? "bad" : now.draining[i] ? "risk" : "";
+      cell.dataset.grade = now.misses[i] ? "bad" : now.draining[i] ? "risk" : "";
       cell.title = `${row[0]} on card ${row[3]}: ${now.running[i]} of ${row[4]} slots, ${now.waiting[i]} waiting, ` +
-        `${percent(used[i], 0)} used, ${missed.get(row[3]) || 0} misses`;
+        `${percent(used[i], 0)} used, ${now.misses[i]} misses`;
     });
     for (const [kind, members] of kinds) {
       const total = (column) => members.reduce((sum, i) => sum + column(i), 0);
