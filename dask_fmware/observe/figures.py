@@ -57,8 +57,7 @@ class Figures:
         tally = recent.tallies[ALL]
         span_s = min(RECENT_S, now - next(iter(history.window)).start) if history.window.buckets else RECENT_S
         replicas = self._replicas(now, recent)
-        running = sum(replicas["running"])
-        slots = sum(state.replica.slots for state in machine.fleet if not state.draining)
+        serving = [state for state in machine.fleet if not state.draining]
         slack = self._slack(now)
         ttft, e2e = tally.ttft.quantiles((0.5, 0.95)), tally.e2e.quantiles((0.5, 0.95))
         per_hour = self._price_per_hour()
@@ -80,8 +79,8 @@ class Figures:
                 "e2e": e2e,
                 "held": machine.held,
                 "parked": slack["parked_total"],
-                "running": running,
-                "slots": slots,
+                "running": sum(state.begun for state in serving),
+                "slots": sum(state.replica.slots for state in serving),
                 "tokens_per_s": recent.output_tokens / max(span_s, 1.0),
                 "price_per_hour": per_hour,
                 "price_per_1000_met": None

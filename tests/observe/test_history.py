@@ -12,7 +12,7 @@ from dask_fmware.observe.figures import SHOWN, Figures, slack_labels
 from dask_fmware.observe.history import NAMES, OTHERS, History
 from dask_fmware.observe.layout import graph_of
 from dask_fmware.observe.window import ALL, Window
-from dask_fmware.runtime import FirstToken, ReplicaGone, RunDropped, RunEnded
+from dask_fmware.runtime import FirstToken, ReplicaDraining, ReplicaGone, RunDropped, RunEnded
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 from tests.runtime.builders import Driver, node, plan, replica
@@ -167,6 +167,15 @@ def test_every_card_has_its_misses_also_where_there_are_more_than_are_named(driv
     live = Figures(history(driver)).live(3.0)
     assert len(live["culprits"]) == SHOWN
     assert live["replicas"]["misses"] == [1] * len(runs)
+
+
+def test_slots_in_use_are_of_those_that_take_calls(driver: Driver) -> None:
+    driver.ready(replica("r0", slots=4), replica("r1", slots=1))
+    driver.start("a", "b", "c", "d", "e")
+    driver.tell(ReplicaDraining("tcp://r0"))
+    live = Figures(history(driver)).live(0.0)
+    assert (live["tiles"]["running"], live["tiles"]["slots"]) == (1, 1)
+    assert live["replicas"]["running"] == [4, 1]
 
 
 def test_slack_of_waiting_calls_is_what_is_left_before_they_must_start(driver: Driver) -> None:
