@@ -169,6 +169,18 @@ def test_every_card_has_its_misses_also_where_there_are_more_than_are_named(driv
     assert live["replicas"]["misses"] == [1] * len(runs)
 
 
+def test_every_run_that_ended_is_in_the_series_with_or_without_a_verdict(driver: Driver) -> None:
+    driver.ready(replica("r0", slots=5))
+    driver.start("no-slo", "goes")
+    driver.end("no-slo")
+    driver.tell(RunEnded("no-slo", "finished"), RunEnded("goes", "cancelled"))
+    one_run(driver, "met", 0.0, 0.4)
+    one_run(driver, "late", 0.0, 4.0)
+    series = Figures(history(driver)).live(5.0)["series"]
+    rates = {name: 5 * sum(series[name]) for name in ("met", "missed", "failed", "unjudged")}
+    assert rates == {"met": 1, "missed": 1, "failed": 0, "unjudged": 2}
+
+
 def test_slots_in_use_are_of_those_that_take_calls(driver: Driver) -> None:
     driver.ready(replica("r0", slots=4), replica("r1", slots=1))
     driver.start("a", "b", "c", "d", "e")

@@ -124,15 +124,19 @@ def _attainment(source: ColumnDataSource) -> Any:
 def _throughput(source: ColumnDataSource) -> Any:
     plot = _over_time()
     plot.y_range.start = 0
-    names, labels = ["met", "missed", "failed"], ["within SLO", "too late", "failed"]
+    names, labels = ["met", "missed", "failed", "unjudged"], ["within SLO", "too late", "failed", "no verdict"]
+    colours = [GOOD, BAD, FAILED, BLUE]
     bars = plot.vbar_stack(
-        names, x="time", width=4600, color=[GOOD, BAD, FAILED], source=source, legend_label=labels, line_color=None
+        names, x="time", width=4600, color=colours, source=source, legend_label=labels, line_color=None
     )
-    asked = plot.line("time", "submitted", source=source, color=GREY, line_dash="dotted", legend_label="submitted")
+    plot.line("time", "submitted", source=source, color=GREY, line_dash="dotted", legend_label="submitted")
     _hover(
         plot,
-        [("within SLO", "@met{0.00}/s"), ("too late", "@missed{0.00}/s"), ("submitted", "@submitted{0.00}/s")],
-        renderers=[bars[0], asked][:1],
+        [
+            (label, f"@{name}{{0.00}}/s")
+            for name, label in zip([*names, "submitted"], [*labels, "submitted"], strict=True)
+        ],
+        renderers=[bars[0]],
         mode="vline",
     )
     _legend(plot)
