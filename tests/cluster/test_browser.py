@@ -12,7 +12,7 @@ import pytest
 
 import dask_fmware as fm
 from dask_fmware.testing import deployment
-from tests.cluster.flows import one, rag
+from tests.cluster.flows import one, rag, small
 from tests.cluster.test_dashboard import CANARY, DashboardCluster
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -108,6 +108,25 @@ async def test_the_page_shows_live_figures_and_no_errors(scheme: str, width: int
         assert troubles == []
         for future in futures:
             future.release()
+
+
+@pytest.mark.parametrize("width", [420, 1280])
+async def test_names_as_long_as_they_may_be_hide_no_figures(width: int) -> None:
+    document = deployment("small", token_s=0.02)
+    card = "card_" * 20
+    document["accelerators"] = {card: document["accelerators"].pop("cpu")}
+    document["models"]["small"]["on"] = {card: document["models"]["small"]["on"].pop("cpu")}
+    long = fm.workflow(
+        lambda: small("x", name="node_" * 20, max_tokens=16), name="flow_" * 20, slo=fm.SLO(e2e_s=0.000_001)
+    )
+    async with DashboardCluster(document) as cluster, browser() as shown:
+        await cluster.client.compute(long().options(tenant="tenant_" * 20))
+        url = f"http://127.0.0.1:{cluster.scheduler.http_server.port}"
+        page = await opened(shown, f"{url}/fmware", [], viewport={"width": width, "height": 1000})
+        await text_with(page, "blame", "ran too long")
+        assert not await page.evaluate("() => document.documentElement.scrollWidth > window.innerWidth")
+        wide = "() => [...document.querySelectorAll('.fm-body')].filter((b) => b.scrollWidth > b.clientWidth).length"
+        assert width < 1000 or not await page.evaluate(wide)
 
 
 async def test_every_panel_is_a_page_of_its_own() -> None:

@@ -83,14 +83,15 @@
     return h("table", {}, h("thead", {}, h("tr", {}, ...heads.map((head) => h("th", {}, head)))),
       h("tbody", {}, ...rows.map((row) => h("tr", {}, ...row.map((cell) => (cell instanceof HTMLTableCellElement ? cell : h("td", {}, cell)))))));
   }
+  const named = (...parts) => h("td", { class: "fm-named" }, ...parts);
   const figure = (text, mark) => h("td", { class: "fm-number", "data-grade": mark || null }, text);
 
   function blame({ live }) {
     note("blame", live.culprits.length ? "last 5 minutes, by node and card" : "");
     body("blame").replaceChildren(live.culprits.length
       ? table(["node", "card", "why", "misses", "", "lost each"], live.culprits.map((c) => [
-        h("td", {}, h("b", {}, c.node || "–"), h("small", {}, c.workflow)),
-        h("td", {}, c.card || "–", h("small", {}, c.accelerator)),
+        named(h("b", {}, c.node || "–"), h("small", {}, c.workflow)),
+        named(c.card || "–", h("small", {}, c.accelerator)),
         c.cause, figure(count(c.runs)), bar(c.share, "bad"), figure(c.lost_s > 0 ? seconds(c.lost_s) : "–")]))
       : empty(live.tiles.judged ? "No run missed its SLO in the last 5 minutes." : "No run with an SLO has ended yet."));
   }
@@ -216,8 +217,8 @@
     body("replicas").replaceChildren(table(
       ["replica", "model", "card", "health", "running", "waiting", "utilisation", "", "KV", "misses"],
       order.map((i) => {
-        const [name, model, accelerator, card, slots, engine] = data[i];
-        return [h("td", { title: engine }, h("b", {}, name)), model, h("td", {}, card, h("small", {}, accelerator)), health(now.draining[i], now.drift[i]),
+        const [replica, model, accelerator, card, slots, engine] = data[i];
+        return [named(h("b", { title: engine }, replica)), named(model), named(card, h("small", {}, accelerator)), health(now.draining[i], now.drift[i]),
           figure(`${now.running[i]} / ${slots}`), figure(count(now.waiting[i]), now.waiting[i] ? "risk" : null),
           bar(used[i]), figure(percent(used[i], 0)), figure(now.kv[i] === null ? "–" : `${now.kv[i]} %`), figure(count(now.misses[i]), now.misses[i] ? "bad" : null)];
       })));
@@ -261,7 +262,7 @@
     note("groups", live.groups.length ? "last 5 minutes" : "");
     body("groups").replaceChildren(live.groups.length
       ? table(["", "name", "goodput", "", "runs", "first token p50 · p95", "done p50 · p95"], live.groups.slice(0, 40).map((g) => [
-        h("td", { class: "fm-soft" }, g.kind), h("b", {}, g.name || "–"), figure(percent(g.attainment), grade(g.attainment)),
+        h("td", { class: "fm-soft" }, g.kind), named(h("b", {}, g.name || "–")), figure(percent(g.attainment), grade(g.attainment)),
         bar(g.attainment === null ? 0 : g.attainment, grade(g.attainment)), figure(count(g.ended)),
         figure(`${seconds(g.ttft[0])} · ${seconds(g.ttft[1])}`), figure(`${seconds(g.e2e[0])} · ${seconds(g.e2e[1])}`)]))
       : empty("No run has ended in the last 5 minutes."));
@@ -274,7 +275,7 @@
     const by = live.provisioner;
     note("provisioning", by.error || `by ${by.mode.replace("_", " ")} · ${by.cost_per_hour.toFixed(2)} an hour`);
     body("provisioning").replaceChildren(table(["model", "accelerator", "ready", "requested", "desired", "why"],
-      plan.map((p) => [h("b", {}, p.model), p.accelerator, figure(count(p.ready)), figure(count(p.requested)), figure(count(p.desired)), p.reason])));
+      plan.map((p) => [named(h("b", {}, p.model)), named(p.accelerator), figure(count(p.ready)), figure(count(p.requested)), figure(count(p.desired)), p.reason])));
   }
 
   function notes({ live, predictions }) {
