@@ -147,6 +147,16 @@ async def test_every_panel_is_a_page_of_its_own() -> None:
         assert [trouble for trouble in troubles if "favicon" not in trouble] == []
 
 
+async def test_a_page_without_an_answer_does_not_call_its_figures_live() -> None:
+    async with DashboardCluster(deployment("small")) as cluster, browser() as shown:
+        page = await opened(shown, f"http://127.0.0.1:{cluster.scheduler.http_server.port}/fmware", [])
+        assert "figures are old" not in await text_with(page, "overview", "live")
+        await page.route("**/figures.json*", lambda route: route.abort())
+        assert "live" not in (await text_with(page, "overview", "figures are old")).split()
+        await page.unroute("**/figures.json*")
+        await text_with(page, "overview", "live")
+
+
 async def test_a_page_that_nobody_sees_asks_nothing() -> None:
     async with DashboardCluster(deployment("small")) as cluster, browser() as shown:
         url = f"http://127.0.0.1:{cluster.scheduler.http_server.port}"

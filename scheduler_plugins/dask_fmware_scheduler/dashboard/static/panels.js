@@ -70,7 +70,7 @@
     body("overview").replaceChildren(
       h("header", { class: "fm-verdict", "data-state": verdict.state },
         h("div", {}, h("h1", {}, verdict.headline), h("p", {}, verdict.detail), ...troubles),
-        h("div", { class: "fm-meta" }, h("span", { class: "fm-live" }, "live"), h("span", {}, `policy ${live.policy}`), button)),
+        h("div", { class: "fm-meta" }, h("span", { class: "fm-live" }, "live"), h("span", { class: "fm-lost" }, "no answer, figures are old"), h("span", {}, `policy ${live.policy}`), button)),
       h("div", { class: "fm-tiles" }, ...tiles));
   }
 
