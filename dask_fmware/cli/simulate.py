@@ -191,12 +191,14 @@ def _play(
 def _show(study: Any) -> None:
     """Print a table; runs that never end have a column where there are any."""
     from rich.table import Table
+    from rich.text import Text
 
     from dask_fmware.simulate.report import shown
 
     scenario, first, rows = study.scenario, study.policies[0], study.rows
     some_never_end = any(row["never_ended"] for row in rows)
-    table = Table(title=f"{scenario.name}: {scenario.description}" if scenario.description else scenario.name)
+    title = f"{scenario.name}: {scenario.description}" if scenario.description else scenario.name
+    table = Table(title=Text(title))  # else what it has in brackets is taken for markup
     for name in ("load", "policy"):
         table.add_column(name)
     for name in ("goodput", "95 %", f"below {first}", "TTFT p50", "p99", "latest", "95 % within", "99 % within",

@@ -211,6 +211,14 @@ def test_the_command_prints_a_table_and_writes_files(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "page.html").read_text()
 
 
+def test_brackets_in_a_description_are_printed_and_not_taken_for_markup(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump({**SERIAL, "description": "cards [/slow] and [fast] ones"}, sort_keys=False))
+    result = simulate(str(path), "--policy", "greedy", "--load", "6", "--seeds", "1")
+    assert result.exit_code == 0, result.output
+    assert "cards [/slow] and [fast] ones" in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
