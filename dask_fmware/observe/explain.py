@@ -97,7 +97,7 @@ def explain(report: RunReport, neighbours: Sequence[Neighbour] = (), now: float 
     path = critical_path(report, since)
     worst = _worst(path)
     left = left_s(report, since) if report.state == "running" and since is not None else None
-    late = report.met is False or (left is not None and left < 0.0)
+    late = (report.state == "finished" and report.met is False) or (left is not None and left < 0.0)
     sentences: list[str] = []
     if report.state in ("failed", "refused", "cancelled"):
         whom = blame(report)

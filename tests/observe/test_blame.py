@@ -179,6 +179,14 @@ def test_refused_failed_met_and_cancelled_runs() -> None:
     assert blame(run(state="cancelled")) is None
 
 
+def test_a_run_that_failed_is_explained_by_its_failure_and_blames_no_node_for_being_late() -> None:
+    first = call("first", 0.0, attempt(0.0, 0.5, ideal_s=0.1), answers=True)
+    words = str(explain(run(first, state="failed", reason="in plain code up to 'boom': ValueError('boom')")))
+    assert "It failed: in plain code up to 'boom'" in words
+    assert "To blame" not in words
+    assert "Most time was lost by node 'first'" in words
+
+
 def test_an_objective_that_no_card_can_meet_is_said_to_be_one() -> None:
     answer = attempt(0.0, 3.0, first_token_at=2.0, ideal_ttft_s=1.8, ideal_s=2.8)
     assert "tighter than these cards allow" in str(explain(run(call("answer", 0.0, answer, answers=True))))
