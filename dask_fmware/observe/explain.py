@@ -10,7 +10,7 @@ from typing import Any
 
 from dask_fmware.model.bounds import bounds, left_s
 from dask_fmware.model.report import RunReport
-from dask_fmware.observe.blame import Piece, blame, critical_path, promised_s
+from dask_fmware.observe.blame import Piece, base_name, blame, critical_path, promised_s
 from dask_fmware.spec.columns import in_columns
 
 __all__ = ["Explanation", "Neighbour", "explain", "waited_for"]
@@ -21,7 +21,7 @@ LEAST_S = 0.0005  # of a loss that is pointed at; less is shown as nothing
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """Attempts of one node of one workflow that held slots of a card while a call waited for it."""
+    """Attempts of one node of one workflow, in all items of maps, that held slots while a call waited for one."""
 
     workflow: str
     node: str
@@ -145,7 +145,8 @@ def _words(
             if neighbours:
                 named = ", ".join(f"{n.workflow}.{n.node} x{n.attempts}" for n in neighbours[:SHOWN])
                 rest = sum(n.attempts for n in neighbours[SHOWN:])
-                said.append(f"Meanwhile that card ran {named}{f' and {rest} more' if rest else ''}.")
+                who = "that card" if worst.card else "its replicas"
+                said.append(f"Meanwhile {who} ran {named}{f' and {rest} more' if rest else ''}.")
             if worst.reason and worst.reason not in report.reason:
                 said.append(f"The router said: {worst.reason}.")
         case "run":
@@ -204,8 +205,9 @@ def waited_for(report: RunReport, others: Iterable[RunReport], now: float | None
                 over = end if attempt.ended_at is None else other.submitted + attempt.ended_at
                 shared = min(over, end) - max(begun, start)
                 if shared > 0 and (attempt.card == worst.card if worst.card else call.model == worst.model):
-                    attempts[other.workflow, call.node] += 1
-                    busy[other.workflow, call.node] += shared
+                    node = other.workflow, base_name(call.node)
+                    attempts[node] += 1
+                    busy[node] += shared
     found = [Neighbour(flow, node, count, busy[flow, node]) for (flow, node), count in attempts.items()]
     return tuple(sorted(found, key=lambda n: (-n.busy_s, n.workflow, n.node)))
 

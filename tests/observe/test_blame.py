@@ -187,6 +187,14 @@ def test_a_run_that_failed_is_explained_by_its_failure_and_blames_no_node_for_be
     assert "Most time was lost by node 'first'" in words
 
 
+def test_items_of_a_map_are_one_neighbour() -> None:
+    waits = run(call("answer", 0.0, answers=True), state="running")
+    items = [call(f"each[{i}].item", 0.0, attempt(0.0, None, card=f"fast-{i}"), state="running") for i in range(9)]
+    busy = run(*items, state="running", ttft_slo_s=None)
+    said = str(explain(waits, waited_for(waits, [busy], now=103.0), now=103.0))
+    assert "Meanwhile its replicas ran rag.each[].item x9." in said
+
+
 def test_an_objective_that_no_card_can_meet_is_said_to_be_one() -> None:
     answer = attempt(0.0, 3.0, first_token_at=2.0, ideal_ttft_s=1.8, ideal_s=2.8)
     assert "tighter than these cards allow" in str(explain(run(call("answer", 0.0, answer, answers=True))))
