@@ -36,6 +36,7 @@ class Piece:
     card: str = ""
     replica_id: str = ""
     reason: str = ""  # why it waited, or how the attempt ended
+    lacked: str = ""  # of a wait: what was missing when it began, if that was a replica
 
     @property
     def actual_s(self) -> float:
@@ -216,7 +217,8 @@ def _pieces(call: CallReport, end: float, at_token: bool) -> list[Piece]:
 def _wait(call: CallReport, start: float, end: float, attempt: AttemptReport | None) -> Piece:
     where = (attempt.replica, attempt.accelerator, attempt.card, attempt.replica_id) if attempt else ("", "", "", "")
     why = attempt.reason if attempt else call.reason
-    return Piece("wait", call.node, call.model, start, end, 0.0, None, *where, why)
+    lacked = call.lacked if attempt is None or attempt is call.last else ""  # it is of the last wait
+    return Piece("wait", call.node, call.model, start, end, 0.0, None, *where, why, lacked)
 
 
 def blame(report: RunReport, now: float | None = None) -> Blame | None:

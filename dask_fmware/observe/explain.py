@@ -147,6 +147,8 @@ def _words(
                 rest = sum(n.attempts for n in neighbours[SHOWN:])
                 who = "that card" if worst.card else "its replicas"
                 said.append(f"Meanwhile {who} ran {named}{f' and {rest} more' if rest else ''}.")
+            if worst.lacked:
+                said.append(f"When it began to wait, {worst.lacked}.")
             if worst.reason and worst.reason not in report.reason:
                 said.append(f"The router said: {worst.reason}.")
         case "run":

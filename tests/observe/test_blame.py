@@ -195,6 +195,13 @@ def test_items_of_a_map_are_one_neighbour() -> None:
     assert "Meanwhile its replicas ran rag.each[].item x9." in said
 
 
+def test_a_wait_without_any_replica_says_so() -> None:
+    answer = attempt(2.0, 2.5, first_token_at=2.2)
+    lacked = "no replica of model 'large' was ready"
+    said = explain(run(call("answer", 0.0, answer, answers=True, lacked=lacked)))
+    assert f"When it began to wait, {lacked}." in said.sentences
+
+
 def test_an_objective_that_no_card_can_meet_is_said_to_be_one() -> None:
     answer = attempt(0.0, 3.0, first_token_at=2.0, ideal_ttft_s=1.8, ideal_s=2.8)
     assert "tighter than these cards allow" in str(explain(run(call("answer", 0.0, answer, answers=True))))
