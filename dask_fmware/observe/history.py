@@ -16,7 +16,7 @@ from dask_fmware.model.report import AttemptReport
 from dask_fmware.observe.blame import Blame, base_name, blame
 from dask_fmware.observe.census import Census
 from dask_fmware.observe.layout import GraphNode, graph_of
-from dask_fmware.observe.totals import Totals
+from dask_fmware.observe.totals import OTHERS, Totals
 from dask_fmware.observe.window import ALL, Bucket, Culprit, Ended, NodeTally, Window
 from dask_fmware.runtime.actions import Action, Assign, Hold
 from dask_fmware.runtime.events import Event, ReplicaGone, ReplicaReady, RunDropped, RunEnded, RunSubmitted
@@ -25,7 +25,6 @@ from dask_fmware.runtime.runs.records import CallRecord
 
 __all__ = ["OTHERS", "History", "Prediction", "ReplicaHistory"]
 
-OTHERS = "(others)"
 NAMES = 100  # workflows, and tenants, told apart
 POINTS = 400  # predictions remembered
 
@@ -168,7 +167,7 @@ class History:
             whom = blame(report) or Blame("between", "", "", "", "", 0.0)
             culprit = Culprit(workflow, whom.node, whom.cause, whom.accelerator, whom.card)
             bucket.miss(culprit, whom.loss_s)
-            self.totals.misses[culprit] += 1
+            self.totals.missed(culprit)
 
     @property
     def live_runs(self) -> int:

@@ -9,7 +9,10 @@ from dask_fmware.model.messages import AttemptEnded
 from dask_fmware.model.report import AttemptReport
 from dask_fmware.observe.window import Culprit, Ended
 
-__all__ = ["BOUNDS_S", "Histogram", "Totals"]
+__all__ = ["BOUNDS_S", "OTHERS", "Histogram", "Totals"]
+
+OTHERS = "(others)"
+CULPRITS = 2000  # told apart: nodes and cards come and go, series stay
 
 # Those of the GenAI conventions of OpenTelemetry for server times, without the finest.
 BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
@@ -58,6 +61,12 @@ class Totals:
         if ended.ttft is not None and ended.e2e is not None:
             self.ttft[workflow].add(ended.ttft[1])
             self.e2e[workflow].add(ended.e2e[1])
+
+    def missed(self, culprit: Culprit) -> None:
+        """Count a run that missed its objective; culprits beyond the bound by workflow, cause and accelerator alone."""
+        if culprit not in self.misses and len(self.misses) >= CULPRITS:
+            culprit = culprit._replace(node=OTHERS, card=OTHERS)
+        self.misses[culprit] += 1
 
     def attempt(self, model: str, accelerator: str, attempt: AttemptReport, event: AttemptEnded) -> None:
         """Count an attempt that finished; times are those that the scheduler saw."""

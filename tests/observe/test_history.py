@@ -7,11 +7,11 @@ import json
 import pytest
 
 from dask_fmware.model.plan import Objective
-from dask_fmware.observe import census
+from dask_fmware.observe import census, totals
 from dask_fmware.observe.figures import SHOWN, Figures, slack_labels
 from dask_fmware.observe.history import NAMES, OTHERS, History
 from dask_fmware.observe.layout import graph_of
-from dask_fmware.observe.window import ALL, Window
+from dask_fmware.observe.window import ALL, Culprit, Window
 from dask_fmware.runtime import FirstToken, ReplicaDraining, ReplicaGone, RunDropped, RunEnded
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
@@ -84,6 +84,18 @@ def test_names_beyond_the_bound_are_counted_together(driver: Driver) -> None:
     made = history(driver)
     assert [made.name("tenant", f"t{i}") for i in range(NAMES + 2)][-3:] == [f"t{NAMES - 1}", OTHERS, OTHERS]
     assert made.name("tenant", "t3") == "t3"
+
+
+def test_misses_of_ever_new_nodes_have_a_bounded_number_of_series(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(totals, "CULPRITS", 3)
+    made = history(driver).totals
+    for i in (*range(5), 0, 4):
+        made.missed(Culprit("rag", f"doc-{i}", "run", "cpu", f"job-{i}"))
+    assert {(culprit.node, culprit.card): runs for culprit, runs in made.misses.items()} == {
+        ("doc-0", "job-0"): 2, ("doc-1", "job-1"): 1, ("doc-2", "job-2"): 1, (OTHERS, OTHERS): 3,
+    }  # fmt: skip
 
 
 def test_a_window_forgets_and_bears_a_clock_that_goes_back() -> None:
