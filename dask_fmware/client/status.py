@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from dask_fmware.observe.failed import failed_in_words
 from dask_fmware.spec.columns import in_columns
 
 __all__ = ["RuntimeStatus"]
@@ -45,10 +46,8 @@ class RuntimeStatus(dict[str, Any]):
 
     @property
     def troubles(self) -> Iterable[str]:
-        """Replicas that failed, and hooks of the router that did, a sentence each."""
-        for replica in self["failed_replicas"]:
-            fate = "will be tried again" if replica["will_retry"] else "failed for good"
-            yield f"replica {replica['name']} of model {replica['model']} {fate}: {replica['error']}"
+        """Replicas that failed and hooks of the router that did, in a few sentences."""
+        yield from failed_in_words(self["failed_replicas"])
         for hook, count in self["failures"].items():
             yield f"the router failed {count} times in {hook}; see the scheduler's log"
 

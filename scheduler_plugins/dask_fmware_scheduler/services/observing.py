@@ -11,6 +11,7 @@ from distributed.metrics import time
 
 from dask_fmware.observe import History, waited_for
 from dask_fmware.observe.exposition import Family, expose, withdraw
+from dask_fmware.observe.failed import failed_in_words
 from dask_fmware.observe.figures import Figures
 from dask_fmware_scheduler.dashboard.board import Board
 from dask_fmware_scheduler.dashboard.mounting import mount
@@ -82,10 +83,8 @@ class Observing:
 
     def _beside(self) -> dict[str, Any]:
         """What the page shows that the machine does not know."""
-        failed = self._router.service(Arrivals).failed.values()
-        keys = ("name", "model", "accelerator", "error", "will_retry")
         return {
-            "failed_replicas": [{key: message.get(key) for key in keys} for message in failed],
+            "failed": failed_in_words(self._router.service(Arrivals).failed.values()),
             "light_workers": len(self._router.placement.light),
             "faults": dict(self._router.failures),
             **self._provisioning(),

@@ -60,8 +60,7 @@
       tiles.push(tile("Card cost", `${t.price_per_hour.toFixed(2)}/h`,
         t.price_per_1000_met === null ? "no run in SLO to share it" : `${t.price_per_1000_met.toFixed(2)} for 1,000 runs in SLO`));
     }
-    const troubles = live.failed_replicas.map((r) => h("p", { class: "fm-trouble" },
-      `Replica ${r.name} of model ${r.model} ${r.will_retry ? "is started again" : "failed for good"}: ${r.error}`));
+    const troubles = live.failed.map((text) => h("p", { class: "fm-trouble" }, text[0].toUpperCase() + text.slice(1)));
     for (const [hook, times] of Object.entries(live.faults)) {
       troubles.push(h("p", { class: "fm-trouble" }, `The router failed ${times} times in ${hook}; see the scheduler's log.`));
     }
