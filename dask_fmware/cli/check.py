@@ -32,8 +32,9 @@ def check(file: Path, kind: str | None, live: bool) -> None:
     """Check a deployment, workflow or scenario (YAML or JSON), or an event log, and print what it says.
 
     An error names the file, the line, the value and what to write instead. An event log (router.record, fm.record)
-    is held against the contract of the runtime: every accepted run ends once, attempts are bounded, no call runs
-    on a replica that is not ready or full, no late run is reported as in time, no slot leaks. Exits with 1 on a breach.
+    is held against the contract of the runtime: every accepted run ends once, and once more after each retry, attempts
+    are bounded, no call runs on a replica that is not ready or full, no late run is reported as in time, no slot leaks.
+    Exits with 1 on a breach.
 
     \b
     dask fmware check deployment.yaml

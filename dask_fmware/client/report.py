@@ -130,8 +130,12 @@ class Report:
 
     @property
     def notes(self) -> list[str]:
-        """What held calls up that no table cell says."""
-        return [
+        """What no table cell says: how often it failed before, and what held calls up."""
+        failed = [
+            f"failed after {failed_at:.3f} s, retried after {retried_at:.3f} s: {reason}"
+            for reason, failed_at, retried_at in self.data.failures
+        ]
+        return failed + [
             f"{call.node}: held for {call.queued_s:.3f} s, as {call.lacked}"
             if call.queued_s is not None
             else f"{call.node}: held, as {call.lacked}"

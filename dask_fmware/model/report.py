@@ -9,9 +9,9 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
-__all__ = ["AttemptReport", "CallReport", "CallState", "PackedReport", "RunReport", "RunState"]
+__all__ = ["AttemptReport", "CallReport", "CallState", "Failure", "PackedReport", "RunReport", "RunState"]
 
 CallState: TypeAlias = Literal["planned", "held", "queued", "running", "finished", "failed", "cancelled", "skipped"]
 RunState: TypeAlias = Literal["running", "finished", "failed", "cancelled", "refused"]
@@ -106,6 +106,14 @@ class CallReport:
         return self._since_runnable(self.last.ended_at if self.last else None)
 
 
+class Failure(NamedTuple):
+    """An end of a run that did not last, as its user had it tried again."""
+
+    reason: str
+    failed_at: float
+    retried_at: float
+
+
 @dataclass(slots=True)
 class RunReport:
     """One run of a workflow."""
@@ -122,6 +130,7 @@ class RunReport:
     finish_by_s: float | None = None
     first_token_at: float | None = None  # of the answer; its completion for a workflow that ends in plain code
     finished_at: float | None = None
+    failures: tuple[Failure, ...] = ()  # before it was retried, each time
     calls: list[CallReport] = field(default_factory=list)
 
     @property
@@ -156,7 +165,8 @@ class RunReport:
             {**dict(zip(_CALL, _of_call(call), strict=True)), "attempts": [_wire_of(one) for one in call.attempts]}
             for call in self.calls
         ]
-        return {**dict(zip(_RUN, _of_run(self), strict=True)), "calls": calls}
+        failures = tuple([tuple(failure) for failure in self.failures])
+        return {**dict(zip(_RUN, _of_run(self), strict=True)), "failures": failures, "calls": calls}
 
     def packed(self) -> PackedReport:
         """Return the report as a few hundred bytes, a third of what its values take as objects.
@@ -185,7 +195,8 @@ class RunReport:
             CallReport(**{**call, "attempts": [AttemptReport(**attempt) for attempt in call["attempts"]]})
             for call in wire["calls"]
         ]
-        return cls(**{**wire, "calls": calls})
+        failures = tuple([Failure(*failure) for failure in wire["failures"]])
+        return cls(**{**wire, "failures": failures, "calls": calls})
 
 
 def _wire_of(attempt: AttemptReport) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dask_fmware.model.report import AttemptReport, CallReport, RunReport
 
 __all__ = ["Blame", "Piece", "PieceKind", "base_name", "blame", "critical_path", "decisive_at", "promised_s"]
 
-PieceKind: TypeAlias = Literal["wait", "run", "lost", "between"]
+PieceKind: TypeAlias = Literal["wait", "run", "lost", "between", "failed"]
 CLOSE_S = 1e-6  # two times of one event
 
 
@@ -24,7 +24,8 @@ CLOSE_S = 1e-6  # two times of one event
 class Piece:
     """A stretch of a run's critical path; times are seconds since the run was submitted."""
 
-    kind: PieceKind  # lost: an attempt that did not count; between: plain code and hops before a node
+    # lost: an attempt that did not count; between: plain code and hops before a node; failed: all before the last retry
+    kind: PieceKind
     node: str  # of the call, or that the plain code is before; "" after the last call
     model: str
     start_s: float
@@ -104,10 +105,20 @@ def promised_s(report: RunReport, path: Sequence[Piece]) -> float | None:
 
 
 def critical_path(report: RunReport, now: float | None = None) -> list[Piece]:
-    """Return the pieces from submission to the decisive moment, in order."""
+    """Return the pieces from submission to the decisive moment, in order; all that failed before a retry is one."""
     at = decisive_at(report, now)
     if at is None:
         return []
+    pieces = _path(report, at)
+    failure = next((f for f in reversed(report.failures) if f.retried_at <= at), None)
+    if failure is None:
+        return pieces
+    since = failure.retried_at
+    later = [replace(piece, start_s=max(piece.start_s, since)) for piece in pieces if piece.end_s - since > CLOSE_S]
+    return [Piece("failed", "", "", 0.0, since, reason=failure.reason), *later]
+
+
+def _path(report: RunReport, at: float) -> list[Piece]:
     known = [call for call in report.calls if call.state not in ("skipped", "planned") and call.runnable_at is not None]
     calls = [_as_of(call, at) for call in known]
     # a workflow that ends in plain code, a map or a loop has its first token at its end, from no call
@@ -226,7 +237,12 @@ def blame(report: RunReport, now: float | None = None) -> Blame | None:
     if report.state == "refused":
         return Blame("refused", "", "", "", "", 0.0)
     if report.state == "failed":
-        failed = [call for call in report.calls if call.state == "failed"]
+        since = report.failures[-1].retried_at if report.failures else 0.0  # bodies of before do not run again
+        failed = [
+            call
+            for call in report.calls
+            if call.state == "failed" and (call.runnable_at is None or call.runnable_at >= since)
+        ]
         last = failed[-1].last if failed else None
         if last is not None:
             return Blame("failed", base_name(failed[-1].node), last.card, last.accelerator, last.replica, 0.0)

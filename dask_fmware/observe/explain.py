@@ -98,7 +98,10 @@ def explain(report: RunReport, neighbours: Sequence[Neighbour] = (), now: float 
     worst = _worst(path)
     left = left_s(report, since) if report.state == "running" and since is not None else None
     late = (report.state == "finished" and report.met is False) or (left is not None and left < 0.0)
-    sentences: list[str] = []
+    sentences = [
+        f"It had failed after {failed_at:.3f} s and was retried after {retried_at:.3f} s: {reason}."
+        for reason, failed_at, retried_at in report.failures
+    ]
     if report.state in ("failed", "refused", "cancelled"):
         whom = blame(report)
         where = f" at node '{whom.node}'" + (f" on card {whom.card}" if whom.card else "") if whom and whom.node else ""
@@ -169,6 +172,8 @@ def _words(
             no_node = "after the last call" if any(piece.node for piece in path) else "before any call of a model"
             what = f"before node '{worst.node}'" if worst.node else no_node
             said.append(f"{lead} plain code and hops {what}: {lost}.")
+        case "failed":
+            said.append(f"{lead} what came before it was retried: {lost}.")
     promised = promised_s(report, path)
     if late and promised is not None and ideal > promised:
         said.append(
@@ -215,7 +220,14 @@ def waited_for(report: RunReport, others: Iterable[RunReport], now: float | None
 
 
 def _what(piece: Piece) -> str:
-    return {"wait": "waited", "run": "ran", "lost": "ran in vain", "between": "plain code"}[piece.kind]
+    words = {
+        "wait": "waited",
+        "run": "ran",
+        "lost": "ran in vain",
+        "between": "plain code",
+        "failed": "before the retry",
+    }
+    return words[piece.kind]
 
 
 def _cell(value: Any) -> str:

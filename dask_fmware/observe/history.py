@@ -19,7 +19,7 @@ from dask_fmware.observe.layout import GraphNode, graph_of
 from dask_fmware.observe.totals import OTHERS, Totals
 from dask_fmware.observe.window import ALL, Bucket, Culprit, Ended, NodeTally, Window
 from dask_fmware.runtime.actions import Action, Assign, Hold
-from dask_fmware.runtime.events import Event, ReplicaGone, ReplicaReady, RunDropped, RunEnded, RunSubmitted
+from dask_fmware.runtime.events import Event, ReplicaGone, ReplicaReady, RunDropped, RunEnded, RunRetried, RunSubmitted
 from dask_fmware.runtime.machine import Machine
 from dask_fmware.runtime.runs.records import CallRecord
 
@@ -95,6 +95,7 @@ class History:
             RunSubmitted: self._submitted,
             AttemptEnded: self._attempt_ended,
             RunEnded: self._run_ended,
+            RunRetried: self._run_retried,
             RunDropped: self._run_ended,
             ReplicaReady: self._replica_ready,
             ReplicaGone: self._replica_gone,
@@ -150,6 +151,14 @@ class History:
 
     def _run_ended(self, event: RunEnded | RunDropped, now: float) -> None:
         self._over(event.run_id, now)
+
+    def _run_retried(self, event: RunRetried, now: float) -> None:
+        """It is under way again and ends once more; it did not arrive again."""
+        run_id, report = event.run_id, self.machine.report(event.run_id)
+        if report is None or report.run_id != run_id or report.state != "running" or run_id in self._live:
+            return
+        self._live.add(run_id)
+        self.totals.retried[self.name("workflow", report.workflow), self.name("tenant", report.tenant)] += 1
 
     def _over(self, run_id: str, now: float) -> None:
         if run_id not in self._live:

@@ -38,6 +38,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.submitted: Counter[tuple[str, str]] = Counter()  # (workflow, tenant)
+        self.retried: Counter[tuple[str, str]] = Counter()  # the same; each retry leads to one more end
         self.runs: Counter[tuple[str, str, str]] = Counter()  # (workflow, tenant, state)
         self.verdicts: Counter[tuple[str, str, str]] = Counter()  # (workflow, tenant, "met" or "missed")
         self.misses: Counter[Culprit] = Counter()

@@ -51,7 +51,7 @@ class _Flow:
 
     def ended(self, run: RunRecord, now: float) -> None:
         self.runs += 1
-        for call in run.report.calls:
+        for call in {call.node: call for call in run.report.calls}.values():  # of bodies that ran again the latest
             if call.state != "skipped":
                 name = _plain(call)
                 self.calls[name] += 1

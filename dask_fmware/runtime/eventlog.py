@@ -33,6 +33,7 @@ from dask_fmware.runtime.events import (
     ReplicaReady,
     RunDropped,
     RunEnded,
+    RunRetried,
     RunSubmitted,
     StepsTimed,
     Tick,
@@ -46,8 +47,9 @@ MARK = "dask_fmware_log"
 _EVENTS: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind)
     for kind in (
-        RunSubmitted, CallRunnable, CallWithdrawn, CallRetried, CallDropped, RunEnded, RunDropped, ReplicaReady,
-        ReplicaGone, ReplicaDraining, ModelAbandoned, Branched, FirstToken, AttemptEnded, Overdue, StepsTimed, Tick,
+        RunSubmitted, CallRunnable, CallWithdrawn, CallRetried, CallDropped, RunEnded, RunRetried, RunDropped,
+        ReplicaReady, ReplicaGone, ReplicaDraining, ModelAbandoned, Branched, FirstToken, AttemptEnded, Overdue,
+        StepsTimed, Tick,
     )
 }  # fmt: skip
 

@@ -25,6 +25,7 @@ __all__ = [
     "ReplicaReady",
     "RunDropped",
     "RunEnded",
+    "RunRetried",
     "RunSubmitted",
     "StepsTimed",
     "Tick",
@@ -73,6 +74,13 @@ class RunEnded:
     run_id: str
     state: Literal["finished", "failed", "cancelled"]
     reason: str = ""
+
+
+@immutable
+class RunRetried:
+    """A user wants a run that has failed tried again: it goes on, and ends once more."""
+
+    run_id: str
 
 
 @immutable
@@ -125,6 +133,7 @@ Event: TypeAlias = (
     | CallRetried
     | CallDropped
     | RunEnded
+    | RunRetried
     | RunDropped
     | ReplicaReady
     | ReplicaGone

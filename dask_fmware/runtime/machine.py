@@ -1,6 +1,7 @@
 """The machine that decides where and when every model call runs: events in, actions out.
 
-It owns the life of runs and calls and the contract of both: attempts are bounded, every accepted run ends once.
+It owns the life of runs and calls and the contract of both: attempts are bounded, every accepted run ends once,
+and once more after each retry.
 Who waits where and what starts is the dispatcher's. It knows no Dask, no engine and no clock: `now` comes with each
 event, and equal events give equal actions.
 """
@@ -36,6 +37,7 @@ from dask_fmware.runtime.events import (
     ReplicaReady,
     RunDropped,
     RunEnded,
+    RunRetried,
     RunSubmitted,
     StepsTimed,
     Tick,
@@ -144,6 +146,11 @@ class Machine:
                 return self._run_submitted(event.plan, now)
             case RunEnded():
                 return self._run_ended(event, now)
+            case RunRetried():
+                run = self.runs.get(event.run_id)
+                if run is not None and run.plan.run_id == event.run_id and run.report.state == "failed":
+                    run.reopen(now)
+                return []
             case RunDropped():
                 return self._run_dropped(event.run_id, now)
             case Branched():
@@ -156,7 +163,7 @@ class Machine:
             case CallRetried():
                 call = self.runs.calls.get(event.call_id)
                 if call is not None and call.report.state == "failed":
-                    attempts.start_over(call, now)
+                    attempts.start_over(call)
                 return []
             case CallDropped():
                 return self._call_gone(event.call_id, now, dropped=True)

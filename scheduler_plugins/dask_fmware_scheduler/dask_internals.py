@@ -8,7 +8,7 @@ Verified with distributed 2026.8.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,23 @@ class SchedulerInternals:
         """Answer these RPCs no more."""
         for name in names:
             self.scheduler.handlers.pop(name, None)
+
+    # -- retries: Scheduler.stimulus_retry, ClientState.wants_what ---------------------------------
+
+    def answer_retries(self, *, asked_only: bool) -> None:
+        """Name to a client that retries futures the tasks among those retried that it holds, or all as stock Dask does.
+
+        A client looks each of them up among its futures. Stock Dask also names the tasks that the error came from,
+        which nobody holds in a run of several steps: the client raises `KeyError`, though all of them are retried.
+        """
+        self.scheduler.handlers["retry"] = self._retry if asked_only else self.scheduler.stimulus_retry
+
+    def _retry(self, keys: Collection[str], client: str | None = None) -> tuple[str, ...]:
+        retried = self.scheduler.stimulus_retry(keys=keys, client=client)
+        asker = self.scheduler.clients.get(client)
+        if asker is None:
+            return tuple(retried)
+        return tuple(key for key in retried if self.scheduler.tasks.get(key) in asker.wants_what)
 
     # -- out-of-band functions: Worker.handlers["run"] --------------------------------------------
 

@@ -33,6 +33,7 @@ from dask_fmware.runtime import (
     ReplicaDraining,
     RunDropped,
     RunEnded,
+    RunRetried,
     RunSubmitted,
 )
 from dask_fmware.spec.deployment import Deployment
@@ -106,6 +107,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self._was_erred: Any = None  # key of the task that was released last, if it had failed
         self._closed = False
         self.dask.tolerate_worker_deaths(1000)
+        self.dask.answer_retries(asked_only=True)
         self.services = tuple(make(self) for make in SERVICES)
         self._listen(
             {message.op: partial(self._told, message) for message in (FirstToken, AttemptEnded, Branched, Overdue)}
@@ -154,6 +156,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.placement.close()
         self.guard.close()
         self.dask.stop_serving(self._served)
+        self.dask.answer_retries(asked_only=False)
 
     async def uninstall(self) -> None:
         """Fail what is held, since nobody will place it any more, and stop routing (RPC)."""
@@ -256,7 +259,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         match finish:
             case "waiting":
                 if key == self._was_erred:  # else it is forgotten next
-                    self.performer.tell(CallRetried(key))
+                    self._retried(key, run_id, node)
                 if not task.waiting_on:
                     self._runnable(task, run_id, node)
             case "processing":
@@ -276,13 +279,21 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 if key in self._outputs:
                     self._run_ended(self._outputs[key], "failed", self._failure(key))
             case "released":
-                self._was_erred = key if start == "erred" and node.model is not None else None
+                self._was_erred = key if start == "erred" else None
                 if node.model is not None and start != "memory":
                     self.performer.sync_replica_of(key)
                     self.performer.tell(CallWithdrawn(key))
                 self.performer.take_back(key)
             case "forgotten":
                 self._forgotten(key, node)
+
+    def _retried(self, key: str, run_id: str, node: PlannedNode) -> None:
+        """A user has a task that failed tried again: the first of a run, whatever it is, opens that run."""
+        report = self.machine.report(run_id)
+        if report is not None and report.state == "failed":
+            self.performer.tell(RunRetried(run_id))
+        if node.model is not None:
+            self.performer.tell(CallRetried(key))
 
     def _forgotten(self, key: str, node: PlannedNode) -> None:
         del self._nodes[key]

@@ -358,6 +358,30 @@ async def test_deaths_of_workers_are_counted_and_tolerated(cluster: InProcessClu
     assert dask.deaths(task) == 0
 
 
+@pytest.mark.parametrize("asked_only", [False, True])
+async def test_a_client_is_told_of_the_retried_tasks_that_it_holds(
+    cluster: InProcessCluster, dask: SchedulerInternals, asked_only: bool
+) -> None:
+    """Stock Dask names all of them, and the client looks each up among its futures."""
+    left = [0]  # to divide by, one call after the other
+
+    async def divide() -> float:
+        return 1 / left.pop() if left else 1.0
+
+    _local["divide"] = divide
+    future = cluster.client.get({"first": (call_local, "divide"), "last": (type, "first")}, "last", sync=False)
+    with pytest.raises(ZeroDivisionError):
+        await future
+    dask.answer_retries(asked_only=asked_only)
+    if asked_only:
+        await future.retry()
+        assert await future is float
+    else:
+        with pytest.raises(KeyError, match="first"):
+            await future.retry()
+        await cluster.until(lambda: cluster.scheduler.tasks["last"].state == "memory", "it is retried all the same")
+
+
 async def test_a_client_that_comes_while_all_are_told_something_is_made_all_the_same(cluster: InProcessCluster) -> None:
     class Tells(SchedulerPlugin):
         """Tells all clients of a cancellation in the moment the first of them comes."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from dask_fmware.model.report import AttemptReport, CallReport, RunReport
+from dask_fmware.model.report import AttemptReport, CallReport, Failure, RunReport
 from dask_fmware.observe.blame import base_name, blame, critical_path, decisive_at
 from dask_fmware.observe.explain import explain, waited_for
 from dask_fmware.simulate.workload import Workload
@@ -38,6 +38,34 @@ def run(*calls: CallReport, ttft_slo_s: float | None = 1.0, **more: object) -> R
 
 
 REWRITE = attempt(0.0, 0.2, ideal_s=0.2, predicted_s=0.2)
+
+
+def test_what_came_before_a_retry_is_one_piece_and_to_blame_where_it_cost_most() -> None:
+    first = attempt(0.3, 1.0, outcome="failed", error="it broke")
+    second = attempt(5.2, 6.0, number=2, first_token_at=5.4, ideal_ttft_s=0.2)
+    answer = call("answer", 5.1, first, second, answers=True, after=("rewrite",))
+    report = run(call("rewrite", 0.0, REWRITE), answer, failures=(Failure("it broke", 1.0, 5.0),))
+    assert [(piece.kind, piece.start_s, piece.end_s) for piece in critical_path(report)] == [
+        ("failed", 0.0, 5.0), ("between", 5.0, 5.1), ("wait", 5.1, 5.2), ("run", 5.2, 5.4),
+    ]  # fmt: skip
+    whom = blame(report)
+    assert whom is not None
+    assert (whom.cause, whom.node, whom.loss_s) == ("failed", "", 5.0)
+    said = str(explain(report))
+    assert "It had failed after 1.000 s and was retried after 5.000 s: it broke." in said
+    assert "To blame is what came before it was retried: 5.000 s of 5.400 s." in said
+
+
+def test_a_body_that_failed_before_a_retry_is_not_to_blame_for_the_next_failure() -> None:
+    body = call("map[0].each", 0.0, attempt(0.0, 1.0, outcome="failed", error="it broke"), state="failed")
+    report = run(body, state="failed", reason="no", finished_at=6.0, failures=(Failure("it broke", 1.0, 5.0),))
+    whom = blame(report)
+    assert whom is not None
+    assert (whom.cause, whom.node) == ("failed", "")
+    report.failures = ()
+    whom = blame(report)
+    assert whom is not None
+    assert whom.node == "map[].each"
 
 
 def test_a_wait_for_a_slot_is_blamed_with_the_card_that_was_waited_for() -> None:

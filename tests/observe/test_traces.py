@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from dask_fmware.model.report import Failure
 from dask_fmware_scheduler.services.traces import record
 from tests.observe.test_blame import attempt, call, run
 
@@ -57,6 +58,19 @@ def test_a_run_that_failed_or_never_began_is_an_error(exported: InMemorySpanExpo
     root = by_name(exported)["invoke_workflow rag"]
     assert root.status.status_code is trace.StatusCode.ERROR
     assert root.attributes["error.type"] == "DeadlineRejectedError"
+
+
+def test_a_run_that_was_retried_has_spans_of_what_came_since(exported: InMemorySpanExporter) -> None:
+    first = attempt(0.2, 1.0, outcome="failed", error="it broke")
+    second = attempt(5.5, 6.0, number=2, first_token_at=5.6)
+    retried = run(call("kept", 0.0, attempt(0.0, 0.1)), call("answer", 5.2, first, second, answers=True))
+    retried.failures = (Failure("it broke", 1.0, 5.0),)
+    record(retried, lambda _: "")
+    spans = exported.get_finished_spans()
+    assert [span.name for span in spans] == ["chat large", "answer", "invoke_workflow rag"]
+    assert (spans[-1].start_time, spans[-1].attributes["fmware.run.retries"]) == (105_000_000_000, 1)
+    assert spans[-1].attributes["fmware.time_to_first_token_s"] == 5.6
+    assert spans[1].start_time == 105_200_000_000
 
 
 def test_without_a_provider_nothing_is_made() -> None:

@@ -137,4 +137,5 @@ def check_history(shell: Shell) -> None:
             name: count for name, count in running.items() if count
         }
     ended = sum(history.totals.runs.values())
-    assert sum(history.totals.submitted.values()) == ended + history.live_runs
+    begun = sum(history.totals.submitted.values()) + sum(history.totals.retried.values())
+    assert begun == ended + history.live_runs

@@ -21,6 +21,7 @@ from dask_fmware.runtime import (
     AttemptEnded,
     Branched,
     CallDropped,
+    CallRetried,
     CallRunnable,
     CallWithdrawn,
     Event,
@@ -36,6 +37,7 @@ from dask_fmware.runtime import (
     ReplicaReady,
     RunDropped,
     RunEnded,
+    RunRetried,
     RunSubmitted,
     Skip,
     Tick,
@@ -257,6 +259,18 @@ class Shell:
     def erred(self, task: Task, reason: str) -> None:
         task.state, task.on = "erred", None
         self._end(self.runs[task.plan_id], "failed", reason)
+
+    def retry(self, run: Submitted) -> None:
+        """The client has a run that failed tried again: what erred begins anew when its inputs are there."""
+        run.ended = None
+        self._due.append(RunRetried(run.plan.run_id))
+        for task in run.tasks.values():
+            if task.state == "erred":
+                task.state, task.tries, task.spared = "waiting", 0, False
+                if task.node.model is not None:
+                    self._due.append(CallRetried(task.node.key))
+        self.advance(run)
+        self.flush()
 
     def withdraw(self, task: Task) -> None:
         task.state, task.on = "waiting", None

@@ -23,6 +23,7 @@ from dask_fmware.runtime import (
     ReplicaReady,
     RunDropped,
     RunEnded,
+    RunRetried,
     RunSubmitted,
     Skip,
 )
@@ -60,10 +61,21 @@ def test_a_run_that_is_served_keeps_the_contract() -> None:
     assert contract.counts == {"events": 6, "runs": 1, "attempts": 1, "attempts finished": 1, "runs finished": 1}
 
 
+def test_a_run_that_failed_may_be_retried_and_ends_once_more() -> None:
+    failed = [(READY, ()), (SUBMITTED, ()), (RunEnded("r", "failed"), ())]
+    contract = checked(*failed, (RunRetried("r"), ()), (CallRunnable("r/x"), [assign()]), *SERVED[-2:])
+    assert contract.breaches == []
+    assert (contract.counts["runs"], contract.counts["runs failed"], contract.counts["runs finished"]) == (1, 1, 1)
+    assert contract.counts["runs retried"] == 1
+    contract = checked(*SERVED, (RunRetried("r"), ()), (RunRetried("z"), ()))
+    assert (contract.breaches, contract.counts["runs retried"]) == ([], 0)
+
+
 @pytest.mark.parametrize(
     ("course", "point", "what"),
     [
         ([(SUBMITTED, ())], 1, "run 'r' of workflow 'rag' was accepted and never ended"),
+        ([(SUBMITTED, ()), (RunEnded("r", "failed"), ()), (RunRetried("r"), ())], 1, "was accepted and never ended"),
         (STARTED, 3, "attempt 1 of call 'r/x' still holds a slot of 'tcp://a'"),
         ([*STARTED, (RunEnded("r", "finished"), ())], 4, "no attempt of node 'x' did"),
         ([*STARTED, (ended(outcome="retry"), [assign(attempt=2)])], 3, "although its inputs are not there"),

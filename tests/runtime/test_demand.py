@@ -4,7 +4,7 @@ import random
 from math import inf
 
 from dask_fmware.model.plan import Objective
-from dask_fmware.runtime import ReplicaGone, ReplicaReady, RunEnded
+from dask_fmware.runtime import ReplicaGone, ReplicaReady, RunDropped, RunEnded, RunRetried
 from dask_fmware.runtime.demand import Demand
 from tests.runtime.builders import Driver, node, plan, replica
 
@@ -61,3 +61,25 @@ def test_a_workflow_has_the_objectives_of_its_first_token_and_of_its_end() -> No
         flow = demand.workflows(0.0)[0]
         assert (flow.slo_s, flow.end_s) == bounds
         assert flow.nodes[0].answers is (objective.ttft_s is not None)
+
+
+def test_a_run_that_is_retried_has_not_arrived_again_and_its_bodies_count_once() -> None:
+    driver = Driver()
+    demand = Demand(driver.machine)
+    driver.machine.observers.append(demand)
+    driver.ready(replica("a"))
+    driver.submit(plan("r", [node("r/map", None)]))
+    rate = demand.workflows(driver.now)[0].rate
+    for again in range(2):
+        body = f"r[{again}]"
+        driver.submit(plan(body, [node(f"{body}/map[0].each")], part_of="r"))
+        driver.runnable(f"{body}/map[0].each")
+        driver.end(f"{body}/map[0].each")
+        driver.tell(RunDropped(body))
+        if not again:
+            driver.tell(RunEnded("r", "failed", "it broke"), RunRetried("r"))
+    driver.tell(RunEnded("r", "finished"))
+    [flow] = demand.workflows(driver.now)
+    assert flow.rate == rate
+    assert [round(found.calls, 6) for found in flow.nodes if found.model] == [round(1 / 6, 6)]
+    assert driver.machine.knowledge.nodes.of("rag", "map").rounds.value == 1.0

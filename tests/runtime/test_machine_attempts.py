@@ -15,6 +15,7 @@ from dask_fmware.runtime import (
     FirstToken,
     ReplicaGone,
     RunEnded,
+    RunRetried,
 )
 from dask_fmware.runtime.contract import Contract
 from tests.runtime.builders import Driver, assigned, plan, replica
@@ -85,7 +86,7 @@ def test_a_failed_call_that_its_user_retries_has_all_attempts_again_and_is_count
     d.start("x")
     for number in (1, 2, 3, 4):
         if number == 3:
-            d.tell(RunEnded("x", "failed", "used up"), CallWithdrawn("x"), CallRetried("x"), at=30.0)
+            d.tell(RunEnded("x", "failed", "used up"), CallWithdrawn("x"), RunRetried("x"), CallRetried("x"), at=30.0)
             assert assigned(d.runnable("x")) == [("x", "tcp://a", 3)]
             assert d.call("x").runnable_at == 30.0
         d.end("x", "retry", number, error="it broke")

@@ -24,6 +24,7 @@ from dask_fmware.runtime import (
     ReplicaGone,
     RunDropped,
     RunEnded,
+    RunRetried,
     RunSubmitted,
     Tick,
 )
@@ -97,6 +98,10 @@ class World(RuleBasedStateMachine):
     def tasks(self, *states: str) -> list:
         return [t for t in self.shell.tasks.values() if t.state in states and t.node.model is not None]
 
+    def failed(self) -> list:
+        runs = [run for run in self.shell.runs.values() if run.root]
+        return [run for run in runs if self.shell.machine.report(run.plan.run_id).state == "failed"]  # type: ignore[union-attr]
+
     @initialize(
         shapes=st.lists(st.sampled_from(SHAPES), max_size=4), slots=st.integers(1, 2), replicas=st.integers(0, 3)
     )
@@ -134,6 +139,11 @@ class World(RuleBasedStateMachine):
         nodes = [node(f"{run_id}/x"), node(f"{run_id}/y", "large", after=("x",), guards=guards)]
         outer = (("s", branch),) if decided else ()
         self.shell.submit(plan(run_id, nodes, part_of=parent.plan.run_id, decided=outer), {})
+
+    @precondition(lambda self: self.failed())
+    @rule(pick=PICK)
+    def a_client_retries(self, pick: int) -> None:
+        self.shell.retry(self.one(self.failed(), pick))
 
     @precondition(lambda self: self.shell.runs)
     @rule(pick=PICK, calls_first=st.booleans())
@@ -266,6 +276,7 @@ class World(RuleBasedStateMachine):
                     CallRetried("nobody"),
                     Branched("nobody", "s", 0),
                     RunEnded("nobody", "failed"),
+                    RunRetried("nobody"),
                     RunDropped("nobody"),
                     ReplicaGone("tcp://nobody"),
                     ReplicaDraining("tcp://nobody"),

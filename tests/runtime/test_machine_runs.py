@@ -8,7 +8,18 @@ import pytest
 
 from dask_fmware.errors import CapacityError, DeadlineRejectedError, RuntimeFaultError, UnknownModelError
 from dask_fmware.model.plan import Objective, PlannedNode, RunPlan
-from dask_fmware.runtime import AttemptEnded, CallRunnable, Fail, FirstToken, Hold, ReplicaGone, RunDropped, RunEnded
+from dask_fmware.runtime import (
+    AttemptEnded,
+    CallRetried,
+    CallRunnable,
+    Fail,
+    FirstToken,
+    Hold,
+    ReplicaGone,
+    RunDropped,
+    RunEnded,
+    RunRetried,
+)
 from tests.runtime.builders import Driver, assigned, node, plan, replica
 
 
@@ -79,6 +90,36 @@ def test_a_run_ends_once() -> None:
     report = d.machine.report("x")
     assert report is not None
     assert (report.state, report.reason, report.finished_at, report.first_token_at) == ("failed", "it broke", 3.0, None)
+
+
+def test_a_run_that_failed_goes_on_when_it_is_retried_and_ends_once_more() -> None:
+    d = Driver(max_attempts=1)
+    d.ready(replica("a"))
+    d.submit(plan("x", [node("x/a", answers=True)], objective=Objective(e2e_s=5.0)))
+    d.runnable("x/a")
+    d.end("x/a", "failed", error="it broke")
+    d.tell(RunEnded("x", "failed", "it broke"), at=3.0)
+    d.tell(RunRetried("x"), CallRetried("x/a"), RunRetried("x"), at=4.0)
+    report = d.machine.report("x")
+    assert report is not None
+    assert (report.state, report.reason, report.finished_at, report.met) == ("running", "", None, None)
+    assert report.failures == (("it broke", 3.0, 4.0),)
+    d.runnable("x/a")
+    d.end("x/a", "finished", 2)
+    d.tell(RunEnded("x", "finished"), RunEnded("x", "failed"), RunRetried("x"), at=6.0)
+    assert (report.state, report.finished_at, report.met) == ("finished", 6.0, False), "late since its submission"
+    assert d.machine.knowledge.pause_s("rag", "a") < 1.0, "nobody's time before a retry is a pause of the workflow"
+
+
+@pytest.mark.parametrize("state", ["finished", "cancelled"])
+def test_only_a_run_that_failed_is_opened_by_a_retry(state: str) -> None:
+    d = Driver()
+    d.start("x")
+    d.tell(RunRetried("x"), RunRetried("nobody"), at=1.0)
+    d.tell(RunEnded("x", state), RunRetried("x"), RunEnded("x", "failed"), at=2.0)  # type: ignore[arg-type]
+    report = d.machine.report("x")
+    assert report is not None
+    assert (report.state, report.failures) == (state, ())
 
 
 def test_the_first_token_of_a_run_is_the_last_of_those_that_make_its_answer() -> None:

@@ -25,6 +25,7 @@ from dask_fmware.runtime.events import (
     ReplicaReady,
     RunDropped,
     RunEnded,
+    RunRetried,
     RunSubmitted,
 )
 from dask_fmware.runtime.replicas.slots import AttemptKey
@@ -124,6 +125,8 @@ class Contract:
                     call.tokens_of = max(call.tokens_of, event.attempt)
             case RunEnded():
                 self._run_ended(event)
+            case RunRetried():
+                self._run_retried(event.run_id)
             case RunDropped():
                 self._run_dropped(event.run_id)
             case ReplicaReady():
@@ -193,6 +196,13 @@ class Contract:
                     what = f"run '{event.run_id}' finished, yet no attempt of node '{call.node.name}' did"
                     self._broken(MISSES, what)
         self._reported(run)
+
+    def _run_retried(self, run_id: str) -> None:
+        """A run that failed is to end once more; the time that it takes still counts from its submission."""
+        run = self._runs.get(run_id)
+        if run is not None and run.state == "failed" and run.plan.run_id == run_id:
+            run.state = "live"
+            self.counts["runs retried"] += 1
 
     def _reported(self, run: _Run) -> None:
         """A run whose completion came after its bound has missed it, whatever its report says."""

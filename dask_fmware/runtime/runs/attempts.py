@@ -150,11 +150,11 @@ def fail(call: CallRecord, error: FMwareError) -> Fail:
     return Fail(call.call_id, error)
 
 
-def start_over(call: CallRecord, now: float) -> None:
-    """A user wants a failed call tried again: with all attempts, on any replica, and counted from here."""
+def start_over(call: CallRecord) -> None:
+    """A user wants a failed call tried again: with all attempts, on any replica, counted from when it is runnable."""
     call.tries, call.spared, call.avoid, call.parked = 0, False, frozenset(), False
     call.report.state, call.report.reason = "planned", ""
-    call.report.runnable_at = now - call.run.report.submitted
+    call.report.runnable_at = None
 
 
 def reject(call: CallRecord, why: str) -> Fail:

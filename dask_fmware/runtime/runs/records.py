@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
-from dask_fmware.model.report import AttemptReport, CallReport, CallState, PackedReport, RunReport, RunState
+from dask_fmware.model.report import AttemptReport, CallReport, CallState, Failure, PackedReport, RunReport, RunState
 from dask_fmware.policy.protocol import CallView
 from dask_fmware.runtime.learning.knowledge import Decided, Shape
 from dask_fmware.runtime.runs.shares import Level
@@ -98,6 +98,14 @@ class RunRecord:
             if call.answers and call.state != "skipped" and call.last and call.last.first_token_at is not None
         ]
         report.first_token_at = max(firsts, default=report.finished_at if state == "finished" else None)
+
+    def reopen(self, now: float) -> None:
+        """It failed and is tried again: its objective counts from its submission, its pauses and bodies from here."""
+        report, at = self.report, now - self.report.submitted
+        failed_at = at if report.finished_at is None else report.finished_at
+        report.failures = (*report.failures, Failure(report.reason, failed_at, at))
+        report.state, report.reason, report.finished_at, report.first_token_at = "running", "", None, None
+        self.idle_since, self.rounds, self.bodies, self.latest = now, NOTHING, NOTHING, NOTHING
 
     def take(self, plan_id: str, switch: str, branch: int | None) -> None:
         """A switch of one of its plans has decided."""

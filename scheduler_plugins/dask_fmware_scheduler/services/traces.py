@@ -1,6 +1,7 @@
 """OpenTelemetry spans of runs: workflow > node > attempt, through the API package (extra `otel`).
 
-A run's spans are made when it has ended, from its report, with the times that the scheduler saw. Names follow the
+A run's spans are made when it has ended, from its report, with the times that the scheduler saw. A run that failed and
+was retried has spans once more, of what came since: its first ones have no ``fmware.run.retries``. Names follow the
 GenAI semantic conventions, version 1.41 (all of them "in development"): ``invoke_workflow NAME`` around a span for each
 model node, around one ``chat MODEL`` for each attempt. No prompt and no answer is in any span: the scheduler has none.
 Without a tracer provider in the scheduler's process nothing is made.
@@ -15,7 +16,7 @@ import dask.config
 
 from dask_fmware.model.report import AttemptReport, CallReport, RunReport
 from dask_fmware.observe.blame import blame
-from dask_fmware.runtime import Action, Event, RunDropped, RunEnded, RunSubmitted
+from dask_fmware.runtime import Action, Event, RunDropped, RunEnded, RunRetried, RunSubmitted
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
@@ -29,7 +30,7 @@ Attributes = dict[str, str | int | float | bool]
 class Traces:
     """Watches the machine and hands over the spans of runs that ended; a `Service`."""
 
-    watches = frozenset({RunSubmitted, RunEnded, RunDropped})
+    watches = frozenset({RunSubmitted, RunEnded, RunRetried, RunDropped})
 
     def __init__(self, router: ReplicaRouter) -> None:
         self._router = router
@@ -58,13 +59,17 @@ class Traces:
         self._router.machine.observers.remove(self)
 
     def observe(self, event: Event, actions: Sequence[Action], now: float) -> None:
-        """Hand over a run's spans when it has ended, once."""
+        """Hand over a run's spans when it has ended, once for its submission and once for each retry."""
         match event:
             case RunSubmitted() if event.plan.part_of is None:
                 self._live.add(event.plan.run_id)
                 report = self._router.machine.report(event.plan.run_id)
                 if report is not None and report.state == "refused":
                     self._ended(event.plan.run_id)
+            case RunRetried():
+                report = self._router.machine.report(event.run_id)
+                if report is not None and report.run_id == event.run_id and report.state == "running":
+                    self._live.add(event.run_id)
             case RunEnded() | RunDropped():
                 self._ended(event.run_id)
             case _:
@@ -103,35 +108,44 @@ def record(report: RunReport, engine: Callable[[str], str]) -> None:
     from opentelemetry import trace
     from opentelemetry.trace import SpanKind, set_span_in_context
 
+    since = report.failures[-1].retried_at if report.failures else 0.0
     tracer = trace.get_tracer(SCOPE)
     root = tracer.start_span(
         f"invoke_workflow {report.workflow}",
         kind=SpanKind.INTERNAL,
-        start_time=_ns(report, 0.0),
+        start_time=_ns(report, since),
         attributes=_run_attributes(report),
     )
     if root.is_recording():
         context = set_span_in_context(root)
         for call in report.calls:
-            if call.runnable_at is not None and call.attempts:
-                _call(report, call, engine, tracer, context)
+            attempts = [attempt for attempt in call.attempts if attempt.started_at >= since]
+            if call.runnable_at is not None and attempts:
+                _call(report, call, attempts, engine, tracer, context)
         _close(root, report, _end_of(report), report.reason if report.state in ("failed", "refused") else "")
 
 
-def _call(report: RunReport, call: CallReport, engine: Callable[[str], str], tracer: Any, context: Any) -> None:
+def _call(
+    report: RunReport,
+    call: CallReport,
+    attempts: Sequence[AttemptReport],
+    engine: Callable[[str], str],
+    tracer: Any,
+    context: Any,
+) -> None:
     from opentelemetry.trace import SpanKind, set_span_in_context
 
-    last = call.attempts[-1]
+    last = attempts[-1]
     attributes: Attributes = {
         "fmware.workflow.node": call.node,
         "gen_ai.request.model": call.model,
         "fmware.call.state": call.state,
         "fmware.call.queued_s": call.queued_s or 0.0,
     }
-    start = min(call.runnable_at or 0.0, call.attempts[0].started_at)
+    start = min(call.runnable_at or 0.0, attempts[0].started_at)
     span = tracer.start_span(call.node, context, SpanKind.INTERNAL, attributes, start_time=_ns(report, start))
     inside = set_span_in_context(span)
-    for attempt in call.attempts:
+    for attempt in attempts:
         made = tracer.start_span(
             f"chat {call.model}",
             inside,
@@ -162,6 +176,8 @@ def _run_attributes(report: RunReport) -> Attributes:
     ):
         if bound is not None:
             attributes[f"fmware.slo.{name}"] = bound
+    if report.failures:
+        attributes["fmware.run.retries"] = len(report.failures)
     if report.met is not None:
         attributes["fmware.slo.met"] = report.met
     if report.first_token_at is not None:
