@@ -23,7 +23,7 @@ from distributed import Client
 from dask_fmware.client.asking import checked_client
 from dask_fmware.client.install import installed_status
 from dask_fmware.compile.profiles import open_store
-from dask_fmware.errors import CapacityError, DeploymentError, EngineError, FMwareError
+from dask_fmware.errors import CapacityError, DeploymentError, EngineError, FMwareError, SpecError
 from dask_fmware.profile.experiments import Experiment
 from dask_fmware.profile.progress import EngineFacts, PartialProfile, TraceRecord
 from dask_fmware.profile.record import LiveProfile, Profile, ProfileKey
@@ -36,6 +36,7 @@ LEASE_S = 60.0  # a replica is back in routing so long after whoever measures it
 RENEW_S = 15.0
 PATIENCE_S = 300.0  # for calls that run on the replica
 DEAR_S = 20.0  # an experiment that takes longer is the longest of its phase
+MORE_ROUNDS = 2  # of experiments, where those that were asked for leave too few points
 SAVE_S = 1.0  # between two writes of what was measured so far
 LABELS = ("model", "accelerator", "engine", "engine_version")  # of a replica
 DOUBTED = 0.3  # median error of a law on held-out steps, above which it is told of
@@ -88,7 +89,8 @@ def profile_models(
     force
         Measure again what the store has.
     repeats
-        Rounds of experiments. More rounds take longer and lessen the error on noisy machines.
+        Rounds of experiments. More rounds take longer and lessen the error on noisy machines; up to two are added
+        where these leave too few points for a law.
     progress
         Called after each experiment, in the thread of the client's event loop.
 
@@ -231,9 +233,29 @@ class _Profiling:
         earlier = None if self.force else self.store.get_part(key)
         if earlier is not None and _asks_the_same(earlier.facts, part.facts):
             part = earlier
+        for rounds in range(self.repeats, self.repeats + MORE_ROUNDS + 1):
+            part = await self.measured(part, worker, rounds, leave)
+            try:
+                made = part.profile(
+                    f"profiled here with dask-fmware {version('dask-fmware')}", np.random.default_rng(0)
+                )
+            except SpecError:  # of a machine that was busy, too few steps are left
+                if rounds == self.repeats + MORE_ROUNDS:
+                    raise
+            else:
+                break
+        self.tell(part, [])
+        self.store.put(made)
+        self.store.drop_part(key)
+        return made
+
+    async def measured(
+        self, part: PartialProfile, worker: str, rounds: int, leave: asyncio.Task[None]
+    ) -> PartialProfile:
+        """Run what is missing of so many rounds; what was measured is kept, whatever ends this."""
         saved = monotonic()
         try:
-            while to_do := part.to_do(self.repeats):
+            while to_do := part.to_do(rounds):
                 self.tell(part, to_do)
                 if self.stop.is_set():
                     raise asyncio.CancelledError
@@ -248,11 +270,7 @@ class _Profiling:
                     saved = monotonic()
         finally:
             self.store.put_part(part)
-        self.tell(part, [])
-        made = part.profile(f"profiled here with dask-fmware {version('dask-fmware')}", np.random.default_rng(0))
-        self.store.put(made)
-        self.store.drop_part(key)
-        return made
+        return part
 
     def tell(self, part: PartialProfile, to_do: list[Experiment]) -> None:
         done = len(part.traces)

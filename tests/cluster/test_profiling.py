@@ -13,10 +13,11 @@ from distributed.core import Status
 
 from dask_fmware.client import profiling
 from dask_fmware.client.profiling import ProfileProgress, profile_models
-from dask_fmware.errors import DeploymentError, EngineCrashedError
+from dask_fmware.errors import DeploymentError, EngineCrashedError, SpecError
 from dask_fmware.profile.arguments import arguments_digest, engine_arguments
 from dask_fmware.profile.known import known_speed
 from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.progress import PartialProfile
 from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileKey, Provenance
 from dask_fmware.profile.store import ProfileStore
 from dask_fmware.spec.deployment import Deployment
@@ -97,6 +98,26 @@ async def test_an_interrupted_run_is_taken_up_where_it_was(cluster, tmp_path) ->
     )
     assert made.state == "measured"
     assert seen[0] == 3
+
+
+async def test_what_a_busy_machine_spoiled_is_measured_again(cluster, tmp_path, monkeypatch) -> None:
+    fits, fit = [], PartialProfile.profile
+
+    def few(part: PartialProfile, *args: Any) -> Profile:
+        fits.append(len(part.traces))
+        if len(fits) < few_fits:
+            raise SpecError("too few points to fit the decode law")
+        return fit(part, *args)
+
+    monkeypatch.setattr(PartialProfile, "profile", few)
+    few_fits = 2
+    (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1)
+    assert made.state == "measured"
+    assert fits == [fits[0], 2 * fits[0]]
+    few_fits, fits[:] = 9, []
+    (made,) = await profile_models(cluster.client, ["large"], store=tmp_path, repeats=1)
+    assert (made.state, made.reason) == ("failed", "too few points to fit the decode law")
+    assert len(fits) == 1 + profiling.MORE_ROUNDS
 
 
 async def test_a_lease_ends_by_itself(cluster) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
@@ -49,6 +49,27 @@ class Piece:
     cached_tokens: int = 0  # of the prompt, as far as known
 
 
+class _Answer:
+    """What a backend has made for one request; it goes on to its reader at once, without another task between."""
+
+    def __init__(self, call: EngineCall) -> None:
+        self._call = call
+        self._is_checked = call.request.choices is not None or call.request.json_schema is not None
+        self.texts: list[str] = []  # of an answer that is checked
+        self.tokens = 0
+        self.finish_reason: FinishReason | None = None
+
+    def take(self, piece: Piece) -> None:
+        """Hand one piece on."""
+        self.tokens += piece.tokens
+        self.finish_reason = piece.finish_reason
+        self._call.cached_tokens = piece.cached_tokens or self._call.cached_tokens
+        if self._is_checked:
+            self.texts.append(piece.text)
+        if piece.text or piece.tokens:
+            self._call.put(Delta(piece.text, piece.tokens))
+
+
 def share_interpreter() -> None:
     """Let the event loop have the interpreter soon while a thread of this process steps a model.
 
@@ -65,14 +86,19 @@ class Backend(Protocol):
     def open(self) -> None:
         """Load; blocks."""
 
-    def stream(self, number: str, request: Request, tokens: Sequence[int], seed: int) -> AsyncIterator[Piece]:
-        """Generate; `number` is unique, closing the iterator aborts. Raises what the library raises."""
+    async def generate(
+        self, number: str, request: Request, tokens: Sequence[int], seed: int, take: Callable[[Piece], None]
+    ) -> None:
+        """Generate, handing pieces to `take` as they come, on the event loop; returns after the last.
+
+        `number` is unique. Cancelling aborts. Raises what the library raises.
+        """
 
     def state(self) -> EngineState:
         """What the library counts; running and waiting are not read. Raises `EngineCrashedError` if it has died."""
 
     def close(self) -> None:
-        """Free everything; blocks. No stream is open."""
+        """Free everything; blocks. Nothing is being generated."""
 
 
 class TokenEngine:
@@ -249,32 +275,24 @@ class TokenEngine:
             call.prompt_tokens = len(tokens)
             async with self._queue.slot(request.priority):
                 call.has_slot = True
-                await self._read(call, backend, tokens)
+                await self._generate(call, backend, tokens)
         except FMwareError as error:
             call.put(error)
         except Exception as error:
             call.put(self._failure(error, request))
 
-    async def _read(self, call: EngineCall, backend: Backend, tokens: list[int]) -> None:
-        request, made, finish_reason = call.request, 0, None
-        is_formatted, texts = request.choices is not None or request.json_schema is not None, []
+    async def _generate(self, call: EngineCall, backend: Backend, tokens: list[int]) -> None:
+        request, answer = call.request, _Answer(call)
         number = f"{request.request_id}~{next(self._numbers)}"  # an id may come again before it was forgotten
         seed = self._random.getrandbits(31) if request.sampling.seed is None else request.sampling.seed
-        async with aclosing(backend.stream(number, request, tokens, seed)) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                made += piece.tokens
-                call.cached_tokens = piece.cached_tokens or call.cached_tokens
-                finish_reason = piece.finish_reason
-                if is_formatted:
-                    texts.append(piece.text)
-                if piece.text or piece.tokens:
-                    call.put(Delta(piece.text, piece.tokens))
+        await backend.generate(number, request, tokens, seed, answer.take)
+        finish_reason = answer.finish_reason
         if finish_reason not in ("stop", "length"):
             raise EngineCrashedError(
                 f"{self.name}: '{self._model}': request '{request.request_id}' ended with {finish_reason!r}; try again"
             )
-        check_format(request, "".join(texts), finish_reason, engine=self.name)
-        call.put(Delta("", 0, finish_reason, Usage(call.prompt_tokens, made, call.cached_tokens)))
+        check_format(request, "".join(answer.texts), finish_reason, engine=self.name)
+        call.put(Delta("", 0, finish_reason, Usage(call.prompt_tokens, answer.tokens, call.cached_tokens)))
 
     async def _tokenize(self, backend: Backend, request: Request) -> list[int]:
         work = partial(_tokens, backend.tokenizer, request, f"{self.name}: '{self._model}'")

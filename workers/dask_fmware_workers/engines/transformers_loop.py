@@ -10,7 +10,7 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,7 +65,7 @@ class Loop:
         self._manager: Any = None
         self._sampler: Sampler | None = None
         self._side_thread = ThreadPoolExecutor(1, "transformers-grammar")
-        self._streams: dict[str, asyncio.Queue[Any]] = {}  # on the loop
+        self._answers: dict[str, _Answer] = {}  # on the loop
         self._cached: dict[str, int] = {}  # prompt tokens found in the prefix cache, by request
         self._queried_tokens = self._hit_tokens = 0
 
@@ -165,8 +165,10 @@ class Loop:
 
         cache.search_prefix_match = noting
 
-    async def stream(self, number: str, request: Request, tokens: Sequence[int], seed: int) -> AsyncIterator[Piece]:
-        """Yield what each step made for one request."""
+    async def generate(
+        self, number: str, request: Request, tokens: Sequence[int], seed: int, take: Callable[[Piece], None]
+    ) -> None:
+        """Hand on what each step makes for one request."""
         from tokenizers.decoders import DecodeStream
 
         if self._sampler is None or not self._manager.is_running():
@@ -175,47 +177,30 @@ class Loop:
             self._sampler.add(number, request, seed)
         else:  # a grammar takes time to compile
             await self._loop.run_in_executor(self._side_thread, self._sampler.add, number, request, seed)
-        arrived: asyncio.Queue[Any] = asyncio.Queue()
-        self._streams[number] = arrived
         decoder = DecodeStream(ids=list(tokens[-8:]), skip_special_tokens=True)
         text = TextStream(partial(decoder.step, self.tokenizer.backend_tokenizer), request.sampling.stop)
-        is_over, read = False, 0
+        answer = self._answers[number] = _Answer(
+            text, request.max_tokens, self._sampler.ends, take, self._loop.create_future()
+        )
         try:
             self._manager.add_request(
                 list(tokens), request_id=number, max_new_tokens=max(request.max_tokens, LEAST_TOKENS), streaming=True
             )
-            while not is_over:
-                output = await arrived.get()
-                if output.error is not None:
-                    is_over = True
-                    raise RuntimeError("a step of the model failed")
-                made, shown = output.generated_tokens[read : request.max_tokens], ""
-                finish_reason: FinishReason | None = None
-                is_over = output.is_finished()
-                for count, token in enumerate(made, start=1):
-                    shown += text.add(token)
-                    if text.is_stopped:
-                        made, finish_reason = made[:count], "stop"
-                        break
-                else:
-                    read += len(made)
-                    if is_over or read == request.max_tokens:
-                        shown += text.rest()
-                        finish_reason = "stop" if made and made[-1] in self._sampler.ends else "length"
-                yield Piece(shown, len(made), finish_reason, self._cached.get(number, 0))
-                if finish_reason is not None:
-                    return
+            await answer.over
         finally:
-            del self._streams[number]
-            if not is_over:
+            del self._answers[number]
+            if not answer.has_ended:
                 self._manager.cancel_request(number)
             self._sampler.remove(number)
             self._cached.pop(number, None)
 
     def _hand_out(self, outputs: list[Any]) -> None:
         for output in outputs:
-            if (stream := self._streams.get(output.request_id)) is not None:
-                stream.put_nowait(output)
+            if (answer := self._answers.get(output.request_id)) is not None and not answer.over.done():
+                try:
+                    answer.add(output, self._cached.get(output.request_id, 0))
+                except Exception as error:  # of this request; the others go on
+                    answer.over.set_exception(error)
 
     def state(self) -> EngineState:
         """What the scheduler of transformers holds; read while its thread runs, so a step old."""
@@ -246,6 +231,59 @@ class Loop:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+class _Answer:
+    """What the manager's thread makes for one request, turned into text.
+
+    Parameters
+    ----------
+    text
+        Of the answer.
+    most
+        Output tokens.
+    ends
+        Tokens that end an answer.
+    take
+        Takes the pieces.
+    over
+        Done when the answer is.
+    """
+
+    def __init__(
+        self,
+        text: TextStream,
+        most: int,
+        ends: Container[int],
+        take: Callable[[Piece], None],
+        over: asyncio.Future[None],
+    ) -> None:
+        self._text, self._most, self._ends, self._take = text, most, ends, take
+        self._read = 0
+        self.over = over
+        self.has_ended = False  # for the manager, too
+
+    def add(self, output: Any, cached_tokens: int) -> None:
+        """Take in the tokens of a step; raises if they are none."""
+        if output.error is not None:
+            self.has_ended = True
+            raise RuntimeError("a step of the model failed")
+        made, shown = output.generated_tokens[self._read : self._most], ""
+        finish_reason: FinishReason | None = None
+        self.has_ended = output.is_finished()
+        for count, token in enumerate(made, start=1):
+            shown += self._text.add(token)
+            if self._text.is_stopped:
+                made, finish_reason = made[:count], "stop"
+                break
+        else:
+            self._read += len(made)
+            if self.has_ended or self._read == self._most:
+                shown += self._text.rest()
+                finish_reason = "stop" if made and made[-1] in self._ends else "length"
+        self._take(Piece(shown, len(made), finish_reason, cached_tokens))
+        if finish_reason is not None:
+            self.over.set_result(None)
 
 
 class _Router:

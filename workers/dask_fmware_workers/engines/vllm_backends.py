@@ -11,8 +11,9 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineLoadError
@@ -82,6 +83,23 @@ def piece(output: Any) -> Piece:
     return Piece(part.text, len(part.token_ids), part.finish_reason, output.num_cached_tokens or 0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A request that the engine's thread works on."""
+
+    take: Callable[[Piece], None]
+    over: asyncio.Future[None]
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nothing more comes."""
+        if self.over.done():  # given up meanwhile
+            return
+        if error is None:
+            self.over.set_result(None)
+        else:
+            self.over.set_exception(error)
+
+
 class OneProcess:
     """vLLM's engine, built, stepped and freed by one thread of this process."""
 
@@ -93,7 +111,7 @@ class OneProcess:
         self._news = threading.Condition()
         self._commands: deque[Callable[[Any], object]] = deque()
         self._is_closing = False
-        self._streams: dict[str, asyncio.Queue[Any]] = {}  # on the loop
+        self._open: dict[str, _Open] = {}  # on the loop
 
     def open(self) -> None:
         """Start the thread and wait until the model is loaded."""
@@ -144,41 +162,41 @@ class OneProcess:
 
     def _hand_out(self, outputs: list[Any]) -> None:
         for output in outputs:
-            if (stream := self._streams.get(output.request_id)) is not None:
-                stream.put_nowait(output)
+            if (request := self._open.get(output.request_id)) is not None:
+                try:
+                    request.take(piece(output))
+                except Exception as error:  # of this request; the others go on
+                    request.end(error)
+                if output.finished:
+                    request.end()
 
     def _fail(self, error: BaseException) -> None:
-        for stream in self._streams.values():
-            stream.put_nowait(error)
+        for request in self._open.values():
+            request.end(error)
 
-    async def stream(self, number: str, request: Request, tokens: Sequence[int], seed: int) -> AsyncIterator[Piece]:
-        """Yield what each step made for one request."""
+    async def generate(
+        self, number: str, request: Request, tokens: Sequence[int], seed: int, take: Callable[[Piece], None]
+    ) -> None:
+        """Hand on what each step makes for one request."""
         if self._thread is None or not self._thread.is_alive():
             raise RuntimeError("the engine's thread has ended")
-        arrived: asyncio.Queue[Any] = asyncio.Queue()
-        self._streams[number] = arrived
         sampling, priority = parameters(request, seed), urgency(request.priority)
+        opened = self._open[number] = _Open(take, self._loop.create_future())
 
         def add(engine: Any) -> None:
             try:
                 engine.add_request(number, {"prompt_token_ids": list(tokens)}, sampling, priority=priority)
             except Exception as error:  # of this request; the others go on
-                self._loop.call_soon_threadsafe(arrived.put_nowait, error)
+                self._loop.call_soon_threadsafe(opened.end, error)
 
         self._tell(add)
-        is_over = False
         try:
-            while not is_over:
-                output = await arrived.get()
-                if isinstance(output, BaseException):
-                    is_over = True
-                    raise output
-                is_over = output.finished
-                yield piece(output)
+            await opened.over
+        except BaseException:
+            self._tell(lambda engine: engine.abort_request([number]))
+            raise
         finally:
-            del self._streams[number]
-            if not is_over:
-                self._tell(lambda engine: engine.abort_request([number]))
+            del self._open[number]
 
     def state(self) -> EngineState:
         """What vLLM's scheduler counted at its last step."""
@@ -241,13 +259,15 @@ class Processes:
         )
         self.tokenizer = self._engine.get_tokenizer()
 
-    async def stream(self, number: str, request: Request, tokens: Sequence[int], seed: int) -> AsyncIterator[Piece]:
-        """Yield what each step made for one request; vLLM aborts by itself when this is closed."""
+    async def generate(
+        self, number: str, request: Request, tokens: Sequence[int], seed: int, take: Callable[[Piece], None]
+    ) -> None:
+        """Hand on what each step makes for one request; vLLM aborts by itself when its stream is closed."""
         prompt, sampling = {"prompt_token_ids": list(tokens)}, parameters(request, seed)
         outputs = self._engine.generate(prompt, sampling, number, priority=urgency(request.priority))
         async with aclosing(outputs):
             async for output in outputs:
-                yield piece(output)
+                take(piece(output))
 
     def state(self) -> EngineState:
         """What vLLM's scheduler counted at its last step."""
