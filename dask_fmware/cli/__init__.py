@@ -18,6 +18,7 @@ from dask_fmware.cli.plan import plan
 from dask_fmware.cli.profile import profile
 from dask_fmware.cli.replay import replay
 from dask_fmware.cli.schema import schema
+from dask_fmware.cli.serve import serve
 from dask_fmware.cli.simulate import simulate
 from dask_fmware.cli.status import status
 
@@ -30,5 +31,5 @@ def fmware() -> None:
     """SLA-aware serving of foundation-model workflows on Dask."""
 
 
-for command in (demo, check, compare, draw, evaluate, plan, profile, replay, schema, simulate, status):
+for command in (demo, check, compare, draw, evaluate, plan, profile, replay, schema, serve, simulate, status):
     fmware.add_command(command)

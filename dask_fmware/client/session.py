@@ -68,15 +68,31 @@ class Session:
         """
         return self._client.sync(self._run, _checked(bound, "run"))
 
-    def outcome(self, bound: BoundWorkflow) -> Any:
+    def outcome(self, run: BoundWorkflow | Future) -> Any:
         """Run a workflow and return an `Outcome`: its result or its error, and its report.
+
+        What `submit` has returned is waited for, and stays with the caller.
 
         Raises
         ------
         RuntimeFaultError
             If the cluster is lost, or has no runtime.
         """
-        return self._client.sync(self._outcome, _checked(bound, "outcome"))
+        if isinstance(run, Future):
+            return self._client.sync(self._ended, run)
+        return self._client.sync(self._outcome, _checked(run, "outcome"))
+
+    def submit(self, bound: BoundWorkflow) -> Any:
+        """Submit a workflow and return the future of its result, as ``client.compute`` does, to stream its answer.
+
+        The run is cancelled when the future is released, or forgotten.
+
+        Raises
+        ------
+        RuntimeFaultError
+            If the cluster is lost.
+        """
+        return self._client.sync(self._submitted.made, _checked(bound, "submit"))
 
     # -- on the loop of the client ---------------------------------------------------------------
 
@@ -89,17 +105,20 @@ class Session:
 
     async def _outcome(self, bound: BoundWorkflow) -> Outcome:
         future = await self._submitted.made(bound)
-        run_id, value, failure = run_id_of(future), None, None
         try:
-            try:
-                value = await self._result(future)
-            except Exception as error:
-                if isinstance(error, FATAL) or (isinstance(error, RuntimeFaultError) and not _is_its_own(future)):
-                    raise
-                failure = error
-            return Outcome(run_id, value, failure, await self._reports.made(run_id))
+            return await self._ended(future)
         finally:
             future.release()
+
+    async def _ended(self, future: Future) -> Outcome:
+        run_id, value, failure = run_id_of(future), None, None
+        try:
+            value = await self._result(future)
+        except Exception as error:
+            if isinstance(error, FATAL) or (isinstance(error, RuntimeFaultError) and not _is_its_own(future)):
+                raise
+            failure = error
+        return Outcome(run_id, value, failure, await self._reports.made(run_id))
 
     async def _submit(self, bound: Sequence[BoundWorkflow]) -> list[Future | Exception]:
         if len(bound) > 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask_fmware.compile.collection import BoundWorkflow, WorkflowFunction
-from dask_fmware.errors import SpecError, UnknownModelError
+from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.fingerprint import workflow_fingerprint
 from dask_fmware.evaluation.given_scorers import as_scorers
 from dask_fmware.evaluation.output.manifest import Manifest
@@ -97,12 +97,8 @@ class Job:
 
     def check_models(self, hosted: Sequence[str]) -> None:
         """Raise UnknownModelError unless the deployment hosts all models."""
-        for model in sorted(self.models()):
-            if model not in hosted:
-                raise UnknownModelError(
-                    f"workflow '{self.workflow.workflow.name}' calls model '{model}', which is not deployed"
-                    f"{did_you_mean(model, hosted)} (deployed: {shown(hosted)}); add it to the deployment"
-                )
+        for one in (self.workflow, *(judge.workflow for judge in self.judges)):
+            one.workflow.check_models(hosted)
 
     def bind(self, row: Row, objective: SLO | None) -> BoundWorkflow:
         """Return the run of a row; with an objective it is as urgent as that says, without one background."""

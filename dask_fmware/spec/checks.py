@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import networkx as nx
 
-from dask_fmware.errors import WorkflowError
+from dask_fmware.errors import UnknownModelError, WorkflowError
 from dask_fmware.spec.prompt import template_fields
 from dask_fmware.spec.record import Record, did_you_mean, shorten
 from dask_fmware.spec.scopes import Inner, inner, needs, places, uses
@@ -27,7 +27,7 @@ from dask_fmware.spec.workflow import (
     Workflow,
 )
 
-__all__ = ["GENERATION", "MAX_DEPTH", "MAX_NODES", "check"]
+__all__ = ["GENERATION", "MAX_DEPTH", "MAX_NODES", "check", "check_models"]
 
 MAX_NODES = 10_000
 MAX_DEPTH = 50
@@ -53,6 +53,16 @@ def check(workflow: Workflow, *, code: bool = False) -> None:
         For the first thing found wrong; the message names workflow, node, value and next step.
     """
     _Check(workflow).run(code)
+
+
+def check_models(workflow: Workflow, deployed: Collection[str]) -> None:
+    """Raise `UnknownModelError` unless all models that a workflow calls are deployed."""
+    for model in sorted({node.model for node in workflow.nodes.values() if isinstance(node, ModelNode)}):
+        if model not in deployed:
+            raise UnknownModelError(
+                f"workflow '{workflow.name}' calls model '{model}', which is not deployed"
+                f"{did_you_mean(model, deployed)} (deployed: {', '.join(deployed) or 'none'}); add it to the deployment"
+            )
 
 
 class _Check:

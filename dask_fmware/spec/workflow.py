@@ -9,7 +9,7 @@ imported from here too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, Field, JsonValue, PrivateAttr
@@ -114,6 +114,12 @@ class Workflow(Record):
         from dask_fmware.spec.checks import check
 
         check(self, code=code)
+
+    def check_models(self, deployed: Collection[str]) -> None:
+        """Raise `UnknownModelError` unless all models that it calls are deployed."""
+        from dask_fmware.spec.checks import check_models
+
+        check_models(self, deployed)
 
     def graph(self) -> networkx.DiGraph:
         """Return this workflow as a networkx graph; see `dask_fmware.spec.graph.graph`."""

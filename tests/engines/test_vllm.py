@@ -33,7 +33,8 @@ from dask_fmware_workers.engines.vllm import VllmEngine
 
 async def main():
     options = {"enforce_eager": True, "block_size": 32}
-    engine = VllmEngine(model=sys.argv[1], mode="processes", kv_cache_memory_bytes=32 << 20, options=options)
+    sized = {"dtype": "float32", "kv_cache_memory_bytes": 32 << 20}  # bf16 kernels need what not all CPUs have
+    engine = VllmEngine(model=sys.argv[1], mode="processes", options=options, **sized)
     await engine.start()
     text = ""
     async for delta in engine.generate(Request("a", 8, prompt="Tell me", sampling=Sampling(seed=1))):

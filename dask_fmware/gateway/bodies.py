@@ -1,0 +1,81 @@
+"""What callers send."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dask_fmware.errors import SpecError
+from dask_fmware.spec.record import Record, checked
+from dask_fmware.spec.slo import SLO
+
+__all__ = ["ChatBody", "Message", "RunBody", "read"]
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+class RunBody(Record):
+    """A run of a workflow."""
+
+    inputs: dict[str, Any] = Field(default_factory=dict)
+    stream: bool = False
+    slo: SLO | None = None
+    tenant: str | None = Field(default=None, min_length=1, max_length=200)
+    priority: int = Field(default=0, ge=-1000, le=1000)
+
+
+class Message(BaseModel):
+    """A turn of a chat; text alone, as a string or in parts."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: str
+    content: Any = None
+
+    @property
+    def text(self) -> str:
+        """Its text; raises `SpecError` for a picture or a sound."""
+        parts = self.content if isinstance(self.content, list) else [self.content]
+        texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+        found = [text for text in texts if isinstance(text, str)]
+        if len(found) < len(texts):
+            raise SpecError(
+                f"the content of a message of '{self.role}' is no text; send a string or parts of type text"
+            )
+        return "".join(found)
+
+
+class ChatBody(BaseModel):
+    """A request of OpenAI's chat completions; how models are sampled is the workflow's and not the caller's."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    stream: bool = False
+    stream_options: dict[str, Any] | None = None
+    n: int | None = Field(default=None, ge=1, le=1)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the tokens that were used."""
+        return bool((self.stream_options or {}).get("include_usage"))
+
+
+def read(kind: type[Kind], body: bytes) -> Kind:
+    """Read a body of JSON.
+
+    Raises
+    ------
+    SpecError
+        If it is no JSON, or not of this kind; says where.
+    """
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"the body is no JSON ({type(error).__name__}); send an object") from None
+    if not isinstance(given, dict):
+        raise SpecError(f"the body is a JSON {type(given).__name__}; send an object")
+    return checked(kind, given, SpecError, "the body")  # type: ignore[type-var]

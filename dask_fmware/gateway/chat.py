@@ -1,0 +1,84 @@
+"""OpenAI's chat completions in front of a workflow, which is the model there.
+
+A workflow with an input ``messages`` gets the whole conversation, as a list of role and content; one with a single
+input that must be given gets the text of the last message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from dask_fmware.client.session import Outcome
+from dask_fmware.errors import WorkflowError
+from dask_fmware.gateway.answers import text_of, usage_of
+from dask_fmware.gateway.bodies import Message
+from dask_fmware.model.completion import Completion
+from dask_fmware.spec.workflow import Workflow
+
+__all__ = ["ChatAnswer", "inputs_of", "models"]
+
+
+def inputs_of(workflow: Workflow, messages: Sequence[Message]) -> dict[str, Any]:
+    """Return the inputs of a run.
+
+    Raises
+    ------
+    SpecError
+        If the workflow takes no chat, or a message is no text.
+    """
+    names = [item.name for item in workflow.inputs]
+    if "messages" in names:
+        return {"messages": [{"role": turn.role, "content": turn.text} for turn in messages]}
+    required = [item.name for item in workflow.inputs if item.required] or names[:1]
+    if len(required) != 1:
+        raise WorkflowError(
+            f"workflow '{workflow.name}' has the inputs {', '.join(names) or '(none)'}, so it is no chat: give it an "
+            f"input 'messages' or a single one that is required, or use POST /workflows/{workflow.name}"
+        )
+    return {required[0]: messages[-1].text}
+
+
+def models(workflows: Sequence[Workflow]) -> dict[str, Any]:
+    """Return the list of models."""
+    found = [{"id": one.name, "object": "model", "created": 0, "owned_by": "dask-fmware"} for one in workflows]
+    return {"object": "list", "data": found}
+
+
+class ChatAnswer:
+    """The answer to one request."""
+
+    def __init__(self, run_id: str, workflow: str) -> None:
+        self._workflow = workflow
+        self._said = {"id": f"chatcmpl-{run_id}", "created": int(time.time()), "model": workflow}
+
+    def whole(self, outcome: Outcome) -> dict[str, Any]:
+        """Return it in one piece."""
+        message = {"role": "assistant", "content": text_of(self._workflow, outcome.value)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(outcome.value)}
+        return {"object": "chat.completion", **self._said, "choices": [choice], "usage": usage_of(outcome.report)}
+
+    def first(self) -> dict[str, Any]:
+        """Return the piece that says who speaks."""
+        return self._piece({"role": "assistant", "content": ""}, None)
+
+    def text(self, text: str) -> dict[str, Any]:
+        """Return a piece of text."""
+        return self._piece({"content": text}, None)
+
+    def last(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the piece that says why it ended."""
+        return self._piece({}, _reason(outcome.value))
+
+    def usage(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the piece behind the last, if it was asked for."""
+        return {"object": "chat.completion.chunk", **self._said, "choices": [], "usage": usage_of(outcome.report)}
+
+    def _piece(self, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return {"object": "chat.completion.chunk", **self._said, "choices": [choice]}
+
+
+def _reason(value: Any) -> str:
+    return "length" if isinstance(value, Completion) and value.finish_reason == "length" else "stop"

@@ -1,0 +1,293 @@
+"""The HTTP side: who asks, what for, and how the answer is written."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from typing import Any, ClassVar
+
+from tornado.iostream import StreamClosedError
+from tornado.web import Application, HTTPError, RequestHandler
+
+from dask_fmware.client.session import Outcome
+from dask_fmware.compile.collection import BoundWorkflow
+from dask_fmware.errors import FMwareError
+from dask_fmware.gateway.answers import Fault, RefusedError, answer, json_text
+from dask_fmware.gateway.bodies import ChatBody, RunBody, read
+from dask_fmware.gateway.chat import ChatAnswer, inputs_of, models
+from dask_fmware.gateway.gateway import Gateway
+from dask_fmware.model.completion import Chunk
+from dask_fmware.spec.record import shorten
+
+__all__ = ["application"]
+
+logger = logging.getLogger("dask_fmware.gateway")
+
+HEADERS = {401: ("WWW-Authenticate", "Bearer"), 503: ("Retry-After", "1")}  # of errors, by their status
+
+
+class _Handler(RequestHandler):  # type: ignore[misc]
+    """What all requests have in common: a token, a caller who may go, errors as JSON."""
+
+    is_open: ClassVar[bool] = False  # to callers without a token
+
+    def initialize(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.caller: str | None = None
+        self._work: asyncio.Task[None] | None = None
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-store")
+
+    def prepare(self) -> None:
+        if self.is_open or not self.gateway.needs_token:
+            return
+        kind, _, token = self.request.headers.get("Authorization", "").partition(" ")
+        self.caller = self.gateway.tenant_of(token.strip()) if kind.lower() == "bearer" else None
+        if self.caller is None:
+            raise RefusedError(401, "send the header Authorization: Bearer TOKEN with a token of this gateway")
+
+    async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that ends when the caller goes."""
+        self._work = asyncio.create_task(work)
+        self.gateway.requests.add(self._work)
+        self._work.add_done_callback(self.gateway.requests.discard)
+        try:
+            await self._work
+        except asyncio.CancelledError:
+            if not self._work.cancelled():  # it is the handler that is to end
+                self._work.cancel()
+                raise
+        except StreamClosedError:  # noticed while writing
+            pass
+
+    def on_connection_close(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+
+    def tell(self, said: dict[str, Any]) -> asyncio.Future[None]:
+        """Answer with JSON; done when it is written."""
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        written: asyncio.Future[None] = self.finish(json_text(said))
+        return written
+
+    async def event(self, said: str, name: str | None = None) -> None:
+        """Write one server-sent event, and the headers before the first."""
+        if not self._headers_written:
+            self.set_header("Content-Type", "text/event-stream; charset=utf-8")
+            self.set_header("X-Accel-Buffering", "no")  # proxies would keep what is to be read along
+        self.write(f"event: {name}\ndata: {said}\n\n" if name else f"data: {said}\n\n")
+        await self.flush()
+
+    def fail(self, error: Exception) -> asyncio.Future[None]:
+        """Answer with an error, where nothing has been answered yet."""
+        fault = Fault.of(error)
+        self.set_status(fault.status)
+        if fault.status in HEADERS:
+            self.set_header(*HEADERS[fault.status])
+        return self.tell(fault.body())
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Say what was raised, or what the server refused by itself."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        if isinstance(error, Exception) and not isinstance(error, HTTPError):
+            self.fail(error)
+        else:
+            self.tell(Fault(status_code, "HTTPError", self._reason).body())
+
+    def log_exception(self, _kind: Any, error: Any, trace: Any) -> None:
+        """Log where a stranger's error came from, without its words, which may hold a prompt."""
+        if not isinstance(error, (FMwareError, HTTPError)):
+            where = "".join(traceback.format_tb(trace))
+            logger.error("%s %s: %s at\n%s", self.request.method, self.request.path, type(error).__name__, where)
+
+
+class _Runs(_Handler):
+    """Answers with a run, at once or as it comes."""
+
+    async def run(self, bound: BoundWorkflow, shape: _Shape, *, is_streamed: bool) -> None:
+        """Run and answer."""
+        self.set_header("X-Run-Id", bound.run_id)
+        if is_streamed:
+            await self.while_connected(self._stream(bound, shape))
+        else:
+            await self.while_connected(self._whole(bound, shape))
+
+    async def _whole(self, bound: BoundWorkflow, shape: _Shape) -> None:
+        outcome = await self.gateway.outcome(bound)
+        if outcome.error is not None:
+            self._blame(bound, outcome.error)
+            await self.fail(outcome.error)
+        else:
+            await self.tell(shape.whole(outcome))
+
+    async def _stream(self, bound: BoundWorkflow, shape: _Shape) -> None:
+        pieces: AsyncGenerator[Chunk | Outcome, None]
+        async with aclosing(self.gateway.pieces(bound)) as pieces:
+            try:
+                async for piece in pieces:
+                    await self._piece(bound, shape, piece)
+            except FMwareError as error:
+                if not self._headers_written:
+                    raise
+                await self.event(json_text(Fault.of(error).body()), shape.error)
+        if not self._finished:
+            await self.finish()
+
+    async def _piece(self, bound: BoundWorkflow, shape: _Shape, piece: Chunk | Outcome) -> None:
+        if isinstance(piece, Chunk):
+            if not self._headers_written:
+                for name, said in shape.first():
+                    await self.event(said, name)
+            name, said = shape.text(piece)
+            await self.event(said, name)
+        elif piece.error is None:
+            for name, said in shape.last(piece):
+                await self.event(said, name)
+        else:
+            self._blame(bound, piece.error)
+            if self._headers_written:
+                await self.event(json_text(Fault.of(piece.error).body()), shape.error)
+            else:
+                await self.fail(piece.error)
+
+    def _blame(self, bound: BoundWorkflow, error: Exception) -> None:
+        if not isinstance(error, FMwareError):  # of plain code; its words may hold a prompt
+            logger.error("run %s of workflow '%s': %s", bound.run_id, bound.workflow.name, type(error).__name__)
+
+
+Event = tuple[str | None, str]
+
+
+class _Shape:
+    """How a run of a workflow is told."""
+
+    error: ClassVar[str | None] = "error"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def whole(self, outcome: Outcome) -> dict[str, Any]:
+        return answer(self.name, outcome)
+
+    def first(self) -> list[Event]:
+        return []
+
+    def text(self, chunk: Chunk) -> Event:
+        return "text", json_text({"text": chunk.text, "restarted": chunk.restarted})
+
+    def last(self, outcome: Outcome) -> list[Event]:
+        return [("end", json_text(answer(self.name, outcome)))]
+
+
+class _ChatShape(_Shape):
+    """How OpenAI's clients are told."""
+
+    error: ClassVar[str | None] = None
+
+    def __init__(self, name: str, run_id: str, wants_usage: bool) -> None:
+        super().__init__(name)
+        self._chat, self._wants_usage = ChatAnswer(run_id, name), wants_usage
+
+    def whole(self, outcome: Outcome) -> dict[str, Any]:
+        return self._chat.whole(outcome)
+
+    def first(self) -> list[Event]:
+        return [(None, json_text(self._chat.first()))]
+
+    def text(self, chunk: Chunk) -> Event:
+        return None, json_text(self._chat.text(str(chunk)))
+
+    def last(self, outcome: Outcome) -> list[Event]:
+        said = [self._chat.last(outcome), *([self._chat.usage(outcome)] if self._wants_usage else [])]
+        return [*((None, json_text(one)) for one in said), (None, "[DONE]")]
+
+
+class _Workflow(_Runs):
+    """``POST /workflows/NAME``."""
+
+    async def post(self, name: str) -> None:
+        if name not in self.gateway.workflows:
+            raise RefusedError(404, f"no workflow '{shorten(name)}' here: see GET /workflows")
+        body = read(RunBody, self.request.body)
+        bound = self.gateway.bound(
+            name, body.inputs, caller=self.caller, tenant=body.tenant, slo=body.slo, priority=body.priority
+        )
+        await self.run(bound, _Shape(name), is_streamed=body.stream)
+
+
+class _Chat(_Runs):
+    """``POST /v1/chat/completions``."""
+
+    async def post(self) -> None:
+        body = read(ChatBody, self.request.body)
+        if body.model not in self.gateway.workflows:
+            raise RefusedError(404, f"no workflow '{shorten(body.model)}' here, which the model is: see GET /v1/models")
+        inputs = inputs_of(self.gateway.workflows[body.model].workflow, body.messages)
+        bound = self.gateway.bound(body.model, inputs, caller=self.caller)
+        await self.run(bound, _ChatShape(body.model, bound.run_id, body.wants_usage), is_streamed=body.stream)
+
+
+class _Workflows(_Handler):
+    """``GET /workflows``."""
+
+    def get(self) -> None:
+        specs = [one.workflow for one in self.gateway.workflows.values()]
+        self.tell({"workflows": [
+            {
+                "name": spec.name,
+                "description": spec.description,
+                "inputs": [item.model_dump(mode="json") for item in spec.inputs],
+                "slo": None if spec.slo is None else spec.slo.model_dump(mode="json", exclude_none=True),
+            }
+            for spec in specs
+        ]})  # fmt: skip
+
+
+class _Models(_Handler):
+    """``GET /v1/models``."""
+
+    def get(self) -> None:
+        self.tell(models([one.workflow for one in self.gateway.workflows.values()]))
+
+
+class _Health(_Handler):
+    """``GET /health``: whether there is a scheduler."""
+
+    is_open: ClassVar[bool] = True
+
+    def get(self) -> None:
+        is_well = self.gateway.client.status == "running"
+        self.set_status(200 if is_well else 503)
+        self.tell({"status": "ok" if is_well else "no scheduler"})
+
+
+class _Nothing(_Handler):
+    """Whatever else is asked for."""
+
+    is_open: ClassVar[bool] = True
+
+    def prepare(self) -> None:
+        raise RefusedError(404, "no such page: see GET /workflows, GET /v1/models and GET /health")
+
+
+def application(gateway: Gateway) -> Application:
+    """Return the routes."""
+    own = {"gateway": gateway}
+    return Application(
+        [
+            (r"/health", _Health, own),
+            (r"/workflows", _Workflows, own),
+            (r"/workflows/([^/]+)", _Workflow, own),
+            (r"/v1/models", _Models, own),
+            (r"/v1/chat/completions", _Chat, own),
+        ],
+        default_handler_class=_Nothing,
+        default_handler_args=own,
+        log_function=lambda handler: None,  # each run is in the log of the runtime
+    )

@@ -1,0 +1,60 @@
+"""A gateway on a port."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tornado.httpserver import HTTPServer
+
+from dask_fmware.errors import SpecError
+from dask_fmware.gateway.gateway import Gateway
+from dask_fmware.gateway.handlers import application
+
+__all__ = ["listening"]
+
+BODY_BYTES = 16 << 20
+GRACE_S = 10.0
+
+
+@asynccontextmanager
+async def listening(
+    gateway: Gateway, host: str = "127.0.0.1", port: int = 8000, *, grace_s: float = GRACE_S
+) -> AsyncIterator[int]:
+    """Serve while this is open; yields the port.
+
+    Parameters
+    ----------
+    gateway
+        What is served.
+    host, port
+        Where; port 0 is any that is free.
+    grace_s
+        At the end, seconds for requests under way. No new ones are taken then, and what is left after them is
+        cancelled.
+
+    Raises
+    ------
+    SpecError
+        If nothing can be served there.
+    """
+    try:
+        taken = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise SpecError(f"cannot listen at {host}:{port} ({error}); give another host or port") from None
+    server = HTTPServer(application(gateway), max_body_size=BODY_BYTES, max_buffer_size=BODY_BYTES)
+    taken.setblocking(False)
+    server.add_socket(taken)
+    try:
+        yield taken.getsockname()[1]
+    finally:
+        server.stop()
+        if gateway.requests:
+            _done, late = await asyncio.wait(gateway.requests, timeout=grace_s)
+            for request in late:
+                request.cancel()
+            if late:
+                await asyncio.wait(late)
+        await server.close_all_connections()

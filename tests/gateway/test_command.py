@@ -1,0 +1,95 @@
+"""``dask fmware serve`` as a process, and what it refuses before it starts one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from dask_fmware.cli import fmware
+from dask_fmware.testing import deployment
+
+TEXT = "It is 42, as everybody knows."
+FLOWS = """
+import dask_fmware as fm
+
+small = fm.Model("small")
+
+
+@fm.workflow(slo=fm.SLO(ttft_s=60.0))
+def ask(question):
+    return small("Answer {question}", question=question, max_tokens=16)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "served_flows.py").write_text(FLOWS)
+    (tmp_path / "deployment.yaml").write_text(yaml.safe_dump(deployment("small", text=TEXT)))
+    (tmp_path / "tokens").write_text("# who may\nblue blue-token\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.cluster
+def test_it_serves_until_it_is_interrupted(folder: Path) -> None:
+    asked = ["serve", "served_flows:ask", "--deployment", "deployment.yaml", "--port", "0", "--tokens", "tokens"]
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "dask_fmware", *asked],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=folder,
+    ) as command:  # fmt: skip
+        try:
+            assert command.stdout is not None
+            first = command.stdout.readline()
+            assert first.startswith("Serving ask at http://127.0.0.1:"), (first, command.stderr)
+            assert "curl" in command.stdout.readline()
+            children = psutil.Process(command.pid).children(recursive=True)
+            asking = urllib.request.Request(
+                first.split()[3] + "/workflows/ask",
+                json.dumps({"inputs": {"question": "Why?"}}).encode(),
+                {"Authorization": "Bearer blue-token"},
+            )
+            with urllib.request.urlopen(asking, timeout=60) as answer:
+                assert json.load(answer)["result"] == TEXT
+            os.killpg(command.pid, signal.SIGINT)  # as a terminal does
+            _, said = command.communicate(timeout=60)
+        finally:
+            command.kill()
+    assert command.returncode == 130
+    assert "Traceback" not in said
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["served_flows:ask"], "give --address of a running cluster, or --deployment FILE"),
+        (["served_flows:nobody", "--deployment", "deployment.yaml"], "has no 'nobody'"),
+        (["served_flows:ask", "--deployment", "other.yaml"], "calls model 'small', which is not deployed"),
+        (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "bad"], "line 2: write TENANT TOKEN"),
+        (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "twice"], "was given to another above"),
+        (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "empty"], "has no token"),
+        (["served_flows:ask", "--address", "nowhere"], "is no address of a scheduler"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(folder: Path, asked: list[Any], message: str) -> None:
+    (folder / "other.yaml").write_text(yaml.safe_dump(deployment("large")))
+    (folder / "bad").write_text("blue b\nred my secret\n")
+    (folder / "twice").write_text("blue same\nred same\n")
+    (folder / "empty").write_text("# nobody\n")
+    result = CliRunner().invoke(fmware, ["serve", *asked])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "secret" not in result.output
+    assert "same" not in result.output

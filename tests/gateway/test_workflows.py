@@ -1,0 +1,192 @@
+"""Runs over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from tornado.iostream import IOStream
+from tornado.tcpclient import TCPClient
+
+import dask_fmware as fm
+from dask_fmware.errors import SpecError
+from dask_fmware.gateway import Gateway, listening
+
+TEXT = "It is 42, as everybody knows, and has been for long."
+
+
+async def test_a_run_is_answered_with_its_result_and_times(serve) -> None:
+    async with serve(text=TEXT) as served:
+        answer, said = await served.ask("/workflows/rag", {"inputs": {"question": "Why?"}})
+        assert answer.code == 200
+        assert said["result"] == TEXT
+        assert said["slo_met"] is True
+        assert 0 < said["ttft_s"] <= said["latency_s"]
+        assert said["usage"]["completion_tokens"] > 0
+        assert said["run_id"] == answer.headers["X-Run-Id"]
+        assert served.cluster.router.machine.report(said["run_id"]).workflow == "rag"
+
+
+async def test_what_plain_code_returns_is_told_as_json(serve) -> None:
+    async with serve() as served:
+        _, said = await served.ask("/workflows/sums", {"inputs": {"first": 2, "second": 3}})
+        assert said["result"] == {"sum": 5, "of": [2, 3]}
+        answer, said = await served.ask("/workflows/sums", {"inputs": {"first": 2, "second": 13}})
+        assert (answer.code, said["error"]["type"]) == (500, "UnsaidError")
+        assert "its result (object) has no JSON" in said["error"]["message"]
+
+
+async def test_an_answer_is_streamed_as_it_comes(serve) -> None:
+    async with serve(text=TEXT, token_s=0.01) as served:
+        events = await served.events("/workflows/rag", {"inputs": {"question": "Why?"}, "stream": True})
+        assert [name for name, _ in events[-1:]] == ["end"]
+        texts = [json.loads(data)["text"] for name, data in events if name == "text"]
+        assert len(texts) > 1
+        assert "".join(texts) == TEXT == json.loads(events[-1][1])["result"]
+
+
+async def test_options_of_a_run_are_its_own(serve) -> None:
+    async with serve(text=TEXT, gateway={"max_priority": 5}) as served:
+        body = {"inputs": {"question": "Why?"}, "slo": {"e2e_s": 30}, "tenant": "blue", "priority": 5}
+        _, said = await served.ask("/workflows/rag", body)
+        report = served.cluster.router.machine.report(said["run_id"])
+        assert (report.tenant, report.priority, report.ttft_slo_s, report.e2e_slo_s) == ("blue", 5, None, 30)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code", "message"),
+    [
+        ("/workflows/rag", {"inputs": {}}, 400, "input 'question' is missing"),
+        ("/workflows/rag", {"inputs": {"question": "a", "colour": 1}}, 400, "unknown input 'colour'"),
+        ("/workflows/rag", {"input": {}}, 400, "unknown key 'input'"),
+        ("/workflows/rag", {"inputs": {"question": "a"}, "slo": {"ttft_s": -1}}, 400, "slo.ttft_s"),
+        ("/workflows/rag", {"inputs": {"question": "a"}, "priority": 1}, 400, "may ask for 0 at most"),
+        ("/workflows/rag", b"{", 400, "no JSON"),
+        ("/workflows/rag", b"[" * 100_000, 400, "no JSON"),
+        ("/workflows/rag", b"[]", 400, "send an object"),
+        ("/workflows/nothing%0d%0aX:%20y", {}, 404, "no workflow 'nothing"),
+        ("/nothing", {}, 404, "GET /workflows"),
+        ("/workflows", {}, 405, ""),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_said(serve, path: str, body: Any, code: int, message: str) -> None:
+    async with serve() as served:
+        answer, said = await served.ask(path, body)
+        assert (answer.code, message in said["error"]["message"]) == (code, True), said
+        assert "X" not in answer.headers
+
+
+async def test_an_error_of_plain_code_keeps_its_words_to_itself(serve, caplog) -> None:
+    async with serve() as served:
+        body = {"inputs": {"first": "secret", "second": "b"}}
+        answer, said = await served.ask("/workflows/sums", body)
+        assert (answer.code, said["error"]["type"]) == (500, "RuntimeError")
+        assert "secret" not in answer.body.decode()
+        answer, said = await served.ask("/workflows/sums", {**body, "stream": True})  # nothing was streamed
+        assert (answer.code, said["error"]["type"]) == (500, "RuntimeError")
+        ours = [record.getMessage() for record in caplog.records if record.name.startswith("dask_fmware")]
+        assert sum("of workflow 'sums': RuntimeError" in line for line in ours) == 2
+        assert not any("secret" in line for line in ours)
+
+
+async def test_an_engine_that_fails_in_mid_answer_is_told_in_the_stream(serve) -> None:
+    rules = [{"when": "Answer", "text": TEXT, "token_s": 0.02, "fault": "error", "at_token": 5}]
+    async with serve(text=TEXT, rules=rules) as served:
+        events = await served.events("/workflows/rag", {"inputs": {"question": "Why?"}, "stream": True})
+        assert {name for name, _ in events[:-1]} == {"text"}
+        name, data = events[-1]
+        assert (name, json.loads(data)["error"]["code"]) == ("error", 502)
+
+
+async def test_no_room_is_to_be_tried_again(serve) -> None:
+    async with serve(text=TEXT, token_s=0.05, slots=1, router={"max_held": 1}) as served:
+        asked = [served.ask("/workflows/rag", {"inputs": {"question": f"{n}"}}) for n in range(12)]
+        answers = await asyncio.gather(*asked)
+        codes = {answer.code for answer, _ in answers}
+        assert codes == {200, 503}
+        refused = next(answer for answer, _ in answers if answer.code == 503)
+        assert refused.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_caller_who_hangs_up_cancels_its_run(serve, is_streamed: bool) -> None:
+    async with serve() as served:  # an answer that goes on until it is cut
+        for engine in served.cluster.engines.values():
+            engine.token_s = 0.2
+        port = int(served.url.rsplit(":", 1)[1])
+        body = json.dumps({"inputs": {"question": "Why?"}, "stream": is_streamed}).encode()
+        caller: IOStream = await TCPClient().connect("127.0.0.1", port)
+        await caller.write(
+            b"POST /workflows/rag HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        machine = served.cluster.router.machine
+        await served.cluster.until(lambda: any(state.running for state in machine.fleet), "it runs")
+        caller.close()
+        await served.cluster.until(lambda: not any(state.running for state in machine.fleet), "it is cancelled")
+        await served.cluster.until(lambda: not served.gateway.requests, "nothing is left of it")
+
+
+async def test_tokens_say_who_runs(serve) -> None:
+    async with serve(text=TEXT, gateway={"tenants": {"red-token": "red", "blue-token": "blue"}}) as served:
+        body = {"inputs": {"question": "Why?"}}
+        for token in (None, "", "purple", "red-token2", "red\u00e9"):
+            answer, said = await served.ask("/workflows/rag", body, token=token)
+            assert answer.code == 401
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+        _, said = await served.ask("/workflows/rag", body, token="blue-token")
+        assert served.cluster.router.machine.report(said["run_id"]).tenant == "blue"
+        answer, said = await served.ask("/workflows/rag", {**body, "tenant": "red"}, token="blue-token")
+        assert (answer.code, "of tenant 'blue'" in said["error"]["message"]) == (400, True)
+        assert (await served.ask("/health"))[0].code == 200
+
+
+async def test_what_is_served_is_listed(serve) -> None:
+    async with serve() as served:
+        _, said = await served.ask("/workflows")
+        listed = {one["name"]: one for one in said["workflows"]}
+        assert list(listed) == ["rag", "chat", "sums"]
+        assert listed["rag"]["slo"] == {"ttft_s": 60.0, "on_miss": "finish"}
+        assert [item["name"] for item in listed["rag"]["inputs"]] == ["question", "tone"]
+
+
+async def test_requests_under_way_are_finished_at_the_end_and_none_begun(serve) -> None:
+    async with serve(text=TEXT, token_s=0.02) as served:
+        gateway = served.gateway
+        async with listening(gateway, port=0) as port:
+            served.url = f"http://127.0.0.1:{port}"
+            asked = asyncio.create_task(served.ask("/workflows/rag", {"inputs": {"question": "Why?"}}))
+            await served.cluster.until(lambda: gateway.requests, "it has come")
+        assert (await asked)[0].code == 200
+        with pytest.raises(OSError, match=r".*"):
+            await served.ask("/health")
+
+
+async def test_requests_that_take_longer_than_the_grace_are_cancelled(serve) -> None:
+    async with serve() as served:
+        for engine in served.cluster.engines.values():
+            engine.token_s = 0.5
+        async with listening(served.gateway, port=0, grace_s=0.05) as port:
+            served.url = f"http://127.0.0.1:{port}"
+            asked = asyncio.create_task(served.ask("/workflows/rag", {"inputs": {"question": "Why?"}}))
+            await served.cluster.until(lambda: served.gateway.requests, "it has come")
+        assert not served.gateway.requests
+        await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_what_cannot_be_served_is_refused(serve) -> None:
+    async with serve() as served:
+        client = served.cluster.client
+        with pytest.raises(SpecError, match="at least one workflow"):
+            Gateway(client, [])
+        one = served.gateway.workflows["rag"]
+        with pytest.raises(SpecError, match="two workflows are named 'rag'"):
+            Gateway(client, [one, one])
+        with pytest.raises(SpecError, match="a token is empty"):
+            Gateway(client, [one], tenants={"": "red"})
+        with pytest.raises(SpecError, match=r"cannot listen at 127\.0\.0\.1:"):
+            async with listening(served.gateway, port=int(served.url.rsplit(":", 1)[1])):
+                pass
+        with pytest.raises(TypeError, match=r"takes a distributed\.Client"):
+            Gateway(fm, [one])
