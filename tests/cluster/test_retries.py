@@ -123,6 +123,23 @@ async def test_a_run_that_takes_the_result_of_one_that_failed_is_retried_with_it
             future.release()
 
 
+@pytest.mark.parametrize("by_dask", [True, False])
+async def test_a_call_that_is_tried_again_where_it_failed_takes_one_attempt_for_that(
+    serving: Any, by_dask: bool
+) -> None:
+    """The worker is told to forget its error after it has heard of the next attempt."""
+    async with serving("small", rules=[{"when": "boom", "fault": "error", "times": 1}]) as cluster:
+        future = cluster.client.compute(one("boom"), retries=int(by_dask))
+        if not by_dask:
+            with pytest.raises(EngineError):
+                await asyncio.wait_for(future, 20)
+            await future.retry()
+        assert (await asyncio.wait_for(future, 20)).model == "small"
+        [call] = (await fm.report(future)).data.calls
+        assert [attempt.outcome for attempt in call.attempts] == ["failed", "finished"]
+        future.release()
+
+
 async def test_a_map_of_which_an_item_failed_runs_again(serving: Any) -> None:
     async with serving("small", rules=[{"when": "boom", "fault": "error"}]) as cluster:
         future = cluster.client.compute(fan(prompts=["a", "boom", "c"]))

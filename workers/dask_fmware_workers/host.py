@@ -351,8 +351,12 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         return await self.bodies.run(graph, keys, key)
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
-        """Abort what a task has under way when Dask lets go of the task; Dask itself stops no coroutine."""
-        if finish in ("released", "forgotten", "cancelled", "error") and isinstance(key, str):
+        """Abort what a task has under way when Dask lets go of the task; Dask itself stops no coroutine.
+
+        One that failed is let go of when it is to be tried again, maybe here: its next grant has come by then.
+        """
+        is_over = start in ("error", "released")
+        if not is_over and finish in ("released", "forgotten", "cancelled", "error") and isinstance(key, str):
             self.runner.withdraw(key)
             self.bodies.cancel(key)
 
