@@ -72,6 +72,8 @@ class Provisioner(Adaptive):  # type: ignore[misc]
             pools=self.backend.pools(),
             options=None if self._has_begun else self.options.model_dump_json(),
         )
+        if self.state == "stopped":  # meanwhile; its cluster may be closing
+            return
         if answer.get("is_over"):
             logger.warning("Provisioner %s stops: %s", self.manager, answer["error"])
             self.stop(reason="another provisioner has taken over")

@@ -165,6 +165,27 @@ async def test_a_new_manager_takes_over_what_the_old_one_started(world: InProces
     assert new.error is None
 
 
+async def test_a_manager_that_stops_while_it_is_answered_starts_nothing(world: InProcessCluster) -> None:
+    manager = by_hand(world)
+    await reached(world, 1, 1, 1)
+    ask, answered, go_on = world.scheduler.handlers["fmware_provision"], asyncio.Event(), asyncio.Event()
+
+    async def slow(**question: Any) -> Any:
+        answer = await ask(**question)
+        if answer["steps"]:
+            answered.set()
+            await go_on.wait()
+        return answer
+
+    world.scheduler.handlers["fmware_provision"] = slow
+    await fm.scale(world.client, {"m": {"cpu": 2}})
+    await asyncio.wait_for(answered.wait(), 30)
+    manager.stop()
+    go_on.set()
+    await world.until(lambda: not manager._looking.locked())
+    assert "m-cpu-1" not in world.cluster.worker_spec
+
+
 async def test_other_scalers_do_not_take_replicas(world: InProcessCluster) -> None:
     scheduler = world.scheduler
     closable = scheduler.workers_to_close(n=10, attribute="name")
