@@ -17,6 +17,7 @@ from dask_fmware.cluster.dask_internals import (
     close_worker,
     is_ours_to_end,
     is_over,
+    spare,
     start_worker,
     worker_labels,
     worker_names,
@@ -89,6 +90,7 @@ class SpecBackend:
         self._timeout_s = start_timeout_s
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, str] = {}
+        spare(cluster, lambda name: place_of(deployment, name) is not None)
 
     def requested(self) -> list[dict[str, str]]:
         """Replicas among the workers of the cluster; a manager that was restarted finds its own by their names."""

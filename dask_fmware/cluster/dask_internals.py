@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from distributed import Nanny
 from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
+from distributed.deploy.cluster import Cluster
 from distributed.deploy.spec import SpecCluster
 from distributed.utils import import_term
 
@@ -25,6 +26,7 @@ __all__ = [
     "is_over",
     "let_scale",
     "scheduler_address",
+    "spare",
     "start_worker",
     "stop_scaler",
     "worker_labels",
@@ -99,6 +101,24 @@ async def _closed(cluster: SpecCluster, name: str, worker: Any) -> None:
     finally:
         if cluster.workers.get(name) is worker:
             del cluster.workers[name]
+
+
+def spare(cluster: SpecCluster, is_replica: Callable[[str], bool]) -> None:
+    """Let a cluster close no replica for the loss of a worker of its name (SpecCluster._update_worker_status).
+
+    Stock Dask does so 15 seconds after the loss, unless the scheduler knows a worker of that name by then: a replica
+    that was stopped and is started again would end while it starts, or its job while it waits. Nor would one that is
+    slow to come back from its nanny. Clusters that have a way of their own are left alone.
+    """
+    stock = SpecCluster._update_worker_status
+    if type(cluster)._update_worker_status is not stock:
+        return
+
+    def told(op: str, msg: Any) -> None:
+        is_spared = op == "remove" and is_replica(str(cluster.scheduler_info["workers"][msg]["name"]))
+        (Cluster._update_worker_status if is_spared else stock)(cluster, op, msg)
+
+    cluster._update_worker_status = told
 
 
 def is_ours_to_end(cluster: SpecCluster, name: str) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import os
 from typing import Any
 
+import dask.config
 import pytest
 from distributed import LocalCluster, Nanny
 from distributed.core import Status
@@ -89,6 +90,30 @@ async def test_a_cluster_has_one_scaler_and_stops_it_when_it_is_closed() -> None
         ours = Scaler()
         let_scale(cluster, ours)  # type: ignore[arg-type]
     assert ours.stopped  # by each class that closes: twice does no harm
+
+
+@pytest.mark.parametrize("name", ["small-cpu-0", "other"])
+async def test_a_replica_is_not_closed_for_the_loss_of_an_earlier_one_of_its_name(name: str) -> None:
+    """Dask closes who has the name of a worker that was lost 15 s before, unless its scheduler knows it by then."""
+    spec, release = {"cls": Worker, "options": {"nthreads": 1}}, asyncio.Event()
+
+    class Slow(Worker):
+        async def start_unsafe(self) -> Any:
+            await release.wait()
+            return await super().start_unsafe()
+
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
+        async with LocalCluster(n_workers=0, processes=False, dashboard_address=None, asynchronous=True) as cluster:
+            SpecBackend(cluster, Deployment.model_validate(deployment("small")), lambda _: spec, 60.0)
+            await start_worker(cluster, name, spec, 60.0)
+            while name not in worker_names(cluster):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+            await close_worker(cluster, name, 60.0)
+            again = asyncio.ensure_future(start_worker(cluster, name, {**spec, "cls": Slow}, 60.0))
+            await asyncio.sleep(0.5)
+            assert (name in cluster.workers) is (name == "small-cpu-0")
+            release.set()
+            await asyncio.wait([again])
 
 
 async def test_a_worker_that_is_closed_while_it_starts_leaves_no_process(processes: LocalCluster) -> None:
