@@ -29,7 +29,7 @@ class Task(NamedTuple):
     calls: tuple[Times, ...]
     in_turn: bool  # one after the other
     answers: bool
-    due: float  # of each of its calls
+    due: float  # of each of its calls, and of the pause after them
     after_s: float = 0.0  # pause after its last call
 
 
@@ -104,6 +104,8 @@ def place_job(lines: Sequence[Line], tasks: Sequence[Task], slow: bool) -> list[
             if task.in_turn:
                 ready = start + whole_s
         done.append(end + task.after_s)
+        if task.after_s and done[-1] > task.due + EPSILON:
+            return None
     return mine
 
 

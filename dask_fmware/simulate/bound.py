@@ -51,11 +51,15 @@ def _pieces(run: int, tasks: Sequence[Task]) -> Iterator[_Piece]:
     after = [0.0] * len(tasks)
     for number in range(len(tasks) - 1, -1, -1):
         task = tasks[number]
+        if task.due == inf:
+            continue  # nobody waits for it
         following = 0.0 if task.answers else after[number]
         for i in task.after:
             after[i] = max(after[i], task.before_s + least(task, not task.answers) + task.after_s + following)
     count = 0
     for number, task in enumerate(tasks):
+        if task.due == inf:
+            continue
         start = max([task.ready, *[done[i] + task.before_s for i in task.after]])
         for times in task.calls:
             if not task.answers:

@@ -10,7 +10,7 @@ many no schedule exceeds.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from math import inf
 
 from dask_fmware.errors import SpecError
@@ -25,30 +25,55 @@ __all__ = ["Clairvoyant", "most_in_time", "true_calls", "true_tasks"]
 def true_tasks(scenario: Scenario, runs: Sequence[SampledRun]) -> list[tuple[Task, ...]]:
     """The runs as jobs with their true lengths; lanes are the cards in the order of the scenario.
 
+    A step that need not be done in time, as the run is due with an answer that does not wait for it, has no deadline.
+
     Raises
     ------
     SpecError
-        If a card runs more than one call at a time.
+        If a card runs more than one call at a time, or the cluster is not the same and at hand all the time.
     """
     if any(card.slots != 1 for card in scenario.cards.values()):
         raise SpecError("a clairvoyant schedule is searched for serial cards only (slots: 1)")
-    cards = [name for name, card in scenario.cards.items() for _ in range(card.count)]
-    return [_tasks(scenario, run, cards) for run in runs]
+    hostings = [hosting for model in scenario.models.values() for hosting in model.on.values()]
+    loads = not scenario.warm_start and any(hosting.load_s.bound or hosting.failed_starts for hosting in hostings)
+    if loads or scenario.failures or scenario.delivery_s:
+        raise SpecError(
+            "a clairvoyant schedule knows no failures, no delivery_s, and load_s only with warm_start: true"
+        )
+    cards = [f"{name}-{index}" for name, card in scenario.cards.items() for index in range(card.count)]
+    hosted = set(scenario.placement())
+    return [_tasks(scenario, run, cards, hosted) for run in runs]
 
 
-def _tasks(scenario: Scenario, run: SampledRun, cards: Sequence[str]) -> tuple[Task, ...]:
+def _tasks(scenario: Scenario, run: SampledRun, cards: Sequence[str], hosted: Set[tuple[str, str]]) -> tuple[Task, ...]:
     made = []
-    for node in run.nodes:
+    answers = {i for i, node in enumerate(run.nodes) if node.answers and any(true_calls(node))}
+    by_end = run.is_whole or not answers
+    awaited = _awaited(run, set(range(len(run.nodes))) if by_end else answers)
+    for number, node in enumerate(run.nodes):
         calls: list[Times] = []
         for model, lengths in true_calls(node):
-            hostings = [scenario.models[model].on.get(card) for card in cards]
-            times = [None if h is None else alone_s(h.step_law, h.limits, (lengths,)) for h in hostings]
-            calls.append(tuple((t[1], t[1]) if t is not None and run.is_whole else t for t in times))
+            on = scenario.models[model].on
+            found = [on[card.rpartition("-")[0]] if (model, card) in hosted else None for card in cards]
+            times = [None if h is None else alone_s(h.step_law, h.limits, (lengths,)) for h in found]
+            calls.append(tuple((t[1], t[1]) if t is not None and by_end else t for t in times))
         seconds = node.seconds if node.taken else 0.0
         before_s, after_s = (seconds, 0.0) if calls else (0.0, seconds)
+        ready = run.arrival if node.after else run.arrival + before_s
+        before_s += scenario.hop_s
+        due = run.deadline if number in awaited else inf
         in_turn = node.in_turn or any(len(body.nodes) > 1 for body in node.bodies)
-        made.append(Task(node.after, run.arrival, before_s, tuple(calls), in_turn, node.answers, run.deadline, after_s))
+        made.append(Task(node.after, ready, before_s, tuple(calls), in_turn, node.answers, due, after_s))
     return tuple(made)
+
+
+def _awaited(run: SampledRun, ends: Set[int]) -> Set[int]:
+    """The nodes that a run is due with, and all that these wait for."""
+    found = set(ends)
+    for number in range(len(run.nodes) - 1, -1, -1):
+        if number in found:
+            found.update(run.nodes[number].after)
+    return found
 
 
 def true_calls(node: SampledNode) -> Iterator[tuple[str, Lengths]]:

@@ -89,3 +89,60 @@ def test_cards_that_batch_have_neither() -> None:
     cards = {name: card.model_copy(update={"slots": 4}) for name, card in scenario.cards.items()}
     with pytest.raises(SpecError, match="serial cards only"):
         most_possible(scenario.model_copy(update={"cards": cards}), Workload(scenario, 0).runs())
+
+
+CALL = {"model": "m", "prompt": 1, "output": 5}  # half a second, the first token after a tenth
+ANSWER = {**CALL, "answers": True}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "slo", "more", "met"),
+    [
+        ({"a": {**ANSWER, "seconds": 1.0}}, {"ttft_s": 0.5}, {}, 0),
+        ({"a": CALL, "b": {**ANSWER, "after": ["a"]}}, {"ttft_s": 0.7}, {"hop_s": 0.2}, 0),
+        ({"a": ANSWER, "code": {"seconds": 1.0, "after": ["a"]}}, {"e2e_s": 1.0}, {}, 0),
+        ({"a": CALL, "code": {"seconds": 1.0, "after": ["a"]}}, {"ttft_s": 1.0}, {}, 0),
+        ({"a": CALL}, {"ttft_s": 0.4}, {}, 0),
+        ({"a": ANSWER, "log": {**CALL, "after": ["a"]}}, {"ttft_s": 0.2}, {}, 1),
+        ({"a": CALL, "b": {**ANSWER, "after": ["a"]}, "c": {**CALL, "output": 90}}, {"ttft_s": 0.7}, {}, 1),
+    ],
+)
+def test_schedule_and_bound_know_what_a_run_is_due_with(
+    nodes: dict[str, object], slo: dict[str, float], more: dict[str, object], met: int
+) -> None:
+    made = load_scenario(
+        {
+            "cards": {"card": {"slots": 1, "count": 2}},
+            "models": {"m": {"on": {"card": {"plain": {"w0": 0.1}}}}},
+            "workflows": {"one": {"slo": slo, "nodes": nodes}},
+            "arrivals": {"kind": "window", "count": 1, "window_s": 1.0},
+            **more,
+        }
+    )
+    runs = Workload(made, 0).runs()
+    assert sum(o.met for o in World(made, "greedy", runs).play()) == met
+    assert met == most_in_time(made, runs) <= most_possible(made, runs)
+
+
+def test_a_card_without_the_model_runs_none_of_its_calls() -> None:
+    scenario = paper("rag", 6, 1.0)
+    small = scenario.models["small"]
+    absent = small.model_copy(update={"on": {n: h.model_copy(update={"replicas": 0}) for n, h in small.on.items()}})
+    gone = {"A40": absent.on["A40"], "A100": small.on["A100"]}
+    without = scenario.model_copy(
+        update={"models": {**scenario.models, "small": small.model_copy(update={"on": gone})}}
+    )
+    times = [task.calls[0] for job in true_tasks(without, Workload(without, 0).runs()) for task in job[:1]]
+    assert all(on_a100 is not None and on_a40 is None for on_a100, on_a40 in times)
+
+
+@pytest.mark.parametrize(
+    "change", [{"delivery_s": 0.1}, {"failures": [{"card": "A40-0", "at_s": 1.0}]}, {"load_s": 3.0}]
+)
+def test_a_cluster_that_changes_has_no_schedule(change: dict[str, object]) -> None:
+    document = paper("rag", 3, 1.0).model_dump(mode="json", exclude_defaults=True)
+    if "load_s" in change:
+        document["models"]["small"]["on"]["A40"]["load_s"] = change["load_s"]
+    made = load_scenario(document | {k: v for k, v in change.items() if k != "load_s"})
+    with pytest.raises(SpecError, match="knows no failures"):
+        most_in_time(made, Workload(made, 0).runs())
