@@ -148,6 +148,7 @@ def _show_scenario(file: Path) -> None:
                 _ = hosting.step_law  # the document only holds names of the catalog
             except SpecError as error:
                 raise SpecError(f"{file}: models.{name}.on.{card}.catalog: {error}") from None
+    list(scenario.placement())  # says where there are more replicas than cards
     click.echo(f"scenario '{scenario.name}': {len(scenario.workflows)} workflows, sound")
     for name, workflow in scenario.workflows.items():
         calls = sum(node.model is not None for node in workflow.nodes.values())

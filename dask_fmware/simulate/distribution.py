@@ -14,6 +14,8 @@ from dask_fmware.spec.record import Record
 
 __all__ = ["Distribution", "Spread"]
 
+WIDEST = 10.0  # deviation of the log: a millionth of such draws are 10**20 medians away
+
 
 class Spread(Record):
     """One distribution; exactly one of `fixed`, `uniform`, `lognormal` and `values` is given.
@@ -36,6 +38,14 @@ class Spread(Record):
         given = [f for f in ("fixed", "uniform", "lognormal", "values") if getattr(self, f) is not None]
         if len(given) != 1:
             raise ValueError(f"a distribution is one of fixed, uniform, lognormal and values; given: {given or 'none'}")
+        if self.lognormal is not None and not (self.lognormal[0] > 0.0 <= self.lognormal[1] <= WIDEST):
+            raise ValueError(f"a lognormal needs a median above 0 and a deviation of its log from 0 to {WIDEST:g}")
+        if self.uniform is not None and not 0.0 <= self.uniform[0] <= self.uniform[1]:
+            raise ValueError("uniform is the least and the most, none below 0; write the smaller one first")
+        if self.values is not None and min(self.values) < 0.0:
+            raise ValueError("values are numbers that are not below 0")
+        if self.most is not None and self.most < self.least:
+            raise ValueError(f"most ({self.most:g}) is below least ({self.least:g}); raise most or lower least")
         return self
 
     def draw(self, source: random.Random) -> float:

@@ -6,7 +6,7 @@ It describes; `workload` draws runs from it and `world` plays them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -139,10 +139,14 @@ class NodeScenario(Record):
     def _sound(self) -> Self:
         if self.model is not None and (self.prompt is None or self.output is None):
             raise ValueError("a model node needs the distributions of prompt and output tokens")
+        if self.model is None and any(part is not None for part in (self.prompt, self.output, self.max_tokens)):
+            raise ValueError("prompt, output and max_tokens are of model nodes: say which model")
         if self.items is not None and self.rounds is not None:
             raise ValueError("a node has items (map) or rounds (loop), not both")
         if (self.items is not None or self.rounds is not None) and (self.model is None or self.answers):
             raise ValueError("maps and loops are of model nodes that do not answer")
+        if self.decides and not _are_shares(self.decides.values()):
+            raise misfit("probabilities are not below 0, and not all of them 0", "decides")
         return self
 
 
@@ -164,7 +168,16 @@ class ObjectiveScenario(Record):
     def _one_bound(self) -> Self:
         if self.ttft_s is not None and (self.e2e_s is not None or self.whole):
             raise misfit("runs have one bound here: leave out ttft_s, or e2e_s and whole", "ttft_s")
+        name = "ttft_s" if self.ttft_s is not None else "e2e_s" if self.e2e_s is not None else None
+        if name is not None and (self.on is not None or self.factor != 1.0 or self.plus_s):
+            raise misfit(f"runs have one bound here: leave out {name}, or on, factor and plus_s", name)
+        if not self.factor and not self.plus_s:
+            raise misfit("a factor of 0 needs plus_s above 0", "factor")
         return self
+
+    def reference(self, cards: Iterable[str]) -> str | None:
+        """Type of card that the unloaded path is of: the first one if none is named; None if there is no such path."""
+        return None if self.ttft_s is not None or self.e2e_s is not None else self.on or next(iter(cards))
 
 
 class WorkflowScenario(Record):
@@ -326,7 +339,23 @@ class Scenario(FleetScenario):
                 if node.model is not None and node.model not in self.models:
                     known = ", ".join(self.models)
                     raise misfit(f"no model '{node.model}' (known: {known})", "workflows", name, "nodes", node_name)
+            reference = workflow.slo.reference(self.cards) if workflow.slo is not None else None
+            called = [self.models[node.model].on for node in workflow.nodes.values() if node.model is not None]
+            if reference is not None and any(reference not in on for on in called):
+                hosts = [card for card in self.cards if all(card in on for on in called)]
+                raise misfit(
+                    f"no card '{reference}' that hosts all models of the workflow, by which its objective is reckoned "
+                    f"(such cards: {', '.join(hosts) or 'none; give ttft_s or e2e_s'})", "workflows", name, "slo", "on",
+                )  # fmt: skip
+        if not _are_shares(workflow.share for workflow in self.workflows.values()):
+            raise misfit("all workflows have a share of 0, so nothing arrives", "workflows")
         return self
+
+
+def _are_shares(weights: Iterable[float]) -> bool:
+    """Whether something can be drawn by such weights."""
+    weights = list(weights)
+    return min(weights) >= 0.0 and max(weights) > 0.0
 
 
 def load_scenario(source: str | os.PathLike[str] | Mapping[str, Any]) -> Scenario:

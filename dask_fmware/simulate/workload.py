@@ -62,13 +62,12 @@ class Workload:
         unloaded_s, bound_s, is_whole = 0.0, inf, False
         if slo is not None:
             is_whole = slo.whole or slo.e2e_s is not None
-            if slo.ttft_s is not None:
-                bound_s = slo.ttft_s
-            elif slo.e2e_s is not None:
-                bound_s = slo.e2e_s
-            else:
-                unloaded_s = self.unloaded_s(nodes, slo.on or next(iter(self.scenario.cards)), whole=slo.whole)
+            reference = slo.reference(self.scenario.cards)
+            if reference is not None:
+                unloaded_s = self.unloaded_s(nodes, reference, whole=slo.whole)
                 bound_s = slo.factor * unloaded_s + slo.plus_s
+            else:
+                bound_s = slo.ttft_s or slo.e2e_s or inf
         bound = {"e2e_s" if is_whole else "ttft_s": bound_s}
         plan = RunPlan(
             run_id=run_id,
