@@ -59,6 +59,11 @@ class Report:
         return self.data.met
 
     @property
+    def is_rejected(self) -> bool:
+        """Whether it would have been late and asked to be rejected then (``on_miss="reject"``)."""
+        return self.data.state == "rejected"
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         """One row for each call, durations in seconds since it became runnable.
 

@@ -16,7 +16,7 @@ from dask_fmware.client.asking import checked_client, run_id_of
 from dask_fmware.client.batches import Batches
 from dask_fmware.client.fetching import fetched
 from dask_fmware.compile.collection import BoundWorkflow
-from dask_fmware.errors import NotInstalledError, RuntimeFaultError, VersionMismatchError
+from dask_fmware.errors import DeadlineRejectedError, NotInstalledError, RuntimeFaultError, VersionMismatchError
 from dask_fmware.model.report import RunReport
 
 __all__ = ["Outcome", "Session"]
@@ -34,6 +34,11 @@ class Outcome:
     value: Any  # None if it failed
     error: Exception | None
     report: RunReport | None  # if the runtime had one
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether it would have been late and asked to be rejected then (``on_miss="reject"``)."""
+        return isinstance(self.error, DeadlineRejectedError)
 
 
 class Session:

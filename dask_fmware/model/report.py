@@ -13,8 +13,10 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 __all__ = ["AttemptReport", "CallReport", "CallState", "Failure", "PackedReport", "RunReport", "RunState"]
 
-CallState: TypeAlias = Literal["planned", "held", "queued", "running", "finished", "failed", "cancelled", "skipped"]
-RunState: TypeAlias = Literal["running", "finished", "failed", "cancelled", "refused"]
+CallState: TypeAlias = Literal[
+    "planned", "held", "queued", "running", "finished", "failed", "rejected", "cancelled", "skipped"
+]
+RunState: TypeAlias = Literal["running", "finished", "failed", "rejected", "cancelled", "refused"]
 Values: TypeAlias = tuple[Any, ...]
 PackedReport: TypeAlias = bytes
 
@@ -60,7 +62,7 @@ class CallReport:
     answers: bool
     state: CallState = "planned"
     runnable_at: float | None = None
-    reason: str = ""  # why it waits, was skipped or failed
+    reason: str = ""  # why it waits, was skipped or rejected, or failed
     lacked: str = ""  # what was missing when it last became runnable, if that was a replica
     attempts: list[AttemptReport] = field(default_factory=list)
     latest_start_at: float | None = None  # of a call that has not ended, for nine of ten such runs to be in time
@@ -124,7 +126,7 @@ class RunReport:
     priority: int
     submitted: float  # seconds of the scheduler's clock
     state: RunState = "running"
-    reason: str = ""  # why it failed, was refused or cancelled
+    reason: str = ""  # why it failed, was rejected (`on_miss`), refused when it came, or cancelled
     ttft_slo_s: float | None = None
     e2e_slo_s: float | None = None
     finish_by_s: float | None = None

@@ -54,7 +54,7 @@ class Piece:
 class Blame:
     """What cost a run its objective."""
 
-    cause: Literal["wait", "run", "lost", "between", "failed", "refused"]
+    cause: Literal["wait", "run", "lost", "between", "failed", "rejected", "refused"]
     node: str  # without the item path of maps and loops
     card: str
     accelerator: str
@@ -236,17 +236,17 @@ def blame(report: RunReport, now: float | None = None) -> Blame | None:
     """Return what cost a run its objective; None if it met it, has none or nothing is known yet."""
     if report.state == "refused":
         return Blame("refused", "", "", "", "", 0.0)
-    if report.state == "failed":
+    if report.state in ("failed", "rejected"):
         since = report.failures[-1].retried_at if report.failures else 0.0  # bodies of before do not run again
         failed = [
             call
             for call in report.calls
-            if call.state == "failed" and (call.runnable_at is None or call.runnable_at >= since)
+            if call.state == report.state and (call.runnable_at is None or call.runnable_at >= since)
         ]
         last = failed[-1].last if failed else None
         if last is not None:
-            return Blame("failed", base_name(failed[-1].node), last.card, last.accelerator, last.replica, 0.0)
-        return Blame("failed", base_name(failed[-1].node) if failed else "", "", "", "", 0.0)
+            return Blame(report.state, base_name(failed[-1].node), last.card, last.accelerator, last.replica, 0.0)
+        return Blame(report.state, base_name(failed[-1].node) if failed else "", "", "", "", 0.0)
     if report.met is True or report.deadline_s is None or report.state == "cancelled":
         return None
     worst = max(critical_path(report, now), key=lambda piece: piece.loss_s, default=None)

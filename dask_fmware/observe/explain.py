@@ -102,7 +102,7 @@ def explain(report: RunReport, neighbours: Sequence[Neighbour] = (), now: float 
         f"It had failed after {failed_at:.3f} s and was retried after {retried_at:.3f} s: {reason}."
         for reason, failed_at, retried_at in report.failures
     ]
-    if report.state in ("failed", "refused", "cancelled"):
+    if report.state in ("failed", "rejected", "refused", "cancelled"):
         whom = blame(report)
         where = f" at node '{whom.node}'" + (f" on card {whom.card}" if whom.card else "") if whom and whom.node else ""
         sentences.append(f"It {'was ' if report.state != 'failed' else ''}{report.state}{where}: {report.reason}.")

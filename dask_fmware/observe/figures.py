@@ -71,6 +71,7 @@ class Figures:
                 "met": tally.met,
                 "missed": tally.missed,
                 "failed": tally.failed,
+                "rejected": tally.rejected,
                 "last_minute": history.window.attainment(now - 60.0),
                 "ended_per_s": tally.ended / max(span_s, 1.0),
                 "met_per_s": tally.met / max(span_s, 1.0),
@@ -110,7 +111,7 @@ class Figures:
         for start in (last - window.step_s * (count - 1 - i) for i in range(count)):
             bucket = buckets.get(start)
             if bucket is None:
-                rows.append([start * 1e3, 0.0, 0.0, 0.0, 0.0, 0.0, None, None, None, None, None, 0.0, 0.0])
+                rows.append([start * 1e3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None, None, None, None, None, 0.0, 0.0])
             elif start == last:
                 rows.append(_row(bucket, max(now - start, 1.0)))
             else:
@@ -244,8 +245,8 @@ def slack_labels() -> list[str]:
 
 
 COLUMNS = (
-    "time", "met", "missed", "failed", "unjudged", "submitted", "attainment", "ttft50", "ttft95", "e2e50", "e2e95",
-    "held", "tokens",
+    "time", "met", "missed", "failed", "rejected", "unjudged", "submitted", "attainment", "ttft50", "ttft95", "e2e50",
+    "e2e95", "held", "tokens",
 )  # fmt: skip
 
 
@@ -256,7 +257,8 @@ def _row(bucket: Bucket, span_s: float) -> list[float | None]:
         tally.met / span_s,
         tally.missed / span_s,
         tally.failed / span_s,
-        (tally.ended - tally.met - tally.missed - tally.failed) / span_s,  # without an SLO, or cancelled
+        tally.rejected / span_s,
+        tally.unjudged / span_s,
         bucket.submitted / span_s,
         tally.attainment,
         *tally.ttft.quantiles((0.5, 0.95)),

@@ -15,6 +15,7 @@ CAUSES = {
     "lost": "lost an attempt",
     "between": "lost time in plain code",
     "failed": "failed",
+    "rejected": "was rejected as it would be late",
     "refused": "refused",
 }
 

@@ -33,18 +33,20 @@ class Ended(NamedTuple):
     """What is counted of a run that ended; made once for all groups that it belongs to."""
 
     met: bool | None
-    failed: bool  # or refused
+    failed: bool  # or refused when it came
+    rejected: bool  # as it would be late, see `on_miss`
     ttft: tuple[int, float] | None  # bin and seconds, of a run that finished
     e2e: tuple[int, float] | None
 
     @classmethod
     def of(cls, report: RunReport) -> Ended:
         """Return what is counted of a report."""
-        met, failed, end = report.met, report.state in ("failed", "refused"), report.finished_at
+        met, end = report.met, report.finished_at
+        failed, rejected = report.state in ("failed", "refused"), report.state == "rejected"
         if report.state != "finished" or end is None:
-            return cls(met, failed, None, None)
+            return cls(met, failed, rejected, None, None)
         first = report.first_token_at if report.first_token_at is not None else end
-        return cls(met, failed, (bin_of(first), first), (bin_of(end), end))
+        return cls(met, failed, rejected, (bin_of(first), first), (bin_of(end), end))
 
 
 @dataclass(slots=True)
@@ -54,7 +56,8 @@ class Tally:
     met: int = 0
     missed: int = 0  # finished too late
     failed: int = 0  # failed or refused, with or without an SLO
-    judged: int = 0  # had an SLO and was not cancelled: met, missed, failed or refused
+    rejected: int = 0  # as they would be late, which they asked for
+    judged: int = 0  # had an SLO and was not cancelled: met, missed, failed, rejected or refused
     ended: int = 0
     ttft: QuantileSketch = field(default_factory=QuantileSketch)
     e2e: QuantileSketch = field(default_factory=QuantileSketch)
@@ -66,6 +69,8 @@ class Tally:
         self.met += ended.met is True
         if ended.failed:
             self.failed += 1
+        elif ended.rejected:
+            self.rejected += 1
         elif ended.met is False:
             self.missed += 1
         if ended.ttft is not None and ended.e2e is not None:
@@ -77,10 +82,16 @@ class Tally:
         self.met += other.met
         self.missed += other.missed
         self.failed += other.failed
+        self.rejected += other.rejected
         self.judged += other.judged
         self.ended += other.ended
         self.ttft.merge(other.ttft)
         self.e2e.merge(other.e2e)
+
+    @property
+    def unjudged(self) -> int:
+        """Finished without an SLO, or cancelled."""
+        return self.ended - self.met - self.missed - self.failed - self.rejected
 
     @property
     def attainment(self) -> float | None:

@@ -72,13 +72,13 @@ class RunEnded:
     """The result of a run is there, or will never be."""
 
     run_id: str
-    state: Literal["finished", "failed", "cancelled"]
+    state: Literal["finished", "failed", "rejected", "cancelled"]
     reason: str = ""
 
 
 @immutable
 class RunRetried:
-    """A user wants a run that has failed tried again: it goes on, and ends once more."""
+    """A user wants a run that has failed or was rejected tried again: it goes on, and ends once more."""
 
     run_id: str
 

@@ -148,7 +148,7 @@ class Machine:
                 return self._run_ended(event, now)
             case RunRetried():
                 run = self.runs.get(event.run_id)
-                if run is not None and run.plan.run_id == event.run_id and run.report.state == "failed":
+                if run is not None and run.plan.run_id == event.run_id and run.report.state in ("failed", "rejected"):
                     run.reopen(now)
                 return []
             case RunDropped():
@@ -162,7 +162,7 @@ class Machine:
                 return self._call_gone(event.call_id, now, dropped=False)
             case CallRetried():
                 call = self.runs.calls.get(event.call_id)
-                if call is not None and call.report.state == "failed":
+                if call is not None and call.report.state in ("failed", "rejected"):
                     attempts.start_over(call)
                 return []
             case CallDropped():

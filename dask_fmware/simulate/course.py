@@ -30,6 +30,7 @@ class Outcome:
     finished_at: float = inf
     calls: list[tuple[str, str, float, float]] = field(default_factory=list)  # node, accelerator, start, end
     parked: int = 0  # calls that were started although they were found too late
+    is_rejected: bool = False  # as it would be late, which it asked for
     never_ended: bool = False  # it was under way when the simulation ended
 
     @property
@@ -109,7 +110,7 @@ class Course:
         del live.keys[call_id]
         self._node_done(live, node, index)
 
-    def end(self, live: Live, state: Literal["finished", "failed"], reason: str = "") -> None:
+    def end(self, live: Live, state: Literal["finished", "failed", "rejected"], reason: str = "") -> None:
         """A run is over."""
         if live.is_over:
             return
@@ -120,6 +121,7 @@ class Course:
             live.outcome.finished_at = self._agenda.now
             if live.outcome.first_token_at == inf:
                 live.outcome.first_token_at = self._agenda.now
+        live.outcome.is_rejected = state == "rejected"
         self._tell(RunEnded(run_id, state, reason))
         self._tell(RunDropped(run_id))
         for call_id in live.keys:  # of a run that failed

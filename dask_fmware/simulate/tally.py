@@ -36,7 +36,8 @@ class Measured:
     scale_95: float  # times the SLO within which 95 % of runs are
     scale_99: float
     finished_late: int  # runs that missed and were served all the same
-    rejected: int  # runs that ended without an answer
+    rejected: int  # runs that would have been late and asked to be rejected then
+    failed: int  # other runs that ended without an answer
     never_ended: int  # runs that were under way at the end, as nothing could serve them any more
     parked_calls: int  # started although they were found too late
     late_work: float  # share of the engines' work that went to runs that missed
@@ -63,7 +64,7 @@ class Tally:
         self._scale = array("d")
         self._arrival = array("d")
         self._in_time = bytearray()
-        self._met = self._late = self._rejected = self._parked = 0
+        self._met = self._late = self._rejected = self._failed = self._parked = 0
         self.never_ended = 0  # of the runs taken so far
         self._work_s = self._late_work_s = self._end = 0.0
         self._calls = dict.fromkeys(scenario.cards, 0)
@@ -98,8 +99,10 @@ class Tally:
         if outcome.finished_at < inf:
             self._late += not met
             self._end = max(self._end, outcome.finished_at)
-        elif not outcome.never_ended:
+        elif outcome.is_rejected:
             self._rejected += not met
+        elif not outcome.never_ended:
+            self._failed += not met
 
     def measured(self, card_seconds: Mapping[str, float] | None = None) -> Measured:
         """Sum up; at least one run has been taken.
@@ -127,6 +130,7 @@ class Tally:
             scale_99=_rank(scale, 0.99),
             finished_late=self._late,
             rejected=self._rejected,
+            failed=self._failed,
             never_ended=self.never_ended,
             parked_calls=self._parked,
             late_work=self._late_work_s / self._work_s if self._work_s else 0.0,

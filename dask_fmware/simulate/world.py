@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import inf
 
+from dask_fmware.errors import DeadlineRejectedError
 from dask_fmware.policy import Policy, create_policy
 from dask_fmware.profile.emulation import FIRST
 from dask_fmware.runtime import (
@@ -222,7 +223,8 @@ class World:
                 self._course.call_done(action.call_id)
             elif isinstance(action, Fail):
                 if (entry := self._course.calls.get(action.call_id)) is not None:  # else its run has failed already
-                    self._course.end(entry[0].root, "failed", action.reason)
+                    is_late = isinstance(action.error, DeadlineRejectedError)
+                    self._course.end(entry[0].root, "rejected" if is_late else "failed", action.reason)
             elif isinstance(action, Refuse):
                 raise action.error
 

@@ -277,7 +277,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             case "erred":
                 self.performer.take_back(key)
                 if key in self._outputs:
-                    self._run_ended(self._outputs[key], "failed", self._failure(key))
+                    self._run_failed(self._outputs[key], key)
             case "released":
                 self._was_erred = key if start == "erred" else None
                 if node.model is not None and start != "memory":
@@ -290,7 +290,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _retried(self, key: str, run_id: str, node: PlannedNode) -> None:
         """A user has a task that failed tried again: the first of a run, whatever it is, opens that run."""
         report = self.machine.report(run_id)
-        if report is not None and report.state == "failed":
+        if report is not None and report.state in ("failed", "rejected"):
             self.performer.tell(RunRetried(run_id))
         if node.model is not None:
             self.performer.tell(CallRetried(key))
@@ -305,15 +305,19 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             self.performer.tell(RunDropped(run_id))
             self.answers.wake(run_id)
 
-    def _failure(self, key: str) -> str:
-        """Why a run failed; an error of plain code says nothing of where it was raised.
+    def _run_failed(self, run_id: str, key: str) -> None:
+        """Say how a run without a result ended, and why; an error of plain code says nothing of where it was raised.
 
         A task has the name of the last of the functions that were joined in it; notes of the error name the one.
         """
         blamed, text = self.dask.failure(key)
-        known = self._nodes.get(blamed)
-        is_plain = known is not None and known[1].model is None and "node '" not in text
-        return f"in plain code up to '{known[1].name}': {text}" if is_plain and known else text
+        known, run = self._nodes.get(blamed), self.machine.runs.get(run_id)
+        if known is not None and run is not None and run.rejects_at(known[1].name):
+            self._run_ended(run_id, "rejected", text)
+            return
+        if known is not None and known[1].model is None and "node '" not in text:
+            text = f"in plain code up to '{known[1].name}': {text}"
+        self._run_ended(run_id, "failed", text)
 
     def _run_ended(self, run_id: str, state: Any, reason: str = "") -> None:
         self.performer.tell(RunEnded(run_id, state, reason))

@@ -87,12 +87,35 @@ async def test_a_run_that_is_late_is_rejected_only_if_it_asked_for_that(serving:
         await cluster.until(lambda: cluster.router.machine.held >= 1)
         with pytest.raises(DeadlineRejectedError, match=r"node 'call': .* s past the deadline of its run"):
             await late
+        told = await fm.report(late)
+        assert (told.is_rejected, [row["state"] for row in told.rows]) == (True, ["rejected"])
         engine.resume()
         assert (await served).model == "small"
         assert (await fm.report(served)).met is False
         await first
         for future in (first, served, late):
             future.release()
+
+
+async def test_a_run_whose_map_has_a_late_body_is_rejected_and_one_that_fails_is_not(serving: Any) -> None:
+    @fm.task
+    def broken(text: str) -> str:
+        raise ValueError("it broke")
+
+    @fm.workflow(slo=fm.SLO(e2e_s=0.05, on_miss="reject"))
+    def fails(text):
+        return small("{text}", text=broken(text))
+
+    @fm.workflow(slo=fm.SLO(e2e_s=0.05, on_miss="reject"))
+    def fans_out(texts):
+        return fm.map(_after_a_pause, texts)
+
+    async with serving("small", slots=1) as cluster:
+        session = fm.Session(cluster.client)
+        rejected = await session.outcome(fans_out(texts=["a", "b"]))
+        failed = await session.outcome(fails("a"))
+        assert (rejected.is_rejected, rejected.report.state) == (True, "rejected")
+        assert (failed.is_rejected, failed.report.state) == (False, "failed")
 
 
 @fm.task

@@ -207,6 +207,17 @@ def test_refused_failed_met_and_cancelled_runs() -> None:
     assert blame(run(state="cancelled")) is None
 
 
+def test_a_run_that_was_rejected_did_not_fail() -> None:
+    given_up = run(call("answer", 0.5, state="rejected"), state="rejected", reason="too late", finished_at=0.7)
+    found = blame(given_up)
+    assert found is not None
+    assert (found.cause, found.node, given_up.met) == ("rejected", "answer", False)
+    words = explain(given_up)
+    assert words.headline == "rag run-1 was rejected"
+    assert "It was rejected at node 'answer': too late." in words.sentences
+    assert "failed" not in str(words)
+
+
 def test_a_run_that_failed_is_explained_by_its_failure_and_blames_no_node_for_being_late() -> None:
     first = call("first", 0.0, attempt(0.0, 0.5, ideal_s=0.1), answers=True)
     words = str(explain(run(first, state="failed", reason="in plain code up to 'boom': ValueError('boom')")))

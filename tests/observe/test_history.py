@@ -12,7 +12,7 @@ from dask_fmware.observe.figures import SHOWN, Figures, slack_labels
 from dask_fmware.observe.history import NAMES, OTHERS, History
 from dask_fmware.observe.layout import graph_of
 from dask_fmware.observe.window import ALL, Culprit, Window
-from dask_fmware.runtime import FirstToken, ReplicaDraining, ReplicaGone, RunDropped, RunEnded
+from dask_fmware.runtime import CallRunnable, FirstToken, ReplicaDraining, ReplicaGone, RunDropped, RunEnded
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 from tests.runtime.builders import Driver, node, plan, replica
@@ -191,6 +191,19 @@ def test_every_run_that_ended_is_in_the_series_with_or_without_a_verdict(driver:
     series = Figures(history(driver)).live(5.0)["series"]
     rates = {name: 5 * sum(series[name]) for name in ("met", "missed", "failed", "unjudged")}
     assert rates == {"met": 1, "missed": 1, "failed": 0, "unjudged": 2}
+
+
+def test_runs_that_were_rejected_are_not_counted_as_failed(driver: Driver) -> None:
+    driver.ready(replica("r0"))
+    driver.submit(plan("late", [node("late/answer")], objective=Objective(ttft_s=1.0, on_miss="reject")))
+    driver.tell(CallRunnable("late/answer"), at=2.0)
+    driver.tell(RunEnded("late", "rejected", "too late"), at=2.0)
+    figures = Figures(history(driver)).live(2.0)
+    tiles = figures["tiles"]
+    assert (tiles["failed"], tiles["missed"], tiles["rejected"], tiles["attainment"]) == (0, 0, 1, 0.0)
+    assert (sum(figures["series"]["failed"]), sum(figures["series"]["rejected"]) > 0) == (0, True)
+    assert [culprit["cause"] for culprit in figures["culprits"]] == ["was rejected as it would be late"]
+    assert history(driver).totals.runs == {("rag", "default", "rejected"): 1}
 
 
 def test_slots_in_use_are_of_those_that_take_calls(driver: Driver) -> None:

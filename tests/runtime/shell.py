@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from itertools import product
 
+from dask_fmware.errors import DeadlineRejectedError
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.replica import Replica
 from dask_fmware.observe import History
@@ -183,7 +184,8 @@ class Shell:
                 self.done(self.tasks[action.call_id])
             case Fail():
                 assert self.tasks[action.call_id].state == "held"
-                self.erred(self.tasks[action.call_id], action.reason)
+                is_late = isinstance(action.error, DeadlineRejectedError)
+                self.erred(self.tasks[action.call_id], action.reason, "rejected" if is_late else "failed")
             case Refuse() if action.run_id not in self.runs:
                 assert "came for run" in action.reason
             case Refuse():
@@ -256,9 +258,9 @@ class Shell:
         if all(t.state == "done" for t in run.tasks.values()):
             self._end(run, "finished")
 
-    def erred(self, task: Task, reason: str) -> None:
+    def erred(self, task: Task, reason: str, state: str = "failed") -> None:
         task.state, task.on = "erred", None
-        self._end(self.runs[task.plan_id], "failed", reason)
+        self._end(self.runs[task.plan_id], state, reason)
 
     def retry(self, run: Submitted) -> None:
         """The client has a run that failed tried again: what erred begins anew when its inputs are there."""
@@ -412,7 +414,7 @@ class Shell:
             if run.root:
                 report = self.machine.report(run.plan.run_id)
                 assert report is not None
-                assert report.state in ("finished", "failed", "refused", "cancelled")
+                assert report.state in ("finished", "failed", "rejected", "refused", "cancelled")
                 assert report.state == "finished" or report.reason
         for run in [r for r in self.runs.values() if r.root]:
             self.cancel(run, calls_first=False)

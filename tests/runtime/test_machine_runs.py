@@ -163,6 +163,7 @@ def test_a_late_call_is_rejected_only_if_the_user_asked_for_it(on_miss: str, ser
         assert isinstance(action, Fail)
         assert isinstance(action.error, DeadlineRejectedError)
         assert "0.500 s past the deadline" in action.reason
+        assert d.machine.runs.calls["x"].report.state == "rejected"
 
 
 def test_a_call_in_time_is_not_rejected() -> None:

@@ -75,6 +75,7 @@ def test_a_run_is_rejected_at_once_if_others_before_it_take_too_long() -> None:
     )
     rejected = [outcome for outcome in found["w"] if outcome.finished_at == float("inf")]
     assert len(rejected) > 100
+    assert all(outcome.is_rejected for outcome in rejected)
     assert sum(not outcome.met for outcome in found["w"]) - len(rejected) < 0.02 * len(found["w"])
 
 

@@ -200,7 +200,7 @@ class Contract:
     def _run_retried(self, run_id: str) -> None:
         """A run that failed is to end once more; the time that it takes still counts from its submission."""
         run = self._runs.get(run_id)
-        if run is not None and run.state == "failed" and run.plan.run_id == run_id:
+        if run is not None and run.state in ("failed", "rejected") and run.plan.run_id == run_id:
             run.state = "live"
             self.counts["runs retried"] += 1
 

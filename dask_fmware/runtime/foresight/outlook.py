@@ -18,7 +18,7 @@ from dask_fmware.runtime.foresight.likely import Likely, job_call
 from dask_fmware.runtime.foresight.views import CallViews
 from dask_fmware.runtime.learning.knowledge import Shape, base_name
 from dask_fmware.runtime.replicas.fleet import Fleet
-from dask_fmware.runtime.runs.records import NOTHING, CallRecord, RunRecord, Runs
+from dask_fmware.runtime.runs.records import NOTHING, TERMINAL, CallRecord, RunRecord, Runs
 
 __all__ = ["ToCome"]
 
@@ -177,7 +177,7 @@ class ToCome:
             return open_, ends, is_new
         for report in reports:
             call = self._runs.calls.get(report.call_id)
-            if call is None or report.state in ("finished", "failed", "cancelled", "skipped"):
+            if call is None or report.state in TERMINAL:
                 continue
             if report.state == "running":
                 ends = max(ends, self._end(call, now))

@@ -159,10 +159,12 @@ def start_over(call: CallRecord) -> None:
 
 def reject(call: CallRecord, why: str) -> Fail:
     """End a call that would be late, as its run asks for."""
-    return fail(
+    failed = fail(
         call,
         DeadlineRejectedError(
             f"workflow '{call.run.plan.workflow}', node '{call.node.name}': {why} (on_miss='reject'); "
             "use on_miss='finish' to have it served late"
         ),
     )
+    call.report.state = "rejected"
+    return failed

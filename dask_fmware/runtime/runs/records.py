@@ -20,7 +20,7 @@ from dask_fmware.runtime.runs.shares import Level
 
 __all__ = ["TERMINAL", "CallRecord", "RunRecord", "Runs", "sources"]
 
-TERMINAL: frozenset[CallState] = frozenset({"finished", "failed", "cancelled", "skipped"})
+TERMINAL: frozenset[CallState] = frozenset({"finished", "failed", "rejected", "cancelled", "skipped"})
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 UNDECIDED: Decided = frozenset()
@@ -106,6 +106,11 @@ class RunRecord:
         report.failures = (*report.failures, Failure(report.reason, failed_at, at))
         report.state, report.reason, report.finished_at, report.first_token_at = "running", "", None, None
         self.idle_since, self.rounds, self.bodies, self.latest = now, NOTHING, NOTHING, NOTHING
+
+    def rejects_at(self, node: str) -> bool:
+        """Whether the error of a node is that a call was rejected: the node itself, or one of its bodies."""
+        rejected = [call.node for call in self.report.calls if call.state == "rejected"]
+        return node in rejected or node in [name.partition("[")[0] for name in rejected]
 
     def take(self, plan_id: str, switch: str, branch: int | None) -> None:
         """A switch of one of its plans has decided."""

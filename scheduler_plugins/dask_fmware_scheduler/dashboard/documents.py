@@ -17,7 +17,7 @@ from dask_fmware_scheduler.dask_internals import dashboard_templates
 
 __all__ = ["PANELS", "documents"]
 
-GOOD, BAD, FAILED, BLUE, GREY = "#2ea043", "#e5534b", "#8957e5", "#3b82f6", "#8b949e"
+GOOD, BAD, FAILED, REJECTED, BLUE, GREY = "#2ea043", "#e5534b", "#8957e5", "#d4a72c", "#3b82f6", "#8b949e"
 PALETTE = ("#3b82f6", "#f0883e", "#2ea043", "#bc8cff", "#e5534b", "#39c5cf", "#d4a72c", "#f778ba")
 
 PANELS: dict[str, str] = {
@@ -124,8 +124,9 @@ def _attainment(source: ColumnDataSource) -> Any:
 def _throughput(source: ColumnDataSource) -> Any:
     plot = _over_time()
     plot.y_range.start = 0
-    names, labels = ["met", "missed", "failed", "unjudged"], ["within SLO", "too late", "failed", "no verdict"]
-    colours = [GOOD, BAD, FAILED, BLUE]
+    names = ["met", "missed", "failed", "rejected", "unjudged"]
+    labels = ["within SLO", "too late", "failed", "rejected", "no verdict"]
+    colours = [GOOD, BAD, FAILED, REJECTED, BLUE]
     bars = plot.vbar_stack(
         names, x="time", width=4600, color=colours, source=source, legend_label=labels, line_color=None
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Traces", "record"]
 
 SCOPE = "dask_fmware"
+FAULTS = ("failed", "rejected", "refused")
 Attributes = dict[str, str | int | float | bool]
 
 
@@ -122,7 +123,7 @@ def record(report: RunReport, engine: Callable[[str], str]) -> None:
             attempts = [attempt for attempt in call.attempts if attempt.started_at >= since]
             if call.runnable_at is not None and attempts:
                 _call(report, call, attempts, engine, tracer, context)
-        _close(root, report, _end_of(report), report.reason if report.state in ("failed", "refused") else "")
+        _close(root, report, _end_of(report), report.reason if report.state in FAULTS else "")
 
 
 def _call(
@@ -157,7 +158,7 @@ def _call(
             made.add_event("first token", timestamp=_ns(report, attempt.first_token_at))
         failed = attempt.error or attempt.outcome if attempt.outcome in ("failed", "retry", "lost") else ""
         _close(made, report, _ended_at(report, attempt), failed)
-    _close(span, report, _ended_at(report, last), call.reason or last.error if call.state == "failed" else "")
+    _close(span, report, _ended_at(report, last), call.reason or last.error if call.state in FAULTS else "")
 
 
 def _run_attributes(report: RunReport) -> Attributes:
