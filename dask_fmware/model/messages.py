@@ -217,6 +217,7 @@ class AttemptEnded(_Message):
     is_repaired: bool = False  # the answer had to be mended to have the format asked for
     format_tokens: int | None = None  # output tokens that the format took; None: no format was asked for
     cost: float | None = None  # in the currency of the engine's prices; None: it has none
+    is_sound: bool = False  # "retry": the answer or a bound was the cause, which says nothing against the engine
 
 
 @immutable

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from dask_fmware.errors import AttemptsExhaustedError, CapacityError, EngineLoadError, OutputFormatError
+from dask_fmware.errors import AttemptsExhaustedError, EngineLoadError
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.report import CallState, RunReport
 from dask_fmware.policy.protocol import CallView, Policy
@@ -56,8 +56,6 @@ from dask_fmware.runtime.runs.records import TERMINAL, CallRecord, RunRecord, Ru
 from dask_fmware.runtime.runs.shares import Shares
 
 __all__ = ["Machine", "ModelLimits"]
-
-HEALTHY = (OutputFormatError.__name__, CapacityError.__name__)  # begin errors that no sick engine gives
 
 
 class Machine:
@@ -340,7 +338,7 @@ class Machine:
             self._record(call, event, stay, state, now)
         if is_finished:
             self.fleet.trust(state)
-        elif event.outcome == "retry" and not event.error.startswith(HEALTHY):
+        elif event.outcome == "retry" and not event.is_sound:
             state.is_shaky = True
         self._begun(now)
         return self.dispatcher.serve(state, now)

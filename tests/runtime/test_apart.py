@@ -163,7 +163,7 @@ def test_a_replica_that_went_while_idle_is_trusted_when_it_comes_back(outcome: s
     if outcome == "finished":
         driver.end("a")
     else:
-        driver.end("a", "retry", error="OutputFormatError: no label")
+        driver.end("a", "retry", error="no label", is_sound=True)
     driver.tell(ReplicaGone("tcp://x"), ReplicaReady(replica("x", slots=4)))
     driver.start("b", "c", "d")
     assert running(driver, "x") == ["b", "c", "d"]

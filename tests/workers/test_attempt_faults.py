@@ -54,6 +54,7 @@ def test_a_call_for_which_one_engine_has_no_room_is_tried_elsewhere() -> None:
     error, ended, dead = run(CapacityError("over the quota of its key"))
     assert isinstance(error, Reschedule)
     assert (ended.outcome, ended.error, dead) == ("retry", "CapacityError: over the quota of its key", [])
+    assert ended.is_sound
 
 
 def test_a_fault_that_is_not_ours_is_told_without_its_words(caplog: pytest.LogCaptureFixture) -> None:

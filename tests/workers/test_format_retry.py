@@ -61,7 +61,7 @@ def test_a_mended_answer_is_used_and_counted() -> None:
 def test_a_broken_answer_is_tried_once_more_and_no_more() -> None:
     error, ended = run(Says("what?"))
     assert isinstance(error, Reschedule)
-    assert ended.outcome == "retry"
+    assert (ended.outcome, ended.is_sound) == ("retry", True)
     assert "none of the 2 choices" in ended.error
     error, ended = run(Says("what?"), attempt=2)
     assert isinstance(error, OutputFormatError)

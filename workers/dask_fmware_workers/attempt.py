@@ -79,7 +79,7 @@ class Attempt:
             self.is_given_up = True
             self.withdraw()
 
-    def ended(self, outcome: Outcome, error: str) -> AttemptEnded:
+    def ended(self, outcome: Outcome, error: str, *, is_sound: bool = False) -> AttemptEnded:
         """Return what is told of its end."""
         return AttemptEnded(
             self.call_id,
@@ -95,6 +95,7 @@ class Attempt:
             self._is_repaired,
             self._format_tokens,
             self._cost,
+            is_sound,
         )
 
     async def generate(
