@@ -79,6 +79,8 @@ def profile(
 
     require_solver()
     kept = open_store(store)
+    if force or kept.is_empty():
+        kept.require_writable()  # else only if something is missing, which is known when engines have loaded
     with _bar() as progress:
         only = (models or None, accelerators or None)
         options = {"store": kept, "force": force, "repeats": repeats, "progress": progress}

@@ -105,7 +105,7 @@ def profile_models(
     DeploymentError
         No replica that serves is of these models and accelerators.
     SpecError
-        SciPy is not installed.
+        SciPy is not installed, or the store cannot be written and has not all of it.
     """
     checked_client(client, "profile_models")
     require_solver()
@@ -142,6 +142,8 @@ class _Profiling:
         state = await installed_status(self.client)
         replicas = state["replicas"]
         wanted, failed = await self.by_key(_chosen(replicas, models, accelerators, state["failed_replicas"]))
+        if self.force or any(self.store.get(key)[0] is None for key in wanted):
+            self.store.require_writable()
         made = [ProfiledModel(key, "failed", None, why) for key, why in failed.items()]
         made += [await self.one(key, same, replicas) for key, same in wanted.items()]
         return sorted(made, key=lambda item: (item.key.model, item.key.accelerator))

@@ -71,6 +71,31 @@ class ProfileStore:
         self._files.write(name, profile.model_dump_json(indent=1).encode() + b"\n")
         return self._files.show(name)
 
+    def require_writable(self) -> None:
+        """Refuse a place that nothing can be kept in, before minutes are spent on what would be lost.
+
+        Raises
+        ------
+        SpecError
+            If a file cannot be written there; names the place.
+        """
+        probe = f"probe-{secrets.token_hex(4)}"  # no entry, whatever becomes of it
+        try:
+            self._files.write(probe, b"")
+            self._files.remove(probe)
+        except OSError as error:
+            raise SpecError(
+                f"profile store {self.location}: cannot be written ({error.strerror or error}), so what is measured "
+                "would be lost; name another folder (--store DIR, store=, or fmware.profiles in Dask's configuration)"
+            ) from None
+
+    def is_empty(self) -> bool:
+        """Whether it has no entry, sound or not; also where it cannot be listed."""
+        try:
+            return next(iter(self._files.names()), None) is None
+        except OSError:
+            return True
+
     def get_part(self, key: ProfileKey) -> PartialProfile | None:
         """Return what an interrupted measurement of exactly `key` left, or None; damage counts as absent."""
         try:

@@ -61,6 +61,17 @@ models:
 """
 
 
+def test_a_store_that_cannot_be_written_is_told_before_anything_is_loaded(invoke, tmp_path, monkeypatch):
+    monkeypatch.setattr("dask_fmware.cluster.local.LocalModelCluster", None)  # would fail otherwise
+    path = tmp_path / "deployment.yaml"
+    path.write_text(DEPLOYMENT)
+    result = invoke("--deployment", str(path), "--store", str(path / "profiles"))
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert f"profile store {path / 'profiles'}: cannot be written (Not a directory)" in said
+    assert "name another folder (--store DIR" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -221,6 +221,14 @@ async def test_an_unknown_model_is_refused_with_what_there_is(cluster, tmp_path)
         await profile_models(cluster.client, ["tiny"], store=tmp_path)
 
 
+async def test_nothing_is_measured_for_a_store_that_cannot_be_written(cluster, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    seen: list[ProfileProgress] = []
+    with pytest.raises(SpecError, match=r"file/profiles: cannot be written \(Not a directory\).*name another folder"):
+        await profile_models(cluster.client, store=tmp_path / "file" / "profiles", progress=seen.append)
+    assert not seen
+
+
 async def test_a_replica_that_cannot_be_measured_is_told_and_the_others_are_measured(cluster, tmp_path) -> None:
     async def broken(question: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(0)
