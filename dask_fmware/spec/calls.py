@@ -167,12 +167,17 @@ class Task:
             ),
         )
 
+    def __get__(self, instance: Any, owner: type | None = None) -> Task:
+        """Return, of a method, the task of the method of `instance`, which travels with it."""
+        binds = getattr(self.function, "__get__", None)
+        return self if instance is None or binds is None else Task(binds(instance, owner))
+
 
 def task(function: Callable[..., Any]) -> Task:
     """Make a Python function (or coroutine function) usable as a workflow node.
 
     In a workflow a call of it makes a task node, which runs on a light worker; elsewhere it is called. A function runs
-    in a thread, a coroutine function on the worker's event loop.
+    in a thread, a coroutine function on the worker's event loop. A method is a task of its object, which travels too.
 
     Parameters
     ----------
