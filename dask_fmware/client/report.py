@@ -218,7 +218,7 @@ async def _report(future: Future) -> Report:
     return Report(RunReport.from_wire(await ask_about_run(future, "fmware_report")))
 
 
-def reports(client: Client, futures: list[Future] | None = None) -> Any:
+def reports(client: Client, futures: Future | list[Future] | None = None) -> Any:
     """Return reports of the runs of these futures, or of all runs that the runtime remembers.
 
     Parameters
@@ -226,8 +226,8 @@ def reports(client: Client, futures: list[Future] | None = None) -> Any:
     client
         Of the cluster; with an asynchronous one, await the result.
     futures
-        Runs that are not known, or no longer, are left out; those on their way to the scheduler are waited
-        for, up to 5 s.
+        Or one of them. Runs that are not known, or no longer, are left out; those on their way to the scheduler are
+        waited for, up to 5 s.
 
     Returns
     -------
@@ -239,6 +239,7 @@ def reports(client: Client, futures: list[Future] | None = None) -> Any:
     NotInstalledError
         If the cluster has no runtime.
     """
+    futures = [futures] if isinstance(futures, Future) else futures
     asked = None if futures is None else [checked_future(future, "reports") for future in futures]
     return checked_client(client, "reports").sync(_reports, client, asked)
 

@@ -40,7 +40,7 @@ def evaluate(
     scorers: Any = None,
     inputs: Mapping[str, str] | None = None,
     id_column: str | None = None,
-    keep: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
     finish_by: datetime | float | None = None,
     tenant: str = "default",
     limit: int | None = None,
@@ -76,7 +76,7 @@ def evaluate(
     id_column
         Column that names rows; their number by default.
     keep
-        Columns of the data that the output has too.
+        Columns of the data that the output has too, or one of them.
     finish_by
         When all rows shall be done: a moment with a time zone, or seconds from now. It takes as much capacity as
         that needs.

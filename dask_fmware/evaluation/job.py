@@ -45,7 +45,7 @@ class Job:
         inputs: Mapping[str, str] | None,
         id_column: str | None,
         scorers: Any,
-        keep: Sequence[str],
+        keep: str | Sequence[str],
         tenant: str,
     ) -> Job:
         """Check what a user gave against the workflow and the columns of the data.
@@ -61,7 +61,7 @@ class Job:
             raise SpecError(
                 f"workflow is a {type(workflow).__name__}; give a function decorated with @fm.workflow, not called"
             )
-        columns = source.columns
+        columns, keep = source.columns, [keep] if isinstance(keep, str) else keep
         for column in (id_column, *keep):
             if column is not None and column not in columns:
                 raise _missing(source, column)

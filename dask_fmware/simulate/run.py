@@ -37,7 +37,7 @@ __all__ = ["cells", "play", "saturation", "simulate"]
 def simulate(
     scenario: Scenario | str | os.PathLike[str] | Mapping[str, Any],
     policies: str | Sequence[str] = ("slack", "greedy", "least_outstanding", "power_of_two"),
-    loads: Sequence[float] = (1.0,),
+    loads: float | Sequence[float] = (1.0,),
     seeds: int | Iterable[int] = 5,
     told: Callable[[str], object] | None = None,
     executor: Executor | None = None,
@@ -51,8 +51,8 @@ def simulate(
     policies
         Names of routing policies, or one of them. Others are compared with the first.
     loads
-        Of arrivals in a window: how many runs. Of arrivals with a rate or time scale of their own: times as fast. Of
-        all others: the rate relative to saturation (see `saturation`).
+        Or one of them. Of arrivals in a window: how many runs. Of arrivals with a rate or time scale of their own:
+        times as fast. Of all others: the rate relative to saturation (see `saturation`).
     seeds
         How many, or which.
     told
@@ -72,8 +72,11 @@ def simulate(
         The document is no sound scenario, or an argument is out of bounds.
     """
     loaded = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+    if isinstance(seeds, str) or isinstance(loads, str):
+        raise SpecError(f"loads={loads!r}, seeds={seeds!r}: give numbers, not texts")
     numbers = range(seeds) if isinstance(seeds, int) else list(seeds)
     policies = [policies] if isinstance(policies, str) else policies
+    loads = [loads] if isinstance(loads, int | float) else loads
     return Study(loaded, list(cells(loaded, policies, loads, numbers, told, executor)))
 
 

@@ -6,19 +6,19 @@ Reading never imports or executes code: the functions of task nodes are handed o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from dask_fmware.errors import DeploymentError, SpecError, WorkflowError
 from dask_fmware.spec.checks import check
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.record import Record, complaints, shorten
 from dask_fmware.spec.source import MAX_BYTES, SourceError, locate, read, write_json, write_yaml
-from dask_fmware.spec.supply import Tasks, supply
+from dask_fmware.spec.supply import Schemas, Tasks, supply
 from dask_fmware.spec.workflow import Workflow
 
 __all__ = [
@@ -40,7 +40,7 @@ def load_workflow(
     path_or_text: str | os.PathLike[str],
     *,
     tasks: Tasks | None = None,
-    schemas: Iterable[type[BaseModel]] | None = None,
+    schemas: Schemas | None = None,
 ) -> Workflow:
     """Read a workflow from a JSON or YAML file, or from such a text, and check it.
 
@@ -49,7 +49,7 @@ def load_workflow(
     path_or_text
         A path, or a text: what has a line break or starts with ``{`` is a text.
     tasks
-        The functions of its task nodes: a list, a mapping of names, or a module; see
+        The functions of its task nodes: one, a list, a mapping of names, or a module; see
         `dask_fmware.spec.supply.supply`. Without it the workflow can be looked at, not run.
     schemas
         The pydantic classes of its typed outputs, matched by their JSON schema.
@@ -101,7 +101,7 @@ def workflow_from_text(
     form: Form,
     *,
     tasks: Tasks | None = None,
-    schemas: Iterable[type[BaseModel]] | None = None,
+    schemas: Schemas | None = None,
 ) -> Workflow:
     """Read a workflow from a text of a known form; see `load_workflow`."""
     return _workflow(_Source("workflow", text, form, WorkflowError), tasks, schemas)
@@ -140,7 +140,7 @@ def _data(document: Record) -> dict[str, Any]:
     return document.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
-def _workflow(source: _Source, tasks: Tasks | None, schemas: Iterable[type[BaseModel]] | None) -> Workflow:
+def _workflow(source: _Source, tasks: Tasks | None, schemas: Schemas | None) -> Workflow:
     workflow = _parse(Workflow, source)
     try:
         check(workflow)
@@ -150,6 +150,8 @@ def _workflow(source: _Source, tasks: Tasks | None, schemas: Iterable[type[BaseM
 
 
 def _parse(kind: type[Kind], source: _Source) -> Kind:
+    if not isinstance(source.text, str | bytes):
+        raise source.error(f"a {source.name} is read from a text, not from {type(source.text).__name__}")
     try:
         data = read(source.text, source.form)
     except SourceError as error:

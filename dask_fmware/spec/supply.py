@@ -16,15 +16,14 @@ from dask_fmware.errors import WorkflowError
 from dask_fmware.spec.record import did_you_mean, shorten
 from dask_fmware.spec.workflow import ModelNode, TaskNode, Workflow
 
-__all__ = ["Tasks", "supply"]
+__all__ = ["Schemas", "Tasks", "supply"]
 
 Function: TypeAlias = Callable[..., Any]
-Tasks: TypeAlias = Iterable[Function] | Mapping[str, Function] | ModuleType
+Tasks: TypeAlias = Function | Iterable[Function] | Mapping[str, Function] | ModuleType
+Schemas: TypeAlias = type[BaseModel] | Iterable[type[BaseModel]]
 
 
-def supply(
-    workflow: Workflow, tasks: Tasks | None = None, schemas: Iterable[type[BaseModel]] | None = None
-) -> Workflow:
+def supply(workflow: Workflow, tasks: Tasks | None = None, schemas: Schemas | None = None) -> Workflow:
     """Return the workflow with functions and classes attached.
 
     Parameters
@@ -32,16 +31,16 @@ def supply(
     workflow
         A workflow read from a document.
     tasks
-        Functions (decorated with ``@task`` or plain), a mapping of names to functions, or a module. A
+        Functions (decorated with ``@task`` or plain), one of them, a mapping of names to functions, or a module. A
         task node takes the one named ``module:qualname`` as in the document, else the one of that plain
         name. If given, every task node must find its function.
     schemas
-        pydantic classes; a model node takes the one whose JSON schema is its own.
+        pydantic classes, or one; a model node takes the one whose JSON schema is its own.
 
     Raises
     ------
     WorkflowError
-        If a function is missing, or two of the same plain name fit.
+        If a function is missing, two of the same plain name fit, or something else was given.
     """
     functions: dict[str, Function] = {}
     if tasks is not None:
@@ -49,7 +48,7 @@ def supply(
         for name, node in workflow.nodes.items():
             if isinstance(node, TaskNode):
                 functions[name] = _find(node, given, f"workflow '{workflow.name}', node '{name}'")
-    classes = [(item, item.model_json_schema()) for item in schemas or ()]
+    classes = [(item, item.model_json_schema()) for item in _classes(schemas)]
     typed = {
         name: item
         for name, node in workflow.nodes.items()
@@ -83,9 +82,13 @@ def _by_name(tasks: Tasks) -> dict[str, list[Function]]:
         pairs = [(name, item) for name, item in vars(tasks).items() if callable(item)]
     elif isinstance(tasks, Mapping):
         pairs = list(tasks.items())
-    else:
+    elif callable(tasks):
+        pairs = [(None, tasks)]
+    elif isinstance(tasks, Iterable) and not isinstance(tasks, str):
         # mypy holds that any object may be a module
         pairs = [(None, item) for item in cast(Iterable[Function], tasks)]
+    else:
+        raise WorkflowError(f"tasks is a {type(tasks).__name__}; give functions, a mapping of names, or a module")
     named: dict[str, list[Function]] = {}
     for key, item in pairs:
         if not callable(item):
@@ -100,6 +103,16 @@ def _by_name(tasks: Tasks) -> dict[str, list[Function]]:
             if function not in fits:
                 fits.append(function)
     return named
+
+
+def _classes(schemas: Schemas | None) -> list[type[BaseModel]]:
+    if schemas is None:
+        return []
+    given = [schemas] if isinstance(schemas, type) or not isinstance(schemas, Iterable) else list(schemas)
+    for item in given:
+        if not (isinstance(item, type) and issubclass(item, BaseModel)):
+            raise WorkflowError(f"schemas holds a {type(item).__name__}; give pydantic classes")
+    return given
 
 
 def _unwrapped(item: Function) -> Function:

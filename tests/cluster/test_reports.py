@@ -122,7 +122,7 @@ async def test_a_run_that_does_not_arrive_is_said_to_be_on_its_way(
         future = cluster.client.submit(asyncio.sleep, 0.3)  # no run at all, and pending for longer
         with pytest.raises(KeyError, match="has not reached the scheduler"):
             await fm.report(future)
-        assert await fm.reports(cluster.client, [future]) == []
+        assert await fm.reports(cluster.client, future) == []
         await future
         future.release()
 

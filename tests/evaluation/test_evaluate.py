@@ -32,7 +32,7 @@ def elsewhere(question):
 
 async def test_every_row_is_answered_scored_and_accounted(cluster: InProcessCluster, tmp_path: Path) -> None:
     scorers = {"exact": fm.scorers.exact(), "length": len_of, "judge": fm.scorers.judge(verdict, labels=LABELS)}
-    done = await evaluate(cluster, ask, data(20), tmp_path / "out", scorers=scorers, keep=["question"])
+    done = await evaluate(cluster, ask, data(20), tmp_path / "out", scorers=scorers, keep="question")
     table = done.to_pandas()
     assert list(table["row"]) == list(range(20))
     assert list(table["input.question"]) == [f"q{n}" for n in range(20)]

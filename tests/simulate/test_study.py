@@ -32,8 +32,10 @@ def study() -> Study:
     return fm.simulate(scenario(), ["slack", "greedy"], [4, 16], seeds=3)
 
 
-def test_a_single_policy_may_be_given_by_its_name() -> None:
-    assert [row["policy"] for row in fm.simulate(scenario(), "greedy", [4], seeds=1).rows] == ["greedy"]
+def test_a_single_policy_or_load_may_be_given_by_itself() -> None:
+    assert [row["policy"] for row in fm.simulate(scenario(), "greedy", 4, seeds=1).rows] == ["greedy"]
+    with pytest.raises(SpecError, match="seeds='3': give numbers, not texts"):
+        fm.simulate(scenario(), "greedy", 4, seeds="3")
 
 
 def test_a_study_has_a_row_for_each_policy_and_load(study: Study) -> None:
@@ -203,8 +205,9 @@ def simulate(*arguments: str) -> Result:
 def test_the_command_prints_a_table_and_writes_files(tmp_path: Path) -> None:
     path = tmp_path / "scenario.yaml"
     path.write_text(yaml.safe_dump(SERIAL, sort_keys=False))
-    result = simulate(str(path), "--policy", "greedy", "--policy", "slack", "--load", "6", "--seeds", "2",
-                      "--json", str(tmp_path / "rows.json"), "--html", str(tmp_path / "page.html"))  # fmt: skip
+    result = simulate(str(path), "--policy", "greedy", "--policy", "slack", "--policy", "greedy", "--load", "6",
+                      "--seeds", "2", "--json", str(tmp_path / "rows.json"),
+                      "--html", str(tmp_path / "page.html"))  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "below greedy" in result.output
     assert len(json.loads((tmp_path / "rows.json").read_text())) == 2

@@ -285,6 +285,20 @@ def test_missing_functions_are_named(shouting):
         load_workflow(workflow.to_yaml(), tasks=[3])
 
 
+@pytest.mark.parametrize("wrong", [3, "shout"])
+def test_one_function_or_class_may_be_given_by_itself_and_other_things_are_refused(shouting, wrong):
+    workflow, shout = shouting
+    text = workflow.to_yaml()
+    for made in (Workflow.from_yaml(text, tasks=shout), Workflow.from_json(workflow.to_json(), tasks=shout)):
+        assert made.functions["shout"] is load_workflow(text, tasks=[shout]).functions["shout"]
+    with pytest.raises(WorkflowError, match=r"tasks is a (int|str); give functions, a mapping of names, or a module"):
+        Workflow.from_yaml(text, tasks=wrong)
+    with pytest.raises(WorkflowError, match=r"schemas holds a (int|str); give pydantic classes"):
+        load_workflow(text, schemas=wrong)
+    with pytest.raises(WorkflowError, match="a workflow is read from a text, not from NoneType"):
+        Workflow.from_yaml(None)
+
+
 def test_two_functions_of_one_name_are_refused_unless_one_is_named_in_full(shouting):
     workflow, shout = shouting
 
@@ -315,4 +329,5 @@ def test_classes_of_typed_outputs_are_found_by_their_schema():
 
     workflow = trace(lambda text: Model("m")("{t}", t=text, schema=Verdict), name="w")
     assert load_workflow(workflow.to_yaml(), schemas=[Other, Verdict]).schemas == {"m": Verdict}
+    assert load_workflow(workflow.to_yaml(), schemas=Verdict).schemas == {"m": Verdict}
     assert load_workflow(workflow.to_json()).schemas == {}
