@@ -126,7 +126,7 @@ def _what_if(
 
     recorded = read_recorded(record)
     answers: list[Any] = []
-    for load in loads or (1.0,):
+    for load in dict.fromkeys(loads) or (1.0,):
         found = list(what_if(recorded, policies, add=add, slo_s=slo_s, load=load))
         answers += found if not answers else found[2:]
     show_answers(answers, recorded.left_out, as_json=False)
@@ -153,7 +153,7 @@ def _play(
     from dask_fmware.simulate.study import Study
 
     scenario = load_scenario(path)
-    wanted = policies or ("slack", "greedy", "least_outstanding", "power_of_two")
+    wanted = tuple(dict.fromkeys(policies)) or ("slack", "greedy", "least_outstanding", "power_of_two")
     at = tuple(dict.fromkeys(loads or (1.0,)))
     if html_path is not None:
         from dask_fmware.simulate.pictures import check_installed

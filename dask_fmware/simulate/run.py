@@ -89,7 +89,8 @@ def cells(
     executor: Executor | None = None,
 ) -> Iterator[Cell]:
     """Yield what came of each policy at each load; all policies get the same runs. See `simulate`."""
-    if not policies or not loads or not len(seeds):
+    policies, loads, seeds = list(dict.fromkeys(policies)), list(dict.fromkeys(loads)), list(dict.fromkeys(seeds))
+    if not policies or not loads or not seeds:
         raise SpecError("a simulation needs at least one policy, one load and one seed")
     for load in loads:
         if not 0.0 < load < inf:

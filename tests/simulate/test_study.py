@@ -55,6 +55,13 @@ def test_a_study_has_a_row_for_each_policy_and_load(study: Study) -> None:
     assert slack["parked_calls"] > greedy["parked_calls"] == 0
 
 
+def test_what_is_named_twice_is_played_once() -> None:
+    told: list[str] = []
+    made = fm.simulate(scenario(), ["slack", "greedy", "slack"], [4, 4], seeds=[1, 0, 1], told=told.append)
+    assert [row["policy"] for row in made.rows] == ["slack", "greedy"]
+    assert told == [f"{policy}, load 4, seed {seed}" for policy in ("slack", "greedy") for seed in (1, 0)]
+
+
 class Counting(ThreadPoolExecutor):
     """Knows how much it was given to do."""
 
