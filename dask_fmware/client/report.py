@@ -72,6 +72,7 @@ class Report:
         was left when the report was made for nine of ten such runs to be in time.
         ``format_tokens`` are output tokens that went into the format asked for: keys, brackets and blanks of
         documents (an estimate by characters) and answers that broke it. ``cost`` is in the currency of the prices.
+        ``before_retry`` is true for items of a map or loop that ran again, as the run was retried.
         """
         rows = []
         for call in _in_order(self.data.calls):
@@ -92,6 +93,7 @@ class Report:
                     "tokens": f"{last.prompt_tokens}+{last.output_tokens}" if last else None,
                     "slack_s": call.live_slack_s if ended is None else self._left_s(call, ended),
                     "attempts": len(call.attempts),
+                    "before_retry": call.before_retry,
                     "format_tokens": call.format_tokens,
                     "cost": call.cost,
                 }
@@ -128,6 +130,8 @@ class Report:
         """Head and rows, as text."""
         rows = self.rows
         columns = COLUMNS + tuple(name for name in SOMETIMES if any(row[name] is not None for row in rows))
+        for row in rows:
+            row["state"] += ", before the retry" if row["before_retry"] else ""
         return [columns, *(tuple(_cell(row[name], name) for name in columns) for row in rows)]
 
     def __str__(self) -> str:

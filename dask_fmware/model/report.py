@@ -68,6 +68,7 @@ class CallReport:
     latest_start_at: float | None = None  # of a call that has not ended, for nine of ten such runs to be in time
     live_slack_s: float | None = None  # until then, when this report was made
     after: tuple[str, ...] = ()  # calls, maps and loops whose values it takes, directly or through plain code
+    before_retry: bool = False  # of a map or loop that ran again when its run was retried
 
     @property
     def last(self) -> AttemptReport | None:

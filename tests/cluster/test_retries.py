@@ -148,6 +148,9 @@ async def test_a_map_of_which_an_item_failed_runs_again(serving: Any) -> None:
         cluster.engines["small-cpu-0"].rules = []
         await future.retry()
         await asyncio.wait_for(future, 20)
-        data = (await fm.report(future)).data
-        assert (data.state, len(data.failures)) == ("finished", 1)
+        report = await fm.report(future)
+        assert (report.data.state, len(report.data.failures)) == ("finished", 1)
+        last = [row for row in report.rows if not row["before_retry"]]
+        assert [row["state"] for row in last] == ["finished"] * 3, "one row for each item"
+        assert "before the retry" in str(report)
         future.release()

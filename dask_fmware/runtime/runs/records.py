@@ -81,6 +81,7 @@ class RunRecord:
     rounds: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies that ran one after the other
     bodies: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies
     latest: Mapping[str, list[CallReport]] = field(default_factory=_nothing)  # map or loop -> its calls that may run
+    retried_at: int = 0  # calls that it had when it was retried last
     decided: Decided = UNDECIDED  # branches that its own switches have taken
 
     @property
@@ -106,10 +107,11 @@ class RunRecord:
         report.failures = (*report.failures, Failure(report.reason, failed_at, at))
         report.state, report.reason, report.finished_at, report.first_token_at = "running", "", None, None
         self.idle_since, self.rounds, self.bodies, self.latest = now, NOTHING, NOTHING, NOTHING
+        self.retried_at = len(report.calls)
 
     def rejects_at(self, node: str) -> bool:
         """Whether the error of a node is that a call was rejected: the node itself, or one of its bodies."""
-        rejected = [call.node for call in self.report.calls if call.state == "rejected"]
+        rejected = [c.node for c in self.report.calls if c.state == "rejected" and not c.before_retry]
         return node in rejected or node in [name.partition("[")[0] for name in rejected]
 
     def take(self, plan_id: str, switch: str, branch: int | None) -> None:
@@ -133,6 +135,8 @@ class RunRecord:
 
     def add_body(self, base: str, calls: Iterable[CallReport]) -> None:
         """A map or loop has one more body with these calls, which begins a round if all calls before it are over."""
+        if self.retried_at and base not in self.bodies:
+            self._runs_again(base.partition("[")[0])
         self.bodies = {**self.bodies, base: self.bodies.get(base, 0) + 1}
         self.latest = latest = _own(self.latest)
         before = latest.setdefault(base, [])
@@ -141,6 +145,12 @@ class RunRecord:
         if not before:
             self.rounds = {**self.rounds, base: self.rounds.get(base, 0) + 1}
         before.extend(calls)
+
+    def _runs_again(self, outer: str) -> None:
+        """A map or loop makes its bodies anew: those of before the retry have no part in what comes of the run."""
+        for call in self.report.calls[: self.retried_at]:
+            if call.node.startswith(f"{outer}["):
+                call.before_retry = True
 
     def skips(self, call: CallRecord) -> str | None:
         """Why a call is on a branch that was not taken, or None."""
