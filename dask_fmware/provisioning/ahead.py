@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf, prod
+from math import ceil, inf, prod
 
 from dask_fmware.errors import SpecError
 from dask_fmware.profile.assumptions import Assumptions
@@ -39,8 +39,8 @@ class Offer:
 
     title: str
     replicas: Mapping[tuple[str, str], int]  # (model, accelerator) -> replicas
-    cards: Mapping[str, float]  # accelerator -> cards
-    cost_per_hour: float
+    cards: Mapping[str, int]  # accelerator -> cards; part of the last one may be free
+    cost_per_hour: float  # of these cards
     goodput: float  # expected share of runs in time
     load: float  # of the busiest model's replicas
 
@@ -221,14 +221,14 @@ def _only(inventory: Inventory, names: Sequence[str]) -> Inventory:
 def _offer(title: str, inventory: Inventory, sizing: Sizing) -> Offer:
     replicas = {key: n for key, n in sizing.mix.replicas.items() if n}
     cards = {
-        name: sum(n for key, n in replicas.items() if key[1] == name) / card.replicas_per_card
+        name: ceil(sum(n for key, n in replicas.items() if key[1] == name) / card.replicas_per_card)
         for name, card in inventory.cards.items()
     }
     return Offer(
         title,
         replicas,
         {name: count for name, count in cards.items() if count},
-        sizing.mix.cost_per_hour,
+        sum(count * inventory.cards[name].price_per_hour for name, count in cards.items()),
         prod(sizing.attainment.values()),
         max(sizing.load.values(), default=0.0),
     )

@@ -52,6 +52,18 @@ def test_the_plan_names_cards_cost_goodput_and_runners_up() -> None:
     assert "price/hour" in str(plan)
 
 
+def test_cards_are_whole_where_replicas_share_them() -> None:
+    shared = document(slow=1.0)
+    shared["accelerators"]["slow"]["replicas_per_card"] = 3
+    for model in shared["models"].values():
+        del model["on"]["fast"]
+    best = fm.plan(shared, rag, rate=5, profiles=()).best
+    replicas = sum(best.replicas.values())
+    assert replicas % 3, "else it says nothing"
+    assert best.cards == {"slow": -(-replicas // 3)}
+    assert best.cost_per_hour == best.cards["slow"]
+
+
 def test_more_load_costs_no_less() -> None:
     costs = [fm.plan(document(), rag, rate=rate, profiles=()).best.cost_per_hour for rate in (1, 10, 50)]
     assert costs == sorted(costs)
