@@ -117,8 +117,13 @@ def text_of(workflow: str, value: Any) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Write JSON in one line."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    """Write JSON in one line that UTF-8 can say: half of a surrogate pair, which it cannot, stays an escape."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False)
+    return text
 
 
 def usage_of(report: RunReport | None) -> dict[str, int]:

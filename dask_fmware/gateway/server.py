@@ -16,6 +16,8 @@ from dask_fmware.gateway.handlers import application
 __all__ = ["listening"]
 
 BODY_BYTES = 16 << 20
+BODY_S = 60.0  # in which a body must have come
+IDLE_S = 600.0  # after which a connection without a request is closed
 GRACE_S = 10.0
 
 
@@ -44,7 +46,10 @@ async def listening(
         taken = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise SpecError(f"cannot listen at {host}:{port} ({error}); give another host or port") from None
-    server = HTTPServer(application(gateway), max_body_size=BODY_BYTES, max_buffer_size=BODY_BYTES)
+    server = HTTPServer(
+        application(gateway), max_body_size=BODY_BYTES, max_buffer_size=BODY_BYTES, body_timeout=BODY_S,
+        idle_connection_timeout=IDLE_S,
+    )  # fmt: skip
     taken.setblocking(False)
     server.add_socket(taken)
     try:

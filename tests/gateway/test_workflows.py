@@ -66,6 +66,7 @@ async def test_options_of_a_run_are_its_own(serve) -> None:
         ("/workflows/rag", b"{", 400, "no JSON"),
         ("/workflows/rag", b"[" * 100_000, 400, "no JSON"),
         ("/workflows/rag", b"[]", 400, "send an object"),
+        ("/workflows/rag", b'{"inputs": {"a\\ud800": 1}}', 400, "unknown input 'a\ud800'"),
         ("/workflows/nothing%0d%0aX:%20y", {}, 404, "no workflow 'nothing"),
         ("/nothing", {}, 404, "GET /workflows"),
         ("/workflows", {}, 405, ""),
