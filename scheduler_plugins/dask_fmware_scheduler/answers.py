@@ -18,12 +18,22 @@ class AnswerBoard:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._closed = False
 
     def wake(self, run_id: str) -> None:
         """Something happened to the answer of a run."""
         for waiter in self._waiting.pop(run_id, ()):
             if not waiter.done():
                 waiter.set_result(None)
+
+    def close(self) -> None:
+        """Let nobody wait any more: Dask closes when all have been answered, and nothing wakes them but this.
+
+        It cancels them besides, but `asyncio.wait_for` loses that where a run is dropped in the same moment.
+        """
+        self._closed = True
+        for run_id in list(self._waiting):
+            self.wake(run_id)
 
     async def find(self, run_id: str, after: int = 0, patience_s: float = 20.0) -> dict[str, Any]:
         """Return where the answer's attempt later than number `after` runs (RPC, long poll).
@@ -49,7 +59,7 @@ class AnswerBoard:
             if report is not None and report.state != "running":
                 return {"ended": report.state}
             left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
+            if left <= 0 or self._closed:
                 return {"waiting": True}
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(run_id, set()).add(waiter)

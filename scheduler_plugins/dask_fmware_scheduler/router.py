@@ -150,6 +150,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             return
         self._closed = True
         self.performer.stop()
+        self.answers.close()
         for service in reversed(self.services):
             service.close()
         self.results.close()

@@ -11,7 +11,7 @@ from distributed import Client
 
 import dask_fmware as fm
 from dask_fmware.client import stream as stream_module
-from dask_fmware.errors import EngineError, StreamLostError
+from dask_fmware.errors import EngineError, NotInstalledError, StreamLostError
 from dask_fmware.testing import InProcessCluster, deployment
 from tests.cluster.flows import fan, one, rag
 
@@ -204,6 +204,22 @@ async def test_a_question_that_goes_on_when_the_scheduler_is_lost_does_not_hold_
             await cluster.scheduler.close()
             with pytest.raises(StreamLostError, match="lost after 0 characters"):
                 await asking
+
+
+@pytest.mark.parametrize(("how", "raised"), [("close", StreamLostError), ("uninstall", NotInstalledError)])
+async def test_a_stream_that_waits_for_a_replica_ends_with_the_runtime(how: str, raised: type[Exception]) -> None:
+    """Its question waits for twenty seconds, and may be cancelled in the moment its run is dropped, which is lost."""
+    with dask.config.set({"distributed.comm.timeouts.connect": "500ms"}):
+        async with InProcessCluster(deployment("small")) as cluster:
+            await cluster.workers["small-cpu-0"].close()
+            future = cluster.client.compute(one("x"))
+            await fm.report(future)  # it has come
+            reading = asyncio.ensure_future(_read(future))
+            await cluster.until(lambda: cluster.router.answers._waiting)
+            async with asyncio.timeout(5):
+                await (cluster.cluster.close() if how == "close" else fm.uninstall(cluster.client))
+                with pytest.raises(raised):
+                    await reading
 
 
 async def test_a_stream_that_is_broken_off_can_be_read_again(serving: Any) -> None:
