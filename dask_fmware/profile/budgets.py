@@ -5,7 +5,8 @@ Here each node gets ``deadline * latency / longest path through the node``: on t
 the paper's split, and on no path do budgets add up to more than the deadline, because the longest path
 through a node is at least as long as any path it is on. Branches of a switch are alternatives, so a path
 takes one of them; a loop counts its bound; items of a map run side by side, in as many turns as it takes to bring those
-that are assumed through the slots of all replicas.
+that are assumed through the slots of all replicas. Latency is that of the mean of the deployed replicas; where a
+node would get less than its quickest card needs, it is that of the quickest cards.
 
 It plans with idle cards and reference token counts; what load does to a run, projections know.
 """
@@ -111,12 +112,14 @@ class _Plan:
             first = self.first_tokens(bound)
             usual = {name: self.usual_s(name, name in first) for name in self.graph}
             quick = {name: self.quickest_s(name, name in first) for name in self.graph}
-            through = _through(self.graph, usual)
-            usual_s[bound] = max(through.values(), default=0.0)
+            usual_s[bound] = max(_through(self.graph, usual).values(), default=0.0)
             quickest_s[bound] = max(_through(self.graph, quick).values(), default=0.0)
+            parts = self.parts(usual)
+            if quickest_s[bound] <= deadline_s and any(deadline_s * parts[name] < quick[name] for name in parts):
+                parts = self.parts(quick)  # on the mean of the replicas a node would get less than any card needs
             for name in self.graph:
                 if name in self.cards:
-                    whole_s = deadline_s * usual[name] / through[name] if through[name] > 0 else 0.0
+                    whole_s = deadline_s * parts[name]
                     shares[name][bound] = whole_s / self.repeats(name)
                     takes[name][bound] = {
                         card.accelerator: card.ttft_s if name in first else card.completion_s
@@ -135,6 +138,11 @@ class _Plan:
             for name, cards in self.cards.items()
         )  # fmt: skip
         return Budgets(self.workflow, self.deadlines_s, quickest_s, usual_s, critical, nodes, tuple(self.assumed()))
+
+    def parts(self, takes_s: Mapping[str, float]) -> dict[str, float]:
+        """Share of each model node in the longest path through it."""
+        through = _through(self.graph, takes_s)
+        return {name: takes_s[name] / through[name] if through[name] > 0 else 0.0 for name in self.cards}
 
     def first_tokens(self, bound: str) -> frozenset[str]:
         """Nodes of which the first token counts; all others are waited for until they are done.

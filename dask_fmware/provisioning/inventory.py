@@ -124,11 +124,15 @@ def _kind(deployment: Deployment, options: Provisioning, model: str, card: CardT
 def law_of_latency(latency: Latency) -> StepLaw:
     """Step-time law of a latency figure: every step as long as one output token, whatever the batch.
 
-    >>> law_of_latency(Latency(first_token_s=0.1, output_token_s=0.02)).step_s(0, 8, 4000)
-    0.02
+    The step of the first token is as long as the figure says, or as one more token where that is longer.
+
+    >>> law = law_of_latency(Latency(first_token_s=0.1, output_token_s=0.02))
+    >>> law.step_s(0, 8, 4000), law.step_s(100, 0, 0)
+    (0.02, 0.1)
     """
     prompt = Curve((latency.prompt_token_s,))
-    return StepLaw(latency.output_token_s, prefill_fixed_s=latency.first_token_s, prefill=prompt)
+    beyond_s = max(latency.first_token_s - latency.output_token_s, 0.0)  # that step is one of the fixed ones
+    return StepLaw(latency.output_token_s, prefill_fixed_s=beyond_s, prefill=prompt)
 
 
 def _price(deployment: Deployment, name: str) -> float:

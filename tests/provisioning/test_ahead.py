@@ -74,6 +74,21 @@ def test_an_objective_below_the_best_possible_says_what_is_possible() -> None:
         fm.plan(document(), rag, rate=1, slo=fm.SLO(ttft_s=0.1), profiles=())
 
 
+@fm.workflow
+def answer(question: str) -> Any:
+    return large("Answer {question}", question=question, max_tokens=100, name="answer")
+
+
+@pytest.mark.parametrize("workflow", [answer, rag], ids=lambda workflow: workflow.workflow.name)
+@pytest.mark.parametrize("bound", ["ttft_s", "e2e_s"])
+def test_what_budgets_find_feasible_some_cards_attain(workflow: Any, bound: str) -> None:
+    needed_s = workflow.budgets(document(), (), slo=fm.SLO(**{bound: 10.0})).quickest_s[bound]
+    for more in (1.0001, 1.02, 1.1, 1.2):
+        slo = fm.SLO(**{bound: more * needed_s})
+        assert workflow.budgets(document(), (), slo=slo).feasible
+        assert fm.plan(document(), workflow, rate=0.1, slo=slo, profiles=()).best.goodput > 0.95
+
+
 def test_a_missing_price_is_named() -> None:
     with pytest.raises(DeploymentError, match=r"accelerators\.fast: price_per_hour is missing"):
         fm.plan(document(slow=1.0, fast=None), rag, rate=1, profiles=())
