@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 
 from dask_fmware.spec.deployment import Latency
 
-__all__ = ["ACCELERATOR_LABEL", "CARD_LABEL", "MODEL_LABEL", "Replica", "label", "read_label"]
+__all__ = ["ACCELERATOR_LABEL", "CARD_LABEL", "MODEL_LABEL", "Replica", "in_sight", "label", "read_label"]
 
 MODEL_LABEL = "fm-model"
 ACCELERATOR_LABEL = "fm-accelerator"
@@ -31,6 +31,15 @@ def read_label(resources: object, kind: str) -> str | None:
         if isinstance(name, str) and name.startswith(prefix):
             return name[len(prefix) :]
     return None
+
+
+def in_sight(name: str) -> str:
+    r"""Return a name that Dask lets anybody give as screens can show it: what is invisible is written out.
+
+    >>> print(in_sight("a\u202eb"), in_sight("größe"))
+    a\u202eb größe
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from dask_fmware.errors import DeploymentError, SpecError
 from dask_fmware.spec.provisioning import Provisioning
-from dask_fmware.spec.record import Option, Record, did_you_mean, misfit
+from dask_fmware.spec.record import Option, Printable, Record, did_you_mean, misfit
 
 __all__ = [
     "LONGEST_TOKEN_BYTES",
@@ -192,7 +192,7 @@ class Deployment(Option):
     models: dict[Label, ModelDeployment] = Field(min_length=1)
     light_workers: LightWorkers = LightWorkers()
     router: RouterOptions = RouterOptions()
-    tenants: dict[str, TenantOptions] = Field(default_factory=dict)
+    tenants: dict[Printable, TenantOptions] = Field(default_factory=dict)
     provisioning: Provisioning | None = Field(default=None, description="options of cluster.adapt and fm.provision")
 
     @model_validator(mode="after")

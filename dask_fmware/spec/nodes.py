@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 from dask_fmware.spec.binding import Binding, Name, Reference
-from dask_fmware.spec.record import Record
+from dask_fmware.spec.record import Printable, Record
 
 __all__ = [
     "AnyNode",
@@ -50,7 +50,7 @@ class ModelNode(_Node):
 
     kind: Literal["model"] = "model"
     name: Name
-    model: str = Field(min_length=1, max_length=200)
+    model: Printable = Field(min_length=1, max_length=200)
     prompt: str | None = None
     messages: list[Turn] | None = None
     fields: dict[str, Binding] = Field(default_factory=dict)

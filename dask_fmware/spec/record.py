@@ -10,19 +10,38 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import Parameter, Signature, signature
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic._internal._model_construction import ModelMetaclass
 from pydantic_core import PydanticCustomError
 
 from dask_fmware.errors import SpecError
 
-__all__ = ["Complaint", "Option", "Record", "checked", "complaints", "did_you_mean", "misfit", "shorten"]
+__all__ = [
+    "Complaint",
+    "Option",
+    "Printable",
+    "Record",
+    "checked",
+    "complaints",
+    "did_you_mean",
+    "misfit",
+    "shorten",
+]
 
 SHOWN_CHARACTERS = 80
 # Values under these keys are prompts or data of users: their errors never show them.
 PRIVATE = frozenset({"prompt", "content", "value", "default", "description"})
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise PydanticCustomError("printable", "a name has no control or invisible characters")
+    return name
+
+
+Printable: TypeAlias = Annotated[str, AfterValidator(_printable)]  # what screens show as it is
 
 
 class Record(BaseModel):

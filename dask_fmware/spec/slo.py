@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dask_fmware.errors import SpecError
-from dask_fmware.spec.record import Option, Record, shorten
+from dask_fmware.spec.record import Option, Printable, Record, shorten
 
 __all__ = ["SLO", "RunOptions", "checked_slo"]
 
@@ -74,7 +74,7 @@ class RunOptions(Record):
     """Who a run belongs to and how urgent it is, beside its SLO."""
 
     slo: SLO | None = None
-    tenant: str = Field(default="default", min_length=1, max_length=200)
+    tenant: Printable = Field(default="default", min_length=1, max_length=200)
     priority: int = Field(
         default=0, ge=-1000, le=1000, description="higher first, of what can be in time, and of what cannot behind it"
     )

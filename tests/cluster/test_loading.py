@@ -31,6 +31,18 @@ async def test_a_replica_that_cannot_load_is_reported_with_its_reason() -> None:
         assert (await cluster.client.compute(one("x"))).model == "small"  # the other one serves
 
 
+async def test_names_that_no_screen_can_show_are_written_out() -> None:
+    labels = {"fm-model:small": 1, "fm-accelerator:cpu": 1, "fm-card:a\u202eb": 1}
+    async with (
+        InProcessCluster(deployment("small")) as cluster,
+        Worker(cluster.client.scheduler.address, name="\x1b[31mred", nthreads=2, resources=labels),
+    ):
+        await cluster.until(lambda: len(cluster.router.machine.fleet) == 2)
+        names = [(state.replica.name, state.replica.card) for state in cluster.router.machine.fleet]
+        assert ("\\x1b[31mred", "a\\u202eb") in names
+        assert str(await fm.status(cluster.client)).replace("\n", "").isprintable()
+
+
 async def test_a_replica_with_fewer_threads_than_slots_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     labels = {"fm-model:small": 1, "fm-accelerator:cpu": 1}
     async with InProcessCluster(deployment("small", slots=3)) as cluster:

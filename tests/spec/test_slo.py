@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from dask_fmware.errors import SpecError
 from dask_fmware.spec.slo import SLO, RunOptions
+from dask_fmware.spec.workflow import ModelNode
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,12 @@ def test_objectives_and_options_are_values():
     assert RunOptions(priority=3) == RunOptions(priority=3)
     with pytest.raises(ValidationError):
         RunOptions(priority=5000)
+
+
+@pytest.mark.parametrize("name", ["a\u202eb", "a\x1b[31m", "a\nb"])
+def test_names_that_no_screen_can_show_are_refused(name):
+    with pytest.raises(ValidationError, match="a name has no control or invisible characters"):
+        RunOptions(tenant=name)
+    with pytest.raises(ValidationError, match="a name has no control or invisible characters"):
+        ModelNode(name="m", model=name, prompt="x")
+    assert RunOptions(tenant="größe 1").tenant == "größe 1"

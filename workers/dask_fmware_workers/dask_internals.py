@@ -16,6 +16,7 @@ from distributed import Client, Reschedule, Worker
 from distributed.worker_state_machine import SecedeEvent
 
 from dask_fmware.errors import RuntimeFaultError
+from dask_fmware.model.replica import in_sight
 
 __all__ = ["Reschedule", "WorkerInternals"]
 
@@ -39,12 +40,12 @@ class WorkerInternals:
     @property
     def name(self) -> str:
         """Name of the worker, stable over restarts."""
-        return str(self.worker.name)
+        return in_sight(str(self.worker.name))
 
     @property
     def resources(self) -> dict[str, float]:
         """Declared resources, which serve as labels (Worker.state.total_resources)."""
-        return dict(self.worker.state.total_resources)
+        return {in_sight(name): count for name, count in self.worker.state.total_resources.items()}
 
     @property
     def threads(self) -> int:
