@@ -15,7 +15,7 @@ from typing import NamedTuple
 from dask_fmware.errors import SpecError
 from dask_fmware.simulate.scenario import GammaArrivals, PoissonArrivals, TraceArrivals, WindowArrivals
 
-__all__ = ["Arrival", "arrivals"]
+__all__ = ["Arrival", "arrivals", "trace", "version"]
 
 
 COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
@@ -45,7 +45,7 @@ def arrivals(
             while (at := at + source.gammavariate(shape, 1.0 / shape) / per_s) < spec.duration_s:
                 yield Arrival(at)
         case TraceArrivals():
-            rows = _trace(spec.path)
+            rows = trace(spec)
             scale = spec.time_scale or 1.0
             if rate is not None:
                 scale = len(rows) / max(rows[-1].at - rows[0].at, 1e-9) / rate
@@ -59,8 +59,28 @@ def arrivals(
                     yield row._replace(at=at)
 
 
+def version(spec: TraceArrivals) -> tuple[int, int]:
+    """Return what tells a trace from one that had its path before."""
+    try:
+        found = Path(spec.path).stat()
+    except OSError as error:
+        raise SpecError(f"trace {spec.path}: {error}") from error
+    return found.st_mtime_ns, found.st_size
+
+
+def trace(spec: TraceArrivals) -> list[Arrival]:
+    """Return the rows of a trace, by time.
+
+    Raises
+    ------
+    SpecError
+        It cannot be read, or a row of it makes no sense.
+    """
+    return _trace(spec.path, version(spec))
+
+
 @lru_cache(maxsize=8)
-def _trace(path: str) -> list[Arrival]:
+def _trace(path: str, _version: tuple[int, int]) -> list[Arrival]:
     try:
         data = Path(path).read_bytes()
         text = (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8-sig")

@@ -9,10 +9,10 @@ from itertools import count
 from math import inf
 
 from dask_fmware.policy.protocol import Policy
-from dask_fmware.simulate.arrivals import Arrival
+from dask_fmware.simulate.arrivals import Arrival, trace
 from dask_fmware.simulate.course import Live
 from dask_fmware.simulate.sampled import SampledRun
-from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulate.scenario import Scenario, TraceArrivals
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
@@ -69,12 +69,14 @@ class ClosedLoop(World):
 
 
 def endless(scenario: Scenario, seed: int) -> Iterator[SampledRun]:
-    """Draw runs without end, workflows in their shares."""
-    workload, mix = Workload(scenario, seed), random.Random(f"mix {seed}")
+    """Draw runs without end, workflows in their shares, with the lengths of any rows of a trace if it brings some."""
+    workload, mix, drawn = Workload(scenario, seed), random.Random(f"mix {seed}"), random.Random(f"rows {seed}")
     names, shares = list(scenario.workflows), [workflow.share for workflow in scenario.workflows.values()]
+    spec = scenario.arrivals
+    rows = trace(spec) if isinstance(spec, TraceArrivals) else [Arrival(0.0)]
     for number in count():
         name = names[0] if len(names) == 1 else mix.choices(names, shares)[0]
-        yield workload.run(name, f"loop{number}", Arrival(0.0))
+        yield workload.run(name, f"loop{number}", drawn.choice(rows)._replace(at=0.0))
 
 
 def slots(scenario: Scenario) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dask_fmware.errors import SpecError
 from dask_fmware.policy import create_policy
+from dask_fmware.simulate.arrivals import version
 from dask_fmware.simulate.closed_loop import ClosedLoop, endless, slots
 from dask_fmware.simulate.fleet import Controller
 from dask_fmware.simulate.report import Cell
@@ -175,11 +176,13 @@ def saturation(scenario: Scenario, seed: int = 0) -> float:
     SpecError
         The cluster comes to a halt at once, as when a model has no replica.
     """
-    return _saturation(scenario.model_dump_json(), seed)  # a document is a key, a scenario is none
+    spec = scenario.arrivals
+    trace = version(spec) if isinstance(spec, TraceArrivals) else None
+    return _saturation(scenario.model_dump_json(), seed, trace)  # a document is a key, a scenario is none
 
 
 @lru_cache(maxsize=8)
-def _saturation(document: str, seed: int) -> float:
+def _saturation(document: str, seed: int, _trace: tuple[int, int] | None) -> float:
     scenario = Scenario.model_validate_json(document)
     under_way = 2 * slots(scenario)
     count = max(2 * under_way, LEAST_ENDS)

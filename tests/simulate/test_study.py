@@ -133,6 +133,19 @@ def test_a_load_is_relative_to_saturation_where_arrivals_have_no_rate() -> None:
     assert cell.mean("runs") == pytest.approx(0.5 * saturation(made) * 20.0, rel=0.3)
 
 
+def test_saturation_and_arrivals_are_of_the_trace_that_is_there_now(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    made = scenario(arrivals={"kind": "trace", "path": str(path)})
+    found = []
+    for output, rows in ((5, 60), (50, 30)):
+        text = "".join(f"{i},20,{output}\n" for i in range(rows))
+        path.write_text("arrival_s,prompt_tokens,output_tokens\n" + text)
+        (cell,) = cells(made, ["greedy"], [1.0], range(1))
+        assert cell.measured[0].runs == rows
+        found.append(saturation(made))
+    assert found[1] < 0.5 * found[0]
+
+
 def test_saturation_is_what_a_steady_stream_can_just_be_served_at() -> None:
     made = scenario(arrivals={"kind": "poisson", "duration_s": 150.0})
 
