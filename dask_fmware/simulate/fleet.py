@@ -219,9 +219,10 @@ class VirtualFleet:
             return  # not in use at the time
         now = self._agenda.now
         if failure.slow is not None:
+            card.slowed_by.append(failure)
             self.slow_down(card.name, failure.slow)
             if failure.down_s is not None:
-                self._agenda.at(now + failure.down_s, self._recover, card)
+                self._agenda.at(now + failure.down_s, self._recover, card, failure)
             return
         models = [replica.model for replica in card.replicas]
         for replica in list(card.replicas):
@@ -229,9 +230,11 @@ class VirtualFleet:
         if failure.down_s is None:
             self._give_back_empty()
             return
+        card.back_at = max(card.back_at, now + failure.down_s)
         for model in models:
-            self._start(model, card, after_s=failure.down_s)
+            self._start(model, card, after_s=card.back_at - now)
 
-    def _recover(self, card: VirtualCard) -> None:
+    def _recover(self, card: VirtualCard, failure: Failure) -> None:
+        card.slowed_by.remove(failure)
         if card.name in self._cards:
-            self.slow_down(card.name, 1.0)
+            self.slow_down(card.name, (card.slowed_by[-1].slow or 1.0) if card.slowed_by else 1.0)

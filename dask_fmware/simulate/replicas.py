@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from dask_fmware.model.replica import Replica
 from dask_fmware.profile.emulation import EmulatedBatch
-from dask_fmware.simulate.scenario import Hosting
+from dask_fmware.simulate.scenario import Failure, Hosting
 
 __all__ = ["Attempt", "VirtualCard", "VirtualReplica"]
 
@@ -31,7 +31,7 @@ class Attempt:
 class VirtualCard:
     """One piece of hardware, paid for while a replica is on it."""
 
-    __slots__ = ("accelerator", "is_timed", "name", "replicas", "since", "slow")
+    __slots__ = ("accelerator", "back_at", "is_timed", "name", "replicas", "since", "slow", "slowed_by")
 
     def __init__(self, name: str, accelerator: str, since: float) -> None:
         self.name = name
@@ -39,6 +39,8 @@ class VirtualCard:
         self.replicas: list[VirtualReplica] = []
         self.since = since  # when its first replica was asked for
         self.slow = 1.0  # steps take so many times as long as they should
+        self.slowed_by: list[Failure] = []  # those that are not over, the latest last
+        self.back_at = 0.0  # it was lost until then
         self.is_timed = False  # the machine is told of its steps
 
 

@@ -245,7 +245,8 @@ Arrivals = Annotated[WindowArrivals | PoissonArrivals | GammaArrivals | TraceArr
 class Failure(Record):
     """A card that is lost with all of its replicas, or slows down, and is as before after `down_s`.
 
-    Replicas of a card that comes back are loaded again, which takes their `load_s`.
+    Replicas of a card that comes back are loaded again, which takes their `load_s`. Where failures of a card overlap,
+    it is lost until all that took it are over, and as slow as the latest says that is not over.
     """
 
     card: str = Field(description="accelerator and number, from 0: A100-0")

@@ -154,6 +154,34 @@ def test_a_slow_card_takes_as_many_times_as_long_and_recovers() -> None:
     assert {round(t, 6) for s, t in took if s + t < 10.0 or s > 25.0} == {0.5}
 
 
+@pytest.mark.parametrize(
+    ("failures", "speeds"),
+    [
+        (((10.0, 15.0, 3.0), (20.0, 15.0, 2.0)), {15: 3.0, 22: 2.0, 30: 2.0, 40: 1.0}),
+        (((10.0, 30.0, 3.0), (20.0, 5.0, 2.0)), {15: 3.0, 22: 2.0, 30: 3.0, 45: 1.0}),
+        (((10.0, 20.0, None), (15.0, 2.0, None)), {5: "ready", 20: "starting", 34: "starting", 36: "ready"}),
+    ],
+)
+def test_a_failure_is_not_over_because_another_one_is(
+    failures: tuple[tuple[float, float, float | None], ...], speeds: dict[int, object]
+) -> None:
+    found: dict[int, object] = {}
+
+    def look(at: int) -> Any:
+        def see(fleet: VirtualFleet) -> None:
+            (card,) = fleet.cards
+            found[at] = card.slow if failures[0][2] else card.replicas[0].state
+
+        return float(at), see
+
+    play(
+        Script(*[look(at) for at in speeds]),
+        failures=[{"card": "L4-0", "at_s": at, "down_s": down_s, "slow": slow} for at, down_s, slow in failures],
+        arrivals={"kind": "poisson", "rate": 1.0, "duration_s": 60.0},
+    )
+    assert found == speeds
+
+
 def test_a_failure_of_a_card_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"no card 'L4-7' \(known: L4-0 to L4-2\)"):
         scenario(failures=[{"card": "L4-7", "at_s": 1.0}])
