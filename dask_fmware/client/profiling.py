@@ -136,14 +136,13 @@ class _Profiling:
     ) -> None:
         self.client, self.store, self.force, self.repeats = client, store, force, repeats
         self.progress, self.stop = progress, stop
+        self.weights: dict[str, int | None] = {}  # worker -> bytes of the files of its weights
         self.name = f"a profiler on {socket.gethostname()}, process {os.getpid()} (run {secrets.token_hex(3)})"
 
     async def run(self, models: Sequence[str] | None, accelerators: Sequence[str] | None) -> list[ProfiledModel]:
         state = await installed_status(self.client)
         replicas = state["replicas"]
         wanted, failed = await self.by_key(_chosen(replicas, models, accelerators, state["failed_replicas"]))
-        if self.force or any(self.store.get(key)[0] is None for key in wanted):
-            self.store.require_writable()
         made = [ProfiledModel(key, "failed", None, why) for key, why in failed.items()]
         made += [await self.one(key, same, replicas) for key, same in wanted.items()]
         return sorted(made, key=lambda item: (item.key.model, item.key.accelerator))
@@ -157,7 +156,8 @@ class _Profiling:
         for replica in replicas:
             labels = ProfileKey(**{name: replica[name] for name in LABELS})
             try:
-                key = ProfileKey.model_validate((await self.ask(replica["worker"], {"kind": "key"}))["key"])
+                said = await self.ask(replica["worker"], {"kind": "key"})
+                key, self.weights[replica["worker"]] = ProfileKey.model_validate(said["key"]), said["weight_bytes"]
             except (FMwareError, OSError) as error:
                 failed.setdefault(labels, str(error) or type(error).__name__)
             else:
@@ -166,9 +166,13 @@ class _Profiling:
 
     async def one(self, key: ProfileKey, same: list[dict[str, Any]], replicas: list[dict[str, Any]]) -> ProfiledModel:
         found, problem = self.store.get(key)
+        reason = str(problem or "")
+        if found is not None and all(found.is_of_other_weights(self.weights[r["worker"]]) for r in same):
+            found, reason = None, "its weights were replaced since the store's profile was measured"
         if found is not None and not self.force:
             await self.announce(found, same)
             return ProfiledModel(key, "kept", found)
+        self.store.require_writable()
         replica = min(same, key=lambda r: (r["running"] + r["waiting"], r["name"]))
         shared = [r["worker"] for r in replicas if r["card"] == replica["card"]]
         try:
@@ -185,7 +189,7 @@ class _Profiling:
             leave.cancel()
             await self.drain(shared, 0)
         await self.announce(profile, same)
-        return ProfiledModel(key, "measured", profile, str(problem or "") or _doubt(profile))
+        return ProfiledModel(key, "measured", profile, reason or _doubt(profile))
 
     async def until_free(self, workers: list[str], name: str) -> None:
         """Take the replicas of a card for this run; the lease of one that has died ends while we wait."""

@@ -220,6 +220,10 @@ class Profile(_Record):
             ),
         )
 
+    def is_of_other_weights(self, weight_bytes: int | None) -> bool:
+        """Whether the weights had another size when it was measured; False where either is not known."""
+        return None not in (self.weight_bytes, weight_bytes) and self.weight_bytes != weight_bytes
+
     @property
     def step_law(self) -> StepLaw:
         """The law to predict with."""

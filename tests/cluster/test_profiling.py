@@ -286,6 +286,26 @@ async def test_another_model_of_the_same_name_is_measured_anew(tmp_path) -> None
     assert len(ProfileStore(tmp_path).scan()[0]) == 2
 
 
+async def test_weights_that_were_replaced_under_the_same_path_are_measured_anew(tmp_path, monkeypatch) -> None:
+    weights = tmp_path / "model.gguf"
+    weights.write_bytes(b"first")
+    for module in ("host", "loading"):
+        monkeypatch.setattr(f"dask_fmware_workers.{module}.file_bytes", lambda _arguments: weights.stat().st_size)
+    monkeypatch.setattr("dask_fmware_workers.profiling.file_bytes", lambda _arguments: weights.stat().st_size)
+    with dask.config.set({"fmware.profiles": str(tmp_path / "store")}):
+        async with InProcessCluster(document()) as cluster:
+            made = [(await profile_models(cluster.client, "small", repeats=1))[0] for _ in range(2)]
+            weights.write_bytes(b"another")
+            made += [(await profile_models(cluster.client, "small", repeats=1))[0] for _ in range(2)]
+            weights.write_bytes(b"a third")  # of the size of the second
+        assert [item.state for item in made] == ["measured", "kept", "measured", "kept"]
+        assert "its weights were replaced" in made[2].reason
+        weights.write_bytes(b"one that is longer")
+        async with InProcessCluster(document()) as cluster:
+            replicas = {state.replica.model: state.replica for state in cluster.router.machine.fleet}
+    assert LiveProfile.from_wire(replicas["small"].profile).source == "the law that its engine plays"
+
+
 async def test_an_interrupted_run_of_another_model_is_not_taken_up(tmp_path) -> None:
     class Enough(Exception):
         pass

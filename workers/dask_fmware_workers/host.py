@@ -46,7 +46,7 @@ from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 from dask_fmware_workers.loading import Labels, Loaded, load
 from dask_fmware_workers.metrics import WorkerMetrics
 from dask_fmware_workers.pace import EnginePace
-from dask_fmware_workers.profiling import measure
+from dask_fmware_workers.profiling import file_bytes, measure
 from dask_fmware_workers.runner import CallRunner
 from dask_fmware_workers.state_reports import StateReports
 
@@ -272,7 +272,10 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             return {"error": f"worker '{self.dask.name}' has no engine that serves"}
         if question["kind"] == "key":
             key = loaded.profile_key
-            return {"key": key.model_dump()} if key is not None else {"error": "its engine tells no name or version"}
+            if key is None:
+                return {"error": "its engine tells no name or version"}
+            weight_bytes = await asyncio.to_thread(file_bytes, loaded.arguments)
+            return {"key": key.model_dump(), "weight_bytes": weight_bytes}
         if self._measured is loaded.engine:  # for somebody whose lease ended while this went on
             return {
                 "error": f"worker '{self.dask.name}' is being measured already: an experiment of an earlier profiler "

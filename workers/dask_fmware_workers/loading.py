@@ -18,7 +18,7 @@ from dask_fmware.profile.record import LiveProfile, ProfileKey
 from dask_fmware.spec.deployment import Deployment, Latency, ModelDeployment, Placement
 from dask_fmware_workers.accelerators import see_only
 from dask_fmware_workers.engines import create_engine
-from dask_fmware_workers.profiling import Footprint, profile_key, stored_profile
+from dask_fmware_workers.profiling import Footprint, file_bytes, profile_key, stored_profile
 from dask_fmware_workers.warmup import measure_latency
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         footprint = Footprint.now().beyond(before)
         made = engine.capabilities
         key = profile_key(model, accelerator, made, wanted)
-        profile = await asyncio.to_thread(stored_profile, key)
+        profile = await asyncio.to_thread(lambda: stored_profile(key, file_bytes(arguments)))
         if profile is None and (stated := stated_speed(deployment, model, accelerator)) is not None:
             profile = stated.live_profile().to_wire()
         latency = await _latency(engine, placement, profile)

@@ -29,7 +29,7 @@ from dask_fmware_workers.accelerators import nvidia_bytes, nvidia_cards
 from dask_fmware_workers.engines.gguf_header import read_header
 from dask_fmware_workers.engines.model_files import ModelFiles
 
-__all__ = ["Footprint", "measure", "profile_key", "stored_profile"]
+__all__ = ["Footprint", "file_bytes", "measure", "profile_key", "stored_profile"]
 
 logger = logging.getLogger("dask_fmware.profiling")
 
@@ -79,8 +79,10 @@ def profile_key(model: str, accelerator: str, made: Capabilities, arguments: Map
     )  # fmt: skip
 
 
-def stored_profile(key: ProfileKey | None) -> str | None:
+def stored_profile(key: ProfileKey | None, weight_bytes: int | None = None) -> str | None:
     """Return what to announce of the profile of exactly this engine with its arguments, or None.
+
+    One of weights of another size than `weight_bytes`, those of their files now, is of another model.
 
     The store is where Dask's configuration says under ``fmware.profiles``, else in the cache of this user.
     """
@@ -99,6 +101,9 @@ def stored_profile(key: ProfileKey | None) -> str | None:
             UNUSED,
             ", ".join(other.arguments or "one of an earlier version, arguments not known" for other in others),
         )
+    if found is not None and found.is_of_other_weights(weight_bytes):
+        logger.warning("%s: its weights were replaced since it was measured; measure it: dask fmware profile", key)
+        return None
     return None if found is None else LiveProfile.of(found).to_wire()
 
 
@@ -242,12 +247,15 @@ def _weight_bytes(arguments: Mapping[str, Any], footprint: Footprint) -> int | N
 
     Loading takes the KV cache too, so files come first.
     """
+    return file_bytes(arguments) or footprint.gpu_bytes or footprint.process_bytes or None
+
+
+def file_bytes(arguments: Mapping[str, Any]) -> int | None:
+    """Size of the files of the weights that an engine with these arguments serves; None where they are not here."""
     path, directory = _weights_file(arguments), _model_files(arguments)
     if path is not None and path.exists():
         return path.stat().st_size
-    if directory is not None and (stored := directory.weight_bytes) is not None:
-        return stored
-    return footprint.gpu_bytes or footprint.process_bytes or None
+    return None if directory is None else directory.weight_bytes
 
 
 def _kv_bytes_per_token(arguments: Mapping[str, Any]) -> float | None:
