@@ -92,6 +92,9 @@ def _head(machine: Machine, scenario: FleetScenario, seed: int) -> Head:
     )
 
 
+STUCK_S = 3600.0  # for which a controller may leave calls waiting while nothing runs
+
+
 class World:
     """One simulation.
 
@@ -145,6 +148,8 @@ class World:
         self._agenda = Agenda()
         self._arriving = iter(runs)
         self._is_arriving = True
+        self._is_stuck = False
+        self._had_started, self._waits_since = 0, 0.0  # calls, when they were seen to make headway last
         self._ticks_at = inf
         self._course = Course(self._agenda, self._tell, self._run_ended, scenario.hop_s)
         self.engines = Engines(self._agenda, self._tell, self._gave, self._lost, scenario.delivery_s)
@@ -162,7 +167,7 @@ class World:
         """Play until all runs have ended, nothing more can happen, or `until`; return what came of them.
 
         Outcomes are in order of arrival. Runs that wait for what never comes, such as a card that was lost for good,
-        are among them: see `Outcome.never_ended`.
+        are among them: see `Outcome.never_ended`. Under a controller that is what nothing was served of for an hour.
         """
         self._next_arrival()
         if self._controller is not None:
@@ -170,7 +175,7 @@ class World:
         with _few_collections():
             self._agenda.play(until)
         self.card_seconds = {accelerator: self.fleet.card_seconds(accelerator) for accelerator in self.card_seconds}
-        for outcome in self._course.leave(is_stuck=self._agenda.is_empty):
+        for outcome in self._course.leave(is_stuck=self._agenda.is_empty or self._is_stuck):
             if self._ended is not None:
                 self._ended(outcome)
         return self.outcomes
@@ -238,9 +243,20 @@ class World:
 
     def _control(self) -> None:
         assert self._controller is not None
+        if self._makes_no_headway():
+            self._is_stuck = self._agenda.is_over = True
+            return
         again_at = self._controller.control(self.fleet, self.machine, self._agenda.now)
         if again_at is not None:
             self._agenda.at(max(again_at, self._agenda.now), self._control)
+
+    def _makes_no_headway(self) -> bool:
+        """Whether calls wait and none has run for so long that none will: a controller asks on for ever."""
+        now, started = self._agenda.now, self.calls
+        is_served = started > self._had_started or any(state.running for state in self.machine.fleet)
+        if self._is_arriving or is_served or not self.machine.held:
+            self._had_started, self._waits_since = started, now
+        return now - self._waits_since > STUCK_S
 
     # -- attempts --------------------------------------------------------------------------------
 

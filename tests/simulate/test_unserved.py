@@ -16,11 +16,13 @@ import dask_fmware as fm
 from dask_fmware.cli import fmware
 from dask_fmware.errors import SpecError
 from dask_fmware.simulate.course import Outcome
+from dask_fmware.simulate.provisioned import ProvisioningController
 from dask_fmware.simulate.run import play
 from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulate.world import STUCK_S, World
+from dask_fmware.spec.provisioning import Provisioning
 
 ONE: dict[str, Any] = {"model": "m", "prompt": 10, "output": 10, "answers": True}
 LOST: dict[str, Any] = {
@@ -118,6 +120,16 @@ def test_the_command_says_how_many_never_ended_and_writes_json_that_all_can_read
 
     (row,) = json.loads(rows.read_text(), parse_constant=refuse)
     assert (row["never_ended"], row["latest_s"]) == (79.0, None)
+
+
+def test_runs_for_which_the_provisioner_may_start_nothing_never_end_and_the_simulation_does() -> None:
+    cards = {"A": {"count": 0, "most": 1, "price_per_hour": 3.6}}
+    made = scenario(cards=cards, failures=(), arrivals={"kind": "window", "count": 3, "window_s": 3.0})
+    for options, ends in ((Provisioning(), True), (Provisioning(max_cost_per_hour=0.1), False)):
+        runs, controller = Workload(made, 0).runs(), ProvisioningController(made, options)
+        world = World(made, "slack", runs, controller=controller)
+        assert [outcome.never_ended for outcome in world.play()] == [not ends] * 3
+        assert world.now < 2 * STUCK_S
 
 
 def test_what_if_a_recorded_card_were_gone_shows_runs_that_never_end(tmp_path: Path) -> None:
