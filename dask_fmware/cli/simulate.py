@@ -56,7 +56,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     "loads",
     multiple=True,
     type=ABOVE_0,
-    help="Runs in the window, or share of saturation; of a record: times as fast. Several times; else 1.",
+    help="Runs in the window, or share of saturation; of a record: times as fast. Several times; else as it says.",
 )
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=1), help="How many seeds.")
 @click.option("--first-seed", default=0, show_default=True, help="The first of them.")
@@ -148,13 +148,13 @@ def _play(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from dask_fmware.cli.processes import cores, pool
-    from dask_fmware.simulate.run import cells
+    from dask_fmware.simulate.run import cells, own_load
     from dask_fmware.simulate.scenario import load_scenario
     from dask_fmware.simulate.study import Study
 
     scenario = load_scenario(path)
     wanted = tuple(dict.fromkeys(policies)) or ("slack", "greedy", "least_outstanding", "power_of_two")
-    at = tuple(dict.fromkeys(loads or (1.0,)))
+    at = tuple(dict.fromkeys(loads or (own_load(scenario),)))
     if html_path is not None:
         from dask_fmware.simulate.pictures import check_installed
 
@@ -212,10 +212,13 @@ def _show(study: Any) -> None:
         if last not in (None, row["load"]):
             table.add_section()
         last = row["load"]
-        below = f"{row['below']:+.3f} ({row['below_low']:+.3f} to {row['below_high']:+.3f})"
+        goodput, below = f"{row['goodput_low']:.3f} - {row['goodput_high']:.3f}", f"{row['below']:+.3f}"
+        below += f" ({row['below_low']:+.3f} to {row['below_high']:+.3f})"
+        if row["seeds"] == 1:  # of which there is no interval
+            goodput, below = "", f"{row['below']:+.3f}"
         table.add_row(
             f"{row['load']:g}", row["policy"], f"{row['goodput']:.3f}",
-            f"{row['goodput_low']:.3f} - {row['goodput_high']:.3f}", "" if row["policy"] == first else below,
+            goodput, "" if row["policy"] == first else below,
             shown(row["ttft_p50_s"], "{:.2f} s"), shown(row["ttft_p99_s"], "{:.2f} s"),
             shown(row["latest_s"], "{:.1f} s"), shown(row["scale_95"], "{:.2f} SLO"),
             shown(row["scale_99"], "{:.2f} SLO"), f"{row['finished_late']:.0f}",

@@ -91,7 +91,10 @@ def table(study: Study) -> str:
     head += "".join(f"<th title='share of calls'>{escape(key[6:])}</th>" for key in shares)
     body = ""
     for row in rows:
-        cells = "".join(f"<td>{escape(shown(row[key], form))}</td>" for key, _, form, _ in COLUMNS)
+        told = {key: shown(row[key], form) for key, _, form, _ in COLUMNS}
+        if row["seeds"] == 1:  # of which there is no interval
+            told |= {"goodput_low": "", "goodput_high": ""}
+        cells = "".join(f"<td>{escape(one)}</td>" for one in told.values())
         cells += "".join(f"<td>{row[key]:.0%}</td>" for key in shares)
         body += f"<tr{' class=best' if row['goodput'] == best[row['load']] else ''}>{cells}</tr>"
     return f"<table><tr>{head}</tr>{body}</table>"

@@ -32,13 +32,13 @@ from dask_fmware.simulate.world import World
 
 LEAST_ENDS = 1000  # runs whose ends tell the capacity
 
-__all__ = ["cells", "play", "saturation", "simulate"]
+__all__ = ["cells", "own_load", "play", "saturation", "simulate"]
 
 
 def simulate(
     scenario: Scenario | str | os.PathLike[str] | Mapping[str, Any],
     policies: str | Sequence[str] = ("slack", "greedy", "least_outstanding", "power_of_two"),
-    loads: float | Sequence[float] = (1.0,),
+    loads: float | Sequence[float] | None = None,
     seeds: int | Iterable[int] = 5,
     told: Callable[[str], object] | None = None,
     executor: Executor | None = None,
@@ -52,8 +52,9 @@ def simulate(
     policies
         Names of routing policies, or one of them. Others are compared with the first.
     loads
-        Or one of them. Of arrivals in a window: how many runs. Of arrivals with a rate or time scale of their own:
-        times as fast. Of all others: the rate relative to saturation (see `saturation`).
+        Or one of them. Of arrivals in a window: how many runs; left out: as many as the scenario says. Of arrivals
+        with a rate or time scale of their own: times as fast. Of all others: the rate relative to saturation (see
+        `saturation`). Both are 1 if left out.
     seeds
         How many, or which.
     told
@@ -77,6 +78,7 @@ def simulate(
         raise SpecError(f"loads={loads!r}, seeds={seeds!r}: give numbers, not texts")
     numbers = range(seeds) if isinstance(seeds, int) else list(seeds)
     policies = [policies] if isinstance(policies, str) else policies
+    loads = own_load(loaded) if loads is None else loads
     loads = [loads] if isinstance(loads, int | float) else loads
     return Study(loaded, list(cells(loaded, policies, loads, numbers, told, executor)))
 
@@ -112,6 +114,11 @@ def cells(
                 yield Cell(policy, load, tuple(measured))
 
 
+def own_load(scenario: Scenario) -> float:
+    """Return the load at which a scenario is what it says."""
+    return float(scenario.arrivals.count) if isinstance(scenario.arrivals, WindowArrivals) else 1.0
+
+
 def _played(
     jobs: Iterable[tuple[Scenario, str, int, float | None]], executor: Executor | None
 ) -> Generator[Measured, None, None]:
@@ -134,7 +141,7 @@ def _at_load(scenario: Scenario, load: float) -> tuple[Scenario, float | None]:
     spec = scenario.arrivals
     match spec:
         case WindowArrivals():
-            if round(load) < 1:
+            if load < 1 or load != round(load):
                 raise SpecError(f"a load of arrivals in a window is a number of runs, got {load:g}")
             return scenario.model_copy(update={"arrivals": spec.model_copy(update={"count": round(load)})}), None
         case TraceArrivals(time_scale=float() as scale):

@@ -210,8 +210,9 @@ def test_what_cannot_be_played_is_said_before_anything_is() -> None:
         fm.simulate(scenario(), ["slack", "best"])
     with pytest.raises(SpecError, match="a load must be positive, got -1"):
         fm.simulate(scenario(), ["slack"], [-1])
-    with pytest.raises(SpecError, match="is a number of runs"):
-        fm.simulate(scenario(), ["slack"], [0.2])
+    for load in (0.2, 8.4):
+        with pytest.raises(SpecError, match="is a number of runs"):
+            fm.simulate(scenario(), ["slack"], [load])
     with pytest.raises(SpecError, match="at least one policy, one load and one seed"):
         fm.simulate(scenario(), [])
     with pytest.raises(SpecError, match="no run ended"):
@@ -232,6 +233,26 @@ def test_the_command_prints_a_table_and_writes_files(tmp_path: Path) -> None:
     assert "below greedy" in result.output
     assert len(json.loads((tmp_path / "rows.json").read_text())) == 2
     assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_without_a_load_a_window_has_the_runs_that_its_scenario_says(tmp_path: Path) -> None:
+    (row,) = fm.simulate(scenario(), "greedy", seeds=1).rows
+    assert row["load"] == row["runs"] == SERIAL["arrivals"]["count"] > 1
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(SERIAL, sort_keys=False))
+    told = tmp_path / "rows.json"
+    assert simulate(str(path), "--policy", "greedy", "--seeds", "1", "--json", str(told)).exit_code == 0
+    assert json.loads(told.read_text())[0]["runs"] == row["runs"]
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(SERIAL, sort_keys=False))
+    for seeds, shown in (("1", False), ("2", True)):
+        asked = ("--policy", "greedy", "--policy", "slack", "--seeds", seeds, "--html", str(tmp_path / "page.html"))
+        result = simulate(str(path), *asked)
+        assert (" - " in result.output, " to " in result.output) == (shown, shown)
+        assert ("<td></td><td></td>" in (tmp_path / "page.html").read_text()) is not shown
 
 
 def test_brackets_in_a_description_are_printed_and_not_taken_for_markup(tmp_path: Path) -> None:
