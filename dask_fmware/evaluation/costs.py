@@ -1,7 +1,8 @@
 """What a call cost: the time it held a slot of a card, or the tokens of an API.
 
 A card of `price_per_hour` whose replicas have n slots each costs a call its seconds on the slot, times the price of
-a second, by n and by the replicas that share the card. So a full card is paid in full, and idle time by nobody.
+a second, by n and by the replicas that share the card, or by its `slots_per_card` if those are fewer. So a full card is
+paid in full, and idle time by nobody.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Prices:
                 card = deployment.accelerators[name]
                 if card.price_per_hour is not None:
                     slots = (placement.slots or spec.slots) * card.replicas_per_card
-                    slot_s[model, name] = card.price_per_hour / 3600 / slots
+                    at_once = slots if card.slots_per_card is None else min(slots, card.slots_per_card)
+                    slot_s[model, name] = card.price_per_hour / 3600 / at_once
         return cls(slot_s, tokens)
 
     def of_call(self, call: CallReport) -> float | None:
