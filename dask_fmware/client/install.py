@@ -69,7 +69,8 @@ async def _install(client: Client, deployment: Deployment, stream_interval_s: fl
             more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
             raise DeploymentError(
                 "a runtime with another deployment is installed on this cluster (they differ in "
-                f"{', '.join(keys[:SHOWN_KEYS])}{more}); call fm.uninstall(client) first"
+                f"{', '.join(keys[:SHOWN_KEYS])}{more}); to change it call fm.uninstall(client) and install again: "
+                "models are loaded anew, and runs under way fail with NotInstalledError"
             )
     else:
         await client.register_plugin(ReplicaRouter(deployment, stream_interval_s=stream_interval_s))
