@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from multiprocessing import resource_tracker
@@ -19,6 +20,7 @@ __all__ = ["run_in_foreground"]
 
 T = TypeVar("T")
 CLOSING_S = 30.0  # a cluster that starts is waited for, then closed
+SILENT_S = 1.0  # of that, before it is said
 POLL_S = 0.2
 
 
@@ -101,7 +103,8 @@ class _Worker(threading.Thread, Generic[T]):
                 loop.call_soon_threadsafe(task.cancel)
             except RuntimeError:  # the loop has just closed
                 return
-        if self.ident is not None:  # it has been started
+        if self.ident is not None and not self._ended.wait(SILENT_S):  # it has been started
+            print("closing, when processes that start have started; Ctrl-C again kills them", file=sys.stderr)
             self._ended.wait(CLOSING_S)
 
 

@@ -53,6 +53,23 @@ def test_a_signal_is_raised_when_it_has_ended_in_order(number: signal.Signals) -
     assert ended == ["in order"]
 
 
+def test_whoever_waits_for_the_end_is_told_how_not_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(foreground, "SILENT_S", 0.0)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(PATIENCE_S)
+        finally:
+            await asyncio.sleep(0.2)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in_foreground(main)
+    assert "Ctrl-C again kills them" in capsys.readouterr().err
+
+
 def test_a_second_ctrl_c_does_not_wait_for_that() -> None:
     go_on = threading.Event()
 
