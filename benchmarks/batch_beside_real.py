@@ -220,7 +220,7 @@ def render(cells: list[dict[str, Any]], seconds: float, cores: int) -> str:
         "# Interactive runs beside a batch job, on a real cluster with emulated engines",
         "",
         f"Windows of {seconds:g} s, {cores} cores, load average "
-        f"{max(cell['load_average'] for cell in cells):.0f} at most. Bars: at most 1 point lost, 85 % used.",
+        f"{max(cell['load_average'] for cell in cells):.1f} at most. Bars: at most 1 point lost, 85 % used.",
         "",
         HEAD,
         *map(line, cells),

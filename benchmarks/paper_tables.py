@@ -25,7 +25,7 @@ from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
-__all__ = ["headline", "make", "readme_with"]
+__all__ = ["headline", "make", "out_of_turn", "readme_with"]
 
 CELLS = RESULTS / "paper_cells.jsonl"
 README = Path(__file__).parent.parent / "README.md"
@@ -130,8 +130,26 @@ def _seconds(curves: Curves, metric: str, most: float, system: str, workflow: st
     return f"{fmean(curves.average(system, workflow, metric, most)):.2f} s"
 
 
-def headline(curves: Curves) -> str:
-    """The table of the README."""
+def out_of_turn(path: Path) -> str:
+    """Say in a sentence which systems were played in another session than others; empty if all took turns."""
+    sessions: dict[str, set[int]] = defaultdict(set)
+    session = 0
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        session += "environment" in line
+        if "count" in line and not line.get("discarded"):
+            sessions[line["system"]].add(session)
+    groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for system, played in sessions.items():
+        groups[tuple(sorted(played))].append(f"`{system}`")
+    if len(groups) < 2:
+        return ""
+    return "Not played in turns: first " + "; in a later session ".join(
+        " and ".join(names) for _, names in sorted(groups.items())
+    ) + "."  # fmt: skip
+
+
+def headline(curves: Curves, told: str = "") -> str:
+    """The table of the README; `told` is what else a reader should know."""
     lines = [
         "| | workflow | Ray Serve | `greedy` | `slack` |",
         "|---|---|---|---|---|",
@@ -153,6 +171,7 @@ def headline(curves: Curves) -> str:
         "",
         f"Means over {seeds} seeds; `python -m benchmarks.paper`, all loads and intervals in",
         "[results](benchmarks/results/paper.md), how it was measured in [benchmarks](benchmarks/README.md).",
+        *([told] if told else []),
     ]
     return "\n".join(lines)
 
@@ -219,6 +238,7 @@ def make(path: Path, *, write_results: bool) -> str:
         + ", ".join(f"{workflow} {count}" for workflow, count in seeds.items())
         + ". Serial engines, deterministic lengths, N runs within 10 s, SLO = unloaded TTFT + 1 s. In parentheses: "
         "95 % bootstrap intervals over seeds.",
+        *(["", told] if (told := out_of_turn(path)) else []),
         "",
         "## Against Ray Serve, real systems",
         "",
@@ -290,7 +310,8 @@ def main() -> None:
     asked = parser.parse_args()
     print(make(CELLS, write_results=True))
     if asked.readme:
-        table = headline(Curves(kept(CELLS, "deterministic", 1.0), ("ray", "greedy", "slack")))
+        curves = Curves(kept(CELLS, "deterministic", 1.0), ("ray", "greedy", "slack"))
+        table = headline(curves, out_of_turn(CELLS))
         README.write_text(readme_with(README.read_text(encoding="utf-8"), table), encoding="utf-8")
 
 

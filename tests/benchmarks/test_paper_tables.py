@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.paper import HEADLINE, is_stalled
-from benchmarks.paper_tables import CELLS, README, headline, readme_with
+from benchmarks.paper_tables import CELLS, README, headline, out_of_turn, readme_with
 from benchmarks.support.curves import Curves, kept, saturation
 
 
@@ -58,6 +58,16 @@ def test_discarded_cells_are_not_read(tmp_path: Path) -> None:
     assert kept(tmp_path / "none") == []
 
 
+def test_systems_that_did_not_take_turns_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    where = {"environment": {}}
+    ray, greedy, slack = (cell(system, 5, 1, 0.5) for system in ("ray", "greedy", "slack"))
+    path.write_text("\n".join(map(json.dumps, [where, ray, greedy, where, {**slack, "discarded": "stalled"}, slack])))
+    assert out_of_turn(path) == "Not played in turns: first `ray` and `greedy`; in a later session `slack`."
+    path.write_text("\n".join(map(json.dumps, [where, ray, slack, where, ray, slack])))
+    assert out_of_turn(path) == ""
+
+
 @pytest.mark.parametrize(("late_s", "stall_s", "stalled"), [(0.001, 0.01, False), (0.1, 0.01, True), (0.0, 0.5, True)])
 def test_a_cell_is_discarded_when_engines_or_machine_stalled(late_s: float, stall_s: float, stalled: bool) -> None:
     assert bool(is_stalled({"late_p95_s": late_s, "machine_stall_s": stall_s})) is stalled
@@ -70,7 +80,7 @@ def test_saturation_is_what_both_cards_do() -> None:
 
 def test_the_headline_of_the_readme_is_that_of_the_results() -> None:
     text = README.read_text(encoding="utf-8")
-    table = headline(Curves(kept(CELLS, "deterministic", 1.0), HEADLINE))
+    table = headline(Curves(kept(CELLS, "deterministic", 1.0), HEADLINE), out_of_turn(CELLS))
     assert readme_with(text, table) == text, "run: python -m benchmarks.paper_tables --readme"
 
 

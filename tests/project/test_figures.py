@@ -20,6 +20,7 @@ FIGURES = (
     ("README.md", "tight objectives, simulated | 78 to 38 % | 0.0 to 1.3 |", "batch_beside", "1.3 (0.9 to 1.9) | 0.38"),
     ("README.md", "two seeds | 85 to 94 % | 0.0 to 0.5 |", "batch_beside_real", "0.995 | 0.5 |"),
     ("README.md", "some 7 ms after it (13 to 16", "handover", "20 to 200 ms | one ahead | 7.0 ms | 15.9 ms"),
+    ("benchmarks/README.md", "leave some 7 ms between", "handover", "20 to 200 ms | one ahead | 7.0 ms | 15.9 ms"),
     ("docs/engines.md", "token +1.9 ms with [llama.cpp]", "hosting_llama.cpp", "p50 1.95 ms"),
     ("docs/engines.md", "and -0.9 ms with [vLLM]", "hosting_vllm", "p50 -0.89 ms"),
     ("docs/engines.md", "16 streams +3.5 % and -0.4 %", "hosting_vllm", "throughput lost 0.4%"),
