@@ -18,6 +18,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 from rich.progress import Progress
@@ -141,12 +142,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="also other settings of Ray, lengths and objectives")
     asked = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the systems too
-    path = paper_tables.CELLS
-    if asked.quick:
-        asked.seeds, path = 1, Path("paper_quick.jsonl")
-        path.unlink(missing_ok=True)
-    asyncio.run(work(asked, path, environment(seed=FIRST_SEED)))
-    print(paper_tables.make(path, write_results=not asked.quick))
+    where = environment(seed=FIRST_SEED)
+    with TemporaryDirectory(prefix="paper-") as passing:
+        path = paper_tables.CELLS
+        if asked.quick:
+            asked.seeds, path = 1, Path(passing) / "cells.jsonl"
+        asyncio.run(work(asked, path, where))
+        print(paper_tables.make(path, write_results=not asked.quick))
 
 
 if __name__ == "__main__":

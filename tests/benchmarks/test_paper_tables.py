@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import paper
 from benchmarks.paper import HEADLINE, is_stalled
 from benchmarks.paper_tables import CELLS, README, headline, out_of_turn, readme_with
 from benchmarks.support.curves import Curves, kept, saturation
@@ -87,3 +88,15 @@ def test_the_headline_of_the_readme_is_that_of_the_results() -> None:
 def test_a_readme_without_a_place_is_refused() -> None:
     with pytest.raises(ValueError, match="no place"):
         readme_with("# nothing", "table")
+
+
+def test_the_quick_form_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(asked: Any, path: Path, where: dict[str, Any]) -> None:
+        with open(path, "w", encoding="utf-8") as file:  # noqa: ASYNC230
+            file.write(json.dumps({"environment": where}) + "\n")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paper, "work", work)
+    monkeypatch.setattr(paper.signal, "signal", lambda *_: None)
+    paper.main(["--quick"])
+    assert list(tmp_path.iterdir()) == []
