@@ -131,19 +131,19 @@ def _seconds(curves: Curves, metric: str, most: float, system: str, workflow: st
 
 
 def out_of_turn(path: Path) -> str:
-    """Say in a sentence which systems were played in another session than others; empty if all took turns."""
-    sessions: dict[str, set[int]] = defaultdict(set)
-    session = 0
+    """Say in a sentence which systems were played in another run than others; empty if all took turns."""
+    runs: dict[str, set[int]] = defaultdict(set)
+    run = 0
     for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        session += "environment" in line
+        run += "environment" in line
         if "count" in line and not line.get("discarded"):
-            sessions[line["system"]].add(session)
+            runs[line["system"]].add(run)
     groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for system, played in sessions.items():
+    for system, played in runs.items():
         groups[tuple(sorted(played))].append(f"`{system}`")
     if len(groups) < 2:
         return ""
-    return "Not played in turns: first " + "; in a later session ".join(
+    return "Not played in turns: first " + "; in a later run ".join(
         " and ".join(names) for _, names in sorted(groups.items())
     ) + "."  # fmt: skip
 

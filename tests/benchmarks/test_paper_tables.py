@@ -64,7 +64,7 @@ def test_systems_that_did_not_take_turns_are_named(tmp_path: Path) -> None:
     where = {"environment": {}}
     ray, greedy, slack = (cell(system, 5, 1, 0.5) for system in ("ray", "greedy", "slack"))
     path.write_text("\n".join(map(json.dumps, [where, ray, greedy, where, {**slack, "discarded": "stalled"}, slack])))
-    assert out_of_turn(path) == "Not played in turns: first `ray` and `greedy`; in a later session `slack`."
+    assert out_of_turn(path) == "Not played in turns: first `ray` and `greedy`; in a later run `slack`."
     path.write_text("\n".join(map(json.dumps, [where, ray, slack, where, ray, slack])))
     assert out_of_turn(path) == ""
 
