@@ -130,11 +130,11 @@ async def test_nothing_is_made_while_nobody_looks(cluster: DashboardCluster, mon
 
 
 async def test_metrics_are_on_the_schedulers_own_page(cluster: DashboardCluster) -> None:
-    await cluster.client.compute(rag(question=CANARY).options(tenant='a "quoted"\nname'))
+    await cluster.client.compute(rag(question=CANARY).options(tenant='a "quoted" \\ name'))
     text = (await cluster.get("metrics")).body.decode()
     found = {family.name: family for family in text_string_to_metric_families(text)}
     submitted = found["fmware_runs_submitted"].samples
-    assert ('a "quoted"\nname', 1.0) in [(s.labels["tenant"], s.value) for s in submitted]
+    assert ('a "quoted" \\ name', 1.0) in [(s.labels["tenant"], s.value) for s in submitted]
     assert {s.labels["model"] for s in found["fmware_slots"].samples} == {"small", "large"}
     ended = found["fmware_worker_attempts"].samples  # its workers are in this process
     assert sum(s.value for s in ended if s.labels["outcome"] == "finished") == 2
