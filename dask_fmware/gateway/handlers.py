@@ -15,10 +15,11 @@ from tornado.web import Application, HTTPError, RequestHandler
 from dask_fmware.client.session import Outcome
 from dask_fmware.compile.collection import BoundWorkflow
 from dask_fmware.errors import FMwareError
-from dask_fmware.gateway.answers import Fault, RefusedError, answer, json_text
+from dask_fmware.gateway.answers import Fault, RefusedError, json_text
 from dask_fmware.gateway.bodies import ChatBody, RunBody, read
-from dask_fmware.gateway.chat import ChatAnswer, inputs_of, models
+from dask_fmware.gateway.chat import inputs_of, models
 from dask_fmware.gateway.gateway import Gateway
+from dask_fmware.gateway.shapes import ChatShape, RunShape
 from dask_fmware.model.completion import Chunk
 from dask_fmware.spec.record import shorten
 
@@ -110,7 +111,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 class _Runs(_Handler):
     """Answers with a run, at once or as it comes."""
 
-    async def run(self, bound: BoundWorkflow, shape: _Shape, *, is_streamed: bool) -> None:
+    async def run(self, bound: BoundWorkflow, shape: RunShape, *, is_streamed: bool) -> None:
         """Run and answer."""
         self.set_header("X-Run-Id", bound.run_id)
         if is_streamed:
@@ -118,7 +119,7 @@ class _Runs(_Handler):
         else:
             await self.while_connected(self._whole(bound, shape))
 
-    async def _whole(self, bound: BoundWorkflow, shape: _Shape) -> None:
+    async def _whole(self, bound: BoundWorkflow, shape: RunShape) -> None:
         outcome = await self.gateway.outcome(bound)
         if outcome.error is not None:
             self._blame(bound, outcome.error)
@@ -126,7 +127,7 @@ class _Runs(_Handler):
         else:
             await self.tell(shape.whole(outcome))
 
-    async def _stream(self, bound: BoundWorkflow, shape: _Shape) -> None:
+    async def _stream(self, bound: BoundWorkflow, shape: RunShape) -> None:
         pieces: AsyncGenerator[Chunk | Outcome, None]
         async with aclosing(self.gateway.pieces(bound)) as pieces:
             try:
@@ -139,7 +140,7 @@ class _Runs(_Handler):
         if not self._finished:
             await self.finish()
 
-    async def _piece(self, bound: BoundWorkflow, shape: _Shape, piece: Chunk | Outcome) -> None:
+    async def _piece(self, bound: BoundWorkflow, shape: RunShape, piece: Chunk | Outcome) -> None:
         if isinstance(piece, Chunk):
             if not self._headers_written:
                 for name, said in shape.first():
@@ -161,53 +162,6 @@ class _Runs(_Handler):
             logger.error("run %s of workflow '%s': %s", bound.run_id, bound.workflow.name, type(error).__name__)
 
 
-Event = tuple[str | None, str]
-
-
-class _Shape:
-    """How a run of a workflow is told."""
-
-    error: ClassVar[str | None] = "error"
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def whole(self, outcome: Outcome) -> dict[str, Any]:
-        return answer(self.name, outcome)
-
-    def first(self) -> list[Event]:
-        return []
-
-    def text(self, chunk: Chunk) -> Event:
-        return "text", json_text({"text": chunk.text, "restarted": chunk.restarted})
-
-    def last(self, outcome: Outcome) -> list[Event]:
-        return [("end", json_text(answer(self.name, outcome)))]
-
-
-class _ChatShape(_Shape):
-    """How OpenAI's clients are told."""
-
-    error: ClassVar[str | None] = None
-
-    def __init__(self, name: str, run_id: str, wants_usage: bool) -> None:
-        super().__init__(name)
-        self._chat, self._wants_usage = ChatAnswer(run_id, name), wants_usage
-
-    def whole(self, outcome: Outcome) -> dict[str, Any]:
-        return self._chat.whole(outcome)
-
-    def first(self) -> list[Event]:
-        return [(None, json_text(self._chat.first()))]
-
-    def text(self, chunk: Chunk) -> Event:
-        return None, json_text(self._chat.text(str(chunk)))
-
-    def last(self, outcome: Outcome) -> list[Event]:
-        said = [self._chat.last(outcome), *([self._chat.usage(outcome)] if self._wants_usage else [])]
-        return [*((None, json_text(one)) for one in said), (None, "[DONE]")]
-
-
 class _Workflow(_Runs):
     """``POST /workflows/NAME``."""
 
@@ -218,7 +172,7 @@ class _Workflow(_Runs):
         bound = self.gateway.bound(
             name, body.inputs, caller=self.caller, tenant=body.tenant, slo=body.slo, priority=body.priority
         )
-        await self.run(bound, _Shape(name), is_streamed=body.stream)
+        await self.run(bound, RunShape(name), is_streamed=body.stream)
 
 
 class _Chat(_Runs):
@@ -230,7 +184,7 @@ class _Chat(_Runs):
             raise RefusedError(404, f"no workflow '{shorten(body.model)}' here, which the model is: see GET /v1/models")
         inputs = inputs_of(self.gateway.workflows[body.model].workflow, body.messages)
         bound = self.gateway.bound(body.model, inputs, caller=self.caller)
-        await self.run(bound, _ChatShape(body.model, bound.run_id, body.wants_usage), is_streamed=body.stream)
+        await self.run(bound, ChatShape(body.model, bound.run_id, body.wants_usage), is_streamed=body.stream)
 
 
 class _Workflows(_Handler):
