@@ -35,7 +35,12 @@ class Outcome:
 
     @property
     def met(self) -> bool:
-        """Whether its answer began in time, or was complete if that is what was promised; any time, if nothing was."""
+        """Whether its answer began in time, or was complete if that is what was promised; any time, if nothing was.
+
+        An answer that began and was broken off for good is none, as in `RunReport.met`.
+        """
+        if self.finished_at == inf and not self.never_ended:
+            return False
         at = self.finished_at if self.run.is_whole else self.first_token_at
         return at < inf and at <= self.run.deadline + 1e-9
 

@@ -52,6 +52,20 @@ def test_runs_of_a_card_that_was_lost_for_good_are_missed_and_the_card_is_paid_u
     assert told == measure(scenario(), outcomes_of(scenario()), {"A": 20.0}), "kept or told of, they are the same"
 
 
+def test_an_answer_that_began_in_time_and_was_broken_off_for_good_is_not_in_time() -> None:
+    made = scenario(
+        workflows={"w": {"nodes": {"n": {**ONE, "output": 100}}, "slo": {"ttft_s": 0.5}, "on_miss": "reject"}},
+        arrivals={"kind": "window", "count": 1, "window_s": 0.1},
+        failures=[{"card": "A-0", "at_s": 0.4, "down_s": 1.0}],
+    )
+    (outcome,) = outcomes_of(made)
+    assert outcome.first_token_at < outcome.run.deadline, "it began in time"
+    assert outcome.is_rejected, "its card was lost, and then it was too late to begin anew"
+    assert not outcome.met
+    told = measure(made, [outcome])
+    assert (told.goodput, told.rejected) == (0.0, 1)
+
+
 def test_who_takes_outcomes_as_they_come_is_told_of_runs_that_never_end() -> None:
     told: list[Outcome] = []
     assert outcomes_of(scenario(), told.append) == []
