@@ -13,9 +13,14 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["OutputFile", "console", "json_text", "write"]
+__all__ = ["UNANSWERED", "OutputFile", "console", "json_text", "write"]
 
 PIPE_WIDTH = 240  # a pipe has no width, and cutting a table there loses data
+UNANSWERED = {
+    "rejected": "rejected",
+    "failed": "failed",
+    "never_ended": "never ended",
+}  # figure -> column; of simulations
 
 
 class OutputFile(click.Path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dask_fmware.cli.output import console, json_text
+from dask_fmware.cli.output import UNANSWERED, console, json_text
 
 __all__ = ["replay", "show_answers"]
 
@@ -62,14 +62,14 @@ def show_answers(answers: list[Any], left_out: int, as_json: bool) -> None:
 
     from dask_fmware.simulate.report import shown
 
-    some_never_end = any(one.measured.never_ended for one in answers)
-    table = Table("", "policy", "runs", *(["never ended"] if some_never_end else []), "goodput", "TTFT p50", "p99",
+    unanswered = [name for name in UNANSWERED if any(getattr(one.measured, name) for one in answers)]
+    table = Table("", "policy", "runs", *[UNANSWERED[name] for name in unanswered], "goodput", "TTFT p50", "p99",
                   "latency p99", "fits 95 % at", "share")  # fmt: skip
     for one in answers:
         told = one.measured
         share = " ".join(f"{name} {part:.0%}" for name, part in told.share.items())
         table.add_row(
-            one.case, one.policy, str(told.runs), *([str(told.never_ended)] if some_never_end else []),
+            one.case, one.policy, str(told.runs), *[str(getattr(told, name)) for name in unanswered],
             f"{told.goodput:.3f}", shown(told.ttft_p50_s, "{:.3f} s"), shown(told.ttft_p99_s, "{:.3f} s"),
             shown(told.latency_p99_s, "{:.3f} s"), shown(told.scale_95, "{:.2f} x SLO"), share,
         )  # fmt: skip

@@ -9,7 +9,7 @@ import click
 
 from dask_fmware import __version__
 from dask_fmware.cli.numbers import ABOVE_0
-from dask_fmware.cli.output import OutputFile, console, json_text, write
+from dask_fmware.cli.output import UNANSWERED, OutputFile, console, json_text, write
 
 __all__ = ["simulate"]
 
@@ -189,20 +189,21 @@ def _play(
 
 
 def _show(study: Any) -> None:
-    """Print a table; runs that never end have a column where there are any."""
+    """Print a table; runs without an answer have a column for each reason that there was."""
     from rich.table import Table
     from rich.text import Text
 
+    from dask_fmware.simulate.page import counted
     from dask_fmware.simulate.report import shown
 
     scenario, first, rows = study.scenario, study.policies[0], study.rows
-    some_never_end = any(row["never_ended"] for row in rows)
+    unanswered = [name for name in UNANSWERED if any(row[name] for row in rows)]
     title = f"{scenario.name}: {scenario.description}" if scenario.description else scenario.name
     table = Table(title=Text(title))  # else what it has in brackets is taken for markup
     for name in ("load", "policy"):
         table.add_column(name)
     for name in ("goodput", "95 %", f"below {first}", "TTFT p50", "p99", "latest", "95 % within", "99 % within",
-                 "late", *(["never ended"] if some_never_end else []), "parked", "late work", "cost"):  # fmt: skip
+                 "late", *[UNANSWERED[name] for name in unanswered], "parked", "late work", "cost"):  # fmt: skip
         table.add_column(name, justify="right")
     shares = [key for key in rows[0] if key.startswith("share_")]
     for key in shares:
@@ -221,8 +222,8 @@ def _show(study: Any) -> None:
             goodput, "" if row["policy"] == first else below,
             shown(row["ttft_p50_s"], "{:.2f} s"), shown(row["ttft_p99_s"], "{:.2f} s"),
             shown(row["latest_s"], "{:.1f} s"), shown(row["scale_95"], "{:.2f} SLO"),
-            shown(row["scale_99"], "{:.2f} SLO"), f"{row['finished_late']:.0f}",
-            *([f"{row['never_ended']:.0f}"] if some_never_end else []), f"{row['parked_calls']:.0f}",
+            shown(row["scale_99"], "{:.2f} SLO"), counted(row["finished_late"]),
+            *[counted(row[name]) for name in unanswered], counted(row["parked_calls"]),
             f"{row['late_work']:.0%}", f"{row['cost']:.2f}",
             *(f"{row[key]:.0%}" for key in shares),
         )  # fmt: skip

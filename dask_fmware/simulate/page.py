@@ -14,7 +14,7 @@ from dask_fmware.simulate.scenario import Hosting, Scenario
 if TYPE_CHECKING:
     from dask_fmware.simulate.study import Study
 
-__all__ = ["page", "table"]
+__all__ = ["counted", "page", "table"]
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #0f172a; max-width: 1180px; margin: 2.5rem auto;
@@ -29,6 +29,8 @@ th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: l
 tr.best td { background: #eff6ff; font-weight: 600; } .wide { overflow-x: auto; }
 footer { color: #64748b; font-size: 13px; margin-top: 2rem; }
 """
+
+COUNT = "count"  # instead of a format: a mean of counts, see `counted`
 
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("load", "load", "{:g}", "runs in the window, or the rate relative to saturation"),
@@ -45,11 +47,11 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("latest_s", "latest", "{:.1f} s", "the longest any run took"),
     ("scale_95", "95 % within", "{:.2f} SLO", "how far the SLO must be relaxed for 95 % to meet it"),
     ("scale_99", "99 % within", "{:.2f} SLO", "how far the SLO must be relaxed for 99 % to meet it"),
-    ("finished_late", "late", "{:.0f}", "runs that missed and were served all the same, mean over seeds"),
-    ("rejected", "rejected", "{:.0f}", "runs that would have been late and asked for that, mean over seeds"),
-    ("failed", "failed", "{:.0f}", "other runs that ended without an answer, mean over seeds"),
-    ("never_ended", "never ended", "{:.0f}", "runs that nothing could serve any more, mean over seeds"),
-    ("parked_calls", "parked", "{:.0f}", "calls started although they were found too late, mean over seeds"),
+    ("finished_late", "late", COUNT, "runs that missed and were served all the same, mean over seeds"),
+    ("rejected", "rejected", COUNT, "runs that would have been late and asked for that, mean over seeds"),
+    ("failed", "failed", COUNT, "other runs that ended without an answer, mean over seeds"),
+    ("never_ended", "never ended", COUNT, "runs that nothing could serve any more, mean over seeds"),
+    ("parked_calls", "parked", COUNT, "calls started although they were found too late, mean over seeds"),
     ("late_work", "late work", "{:.0%}", "share of the engines' work that went to runs that missed"),
     ("cost", "cost", "{:.2f}", "of the cards in use until the simulation ended"),
     ("runs", "runs", "{:.0f}", "mean over seeds"),
@@ -82,6 +84,15 @@ def summary(study: Study) -> str:
     return f"{said}; {len(best.measured)} seeds of {best.measured[0].runs} runs."
 
 
+def counted(mean: float) -> str:
+    """Return a mean of counts: one in three seeds is not none.
+
+    >>> counted(1 / 3), counted(2.0), counted(1858.25)
+    ('0.3', '2', '1858')
+    """
+    return f"{mean:.1f}" if mean < 10.0 and mean != round(mean) else f"{mean:.0f}"
+
+
 def table(study: Study) -> str:
     """Return all numbers as a table."""
     rows = study.rows
@@ -91,7 +102,7 @@ def table(study: Study) -> str:
     head += "".join(f"<th title='share of calls'>{escape(key[6:])}</th>" for key in shares)
     body = ""
     for row in rows:
-        told = {key: shown(row[key], form) for key, _, form, _ in COLUMNS}
+        told = {key: counted(row[key]) if form == COUNT else shown(row[key], form) for key, _, form, _ in COLUMNS}
         if row["seeds"] == 1:  # of which there is no interval
             told |= {"goodput_low": "", "goodput_high": ""}
         cells = "".join(f"<td>{escape(one)}</td>" for one in told.values())

@@ -136,6 +136,29 @@ def test_the_command_says_how_many_never_ended_and_writes_json_that_all_can_read
     assert (row["never_ended"], row["latest_s"]) == (79.0, None)
 
 
+def test_tables_say_how_many_were_rejected_beside_times_that_never_come(tmp_path: Path) -> None:
+    flow = {"nodes": {"n": ONE | {"output": 200}}, "slo": {"ttft_s": 0.5}, "on_miss": "reject"}
+    document = LOST | {"workflows": {"w": flow}, "failures": [{"card": "A-0", "at_s": 20.0, "down_s": 5.0}]}
+    path, log = tmp_path / "scenario.yaml", tmp_path / "run.jsonl"
+    path.write_text(yaml.safe_dump(document))
+    result = CliRunner().invoke(fmware, ["simulate", str(path), "--policy", "slack", "--seeds", "1"])
+    assert result.exit_code == 0, result.output
+    assert "rejected" in result.output
+    assert "never ended" not in result.output
+    made = Scenario.model_validate(document | {"failures": []})
+    with log.open("w") as file:
+        World(made, "slack", Workload(made, 0).runs(), log=file.write).play()
+    result = CliRunner().invoke(fmware, ["simulate", "--record", str(log), "--slo", "20ms"])
+    assert result.exit_code == 0, result.output
+    assert "rejected" in result.output
+
+
+def test_a_run_that_is_late_in_one_of_three_seeds_is_not_told_as_none() -> None:
+    (row,) = (study := fm.simulate(scenario(failures=[{"card": "A-0", "at_s": 99.0}]), ["slack"], seeds=3)).rows
+    assert 0.0 < row["never_ended"] < 10.0
+    assert f"<td>{row['never_ended']:.1f}</td>" in study._repr_html_()
+
+
 def test_runs_for_which_the_provisioner_may_start_nothing_never_end_and_the_simulation_does() -> None:
     cards = {"A": {"count": 0, "most": 1, "price_per_hour": 3.6}}
     made = scenario(cards=cards, failures=(), arrivals={"kind": "window", "count": 3, "window_s": 3.0})
