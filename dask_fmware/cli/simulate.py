@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,10 @@ def simulate(
             if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
                 option = f"--{name.removesuffix('_path').replace('_', '-')}"
                 raise click.UsageError(f"{option} is for a SCENARIO; a --record is played as it was")
-        _what_if(record, policies, loads, dict(add), slo_s, json_path)
+        more: Counter[str] = Counter()
+        for accelerator, count in add:
+            more[accelerator] += count
+        _what_if(record, policies, loads, more, slo_s, json_path)
         return
     if add or slo_s is not None:
         raise click.UsageError("--add and --slo change a --record; a scenario says itself what there is")
@@ -114,7 +119,7 @@ def _what_if(
     record: Path,
     policies: tuple[str, ...],
     loads: tuple[float, ...],
-    add: dict[str, int],
+    add: Mapping[str, int],
     slo_s: float | None,
     json_path: Path | None,
 ) -> None:

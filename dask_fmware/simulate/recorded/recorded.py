@@ -80,7 +80,8 @@ class Recorded:
             for name, spec in models.items():
                 hosting = spec.on.get(accelerator)
                 if hosting is not None and hosting.replicas is not None:
-                    replicas = min(max(round(hosting.replicas * (1 + count / card.count)), 0), card.count + count)
+                    share = hosting.replicas / card.count if card.count else 1.0  # of cards that host it
+                    replicas = min(max(round(share * (card.count + count)), 0), card.count + count)
                     on = {**spec.on, accelerator: hosting.model_copy(update={"replicas": replicas})}
                     models[name] = spec.model_copy(update={"on": on})
         return self.fleet.model_copy(update={"cards": cards, "models": models})
