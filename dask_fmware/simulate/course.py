@@ -34,12 +34,17 @@ class Outcome:
     never_ended: bool = False  # it was under way when the simulation ended
 
     @property
+    def is_broken_off(self) -> bool:
+        """Whether it ended without an answer: it failed, or was rejected."""
+        return self.finished_at == inf and not self.never_ended
+
+    @property
     def met(self) -> bool:
         """Whether its answer began in time, or was complete if that is what was promised; any time, if nothing was.
 
         An answer that began and was broken off for good is none, as in `RunReport.met`.
         """
-        if self.finished_at == inf and not self.never_ended:
+        if self.is_broken_off:
             return False
         at = self.finished_at if self.run.is_whole else self.first_token_at
         return at < inf and at <= self.run.deadline + 1e-9

@@ -35,7 +35,7 @@ COUNT = "count"  # instead of a format: a mean of counts, see `counted`
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("load", "load", "{:g}", "runs in the window, or the rate relative to saturation"),
     ("policy", "policy", "{}", ""),
-    ("goodput", "goodput", "{:.3f}", "share of runs in time"),
+    ("goodput", "goodput", "{:.3f}", "share of runs with an objective that were in time"),
     ("goodput_low", "from", "{:.3f}", "95 % interval over seeds"),
     ("goodput_high", "to", "{:.3f}", "95 % interval over seeds"),
     ("below", "below the first", "{:+.3f}", "goodput of the first policy minus this one, seed by seed"),
@@ -55,6 +55,7 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("late_work", "late work", "{:.0%}", "share of the engines' work that went to runs that missed"),
     ("cost", "cost", "{:.2f}", "of the cards in use until the simulation ended"),
     ("runs", "runs", "{:.0f}", "mean over seeds"),
+    ("judged", "judged", "{:.0f}", "runs with an objective; all where none has one; mean over seeds"),
 )
 
 

@@ -23,7 +23,8 @@ class Measured:
     """One simulation."""
 
     runs: int
-    goodput: float  # share of runs whose answer began (or was complete, if that was promised) in time
+    judged: int  # runs with an objective; all, where none has one
+    goodput: float  # share of these whose answer began (or was complete, if that was promised) in time
     ttft_mean_s: float
     ttft_p50_s: float
     ttft_p95_s: float
@@ -33,7 +34,7 @@ class Measured:
     latency_p95_s: float
     latency_p99_s: float
     latest_s: float  # the longest any run took
-    scale_95: float  # times the SLO within which 95 % of runs are
+    scale_95: float  # times the SLO within which 95 % of the judged runs are
     scale_99: float
     finished_late: int  # runs that missed and were served all the same
     rejected: int  # runs that would have been late and asked to be rejected then
@@ -45,11 +46,14 @@ class Measured:
     cost: float  # of the cards in use until the simulation ended, at the scenario's prices
     share: dict[str, float]  # of calls, by accelerator
     scale_curve: tuple[float, ...] = ()  # quantiles of the times the SLO that runs took, from 0 to 100 %
-    timeline: tuple[tuple[float, int, int], ...] = ()  # middle of a span of arrivals, runs in it, those in time
+    timeline: tuple[tuple[float, int, int], ...] = ()  # middle of a span of arrivals, judged runs in it, those in time
 
 
 class Tally:
     """Takes outcomes as they come.
+
+    A run without an objective is never late, so it says nothing of goodput, as on a cluster. Where no run has one, all
+    are judged by whether they have ended.
 
     Parameters
     ----------
@@ -64,7 +68,8 @@ class Tally:
         self._scale = array("d")
         self._arrival = array("d")
         self._in_time = bytearray()
-        self._met = self._late = self._rejected = self._failed = self._parked = 0
+        self._is_judging = False  # a run with an objective has come
+        self._late = self._rejected = self._failed = self._parked = 0
         self.never_ended = 0  # of the runs taken so far
         self._work_s = self._late_work_s = self._end = 0.0
         self._calls = dict.fromkeys(scenario.cards, 0)
@@ -81,19 +86,15 @@ class Tally:
         ttft, latency = outcome.first_token_at - arrival, outcome.finished_at - arrival
         self._ttft.append(ttft)
         self._latency.append(latency)
-        self._arrival.append(arrival)
-        self._in_time.append(met)
-        took = latency if run.is_whole else ttft
-        self._scale.append(took / allowed if allowed < inf else 0.0 if took < inf else inf)
+        took = inf if outcome.is_broken_off else latency if run.is_whole else ttft
+        self._judge(arrival, allowed, took, met)
         work_s, calls = 0.0, self._calls
         for _, accelerator, start, end in outcome.calls:
             calls[accelerator] = calls.get(accelerator, 0) + 1
             work_s += end - start
         self._work_s += work_s
         self._parked += outcome.parked
-        if met:
-            self._met += 1
-        else:
+        if not met:
             self._late_work_s += work_s
         self.never_ended += outcome.never_ended
         if outcome.finished_at < inf:
@@ -103,6 +104,17 @@ class Tally:
             self._rejected += not met
         elif not outcome.never_ended:
             self._failed += not met
+
+    def _judge(self, arrival: float, allowed: float, took: float, met: bool) -> None:
+        """Take note of whether a run was in time, if it has an objective or none had one so far."""
+        if allowed < inf and not self._is_judging:
+            self._is_judging = True
+            for taken in (self._arrival, self._scale, self._in_time):
+                del taken[:]
+        if (allowed < inf) == self._is_judging:
+            self._arrival.append(arrival)
+            self._scale.append(took / allowed if allowed < inf else 0.0 if took < inf else inf)
+            self._in_time.append(met)
 
     def measured(self, card_seconds: Mapping[str, float] | None = None) -> Measured:
         """Sum up; at least one run has been taken.
@@ -116,7 +128,8 @@ class Tally:
         count, calls = len(ttft), sum(self._calls.values())
         return Measured(
             runs=count,
-            goodput=self._met / count,
+            judged=len(self._in_time),
+            goodput=sum(self._in_time) / len(self._in_time),
             ttft_mean_s=sum(ttft) / count,
             ttft_p50_s=_rank(ttft, 0.5),
             ttft_p95_s=_rank(ttft, 0.95),

@@ -9,6 +9,7 @@ import pytest
 
 from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.scenario import load_scenario
+from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
@@ -22,19 +23,21 @@ def call(output: object, **more: object) -> dict[str, object]:
 CHAT = {"share": 0.9, "slo": {"ttft_s": 1.0}, "nodes": {"a": call(80, answers=True)}}
 
 
+def document(workflows: dict[str, Any], rate: float, slots: int, cards: int) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "name": "mixed",
+        "cards": {"X": {"count": cards}},
+        "models": {"m": {"on": {"X": {"slots": slots, "plain": LAW}}}},
+        "workflows": workflows,
+        "arrivals": {"kind": "poisson", "rate": rate, "duration_s": 40.0},
+    }
+
+
 def played(
     workflows: dict[str, Any], rate: float, slots: int, cards: int, policy: str = "slack"
 ) -> dict[str, list[Outcome]]:
-    scenario = load_scenario(
-        {
-            "version": 1,
-            "name": "mixed",
-            "cards": {"X": {"count": cards}},
-            "models": {"m": {"on": {"X": {"slots": slots, "plain": LAW}}}},
-            "workflows": workflows,
-            "arrivals": {"kind": "poisson", "rate": rate, "duration_s": 40.0},
-        }
-    )
+    scenario = load_scenario(document(workflows, rate, slots, cards))
     found = defaultdict(list)
     for outcome in World(scenario, policy, Workload(scenario, 1).runs(), 1).play():
         found[outcome.run.plan.workflow].append(outcome)
@@ -43,6 +46,21 @@ def played(
 
 def goodput(outcomes: list[Outcome]) -> float:
     return sum(one.met for one in outcomes) / len(outcomes)
+
+
+def test_runs_without_an_objective_say_nothing_of_goodput() -> None:
+    """Two thirds that are never late would hide that nearly all of the others are."""
+    job = {"share": 2.0, "nodes": CHAT["nodes"]}
+    chat = CHAT | {"share": 1.0, "slo": {"ttft_s": 0.05}}
+    outcomes = played({"job": job, "chat": chat}, 60.0, 8, 2, "greedy")
+    chats = outcomes["chat"]
+    told = measure(load_scenario(document({"chat": chat}, 60.0, 8, 2)), [*outcomes["job"], *chats])
+    assert told.goodput == goodput(chats) < 0.2
+    assert (told.runs, told.judged) == (len(chats) + len(outcomes["job"]), len(chats))
+    assert sum(runs for _, runs, _ in told.timeline) == len(chats)
+    assert told.scale_curve[0] > 0.0
+    alone = measure(load_scenario(document({"job": job}, 60.0, 8, 2)), outcomes["job"])
+    assert (alone.goodput, alone.judged) == (1.0, len(outcomes["job"])), "where none has one, all are told of"
 
 
 def mean_s(outcomes: list[Outcome]) -> float:
