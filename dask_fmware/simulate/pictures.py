@@ -8,31 +8,36 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from dask_fmware.errors import FMwareError
+from dask_fmware.simulate.scenario import GammaArrivals, PoissonArrivals, TraceArrivals, WindowArrivals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dask_fmware.simulate.report import Cell
+    from dask_fmware.simulate.scenario import Scenario
     from dask_fmware.simulate.study import Study
 
-__all__ = ["PICTURES", "check_installed", "overview", "picture"]
+__all__ = ["PICTURES", "check_installed", "load_is", "overview", "picture"]
 
 COLOURS = ("#2563eb", "#d98a06", "#0d9f75", "#9a5cf0", "#e0559a", "#64748b", "#06a3b7", "#b4530a")
 GREY = "#94a3b8"
-LEAST_RUNS = 40  # behind one point of the timeline
+LEAST_RUNS = 40  # behind one point of the timeline, unless fewer points than these would be left
+LEAST_POINTS = 5
 
 
 def _goodput(axes: Any, study: Study) -> None:
-    loads = study.loads
+    loads = sorted(study.loads)
     if len(loads) == 1:
         _bars(axes, study)
         axes.set(xlim=(0, 1), xlabel="share of runs in time", title=f"Goodput at load {loads[0]:g}")
         return
+    has_intervals = len(_busiest(study)[0].measured) > 1
     for colour, policy in zip(_cycle(study), study.policies, strict=True):
         found = [study.cell(policy, load).goodput for load in loads]
         axes.fill_between(loads, [i.low for i in found], [i.high for i in found], color=colour, alpha=0.15, lw=0)
         axes.plot(loads, [i.mean for i in found], color=colour, marker="o", ms=4, lw=2, label=policy)
-    axes.set(ylim=(0, 1.03), xlabel="load", ylabel="share of runs in time", title="Goodput, with 95 % intervals")
+    axes.set(ylim=(0, 1.03), xlabel=f"load: {load_is(study.scenario)}", ylabel="share of runs in time")
+    axes.set_title("Goodput, with 95 % intervals" if has_intervals else "Goodput, of one seed")
     axes.legend(frameon=False)
 
 
@@ -42,7 +47,11 @@ def _bars(axes: Any, study: Study) -> None:
         found = cell.goodput
         axes.barh(y, found.mean, color=colour, height=0.62)
         axes.plot([found.low, found.high], [y, y], color="black", lw=1.4)
-        axes.text(min(found.high + 0.02, 0.9), y, f"{found.mean:.3f}", va="center", fontsize=9)
+        told = f"{found.mean:.3f}"
+        if found.high < 0.88:
+            axes.text(found.high + 0.02, y, told, va="center", fontsize=9)
+        else:  # within the bar, before its interval
+            axes.text(max(found.low - 0.02, 0.12), y, told, ha="right", va="center", fontsize=9, color="white")
     _names(axes, study)
 
 
@@ -52,11 +61,10 @@ def _attainment(axes: Any, study: Study) -> None:
         curve = cell.scale_curve
         share = [(i + 1) / len(curve) for i in range(len(curve))]
         axes.plot([max(x, 0.02) for x in curve], share, color=colour, lw=2, label=cell.policy)
-    axes.axvline(1, color=GREY, lw=1)
-    axes.text(1, 0.02, " the SLO", color=GREY, fontsize=9)
+    axes.axvline(1, color=GREY, lw=1, label="the SLO")
     axes.set(xscale="log", ylim=(0, 1.01), xlabel="times the SLO", ylabel="share of runs within")
     _plain_log(axes.xaxis)
-    axes.set_title(f"Attainment if the SLO were relaxed, load {study.loads[-1]:g}")
+    axes.set_title(f"Attainment if the SLO were relaxed, load {study.busiest:g}")
     axes.legend(frameon=False, loc="lower right")
 
 
@@ -77,7 +85,7 @@ def _times(axes: Any, study: Study) -> None:
     for _, label, _, marker in looks:
         axes.scatter([], [], color=GREY, marker=marker, label=label)
     _names(axes, study)
-    axes.set(xlabel="seconds", title=f"Time to first token, load {study.loads[-1]:g}")
+    axes.set(xlabel="seconds", title=f"Time to first token, load {study.busiest:g}")
     if drawn:  # an axis of logarithms needs something on it
         axes.set_xscale("log")
         _plain_log(axes.xaxis)
@@ -92,7 +100,7 @@ def _cards(axes: Any, study: Study) -> None:
         axes.barh(range(len(cells)), share, left=left, color=colour, height=0.62, label=accelerator)
         left = [a + b for a, b in zip(left, share, strict=True)]
     _names(axes, study)
-    axes.set(xlim=(0, 1), xlabel="share of calls", title=f"Which cards did the work, load {study.loads[-1]:g}")
+    axes.set(xlim=(0, 1), xlabel="share of calls", title=f"Which cards did the work, load {study.busiest:g}")
     axes.legend(frameon=False, ncols=4, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18))
 
 
@@ -100,11 +108,15 @@ def _timeline(axes: Any, study: Study) -> None:
     """Goodput by time of arrival, all seeds together."""
     for colour, cell in zip(_cycle(study), _busiest(study), strict=True):
         drawn = _merged(cell)
-        axes.plot([at for at, _ in drawn], [share for _, share in drawn], color=colour, lw=1.8, label=cell.policy)
-    for failure in study.scenario.failures:
-        axes.axvline(failure.at_s, color="#dc2626", lw=1, ls=":")
-    axes.set(ylim=(0, 1.03), xlabel="arrival, seconds", ylabel="share of runs in time")
-    axes.set_title(f"Who arrived when and was in time, load {study.loads[-1]:g}")
+        at, shares = [at for at, _ in drawn], [share for _, share in drawn]
+        axes.plot(at, shares, color=colour, marker="o", ms=3, lw=1.8, label=cell.policy)
+    for number, failure in enumerate(study.scenario.failures):
+        named = {"label": "a failure"} if number == 0 else {}
+        axes.axvline(failure.at_s, color="#dc2626", lw=1, ls=":", **named)
+    last_s = max(one.timeline[-1][0] + one.timeline[0][0] for one in _busiest(study)[0].measured)
+    axes.set(xlim=(0, last_s), ylim=(0, 1.03), xlabel="arrival, seconds", ylabel="share of runs in time")
+    axes.legend(frameon=False, ncols=3, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    axes.set_title(f"Who arrived when and was in time, load {study.busiest:g}")
 
 
 def _merged(cell: Cell) -> list[tuple[float, float]]:
@@ -113,15 +125,20 @@ def _merged(cell: Cell) -> list[tuple[float, float]]:
         tuple(sum(values) for values in zip(*span, strict=True))
         for span in zip(*[one.timeline for one in cell.measured], strict=True)
     ]
-    enough = max(sum(runs for _, runs, _ in spans) / len(spans), LEAST_RUNS)
-    drawn: list[tuple[float, float]] = []
-    first, runs, met = 0, 0.0, 0.0
-    for i, (_, more, in_time) in enumerate(spans):
-        runs, met = runs + more, met + in_time
-        if runs >= enough or (i == len(spans) - 1 and runs > enough / 2):
-            middle = (spans[first][0] + spans[i][0]) / 2 / len(cell.measured)
-            drawn.append((middle, met / runs))
-            first, runs, met = i + 1, 0.0, 0.0
+    total = sum(runs for _, runs, _ in spans)
+    enough = max(total / len(spans), min(LEAST_RUNS, total / LEAST_POINTS))
+    merged: list[list[tuple[float, ...]]] = [[]]
+    for span in spans:
+        if sum(runs for _, runs, _ in merged[-1]) >= enough:
+            merged.append([])
+        merged[-1].append(span)
+    if len(merged) > 1 and sum(runs for _, runs, _ in merged[-1]) <= enough / 2:  # too few to stand by themselves
+        merged[-2:] = [merged[-2] + merged[-1]]
+    drawn = []
+    for part in merged:
+        runs, in_time = sum(runs for _, runs, _ in part), sum(in_time for _, _, in_time in part)
+        if runs:
+            drawn.append(((part[0][0] + part[-1][0]) / 2 / len(cell.measured), in_time / runs))
     return drawn
 
 
@@ -131,10 +148,11 @@ def _work(axes: Any, study: Study) -> None:
     axes.barh(range(len(cells)), [1 - share for share in late], color=list(_cycle(study)), height=0.62)
     axes.barh(range(len(cells)), late, left=[1 - share for share in late], color="#e2e8f0", height=0.62)
     for y, share in enumerate(late):
-        axes.text(0.99, y, f"{share:.0%} for runs that were late", ha="right", va="center", fontsize=9, color="#475569")
+        at, colour = (0.99, "#475569") if share > 0.4 else (0.99 - share, "white")  # where there is room for it
+        axes.text(at, y, f"{share:.0%} for runs that were late", ha="right", va="center", fontsize=9, color=colour)
     _names(axes, study)
     axes.set(xlim=(0, 1), xlabel="share of the time on engines")
-    axes.set_title(f"What the work was for, load {study.loads[-1]:g}")
+    axes.set_title(f"What the work was for, load {study.busiest:g}")
 
 
 def _names(axes: Any, study: Study) -> None:
@@ -178,6 +196,16 @@ def overview(study: Study) -> Figure:
     return figure
 
 
+def load_is(scenario: Scenario) -> str:
+    """Say what a load of a scenario is a number of."""
+    match scenario.arrivals:
+        case WindowArrivals(window_s=window_s):
+            return f"runs in {window_s:g} s"
+        case PoissonArrivals(rate=float()) | GammaArrivals(rate=float()) | TraceArrivals(time_scale=float()):
+            return "times the rate of the scenario"
+    return "times saturation"
+
+
 def check_installed() -> None:
     """Raise FMwareError if there is nothing to draw with."""
     if find_spec("matplotlib") is None:
@@ -199,8 +227,8 @@ def _tidy(axes: Any) -> None:
 
 
 def _busiest(study: Study) -> list[Cell]:
-    """Each policy at the last load."""
-    return [study.cell(policy, study.loads[-1]) for policy in study.policies]
+    """Each policy at the highest load."""
+    return [study.cell(policy, study.busiest) for policy in study.policies]
 
 
 def _cycle(study: Study) -> list[str]:

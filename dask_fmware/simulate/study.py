@@ -42,6 +42,11 @@ class Study:
         """In the order in which they were asked for."""
         return list(dict.fromkeys(cell.load for cell in self.cells))
 
+    @property
+    def busiest(self) -> float:
+        """The highest load, which pictures and the first sentence of a page are of."""
+        return max(self.loads)
+
     def cell(self, policy: str, load: float) -> Cell:
         """Return one policy at one load."""
         return next(cell for cell in self.cells if (cell.policy, cell.load) == (policy, load))
