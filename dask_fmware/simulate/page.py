@@ -7,9 +7,9 @@ from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from dask_fmware.simulate.pictures import PICTURES, picture
+from dask_fmware.simulate.pictures import PICTURES, load_is, picture
 from dask_fmware.simulate.report import shown
-from dask_fmware.simulate.scenario import Hosting, Scenario
+from dask_fmware.simulate.scenario import Hosting, Scenario, WindowArrivals
 
 if TYPE_CHECKING:
     from dask_fmware.simulate.study import Study
@@ -33,12 +33,14 @@ footer { color: #64748b; font-size: 13px; margin-top: 2rem; }
 COUNT = "count"  # instead of a format: a mean of counts, see `counted`
 
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
-    ("load", "load", "{:g}", "runs in the window, or the rate relative to saturation"),
+    ("load", "load", "{:g}", "runs in the window, or how many times saturation or the scenario's own rate"),
     ("policy", "policy", "{}", ""),
     ("goodput", "goodput", "{:.3f}", "share of runs with an objective that were in time"),
     ("goodput_low", "from", "{:.3f}", "95 % interval over seeds"),
     ("goodput_high", "to", "{:.3f}", "95 % interval over seeds"),
     ("below", "below the first", "{:+.3f}", "goodput of the first policy minus this one, seed by seed"),
+    ("below_low", "from", "{:+.3f}", "95 % interval of that difference"),
+    ("below_high", "to", "{:+.3f}", "95 % interval of that difference"),
     ("ttft_p50_s", "TTFT p50", "{:.2f} s", "time to first token"),
     ("ttft_p95_s", "p95", "{:.2f} s", "time to first token"),
     ("ttft_p99_s", "p99", "{:.2f} s", "time to first token"),
@@ -74,15 +76,33 @@ def page(study: Study, facts: Mapping[str, str]) -> str:
 
 
 def summary(study: Study) -> str:
-    """Say who did best at the last load, and by how much."""
-    load = study.loads[-1]
+    """Say who did best at the highest load, and by how much."""
+    load = study.busiest
     cells = sorted((study.cell(policy, load) for policy in study.policies), key=lambda cell: -cell.goodput.mean)
-    best = cells[0]
-    said = f"At load {load:g}, {best.policy} has {best.goodput.mean:.1%} of runs in time"
-    if len(cells) > 1:
-        next_one = cells[1]
-        said += f", {next_one.policy} follows with {next_one.goodput.mean:.1%}"
-    return f"{said}; {len(best.measured)} seeds of {best.measured[0].runs} runs."
+    shares: dict[str, list[str]] = {}  # as they are shown, the best first
+    for cell in cells:
+        shares.setdefault(f"{cell.goodput.mean:.1%}", []).append(cell.policy)
+    (best, first), *others = shares.items()
+    unit = load_is(study.scenario)
+    at = f"With {load:g} {unit}" if isinstance(study.scenario.arrivals, WindowArrivals) else f"At {load:g} {unit}"
+    at = at.replace("At 1 times ", "At ")
+    said = f"{at}, {_both(first)} {'has' if len(first) == 1 else 'have'} {best} of runs in time"
+    if others:
+        share, next_ones = others[0]
+        said += f", {_both(next_ones)} {'follows' if len(next_ones) == 1 else 'follow'} with {share}"
+    judged, runs, seeds = cells[0].mean("judged"), cells[0].mean("runs"), len(cells[0].measured)
+    said += f"; {_number(seeds, 'seed')} of {_number(round(runs), 'run')}{' each' if seeds > 1 else ''}"
+    return (
+        f"{said}, {round(judged)} of them with an objective, which the shares are of." if judged < runs else f"{said}."
+    )
+
+
+def _number(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
+def _both(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def counted(mean: float) -> str:
@@ -105,7 +125,7 @@ def table(study: Study) -> str:
     for row in rows:
         told = {key: counted(row[key]) if form == COUNT else shown(row[key], form) for key, _, form, _ in COLUMNS}
         if row["seeds"] == 1:  # of which there is no interval
-            told |= {"goodput_low": "", "goodput_high": ""}
+            told |= dict.fromkeys(("goodput_low", "goodput_high", "below_low", "below_high"), "")
         cells = "".join(f"<td>{escape(one)}</td>" for one in told.values())
         cells += "".join(f"<td>{row[key]:.0%}</td>" for key in shares)
         body += f"<tr{' class=best' if row['goodput'] == best[row['load']] else ''}>{cells}</tr>"
@@ -125,9 +145,9 @@ def _setting(scenario: Scenario) -> str:
         f"{name} ({'; '.join(f'{on}: {_hosted(hosting)}' for on, hosting in spec.on.items())})"
         for name, spec in scenario.models.items()
     )
-    flows = ", ".join(f"{name} of {len(spec.nodes)} nodes" for name, spec in scenario.workflows.items())
+    flows = ", ".join(f"{name} of {_number(len(spec.nodes), 'node')}" for name, spec in scenario.workflows.items())
     return f"Cards: {cards}. Models: {models}. Workflows: {flows}. Arrivals: {scenario.arrivals.kind}."
 
 
 def _hosted(hosting: Hosting) -> str:
-    return f"{hosting.slots} slots" if hosting.slots > 1 else "1 slot"
+    return _number(hosting.slots, "slot")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import dask_fmware as fm
+from dask_fmware.simulate.page import page, summary, table
 from dask_fmware.simulate.pictures import picture
 from dask_fmware.simulate.study import Study
 from tests.simulate.test_world import SERIAL
@@ -59,3 +60,31 @@ def test_words_on_bars_stand_on_one_colour(load: int) -> None:
 
 def test_one_seed_has_no_intervals_in_the_title() -> None:
     assert "interval" not in axes_of(fm.simulate(SERIAL, "slack", [2, 4], seeds=1), "goodput").get_title()
+
+
+def test_a_page_first_says_who_is_best_at_the_highest_load_and_what_that_load_is(study: Study) -> None:
+    said = summary(study)
+    best, other = sorted((study.cell(policy, 12) for policy in ("slack", "greedy")), key=lambda c: -c.goodput.mean)
+    assert said.startswith(f"With 12 runs in 5 s, {best.policy} has {best.goodput.mean:.1%} of runs in time, ")
+    assert said.endswith(f"{other.policy} follows with {other.goodput.mean:.1%}; 2 seeds of 12 runs each.")
+
+
+def test_policies_that_are_level_do_not_follow_one_another() -> None:
+    poisson = {"kind": "poisson", "rate": 0.2, "duration_s": 30}
+    job = {"nodes": SERIAL["workflows"]["chain"]["nodes"]}
+    made = {**SERIAL, "arrivals": poisson, "workflows": {**SERIAL["workflows"], "job": job}}
+    said = summary(found := fm.simulate(made, ["slack", "greedy"], seeds=1))
+    runs, judged = (round(found.rows[0][name]) for name in ("runs", "judged"))
+    assert said == (
+        "At the rate of the scenario, slack and greedy have 100.0% of runs in time; "
+        f"1 seed of {runs} runs, {judged} of them with an objective, which the shares are of."
+    )
+    assert "1 slot" in page(found, {})
+    assert "1 slots" not in page(found, {})
+
+
+def test_the_table_has_the_intervals_of_differences(study: Study) -> None:
+    row = study.rows[-1]
+    assert f"<td>{row['below']:+.3f}</td><td>{row['below_low']:+.3f}</td><td>{row['below_high']:+.3f}</td>" in table(
+        study
+    )
