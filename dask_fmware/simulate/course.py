@@ -40,14 +40,14 @@ class Outcome:
 
     @property
     def met(self) -> bool:
-        """Whether its answer began in time, or was complete if that is what was promised; any time, if nothing was.
+        """Whether its answer began in time and was complete in time, as far as promised; any time, if nothing was.
 
         An answer that began and was broken off for good is none, as in `RunReport.met`.
         """
         if self.is_broken_off:
             return False
         at = self.finished_at if self.run.is_whole else self.first_token_at
-        return at < inf and at <= self.run.deadline + 1e-9
+        return at < inf and at <= self.run.deadline + 1e-9 and self.finished_at <= self.run.ends_by + 1e-9
 
 
 class Live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TypeAlias
 
 from dask_fmware.model.plan import RunPlan
@@ -58,3 +59,4 @@ class SampledRun:
     unloaded_s: float  # until it is due with what it is due with, alone on the reference card
     deadline: float  # absolute; infinity without an SLO
     is_whole: bool = False  # whether the deadline is of the complete answer, not of its first token
+    ends_by: float = inf  # absolute; of the complete answer, where the first token has a deadline of its own

@@ -86,8 +86,10 @@ class Tally:
         ttft, latency = outcome.first_token_at - arrival, outcome.finished_at - arrival
         self._ttft.append(ttft)
         self._latency.append(latency)
-        took = inf if outcome.is_broken_off else latency if run.is_whole else ttft
-        self._judge(arrival, allowed, took, met)
+        scale = _times(latency if run.is_whole else ttft, allowed)
+        if run.ends_by < inf:  # it has a bound on each, and is as late as the worse of both
+            scale = max(scale, _times(latency, run.ends_by - arrival))
+        self._judge(arrival, allowed < inf, inf if outcome.is_broken_off else scale, met)
         work_s, calls = 0.0, self._calls
         for _, accelerator, start, end in outcome.calls:
             calls[accelerator] = calls.get(accelerator, 0) + 1
@@ -105,15 +107,15 @@ class Tally:
         elif not outcome.never_ended:
             self._failed += not met
 
-    def _judge(self, arrival: float, allowed: float, took: float, met: bool) -> None:
+    def _judge(self, arrival: float, has_objective: bool, scale: float, met: bool) -> None:
         """Take note of whether a run was in time, if it has an objective or none had one so far."""
-        if allowed < inf and not self._is_judging:
+        if has_objective and not self._is_judging:
             self._is_judging = True
             for taken in (self._arrival, self._scale, self._in_time):
                 del taken[:]
-        if (allowed < inf) == self._is_judging:
+        if has_objective == self._is_judging:
             self._arrival.append(arrival)
-            self._scale.append(took / allowed if allowed < inf else 0.0 if took < inf else inf)
+            self._scale.append(scale)
             self._in_time.append(met)
 
     def measured(self, card_seconds: Mapping[str, float] | None = None) -> Measured:
@@ -173,6 +175,13 @@ def measure(
     for outcome in outcomes:
         tally.add(outcome)
     return tally.measured(card_seconds)
+
+
+def _times(took: float, allowed: float) -> float:
+    """How many times what is allowed something took."""
+    if allowed == inf:
+        return 0.0 if took < inf else inf
+    return took / allowed if allowed > 0.0 else inf
 
 
 def _rank(ordered: Sequence[float], q: float) -> float:

@@ -175,3 +175,29 @@ def test_cards_that_are_added_twice_are_added_up(tmp_path: Path) -> None:
     result = CliRunner().invoke(fmware, asked)
     assert result.exit_code == 0, result.output
     assert "fast+3" in result.output
+
+
+@pytest.mark.parametrize("second", ["e2e_s", "finish_by"])
+def test_a_recorded_run_with_two_bounds_is_held_to_both(second: str, tmp_path: Path) -> None:
+    """Of the end alone, which is of the machine's clock, and of both; a clock of real machines counts from 1970."""
+    world = record(tmp_path / "a.jsonl", "greedy", arrivals={"kind": "window", "count": 12, "window_s": 30.0})
+    ends = {one.run.run_id: one.finished_at for one in world.outcomes}
+    since_1970 = 1.7e9
+    log = []
+    for line in map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines()):
+        if "at" in line:
+            line["at"] += since_1970
+        plan = line.get("is", {}).get("plan", {})
+        if "objective" in plan:
+            spent_s = ends[plan["run_id"]] + since_1970 - line["at"]
+            late = 0.5 if plan["run_id"] in ("r0", "r1") else 1.5  # two are late with their end
+            bound_s = late * spent_s + (line["at"] if second == "finish_by" else 0.0)
+            plan["objective"] = {"ttft_s": 60.0, second: bound_s} if plan["run_id"] != "r1" else {second: bound_s}
+        log.append(json.dumps(line) + "\n")
+    (tmp_path / "b.jsonl").write_text("".join(log))
+    recorded = read_recorded(tmp_path / "b.jsonl")
+    was, again, later = [one.measured for one in what_if(recorded, ["greedy"], load=0.5)]
+    assert was.goodput == again.goodput == pytest.approx(10 / 12)
+    assert [was.scale_99, again.scale_99] == pytest.approx([2.0, 2.0], abs=1e-4)
+    assert was.judged == later.judged == 12
+    assert later.goodput == was.goodput, "each has as much time as it had, and the cluster was not full"

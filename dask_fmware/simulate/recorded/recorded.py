@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from dask_fmware.errors import SpecError
 from dask_fmware.model.plan import Objective
@@ -51,15 +52,12 @@ class Recorded:
             kept = run.plan.objective.on_miss if run.plan.objective is not None else "finish"
             objective = Objective(ttft_s=None if e2e else slo_s, e2e_s=slo_s if e2e else None, on_miss=kept)
             plan = replace(run.plan, objective=objective)
-            made.append(replace(run, plan=plan, deadline=run.arrival + slo_s))
+            made.append(replace(run, plan=plan, deadline=run.arrival + slo_s, ends_by=inf))
         return made
 
     def with_load(self, factor: float, runs: Sequence[SampledRun] | None = None) -> list[SampledRun]:
-        """Return the runs `factor` times as close to one another."""
-        return [
-            replace(run, arrival=run.arrival / factor, deadline=run.arrival / factor + run.deadline - run.arrival)
-            for run in (self.runs if runs is None else runs)
-        ]
+        """Return the runs `factor` times as close to one another, each with as much time as it had."""
+        return [_moved(run, run.arrival / factor) for run in (self.runs if runs is None else runs)]
 
     def with_cards(self, more: Mapping[str, int]) -> FleetScenario:
         """Return the cluster with cards added (below 0: taken away); each hosts what those of its type do.
@@ -85,3 +83,11 @@ class Recorded:
                     on = {**spec.on, accelerator: hosting.model_copy(update={"replicas": replicas})}
                     models[name] = spec.model_copy(update={"on": on})
         return self.fleet.model_copy(update={"cards": cards, "models": models})
+
+
+def _moved(run: SampledRun, arrival: float) -> SampledRun:
+    """Return a run that arrives at another time."""
+    later, plan, objective = arrival - run.arrival, run.plan, run.plan.objective
+    if objective is not None and objective.finish_by is not None:
+        plan = replace(plan, objective=replace(objective, finish_by=objective.finish_by + later))
+    return replace(run, arrival=arrival, plan=plan, deadline=run.deadline + later, ends_by=run.ends_by + later)

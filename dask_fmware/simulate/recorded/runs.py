@@ -7,9 +7,10 @@ waits for and its being runnable is taken for it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import inf
 
-from dask_fmware.model.plan import PlannedNode, RunPlan
+from dask_fmware.model.plan import Objective, PlannedNode, RunPlan
 from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.recorded.facts import CallFacts, Facts
 from dask_fmware.simulate.sampled import Body, SampledNode, SampledRun
@@ -45,10 +46,25 @@ def _run(facts: Facts, plan: RunPlan, parts: Sequence[RunPlan], ended: float) ->
     nodes, ends = _Nodes(facts, bodies).of(plan, arrival)
     if nodes and nodes[-1].model is None and not nodes[-1].bodies:
         nodes[-1].seconds = max(ended - max(ends), 0.0)  # code that makes the result
-    is_whole = objective is not None and objective.ttft_s is None
-    bound = None if objective is None else objective.e2e_s if is_whole else objective.ttft_s
-    deadline = inf if bound is None else arrival + bound
-    return SampledRun(plan.run_id, arrival, plan.workflow, plan.tenant, plan, tuple(nodes), 0.0, deadline, is_whole)
+    if objective is None:
+        return SampledRun(plan.run_id, arrival, plan.workflow, plan.tenant, plan, tuple(nodes), 0.0, inf)
+    if objective.finish_by is not None:  # a time of the machine's clock, which the simulation's is not
+        objective = replace(objective, finish_by=objective.finish_by - (facts.begin or 0.0))
+        plan = replace(plan, objective=objective)
+    first_by, ends_by = _bounds(objective, arrival)
+    is_whole = first_by == inf
+    deadline, ends_by = (ends_by, inf) if is_whole else (first_by, ends_by)
+    return SampledRun(
+        plan.run_id, arrival, plan.workflow, plan.tenant, plan, tuple(nodes), 0.0, deadline, is_whole, ends_by
+    )
+
+
+def _bounds(objective: Objective, arrival: float) -> tuple[float, float]:
+    """When a run must have its first token and when it must have ended; infinity for what is not promised."""
+    first_by = inf if objective.ttft_s is None else arrival + objective.ttft_s
+    ends = [] if objective.e2e_s is None else [arrival + objective.e2e_s]
+    ends += [] if objective.finish_by is None else [max(objective.finish_by, arrival)]
+    return first_by, min(ends, default=inf)
 
 
 def _owner(part: RunPlan) -> str:
