@@ -25,7 +25,8 @@ when nothing urgent waits, and either no urgent call is likely to come meanwhile
 the same: on engines that batch the typical urgent call beside them, or on another replica; where it looks ahead the
 next runs, taken to be like the last ones at their rate; on more cards that serve one call each, as many stay idle as
 urgent calls keep busy and twice the root of that. One start in twenty is theirs by right once they have waited for
-long, one in a hundred of those without an SLO, so that nothing starves.
+long, one in a hundred of those without an SLO, where a slot is open. While urgent calls take each slot as it becomes
+free, beyond saturation, parked calls wait until the load falls, and those without an SLO behind them.
 Of tenants, those that were given more card time for their weight than the least served other are ahead: their fresh
 runs come after those of the others, and on engines that batch only where typical urgent calls are in time beside them.
 How much of an engine that batches runs without an SLO may take besides is measured, see `policy.leeway`; beside urgent
