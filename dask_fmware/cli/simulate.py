@@ -78,6 +78,11 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 )
 @click.option("--slo", "slo_s", type=_Seconds(), help="What if the recorded runs had this objective.")
 @click.option(
+    "--hindsight",
+    is_flag=True,
+    help="Say also what the best schedule found with all lengths known has in time, and what none exceeds.",
+)
+@click.option(
     "--html",
     "html_path",
     type=OutputFile(),
@@ -88,7 +93,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 def simulate(
     scenario: Path | None, policies: tuple[str, ...], loads: tuple[float, ...], seeds: int, first_seed: int,
     processes: int | None, record: Path | None, add: tuple[tuple[str, int], ...], slo_s: float | None,
-    html_path: Path | None, json_path: Path | None,
+    hindsight: bool, html_path: Path | None, json_path: Path | None,
 ) -> None:  # fmt: skip
     """Play SCENARIO in virtual time and print what each policy makes of it, or ask a record what if.
 
@@ -100,7 +105,7 @@ def simulate(
         raise click.UsageError("give a SCENARIO or --record, one of them")
     if record is not None:
         context = click.get_current_context()
-        for name in ("seeds", "first_seed", "processes", "html_path"):
+        for name in ("seeds", "first_seed", "processes", "hindsight", "html_path"):
             if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
                 option = f"--{name.removesuffix('_path').replace('_', '-')}"
                 raise click.UsageError(f"{option} is for a SCENARIO; a --record is played as it was")
@@ -112,7 +117,8 @@ def simulate(
     if add or slo_s is not None:
         raise click.UsageError("--add and --slo change a --record; a scenario says itself what there is")
     assert scenario is not None
-    _play(scenario, policies, loads, range(first_seed, first_seed + seeds), processes, html_path, json_path)
+    numbers = range(first_seed, first_seed + seeds)
+    _play(scenario, policies, loads, numbers, processes, hindsight, html_path, json_path)
 
 
 def _what_if(
@@ -146,6 +152,7 @@ def _play(
     loads: tuple[float, ...],
     seeds: range,
     processes: int | None,
+    hindsight: bool,
     html_path: Path | None,
     json_path: Path | None,
 ) -> None:
@@ -153,7 +160,8 @@ def _play(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from dask_fmware.cli.processes import cores, pool
-    from dask_fmware.simulate.run import cells, own_load
+    from dask_fmware.simulate.left import check_has_objectives
+    from dask_fmware.simulate.run import cells, own_load, with_hindsight
     from dask_fmware.simulate.scenario import load_scenario
     from dask_fmware.simulate.study import Study
 
@@ -164,6 +172,8 @@ def _play(
         from dask_fmware.simulate.pictures import check_installed
 
         check_installed()
+    if hindsight:
+        check_has_objectives(scenario)
     study = Study(scenario)
     interrupted = False
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -179,6 +189,8 @@ def _play(
                     study.cells.append(cell)
         except KeyboardInterrupt:
             interrupted = True
+    if hindsight and not interrupted:
+        with_hindsight(study, seeds)
     if study.cells:
         _show(study)
     if interrupted:
@@ -213,11 +225,7 @@ def _show(study: Any) -> None:
     shares = [key for key in rows[0] if key.startswith("share_")]
     for key in shares:
         table.add_column(key.removeprefix("share_"), justify="right")
-    last = None
-    for row in rows:
-        if last not in (None, row["load"]):
-            table.add_section()
-        last = row["load"]
+    for number, row in enumerate(rows):
         goodput, below = f"{row['goodput_low']:.3f} - {row['goodput_high']:.3f}", f"{row['below']:+.3f}"
         below += f" ({row['below_low']:+.3f} to {row['below_high']:+.3f})"
         if row["seeds"] == 1:  # of which there is no interval
@@ -232,4 +240,10 @@ def _show(study: Any) -> None:
             f"{row['late_work']:.0%}", f"{row['cost']:.2f}",
             *(f"{row[key]:.0%}" for key in shares),
         )  # fmt: skip
+        if number + 1 < len(rows) and rows[number + 1]["load"] == row["load"]:
+            continue
+        for name, key in (("best found with hindsight", "hindsight"), ("no schedule above", "no_schedule_above")):
+            if (share := row.get(key)) is not None:
+                table.add_row(f"{row['load']:g}", name, f"{share:.3f}")
+        table.add_section()
     console().print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dask_fmware.simulate.pictures import PICTURES, load_is, picture
 from dask_fmware.simulate.report import shown
@@ -56,6 +56,8 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("parked_calls", "parked", COUNT, "calls started although they were found too late, mean over seeds"),
     ("late_work", "late work", "{:.0%}", "share of the engines' work that went to runs that missed"),
     ("cost", "cost", "{:.2f}", "of the cards in use until the simulation ended"),
+    ("hindsight", "hindsight", "{:.3f}", "goodput of the best schedule that was found with all lengths known"),
+    ("no_schedule_above", "no schedule above", "{:.3f}", "goodput that no schedule exceeds"),
     ("runs", "runs", "{:.0f}", "mean over seeds"),
     ("judged", "judged", "{:.0f}", "runs with an objective; all where none has one; mean over seeds"),
 )
@@ -90,6 +92,8 @@ def summary(study: Study) -> str:
     if others:
         share, next_ones = others[0]
         said += f", {_both(next_ones)} {'follows' if len(next_ones) == 1 else 'follow'} with {share}"
+    if load in study.left:
+        said += f"; the best schedule found with hindsight has {study.left[load].hindsight:.1%}"
     judged, runs, seeds = cells[0].mean("judged"), cells[0].mean("runs"), len(cells[0].measured)
     said += f"; {_number(seeds, 'seed')} of {_number(round(runs), 'run')}{' each' if seeds > 1 else ''}"
     return (
@@ -114,16 +118,21 @@ def counted(mean: float) -> str:
     return f"{mean:.1f}" if mean < 10.0 and mean != round(mean) else f"{mean:.0f}"
 
 
+def _said(value: Any, form: str) -> str:
+    return "" if value is None else counted(value) if form == COUNT else shown(value, form)
+
+
 def table(study: Study) -> str:
     """Return all numbers as a table."""
     rows = study.rows
     best = {load: max(row["goodput"] for row in rows if row["load"] == load) for load in study.loads}
-    head = "".join(f"<th title='{escape(hint)}'>{escape(name)}</th>" for _, name, _, hint in COLUMNS)
+    columns = [column for column in COLUMNS if any(row.get(column[0]) is not None for row in rows)]
+    head = "".join(f"<th title='{escape(hint)}'>{escape(name)}</th>" for _, name, _, hint in columns)
     shares = [key for key in rows[0] if key.startswith("share_")] if rows else []
     head += "".join(f"<th title='share of calls'>{escape(key[6:])}</th>" for key in shares)
     body = ""
     for row in rows:
-        told = {key: counted(row[key]) if form == COUNT else shown(row[key], form) for key, _, form, _ in COLUMNS}
+        told = {key: _said(row[key], form) for key, _, form, _ in columns}
         if row["seeds"] == 1:  # of which there is no interval
             told |= dict.fromkeys(("goodput_low", "goodput_high", "below_low", "below_high"), "")
         cells = "".join(f"<td>{escape(one)}</td>" for one in told.values())

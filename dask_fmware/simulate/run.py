@@ -16,6 +16,7 @@ from dask_fmware.policy import create_policy
 from dask_fmware.simulate.arrivals import version
 from dask_fmware.simulate.closed_loop import ClosedLoop, endless, slots
 from dask_fmware.simulate.fleet import Controller
+from dask_fmware.simulate.left import check_has_objectives, left
 from dask_fmware.simulate.report import Cell
 from dask_fmware.simulate.scenario import (
     GammaArrivals,
@@ -32,7 +33,7 @@ from dask_fmware.simulate.world import World
 
 LEAST_ENDS = 1000  # runs whose ends tell the capacity
 
-__all__ = ["cells", "own_load", "play", "saturation", "simulate"]
+__all__ = ["cells", "own_load", "play", "saturation", "simulate", "with_hindsight"]
 
 
 def simulate(
@@ -42,6 +43,7 @@ def simulate(
     seeds: int | Iterable[int] = 5,
     told: Callable[[str], object] | None = None,
     executor: Executor | None = None,
+    hindsight: bool = False,
 ) -> Study:
     """Play a scenario in virtual time under several policies.
 
@@ -62,6 +64,8 @@ def simulate(
     executor
         Where to play; by default here, one simulation after the other. What comes of them is the same:
         ``client.get_executor()`` of a Dask client, or a `concurrent.futures.ProcessPoolExecutor`.
+    hindsight
+        Look for the best schedule with all lengths known, and for a bound that no schedule exceeds (see `Study.left`).
 
     Returns
     -------
@@ -80,7 +84,19 @@ def simulate(
     policies = [policies] if isinstance(policies, str) else policies
     loads = own_load(loaded) if loads is None else loads
     loads = [loads] if isinstance(loads, int | float) else loads
-    return Study(loaded, list(cells(loaded, policies, loads, numbers, told, executor)))
+    if hindsight:
+        check_has_objectives(loaded)
+    study = Study(loaded, list(cells(loaded, policies, loads, numbers, told, executor)))
+    return with_hindsight(study, numbers) if hindsight else study
+
+
+def with_hindsight(study: Study, seeds: Sequence[int]) -> Study:
+    """Add what hindsight has in time at each load; see `simulate.left`."""
+    numbers = list(dict.fromkeys(seeds))
+    for load in study.loads:
+        of_load = [study.cell(policy, load) for policy in study.policies]
+        study.left[load] = left(*_at_load(study.scenario, load), numbers, of_load)
+    return study
 
 
 def cells(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from dask_fmware.simulate.scenario import Scenario
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from dask_fmware.simulate.left import Left
 
 __all__ = ["Study"]
 
@@ -27,10 +29,13 @@ class Study:
         What was played.
     cells
         One for each load and policy, in this order; the first policy is the one that others are compared with.
+    left
+        What hindsight has in time at each load, if it was asked for.
     """
 
     scenario: Scenario
     cells: list[Cell] = field(default_factory=list)
+    left: dict[float, Left] = field(default_factory=dict)
 
     @property
     def policies(self) -> list[str]:
@@ -56,12 +61,14 @@ class Study:
         """One dictionary for each cell: means over seeds, goodput with its 95 % interval, and how far it is `below`.
 
         `below` is the goodput of the first policy minus that of this one, seed by seed, with its 95 % interval: all
-        policies get the same runs, so it is far narrower than the intervals of both.
+        policies get the same runs, so it is far narrower than the intervals of both. With hindsight, `hindsight` is the
+        goodput of the best schedule that was found, and `no_schedule_above` a bound for all, None where none is known.
         """
         rows = []
         for cell in self.cells:
             below = paired(self.cell(self.policies[0], cell.load), cell)
-            rows.append(cell.record() | {"below": below.mean, "below_low": below.low, "below_high": below.high})
+            row = cell.record() | {"below": below.mean, "below_low": below.low, "below_high": below.high}
+            rows.append(row | (asdict(self.left[cell.load]) if cell.load in self.left else {}))
         return rows
 
     @property
