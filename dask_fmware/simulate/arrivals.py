@@ -53,10 +53,17 @@ def arrivals(
             length = spec.duration_s or inf
             drawn = source.uniform(0.0, max(last - first - length, 0.0)) if length < inf else 0.0
             start = first + drawn if spec.start_s is None else spec.start_s * scale
+            count = 0
             for row in rows:
                 at = row.at * scale - start
                 if 0.0 <= at < length:
+                    count += 1
                     yield row._replace(at=at)
+            if not count:
+                raise SpecError(
+                    f"trace {spec.path}: nothing arrives within {length:g} s from {start / scale:.10g} on its clock, "
+                    f"which goes from {rows[0].at:.10g} to {rows[-1].at:.10g}; choose another start_s, or more time"
+                )
 
 
 def version(spec: TraceArrivals) -> tuple[int, int]:

@@ -236,7 +236,9 @@ class TraceArrivals(Record):
     path: str
     time_scale: float | None = Field(default=None, gt=0, description="1 plays as recorded, 0.1 ten times as fast")
     duration_s: float | None = Field(default=None, gt=0, description="of the simulation")
-    start_s: float | None = Field(default=None, ge=0, description="of the trace; left out: each seed starts elsewhere")
+    start_s: float | None = Field(
+        default=None, ge=0, description="on the trace's clock; left out: with duration_s each seed starts elsewhere"
+    )
 
 
 Arrivals = Annotated[WindowArrivals | PoissonArrivals | GammaArrivals | TraceArrivals, Field(discriminator="kind")]

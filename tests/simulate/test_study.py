@@ -205,6 +205,14 @@ def test_a_trace_begins_with_its_first_arrival_whatever_its_clock(tmp_path: Path
     assert len(found[0]) == 20
 
 
+def test_a_start_off_the_clock_of_a_trace_is_told_with_its_times(tmp_path: Path) -> None:
+    rows = "".join(f"{1_700_000_000 + i},10,5\n" for i in range(60))
+    (tmp_path / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    spec = {"kind": "trace", "path": str(tmp_path / "trace.csv"), "time_scale": 1.0, "start_s": 0, "duration_s": 20}
+    with pytest.raises(SpecError, match="within 20 s from 0 on its clock, which goes from 1700000000 to 1700000059"):
+        fm.simulate(scenario(arrivals=spec), ["greedy"], seeds=1)
+
+
 def test_what_cannot_be_played_is_said_before_anything_is() -> None:
     with pytest.raises(DeploymentError, match=r"no policy is called 'best' \(known: greedy"):
         fm.simulate(scenario(), ["slack", "best"])
