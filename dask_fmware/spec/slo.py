@@ -27,7 +27,7 @@ class SLO(Option):
         A point in time (with a time zone) at which the answer must be complete.
     on_miss
         What happens to a run that can no longer make it: ``"finish"`` serves it when there is room,
-        ``"reject"`` ends it with `DeadlineRejectedError`.
+        ``"reject"`` ends it with `DeadlineRejectedError`. The policy `slack` finds such runs; others serve all.
 
     Raises
     ------
