@@ -200,7 +200,11 @@ def _play(
         write(json_path, json_text(study.rows) + "\n")
     if html_path is not None:
         said = ["dask fmware simulate", str(path), *(f"--policy {policy}" for policy in wanted)]
-        said += [*(f"--load {load:g}" for load in at), f"--seeds {len(seeds)} --first-seed {seeds[0]}"]
+        said += [
+            *(f"--load {load:g}" for load in at),
+            f"--seeds {len(seeds)} --first-seed {seeds[0]}",
+            *(["--hindsight"] if hindsight else []),
+        ]
         study.to_html(html_path, {"command": " ".join(said), "dask-fmware": __version__})
         click.echo(f"pictures in {html_path}")
 

@@ -78,3 +78,6 @@ def test_the_command_shows_it_below_the_policies_of_each_load(tmp_path: Path) ->
     assert result.output.count("best found with hindsight") == 2
     assert {row["hindsight"] >= row["goodput"] for row in json.loads(rows.read_text())} == {True}
     assert "hindsight" not in CliRunner().invoke(fmware, asked).output
+    pytest.importorskip("matplotlib")
+    CliRunner().invoke(fmware, [*asked, "--hindsight", "--html", str(tmp_path / "page.html")])
+    assert "--hindsight</code>" in (tmp_path / "page.html").read_text(), "the command that made it"
