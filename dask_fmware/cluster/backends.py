@@ -15,6 +15,7 @@ from distributed.deploy.spec import SpecCluster
 
 from dask_fmware.cluster.dask_internals import (
     close_worker,
+    count_apart,
     is_ours_to_end,
     is_over,
     spare,
@@ -90,7 +91,8 @@ class SpecBackend:
         self._timeout_s = start_timeout_s
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, str] = {}
-        spare(cluster, lambda name: place_of(deployment, name) is not None)
+        for keep in (spare, count_apart):
+            keep(cluster, lambda name: place_of(deployment, name) is not None)
 
     def requested(self) -> list[dict[str, str]]:
         """Replicas among the workers of the cluster; a manager that was restarted finds its own by their names."""

@@ -22,6 +22,7 @@ from distributed.utils import import_term
 
 __all__ = [
     "close_worker",
+    "count_apart",
     "is_ours_to_end",
     "is_over",
     "let_scale",
@@ -119,6 +120,37 @@ def spare(cluster: SpecCluster, is_replica: Callable[[str], bool]) -> None:
         (Cluster._update_worker_status if is_spared else stock)(cluster, op, msg)
 
     cluster._update_worker_status = told
+
+
+def count_apart(cluster: SpecCluster, is_replica: Callable[[str], bool]) -> None:
+    """Let ``cluster.scale(n)`` see the other workers alone (SpecCluster.scale, worker_spec, asynchronous, sync).
+
+    Stock Dask counts and takes away whatever `worker_spec` holds, the latest first: replicas, without a drain. They
+    are out of it for as long as the cluster's own way of scaling takes, in its loop, where nothing else looks
+    meanwhile. A cluster that closes scales as ever.
+    """
+    own: Any = type(cluster).scale
+
+    def scale(*args: Any, **kwargs: Any) -> Any:
+        if cluster.status != Status.running:
+            return own(cluster, *args, **kwargs)
+        if cluster.asynchronous:
+            return beside(*args, **kwargs)
+        return cluster.sync(in_loop, *args, **kwargs)
+
+    async def in_loop(*args: Any, **kwargs: Any) -> None:
+        beside(*args, **kwargs)
+
+    def beside(*args: Any, **kwargs: Any) -> Any:
+        replicas = {name: spec for name, spec in cluster.worker_spec.items() if is_replica(str(name))}
+        for name in replicas:
+            del cluster.worker_spec[name]
+        try:
+            return own(cluster, *args, **kwargs)
+        finally:
+            cluster.worker_spec.update(replicas)
+
+    cluster.scale = scale
 
 
 def is_ours_to_end(cluster: SpecCluster, name: str) -> bool:

@@ -32,6 +32,9 @@ def provision(
 ) -> Provisioner:
     """Start and stop the replicas of a cluster by load, or as `fm.scale` asks.
 
+    The ``cluster.scale(n)`` of a `SpecCluster` is for its other workers from then on: replicas are neither counted nor
+    stopped by it.
+
     Parameters
     ----------
     cluster

@@ -154,3 +154,34 @@ async def test_workers_that_are_retired_and_then_ended_by_their_nannies_go_witho
     assert not processes.scheduler.workers
     said = capfd.readouterr()
     assert not any(word in said.out + said.err for word in ("ERROR", "unaware", "still alive"))
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_a_cluster_is_scaled_beside_its_replicas(asynchronous: bool) -> None:
+    spec = {"cls": Worker, "options": {"nthreads": 1}}
+    replicas = ["small-cpu-0", "small-cpu-1"]
+
+    def names(cluster: LocalCluster) -> list[str]:
+        return sorted(map(str, cluster.worker_spec))
+
+    async def scaled(cluster: LocalCluster) -> None:
+        for wanted in (3, 1, 0):  # a scaler of Dask's calls it so, too
+            cluster.scale(wanted)
+            await cluster
+            assert names(cluster) == sorted(map(str, cluster.workers))
+            assert len(names(cluster)) == wanted + 2
+            assert set(replicas) <= set(names(cluster))
+
+    async with LocalCluster(n_workers=1, processes=False, dashboard_address=None, asynchronous=True) as cluster:
+        SpecBackend(cluster, Deployment.model_validate(deployment("small")), lambda _: spec, 60.0)
+        for name in replicas:
+            await start_worker(cluster, name, spec, 60.0)
+        if asynchronous:
+            await scaled(cluster)
+        else:
+            cluster._asynchronous = False  # as in a notebook, where another thread calls
+            await asyncio.to_thread(cluster.scale, 3)
+            cluster._asynchronous = True
+            await cluster
+            assert len(names(cluster)) == 5
+    assert not cluster.workers  # a cluster that closes ends all
