@@ -101,6 +101,11 @@ async def ask_about_run(future: Future, question: str) -> dict[str, Any]:
             f"run {run_id[:8]} has not reached the scheduler within {ARRIVAL_S:g} s; ask again later, and if the "
             "future is not that of a workflow, there is no run"
         )
+    if answer is None and future.status == "cancelled":
+        raise KeyError(
+            f"run {run_id[:8]} was cancelled, and the runtime does not know it: it was cancelled before it reached the "
+            "scheduler, or is no longer remembered; if the future is not that of a workflow, there was no run"
+        )
     if answer is None:
         raise KeyError(
             f"future '{future.key}' is not known to the runtime: it is not that of a workflow, or its run is no longer "

@@ -141,6 +141,16 @@ async def test_a_report_survives_its_future_and_tells_that_it_was_cancelled(serv
         assert states == {"finished", "cancelled"}
 
 
+async def test_a_run_that_was_cancelled_before_it_reached_the_scheduler_is_said_to_be(serving: Any) -> None:
+    async with serving("small") as cluster:
+        future = cluster.client.compute(one("a"))
+        await future.cancel()
+        for ask in (fm.report, fm.explain):
+            with pytest.raises(KeyError, match="it was cancelled before it reached the scheduler, or is no longer"):
+                await ask(future)
+        await cluster.settled()
+
+
 async def test_options_of_a_run_reach_the_report(serving: Any) -> None:
     async with serving("small") as cluster:
         bound = one("x").options(slo=fm.SLO(ttft_s=9.0, e2e_s=30.0), tenant="lab", priority=5)
