@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, inf, prod
+from math import inf, prod
 
 from dask_fmware.errors import SpecError
 from dask_fmware.profile.assumptions import Assumptions
@@ -220,15 +220,11 @@ def _only(inventory: Inventory, names: Sequence[str]) -> Inventory:
 
 def _offer(title: str, inventory: Inventory, sizing: Sizing) -> Offer:
     replicas = {key: n for key, n in sizing.mix.replicas.items() if n}
-    cards = {
-        name: ceil(sum(n for key, n in replicas.items() if key[1] == name) / card.replicas_per_card)
-        for name, card in inventory.cards.items()
-    }
     return Offer(
         title,
         replicas,
-        {name: count for name, count in cards.items() if count},
-        sum(count * inventory.cards[name].price_per_hour for name, count in cards.items()),
+        {name: count for name, count in inventory.needed(replicas).items() if count},
+        inventory.cost_per_hour(replicas),
         prod(sizing.attainment.values()),
         max(sizing.load.values(), default=0.0),
     )

@@ -6,8 +6,10 @@ missing where prices decide, bounds that the cards cannot hold, a model that fit
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from dask_fmware.errors import DeploymentError
 from dask_fmware.profile.known import KnownSpeed, known_speed
@@ -36,6 +38,10 @@ class CardType:
     def places(self) -> int:
         """Replicas that all cards of the type hold."""
         return self.cards * self.replicas_per_card
+
+    def needed(self, replicas: int) -> int:
+        """Cards that so many replicas take, the last one perhaps not in full."""
+        return ceil(replicas / self.replicas_per_card)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,17 @@ class Inventory:
         """Kinds of a model, cheapest first."""
         mine = [kind for kind in self.kinds.values() if kind.model == model]
         return sorted(mine, key=lambda kind: (kind.price_per_hour, kind.accelerator))
+
+    def needed(self, replicas: Mapping[tuple[str, str], int]) -> dict[str, int]:
+        """Cards that replicas take, by type."""
+        on: Counter[str] = Counter()
+        for (_, accelerator), count in replicas.items():
+            on[accelerator] += count
+        return {name: card.needed(on[name]) for name, card in self.cards.items()}
+
+    def cost_per_hour(self, replicas: Mapping[tuple[str, str], int]) -> float:
+        """Price of the cards that replicas take: one that several share is paid once, and in full by a single one."""
+        return sum(count * self.cards[name].price_per_hour for name, count in self.needed(replicas).items())
 
     @property
     def models(self) -> list[str]:

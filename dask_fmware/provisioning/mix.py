@@ -43,7 +43,7 @@ class Mix:
     replicas: Mapping[Key, int]
     load: Mapping[tuple[int, Key], float]  # (class, kind) -> replicas that it fills
     unserved: Mapping[int, float]  # class -> calls a second for which there is no card
-    cost_per_hour: float
+    cost_per_hour: float  # of the cards that they take
     best_effort: tuple[int, ...] = field(default=())  # classes whose budget no kind meets
     below: Mapping[str, int] = field(default_factory=dict)  # model -> replicas that its minimum asks for in vain
 
@@ -126,7 +126,12 @@ def _chosen(
     n, classes = len(kinds), range(len(wanted))
     starts, loads, short = n, 2 * n, 2 * n + len(pairs)  # first columns; before them the replicas of each kind
     below = short + len(wanted)
-    programme = Programme(below + len(inventory.models), whole=n, raised=2 * n)
+    bound, end = options.max_cost_per_hour, below + len(inventory.models)
+    names = [name for name, card in inventory.cards.items() if card.replicas_per_card > 1 and bound is not None]
+    shared = {name: end + i for i, name in enumerate(names)}  # columns: cards of which replicas take a part
+    programme = Programme(
+        end + len(shared), whole=[*range(n), *shared.values()], raised=[*range(2 * n), *shared.values()]
+    )
     prices = [_price(kind) for kind in kinds]
     for k, price in enumerate(prices):
         programme.cost[k], programme.cost[starts + k] = price, START_SHARE * price
@@ -151,8 +156,8 @@ def _chosen(
         programme.row({**mine, below + m: 1.0}, least=float(bounds.min_replicas))
         if bounds.max_replicas is not None:
             programme.row(mine, most=float(bounds.max_replicas))
-    if options.max_cost_per_hour is not None:
-        programme.row(dict(enumerate(prices)), least=0.0, most=options.max_cost_per_hour)
+    if bound is not None:
+        _bound_cost(programme, inventory, kinds, shared, bound)
     fewest = sum(each / rate for each, rate in zip(wanted, best, strict=True))
     try:
         solution = [float(value) for value in programme.solved(is_small=fewest <= FEW)]
@@ -167,10 +172,23 @@ def _chosen(
         counts,
         {place: load for place, load in filled.items() if load > 1e-9},
         {c: each for c, each in missing.items() if each > (1 + START_SHARE) / SHORTAGE * min(best[c], wanted[c])},
-        float(sum(price * counts[kind.key] for kind, price in zip(kinds, prices, strict=True))),
+        inventory.cost_per_hour(counts),
         demand.best_effort,
         _below(inventory, options, counts),
     )
+
+
+def _bound_cost(
+    programme: Programme, inventory: Inventory, kinds: Sequence[Kind], shared: Mapping[str, int], most_per_hour: float
+) -> None:
+    """Keep the price of all cards within a bound; of those that replicas share, by the column that counts them."""
+    prices = {k: _price(kind) for k, kind in enumerate(kinds) if kind.accelerator not in shared}
+    for name, column in shared.items():
+        card = inventory.cards[name]
+        on = {k: 1.0 for k, kind in enumerate(kinds) if kind.accelerator == name}
+        programme.row({**on, column: -float(card.replicas_per_card)}, most=0.0)
+        prices[column] = card.price_per_hour
+    programme.row(prices, least=0.0, most=most_per_hour)
 
 
 def _below(inventory: Inventory, options: Provisioning, counts: Mapping[Key, int]) -> dict[str, int]:
@@ -200,7 +218,7 @@ def _without_choice(
     used = Counter(dict.fromkeys(inventory.cards, 0))
     for (_, accelerator), count in counts.items():
         used[accelerator] += count
-    cost = sum(_price(kind) * counts[kind.key] for kind in kinds)
+    cost = inventory.cost_per_hour(counts)
     if cost > (options.max_cost_per_hour or inf) or any(used[n] > card.places for n, card in inventory.cards.items()):
         return None
-    return Mix(counts, load, {}, float(cost), demand.best_effort)
+    return Mix(counts, load, {}, cost, demand.best_effort)

@@ -321,9 +321,7 @@ class Planner:
         for step in steps:
             if step.kind in ("start", "swap"):
                 self._started[step.model] = now
-        cost = sum(
-            self.inventory.kinds[key].price_per_hour * n for key, n in desired.items() if key in self.inventory.kinds
-        )
+        cost = self.inventory.cost_per_hour(desired)
         for model, why in (*self._exchanges.reasons(now).items(), *self.failures.reasons(now).items()):
             reasons[model] = f"{reasons.get(model, '')}; {why}".removeprefix("; ")
         return Plan(now, {key: n for key, n in desired.items() if n}, tuple(steps), reasons, cost, attainment)

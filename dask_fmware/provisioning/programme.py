@@ -7,7 +7,7 @@ It knows columns and rows, and nothing of what they stand for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from math import inf
@@ -38,9 +38,9 @@ class Programme:
     width
         Columns.
     whole
-        So many of them, the first, are counts of whole things.
+        Those that are counts of whole things.
     raised
-        So many of them, the first, are rounded up where whole numbers are not searched for.
+        Those that are rounded up where whole numbers are not searched for.
 
     Attributes
     ----------
@@ -49,10 +49,10 @@ class Programme:
         bound from above.
     """
 
-    def __init__(self, width: int, whole: int, raised: int) -> None:
+    def __init__(self, width: int, whole: Sequence[int], raised: Sequence[int]) -> None:
         self.cost, self.penalty = np.zeros(width), np.zeros(width)
         self.upper = np.full(width, np.inf)
-        self._whole, self._raised = whole, raised
+        self._whole, self._raised = list(whole), list(raised)
         self._rows: list[tuple[Mapping[int, float], float, float]] = []
 
     def row(self, factors: Mapping[int, float], least: float = -inf, most: float = inf) -> None:
@@ -88,7 +88,7 @@ class Programme:
         fractions = system.solved()
         if fractions.x is None:
             raise InfeasibleError(fractions.message)
-        if fractions.x[: self._whole].sum() > MANY and (found := self._rounded(system, fractions.x)) is not None:
+        if fractions.x[self._whole].sum() > MANY and (found := self._rounded(system, fractions.x)) is not None:
             return found
         exact = system.solved(whole=self._whole)
         if exact.status == 0:
@@ -104,11 +104,11 @@ class Programme:
         up = self._up(fractions)
         if system.holds(up):
             return up
-        added = np.maximum(system.matrix[:, : self._whole].toarray(), 0.0) @ np.ceil(
-            fractions[: self._whole] % 1.0 - 1e-6
+        added = np.maximum(system.matrix[:, self._whole].toarray(), 0.0) @ np.ceil(
+            np.maximum(fractions[self._whole], 0.0) % 1.0 - 1e-6
         )
         most = system.most
-        tighter = np.where(np.isfinite(most) & (most > 0), np.maximum(most - added, system.least), most)
+        tighter = np.where(np.isfinite(most), np.maximum(most - added, system.least), most)
         again = system.solved(most=tighter)
         if again.x is None:
             return None
@@ -117,7 +117,7 @@ class Programme:
 
     def _up(self, fractions: Any) -> Any:
         up = fractions.copy()
-        up[: self._raised] = np.ceil(fractions[: self._raised] - 1e-6)
+        up[self._raised] = np.ceil(fractions[self._raised] - 1e-6)
         return up
 
     def _system(self, cost: Any, gap: float = RELATIVE_GAP) -> _System:
@@ -152,11 +152,11 @@ class _System:
     most: Any
     gap: float  # of what is minimised, within which the search ends
 
-    def solved(self, *, whole: int = 0, most: Any = None) -> Any:
-        """Solve with the first `whole` columns whole; `most` replaces the bounds of the rows from above."""
+    def solved(self, *, whole: Sequence[int] = (), most: Any = None) -> Any:
+        """Solve with the columns of `whole` whole; `most` replaces the bounds of the rows from above."""
         width = len(self.cost)
         integrality = np.zeros(width)
-        integrality[:whole] = 1
+        integrality[list(whole)] = 1
         optimize, bound = self.optimize, self.most if most is None else most
         return optimize.milp(
             self.cost,

@@ -59,10 +59,10 @@ def cheapest_free(
     inventory: Inventory, model: str, desired: dict[Key, int], barred: frozenset[Key], most_per_hour: float | None
 ) -> Key | None:
     """Return the cheapest kind of a model that has a card left and stays within the cost of all, or None."""
-    cost = sum(inventory.kinds[key].price_per_hour * n for key, n in desired.items() if key in inventory.kinds)
     for kind in inventory.of(model):
-        if most_per_hour is not None and cost + kind.price_per_hour > most_per_hour + EXACT:
-            return None
+        cost = inventory.cost_per_hour({**desired, kind.key: desired.get(kind.key, 0) + 1})
+        if most_per_hour is not None and cost > most_per_hour + EXACT:
+            continue
         used = sum(n for key, n in desired.items() if key[1] == kind.accelerator)
         if kind.key not in barred and used < inventory.cards[kind.accelerator].places:
             return kind.key

@@ -58,7 +58,8 @@ class Provisioning(Option):
     default, models
         Least and most replicas (`Bounds`) of every model, and of single ones by name.
     max_cost_per_hour
-        Bound of the price of all cards together, in the currency of the deployment.
+        Bound of the price of all cards together, in the currency of the deployment. A card with a replica counts in
+        full, however many may share it.
     exhausted_share
         Of ``"simple"``: a replica is added when more calls than this share exhaust their slack.
     target_ongoing, upscale_delay_s, downscale_delay_s

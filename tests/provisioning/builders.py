@@ -28,15 +28,16 @@ def inventory(
     models: tuple[str, ...] = ("m",),
     load_s: float = 30.0,
     slots: int = 8,
+    per_card: int = 1,
 ) -> Inventory:
     """Models on card types of these speeds; a card costs what `prices` says, or its speed."""
     speeds = speeds or {"slow": 1.0}
-    types = {name: CardType(name, cards, 1, (prices or speeds)[name]) for name in speeds}
+    types = {name: CardType(name, cards, per_card, (prices or speeds)[name]) for name in speeds}
     kinds = {}
     for model in models:
         for name, speed in speeds.items():
             law = LAW.scaled(1 / speed, 1 / speed)
-            kinds[model, name] = Kind(model, name, law, Limits(slots), load_s, types[name].price_per_hour)
+            kinds[model, name] = Kind(model, name, law, Limits(slots), load_s, types[name].price_per_hour / per_card)
     return Inventory(types, kinds)
 
 

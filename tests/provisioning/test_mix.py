@@ -107,6 +107,20 @@ def test_a_cost_limit_leaves_calls_unserved_rather_than_failing() -> None:
     assert mix.unserved
 
 
+@pytest.mark.parametrize(("most_per_hour", "replicas"), [(3.5, 6), (1.9, 2), (0.9, 0), (60.5, 120), (60.0, 120)])
+def test_the_bound_of_the_cost_counts_a_card_whole_however_few_replicas_are_on_it(
+    most_per_hour: float, replicas: int
+) -> None:
+    cards = inventory(cards=200, per_card=2, models=("a", "b"))
+    classes = call_classes([flow(2000.0, model="a"), flow(2000.0, model="b")], cards)
+    mix = cheapest_mix(cards, classes, Provisioning(max_cost_per_hour=most_per_hour))
+    made = sum(mix.replicas.values())
+    assert (replicas if replicas < 40 else replicas - 2) <= made <= replicas  # many are rounded
+    assert mix.cost_per_hour == ceil(made / 2) <= most_per_hour
+    one = cheapest_mix(cards, call_classes([flow(0.1, model="a")], cards), OPTIONS)
+    assert one.cost_per_hour == 1.0  # half a card cannot be rented
+
+
 def test_a_model_that_is_short_of_cards_leaves_the_mix_of_another_as_it_is() -> None:
     base = inventory({"X": 1.0, "Y": 1.0, "Z": 1.7}, models=("a", "b"))
     cards = {"X": CardType("X", 1), "Y": CardType("Y", 20), "Z": CardType("Z", 20, price_per_hour=1.6)}

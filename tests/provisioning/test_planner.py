@@ -293,15 +293,18 @@ def test_queue_length_starts_after_its_delay() -> None:
     assert begun[0] == 10
 
 
+@pytest.mark.parametrize(("per_card", "most"), [(1, 7), (2, 14), (4, 28)])
 @pytest.mark.parametrize("mode", ["projection", "simple", "queue_length"])
-def test_no_mode_starts_more_than_the_bound_of_the_cost_allows(mode: str) -> None:
-    options = {"mode": mode, "max_cost_per_hour": 0.7, "cool_down_s": 0, "upscale_delay_s": 0, "exhausted_share": 0}
-    planner = Planner(inventory(prices={"slow": 0.1}, cards=20), Provisioning.model_validate(options))
+def test_no_mode_starts_more_than_the_bound_of_the_cost_allows(mode: str, per_card: int, most: int) -> None:
+    options = {"mode": mode, "max_cost_per_hour": 0.75, "cool_down_s": 0, "upscale_delay_s": 0, "exhausted_share": 0}
+    cards = inventory(prices={"slow": 0.1}, cards=20, per_card=per_card)
+    planner = Planner(cards, Provisioning.model_validate(options))
     crowd, have = ModelLoad(held=90, running=8, ended=100, missed=90), stock(1)
-    for now in range(12):
+    for now in range(32):
         plan = planner.plan(seen(flow(90.0), replicas=have, m=crowd), float(now))
         have = stock(len(have) + kinds(plan).count("start"))
-    assert len(have) == 7
+        assert plan.cost_per_hour <= 0.75
+    assert len(have) == most
 
 
 def test_equal_histories_give_equal_plans() -> None:
