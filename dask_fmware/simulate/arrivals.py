@@ -18,6 +18,7 @@ from dask_fmware.simulate.scenario import GammaArrivals, PoissonArrivals, TraceA
 __all__ = ["Arrival", "arrivals", "trace", "version"]
 
 
+REGULAR = 1e-12  # burstiness, below which all gaps are equal
 COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
 
 
@@ -40,7 +41,7 @@ def arrivals(
             per_s = rate or spec.rate
             if per_s is None:
                 raise SpecError("these arrivals have no rate of their own; give one, or a load")
-            shape = 1.0 / spec.burstiness if isinstance(spec, GammaArrivals) else 1.0
+            shape = _gamma_shape(spec, per_s) if isinstance(spec, GammaArrivals) else 1.0
             at = 0.0
             while (at := at + source.gammavariate(shape, 1.0 / shape) / per_s) < spec.duration_s:
                 yield Arrival(at)
@@ -64,6 +65,21 @@ def arrivals(
                     f"trace {spec.path}: nothing arrives within {length:g} s from {start / scale:.10g} on its clock, "
                     f"which goes from {rows[0].at:.10g} to {rows[-1].at:.10g}; choose another start_s, or more time"
                 )
+
+
+def _gamma_shape(spec: GammaArrivals, rate: float) -> float:
+    """Shape of the gaps; SpecError where a burst is as long as all arrivals, which then come at no such rate.
+
+    A process that begins with an arrival has ``(burstiness - 1) / 2`` more of them than its rate says.
+    """
+    expected = rate * spec.duration_s
+    if spec.burstiness > max(expected, 1.0):
+        raise SpecError(
+            f"arrivals: burstiness={spec.burstiness:g} is more than the {expected:g} runs expected in "
+            f"duration_s={spec.duration_s:g} at {rate:g} runs a second, so that a single burst has more runs than "
+            "all should be; give a burstiness of at most as many, or a longer duration_s"
+        )
+    return 1.0 / max(spec.burstiness, REGULAR)
 
 
 def version(spec: TraceArrivals) -> tuple[int, int]:

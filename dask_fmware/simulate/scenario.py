@@ -221,7 +221,10 @@ class PoissonArrivals(Record):
 
 
 class GammaArrivals(Record):
-    """Gamma gaps: `burstiness` is their squared coefficient of variation, 1 is Poisson."""
+    """Gamma gaps: `burstiness` is their squared coefficient of variation, 1 is Poisson.
+
+    It is about how many runs come together, and so at most as many as come in `duration_s`.
+    """
 
     kind: Literal["gamma"]
     rate: float | None = Field(default=None, gt=0)
