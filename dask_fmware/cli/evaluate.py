@@ -14,6 +14,7 @@ import click
 
 from dask_fmware.cli.clusters import served
 from dask_fmware.cli.named import import_named, is_named, workflow_named
+from dask_fmware.cli.pairs import by_name
 from dask_fmware.errors import SpecError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def evaluate(
         **options,
         "output": output,
         "scorers": made,
-        "inputs": dict(_pair(text) for text in inputs),
+        "inputs": by_name("--input", (_pair(text) for text in inputs)),
         "keep": keep,
         "finish_by": _moment(finish_by),
         "progress": not as_json,

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from dask_fmware.cli.numbers import ABOVE_0, FiniteRange
+from dask_fmware.cli.pairs import by_name
 
 __all__ = ["plan"]
 
@@ -58,7 +59,7 @@ def plan(
     first, *others = [(workflow_named(name), rate) for name, rate in zip(workflows, rates, strict=True)]
     made = planned(
         deployment, *first, slo, others=others, quantile=quantile, cards=cards, prompt_tokens=prompt_tokens,
-        output_tokens=dict(_counts(output_tokens)),
+        output_tokens=by_name("--output-tokens", _counts(output_tokens)),
     )  # fmt: skip
     if as_json:
         wire = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import click
 from dask_fmware import __version__
 from dask_fmware.cli.numbers import ABOVE_0
 from dask_fmware.cli.output import UNANSWERED, OutputFile, console, json_text, write
+from dask_fmware.cli.pairs import by_name
 
 __all__ = ["simulate"]
 
@@ -109,10 +109,7 @@ def simulate(
             if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
                 option = f"--{name.removesuffix('_path').replace('_', '-')}"
                 raise click.UsageError(f"{option} is for a SCENARIO; a --record is played as it was")
-        more: Counter[str] = Counter()
-        for accelerator, count in add:
-            more[accelerator] += count
-        _what_if(record, policies, loads, more, slo_s, json_path)
+        _what_if(record, policies, loads, by_name("--add", add), slo_s, json_path)
         return
     if add or slo_s is not None:
         raise click.UsageError("--add and --slo change a --record; a scenario says itself what there is")

@@ -248,6 +248,12 @@ def test_exit_codes_tell_who_is_to_blame(invoke, monkeypatch, deployment, raised
             ["plan", "--deployment", "D", "--workflow", "dask_fmware.demo.rag:rag", "--rate=1", "--output-tokens=a=²"],
             "'a=²'; write NODE=N",
         ),
+        (
+            ["plan", "--deployment", "D", "--workflow", "dask_fmware.demo.rag:rag", "--rate=1"]
+            + 2 * ["--output-tokens", "answer=10"],
+            "'answer' is given twice, as 10 and as 10; give it once",
+        ),
+        (["simulate", "--record", "D", "--add", "L4=1", "--add", "L4=2"], "'L4' is given twice, as 1 and as 2"),
         (["simulate", "D", "--json", "nowhere/rows.json"], "'nowhere' is no folder; give another path"),
         (["simulate", "--record", "D", "--html", "a.html"], "--html is for a SCENARIO"),
         (["simulate", "--record", "D", "--first-seed", "1"], "--first-seed is for a SCENARIO"),
@@ -266,6 +272,10 @@ def test_what_is_asked_wrongly_is_refused_before_any_work(invoke, deployment, ar
     ("arguments", "said"),
     [
         ([], "has no column 'question'; did you mean 'questions'? (input 'question' of workflow 'rag' takes it"),
+        (
+            ["--input", "question=questions", "--input", "question=answer"],
+            "'question' is given twice, as questions and",
+        ),
         (["--input", "question=questions", "--id", "number"], "has no column 'number'"),
         (["--input", "question=questions", "--score", "exact"], "expected"),
         (["--input", "question=questions"], "calls model 'large', which is not deployed"),
