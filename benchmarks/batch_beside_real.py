@@ -216,11 +216,12 @@ def line(cell: dict[str, Any]) -> str:
 
 def render(cells: list[dict[str, Any]], seconds: float, cores: int) -> str:
     """The page of results."""
+    loads = [cell["load_average"] for cell in cells]
     text = [
         "# Interactive runs beside a batch job, on a real cluster with emulated engines",
         "",
-        f"Windows of {seconds:g} s, {cores} cores, load average "
-        f"{max(cell['load_average'] for cell in cells):.1f} at most. Bars: at most 1 point lost, 85 % used.",
+        f"Windows of {seconds:g} s, {cores} cores; load average of the last minute of each, its own work included: "
+        f"{min(loads):.1f} to {max(loads):.1f}. Bars: at most 1 point lost, 85 % used.",
         "",
         HEAD,
         *map(line, cells),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from benchmarks.batch_beside import SCENARIOS, of_seed
+from benchmarks.batch_beside_real import render
+from benchmarks.support.environment import RESULTS
 from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
 
 CAPACITY = 11.9  # runs a second
@@ -17,3 +21,10 @@ def test_a_job_costs_interactive_runs_next_to_nothing_and_does_much_of_what_they
     assert alone["goodput"] > 0.98
     assert alone["goodput"] - beside["goodput"] < 0.03
     assert beside["rows"] > 0.25 * (CAPACITY - beside["interactive"])
+
+
+def test_the_page_of_a_real_cluster_says_what_was_measured() -> None:
+    kept = json.loads((RESULTS / "batch_beside_real.json").read_text())
+    page = (RESULTS / "batch_beside_real.md").read_text()
+    assert page == render(kept["cells"], 40.0, kept["environment"]["cores"]) + "\n"
+    assert "its own work included: 0.8 to 1.5." in page
