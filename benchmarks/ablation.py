@@ -222,7 +222,8 @@ def main() -> None:
             if part != "nothing":
                 whole = found["nothing"][column]
                 lost = interval([all_ - one for all_, one in zip(whole, values[column], strict=True)])
-                text += f" ({lost.mean:+.3f}, {lost.low:+.3f} to {lost.high:+.3f})"
+                around = f", {lost.low:+.3f} to {lost.high:+.3f}" if len(whole) > 1 else ""
+                text += f" ({lost.mean:+.3f}{around})"
             row.append(text)
         lines.append("| " + " | ".join(row) + " |")
     text = "\n".join(lines)

@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.support.environment import RESULTS, environment, write
 from benchmarks.support.slot_time import SlotTime
+from benchmarks.support.within import within
 from dask_fmware.evaluation.job import BACKGROUND_PRIORITY
 from dask_fmware.policy.protocol import Policy
 from dask_fmware.simulate.arrivals import Arrival
@@ -83,6 +84,7 @@ def cell(
     return {
         "policy": policy,
         "load": load,
+        "seeds": len(seeds),
         "goodput_alone": sum(a["goodput"] for a in alone) / len(alone),
         "goodput_beside": sum(b["goodput"] for b in beside) / len(beside),
         "points_lost": points.mean,
@@ -101,13 +103,12 @@ HEAD = (
 
 def line(cell: dict[str, Any]) -> str:
     """A row of the table."""
-    low, high = cell["points_lost_95"]
-    used_low, used_high = cell["idle_used_95"]
+    seeds = cell.get("seeds", 5)  # not told formerly
+    lost, used = within(*cell["points_lost_95"], ".1f", seeds), within(*cell["idle_used_95"], ".2f", seeds)
     empty = f"{cell['held']:.2f} | {cell['none']:.2f}" if "held" in cell else "- | -"  # not counted formerly
     return (
         f"| `{cell['policy']}` | {cell['load']:g} | {cell['goodput_alone']:.3f} | {cell['goodput_beside']:.3f} "
-        f"| {cell['points_lost']:.1f} ({low:.1f} to {high:.1f}) "
-        f"| {cell['idle_used']:.2f} ({used_low:.2f} to {used_high:.2f}) | {empty} |"
+        f"| {cell['points_lost']:.1f}{lost} | {cell['idle_used']:.2f}{used} | {empty} |"
     )
 
 

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from rich.progress import Progress
 
 from benchmarks.support.environment import environment, write
+from benchmarks.support.within import within
 from dask_fmware.policy.estimate import expected_s
 from dask_fmware.profile.emulation import FIRST, LAST
 from dask_fmware.runtime import Assign, AttemptEnded, Move
@@ -297,7 +298,7 @@ def main() -> None:
                     pairs = zip(found[way], found["off"], strict=True)
                     apart = interval([100 * (one["goodput"] - other["goodput"]) for one, other in pairs])
                     row[way] = asdict(apart)
-                    shown.append(f"{apart.mean:+.2f} ({apart.low:+.2f} to {apart.high:+.2f})")
+                    shown.append(f"{apart.mean:+.2f}{within(apart.low, apart.high, '+.2f', seeds)}")
                     shown.append(f"{fmean(c['share'] for c in found[way]):.2%}")
                 won = [sum(c.get(key, 0) for c in found["concurrent"]) for key in ("second won", "second")]
                 rows.append(row)

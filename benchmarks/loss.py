@@ -26,6 +26,7 @@ from rich.progress import track
 import dask_fmware as fm
 from benchmarks.support.environment import environment, write
 from benchmarks.support.trial import planned
+from benchmarks.support.within import within
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.run import saturation
 from dask_fmware.simulate.sampled import SampledRun
@@ -156,11 +157,11 @@ def main() -> None:
         else:
             found = [simulated(policy, seed, rate) for seed in range(FIRST_SEED, FIRST_SEED + asked.seeds)]
         apart = interval([one - other for one, other in found])
-        spread = f" ({100 * apart.low:+.2f} to {100 * apart.high:+.2f})" if len(found) > 1 else ""
+        around = within(100 * apart.low, 100 * apart.high, "+.2f", found)
         rows.append({"policy": policy, "goodput": found, "apart": asdict(apart)})
         lines.append(
             f"| {policy} | {fmean(one for one, _ in found):.4f} | {fmean(other for _, other in found):.4f} | "
-            f"{100 * apart.mean:+.2f}{spread} points | {'held' if apart.mean >= BAR else '**missed**'} |"
+            f"{100 * apart.mean:+.2f}{around} points | {'held' if apart.mean >= BAR else '**missed**'} |"
         )
     text = "\n".join(lines)
     print(text)

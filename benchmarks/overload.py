@@ -23,6 +23,7 @@ from benchmarks.support.curves import saturation
 from benchmarks.support.environment import RESULTS, environment, write
 from benchmarks.support.systems import SYSTEMS, Running, card_server, ray_python, running
 from benchmarks.support.trial import FAST, WINDOW_S, Cell, Clock, PlannedRun, planned, scenario_of
+from benchmarks.support.within import within
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.scenario import PoissonArrivals
 from dask_fmware.simulate.workload import Workload
@@ -127,9 +128,8 @@ def _warm(seed: int, time_scale: float) -> list[PlannedRun]:
 
 def table(found: list[dict[str, Any]], asked: argparse.Namespace) -> str:
     """Markdown."""
-    by = {name: {line["seed"]: line for line in found if line["system"] == name} for name in COMPARED}
-    by = {name: lines for name, lines in by.items() if lines}
-    seeds = sorted(set.intersection(*(set(lines) for lines in by.values())))
+    by = _by_system(found)
+    seeds = _seeds(by)
     lines = [
         "| system | in time, of all runs | slack above it | finished | shed | failed | calls made, of planned | "
         "cards busy while runs come, with runs in time | all done after | engines late, p95 | simulated |",
@@ -144,8 +144,8 @@ def table(found: list[dict[str, Any]], asked: argparse.Namespace) -> str:
         )
         goodput = interval([line["goodput"] for line in mine])
         lines.append(
-            f"| {name} | {goodput.mean:.3f} ({goodput.low:.3f} to {goodput.high:.3f}) | "
-            + (f"{above.mean:+.3f} ({above.low:+.3f} to {above.high:+.3f})" if name != "slack" else "")
+            f"| {name} | {goodput.mean:.3f}{within(goodput.low, goodput.high, '.3f', seeds)} | "
+            + (f"{above.mean:+.3f}{within(above.low, above.high, '+.3f', seeds)}" if name != "slack" else "")
             + f" | {fmean(line['finished'] / line['runs'] for line in mine):.3f}"
             f" | {fmean(line['shed'] / line['runs'] for line in mine):.3f}"
             f" | {fmean(line['failed'] / line['runs'] for line in mine):.3f}"
@@ -155,6 +155,22 @@ def table(found: list[dict[str, Any]], asked: argparse.Namespace) -> str:
             f" | {1e3 * fmean(line['late_p95_s'] for line in mine):.1f} ms | {by_simulator} |"
         )
     return "\n".join(lines)
+
+
+def _by_system(found: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Cells of each system that has some, by seed."""
+    by = {name: {line["seed"]: line for line in found if line["system"] == name} for name in COMPARED}
+    return {name: lines for name, lines in by.items() if lines}
+
+
+def _seeds(by: dict[str, dict[int, dict[str, Any]]]) -> list[int]:
+    """Those that all systems have."""
+    return sorted(set.intersection(*(set(lines) for lines in by.values())))
+
+
+def seeds_told(found: list[dict[str, Any]]) -> str:
+    """Over what the figures are, in words."""
+    return "Means over seeds, 95 % bootstrap intervals." if len(_seeds(_by_system(found))) > 1 else "One seed."
 
 
 def _busy(lines: list[dict[str, Any]], what: str) -> str:
@@ -186,7 +202,7 @@ def main() -> None:
             f"# {asked.minutes:g} minutes at {asked.load:g} times saturation, RAG, real systems",
             "",
             f"`{where['command']}` on {where['processor']}, {where['cores']} cores; one second of the scenario is "
-            f"{asked.time_scale:g} s on the clock. Means over seeds, 95 % bootstrap intervals. `ray queued 5` sheds by "
+            f"{asked.time_scale:g} s on the clock. {seeds_told(found)} `ray queued 5` sheds by "
             "`max_queued_requests=5`.",
             "",
             table(found, asked),

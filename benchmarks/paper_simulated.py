@@ -18,6 +18,7 @@ from rich.progress import track
 
 from benchmarks.support.environment import environment, write
 from benchmarks.support.trial import FAST, Cell, scenario_of
+from benchmarks.support.within import within
 from dask_fmware.simulate.report import crossing, interval
 from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.tally import Measured, measure
@@ -122,7 +123,7 @@ def table(setting: Setting, found: dict[str, dict[str, dict[str, Any]]], full: d
                 workflow,
                 policy,
                 f"{one['largest_n']:.1f}",
-                f"{goodput.mean:.3f} ({goodput.low:.3f} to {goodput.high:.3f})",
+                f"{goodput.mean:.3f}{within(goodput.low, goodput.high, '.3f', one['goodput_by_seed'])}",
                 " / ".join(against),
             ]
             for metric in ("latency_mean_s", "ttft_mean_s"):

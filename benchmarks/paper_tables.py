@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.support.curves import METRICS, Curves, Estimate, kept, saturation
 from benchmarks.support.environment import RESULTS, write
 from benchmarks.support.trial import FAST, Cell, scenario_of
+from benchmarks.support.within import within
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import Workload
@@ -78,9 +79,9 @@ def simulated(curves: Curves, lengths: Any, plus_s: float) -> list[dict[str, Any
 # -- tables ------------------------------------------------------------------------------------------
 
 
-def _percent(ratio: Estimate) -> str:
+def _percent(ratio: Estimate, seeds: list[int]) -> str:
     value, low, high = (100.0 * (part - 1.0) for part in ratio)
-    return f"{value:+.0f} % ({low:+.0f} to {high:+.0f})"
+    return f"{value:+.0f} %{within(low, high, '+.0f', seeds)}"
 
 
 def _cell_table(curves: Curves, other: Curves, workflow: str, metric: str, title: str) -> list[str]:
@@ -95,7 +96,7 @@ def _cell_table(curves: Curves, other: Curves, workflow: str, metric: str, title
         row = [str(count)]
         for system in systems:
             got = interval(curves.over_seeds(system, workflow, count, metric))
-            row += [f"{got.mean:.2f} ({got.low:.2f} to {got.high:.2f})"]
+            row += [f"{got.mean:.2f}{within(got.low, got.high, '.2f', curves.seeds[workflow])}"]
             row += [f"{fmean(other.over_seeds(system, workflow, count, metric)):.2f}"]
         lines.append("| " + " | ".join(row) + " |")
     return [*lines, ""]
@@ -108,7 +109,7 @@ def _comparison(curves: Curves, base: str) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for workflow in curves.workflows:
-        bounds = (LIGHT, saturation(workflow))
+        bounds, seeds = (LIGHT, saturation(workflow)), curves.seeds[workflow]
         for system in curves.systems:
             row = [workflow, system]
             for metric in ("latency_mean_s", "ttft_mean_s"):
@@ -116,12 +117,12 @@ def _comparison(curves: Curves, base: str) -> list[str]:
                     if system == base:
                         row.append(f"{median(curves.average(system, workflow, metric, most)):.2f} s")
                     else:
-                        row.append(_percent(curves.ratio(system, base, workflow, metric, most)))
+                        row.append(_percent(curves.ratio(system, base, workflow, metric, most), seeds))
             row.append(curves.shown_n(system, workflow))
             times, low, high = curves.n_ratio(system, base, workflow)
-            row.append("1" if system == base else f"{times:.2f} ({low:.2f} to {high:.2f})")
+            row.append("1" if system == base else f"{times:.2f}{within(low, high, '.2f', seeds)}")
             row.append(f"{fmean(curves.average(system, workflow, 'goodput')):.3f}")
-            row.append("1" if system == base else _percent(curves.ratio(system, base, workflow, "goodput")))
+            row.append("1" if system == base else _percent(curves.ratio(system, base, workflow, "goodput"), seeds))
             lines.append("| " + " | ".join(row) + " |")
     return lines
 

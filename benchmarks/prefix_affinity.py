@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.support.environment import environment, write
+from benchmarks.support.within import within
 from dask_fmware.policy.protocol import CallView, Choice, Policy, ReplicaView
 from dask_fmware.policy.slack import Slack
 from dask_fmware.simulate.replicas import Attempt
@@ -120,7 +121,7 @@ def main() -> None:
             gained = interval([one[0] - other[0] for one, other in pairs])
             lines.append(
                 f"| {prompt_tokens} | {rate:g} | {' | '.join(shown)} "
-                f"| {gained.mean:+.3f} ({gained.low:+.3f} to {gained.high:+.3f}) |"
+                f"| {gained.mean:+.3f}{within(gained.low, gained.high, '+.3f', asked.seeds)} |"
             )
             print(lines[-1], flush=True)
             rows.append({"prompt_tokens": prompt_tokens, "rate": rate, "cells": found})

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from rich.progress import Progress
 
 from benchmarks.support.environment import RESULTS, environment, write
+from benchmarks.support.within import within
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.run import play, saturation
 from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
@@ -76,7 +77,8 @@ def rows_of(load: float, by_policy: dict[str, list[dict[str, Any]]]) -> list[dic
 
 
 def shown(row: dict[str, Any], is_first: bool) -> str:
-    above = "" if is_first else f"{row['above']:+.3f} ({row['above_low']:+.3f} to {row['above_high']:+.3f})"
+    around = within(row["above_low"], row["above_high"], "+.3f", row["seeds"])
+    above = "" if is_first else f"{row['above']:+.3f}{around}"
     return (
         f"| {row['load']:g} | {row['policy']} | {row['goodput']:.3f} | {above} | {row['ttft_mean_s']:.2f} s "
         f"| {row['latest_s']:.0f} s | {row['runs']:.0f} |"

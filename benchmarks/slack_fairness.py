@@ -14,6 +14,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.support.within import within
 from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.run import saturation
@@ -81,7 +82,7 @@ def main() -> None:
             rows.append({"policy": policy, "part": part, "cells": cells})
             lines.append(
                 f"| {policy} | {part:g} | {alone.mean:.3f} | {shared.mean:.3f} "
-                f"| {above.mean:+.3f} ({above.low:+.3f} to {above.high:+.3f}) | {other.mean:.3f} |"
+                f"| {above.mean:+.3f}{within(above.low, above.high, '+.3f', cells)} | {other.mean:.3f} |"
             )
             print(lines[-1], flush=True)
     out = HERE / "results"

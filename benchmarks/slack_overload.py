@@ -19,6 +19,7 @@ from rich.progress import Progress
 
 from benchmarks.slack_batching import SCENARIOS, Cells
 from benchmarks.support.environment import RESULTS, environment, write
+from benchmarks.support.within import within
 from dask_fmware.simulate.hindsight import most_served_in_time
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.run import saturation
@@ -75,7 +76,7 @@ def main() -> None:
         row: dict[str, Any] = {"policy": policy, "goodput": fmean(cell["goodput"] for cell in cells)}
         row |= {"above": above.mean, "above_low": above.low, "above_high": above.high, "of_hindsight": fmean(parts)}
         told = f"| {policy} | {row['goodput']:.3f} | "
-        told += f"{above.mean:+.3f} ({above.low:+.3f} to {above.high:+.3f})" if policy != "slack" else ""
+        told += f"{above.mean:+.3f}{within(above.low, above.high, '+.3f', cells)}" if policy != "slack" else ""
         told += f" | {row['of_hindsight']:.2f} | "
         if policy != HINDSIGHT:
             row["latest_s"] = max(cell["latest_s"] for cell in cells)

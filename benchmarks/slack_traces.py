@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.support.environment import environment, write
+from benchmarks.support.within import within
 from dask_fmware.simulate.report import Cell, paired
 from dask_fmware.simulate.run import play, saturation
 from dask_fmware.simulate.scenario import Scenario, load_scenario
@@ -119,7 +120,7 @@ def main() -> None:
             above = paired(first, cell)
             row = {"traffic": kind, **cell.record(), "above": above.mean, "low": above.low, "high": above.high}
             rows.append(row)
-            shown = "" if cell is first else f"{above.mean:+.3f} ({above.low:+.3f} to {above.high:+.3f})"
+            shown = "" if cell is first else f"{above.mean:+.3f}{within(above.low, above.high, '+.3f', seeds)}"
             lines.append(
                 f"| {kind} | {scale:g} | {policy} | {row['goodput']:.3f} | {shown} | {row['scale_95']:.1f} SLO | "
                 f"{row['latest_s']:.0f} s | {row['runs']:.0f} |"
