@@ -12,12 +12,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from dask_fmware.errors import AttemptsExhaustedError, EngineLoadError
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.report import CallState, RunReport
 from dask_fmware.policy.protocol import CallView, Policy
 from dask_fmware.profile.law import StepLaw
-from dask_fmware.runtime.actions import Action, Fail, Hold, Refuse, Skip
+from dask_fmware.runtime.actions import Action, Hold, Refuse, Skip
 from dask_fmware.runtime.dispatching.assigning import Assigner
 from dask_fmware.runtime.dispatching.dispatch import Dispatcher
 from dask_fmware.runtime.dispatching.hedging import Hedging
@@ -52,6 +51,7 @@ from dask_fmware.runtime.replicas.fleet import Fleet
 from dask_fmware.runtime.replicas.slots import ReplicaState, Stay
 from dask_fmware.runtime.runs import attempts
 from dask_fmware.runtime.runs.admission import ModelLimits, orphaned, refusal
+from dask_fmware.runtime.runs.hopeless import Hopeless
 from dask_fmware.runtime.runs.records import TERMINAL, CallRecord, RunRecord, Runs
 from dask_fmware.runtime.runs.shares import Shares
 
@@ -117,7 +117,7 @@ class Machine:
         self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views, self.to_come, assigner, max_attempts)
         self.max_attempts = max_attempts
         self.max_held = max_held
-        self._abandoned: dict[str, str] = {}  # model that nobody will serve -> why
+        self._hopeless = Hopeless(max_attempts)
         self._lessons = Lessons(self.fleet, self.knowledge, predicts)
         self._arrivals = 0
 
@@ -292,18 +292,8 @@ class Machine:
                 self.knowledge.observe_pause(run.plan.workflow, call.node.name, now - run.idle_since)
             self._arrivals += 1
             call.arrival = self._arrivals
-        if call.tries >= self.max_attempts:
-            last = report.last.error if report.last and report.last.error else "its replicas were lost"
-            error = AttemptsExhaustedError(
-                f"workflow '{run.plan.workflow}', node '{call.node.name}': {call.tries} attempts failed "
-                f"(router.max_attempts={self.max_attempts}), the last: {last}"
-            )
-            return [attempts.fail(call, error)]
-        deadline, objective = run.deadline, run.plan.objective
-        if deadline is not None and objective is not None and objective.on_miss == "reject" and now > deadline:
-            return [attempts.reject(call, f"{now - deadline:.3f} s past the deadline of its run")]
-        if self._abandoned and call.node.model in self._abandoned:
-            return [self._unserved(call)]
+        if (failed := self._hopeless.ended(call, now)) is not None:
+            return [failed]
         call.parked = False
         actions = self.dispatcher.arrive(call, now)
         if report.state in ("held", "queued"):
@@ -369,7 +359,7 @@ class Machine:
             return []
         lost = self._replica_gone(replica.replica_id, "it started again", now) if known is not None else []
         self.fleet.add(replica)
-        self._abandoned.pop(replica.model, None)
+        self._hopeless.hope(replica.model)
         if self.views.replicas_changed(replica.model):
             self.dispatcher.reorder(replica.model)
         return [*lost, *self.dispatcher.offer((replica.model,), now)]
@@ -396,16 +386,8 @@ class Machine:
         return self.dispatcher.rehold(state, now) if draining else self.dispatcher.serve(state, now)
 
     def _model_abandoned(self, event: ModelAbandoned) -> list[Action]:
-        self._abandoned.pop(event.model, None)
+        self._hopeless.hope(event.model)
         if not event.reason or self.fleet.of(event.model):
             return []
-        self._abandoned[event.model] = event.reason
-        return [self._unserved(call) for call in self.dispatcher.give_up(event.model)]
-
-    def _unserved(self, call: CallRecord) -> Fail:
-        model = call.node.model or ""
-        error = EngineLoadError(
-            f"workflow '{call.run.plan.workflow}', node '{call.node.name}': no replica of model '{model}' will come: "
-            f"{self._abandoned[model]}"
-        )
-        return attempts.fail(call, error)
+        self._hopeless.abandon(event.model, event.reason)
+        return [self._hopeless.unserved(call) for call in self.dispatcher.give_up(event.model)]
