@@ -1,33 +1,27 @@
-"""One test for each thing we rely on that distributed does not promise, named for what would break."""
+"""One test for each thing we rely on that distributed does not promise, named for what would break.
+
+This is what its scheduler does, and what travels between it and workers; `test_dask_worker_internals.py` has the rest.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from dask._task_spec import Task
-from distributed import Reschedule, SchedulerPlugin, WorkerPlugin
+from distributed import SchedulerPlugin
 from distributed.comm.addressing import get_address_host
 from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
 from distributed.scheduler import Scheduler, TaskState
 from distributed.worker import Worker
-from distributed.worker_state_machine import PauseEvent
 
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_scheduler.dask_internals import NOWHERE, SchedulerInternals
 from dask_fmware_workers.dask_internals import WorkerInternals
+from tests.cluster.calls import call_local, local
 from tests.cluster.flows import one
-
-_local: dict[str, Callable[[], Awaitable[Any]]] = {}
-
-
-async def call_local(name: str, after: Any = None) -> Any:
-    """As a task: call a coroutine function of this process, which is not copied."""
-    return await _local[name]()
 
 
 @pytest.fixture
@@ -261,94 +255,6 @@ async def test_resources_of_a_worker_serve_as_labels(cluster: InProcessCluster, 
     assert dask.resources("tcp://127.0.0.1:1") == {}
 
 
-async def test_a_worker_tells_its_plugins_when_a_running_task_is_released(cluster: InProcessCluster) -> None:
-    heard: list[tuple[str, str]] = []
-    started = asyncio.Event()
-
-    class Watch(WorkerPlugin):
-        name = "test-watch"
-
-        def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
-            if key == "endless":
-                heard.append((start, finish))
-
-    async def endless() -> None:
-        started.set()
-        await asyncio.sleep(3600)
-
-    worker = cluster.workers["light-0"]
-    await worker.plugin_add(Watch(), name="test-watch")
-    _local["endless"] = endless
-    future = cluster.client.submit(call_local, "endless", key="endless", workers=[worker.address])
-    await cluster.until(lambda: ("ready", "executing") in heard)
-    await future.cancel()
-    await cluster.until(lambda: ("executing", "released") in heard)
-
-
-async def test_a_task_that_raises_reschedule_becomes_waiting_again(cluster: InProcessCluster) -> None:
-    tries: list[int] = []
-
-    async def again() -> int:
-        tries.append(1)
-        if len(tries) == 1:
-            raise Reschedule
-        return len(tries)
-
-    _local["again"] = again
-    assert await cluster.client.submit(call_local, "again", key="again") == 2
-
-
-async def test_a_task_that_a_paused_worker_has_not_begun_can_be_sent_back(cluster: InProcessCluster) -> None:
-    paused, other = cluster.workers["light-0"], cluster.workers["light-1"]
-    paused.handle_stimulus(PauseEvent(stimulus_id="test"))
-    future = cluster.client.submit(len, "abc", key="waits", workers=[paused.address])
-    await cluster.until(lambda: "waits" in paused.state.tasks and paused.state.tasks["waits"].state == "ready")
-    cluster.scheduler.handle_worker_status_change("paused", cluster.scheduler.workers[paused.address], "test")
-    cluster.scheduler.set_restrictions({"waits": [other.address]})
-    WorkerInternals(paused).send_back("waits")
-    assert await future == 3
-    assert "waits" not in paused.state.tasks
-
-
-def seceding(worker: Worker, key: str, go_on: asyncio.Event) -> str:
-    """Have `call_local` of a key give its thread slot back and wait."""
-
-    async def wait() -> str:
-        WorkerInternals(worker).secede(key)
-        await go_on.wait()
-        return key
-
-    _local[key] = wait
-    return key
-
-
-async def test_a_seceded_coroutine_gives_its_thread_slot_back(cluster: InProcessCluster) -> None:
-    worker, go_on = cluster.workers["light-0"], asyncio.Event()
-    keys = [seceding(worker, f"wait-{n}", go_on) for n in range(2 * worker.state.nthreads)]
-    futures = [cluster.client.submit(call_local, key, key=key, workers=[worker.address]) for key in keys]
-    await cluster.until(lambda: sum(t.state == "long-running" for t in worker.state.tasks.values()) == len(keys))
-    go_on.set()
-    assert await cluster.client.gather(futures) == keys
-
-
-async def test_work_stealing_can_weigh_tasks_whose_kind_secedes(cluster: InProcessCluster) -> None:
-    worker, go_on = cluster.workers["light-0"], asyncio.Event()
-    keys = [seceding(worker, f"seceding-{n:032x}", go_on) for n in range(3)]
-    given = await cluster.client.scatter("x", workers=[worker.address])
-    futures = []
-    for key in keys:  # an extension that fails is found by `no_plugin_fails`
-        futures.append(cluster.client.submit(call_local, key, after=given, key=key, workers=[worker.address]))
-        await cluster.until(lambda: len(cluster.scheduler.workers[worker.address].long_running) == len(futures))
-    go_on.set()
-    assert await cluster.client.gather(futures) == keys
-
-
-async def test_a_worker_can_open_a_client_of_its_own(cluster: InProcessCluster) -> None:
-    client = await WorkerInternals(cluster.workers["light-0"]).client()
-    async with client:
-        assert await client.submit(len, "abc") == 3
-
-
 async def test_deaths_of_workers_are_counted_and_tolerated(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
     assert cluster.scheduler.allowed_failures >= 1000
     future = cluster.client.submit(len, "abc", key="counted")
@@ -368,7 +274,7 @@ async def test_a_client_is_told_of_the_retried_tasks_that_it_holds(
     async def divide() -> float:
         return 1 / left.pop() if left else 1.0
 
-    _local["divide"] = divide
+    local["divide"] = divide
     future = cluster.client.get({"first": (call_local, "divide"), "last": (type, "first")}, "last", sync=False)
     with pytest.raises(ZeroDivisionError):
         await future
@@ -380,37 +286,6 @@ async def test_a_client_is_told_of_the_retried_tasks_that_it_holds(
         with pytest.raises(KeyError, match="first"):
             await future.retry()
         await cluster.until(lambda: cluster.scheduler.tasks["last"].state == "memory", "it is retried all the same")
-
-
-async def test_a_client_that_comes_while_all_are_told_something_is_made_all_the_same(cluster: InProcessCluster) -> None:
-    class Tells(SchedulerPlugin):
-        """Tells all clients of a cancellation in the moment the first of them comes."""
-
-        told = 0
-
-        def add_client(self, scheduler: Scheduler, client: str) -> None:
-            if "fmware-bodies" in client and self.told < 3:
-                self.told += 1
-                cluster.scheduler.loop.asyncio_loop.call_soon(
-                    scheduler.report, {"op": "cancelled-keys", "keys": [], "reason": "", "msg": ""}
-                )
-
-    plugin = Tells()
-    cluster.scheduler.add_plugin(plugin, name="tells")
-    dask = WorkerInternals(cluster.workers["light-0"])
-    bodies = [await dask.client() for _ in range(2)]
-    assert plugin.told == 3
-    for client in bodies:
-        assert await client.submit(len, "abc") == 3
-        await client.close()
-
-
-def test_a_task_can_say_itself_that_it_is_a_coroutine() -> None:
-    task = Task("key", len, "abc")
-    assert not task.is_coro
-    task = Task("key", len, "abc")
-    task._is_coro = True
-    assert task.is_coro
 
 
 def test_the_attributes_that_the_adapters_name_exist() -> None:
