@@ -1,4 +1,4 @@
-"""What must hold of a machine after each event, against the books that `shell.Shell` keeps for Dask and the workers."""
+"""What must hold of a machine after each event and in the end, against the books that `shell.Shell` keeps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 
 from dask_fmware.observe.blame import base_name
 from dask_fmware.runtime import CallRunnable, ReplicaGone, ReplicaReady
+from tests.runtime.books import OVER
 
 if TYPE_CHECKING:
     from tests.runtime.shell import Shell
 
-__all__ = ["check", "check_history"]
+__all__ = ["check", "check_ended", "check_forgotten", "check_history", "check_no_replica"]
 
 WAITS_ON_PURPOSE = ("an urgent call is likely", "only a busy replica", "other calls of its model")
 
@@ -139,3 +140,42 @@ def check_history(shell: Shell) -> None:
     ended = sum(history.totals.runs.values())
     begun = sum(history.totals.submitted.values()) + sum(history.totals.retried.values())
     assert begun == ended + history.live_runs
+
+
+def check_ended(shell: Shell) -> None:
+    """All work has been served: every run has ended, with a reason unless it is finished."""
+    assert shell.machine.held == 0
+    for run in shell.runs.values():
+        assert {t.state for t in run.tasks.values()} <= {*OVER, "waiting"}
+        assert any(t.state == "erred" for t in run.tasks.values()) or all(t.state == "done" for t in run.tasks.values())
+        if run.root:
+            report = shell.machine.report(run.plan.run_id)
+            assert report is not None
+            assert report.state in ("finished", "failed", "rejected", "refused", "cancelled")
+            assert report.state == "finished" or report.reason
+
+
+def check_forgotten(shell: Shell) -> None:
+    """Everybody has let go of everything: nothing of it is left but reports."""
+    machine = shell.machine
+    assert not machine.dispatcher._queues
+    assert not machine.dispatcher._waiting
+    assert not machine.runs.calls
+    assert len(machine.runs) == 0
+    assert not machine.runs._runs
+    assert not machine.fleet._slots
+    assert not shell.contract.finish(), "\n".join(map(str, shell.contract.breaches))
+    assert not shell.history.census.counts
+    assert not shell.history.live_runs
+    assert not any(replica.running for replica in shell.history.replicas.values())
+    for report in machine.runs.reports():
+        assert report.state != "running"
+        assert not {c.state for c in report.calls} & {"held", "queued", "running", "planned"}
+
+
+def check_no_replica(shell: Shell) -> None:
+    """All replicas are gone: the machine knows none."""
+    fleet = shell.machine.fleet
+    assert len(fleet) == 0
+    for index in vars(fleet).values():
+        assert not isinstance(index, dict) or not any(index.values())

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass, field
 from itertools import product
 
 from dask_fmware.errors import DeadlineRejectedError
-from dask_fmware.model.plan import PlannedNode, RunPlan
+from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.replica import Replica
 from dask_fmware.observe import History
 from dask_fmware.policy import create_policy
@@ -45,36 +44,8 @@ from dask_fmware.runtime import (
 )
 from dask_fmware.runtime.contract import Contract
 from dask_fmware.runtime.replicas.slots import Stay
-from tests.runtime.laws import check, check_history
-
-OVER = ("done", "erred")
-
-
-@dataclass
-class Task:
-    """A node of a plan, as Dask sees it."""
-
-    node: PlannedNode
-    plan_id: str
-    state: str = "waiting"  # waiting, held, running, ending, done, erred
-    on: tuple[str, int] | None = None  # replica id and attempt
-    tries: int = 0  # assignments since its value was there last
-    spared: bool = False  # one of them was lost with its replica before it began, which is no try, but only once
-
-
-@dataclass
-class Submitted:
-    """A plan that somebody holds."""
-
-    plan: RunPlan
-    decides: dict[str, tuple[str, int | None, bool]]  # node -> switch, branch it takes, whether that is announced
-    tasks: dict[str, Task] = field(default_factory=dict)  # by node name
-    refused: bool = False
-    ended: tuple[object, ...] | None = None  # what the report said when the run ended
-
-    @property
-    def root(self) -> bool:
-        return self.plan.part_of is None
+from tests.runtime.books import OVER, Submitted, Task
+from tests.runtime.laws import check, check_ended, check_forgotten, check_history, check_no_replica
 
 
 def told(action: Action) -> tuple[object, ...]:
@@ -405,39 +376,13 @@ class Shell:
             replica_id, call_id, attempt = attempts[0]
             self.send(FirstToken(call_id, attempt, 0.1))
             self.end(replica_id, call_id, attempt, "finished")
-        assert self.machine.held == 0
-        for run in self.runs.values():
-            assert {t.state for t in run.tasks.values()} <= {*OVER, "waiting"}
-            assert any(t.state == "erred" for t in run.tasks.values()) or all(
-                t.state == "done" for t in run.tasks.values()
-            )
-            if run.root:
-                report = self.machine.report(run.plan.run_id)
-                assert report is not None
-                assert report.state in ("finished", "failed", "rejected", "refused", "cancelled")
-                assert report.state == "finished" or report.reason
+        check_ended(self)
         for run in [r for r in self.runs.values() if r.root]:
             self.cancel(run, calls_first=False)
-        machine = self.machine
-        assert not machine.dispatcher._queues
-        assert not machine.dispatcher._waiting
-        assert not machine.runs.calls
-        assert len(machine.runs) == 0
-        assert not machine.runs._runs
-        assert not machine.fleet._slots
-        assert not self.contract.finish(), "\n".join(map(str, self.contract.breaches))
-        assert not self.history.census.counts
-        assert not self.history.live_runs
-        assert not any(replica.running for replica in self.history.replicas.values())
-        for report in machine.runs.reports():
-            assert report.state != "running"
-            assert not {c.state for c in report.calls} & {"held", "queued", "running", "planned"}
+        check_forgotten(self)
         for replica_id in list(self.replicas):
             self.gone(replica_id)
-        fleet = machine.fleet
-        assert len(fleet) == 0
-        for index in vars(fleet).values():
-            assert not isinstance(index, dict) or not any(index.values())
+        check_no_replica(self)
 
     @staticmethod
     def _spare(name: str, model: str) -> Replica:
