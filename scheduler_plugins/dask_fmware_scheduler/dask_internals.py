@@ -54,22 +54,25 @@ class SchedulerInternals:
         for name in names:
             self.scheduler.handlers.pop(name, None)
 
-    # -- retries: Scheduler.stimulus_retry, ClientState.wants_what ---------------------------------
+    # -- retries: Scheduler.handlers, stimulus_retry, report_on_key, ClientState.wants_what ---------
 
-    def answer_retries(self, *, asked_only: bool) -> None:
-        """Name to a client that retries futures the tasks among those retried that it holds, or all as stock Dask does.
+    def answer_retries(self, answer: Callable[..., tuple[str, ...]] | None) -> None:
+        """Have clients that retry futures answered so; None: as stock Dask does."""
+        self.scheduler.handlers["retry"] = answer or self.scheduler.stimulus_retry
+
+    def retry(self, keys: Collection[str], client: str | None) -> tuple[str, ...]:
+        """Retry futures of a client, and name the tasks among those retried that it holds.
 
         A client looks each of them up among its futures. Stock Dask also names the tasks that the error came from,
         which nobody holds in a run of several steps: the client raises `KeyError`, though all of them are retried.
         """
-        self.scheduler.handlers["retry"] = self._retry if asked_only else self.scheduler.stimulus_retry
+        retried, asker = self.scheduler.stimulus_retry(keys=keys, client=client), self.scheduler.clients.get(client)
+        return tuple(k for k in retried if asker is None or self.scheduler.tasks.get(k) in asker.wants_what)
 
-    def _retry(self, keys: Collection[str], client: str | None = None) -> tuple[str, ...]:
-        retried = self.scheduler.stimulus_retry(keys=keys, client=client)
-        asker = self.scheduler.clients.get(client)
-        if asker is None:
-            return tuple(retried)
-        return tuple(key for key in retried if self.scheduler.tasks.get(key) in asker.wants_what)
+    def tell_ends(self, keys: Iterable[str]) -> None:
+        """Tell clients once more of tasks that are over."""
+        for task in filter(None, map(self.scheduler.tasks.get, keys)):
+            self.scheduler.report_on_key(ts=task)
 
     # -- out-of-band functions: Worker.handlers["run"] --------------------------------------------
 

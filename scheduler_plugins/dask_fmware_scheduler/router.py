@@ -42,6 +42,7 @@ from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.guard import Guard, guarded
 from dask_fmware_scheduler.performing import Performer
 from dask_fmware_scheduler.results import ResultMover
+from dask_fmware_scheduler.retries import Retries
 from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_scheduler.services.leave import Leave
 from dask_fmware_scheduler.services.provisioning import ProvisioningService
@@ -107,7 +108,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self._was_erred: Any = None  # key of the task that was released last, if it had failed
         self._closed = False
         self.dask.tolerate_worker_deaths(1000)
-        self.dask.answer_retries(asked_only=True)
+        self.retries = Retries(self.dask)
         self.services = tuple(make(self) for make in SERVICES)
         self._listen(
             {message.op: partial(self._told, message) for message in (FirstToken, AttemptEnded, Branched, Overdue)}
@@ -157,7 +158,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.placement.close()
         self.guard.close()
         self.dask.stop_serving(self._served)
-        self.dask.answer_retries(asked_only=False)
+        self.retries.close()
 
     async def uninstall(self) -> None:
         """Fail what is held, since nobody will place it any more, and stop routing (RPC)."""

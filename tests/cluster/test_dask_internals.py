@@ -18,6 +18,7 @@ from distributed.worker import Worker
 
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware_scheduler import retries
 from dask_fmware_scheduler.dask_internals import NOWHERE, SchedulerInternals
 from dask_fmware_workers.dask_internals import WorkerInternals
 from tests.cluster.calls import call_local, local
@@ -264,9 +265,9 @@ async def test_deaths_of_workers_are_counted_and_tolerated(cluster: InProcessClu
     assert dask.deaths(task) == 0
 
 
-@pytest.mark.parametrize("asked_only", [False, True])
+@pytest.mark.parametrize("stock", [False, True])
 async def test_a_client_is_told_of_the_retried_tasks_that_it_holds(
-    cluster: InProcessCluster, dask: SchedulerInternals, asked_only: bool
+    cluster: InProcessCluster, dask: SchedulerInternals, stock: bool
 ) -> None:
     """Stock Dask names all of them, and the client looks each up among its futures."""
     left = [0]  # to divide by, one call after the other
@@ -278,14 +279,41 @@ async def test_a_client_is_told_of_the_retried_tasks_that_it_holds(
     future = cluster.client.get({"first": (call_local, "divide"), "last": (type, "first")}, "last", sync=False)
     with pytest.raises(ZeroDivisionError):
         await future
-    dask.answer_retries(asked_only=asked_only)
-    if asked_only:
-        await future.retry()
-        assert await future is float
-    else:
+    if stock:
+        dask.answer_retries(None)
         with pytest.raises(KeyError, match="first"):
             await future.retry()
         await cluster.until(lambda: cluster.scheduler.tasks["last"].state == "memory", "it is retried all the same")
+    else:
+        await future.retry()
+        assert await future is float
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+async def test_a_client_that_reads_late_that_it_has_retried_hears_again_how_that_ended(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    """One that is busy reads its stream first, and takes a future for pending that is over."""
+    monkeypatch.setattr(retries, "AGAIN_S", (0.5,))
+    left = [0] * fails
+
+    async def divide() -> float:
+        return 1 / left.pop() if left else 1.0
+
+    local["divide"] = divide
+    client, future = cluster.client, cluster.client.submit(call_local, "divide", key="divided")
+    with pytest.raises(ZeroDivisionError):
+        await future
+    named = await client.scheduler.retry(keys=[future.key], client=client.id)
+    await cluster.until(lambda: future.status == ("error" if fails > 1 else "finished") and len(left) == 0)
+    for key in named:  # as `Client._retry` does when it reads the answer
+        client.futures[key].retry()
+    assert future.status == "pending"
+    if fails > 1:
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(future, 10)
+    else:
+        assert await asyncio.wait_for(future, 10) == 1.0
 
 
 def test_the_attributes_that_the_adapters_name_exist() -> None:
