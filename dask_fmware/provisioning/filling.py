@@ -34,12 +34,13 @@ class Soon:
     loads: Mapping[str, ModelLoad]
     ready: Mapping[tuple[str, str], int]  # replicas by model and accelerator
     lead_s: Mapping[str, float]  # by model: until a replica that is asked for now is ready
+    stays_s: Mapping[str, float]  # by model: for how long a replica stays that is not needed
     believed: Mapping[str, float]  # by workflow: share of the calls to come that are to be expected
     now: float
 
 
 class Filling:
-    """By model, calls under way as a share of those of a load that has lasted; of the last `span_s` seconds the most.
+    """By model, calls under way as a share of those of a load that has lasted; the most of late.
 
     Examples
     --------
@@ -47,15 +48,14 @@ class Filling:
     >>> from dask_fmware.profile.replica import Limits
     >>> kind = Kind("m", "L4", StepLaw.plain(0.02, 0.0, 0.0, 0.0), Limits(32), load_s=5.0, price_per_hour=1.0)
     >>> minute = CallClass("flow.answer", "m", 10.0, 100.0, 3000.0, 1.0, answers=True)
-    >>> seen = Soon(Inventory({}, {kind.key: kind}), {}, {}, {"m": 5.0}, {}, now=0.0)
-    >>> round(Filling(span_s=120.0).observe([minute], seen)["m"], 2)  # 50 calls of 600 are expected, 64 not ruled out
+    >>> seen = Soon(Inventory({}, {kind.key: kind}), {}, {}, {"m": 5.0}, {"m": 120.0}, {}, now=0.0)
+    >>> round(Filling().observe([minute], seen)["m"], 2)  # 50 calls of 600 are expected, 64 not ruled out
     0.11
     """
 
-    __slots__ = ("_peaks", "_span_s")
+    __slots__ = ("_peaks",)
 
-    def __init__(self, span_s: float) -> None:
-        self._span_s = span_s
+    def __init__(self) -> None:
         self._peaks: dict[str, Peak] = {}
 
     def observe(self, classes: Sequence[CallClass], soon: Soon) -> dict[str, float]:
@@ -79,7 +79,8 @@ class Filling:
                 coming += lasts * soon.lead_s[model]
                 prompts += lasts * min(most * kind.law.prefill_s(calls.prompt_tokens), whole_s) if kind.law else 0.0
             there = load.running * full / short + load.held + coming
-            likely = self._peaks.setdefault(model, Peak(self._span_s)).observe(soon.now, there + NOISE * sqrt(there))
+            likely = there + NOISE * sqrt(there)
+            likely = self._peaks.setdefault(model, Peak()).observe(soon.now, likely, soon.stays_s[model])
             shares[model] = max(likely, prompts / EXECUTION_SHARE) / full
         return shares
 

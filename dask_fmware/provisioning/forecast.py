@@ -135,19 +135,18 @@ def spread(rate: float) -> float:
 
 
 class Peak:
-    """The largest of the values of the last `span_s` seconds."""
+    """The largest of the values of the last seconds."""
 
-    __slots__ = ("_values", "span_s")
+    __slots__ = ("_values",)
 
-    def __init__(self, span_s: float) -> None:
-        self.span_s = span_s
+    def __init__(self) -> None:
         self._values: deque[tuple[float, float]] = deque()  # descending
 
-    def observe(self, now: float, value: float) -> float:
-        """Take a value in and return the peak."""
+    def observe(self, now: float, value: float, span_s: float) -> float:
+        """Take a value in and return the peak of the last `span_s` seconds."""
         while self._values and self._values[-1][1] <= value:
             self._values.pop()
         self._values.append((now, value))
-        while self._values[0][0] < now - self.span_s:
+        while self._values[0][0] < now - span_s:
             self._values.popleft()
         return self._values[0][1]

@@ -34,54 +34,60 @@ class _Rise:
 class Passing:
     """The latest rises of one workflow.
 
-    Parameters
-    ----------
-    span_s
-        How long a replica stays that is not needed.
-
     Examples
     --------
-    >>> passing = Passing(span_s=20.0)
+    >>> passing = Passing()
     >>> for second in range(1, 601):
-    ...     believed = passing.observe(float(second), 10.0 if second % 200 < 2 else 0.1, lead_s=7.0)
+    ...     believed = passing.observe(float(second), 10.0 if second % 200 < 2 else 0.1, lead_s=7.0, span_s=20.0)
     >>> round(believed, 2)  # the third burst: two were over before a replica was ready
     0.02
     """
 
-    __slots__ = ("_began", "_lasted", "_mean", "_peak", "_peaked", "_rise", "_seen", "_span_s")
+    __slots__ = ("_began", "_lasted", "_mean", "_peak", "_peaked", "_rise", "_seen")
 
-    def __init__(self, span_s: float) -> None:
-        self._span_s = span_s
-        self._peak = Peak(span_s)
+    def __init__(self) -> None:
+        self._peak = Peak()
         self._peaked = 0.0  # at the last look
         self._mean = 0.0
         self._began = self._seen = -inf  # first and last look
         self._rise: _Rise | None = None  # the latest, while it may be doubted
         self._lasted: deque[bool] = deque(maxlen=KEPT)
 
-    def observe(self, now: float, rate: float, lead_s: float) -> float:
-        """Take in runs a second and how long a start takes; return the share of them to expect, 0..1."""
+    def observe(self, now: float, rate: float, lead_s: float, span_s: float) -> float:
+        """Take in a rate and return the share of it to expect, 0..1.
+
+        Parameters
+        ----------
+        now
+            The time.
+        rate
+            Runs a second.
+        lead_s
+            How long a start takes.
+        span_s
+            How long a replica stays that is not needed.
+        """
         before = max(self._peaked, self._mean)
         if (self._rise is None or self._rise.is_judged) and rate > RISE * before:
             self._rise = _Rise(now, before, rate)
-        self._remember(now, rate)
+        self._remember(now, rate, span_s)
         if (rise := self._rise) is None:
             return 1.0
         rise.top = max(rise.top, rate) if now < rise.since + lead_s else rise.top
         if now >= rise.since + lead_s and not rise.is_judged:
             lasted = rate > rise.top / 2
-            if lasted or now > rise.since + lead_s + self._span_s:
+            if lasted or now > rise.since + lead_s + span_s:
                 self._lasted.append(lasted)
                 rise.is_judged = True
             self._rise = None if lasted else rise
-        elif now > rise.since + lead_s + 2 * self._span_s:  # peaks have forgotten it
+        elif now > rise.since + lead_s + 2 * span_s:  # peaks have forgotten it
             self._rise = None
         passed = self._lasted.count(False)
         doubted = self._rise is not None and passed >= FEWEST and passed > len(self._lasted) / 2
         return rise.before / rise.top if doubted else 1.0
 
-    def _remember(self, now: float, rate: float) -> None:
-        self._peaked = self._peak.observe(now, rate)
+    def _remember(self, now: float, rate: float, span_s: float) -> None:
+        self._peaked = self._peak.observe(now, rate, span_s)
         if self._seen == -inf:
             self._began = now
         elif now > self._seen:

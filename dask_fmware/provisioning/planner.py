@@ -73,11 +73,11 @@ class Planner:
         self._peaks: dict[str, Peak] = {}
         self._surprises: dict[str, Surprise] = {}
         self._passing: dict[str, Passing] = {}
-        self._filling = Filling(options.idle_s)
+        self._filling = Filling()
         self._started: dict[str, float] = {}  # model -> last start
         self._begun: float | None = None
         self._turns = Turns(options)
-        self._exchanges = Exchanges(options.idle_s)
+        self._exchanges = Exchanges(options.patience_s())
         self._simple = Simple(options)
         self._queue_length = QueueLength(options)
         self._solved: tuple[float, object, Sizing] | None = None
@@ -134,7 +134,7 @@ class Planner:
             if (below := sizing.mix.below.get(model)) is not None:
                 least = self.options.bounds(model).min_replicas
                 reasons[model] += f", {below} below min_replicas={least} for now, as starts fail"
-        self._keep_for_stability(desired, asked, stock, barred, now, reasons)
+        self._keep_for_stability(desired, replace(asked, classes=tuple(classes)), stock, barred, now, reasons)
         settled = [m for m in self.inventory.models if now - self._started.get(m, -inf) >= self.options.cool_down_s]
         reasons |= self._turns.take(desired, Look(self.inventory, seen.models, stock, barred, settled, now))
         return self._made(desired, reasons, seen, stock, barred, now, sizing.attainment)
@@ -143,10 +143,12 @@ class Planner:
         """What is there, and how much of what comes is to be believed."""
         believed = {}
         for flow in seen.workflows:
-            passing = self._passing.setdefault(flow.name, Passing(self.options.idle_s))
-            believed[flow.name] = passing.observe(now, flow.rate, self._lead_s(flow))
-        lead_s = {model: self._load_s(model) + 2 * self.options.interval_s for model in self.inventory.models}
-        return Soon(self.inventory, seen.models, stock.ready, lead_s, believed, now)
+            passing = self._passing.setdefault(flow.name, Passing())
+            believed[flow.name] = passing.observe(now, flow.rate, self._lead_s(flow), self._flow_stays_s(flow))
+        models = self.inventory.models
+        lead_s = {model: self._load_s(model) + 2 * self.options.interval_s for model in models}
+        stays_s = {model: self._stays_s(model) for model in models}
+        return Soon(self.inventory, seen.models, stock.ready, lead_s, stays_s, believed, now)
 
     def _classes(self, seen: Observation, now: float) -> tuple[list[CallClass], dict[str, str]]:
         """Classes of calls at the peak of the forecast, and calls under way of which no more are expected."""
@@ -158,7 +160,8 @@ class Planner:
                 continue
             coming = workflow.rate + max(workflow.trend, 0.0) * lead_s
             coming = min(coming, 2 * workflow.rate) if workflow.rate else coming
-            peak = self._peaks.setdefault(workflow.name, Peak(self.options.idle_s)).observe(now, coming)
+            stays_s = self._flow_stays_s(workflow)
+            peak = self._peaks.setdefault(workflow.name, Peak()).observe(now, coming, stays_s)
             surprise = self._surprises.setdefault(workflow.name, Surprise(1 - self.options.quantile))
             room = surprise.observe(now, lead_s, peak, workflow.rate)
             loads.append(replace(workflow, rate=peak * room))
@@ -170,22 +173,22 @@ class Planner:
         classes = call_classes([load for load in loads if load.rate > 0], self.inventory)
         known = {calls.model for calls in classes}
         for model, load in seen.models.items():
-            if model not in known and self.inventory.of(model) and not self._is_idle(load, now):
+            if model not in known and self.inventory.of(model) and not self._is_idle(model, load, now):
                 rate = max(load.held, FEWEST_CALLS) / self._catch_up_s(model)
                 classes.append(CallClass(f"{model}{UNDER_WAY}", model, rate, 512, 128, inf, False))
                 if not load.held:
-                    notes[classes[-1].name] = f"its last calls run, or ended less than {self.options.idle_s:.0f} s ago"
+                    notes[classes[-1].name] = f"its last calls run, or ended less than {self._stays_s(model):.0f} s ago"
         return classes, notes
 
     def _is_quiet(self, workflow: WorkflowDemand, loads: Mapping[str, ModelLoad], now: float) -> bool:
         """Whether no model of a workflow has had a call in all of the idle period, however high the load was before."""
-        found = [loads.get(node.model) for node in workflow.nodes if node.model is not None]
-        had_calls = any(load is not None and load.last_call > -inf for load in found)
-        return had_calls and all(load is not None and self._is_idle(load, now) for load in found)
+        found = {node.model: loads.get(node.model) for node in workflow.nodes if node.model is not None}
+        had_calls = any(load is not None and load.last_call > -inf for load in found.values())
+        return had_calls and all(load is not None and self._is_idle(name, load, now) for name, load in found.items())
 
-    def _is_idle(self, load: ModelLoad, now: float) -> bool:
+    def _is_idle(self, model: str, load: ModelLoad, now: float) -> bool:
         """Whether a model has had no call in all of the idle period."""
-        return not load.held and not load.running and now - load.last_call >= self.options.idle_s
+        return not load.held and not load.running and now - load.last_call >= self._stays_s(model)
 
     def _backlog(
         self, classes: Sequence[CallClass], loads: Mapping[str, ModelLoad], filling: Mapping[str, float]
@@ -212,6 +215,14 @@ class Planner:
 
     def _load_s(self, model: str) -> float:
         return max((kind.load_s for kind in self.inventory.of(model)), default=self.options.load_s)
+
+    def _stays_s(self, model: str) -> float:
+        """For how long a replica of a model stays that is not needed."""
+        return self.options.patience_s(self._load_s(model))
+
+    def _flow_stays_s(self, workflow: WorkflowDemand) -> float:
+        models = {node.model for node in workflow.nodes if node.model is not None}
+        return max((self._stays_s(model) for model in models), default=self.options.patience_s())
 
     def _catch_up_s(self, model: str) -> float:
         return max(CATCH_UP_S, self._load_s(model))
@@ -241,7 +252,7 @@ class Planner:
         now: float,
         reasons: dict[str, str],
     ) -> None:
-        """Let fewer replicas be desired than there are only where a margin more load would need fewer too."""
+        """Let fewer replicas be desired than there are only where a margin more, grown full, would need fewer too."""
         shrinking = [key for key, count in stock.counts.items() if desired.get(key, 0) < count]
         if not shrinking:
             return
@@ -250,13 +261,13 @@ class Planner:
             self._lower = self._size(replace(asked, classes=tuple(more)), stock, barred)
         for key in shrinking:
             model, count = key[0], stock.counts[key]
-            is_new = self._begun is not None and now - self._begun < self.options.idle_s
+            is_new = self._begun is not None and now - self._begun < self._stays_s(model)
             started = now - self._started.get(model, -1e18)
             keep = count if is_new or started < self.options.cool_down_s else self._lower.mix.replicas.get(key, 0)
             grows = any(desired.get(k, 0) > n for k, n in stock.counts.items() if k[0] == model)
             desired[key] = min(max(desired.get(key, 0), keep), count)
             if desired[key] < count and not grows:
-                reasons[model] += f"; {count - desired[key]} on {key[1]} not needed for {self.options.idle_s:.0f} s"
+                reasons[model] += f"; {count - desired[key]} on {key[1]} not needed for {self._stays_s(model):.0f} s"
 
     def _margin(self, rate: float) -> float:
         """How much more load what is left must bear: few arrivals do not tell their rate well."""
@@ -273,10 +284,10 @@ class Planner:
         rate = sum(calls.rate for calls in classes if calls.model == model)
         if not rate:
             least = self.options.bounds(model).min_replicas
-            return f"no calls for {self.options.idle_s:.0f} s" + (f", min_replicas={least}" if least else "")
+            return f"no calls for {self._stays_s(model):.0f} s" + (f", min_replicas={least}" if least else "")
         if (note := notes.get(f"{model}{UNDER_WAY}")) is not None:
             return note
-        words = [f"{rate:.3g} calls/s at the peak of {self.options.idle_s:.0f} s"]
+        words = [f"{rate:.3g} calls/s at the peak of {self._stays_s(model):.0f} s"]
         flows = {calls.name.partition(".")[0] for calls in classes if calls.model == model}
         words += [notes[flow] for flow in sorted(flows & notes.keys())]
         if load is not None and load.held:

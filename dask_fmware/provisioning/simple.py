@@ -48,7 +48,7 @@ class Simple:
                 idle_since = replica.idle_since
                 if replica.model != model or replica.state != "ready" or idle_since is None or load.held:
                     continue
-                if now - idle_since >= self._options.idle_s and have > bounds.min_replicas:
+                if now - idle_since >= self._options.patience_s() and have > bounds.min_replicas:
                     desired[model, replica.accelerator] -= 1
                     have -= 1
                     reasons[model] = f"idle for {now - idle_since:.0f} s"

@@ -76,7 +76,7 @@ class Turns:
                 if load is None or load.held or load.running:
                     continue
                 kept = sum(n for (name, _), n in desired.items() if name == other) - 1
-                patience_s = min(kind.load_s + look.inventory.kinds[key].load_s, self._options.idle_s)
+                patience_s = min(kind.load_s + look.inventory.kinds[key].load_s, self._options.patience_s())
                 if kept >= self._options.bounds(other).min_replicas and look.now - self._since[model] >= patience_s:
                     return key, kind.key
         return None

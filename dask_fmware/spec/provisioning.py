@@ -14,6 +14,8 @@ from dask_fmware.spec.record import Option, Record
 
 __all__ = ["Bounds", "Provisioning"]
 
+LEAST_IDLE_S = 120.0  # for which a replica stays that is not needed, unless options say otherwise
+
 
 class Bounds(Record):
     """Least and most replicas of one model, over all accelerators."""
@@ -48,6 +50,8 @@ class Provisioning(Option):
     idle_s, cool_down_s, margin
         Replicas go when the load of all of `idle_s` could do without them and a share of `margin` more, the last of a
         model when none of its calls waited or ran in it, but not within `cool_down_s` of a start of their model.
+        Without `idle_s` they stay for as long as it would take to start them again, two minutes at least (see
+        `patience_s`).
         Where models are more than cards, calls wait for the card of a replica without calls, for `idle_s` at most; two
         models of which each has the card that the other waits for change places after it.
     boot_s, load_s
@@ -71,8 +75,11 @@ class Provisioning(Option):
     mode: Literal["projection", "simple", "queue_length", "manual"] = "projection"
     quantile: float = Field(default=0.95, gt=0, lt=1, description="share of runs that shall meet their SLO")
     interval_s: float = Field(default=1.0, gt=0, description="between two looks at the load")
-    idle_s: float = Field(
-        default=120.0, gt=0, description="replicas go when the load of all of this time could do without them"
+    idle_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="replicas go when the load of all of this time could do without them; left out: "
+        f"{LEAST_IDLE_S:g} s, or as long as a start takes if that is longer",
     )
     cool_down_s: float = Field(default=30.0, ge=0, description="after a start of a model none of its replicas goes")
     margin: float = Field(
@@ -99,6 +106,14 @@ class Provisioning(Option):
     target_ongoing: float = Field(default=2.0, gt=0, description="queue_length: calls a replica, running and waiting")
     upscale_delay_s: float = Field(default=30.0, ge=0, description="queue_length: of more calls before a start")
     downscale_delay_s: float = Field(default=600.0, ge=0, description="queue_length: of fewer calls before a stop")
+
+    def patience_s(self, start_s: float = 0.0) -> float:
+        """For how long a replica stays that is not needed and takes `start_s` seconds to start.
+
+        A card that loads serves nobody, so a replica that comes back has cost its start twice. Where it is kept for as
+        long as that takes, it costs at most twice what would have been best, whatever comes (ski rental).
+        """
+        return max(LEAST_IDLE_S, start_s) if self.idle_s is None else self.idle_s
 
     def bounds(self, model: str) -> Bounds:
         """Bounds of a model."""

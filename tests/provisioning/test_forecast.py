@@ -80,8 +80,8 @@ def test_bursts_are_told_from_poisson() -> None:
 
 
 def test_a_peak_is_held_for_its_time() -> None:
-    peak = Peak(10)
-    assert [peak.observe(float(t), v) for t, v in ((0, 5), (1, 9), (5, 2), (11, 1), (12, 1))] == [5, 9, 9, 9, 2]
+    peak = Peak()
+    assert [peak.observe(float(t), v, 10.0) for t, v in ((0, 5), (1, 9), (5, 2), (11, 1), (12, 1))] == [5, 9, 9, 9, 2]
 
 
 @pytest.mark.parametrize("clump", [1, 8])

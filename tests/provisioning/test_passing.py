@@ -8,8 +8,8 @@ LEAD_S = 7.0
 
 
 def told(rates: list[float], span_s: float = 20.0) -> list[float]:
-    passing = Passing(span_s)
-    return [passing.observe(float(second), rate, LEAD_S) for second, rate in enumerate(rates)]
+    passing = Passing()
+    return [passing.observe(float(second), rate, LEAD_S, span_s) for second, rate in enumerate(rates)]
 
 
 def bursts(every_s: int, length_s: int, seconds: int = 1500) -> list[float]:
@@ -53,5 +53,5 @@ def test_a_silence_that_ends_is_no_rise() -> None:
 
 
 def test_looks_at_the_same_moment_and_after_a_long_time_are_harmless() -> None:
-    passing = Passing(20.0)
-    assert [passing.observe(now, 3.0, LEAD_S) for now in (0.0, 0.0, 5000.0, 5000.0)] == [1.0] * 4
+    passing = Passing()
+    assert [passing.observe(now, 3.0, LEAD_S, 20.0) for now in (0.0, 0.0, 5000.0, 5000.0)] == [1.0] * 4

@@ -57,6 +57,31 @@ def test_replicas_go_after_the_idle_period_and_not_before() -> None:
     assert set(kinds(drained)) == {"drain"}
 
 
+@pytest.mark.parametrize(
+    ("load_s", "idle_s", "stays_s"), [(5.0, None, 120.0), (300.0, None, 300.0), (300.0, 60.0, 60.0)]
+)
+def test_replicas_stay_for_as_long_as_a_start_takes_unless_told_otherwise(
+    load_s: float, idle_s: float | None, stays_s: float
+) -> None:
+    planner = Planner(inventory(load_s=load_s), Provisioning(idle_s=idle_s, cool_down_s=0))
+    need = sum(planner.plan(seen(flow(20.0)), 0.0).desired.values())
+    have = stock(need, idle_since=0.0)
+    plans = {now: planner.plan(seen(flow(1.0), replicas=have), now) for now in (1.0, stays_s - 1, stays_s + 1)}
+    assert [now for now, plan in plans.items() if "drain" in kinds(plan)] == [stays_s + 1]
+    assert f"not needed for {stays_s:.0f} s" in plans[stays_s + 1].reasons["m"]
+
+
+def test_a_load_that_has_just_begun_lets_no_replica_go_that_it_will_need_when_it_is_full() -> None:
+    begun, there = flow(10.0, output=3000), ModelLoad(running=8, held=12)
+    options = Provisioning(idle_s=10, cool_down_s=0)
+    lasted = seen(begun, replicas=stock(1), m=ModelLoad(running=900))
+    full = sum(Planner(inventory(load_s=5.0, cards=500), options).plan(lasted, 0.0).desired.values())
+    planner = Planner(inventory(load_s=5.0, cards=500), options)
+    plans = [planner.plan(seen(begun, replicas=stock(full), m=there), float(now)) for now in range(60)]
+    assert "as full as it will be" in plans[-1].reasons["m"]
+    assert not any(plan.steps for plan in plans)
+
+
 def test_a_replica_with_work_is_drained_and_stopped_only_when_it_is_done() -> None:
     planner = Planner(inventory(), Provisioning(idle_s=1, cool_down_s=0))
     planner.plan(seen(replicas=stock(1, running=2)), 0.0)
@@ -150,7 +175,7 @@ def test_nothing_changes_under_constant_load() -> None:
         if count != len(have):
             changes.append((second, count))
             have = stock(count, since=float(second))
-    settled = [change for change in changes if change[0] > 2 * options.idle_s]  # the first seconds tell little
+    settled = [change for change in changes if change[0] > 2 * options.patience_s()]  # the first seconds tell little
     assert not settled, changes
 
 
