@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 from math import inf
+from statistics import fmean
 
 import pytest
+from scipy import stats
 
 from dask_fmware.policy import POLICIES
 from dask_fmware.simulate.clairvoyant import most_in_time
-from dask_fmware.simulate.report import crossing, interval
+from dask_fmware.simulate.report import Interval, crossing, interval
 from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import Workload
@@ -118,10 +121,19 @@ def test_a_report_counts_what_happened() -> None:
     assert told.cost == pytest.approx(2.0 * told.makespan_s / 3600)
 
 
-def test_an_interval_holds_its_mean_and_is_the_same_each_time() -> None:
-    one = interval([0.2, 0.4, 0.9])
-    assert one.low <= one.mean <= one.high
-    assert one == interval([0.2, 0.4, 0.9])
+@pytest.mark.parametrize("seeds", [2, 5, 31, 60])
+def test_an_interval_is_that_of_students_t(seeds: int) -> None:
+    draw = random.Random(seeds)
+    values = [draw.gauss(10.0, 3.0) for _ in range(seeds)]
+    low, high = stats.t.interval(0.95, seeds - 1, loc=fmean(values), scale=stats.sem(values))
+    one = interval(values)
+    assert (one.mean, one.low, one.high) == pytest.approx((fmean(values), low, high), rel=1e-3)
+
+
+def test_an_interval_of_shares_stays_within_what_they_can_be() -> None:
+    one = interval([0.9, 1.0, 0.6], 0.0, 1.0)
+    assert one.low < one.mean < one.high == 1.0
+    assert interval([0.7]) == interval([0.7, 0.7]) == Interval(0.7, 0.7, 0.7)
 
 
 def test_the_crossing_is_the_last_one_down() -> None:
