@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from dask_fmware.cli import fmware
 from dask_fmware.errors import SpecError, VersionMismatchError
 from dask_fmware.policy import POLICIES
 from dask_fmware.simulate.recorded import read_recorded
@@ -167,14 +165,6 @@ def test_cards_may_be_added_to_a_type_of_which_none_was_in_use(tmp_path: Path) -
     record(tmp_path / "a.jsonl", "greedy", cards=cards, models=models)
     fleet = read_recorded(tmp_path / "a.jsonl").with_cards({"spare": 2})
     assert sum(card.startswith("spare") for _, card in fleet.placement()) == 2 * len(models)
-
-
-def test_cards_that_are_added_twice_are_added_up(tmp_path: Path) -> None:
-    record(tmp_path / "a.jsonl", "greedy")
-    asked = ["simulate", "--record", str(tmp_path / "a.jsonl"), "--add", "fast=1", "--add", "fast=2"]
-    result = CliRunner().invoke(fmware, asked)
-    assert result.exit_code == 0, result.output
-    assert "fast+3" in result.output
 
 
 @pytest.mark.parametrize("second", ["e2e_s", "finish_by"])
