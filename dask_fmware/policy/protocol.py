@@ -9,13 +9,13 @@ all it may keep is its own turn or its own random draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from dask_fmware.model.immutable import immutable
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.spec.deployment import Latency
 
-__all__ = ["Bind", "CallView", "Choice", "Draw", "Park", "Policy", "Rank", "ReplicaView", "Wait"]
+__all__ = ["Bind", "CallView", "Choice", "Draw", "Park", "Policy", "Rank", "ReplicaView", "TakesTurns", "Wait"]
 
 Rank: TypeAlias = tuple[float | int | str, ...]
 
@@ -134,6 +134,19 @@ class Park:
 
 
 Choice: TypeAlias = Bind | Wait | Park
+
+
+@runtime_checkable
+class TakesTurns(Protocol):
+    """A policy that now and then serves a call before those that its order puts first."""
+
+    def turns(self) -> Sequence[tuple[float, ...]]:
+        """Return where in its order such calls stand, each as the beginning of a key; empty: it is nobody's turn."""
+        ...
+
+    def take_turn(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Bind | None:
+        """Pick one of `replicas` for the first call that waits at such a place, or let others be served first."""
+        ...
 
 
 class Policy(Protocol):

@@ -25,8 +25,8 @@ when nothing urgent waits, and either no urgent call is likely to come meanwhile
 the same: on engines that batch the typical urgent call beside them, or on another replica; where it looks ahead the
 next runs, taken to be like the last ones at their rate; on more cards that serve one call each, as many stay idle as
 urgent calls keep busy and twice the root of that. One start in twenty is theirs by right once they have waited for
-long, one in a hundred of those without an SLO, where a slot is open. While urgent calls take each slot as it becomes
-free, beyond saturation, parked calls wait until the load falls, and those without an SLO behind them.
+long, one in a hundred of those without an SLO. Where urgent calls take each slot as it becomes free, beyond saturation,
+it is one in a hundred for all of them together: late ones and those without an SLO of each priority in turn.
 Of tenants, those that were given more card time for their weight than the least served other are ahead: their fresh
 runs come after those of the others, and on engines that batch only where typical urgent calls are in time beside them.
 How much of an engine that batches runs without an SLO may take besides is measured, see `policy.leeway`; beside urgent
@@ -46,6 +46,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from math import inf
+from operator import itemgetter
 
 from dask_fmware.policy.estimate import execution_s, expected_s
 from dask_fmware.policy.kinds import RankedReplicas, candidates
@@ -61,7 +62,8 @@ __all__ = ["Slack"]
 REMEMBERED = 16  # urgent calls whose arrivals tell the rate of the next
 PATIENCE = 10.0  # objectives that a call is parked before it has a right to a turn
 RIGHT = 20  # urgent starts for one such turn
-RIGHT_OF_JOBS = 100  # the same for a call without an SLO
+RIGHT_OF_JOBS = 100  # the same for a call without an SLO, and for any where urgent calls take each slot
+MOST_KINDS = 100  # of background calls, by priority, that are remembered
 HOPELESS = 20  # urgent calls parked in a row: they need no replica, and only what runs can show that they are misjudged
 EVEN_ODDS = 0.7  # expected urgent arrivals at which one comes as likely as not
 FOR_BEGUN = 0.25  # most of a batch that is kept for calls of runs under way
@@ -85,7 +87,9 @@ class Slack:
         self._lost: dict[str, float] = {}  # model -> share of calls of runs under way that came too late lately
         self._leeway: dict[str, Leeway] = defaultdict(Leeway)  # model -> of calls without an objective
         self._prices = Prices()
-        self._starts = 0  # of urgent calls since a background call had its turn
+        self._starts = 0  # of urgent calls
+        self._turned: dict[tuple[float, float], int] = {}  # kind of background calls -> of these, when it had its turn
+        self._turned_late = 0  # of these, when one had its turn for which no slot had been open for long
         self._in_vain: Counter[str] = Counter()  # model -> urgent calls that were parked since one could be in time
         self._ahead = LookAhead(_cost)
         self._plan: Plan | None = None  # for the decisions of this moment
@@ -97,10 +101,13 @@ class Slack:
     def order(self, call: CallView) -> tuple[float, ...]:
         """Those that can be in time before the others, by priority; runs under way, fresh ones; least latest start."""
         due = call.due
-        if due is None:
-            return (BEHIND, -call.priority, JOB, call.excess, call.runnable_at)
-        if call.parked:
-            return (BEHIND, -call.priority, LATE, 0.0, call.submitted)
+        if due is None or call.parked:
+            kind = _kind(call)
+            if kind not in self._turned:
+                self._turned[kind] = self._starts
+            return (
+                (BEHIND, *kind, call.excess, call.runnable_at) if due is None else (BEHIND, *kind, 0.0, call.submitted)
+            )
         can_be_in_time = due - call.runnable_at >= call.own_s  # else its run is lost, and it is about to be parked
         if can_be_in_time:
             self._typical.came(call, due)
@@ -137,6 +144,22 @@ class Slack:
             self._starts += len(self._plan.starts)
             self._in_vain.clear()
         return self._plan
+
+    # -- turns -----------------------------------------------------------------------------------
+
+    def turns(self) -> Sequence[tuple[float, ...]]:
+        """Now and then background calls come before urgent ones: their kinds in turn, of each the first."""
+        if self._starts - self._turned_late < RIGHT_OF_JOBS:
+            return ()
+        return [(BEHIND, *kind) for kind, at in sorted(self._turned.items(), key=itemgetter(1))]
+
+    def take_turn(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Bind | None:
+        """Bind a background call that has waited for long."""
+        room = [replica for replica in candidates(call, replicas, self.rank) if replica.has_room]
+        if not room or not self._turn(call, now):
+            return None
+        self._turned_late = self._starts
+        return Bind(room[0].replica_id, "it has waited for long", inf)
 
     # -- choice ----------------------------------------------------------------------------------
 
@@ -269,11 +292,19 @@ class Slack:
     def _turn(self, call: CallView, now: float) -> bool:
         """One start in so many is for background calls that have waited for long."""
         objective_s = call.deadline - call.submitted if call.deadline is not None else 1.0
-        right = RIGHT if call.due is not None else RIGHT_OF_JOBS
-        if now - call.runnable_at < PATIENCE * objective_s or self._starts < right:
+        right, kind = RIGHT if call.due is not None else RIGHT_OF_JOBS, _kind(call)
+        starts = self._starts - self._turned.get(kind, 0)
+        if now - call.runnable_at < PATIENCE * objective_s or starts < right:
             return False
-        self._starts = 0
+        self._turned[kind] = self._starts
+        if len(self._turned) > MOST_KINDS:
+            del self._turned[min(self._turned, key=self._turned.__getitem__)]
         return True
+
+
+def _kind(call: CallView) -> tuple[float, float]:
+    """What background calls have in common that are served in one order."""
+    return -call.priority, JOB if call.due is None else LATE
 
 
 def _latest() -> deque[float]:

@@ -12,7 +12,7 @@ from math import inf
 from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.policy import estimate
 from dask_fmware.policy.outlook import Planner
-from dask_fmware.policy.protocol import Bind, Choice, Park, Policy, ReplicaView, Wait
+from dask_fmware.policy.protocol import Bind, Choice, Park, Policy, ReplicaView, TakesTurns, Wait
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.dispatching.apart import Apart
 from dask_fmware.runtime.dispatching.assigning import Assigner
@@ -68,6 +68,7 @@ class Dispatcher:
     ) -> None:
         self.policy = policy
         self._planner: Planner | None = policy if isinstance(policy, Planner) else None
+        self._turns: TakesTurns | None = policy if isinstance(policy, TakesTurns) else None
         self._look_at: float | None = None  # when a call that waits is to be looked at again
         self._fleet = fleet
         self._runs = runs
@@ -234,6 +235,8 @@ class Dispatcher:
         actions = [] if self._apart.is_empty else self._start_apart(models, now)
         if not self._queues:
             return actions
+        if self._turns is not None and (places := self._turns.turns()):
+            actions += self._start_turn(self._turns, places, models, now)
         if self._planner is not None:
             actions += self._start_planned(self._planner, now)
         calls, fleet = self._runs.calls, self._fleet
@@ -314,6 +317,23 @@ class Dispatcher:
             if (state := self._apart.settle(model)) is not None:
                 actions += self.rehold(state, now)
         return actions
+
+    def _start_turn(
+        self, policy: TakesTurns, places: Sequence[tuple[float, ...]], models: Iterable[str], now: float
+    ) -> list[Action]:
+        """Start a call before others, if one is found at these places of the order and the policy still wants it."""
+        for model in models:
+            queue = self._queues.get(model)
+            for ticket in filter(None, map(queue.after, places)) if queue is not None else ():
+                call = self._runs.calls[ticket[2]]
+                if call.parked and self._rejects(call, now):
+                    continue
+                views = _others(self._fleet.views(model), call.avoid) if call.avoid else self._fleet.views(model)
+                choice = policy.take_turn(self._views.view(call), views, now) if views else None
+                if choice is not None:
+                    self._queues.remove(model, ticket[2])
+                    return self._bind(call, choice, now)
+        return []
 
     def _start_planned(self, planner: Planner, now: float) -> list[Action]:
         """Start what a policy that plans wants to start now."""

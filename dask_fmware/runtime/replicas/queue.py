@@ -46,6 +46,10 @@ class CallQueue:
         """Return the ticket that is served next."""
         return self.at(0)
 
+    def after(self, order: tuple[float, ...]) -> Ticket | None:
+        """Return the first ticket whose order is not less than the beginning of one; None if there is none."""
+        return self.at(self._order.bisect_left((order,)))
+
     def take(self, place: int) -> Ticket | None:
         """Take out the ticket that is served after `place` others."""
         ticket = self.at(place)
