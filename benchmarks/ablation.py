@@ -1,6 +1,7 @@
 """Each part of `slack` switched off in turn, in the simulator.
 
     python -m benchmarks.ablation [--seeds 20]
+    python -m benchmarks.ablation --table
 
 A part is switched off from outside, by what is shown to the policy or made of its answer, so that all else is the
 policy as it is shipped. Beside the paper's setting and overload stand what single parts are for: a batch job beside
@@ -22,7 +23,7 @@ from typing import Any
 from rich.progress import track
 
 from benchmarks import batch_beside, prefix_affinity
-from benchmarks.support.environment import environment, write
+from benchmarks.support.environment import TABLE, environment, kept, write
 from benchmarks.support.trial import Cell, scenario_of
 from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.kinds import leaders
@@ -196,20 +197,34 @@ def _two_cards() -> Scenario:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20, help="from 1000 up; a quarter (2 at least) on batching cards")
+    parser.add_argument("--table", action="store_true", help=TABLE)
     asked = parser.parse_args()
+    raw = kept("ablation") if asked.table else measured(asked.seeds)
+    text = table(raw)
+    print(text)
+    write("ablation", raw, text)
+
+
+def measured(seeds: int) -> dict[str, Any]:
+    """What is kept: a goodput for each part, column and seed."""
     found: dict[str, dict[str, list[float]]] = {part or "nothing": defaultdict(list) for part in PARTS}
     for part in track(PARTS, description="parts"):
         for played in (paper, batching, beside, turns):
-            for seed in range(FIRST_SEED, FIRST_SEED + (asked.seeds if played is paper else max(asked.seeds // 4, 2))):
+            for seed in range(FIRST_SEED, FIRST_SEED + (seeds if played is paper else max(seeds // 4, 2))):
                 for column, value in played(part, seed).items():
                     found[part or "nothing"][column].append(value)
+    return {"environment": environment(seed=FIRST_SEED), "goodput": found}
+
+
+def table(raw: dict[str, Any]) -> str:
+    """Markdown of what is kept."""
+    found: dict[str, dict[str, list[float]]] = raw["goodput"]
     columns = list(found["nothing"])
-    where = environment(seed=FIRST_SEED)
     lines = [
         "# What each part of `slack` is worth, simulated",
         "",
-        f"`{where['command']}`; goodput, and in parentheses what is lost without the part, 95 % bootstrap interval of "
-        f"the paired difference. Paper: mean over N = {', '.join(map(str, COUNTS))} runs within 10 s; seeds from "
+        f"`{raw['environment']['command']}`; goodput, and in parentheses what is lost without the part, 95 % interval "
+        f"of the paired difference. Paper: mean over N = {', '.join(map(str, COUNTS))} runs within 10 s; seeds from "
         f"{FIRST_SEED}.",
         "",
         "| without | " + " | ".join(columns) + " |",
@@ -226,10 +241,7 @@ def main() -> None:
                 text += f" ({lost.mean:+.3f}{around})"
             row.append(text)
         lines.append("| " + " | ".join(row) + " |")
-    text = "\n".join(lines)
-    print(text)
-    raw: dict[str, Any] = {"environment": where, "goodput": found}
-    write("ablation", raw, text)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

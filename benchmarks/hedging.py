@@ -1,6 +1,7 @@
 """What it is worth to try a call elsewhere that gives no token in time, in virtual time.
 
     python -m benchmarks.hedging [--seeds 10] [--first 1000] [--scenario loss] [--policy slack]
+    python -m benchmarks.hedging --table
 
 All three ways play the same runs and the same faults, beside what stands in without any: an attempt without a token for
 60 s is tried elsewhere, an engine that was silent for two in a row is started again (30 s), estimates are corrected.
@@ -22,7 +23,7 @@ from typing import Any, Literal
 
 from rich.progress import Progress
 
-from benchmarks.support.environment import environment, write
+from benchmarks.support.environment import TABLE, asked_then, environment, kept, write
 from benchmarks.support.within import within
 from dask_fmware.policy.estimate import expected_s
 from dask_fmware.profile.emulation import FIRST, LAST
@@ -266,23 +267,17 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1000, help="below 100: seeds that constants are tuned on")
     parser.add_argument("--loads", type=float, nargs="+", default=LOADS)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--table", action="store_true", help=TABLE)
     asked = parser.parse_args()
+    suffix = "" if (asked.scenario, asked.policy) == ("loss", "slack") else f"_{asked.scenario}_{asked.policy}"
+    if asked.table:
+        raw = kept(f"hedging{suffix}")
+        write(f"hedging{suffix}", raw, table(raw, asked_then(parser, raw["environment"]["command"])))
+        return
     scenario = scenario_of(asked.scenario)
     full = saturation(load_scenario(SCENARIOS / f"{asked.scenario}.yaml"))
     seeds = range(asked.first, asked.first + asked.seeds)
-    rows: list[dict[str, Any]] = []
-    made = environment(seed=asked.first)
-    suffix = "" if (asked.scenario, asked.policy) == ("loss", "slack") else f"_{asked.scenario}_{asked.policy}"
-    lines = [
-        "# Calls that give no token in time are tried elsewhere",
-        "",
-        f"`{made['command']}`: `{asked.scenario}`, `{asked.policy}`, {asked.seeds} seeds, "
-        f"{DURATION_S:g} s of arrivals, budget {BUDGET:.0%} of tokens.",
-        "Goodput, and its paired difference in points with a 95 % interval; tokens of second attempts, of all.",
-        "",
-        "| what goes wrong | load | off | moved | tokens | concurrent | tokens | second wins |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    raw = {"environment": environment(seed=asked.first), "rows": []}
     with Progress() as progress:
         task = progress.add_task("cells", total=len(asked.settings) * len(asked.loads) * len(seeds))
         for name in asked.settings:
@@ -292,20 +287,38 @@ def main() -> None:
                     for way, one in played(scenario, asked.policy, seed, load * full, SETTINGS[name]).items():
                         found[way].append(one)
                     progress.advance(task)
-                row: dict[str, Any] = {"setting": name, "load": load, "cells": found}
-                shown = [SETTINGS[name].what, f"{load:g}", f"{fmean(c['goodput'] for c in found['off']):.4f}"]
-                for way in WAYS[1:]:
-                    pairs = zip(found[way], found["off"], strict=True)
-                    apart = interval([100 * (one["goodput"] - other["goodput"]) for one, other in pairs])
-                    row[way] = asdict(apart)
-                    shown.append(f"{apart.mean:+.2f}{within(apart.low, apart.high, '+.2f', seeds)}")
-                    shown.append(f"{fmean(c['share'] for c in found[way]):.2%}")
-                won = [sum(c.get(key, 0) for c in found["concurrent"]) for key in ("second won", "second")]
-                rows.append(row)
-                lines.append("| " + " | ".join([*shown, f"{won[0]} of {won[1]}"]) + " |")
-                print(lines[-1], flush=True)
+                raw["rows"].append({"setting": name, "load": load, "cells": found})
+                text = table(raw, asked)
+                print(text.splitlines()[-1], flush=True)
                 if asked.first >= 1000:  # after each row: it may be broken off
-                    write(f"hedging{suffix}", {"environment": made, "rows": rows}, "\n".join(lines))
+                    write(f"hedging{suffix}", raw, text)
+
+
+def table(raw: dict[str, Any], asked: argparse.Namespace) -> str:
+    """Markdown of what is kept; the differences are added to it."""
+    lines = [
+        "# Calls that give no token in time are tried elsewhere",
+        "",
+        f"`{raw['environment']['command']}`: `{asked.scenario}`, `{asked.policy}`, {asked.seeds} seeds, "
+        f"{DURATION_S:g} s of arrivals, budget {BUDGET:.0%} of tokens.",
+        "Goodput, and its paired difference in points with a 95 % interval; tokens of second attempts, of all.",
+        "",
+        "| what goes wrong | load | off | moved | tokens | concurrent | tokens | second wins |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in raw["rows"]:
+        found = row["cells"]
+        what = SETTINGS[row["setting"]].what
+        shown = [what, f"{row['load']:g}", f"{fmean(c['goodput'] for c in found['off']):.4f}"]
+        for way in WAYS[1:]:
+            pairs = zip(found[way], found["off"], strict=True)
+            apart = interval([100 * (one["goodput"] - other["goodput"]) for one, other in pairs])
+            row[way] = asdict(apart)
+            shown.append(f"{apart.mean:+.2f}{within(apart.low, apart.high, '+.2f', found[way])}")
+            shown.append(f"{fmean(c['share'] for c in found[way]):.2%}")
+        won = [sum(c.get(key, 0) for c in found["concurrent"]) for key in ("second won", "second")]
+        lines.append("| " + " | ".join([*shown, f"{won[0]} of {won[1]}"]) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

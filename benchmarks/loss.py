@@ -2,6 +2,7 @@
 
     python -m benchmarks.loss [--seeds 30]       in the simulator
     python -m benchmarks.loss --real [--policy]  once with emulated engines in real processes, one killed by SIGKILL
+    python -m benchmarks.loss [--real] --table   plays nothing: the table from what is kept
 
 Both clusters get the same runs. Counted are the runs whose objective ends in the minute after the loss: those that are
 under way on the lost replica, too. The replica does not come back.
@@ -24,7 +25,7 @@ from distributed import Client
 from rich.progress import track
 
 import dask_fmware as fm
-from benchmarks.support.environment import environment, write
+from benchmarks.support.environment import TABLE, environment, kept, write
 from benchmarks.support.trial import planned
 from benchmarks.support.within import within
 from dask_fmware.simulate.report import interval
@@ -134,18 +135,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--real", action="store_true", help="real processes, one seed")
     parser.add_argument("--policy", choices=POLICIES, nargs="+", help="all of them, with --real slack")
+    parser.add_argument("--table", action="store_true", help=TABLE)
     asked = parser.parse_args()
-    rate = LOAD * saturation(SCENARIO)
-    lines = [
-        "# A replica is lost",
-        "",
-        f"`{environment(seed=FIRST_SEED)['command']}`; {rate:.1f} runs a second, half of what four replicas serve;",
-        f"one is lost after {LOST_AT_S:g} s and does not come back. Goodput of the next minute, same runs.",
-        "",
-        "| policy | one of four lost | three, undisturbed | difference, 95 % | bar: at least -2 points |",
-        "|---|---|---|---|---|",
-    ]
-    rows = []
+    name, rate = "loss_real" if asked.real else "loss", LOAD * saturation(SCENARIO)
+    raw = kept(name) if asked.table else {"environment": environment(seed=FIRST_SEED), "rows": measured(asked, rate)}
+    text = table(raw, rate)
+    print(text)
+    write(name, raw, text)
+
+
+def measured(asked: argparse.Namespace, rate: float) -> list[dict[str, Any]]:
+    """What came of each policy: the two goodputs of each seed."""
+    rows: list[dict[str, Any]] = []
     for policy in track(asked.policy or (["slack"] if asked.real else POLICIES), "policies"):
         if asked.real:
             found = [
@@ -156,16 +157,31 @@ def main() -> None:
             ]
         else:
             found = [simulated(policy, seed, rate) for seed in range(FIRST_SEED, FIRST_SEED + asked.seeds)]
+        rows.append({"policy": policy, "goodput": found})
+    return rows
+
+
+def table(raw: dict[str, Any], rate: float) -> str:
+    """Markdown of what is kept; the differences are added to it."""
+    lines = [
+        "# A replica is lost",
+        "",
+        f"`{raw['environment']['command']}`; {rate:.1f} runs a second, half of what four replicas serve;",
+        f"one is lost after {LOST_AT_S:g} s and does not come back. Goodput of the next minute, same runs.",
+        "",
+        "| policy | one of four lost | three, undisturbed | difference, 95 % | bar: at least -2 points |",
+        "|---|---|---|---|---|",
+    ]
+    for row in raw["rows"]:
+        found = row["goodput"]
         apart = interval([one - other for one, other in found])
         around = within(100 * apart.low, 100 * apart.high, "+.2f", found)
-        rows.append({"policy": policy, "goodput": found, "apart": asdict(apart)})
+        row["apart"] = asdict(apart)
         lines.append(
-            f"| {policy} | {fmean(one for one, _ in found):.4f} | {fmean(other for _, other in found):.4f} | "
+            f"| {row['policy']} | {fmean(one for one, _ in found):.4f} | {fmean(other for _, other in found):.4f} | "
             f"{100 * apart.mean:+.2f}{around} points | {'held' if apart.mean >= BAR else '**missed**'} |"
         )
-    text = "\n".join(lines)
-    print(text)
-    write("loss_real" if asked.real else "loss", {"environment": environment(seed=FIRST_SEED), "rows": rows}, text)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

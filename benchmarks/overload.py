@@ -142,7 +142,7 @@ def table(found: list[dict[str, Any]], asked: argparse.Namespace) -> str:
         by_simulator = (
             f"{fmean(simulated(policy, seed, asked.load, asked.minutes) for seed in seeds):.3f}" if policy else "-"
         )
-        goodput = interval([line["goodput"] for line in mine])
+        goodput = interval([line["goodput"] for line in mine], 0.0, 1.0)
         lines.append(
             f"| {name} | {goodput.mean:.3f}{within(goodput.low, goodput.high, '.3f', seeds)} | "
             + (f"{above.mean:+.3f}{within(above.low, above.high, '+.3f', seeds)}" if name != "slack" else "")
@@ -170,7 +170,7 @@ def _seeds(by: dict[str, dict[int, dict[str, Any]]]) -> list[int]:
 
 def seeds_told(found: list[dict[str, Any]]) -> str:
     """Over what the figures are, in words."""
-    return "Means over seeds, 95 % bootstrap intervals." if len(_seeds(_by_system(found))) > 1 else "One seed."
+    return "Means over seeds, 95 % intervals." if len(_seeds(_by_system(found))) > 1 else "One seed."
 
 
 def _busy(lines: list[dict[str, Any]], what: str) -> str:

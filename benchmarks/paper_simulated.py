@@ -1,6 +1,7 @@
 """The paper's experiment in the simulator: more loads, seeds and settings than real systems can be given time for.
 
     python -m benchmarks.paper_simulated [--seeds 30]
+    python -m benchmarks.paper_simulated --table
 
 `power_of_two` stands for the present Ray Serve (at most 5 ongoing requests), `power_of_two_100` for that of the
 paper's time (100). Everything here is simulated; `benchmarks.paper` says how near that is to the real systems.
@@ -16,7 +17,7 @@ from typing import Any
 
 from rich.progress import track
 
-from benchmarks.support.environment import environment, write
+from benchmarks.support.environment import TABLE, asked_then, environment, kept, write
 from benchmarks.support.trial import FAST, Cell, scenario_of
 from benchmarks.support.within import within
 from dask_fmware.simulate.report import crossing, interval
@@ -114,7 +115,7 @@ def table(setting: Setting, found: dict[str, dict[str, dict[str, Any]]], full: d
     ]
     for workflow, policies in found.items():
         for policy, one in policies.items():
-            goodput = interval(one["goodput_by_seed"])
+            goodput = interval(one["goodput_by_seed"], 0.0, 1.0)
             against = [
                 f"{goodput.mean / fmean(policies[base]['goodput_by_seed']) - 1:+.0%}"
                 for base in ("power_of_two", "power_of_two_100")
@@ -143,22 +144,28 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=30, help="from 1000 up")
+    parser.add_argument("--table", action="store_true", help=TABLE)
     asked = parser.parse_args()
-    seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
+    raw: dict[str, Any]
+    if asked.table:
+        raw = kept("paper_simulated")
+        asked = asked_then(parser, raw["environment"]["command"])
+    else:
+        seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
+        raw = {"environment": environment(seed=FIRST_SEED)}
+        for setting in track(SETTINGS, description="settings"):
+            raw[setting.title] = {"counts": setting.counts, **rows(setting, seeds)}
     full = {workflow: saturation(workflow) for workflow in WORKFLOWS}
-    where = environment(seed=FIRST_SEED)
     lines = [
         "# The paper's experiment, simulated",
         "",
-        f"`{where['command']}`; {asked.seeds} seeds from {FIRST_SEED}; serial cards saturate at "
+        f"`{raw['environment']['command']}`; {asked.seeds} seeds from {FIRST_SEED}; serial cards saturate at "
         + ", ".join(f"{workflow} {count:.1f}" for workflow, count in full.items())
         + " runs within 10 s. Latencies are compared with `power_of_two`. On batching cards, which these loads do not "
         "saturate, *below saturation* is over all N.",
         "",
     ]
-    raw: dict[str, Any] = {"environment": where}
-    for setting in track(SETTINGS, description="settings"):
-        raw[setting.title] = {"counts": setting.counts, **rows(setting, seeds)}
+    for setting in SETTINGS:
         lines += table(setting, {w: raw[setting.title][w] for w in WORKFLOWS}, full)
     text = "\n".join(lines)
     print(text)

@@ -1,6 +1,6 @@
 """What prefix affinity gains: runs of several turns, each of which begins with what was said before.
 
-    python -m benchmarks.prefix_affinity
+    python -m benchmarks.prefix_affinity [--table]
 
 Four equal cards in virtual time. A run is five calls in a row; an engine that served the turn before has nine tenths of
 the prompt in its cache and says so, as vLLM and llama.cpp do. `slack` learns that from finished calls and weighs it
@@ -10,12 +10,12 @@ against the load of that replica; without affinity it is shown no replica that s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.environment import environment, write
+from benchmarks.support.environment import TABLE, asked_then, environment, kept, write
 from benchmarks.support.within import within
 from dask_fmware.policy.protocol import CallView, Choice, Policy, ReplicaView
 from dask_fmware.policy.slack import Slack
@@ -95,37 +95,56 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--duration", type=float, default=40.0)
     parser.add_argument("--rates", type=float, nargs="+", default=[5.0, 8.0, 11.0], help="of 1,500 tokens, runs/s")
+    parser.add_argument("--table", action="store_true", help=TABLE)
     asked = parser.parse_args()
-    where = environment(seed=asked.first_seed)
+    if asked.table:
+        raw = kept("prefix_affinity")
+        asked = asked_then(parser, raw["environment"]["command"])
+    else:
+        raw = {"environment": environment(seed=asked.first_seed), "rows": list(measured(asked))}
+    text = table(raw, asked)
+    print(text)
+    write("prefix_affinity", raw, text)
+
+
+def measured(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield what came of each seed of a rate, without affinity and with it."""
+    seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+    for prompt_tokens in (1500, 5000):
+        made = scenario(prompt_tokens, asked.duration)
+        for rate in (rate * (1.0 if prompt_tokens == 1500 else 0.48) for rate in asked.rates):
+            found = {
+                policy.__name__: [of_seed(made, policy(), rate, seed) for seed in seeds]
+                for policy in (Forgetful, Slack)
+            }
+            print(f"{prompt_tokens} tokens, {rate:g} runs/s", flush=True)
+            yield {"prompt_tokens": prompt_tokens, "rate": rate, "cells": found}
+
+
+def table(raw: dict[str, Any], asked: argparse.Namespace) -> str:
+    """Markdown of what is kept."""
     lines = [
         "# Prefix affinity: runs of five turns on four cards, simulated",
         "",
-        f"`{where['command']}`; {asked.seeds} seeds from {asked.first_seed}, {asked.duration:g} s of arrivals.",
+        f"`{raw['environment']['command']}`; {asked.seeds} seeds from {asked.first_seed}, "
+        f"{asked.duration:g} s of arrivals.",
         "",
         "| prompt tokens | runs/s | without: goodput, TTFT, found | with: goodput, TTFT, found | gained (95 %) |",
         "|---|---|---|---|---|",
     ]
-    rows = []
-    for prompt_tokens in (1500, 5000):
-        made = scenario(prompt_tokens, asked.duration)
-        for rate in (rate * (1.0 if prompt_tokens == 1500 else 0.48) for rate in asked.rates):
-            found = {}
-            for policy in (Forgetful, Slack):
-                seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
-                found[policy.__name__] = [of_seed(made, policy(), rate, seed) for seed in seeds]
-            shown = [
-                "{:.3f}, {:.2f} s, {:.0%}".format(*[sum(values) / len(values) for values in zip(*cells, strict=True)])
-                for cells in found.values()
-            ]
-            pairs = zip(found["Slack"], found["Forgetful"], strict=True)
-            gained = interval([one[0] - other[0] for one, other in pairs])
-            lines.append(
-                f"| {prompt_tokens} | {rate:g} | {' | '.join(shown)} "
-                f"| {gained.mean:+.3f}{within(gained.low, gained.high, '+.3f', asked.seeds)} |"
-            )
-            print(lines[-1], flush=True)
-            rows.append({"prompt_tokens": prompt_tokens, "rate": rate, "cells": found})
-    write("prefix_affinity", {"environment": where, "rows": rows}, "\n".join(lines))
+    for row in raw["rows"]:
+        found = row["cells"]
+        shown = [
+            "{:.3f}, {:.2f} s, {:.0%}".format(*[sum(values) / len(values) for values in zip(*cells, strict=True)])
+            for cells in found.values()
+        ]
+        pairs = zip(found["Slack"], found["Forgetful"], strict=True)
+        gained = interval([one[0] - other[0] for one, other in pairs])
+        lines.append(
+            f"| {row['prompt_tokens']} | {row['rate']:g} | {' | '.join(shown)} "
+            f"| {gained.mean:+.3f}{within(gained.low, gained.high, '+.3f', asked.seeds)} |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 Saturation is what a steady stream of runs can just be served at (`simulate.run.saturation`). All policies get the same
 runs, and every run is played to its end. Each simulation is a line of `results/slack_SCENARIO_cells.jsonl`; what is
 there by the same settings is not played again, so it can be broken off. Remove the file when code has changed.
+`slack_batching SCENARIO --table` makes the table again from that file and plays nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, TypeAlias
 
 from rich.progress import Progress
 
-from benchmarks.support.environment import RESULTS, environment, write
+from benchmarks.support.environment import RESULTS, TABLE, asked_then, environment, kept, write
 from benchmarks.support.within import within
 from dask_fmware.simulate.report import interval
 from dask_fmware.simulate.run import play, saturation
@@ -31,10 +32,18 @@ Made: TypeAlias = Callable[[], dict[str, Any]]
 
 
 class Cells:
-    """Simulations that were played, in a file that grows by a line for each."""
+    """Simulations that were played, in a file that grows by a line for each.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Parameters
+    ----------
+    path
+        Of the file.
+    plays
+        Whether to play what is not in it.
+    """
+
+    def __init__(self, path: Path, *, plays: bool = True) -> None:
+        self._path, self._plays = path, plays
         self._found: dict[str, dict[str, Any]] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             cell = json.loads(line)
@@ -53,6 +62,8 @@ class Cells:
         cell |= {"duration_s": scenario.arrivals.duration_s, "seed": seed}
         if (known := self._found.get(self._key(cell))) is not None:
             return known
+        if not self._plays:
+            raise SystemExit(f"{self._path.name} does not have {cell}")
         if made is not None:
             cell |= made()
         else:
@@ -94,14 +105,19 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=list(POLICIES))
     parser.add_argument("--duration", type=float, default=60.0)
     parser.add_argument("--name", help="of the result, instead of slack_SCENARIO")
+    parser.add_argument("--table", action="store_true", help=TABLE)
     asked = parser.parse_args()
+    name, is_played = asked.name or f"slack_{asked.scenario}", not asked.table
     scenario = load_scenario(SCENARIOS / f"{asked.scenario}.yaml")
     assert isinstance(scenario, Scenario)
-    rate = saturation(scenario)
+    if is_played:
+        where, rate = environment(seed=asked.first_seed), saturation(scenario)
+    else:
+        where, rate = (kept(name)[key] for key in ("environment", "saturation_runs_per_s"))
+        asked = asked_then(parser, where["command"])
     arrivals = PoissonArrivals(kind="poisson", duration_s=asked.duration)
     scenario = scenario.model_copy(update={"arrivals": arrivals})
-    name = asked.name or f"slack_{asked.scenario}"
-    kept, where = Cells(RESULTS / f"{name}_cells.jsonl"), environment(seed=asked.first_seed)
+    simulations = Cells(RESULTS / f"{name}_cells.jsonl", plays=is_played)
     lines = [
         f"# {asked.scenario}: {scenario.description}",
         "",
@@ -118,7 +134,7 @@ def main() -> None:
             by_policy: dict[str, list[dict[str, Any]]] = {policy: [] for policy in asked.policies}
             for policy, cells in by_policy.items():
                 for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
-                    cells.append(kept.get(scenario, policy, load, rate * load, seed))
+                    cells.append(simulations.get(scenario, policy, load, rate * load, seed))
                     progress.advance(task)
             found = rows_of(load, by_policy)
             rows += found

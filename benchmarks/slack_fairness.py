@@ -1,6 +1,7 @@
 """Bar 4 of routing: two tenants of equal weight, one of which sends five times its share.
 
     python -m benchmarks.slack_fairness [--seeds 10] [--duration 60]
+    python -m benchmarks.slack_fairness --table
 
 The polite tenant sends a part of what half of the cluster (one A100 and one A10) can serve, and the other five times as
 much. Compared is the goodput of the polite tenant with that of the very same runs alone on half of the cluster.
@@ -9,11 +10,13 @@ much. Compared is the goodput of the polite tenant with that of the very same ru
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
+from benchmarks.support.environment import TABLE, asked_then, kept, write
 from benchmarks.support.within import within
 from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.report import interval
@@ -61,34 +64,46 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=60.0)
     parser.add_argument("--parts", type=float, nargs="+", default=[0.5, 0.7, 0.9])
     parser.add_argument("--policies", nargs="+", default=["slack", "greedy"])
+    parser.add_argument("--table", action="store_true", help=TABLE)
     asked = parser.parse_args()
+    raw = kept("slack_fairness") if asked.table else None
+    if raw is not None:
+        asked = asked_then(parser, raw["command"])
     rate = saturation(cluster(1, {"polite": 1.0}, asked.duration))
-    command = f"python -m benchmarks.slack_fairness --seeds {asked.seeds} --duration {asked.duration:g}"
+    if raw is None:
+        raw = {
+            "command": f"python -m benchmarks.slack_fairness --seeds {asked.seeds} --duration {asked.duration:g}",
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "rows": [],
+        }
+        for policy in asked.policies:
+            for part in asked.parts:
+                seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+                cells = [trial(policy, part, rate, asked.duration, seed) for seed in seeds]
+                raw["rows"].append({"policy": policy, "part": part, "cells": cells})
+                print(shown(raw["rows"][-1]), flush=True)
     lines = [
         "# Fairness: a tenant beside one of equal weight that sends five times as much",
         "",
-        f"`{command}`; seeds from {asked.first_seed}; half of the cluster serves {rate:.1f} runs/s",
+        f"`{raw['command']}`; seeds from {asked.first_seed}; half of the cluster serves {rate:.1f} runs/s",
         "",
         "| policy | sends, of half a cluster | alone on half | beside the other | difference, 95 % | the other |",
         "|---|---|---|---|---|---|",
+        *map(shown, raw["rows"]),
     ]
-    rows = []
-    for policy in asked.policies:
-        for part in asked.parts:
-            seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
-            cells = [trial(policy, part, rate, asked.duration, seed) for seed in seeds]
-            alone, shared, other = (interval([cell[i] for cell in cells]) for i in range(3))
-            above = interval([cell[1] - cell[0] for cell in cells])
-            rows.append({"policy": policy, "part": part, "cells": cells})
-            lines.append(
-                f"| {policy} | {part:g} | {alone.mean:.3f} | {shared.mean:.3f} "
-                f"| {above.mean:+.3f}{within(above.low, above.high, '+.3f', cells)} | {other.mean:.3f} |"
-            )
-            print(lines[-1], flush=True)
-    out = HERE / "results"
-    made = {"command": command, "python": platform.python_version(), "machine": platform.machine(), "rows": rows}
-    (out / "slack_fairness.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    (out / "slack_fairness.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write("slack_fairness", raw, "\n".join(lines))
+
+
+def shown(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    cells = row["cells"]
+    alone, shared, other = (fmean(cell[i] for cell in cells) for i in range(3))
+    above = interval([cell[1] - cell[0] for cell in cells])
+    return (
+        f"| {row['policy']} | {row['part']:g} | {alone:.3f} | {shared:.3f} "
+        f"| {above.mean:+.3f}{within(above.low, above.high, '+.3f', cells)} | {other:.3f} |"
+    )
 
 
 if __name__ == "__main__":

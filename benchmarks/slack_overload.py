@@ -1,6 +1,7 @@
 """Ten minutes at twice saturation in virtual time: policies, and what could have been had all been known.
 
     python -m benchmarks.slack_overload [--seeds 3] [--duration 600] [--load 2] [--scenario batching2]
+    python -m benchmarks.slack_overload --table
 
 All policies get the same runs, and every run is played to its end. *With hindsight* is the best feasible schedule that
 was found by the true lengths of the runs (`simulate.hindsight`), and no worse than any policy's own. Wanted of `slack`:
@@ -18,7 +19,7 @@ from typing import Any
 from rich.progress import Progress
 
 from benchmarks.slack_batching import SCENARIOS, Cells
-from benchmarks.support.environment import RESULTS, environment, write
+from benchmarks.support.environment import RESULTS, TABLE, asked_then, environment, kept, write
 from benchmarks.support.within import within
 from dask_fmware.simulate.hindsight import most_served_in_time
 from dask_fmware.simulate.report import interval
@@ -38,18 +39,24 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=600.0)
     parser.add_argument("--load", type=float, default=2.0, help="of saturation")
     parser.add_argument("--tries", type=int, default=6, help="schedules that are played with hindsight")
+    parser.add_argument("--table", action="store_true", help=TABLE)
     asked = parser.parse_args()
-    scenario = load_scenario(SCENARIOS / f"{asked.scenario}.yaml")
-    rate = asked.load * saturation(scenario)
+    simulations = Cells(RESULTS / "slack_overload_cells.jsonl", plays=not asked.table)
+    if asked.table:
+        where, rate = (kept("slack_overload")[key] for key in ("environment", "rate"))
+        asked = asked_then(parser, where["command"])
+        scenario = load_scenario(SCENARIOS / f"{asked.scenario}.yaml")
+    else:
+        scenario = load_scenario(SCENARIOS / f"{asked.scenario}.yaml")
+        where, rate = environment(seed=asked.first_seed), asked.load * saturation(scenario)
     arrivals = PoissonArrivals(kind="poisson", duration_s=asked.duration)
     scenario = scenario.model_copy(update={"arrivals": arrivals})
-    kept, where = Cells(RESULTS / "slack_overload_cells.jsonl"), environment(seed=asked.first_seed)
     found: dict[str, list[dict[str, Any]]] = {policy: [] for policy in (*POLICIES, HINDSIGHT)}
     with Progress() as progress:
         task = progress.add_task("overload", total=len(found) * asked.seeds)
         for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
             for policy in POLICIES:
-                found[policy].append(kept.get(scenario, policy, asked.load, rate, seed))
+                found[policy].append(simulations.get(scenario, policy, asked.load, rate, seed))
                 progress.advance(task)
             known = max(round(cells[-1]["goodput"] * cells[-1]["runs"]) for cells in map(found.__getitem__, POLICIES))
 
@@ -58,7 +65,7 @@ def main() -> None:
                 most = most_served_in_time(scenario, runs, known=known, tries=asked.tries)
                 return {"goodput": most / len(runs), "runs": len(runs)}
 
-            found[HINDSIGHT].append(kept.get(scenario, HINDSIGHT, asked.load, rate, seed, best))
+            found[HINDSIGHT].append(simulations.get(scenario, HINDSIGHT, asked.load, rate, seed, best))
             progress.advance(task)
     slack, greedy = found["slack"], found["greedy"]
     lines = [

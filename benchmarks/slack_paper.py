@@ -2,16 +2,18 @@
 and a bound that no schedule exceeds.
 
 python -m benchmarks.slack_paper [--seeds 30] [--tries 200] [--lengths deterministic]
+python -m benchmarks.slack_paper --table [--lengths deterministic]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
+from benchmarks.support.environment import TABLE, kept, write
 from dask_fmware.simulate.bound import most_possible
 from dask_fmware.simulate.clairvoyant import most_in_time
 from dask_fmware.simulate.report import crossing, interval
@@ -33,10 +35,23 @@ def main() -> None:
     parser.add_argument(
         "--again", nargs="+", choices=POLICIES, metavar="POLICY", help="play only these; keep the rest of the results"
     )
+    parser.add_argument("--table", action="store_true", help=TABLE)
     asked = parser.parse_args()
+    name = f"slack_paper_{asked.lengths}"
+    before = kept(name) if asked.again or asked.table else {}
+    if asked.again and (before["loads"], before["first_seed"]) != (list(range(1, asked.most + 1)), asked.first_seed):
+        parser.error("the kept results are of other loads or seeds; leave out --again")
+    result = before if asked.table else measured(asked, before)
+    text = table(result, asked.lengths)
+    print(text)
+    write(name, result, text, indent=None)
+
+
+def measured(asked: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
+    """Play what was asked for; the rest is as it was kept."""
     base = load_scenario(HERE / "scenarios" / "paper.yaml")
     loads = list(range(1, asked.most + 1))
-    result: dict[str, object] = {
+    result: dict[str, Any] = {
         "command": f"python -m benchmarks.slack_paper --seeds {asked.seeds} --tries {asked.tries} "
         f"--lengths {asked.lengths}",
         "again": asked.again,
@@ -45,17 +60,7 @@ def main() -> None:
         "machine": platform.machine(),
         "loads": loads,
     }
-    lines = [
-        f"# The paper's setting, {asked.lengths} lengths, {asked.seeds} seeds from {asked.first_seed}",
-        "",
-        f"`{result['command']}`" + (f"; {', '.join(asked.again)} played anew since" if asked.again else ""),
-        "",
-    ]
     began = time.process_time()
-    path = HERE / "results" / f"slack_paper_{asked.lengths}"
-    kept = json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) if asked.again else {}
-    if kept and (kept["loads"], kept["first_seed"]) != (loads, asked.first_seed):
-        parser.error("the kept results are of other loads or seeds; leave out --again")
     for name, workflow in base.workflows.items():
         curves: dict[str, list[list[float]]] = {
             policy: [] for policy in (*POLICIES, "clairvoyant", "no schedule above")
@@ -76,7 +81,7 @@ def main() -> None:
                     served = sorted(range(count), key=lambda i: (not outcomes[i].met, outcomes[i].first_token_at))
                     hints.append(served)
                 if asked.again:
-                    at = kept[name]["goodput"]["clairvoyant"][count - 1][seed - asked.first_seed]
+                    at = before[name]["goodput"]["clairvoyant"][count - 1][seed - asked.first_seed]
                     cells["clairvoyant"].append(max(at, most / count))  # at least as good as any policy's own
                     continue
                 runs = Workload(scenario, seed).runs()
@@ -86,13 +91,29 @@ def main() -> None:
                 cells["clairvoyant"].append(best / count)
                 cells["no schedule above"].append(bound / count)
             for policy, values in cells.items():
-                curves[policy].append(values or kept[name]["goodput"][policy][count - 1])
+                curves[policy].append(values or before[name]["goodput"][policy][count - 1])
         means = {policy: [sum(v) / len(v) for v in values] for policy, values in curves.items()}
+        result[name] = {
+            "goodput": curves, "largest_n": {policy: crossing(loads, values) for policy, values in means.items()}
+        }  # fmt: skip
+    return result | {"cpu_s": time.process_time() - began}
+
+
+def table(result: dict[str, Any], lengths: str) -> str:
+    """Markdown of what is kept."""
+    workflows = {name: one for name, one in result.items() if isinstance(one, dict)}
+    seeds = len(next(iter(workflows.values()))["goodput"]["slack"][0])
+    lines = [
+        f"# The paper's setting, {lengths} lengths, {seeds} seeds from {result['first_seed']}",
+        "",
+        f"`{result['command']}`" + (f"; {', '.join(result['again'])} played anew since" if result["again"] else ""),
+        "",
+    ]
+    for name, found in workflows.items():
         over_n = {
-            policy: interval([sum(column) / len(column) for column in zip(*values, strict=True)])
-            for policy, values in curves.items()
+            policy: interval([sum(column) / len(column) for column in zip(*values, strict=True)], 0.0, 1.0)
+            for policy, values in found["goodput"].items()
         }
-        shown = {policy: crossing(loads, values) for policy, values in means.items()}
         best_mean = over_n["clairvoyant"].mean
         lines += [
             f"## {name}",
@@ -101,14 +122,11 @@ def main() -> None:
             "|---|---|---|---|---|",
         ]
         for policy, one in over_n.items():
-            around = f"{one.low:.3f} to {one.high:.3f}" if asked.seeds > 1 else "-"
-            lines.append(f"| {policy} | {shown[policy]:.2f} | {one.mean:.3f} | {around} | {one.mean / best_mean:.3f} |")
+            around = f"{one.low:.3f} to {one.high:.3f}" if seeds > 1 else "-"
+            largest = f"{found['largest_n'][policy]:.2f}"
+            lines.append(f"| {policy} | {largest} | {one.mean:.3f} | {around} | {one.mean / best_mean:.3f} |")
         lines.append("")
-        result[name] = {"goodput": curves, "largest_n": shown}
-    lines.append(f"CPU time {time.process_time() - began:.0f} s.")
-    path.with_suffix(".json").write_text(json.dumps(result) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    return "\n".join([*lines, f"CPU time {result['cpu_s']:.0f} s."])
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "results"
+TABLE = "play nothing, make the table again from what is kept"  # what the option --table does
 
 
 def environment(*, seed: int | None = None, packages: tuple[str, ...] = ("dask", "distributed")) -> dict[str, Any]:
@@ -44,8 +47,19 @@ def _entry() -> list[str]:
     return [_shown(sys.argv[0])] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
 
 
-def write(name: str, data: dict[str, Any], markdown: str) -> None:
+def write(name: str, data: dict[str, Any], markdown: str, indent: int | None = 1) -> None:
     """Keep a result as JSON and as a table."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=indent) + "\n")
     (RESULTS / f"{name}.md").write_text(markdown + "\n")
+
+
+def kept(name: str) -> dict[str, Any]:
+    """Return the data of a result as it was written."""
+    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return data
+
+
+def asked_then(parser: argparse.ArgumentParser, command: str) -> argparse.Namespace:
+    """Return the options that a result was measured with, by the command that is kept with it."""
+    return parser.parse_args(shlex.split(command)[3:])
