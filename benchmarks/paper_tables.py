@@ -1,8 +1,9 @@
 """Tables, plot and headline of the paper's experiment, made from the cells that `benchmarks.paper` keeps.
 
-    python -m benchmarks.paper_tables [--readme]
+    python -m benchmarks.paper_tables [--table] [--readme]
 
-Beside each system stands what the simulator says of the same runs; ``--readme`` writes the headline into README.md.
+Beside each system stands what the simulator says of the same runs: by the code as it is, or with ``--table`` what it
+said when they were last simulated, which `results/paper.json` keeps. ``--readme`` writes the headline into README.md.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from benchmarks.support.curves import METRICS, Curves, Estimate, kept, saturation
-from benchmarks.support.environment import RESULTS, write
+from benchmarks.support.environment import RESULTS, TABLE, write
+from benchmarks.support.environment import kept as kept_result
 from benchmarks.support.trial import FAST, Cell, scenario_of
 from benchmarks.support.within import within
 from dask_fmware.simulate.report import interval
@@ -34,6 +37,7 @@ BEGIN, END = "<!-- headline: written by python -m benchmarks.paper_tables --read
 STANDS_FOR = {"ray": "power_of_two"}  # policy of the simulator that a system is compared with
 PAPER = {"greedy": ("-33.8 %", "-33 %", "+26.4 %", "10 to 7")}  # latency, TTFT, goodput, largest N, against Ray Serve
 LIGHT = 8  # runs, about what Ray Serve carries
+SHARES = ("goodput", "fast_share")  # metrics that are no times
 
 
 def _beside_the_paper(curves: Curves) -> list[str]:
@@ -85,7 +89,7 @@ def _percent(ratio: Estimate, seeds: list[int]) -> str:
 
 
 def _cell_table(curves: Curves, other: Curves, workflow: str, metric: str, title: str) -> list[str]:
-    systems = curves.systems
+    systems, most = curves.systems, 1.0 if metric in SHARES else inf
     lines = [
         f"### {workflow}: {title}",
         "",
@@ -95,7 +99,7 @@ def _cell_table(curves: Curves, other: Curves, workflow: str, metric: str, title
     for count in curves.counts:
         row = [str(count)]
         for system in systems:
-            got = interval(curves.over_seeds(system, workflow, count, metric))
+            got = interval(curves.over_seeds(system, workflow, count, metric), 0.0, most)
             row += [f"{got.mean:.2f}{within(got.low, got.high, '.2f', curves.seeds[workflow])}"]
             row += [f"{fmean(other.over_seeds(system, workflow, count, metric)):.2f}"]
         lines.append("| " + " | ".join(row) + " |")
@@ -216,8 +220,11 @@ def _gaps(curves: Curves, other: Curves, system: str, workflow: str) -> list[flo
     return [100.0 * (mean(other, count) - mean(curves, count)) for count in curves.counts]
 
 
-def make(path: Path, *, write_results: bool) -> str:
-    """Return all tables as Markdown; write them, the plot and the figures beside the cells."""
+def make(path: Path, *, write_results: bool, plays: bool = True) -> str:
+    """Return all tables as Markdown; write them, the plot and the figures beside the cells.
+
+    Without `plays` the simulator's cells are the kept ones.
+    """
     from benchmarks.support.paper_picture import draw
 
     cells = kept(path, "deterministic", 1.0)
@@ -226,7 +233,8 @@ def make(path: Path, *, write_results: bool) -> str:
     curves = Curves(cells, systems)
     if not curves.workflows:
         return "no cell that all systems have"
-    other = Curves(simulated(curves, "deterministic", 1.0), systems)
+    made = simulated(curves, "deterministic", 1.0) if plays else kept_result("paper")["simulated_cells"]
+    other = Curves(made, systems)
     environments = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     where = [line["environment"] for line in environments if "environment" in line][-1]
     ray = next((line["ray"] for line in environments if "ray" in line), "?")
@@ -238,7 +246,7 @@ def make(path: Path, *, write_results: bool) -> str:
         f"distributed {where['versions']['distributed']}; seeds from {where['seed']}: "
         + ", ".join(f"{workflow} {count}" for workflow, count in seeds.items())
         + ". Serial engines, deterministic lengths, N runs within 10 s, SLO = unloaded TTFT + 1 s. In parentheses: "
-        "95 % bootstrap intervals over seeds.",
+        "95 % intervals over seeds, of means those of Student's t, of medians and ratios percentile bootstraps.",
         *(["", told] if (told := out_of_turn(path)) else []),
         "",
         "## Against Ray Serve, real systems",
@@ -286,7 +294,8 @@ def make(path: Path, *, write_results: bool) -> str:
     lines += ["## Timing of the engines", "", *_discarded(path), ""]
     text = "\n".join(lines)
     if write_results:
-        write("paper", {"environment": where, "ray": ray, "simulated": simulated_rows(other)}, text)
+        found = {"environment": where, "ray": ray, "simulated": simulated_rows(other), "simulated_cells": made}
+        write("paper", found, text)
         draw(curves, other, RESULTS / "paper.png")
     return text
 
@@ -308,8 +317,9 @@ def simulated_rows(curves: Curves) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readme", action="store_true", help="write the headline into README.md")
+    parser.add_argument("--table", action="store_true", help=TABLE)
     asked = parser.parse_args()
-    print(make(CELLS, write_results=True))
+    print(make(CELLS, write_results=True, plays=not asked.table))
     if asked.readme:
         curves = Curves(kept(CELLS, "deterministic", 1.0), ("ray", "greedy", "slack"))
         table = headline(curves, out_of_turn(CELLS))

@@ -13,6 +13,7 @@ from benchmarks import (
     hedging,
     loss,
     paper_simulated,
+    paper_tables,
     prefix_affinity,
     slack_batching,
     slack_fairness,
@@ -51,6 +52,11 @@ def test_a_table_is_made_again_from_what_is_kept(
     module.main()
     assert (tmp_path / f"{name}.md").read_text() == (RESULTS / f"{name}.md").read_text()
     assert (tmp_path / f"{name}.json").read_bytes() == data
+
+
+def test_the_papers_tables_are_made_again_from_what_is_kept() -> None:
+    made = paper_tables.make(paper_tables.CELLS, write_results=False, plays=False)
+    assert made + "\n" == (RESULTS / "paper.md").read_text()
 
 
 def test_a_table_plays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
