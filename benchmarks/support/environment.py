@@ -62,4 +62,5 @@ def kept(name: str) -> dict[str, Any]:
 
 def asked_then(parser: argparse.ArgumentParser, command: str) -> argparse.Namespace:
     """Return the options that a result was measured with, by the command that is kept with it."""
-    return parser.parse_args(shlex.split(command)[3:])
+    words = shlex.split(command)
+    return parser.parse_args(words[3 if words[1] == "-m" else 2 :])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.support.environment import asked_then
 
 ROOT = Path(__file__).parents[2]
 SOURCE = "from benchmarks.support.environment import environment\n\nprint(environment()['command'])\n"
@@ -36,3 +39,11 @@ def test_the_command_names_the_module_the_package_or_the_file(
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert out.stdout.strip() == command, out.stderr
+
+
+@pytest.mark.parametrize("entry", ["-m measured.loss", "measured/loss.py"])
+def test_a_command_says_the_options_of_a_result(entry: str) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rates", type=float, nargs="+")
+    parser.add_argument("--seeds", type=int, default=3)
+    assert asked_then(parser, f"python {entry} --rates 5 8") == argparse.Namespace(rates=[5.0, 8.0], seeds=3)
