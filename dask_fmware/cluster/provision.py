@@ -10,6 +10,7 @@ from distributed.deploy.spec import SpecCluster
 from dask_fmware.cluster.backends import Backend, GroupBackend, SpecBackend, WorkerSpec
 from dask_fmware.cluster.dask_internals import let_scale, stop_scaler
 from dask_fmware.cluster.provisioner import Provisioner
+from dask_fmware.cluster.ssh import listen_to
 from dask_fmware.cluster.templates import spec_maker
 from dask_fmware.errors import DeploymentError
 from dask_fmware.provisioning import inventory_of
@@ -70,6 +71,7 @@ def provision(
     if isinstance(cluster, SpecCluster):
         spec = worker_spec or spec_maker(cluster, hosts)
         backend = SpecBackend(cluster, made, spec, options.start_timeout_s)
+        cluster.loop.add_callback(listen_to, cluster)
     elif hasattr(cluster, "add_worker_group"):
         if group_options is None:
             raise DeploymentError(

@@ -103,14 +103,15 @@ def ssh_specs(hosts: Mapping[str, Sequence[str]], cluster: Any = None) -> Worker
         resources = {**(given.get("resources") or {}), **labels(replica)}
         options = {
             "address": mine[index],
-            "connect_options": like_it.get("connect_options", {}),
+            # what is printed and no text would end the connection
+            "connect_options": {"errors": "replace", **like_it.get("connect_options", {})},
             "remote_python": like_it.get("remote_python"),
             "worker_class": "distributed.Nanny",
             "kwargs": {
                 **given, "name": replica.name, "nthreads": replica.slots + 2, "memory_limit": 0, "resources": resources,
             },
         }  # fmt: skip
-        return {"cls": "distributed.deploy.ssh.Worker", "options": options}
+        return {"cls": "dask_fmware.cluster.ssh.HostWorker", "options": options}
 
     return make
 
