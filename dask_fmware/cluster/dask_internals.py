@@ -56,8 +56,10 @@ async def start_worker(cluster: SpecCluster, name: str, spec: Mapping[str, Any],
         _let_die_young(worker)
     try:
         await asyncio.wait_for(_started(worker), timeout_s)
-    except BaseException:
+    except BaseException as error:
         await close_worker(cluster, name, timeout_s=10.0)
+        if isinstance(error, TimeoutError) and not error.args:
+            raise TimeoutError(f"it had not started after {timeout_s:g} s") from error
         raise
 
 

@@ -58,6 +58,15 @@ async def test_a_worker_that_cannot_start_leaves_nothing_behind(cluster: InProce
     assert "bad" not in cluster.cluster.worker_spec
 
 
+async def test_a_worker_that_does_not_start_in_time_says_so(cluster: InProcessCluster) -> None:
+    class Slow(Worker):
+        async def start_unsafe(self) -> Any:
+            await asyncio.sleep(60)
+
+    with pytest.raises(TimeoutError, match=r"it had not started after 0\.1 s"):
+        await start_worker(cluster.cluster, "slow", {"cls": Slow, "options": {"nthreads": 1}}, 0.1)
+
+
 @pytest.fixture
 async def processes() -> Any:
     """A cluster whose workers are processes; none of them is left in the end."""

@@ -15,6 +15,7 @@ from distributed.utils import import_term
 
 from dask_fmware.cluster.ssh import HostWorker, listen_to
 from dask_fmware.cluster.templates import labels, spec_maker
+from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.spec.deployment import Deployment, ReplicaSpec
 from dask_fmware.testing import deployment
 
@@ -29,9 +30,10 @@ class FakeProcess:
         self.has_ended = asyncio.Event()
         self.returncode: int | None = None
         self.reads = 0
+        self.lines = ["distributed.nanny - INFO - Start Nanny: worker at: tcp://one:1\n"]
 
     async def readline(self) -> str:
-        return "distributed.nanny - INFO - Start Nanny: worker at: tcp://one:1"
+        return self.lines.pop(0) if self.lines else ""
 
     async def read(self, most: int) -> str:
         self.reads += 1
@@ -133,6 +135,28 @@ async def test_what_a_worker_prints_is_read_until_it_ends_and_its_end_is_noticed
         while worker.status == Status.running:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
     assert worker.status == Status.closed
+
+
+async def test_an_empty_line_does_not_end_the_start_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncssh", ssh := FakeSSH())  # type: ignore[arg-type]
+    ssh.process.lines.insert(0, "\n")
+    worker = HostWorker("tcp://scheduler:1", "one", {}, {})
+    await worker.start()
+    assert worker.status == Status.running
+
+
+async def test_a_worker_that_cannot_start_says_where_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncssh", ssh := FakeSSH())  # type: ignore[arg-type]
+    ssh.process.lines = ["Traceback (most recent call last):\n", "\n", "ImportError: no dask_fmware\n", "\n"]
+    with pytest.raises(RuntimeFaultError, match="host 'one': ImportError: no dask_fmware"):
+        await HostWorker("tcp://scheduler:1", "one", {}, {}).start()
+
+    async def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError("Connect call failed")
+
+    monkeypatch.setattr(ssh, "connect", refuse)
+    with pytest.raises(RuntimeFaultError, match="host 'one': OSError: Connect call failed"):
+        await HostWorker("tcp://scheduler:1", "one", {}, {}).start()
 
 
 async def test_a_worker_whose_connection_is_lost_is_not_taken_for_ended(monkeypatch: pytest.MonkeyPatch) -> None:
