@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Hashable, Iterable
 from enum import Enum
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from dask_fmware.model.immutable import immutable
 
-__all__ = ["Guard", "Objective", "PlannedNode", "RunPlan", "SwitchRule"]
+__all__ = ["Guard", "Objective", "Outline", "PlannedNode", "RunPlan", "SwitchRule", "outline"]
 
 ITEM_PATH = re.compile(r"[^\[\]]+(\[[0-9]{1,18}\][^\[\]]*)*")
 
@@ -75,6 +76,14 @@ class PlannedNode:
             raise ValueError(
                 f"node {self.name!r}: brackets in a name hold the number of an item, as in 'summaries[3].small'"
             )
+
+
+Outline: TypeAlias = tuple[Hashable, ...]
+
+
+def outline(nodes: Iterable[PlannedNode]) -> Outline:
+    """What is the same in all runs of a workflow until it is defined anew, which it may be under the same names."""
+    return tuple([(n.name, n.model, n.after, n.max_tokens, n.guards, n.answers) for n in nodes])
 
 
 @immutable

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask_fmware.model.messages import AttemptEnded
+from dask_fmware.model.plan import Outline, outline
 from dask_fmware.model.report import AttemptReport
 from dask_fmware.observe.blame import Blame, base_name, blame
 from dask_fmware.observe.census import Census
@@ -89,7 +90,7 @@ class History:
         self.graphs: dict[str, tuple[GraphNode, ...]] = {}  # workflow -> its nodes, as last submitted
         self.fleet_version = 0  # grows when replicas come and go
         self.graphs_version = 0
-        self._planned: dict[str, tuple[str, ...]] = {}  # workflow -> names of the nodes of that plan
+        self._planned: dict[str, Outline] = {}  # workflow -> of that plan
         self._live: set[str] = set()
         self._takes: dict[type[Event], Callable[[Any, float], None]] = {
             RunSubmitted: self._submitted,
@@ -141,9 +142,9 @@ class History:
         self.window.at(now).submitted += 1
         self.totals.submitted[workflow, self.name("tenant", plan.tenant)] += 1
         if workflow != OTHERS:
-            names = tuple([node.name for node in plan.nodes])
-            if self._planned.get(workflow) != names:
-                self._planned[workflow] = names
+            planned = outline(plan.nodes)
+            if self._planned.get(workflow) != planned:
+                self._planned[workflow] = planned
                 self.graphs[workflow] = graph_of(plan.nodes)
                 self.graphs_version += 1
         if report.state == "refused":

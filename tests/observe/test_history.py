@@ -135,6 +135,14 @@ def test_graphs_are_laid_out_in_columns_of_the_longest_chain() -> None:
     assert placed == {"a": (0, 0), "b": (0, 1), "c": (1, 0), "d": (2, 0)}
 
 
+def test_the_graph_of_a_workflow_that_was_defined_anew_is_the_new_one(driver: Driver) -> None:
+    history = History(driver.machine)
+    driver.machine.observers.append(history)
+    for run_id, model in (("1", "small"), ("2", "large")):
+        driver.submit(plan(run_id, [node(f"{run_id}/a", model)]))
+        assert [one.model for one in history.graphs["rag"]] == [model]
+
+
 def test_figures_of_an_empty_machine_are_plain_json(driver: Driver) -> None:
     figures = Figures(history(driver))
     shown = json.loads(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dask_fmware.model.plan import Guard, Objective, RunPlan
@@ -103,3 +105,24 @@ def test_calls_that_waited_for_the_first_replica_are_ordered_by_how_long_they_ta
     driver.runnable("short/a", "long/a")
     actions = driver.ready(replica("a", slots=2))
     assert [call_id for call_id, _, _ in assigned(actions)] == ["long/a", "short/a"]  # by latest start: 5.8 and 8.7 s
+
+
+def test_a_workflow_that_is_defined_anew_is_seen_anew_also_under_the_same_names() -> None:
+    knowledge, made = learning("a", "b")
+    assert knowledge.after_s(knowledge.shape(made), "a", frozenset()) == pytest.approx(10.0)
+    first, second = made.nodes
+    anew = replace(made, nodes=(first, replace(second, model="large", max_tokens=10)))
+    shape = knowledge.shape(anew)
+    assert [(one.model, one.max_tokens) for one in shape.nodes] == [("small", 1000), ("large", 10)]
+    assert knowledge.after_s(shape, "a", frozenset()) == pytest.approx(0.1)
+
+
+def test_the_body_of_a_map_that_is_defined_anew_is_taken_up_and_that_of_a_map_within_it_is_not() -> None:
+    knowledge, made = learning("a")
+    shape = knowledge.shape(plan("r", [node("r/m", None)]))
+    knowledge.observe_body(made.workflow, "m", [node("r/m[0].x")])
+    assert knowledge.work(shape, frozenset()).by_model.keys() == {"small"}
+    knowledge.observe_body(made.workflow, "m", [node("r/m[1].inner[0].y", "other")])
+    assert knowledge.work(shape, frozenset()).by_model.keys() == {"small"}
+    knowledge.observe_body(made.workflow, "m", [node("s/m[1].x", "large")])
+    assert knowledge.work(shape, frozenset()).by_model.keys() == {"large"}

@@ -145,3 +145,12 @@ def test_a_body_that_is_submitted_again_starts_without_branches() -> None:
     runs.add(body, 0.0)
     assert run is not None
     assert run.skips(runs.calls["r[0]/x"]) is None
+
+
+def test_nodes_of_the_same_names_may_follow_each_other_otherwise_in_another_plan() -> None:
+    runs = Runs(10)
+    first = runs.add(plan("1", [node("1/a"), node("1/b", after=("a",))]), 0.0)
+    second = runs.add(plan("2", [node("2/a"), node("2/b")]), 0.0)
+    assert first is not None
+    assert second is not None
+    assert [call.after for run in (first, second) for call in run.report.calls] == [(), ("a",), (), ()]

@@ -7,14 +7,14 @@ are worked out rarely, not for each decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from math import ceil, prod
 from typing import NamedTuple, TypeAlias
 
-from dask_fmware.model.plan import PlannedNode, RunPlan
+from dask_fmware.model.plan import Outline, PlannedNode, RunPlan, outline
 from dask_fmware.profile.lengths import OutputLengths
 from dask_fmware.runtime.learning.histories import NodeHistories, NodeHistory, plain_name
 
@@ -86,7 +86,7 @@ class Knowledge:
         self._card_s = card_s
         self._branches: dict[tuple[str, str], dict[int | None, float]] = {}
         self._bodies: dict[tuple[str, str], tuple[PlannedNode, ...]] = {}
-        self._shapes: dict[tuple[str, tuple[str, ...], bool], Shape] = {}
+        self._shapes: dict[tuple[str, Outline, bool], Shape] = {}
         self._calls: dict[str, int] = {}  # workflow -> finished calls
 
     # -- observations ----------------------------------------------------------------------------
@@ -119,15 +119,18 @@ class Knowledge:
         """Take note of what plain code took between the last call before a node and the node."""
         self.nodes.grown(workflow, node).pause_s.add(pause_s)
 
-    def observe_body(self, workflow: str, base: str, nodes: Iterable[PlannedNode]) -> None:
-        """Take note of what the body of a map or loop is."""
-        if (workflow, base) not in self._bodies:
-            if len(self._bodies) >= MOST_NAMES:
-                del self._bodies[next(iter(self._bodies))]
-            self._bodies[workflow, base] = tuple(node for node in nodes if node.model is not None)
-            for shape in self._shapes.values():
-                if shape.workflow == workflow:
-                    shape.forget()
+    def observe_body(self, workflow: str, base: str, nodes: Sequence[PlannedNode]) -> None:
+        """Take note of what the body of a map or loop is; a workflow that is defined anew may have another."""
+        calls = tuple([node for node in nodes if node.model is not None])
+        known = self._bodies.get((workflow, base))
+        if known is not None and (_is_inner(nodes) or _plain(calls) == _plain(known)):
+            return
+        if known is None and len(self._bodies) >= MOST_NAMES:
+            del self._bodies[next(iter(self._bodies))]
+        self._bodies[workflow, base] = calls
+        for shape in self._shapes.values():
+            if shape.workflow == workflow:
+                shape.forget()
 
     def observe_rounds(self, workflow: str, base: str, rounds: int, width: float = 1.0) -> None:
         """Take note of how many bodies ran one after the other, and how many at once in each round."""
@@ -150,7 +153,7 @@ class Knowledge:
 
     def shape(self, plan: RunPlan, *, to_end: bool = False) -> Shape:
         """Return the shape of a plan; one that is due `to_end` has no nodes that are done with their first token."""
-        key = plan.workflow, tuple([node.name for node in plan.nodes]), to_end
+        key = plan.workflow, outline(plan.nodes), to_end
         shape = self._shapes.get(key)
         if shape is None:
             if len(self._shapes) >= 1000:
@@ -345,6 +348,15 @@ class Knowledge:
                 if name in after:
                     after[name] = max(after[name], whole)
         return after
+
+
+def _is_inner(nodes: Sequence[PlannedNode]) -> bool:
+    """Whether a body is that of a map or loop within another's."""
+    return bool(nodes) and nodes[0].name.count("[") > 1
+
+
+def _plain(calls: Iterable[PlannedNode]) -> list[tuple[str, str | None, int]]:
+    return [(plain_name(call.name), call.model, call.max_tokens) for call in calls]
 
 
 def _is_taken(taken: Mapping[str, int | None], node: PlannedNode) -> bool:

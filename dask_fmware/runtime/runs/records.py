@@ -12,7 +12,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from dask_fmware.model.plan import PlannedNode, RunPlan
+from dask_fmware.model.plan import Outline, PlannedNode, RunPlan, outline
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, Failure, PackedReport, RunReport, RunState
 from dask_fmware.policy.protocol import CallView
 from dask_fmware.runtime.learning.knowledge import Decided, Shape
@@ -185,7 +185,7 @@ class Runs:
         self._plans: dict[str, RunPlan] = {}
         self.calls: dict[str, CallRecord] = {}  # live ones by id
         self._history: OrderedDict[str, PackedReport] = OrderedDict()
-        self._sources: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}  # node names of a plan -> sources
+        self._sources: dict[Outline, dict[str, tuple[str, ...]]] = {}
         self._keep_runs = keep_runs
 
     def __len__(self) -> int:
@@ -229,12 +229,12 @@ class Runs:
         return run
 
     def _after(self, plan: RunPlan) -> dict[str, tuple[str, ...]]:
-        names = tuple([node.name for node in plan.nodes])
-        after = self._sources.get(names)
+        key = outline(plan.nodes)
+        after = self._sources.get(key)
         if after is None:
             if len(self._sources) >= 1000:
                 self._sources.clear()
-            after = self._sources[names] = sources(plan.nodes)
+            after = self._sources[key] = sources(plan.nodes)
         return after
 
     def get(self, run_id: str) -> RunRecord | None:
