@@ -10,9 +10,10 @@ them again. The scheduler never does: it only passes them on.
 from __future__ import annotations
 
 import pickle
-from functools import lru_cache
+from collections import OrderedDict
 from hashlib import blake2b
 from operator import is_not
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import cloudpickle
@@ -26,6 +27,7 @@ __all__ = ["Shared"]
 
 T = TypeVar("T")
 _UNREAD: Any = object()
+MOST, MOST_BYTES = 4096, 128 * 2**20  # that a process keeps
 
 
 class Shared(Generic[T]):
@@ -66,9 +68,34 @@ class Shared(Generic[T]):
         return "<shared>" if self._value is _UNREAD else f"<shared {type(self._value).__name__}>"
 
 
-@lru_cache(maxsize=4096)
+class _Kept:
+    """The `Shared` values of this process by their bytes; those that were used longest ago go first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, Shared[Any]] = OrderedDict()
+        self._size = 0  # of their bytes; what was made of these takes as much again
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def of(self, data: bytes) -> Shared[Any]:
+        """Return the one of these bytes."""
+        with self._lock:
+            if (shared := self._kept.get(data)) is not None:
+                self._kept.move_to_end(data)
+                return shared
+            shared = self._kept[data] = Shared(_UNREAD)
+            shared._bytes = data
+            self._size += len(data)
+            while len(self._kept) > MOST or (self._size > MOST_BYTES and len(self._kept) > 1):
+                self._size -= len(self._kept.popitem(last=False)[0])
+            return shared
+
+
+_kept = _Kept()
+
+
 def _known(data: bytes) -> Shared[Any]:
     """Return the one `Shared` of this process for these bytes."""
-    shared: Shared[Any] = Shared(_UNREAD)
-    shared._bytes = data
-    return shared
+    return _kept.of(data)

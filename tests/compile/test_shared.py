@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import dask_fmware as fm
+from dask_fmware.compile import shared
 from dask_fmware.compile.shared import Shared
 
 CELL = """
@@ -69,3 +70,19 @@ def test_functions_of_modules_are_not_looked_into() -> None:
         return text
 
     assert Shared(1, [plain.function])._functions == ()
+
+
+def test_what_is_kept_is_bounded_in_number_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = shared._Kept()
+    monkeypatch.setattr(shared, "MOST", 3)
+    monkeypatch.setattr(shared, "MOST_BYTES", 100)
+    first = kept.of(b"first")
+    assert kept.of(b"first") is first
+    for data in (b"a", b"b", b"first", b"c"):
+        kept.of(data)
+    assert len(kept) == 3
+    assert kept.of(b"first") is first  # it was used since
+    large = kept.of(b"x" * 200)
+    assert len(kept) == 1
+    assert kept.of(b"x" * 200) is large
+    assert kept.of(b"first") is not first
