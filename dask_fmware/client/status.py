@@ -12,6 +12,7 @@ from dask_fmware.spec.columns import in_columns
 
 __all__ = ["RuntimeStatus"]
 
+MOST_NAMED = 3  # replicas of a sentence
 MOST_ROWS = 24  # replicas that get a row each; more are summed up by model and accelerator
 CELL = "padding:3px 10px;border-bottom:1px solid rgba(128,128,128,.3);text-align:left;color:inherit;background:none"
 NUMBER = CELL.replace("left", "right")
@@ -46,8 +47,14 @@ class RuntimeStatus(dict[str, Any]):
 
     @property
     def troubles(self) -> Iterable[str]:
-        """Replicas that failed and hooks of the router that did, in a few sentences."""
+        """Replicas that failed or are paused, and hooks of the router that failed, in a few sentences."""
         yield from failed_in_words(self["failed_replicas"])
+        if names := sorted(replica["name"] for replica in self["replicas"] if replica.get("paused")):
+            more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+            yield (
+                f"Dask has paused {', '.join(names[:MOST_NAMED])}{more}: they have reached the memory limit of their "
+                "workers, which counts the engine; start workers that host a model with --memory-limit 0"
+            )
         for hook, count in self["failures"].items():
             yield f"the router failed {count} times in {hook}; see the scheduler's log"
 
@@ -95,6 +102,8 @@ def _each(replicas: list[Mapping[str, Any]]) -> _Table:
 
 
 def _state(replica: Mapping[str, Any]) -> str:
+    if replica.get("paused"):
+        return "paused"
     return "draining" if replica["draining"] else replica.get("drift") or "ready"
 
 

@@ -188,6 +188,10 @@ class SchedulerInternals:
         state = self.scheduler.workers.get(worker)
         return state is not None and state.status == Status.running and state in self.scheduler.running
 
+    def is_paused(self, worker: str) -> bool:
+        """Whether a worker has more memory than Dask lets it have."""
+        return self.is_known(worker) and self.scheduler.workers[worker].status == Status.paused
+
     def send(self, worker: str, message: dict[str, Any]) -> None:
         """Send a stream message to a worker, in order with its tasks."""
         self.scheduler.worker_send(worker, message)

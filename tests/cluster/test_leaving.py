@@ -47,6 +47,12 @@ async def test_a_paused_replica_gets_no_calls_and_gets_them_again_when_it_resume
         worker, engine = cluster.workers["small-a-0"], cluster.engines["small-a-0"]
         worker.status = Status.paused
         await cluster.until(lambda: cluster.router.machine.fleet.get(worker.address).draining)
+        state = await fm.status(cluster.client)
+        assert {one["name"]: one["paused"] for one in state["replicas"]} == {"small-a-0": True, "small-b-0": False}
+        [said] = state.troubles
+        assert "paused small-a-0" in said
+        assert "--memory-limit 0" in said
+        assert " paused " in str(state).partition("small-a-0")[2].partition("\n")[0]
         futures = [cluster.client.compute(one(f"{n}")) for n in range(12)]
         await cluster.client.gather(futures)
         assert not engine.requests

@@ -115,6 +115,7 @@ class Reporting:
             "running": state.begun,
             "waiting": state.waiting,
             "draining": state.draining,
+            "paused": self._router.dask.is_paused(replica.replica_id),
             "engine": replica.engine,
             "engine_version": replica.engine_version,
             "load_s": replica.load_s,
