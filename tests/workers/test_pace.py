@@ -105,3 +105,13 @@ async def test_messages_stay_small(monkeypatch) -> None:
         bench.serve(f"r{n}", 40, 1.0)
     (message,) = await bench.told()
     assert len(message.steps) == pace.MOST
+
+
+async def test_nodes_that_were_heard_of_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "MOST_NODES", 2)
+    bench = Bench(monkeypatch)
+    for number, node in enumerate(("a", "b", "a", "c")):
+        bench.pace.submitted(Request(str(number), 1, "x"), node, str(number), 1)
+        bench.pace.ended(str(number), Usage(prompt_tokens=1))
+    bench.pace.close()
+    assert list(bench.pace._per_byte) == ["a", "c"]

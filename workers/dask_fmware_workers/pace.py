@@ -23,6 +23,7 @@ __all__ = ["EnginePace"]
 INTERVAL_S = 0.5  # between two messages, at least
 LEAST_S = 0.03  # of engine time in one report
 MOST = 64  # reports in one message; more of them would say no more
+MOST_NODES = 10_000  # of which is known how long their prompts are
 SMOOTHING = 0.1  # weight of the latest call in what is expected of a node's prompts
 BYTES_PER_TOKEN = 4.0  # until a call of a node has said
 
@@ -88,11 +89,13 @@ class EnginePace:
         node, size = self._bytes.pop(request_id)
         if usage is not None and usage.prompt_tokens and size:
             seen = usage.prompt_tokens / size, usage.cached_tokens / usage.prompt_tokens
-            known = self._per_byte.get(node, seen)
+            known = self._per_byte.pop(node, seen)
             self._per_byte[node] = (
                 known[0] + SMOOTHING * (seen[0] - known[0]),
                 known[1] + SMOOTHING * (seen[1] - known[1]),
             )
+            if len(self._per_byte) > MOST_NODES:  # definitions come and go; the one that was heard of longest ago goes
+                del self._per_byte[next(iter(self._per_byte))]
         self._note()
 
     def close(self) -> None:
