@@ -26,7 +26,7 @@ __all__ = ["Fault", "RefusedError", "UnsaidError", "answer", "json_text", "plain
 
 
 class RefusedError(FMwareError):
-    """A request that is no run: a wrong address, or no token."""
+    """A request that is no run: a wrong address, no token, or too much."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -44,8 +44,8 @@ class Fault:
     Attributes
     ----------
     status
-        Of HTTP: 400 the request, 401 no token, 404 no such workflow, 502 a model server, 503 no room or no cluster (try
-        again), 500 a node of plain code or the workflow itself.
+        Of HTTP: 400 the request, 401 no token, 404 no such workflow, 413 too much of it, 502 a model server, 503 no
+        room or no cluster (try again), 500 a node of plain code or the workflow itself.
     kind
         Name of the error's class.
     message

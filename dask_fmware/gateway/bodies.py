@@ -64,7 +64,7 @@ class ChatBody(BaseModel):
         return bool((self.stream_options or {}).get("include_usage"))
 
 
-def read(kind: type[Kind], body: bytes) -> Kind:
+def read(kind: type[Kind], body: bytes | bytearray) -> Kind:
     """Read a body of JSON.
 
     Raises

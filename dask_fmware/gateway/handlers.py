@@ -7,10 +7,11 @@ import logging
 import traceback
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+from pydantic import BaseModel
 from tornado.iostream import StreamClosedError
-from tornado.web import Application, HTTPError, RequestHandler
+from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 from dask_fmware.client.session import Outcome
 from dask_fmware.compile.collection import BoundWorkflow
@@ -23,13 +24,16 @@ from dask_fmware.gateway.shapes import ChatShape, RunShape
 from dask_fmware.model.completion import Chunk
 from dask_fmware.spec.record import shorten
 
-__all__ = ["application"]
+__all__ = ["BODY_BYTES", "application"]
 
 logger = logging.getLogger("dask_fmware.gateway")
+Kind = TypeVar("Kind", bound=BaseModel)
 
+BODY_BYTES = 16 << 20
 HEADERS = {401: ("WWW-Authenticate", "Bearer"), 503: ("Retry-After", "1")}  # of errors, by their status
 
 
+@stream_request_body  # or Tornado reads it before it asks for a token, and takes curl's JSON for a form
 class _Handler(RequestHandler):  # type: ignore[misc]
     """What all requests have in common: a token, a caller who may go, errors as JSON."""
 
@@ -53,6 +57,9 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         if self.caller is None:
             raise RefusedError(401, "send the header Authorization: Bearer TOKEN with a token of this gateway")
 
+    def data_received(self, chunk: bytes) -> None:
+        """Drop a piece of the body: only runs have one."""
+
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something that ends when the caller goes."""
         self._work = asyncio.create_task(work)
@@ -68,6 +75,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
             pass
 
     def on_connection_close(self) -> None:
+        super().on_connection_close()
         if self._work is not None:
             self._work.cancel()
 
@@ -108,8 +116,34 @@ class _Handler(RequestHandler):  # type: ignore[misc]
             logger.error("%s %s: %s at\n%s", self.request.method, self.request.path, type(error).__name__, where)
 
 
+def _too_large() -> RefusedError:
+    return RefusedError(413, f"the body has more than {BODY_BYTES} bytes; send less")
+
+
 class _Runs(_Handler):
     """Answers with a run, at once or as it comes."""
+
+    def initialize(self, gateway: Gateway) -> None:
+        super().initialize(gateway)
+        self._body = bytearray()
+        self._body_bytes = 0  # as many as have come
+
+    def prepare(self) -> None:
+        super().prepare()
+        length = self.request.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > BODY_BYTES:
+            raise _too_large()
+
+    def data_received(self, chunk: bytes) -> None:
+        self._body_bytes += len(chunk)
+        if self._body_bytes <= BODY_BYTES:
+            self._body += chunk
+
+    def read(self, kind: type[Kind]) -> Kind:
+        """Return the body."""
+        if self._body_bytes > BODY_BYTES:  # of pieces, whose sum was not announced
+            raise _too_large()
+        return read(kind, self._body)
 
     async def run(self, bound: BoundWorkflow, shape: RunShape, *, is_streamed: bool) -> None:
         """Run and answer."""
@@ -168,7 +202,7 @@ class _Workflow(_Runs):
     async def post(self, name: str) -> None:
         if name not in self.gateway.workflows:
             raise RefusedError(404, f"no workflow '{shorten(name)}' here: see GET /workflows")
-        body = read(RunBody, self.request.body)
+        body = self.read(RunBody)
         bound = self.gateway.bound(
             name, body.inputs, caller=self.caller, tenant=body.tenant, slo=body.slo, priority=body.priority
         )
@@ -179,7 +213,7 @@ class _Chat(_Runs):
     """``POST /v1/chat/completions``."""
 
     async def post(self) -> None:
-        body = read(ChatBody, self.request.body)
+        body = self.read(ChatBody)
         if body.model not in self.gateway.workflows:
             raise RefusedError(404, f"no workflow '{shorten(body.model)}' here, which the model is: see GET /v1/models")
         inputs = inputs_of(self.gateway.workflows[body.model].workflow, body.messages)

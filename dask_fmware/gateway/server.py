@@ -11,11 +11,11 @@ from tornado.httpserver import HTTPServer
 
 from dask_fmware.errors import SpecError
 from dask_fmware.gateway.gateway import Gateway
-from dask_fmware.gateway.handlers import application
+from dask_fmware.gateway.handlers import BODY_BYTES, application
 
 __all__ = ["listening"]
 
-BODY_BYTES = 16 << 20
+READ_BYTES = 16 * BODY_BYTES  # of a body: those who send too much hear of it once they have sent it
 BODY_S = 60.0  # in which a body must have come
 IDLE_S = 600.0  # after which a connection without a request is closed
 GRACE_S = 10.0
@@ -47,7 +47,7 @@ async def listening(
     except (OSError, OverflowError) as error:
         raise SpecError(f"cannot listen at {host}:{port} ({error}); give another host or port") from None
     server = HTTPServer(
-        application(gateway), max_body_size=BODY_BYTES, max_buffer_size=BODY_BYTES, body_timeout=BODY_S,
+        application(gateway), max_body_size=READ_BYTES, max_buffer_size=BODY_BYTES, body_timeout=BODY_S,
         idle_connection_timeout=IDLE_S,
     )  # fmt: skip
     taken.setblocking(False)

@@ -13,6 +13,7 @@ from tornado.tcpclient import TCPClient
 import dask_fmware as fm
 from dask_fmware.errors import SpecError
 from dask_fmware.gateway import Gateway, listening
+from dask_fmware.gateway.handlers import BODY_BYTES
 
 TEXT = "It is 42, as everybody knows, and has been for long."
 
@@ -77,6 +78,43 @@ async def test_what_is_wrong_with_a_request_is_said(serve, path: str, body: Any,
         answer, said = await served.ask(path, body)
         assert (answer.code, message in said["error"]["message"]) == (code, True), said
         assert "X" not in answer.headers
+
+
+async def raw(url: str, headers: str, *pieces: bytes) -> tuple[int, bytes]:
+    """Post to ``rag`` what no client would; returns the status, and what follows it."""
+    caller: IOStream = await TCPClient().connect("127.0.0.1", int(url.rsplit(":", 1)[1]))
+    await caller.write(f"POST /workflows/rag HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n".encode())
+    for piece in pieces:
+        await caller.write(piece)
+    async with asyncio.timeout(30):
+        status = await caller.read_until(b"\r\n")
+        rest = await caller.read_until(b"}")
+    caller.close()
+    return int(status.split()[1]), rest
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain", ""])
+async def test_a_body_is_json_whatever_its_sender_calls_it(serve, kind: str) -> None:
+    async with serve(text=TEXT, context_tokens=100_000) as served:  # `curl -d` calls it a form
+        body = json.dumps({"inputs": {"question": "a&b=" * 2000}}).encode()
+        code, said = await raw(served.url, f"Content-Type: {kind}\r\nContent-Length: {len(body)}", body)
+        assert code == 200, said
+
+
+async def test_a_body_that_is_too_large_is_refused_in_words(serve) -> None:
+    async with serve() as served:
+        body = b" " * (BODY_BYTES + 1)
+        answer, said = await served.ask("/workflows/rag", body)
+        assert (answer.code, "more than 16777216 bytes" in said["error"]["message"]) == (413, True)
+        piece = b"%x\r\n%s\r\n" % (len(body) // 2 + 1, body[: len(body) // 2 + 1])
+        code, _ = await raw(served.url, "Transfer-Encoding: chunked", piece, piece, b"0\r\n\r\n")
+        assert code == 413
+
+
+async def test_who_has_no_token_is_told_before_the_body_is_read(serve) -> None:
+    async with serve(gateway={"tenants": {"blue-token": "blue"}}) as served:
+        code, _ = await raw(served.url, "Content-Length: 1000000", b"{")  # and never the rest
+        assert code == 401
 
 
 async def test_an_error_of_plain_code_keeps_its_words_to_itself(serve, caplog) -> None:
