@@ -26,7 +26,7 @@ __all__ = ["Fault", "RefusedError", "UnsaidError", "answer", "json_text", "plain
 
 
 class RefusedError(FMwareError):
-    """A request that is no run: a wrong address, no token, or too much."""
+    """A request that is no run: a wrong address, no token, too much, or too late."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -30,6 +30,7 @@ logger = logging.getLogger("dask_fmware.gateway")
 Kind = TypeVar("Kind", bound=BaseModel)
 
 BODY_BYTES = 16 << 20
+ENDING = "ending"  # a setting of the application
 HEADERS = {401: ("WWW-Authenticate", "Bearer"), 503: ("Retry-After", "1")}  # of errors, by their status
 
 
@@ -43,6 +44,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         self.gateway = gateway
         self.caller: str | None = None
         self._work: asyncio.Task[None] | None = None
+        self._has_gone = False  # the caller
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -50,6 +52,8 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         self.set_header("Cache-Control", "no-store")
 
     def prepare(self) -> None:
+        if self.settings[ENDING].is_set():  # over a connection from before
+            raise _ending()
         if self.is_open or not self.gateway.needs_token:
             return
         kind, _, token = self.request.headers.get("Authorization", "").partition(" ")
@@ -76,6 +80,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
+        self._has_gone = True
         if self._work is not None:
             self._work.cancel()
 
@@ -85,13 +90,14 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         written: asyncio.Future[None] = self.finish(json_text(said))
         return written
 
-    async def event(self, said: str, name: str | None = None) -> None:
-        """Write one server-sent event, and the headers before the first."""
+    def event(self, said: str, name: str | None = None) -> asyncio.Future[None]:
+        """Write one server-sent event, and the headers before the first; done when it is written."""
         if not self._headers_written:
             self.set_header("Content-Type", "text/event-stream; charset=utf-8")
             self.set_header("X-Accel-Buffering", "no")  # proxies would keep what is to be read along
         self.write(f"event: {name}\ndata: {said}\n\n" if name else f"data: {said}\n\n")
-        await self.flush()
+        written: asyncio.Future[None] = self.flush()
+        return written
 
     def fail(self, error: Exception) -> asyncio.Future[None]:
         """Answer with an error, where nothing has been answered yet."""
@@ -114,6 +120,10 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         if not isinstance(error, (FMwareError, HTTPError)):
             where = "".join(traceback.format_tb(trace))
             logger.error("%s %s: %s at\n%s", self.request.method, self.request.path, type(error).__name__, where)
+
+
+def _ending() -> RefusedError:
+    return RefusedError(503, "this gateway is ending; try again")
 
 
 def _too_large() -> RefusedError:
@@ -141,6 +151,8 @@ class _Runs(_Handler):
 
     def read(self, kind: type[Kind]) -> Kind:
         """Return the body."""
+        if self.settings[ENDING].is_set():  # while it came
+            raise _ending()
         if self._body_bytes > BODY_BYTES:  # of pieces, whose sum was not announced
             raise _too_large()
         return read(kind, self._body)
@@ -148,10 +160,19 @@ class _Runs(_Handler):
     async def run(self, bound: BoundWorkflow, shape: RunShape, *, is_streamed: bool) -> None:
         """Run and answer."""
         self.set_header("X-Run-Id", bound.run_id)
-        if is_streamed:
-            await self.while_connected(self._stream(bound, shape))
-        else:
-            await self.while_connected(self._whole(bound, shape))
+        await self.while_connected(self._told(bound, shape, is_streamed))
+
+    async def _told(self, bound: BoundWorkflow, shape: RunShape, is_streamed: bool) -> None:
+        try:
+            await (self._stream(bound, shape) if is_streamed else self._whole(bound, shape))
+        except asyncio.CancelledError:
+            if not self._has_gone and not self._finished:  # the gateway ends: said without waiting, for it does not
+                if self._headers_written:
+                    self.event(json_text(Fault.of(_ending()).body()), shape.error)
+                    self.finish()
+                else:
+                    self.fail(_ending())
+            raise
 
     async def _whole(self, bound: BoundWorkflow, shape: RunShape) -> None:
         outcome = await self.gateway.outcome(bound)
@@ -264,8 +285,8 @@ class _Nothing(_Handler):
         raise RefusedError(404, "no such page: see GET /workflows, GET /v1/models and GET /health")
 
 
-def application(gateway: Gateway) -> Application:
-    """Return the routes."""
+def application(gateway: Gateway, ending: asyncio.Event) -> Application:
+    """Return the routes, which take no more requests when it is `ending`."""
     own = {"gateway": gateway}
     return Application(
         [
@@ -277,5 +298,6 @@ def application(gateway: Gateway) -> Application:
         ],
         default_handler_class=_Nothing,
         default_handler_args=own,
+        **{ENDING: ending},
         log_function=lambda handler: None,  # each run is in the log of the runtime
     )

@@ -35,7 +35,7 @@ async def listening(
         Where; port 0 is any that is free.
     grace_s
         At the end, seconds for requests under way. No new ones are taken then, and what is left after them is
-        cancelled.
+        cancelled and told so.
 
     Raises
     ------
@@ -46,8 +46,9 @@ async def listening(
         taken = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise SpecError(f"cannot listen at {host}:{port} ({error}); give another host or port") from None
+    ending = asyncio.Event()
     server = HTTPServer(
-        application(gateway), max_body_size=READ_BYTES, max_buffer_size=BODY_BYTES, body_timeout=BODY_S,
+        application(gateway, ending), max_body_size=READ_BYTES, max_buffer_size=BODY_BYTES, body_timeout=BODY_S,
         idle_connection_timeout=IDLE_S,
     )  # fmt: skip
     taken.setblocking(False)
@@ -55,6 +56,7 @@ async def listening(
     try:
         yield taken.getsockname()[1]
     finally:
+        ending.set()
         server.stop()
         if gateway.requests:
             _done, late = await asyncio.wait(gateway.requests, timeout=grace_s)

@@ -190,30 +190,6 @@ async def test_what_is_served_is_listed(serve) -> None:
         assert [item["name"] for item in listed["rag"]["inputs"]] == ["question", "tone"]
 
 
-async def test_requests_under_way_are_finished_at_the_end_and_none_begun(serve) -> None:
-    async with serve(text=TEXT, token_s=0.02) as served:
-        gateway = served.gateway
-        async with listening(gateway, port=0) as port:
-            served.url = f"http://127.0.0.1:{port}"
-            asked = asyncio.create_task(served.ask("/workflows/rag", {"inputs": {"question": "Why?"}}))
-            await served.cluster.until(lambda: gateway.requests, "it has come")
-        assert (await asked)[0].code == 200
-        with pytest.raises(OSError, match=r".*"):
-            await served.ask("/health")
-
-
-async def test_requests_that_take_longer_than_the_grace_are_cancelled(serve) -> None:
-    async with serve() as served:
-        for engine in served.cluster.engines.values():
-            engine.token_s = 0.5
-        async with listening(served.gateway, port=0, grace_s=0.05) as port:
-            served.url = f"http://127.0.0.1:{port}"
-            asked = asyncio.create_task(served.ask("/workflows/rag", {"inputs": {"question": "Why?"}}))
-            await served.cluster.until(lambda: served.gateway.requests, "it has come")
-        assert not served.gateway.requests
-        await asyncio.gather(asked, return_exceptions=True)
-
-
 async def test_what_cannot_be_served_is_refused(serve) -> None:
     async with serve() as served:
         client = served.cluster.client
