@@ -64,6 +64,13 @@ class Fault:
             return cls(500, kind, f"{kind} in plain code of the workflow; its words are in the log of the worker")
         return cls(_status(error), kind, str(error))
 
+    @classmethod
+    def ours(cls, error: Exception) -> Fault:
+        """Say what an error is that came up here, and in no run."""
+        if isinstance(error, FMwareError):
+            return cls.of(error)
+        return cls(500, type(error).__name__, f"{type(error).__name__} in the gateway; where is in its log")
+
     def body(self) -> dict[str, Any]:
         """As JSON, in the form that OpenAI's clients know."""
         return {"error": {"type": self.kind, "message": self.message, "code": self.status}}
@@ -94,8 +101,9 @@ def plain(workflow: str, value: Any) -> Any:
     """
     told = value.value if isinstance(value, Completion) else value
     try:
-        return to_jsonable_python(told, inf_nan_mode="null", fallback=_listed)
-    except PydanticSerializationError:
+        made = to_jsonable_python(told, inf_nan_mode="null", fallback=_listed)
+        return to_jsonable_python(made, inf_nan_mode="null")  # models keep what is no number until they are plain
+    except Exception:  # or what its own methods raise: of bytes, of what holds itself
         raise UnsaidError(
             f"workflow '{workflow}': its result ({type(told).__name__}) has no JSON; end it with plain values"
         ) from None
@@ -118,7 +126,10 @@ def text_of(workflow: str, value: Any) -> str:
 
 def json_text(value: Any) -> str:
     """Write JSON in one line that UTF-8 can say: half of a surrogate pair, which it cannot, stays an escape."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # Python writes no more than 4,300 digits
+        raise UnsaidError("an answer holds a number that is too long to be written") from None
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -99,9 +99,8 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         written: asyncio.Future[None] = self.flush()
         return written
 
-    def fail(self, error: Exception) -> asyncio.Future[None]:
+    def fail(self, fault: Fault) -> asyncio.Future[None]:
         """Answer with an error, where nothing has been answered yet."""
-        fault = Fault.of(error)
         self.set_status(fault.status)
         if fault.status in HEADERS:
             self.set_header(*HEADERS[fault.status])
@@ -111,7 +110,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         """Say what was raised, or what the server refused by itself."""
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         if isinstance(error, Exception) and not isinstance(error, HTTPError):
-            self.fail(error)
+            self.fail(Fault.ours(error))
         else:
             self.tell(Fault(status_code, "HTTPError", self._reason).body())
 
@@ -171,14 +170,14 @@ class _Runs(_Handler):
                     self.event(json_text(Fault.of(_ending()).body()), shape.error)
                     self.finish()
                 else:
-                    self.fail(_ending())
+                    self.fail(Fault.of(_ending()))
             raise
 
     async def _whole(self, bound: BoundWorkflow, shape: RunShape) -> None:
         outcome = await self.gateway.outcome(bound)
         if outcome.error is not None:
             self._blame(bound, outcome.error)
-            await self.fail(outcome.error)
+            await self.fail(Fault.of(outcome.error))
         else:
             await self.tell(shape.whole(outcome))
 
@@ -188,10 +187,13 @@ class _Runs(_Handler):
             try:
                 async for piece in pieces:
                     await self._piece(bound, shape, piece)
-            except FMwareError as error:
+            except StreamClosedError:
+                raise
+            except Exception as error:
                 if not self._headers_written:
                     raise
-                await self.event(json_text(Fault.of(error).body()), shape.error)
+                self.log_exception(type(error), error, error.__traceback__)
+                await self.event(json_text(Fault.ours(error).body()), shape.error)
         if not self._finished:
             await self.finish()
 
@@ -210,7 +212,7 @@ class _Runs(_Handler):
             if self._headers_written:
                 await self.event(json_text(Fault.of(piece.error).body()), shape.error)
             else:
-                await self.fail(piece.error)
+                await self.fail(Fault.of(piece.error))
 
     def _blame(self, bound: BoundWorkflow, error: Exception) -> None:
         if not isinstance(error, FMwareError):  # of plain code; its words may hold a prompt

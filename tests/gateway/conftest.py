@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 
 import dask_fmware as fm
@@ -45,6 +47,29 @@ def add(first, second):
 @fm.workflow
 def sums(first, second):
     return add(first, second)
+
+
+class Found(BaseModel):
+    found: float
+    more: list[float]
+
+
+class Liar:
+    def tolist(self):
+        raise KeyError("a secret")
+
+
+@fm.task
+def oddity(kind):
+    itself: list[Any] = []
+    itself.append(itself)
+    made = {"itself": itself, "bytes": b"\xff", "long": 10**5000, "liar": Liar(), "none": None, "object": {"a": [True]}}
+    return Found(found=math.inf, more=[math.nan]) if kind == "infinite" else made[kind]
+
+
+@fm.workflow
+def oddities(kind):
+    return oddity(kind)
 
 
 @dataclass
@@ -85,7 +110,7 @@ def serve() -> Serve:
     @asynccontextmanager
     async def context(gateway: Any = None, **arguments: Any) -> AsyncIterator[Served]:
         async with InProcessCluster(deployment("small", "large", **arguments), validate=True) as cluster:
-            made = Gateway(cluster.client, [rag, chat, sums], **(gateway or {}))
+            made = Gateway(cluster.client, [rag, chat, sums, oddities], **(gateway or {}))
             async with listening(made, port=0, grace_s=5) as port:
                 yield Served(f"http://127.0.0.1:{port}", cluster, made)
             await cluster.settled()

@@ -22,7 +22,7 @@ async def client_of(served: Any, key: str = "none") -> AsyncIterator[openai.Asyn
 
 async def test_a_workflow_answers_as_a_model(serve) -> None:
     async with serve(text=TEXT) as served, client_of(served) as client:
-        assert [model.id async for model in client.models.list()] == ["rag", "chat", "sums"]
+        assert [model.id async for model in client.models.list()] == ["rag", "chat", "sums", "oddities"]
         said = await client.chat.completions.create(model="rag", messages=ASKED, temperature=0.5)
         assert (said.choices[0].message.content, said.choices[0].finish_reason) == (TEXT, "stop")
         report = served.cluster.router.machine.report(said.id.removeprefix("chatcmpl-"))

@@ -39,6 +39,22 @@ async def test_what_plain_code_returns_is_told_as_json(serve) -> None:
         assert "its result (object) has no JSON" in said["error"]["message"]
 
 
+@pytest.mark.parametrize("is_streamed", [False])
+@pytest.mark.parametrize("kind", ["itself", "bytes", "long", "liar"])
+async def test_a_result_that_json_cannot_say_is_an_error_of_its_own(serve, kind: str, is_streamed: bool) -> None:
+    async with serve() as served:
+        body = {"inputs": {"kind": kind}, "stream": is_streamed}
+        answer, said = await served.ask("/workflows/oddities", body)
+        assert (answer.code, said["error"]["type"]) == (500, "UnsaidError")
+        assert "secret" not in answer.body.decode()
+
+
+async def test_what_is_no_number_is_null(serve) -> None:
+    async with serve() as served:
+        _, said = await served.ask("/workflows/oddities", {"inputs": {"kind": "infinite"}})
+        assert said["result"] == {"found": None, "more": [None]}
+
+
 async def test_an_answer_is_streamed_as_it_comes(serve) -> None:
     async with serve(text=TEXT, token_s=0.01) as served:
         events = await served.events("/workflows/rag", {"inputs": {"question": "Why?"}, "stream": True})
@@ -185,7 +201,7 @@ async def test_what_is_served_is_listed(serve) -> None:
     async with serve() as served:
         _, said = await served.ask("/workflows")
         listed = {one["name"]: one for one in said["workflows"]}
-        assert list(listed) == ["rag", "chat", "sums"]
+        assert list(listed) == ["rag", "chat", "sums", "oddities"]
         assert listed["rag"]["slo"] == {"ttft_s": 60.0, "on_miss": "finish"}
         assert [item["name"] for item in listed["rag"]["inputs"]] == ["question", "tone"]
 
