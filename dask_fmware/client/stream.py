@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -35,8 +35,9 @@ class AnswerStream:
     it comes; elsewhere `print` does.
     """
 
-    def __init__(self, future: Future) -> None:
+    def __init__(self, future: Future, as_text: Callable[[Any], str] = str) -> None:
         self._future = future
+        self._as_text = as_text  # of what plain code returns
         self._client: Client = future.client
 
     def __repr__(self) -> str:
@@ -106,7 +107,7 @@ class AnswerStream:
             if (chunk := shown.whole(result.text)) is not None:
                 yield chunk
         elif not shown.text:
-            yield Chunk(str(result))
+            yield Chunk(self._as_text(result))
 
     async def _where(self, after: int, patience_s: float, shown: Shown) -> dict[str, Any]:
         """Ask which attempt after another gives the answer, and on which worker; wait for so long if there is none."""

@@ -6,15 +6,17 @@ import asyncio
 import hmac
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from distributed import Client, Future
 
 from dask_fmware.client.asking import checked_client
 from dask_fmware.client.session import Outcome, Session
-from dask_fmware.client.stream import stream
+from dask_fmware.client.stream import AnswerStream
 from dask_fmware.compile.collection import BoundWorkflow, WorkflowFunction
 from dask_fmware.errors import SpecError, WorkflowError
+from dask_fmware.gateway.answers import text_of
 from dask_fmware.model.completion import Chunk
 from dask_fmware.spec.slo import SLO
 
@@ -126,15 +128,16 @@ class Gateway:
         """Yield the answer as it comes and, at the end, what became of the run; who stops reading cancels it."""
         future = await self._session.submit(bound)
         try:
-            async with aclosing(self._followed(future)) as pieces:
+            async with aclosing(self._followed(future, bound.workflow.name)) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:
             future.release()
 
-    async def _followed(self, future: Future) -> AsyncGenerator[Chunk | Outcome, None]:
+    async def _followed(self, future: Future, workflow: str) -> AsyncGenerator[Chunk | Outcome, None]:
+        answer = AnswerStream(future, partial(text_of, workflow))
         try:
-            async with aclosing(aiter(stream(future))) as chunks:  # type: ignore[type-var]
+            async with aclosing(aiter(answer)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     yield chunk
         except Exception:

@@ -43,6 +43,15 @@ async def test_its_answer_is_streamed(serve) -> None:
         assert chunks[-1].usage.total_tokens > 0
 
 
+@pytest.mark.parametrize(("kind", "text"), [("object", '{"a": [true]}'), ("none", "null")])
+async def test_what_plain_code_returns_is_streamed_as_it_is_said_at_once(serve, kind: str, text: str) -> None:
+    async with serve() as served, client_of(served) as client:
+        asked: Any = {"model": "oddities", "messages": [{"role": "user", "content": kind}]}
+        assert (await client.chat.completions.create(**asked)).choices[0].message.content == text
+        stream = await client.chat.completions.create(**asked, stream=True)
+        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == text
+
+
 async def test_a_workflow_with_messages_gets_the_whole_chat(serve) -> None:
     async with serve(echo=True) as served, client_of(served) as client:
         turns = [{"role": "system", "content": "Be brief."}, *ASKED]

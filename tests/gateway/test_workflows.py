@@ -39,7 +39,7 @@ async def test_what_plain_code_returns_is_told_as_json(serve) -> None:
         assert "its result (object) has no JSON" in said["error"]["message"]
 
 
-@pytest.mark.parametrize("is_streamed", [False])
+@pytest.mark.parametrize("is_streamed", [False, True])
 @pytest.mark.parametrize("kind", ["itself", "bytes", "long", "liar"])
 async def test_a_result_that_json_cannot_say_is_an_error_of_its_own(serve, kind: str, is_streamed: bool) -> None:
     async with serve() as served:
