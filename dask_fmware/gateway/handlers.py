@@ -198,15 +198,11 @@ class _Runs(_Handler):
             await self.finish()
 
     async def _piece(self, bound: BoundWorkflow, shape: RunShape, piece: Chunk | Outcome) -> None:
-        if isinstance(piece, Chunk):
-            if not self._headers_written:
-                for name, said in shape.first():
-                    await self.event(said, name)
-            name, said = shape.text(piece)
-            await self.event(said, name)
-        elif piece.error is None:
-            for name, said in shape.last(piece):
-                await self.event(said, name)
+        if isinstance(piece, Chunk) or piece.error is None:
+            begun = [] if self._headers_written else shape.first()
+            said = [shape.text(piece)] if isinstance(piece, Chunk) else shape.last(piece)
+            for name, event in (*begun, *said):
+                await self.event(event, name)
         else:
             self._blame(bound, piece.error)
             if self._headers_written:

@@ -27,7 +27,7 @@ class RunShape:
         return answer(self.name, outcome)
 
     def first(self) -> list[Event]:
-        """Return what comes before the first piece of text."""
+        """Return what comes before all else."""
         return []
 
     def text(self, chunk: Chunk) -> Event:

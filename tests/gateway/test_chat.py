@@ -52,6 +52,13 @@ async def test_what_plain_code_returns_is_streamed_as_it_is_said_at_once(serve, 
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == text
 
 
+async def test_an_empty_answer_is_streamed_as_one(serve) -> None:
+    async with serve(text="") as served, client_of(served) as client:
+        stream = await client.chat.completions.create(model="rag", messages=ASKED, stream=True)
+        said = [(one.delta.role, one.finish_reason) async for chunk in stream for one in chunk.choices]
+        assert said == [("assistant", None), (None, "stop")]
+
+
 async def test_a_workflow_with_messages_gets_the_whole_chat(serve) -> None:
     async with serve(echo=True) as served, client_of(served) as client:
         turns = [{"role": "system", "content": "Be brief."}, *ASKED]
