@@ -5,15 +5,25 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dask_fmware.errors import SpecError
-from dask_fmware.spec.record import Record, checked
+from dask_fmware.spec.record import Record, checked, misfit, shorten
 from dask_fmware.spec.slo import SLO
 
 __all__ = ["ChatBody", "Message", "RunBody", "read"]
 
 Kind = TypeVar("Kind", bound=BaseModel)
+
+# What would make an answer something else than a text, and the values that do not.
+AS_TEXT: dict[str, tuple[Any, ...]] = {
+    "tools": (None, []),
+    "functions": (None, []),
+    "response_format": (None, {"type": "text"}),
+    "logprobs": (None, False),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+}
 
 
 class RunBody(Record):
@@ -42,7 +52,7 @@ class Message(BaseModel):
         found = [text for text in texts if isinstance(text, str)]
         if len(found) < len(texts):
             raise SpecError(
-                f"the content of a message of '{self.role}' is no text; send a string or parts of type text"
+                f"the content of a message of '{shorten(self.role)}' is no text; send a string or parts of type text"
             )
         return "".join(found)
 
@@ -57,6 +67,14 @@ class ChatBody(BaseModel):
     stream: bool = False
     stream_options: dict[str, Any] | None = None
     n: int | None = Field(default=None, ge=1, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asks_for_a_text(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name, harmless in AS_TEXT.items():
+            if given.get(name) not in harmless:
+                raise misfit("is not supported, as a workflow answers with its own text; leave it out", name)
+        return given
 
     @property
     def wants_usage(self) -> bool:

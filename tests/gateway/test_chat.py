@@ -23,7 +23,9 @@ async def client_of(served: Any, key: str = "none") -> AsyncIterator[openai.Asyn
 async def test_a_workflow_answers_as_a_model(serve) -> None:
     async with serve(text=TEXT) as served, client_of(served) as client:
         assert [model.id async for model in client.models.list()] == ["rag", "chat", "sums", "oddities"]
-        said = await client.chat.completions.create(model="rag", messages=ASKED, temperature=0.5)
+        said = await client.chat.completions.create(
+            model="rag", messages=ASKED, temperature=0.5, max_tokens=5, n=1, tools=[], response_format={"type": "text"}
+        )
         assert (said.choices[0].message.content, said.choices[0].finish_reason) == (TEXT, "stop")
         report = served.cluster.router.machine.report(said.id.removeprefix("chatcmpl-"))
         assert said.usage.completion_tokens == sum(call.attempts[-1].output_tokens for call in report.calls)
@@ -84,6 +86,15 @@ async def test_an_answer_that_was_cut_says_so(serve) -> None:
         ({"model": "sums", "messages": ASKED}, openai.BadRequestError, "it is no chat"),
         ({"model": "rag", "messages": []}, openai.BadRequestError, "messages"),
         ({"model": "rag", "messages": ASKED, "n": 2}, openai.BadRequestError, "n: "),
+        *(
+            ({"model": "rag", "messages": ASKED, name: value}, openai.BadRequestError, f"{name}: is not supported")
+            for name, value in {
+                "tools": [{"type": "function", "function": {"name": "look"}}],
+                "response_format": {"type": "json_object"},
+                "logprobs": True,
+                "modalities": ["text", "audio"],
+            }.items()
+        ),
         (
             {
                 "model": "rag",
