@@ -69,7 +69,8 @@ class Session:
         Raises
         ------
         FMwareError
-            What ended the run; `RuntimeFaultError` if the cluster is lost. What plain code raised is raised as it is.
+            What ended the run; `RuntimeFaultError` if the cluster is lost or somebody else cancelled it. What plain
+            code raised is raised as it is.
         """
         return self._client.sync(self._run, _checked(bound, "run"))
 
@@ -81,7 +82,7 @@ class Session:
         Raises
         ------
         RuntimeFaultError
-            If the cluster is lost, or has no runtime.
+            If the cluster is lost or has no runtime, or somebody else cancelled the run.
         """
         if isinstance(run, Future):
             return self._client.sync(self._ended, run)
@@ -146,7 +147,11 @@ class Session:
         except (OSError, FutureCancelledError) as error:
             if _is_its_own(future):
                 raise
-            raise self._lost() from error
+            if isinstance(error, OSError) or self._client.status != "running":
+                raise self._lost() from error
+            raise RuntimeFaultError(
+                f"run {run_id_of(future)} was cancelled, by another client or a restart of the cluster; submit it again"
+            ) from error
 
     async def _ask(self, run_ids: Sequence[str]) -> list[RunReport | Exception | None]:
         try:

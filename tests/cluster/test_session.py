@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import dask
 import pytest
-from distributed import Client
+from distributed import Client, Future
 
 import dask_fmware as fm
 from dask_fmware.errors import RuntimeFaultError, UnknownModelError
@@ -79,6 +79,19 @@ async def test_a_caller_that_is_cancelled_cancels_its_run() -> None:
         await cluster.settled()
 
 
+async def test_a_run_that_somebody_else_cancels_is_not_taken_for_a_lost_scheduler() -> None:
+    async with InProcessCluster(deployment("small", token_s=0.5), validate=True) as cluster:
+        session = fm.Session(cluster.client)
+        tasks = [asyncio.ensure_future(method(ask(question="why"))) for method in (session.run, session.outcome)]
+        await cluster.until(lambda: sum(len(state.running) for state in cluster.router.machine.fleet) == 2)
+        async with Client(cluster.scheduler.address, asynchronous=True, set_as_default=False) as other:
+            await other.cancel([Future(key, other) for key in list(cluster.scheduler.tasks)], force=True)
+            for task in tasks:
+                with pytest.raises(RuntimeFaultError, match="was cancelled, by another client"):
+                    await task
+        await cluster.settled()
+
+
 async def test_a_lost_scheduler_is_said() -> None:
     with dask.config.set({"distributed.comm.timeouts.connect": "500ms"}):
         async with InProcessCluster(deployment("small", token_s=0.5)) as cluster:
@@ -88,6 +101,7 @@ async def test_a_lost_scheduler_is_said() -> None:
             await cluster.scheduler.close()
             ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
             assert [type(error) for error in ended] == [RuntimeFaultError] * 3
+            assert all("was lost" in str(error) for error in ended)
             with pytest.raises(RuntimeFaultError, match="was lost"):
                 await asyncio.wait_for(session.run(ask(question="later")), 30)
 
