@@ -33,7 +33,7 @@ class RunBody(Record):
     stream: bool = False
     slo: SLO | None = None
     tenant: str | None = Field(default=None, min_length=1, max_length=200)
-    priority: int = Field(default=0, ge=-1000, le=1000)
+    priority: int | None = Field(default=None, ge=-1000, le=1000)
 
 
 class Message(BaseModel):

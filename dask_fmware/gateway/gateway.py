@@ -89,7 +89,7 @@ class Gateway:
         caller: str | None = None,
         tenant: str | None = None,
         slo: SLO | None = None,
-        priority: int = 0,
+        priority: int | None = None,
     ) -> BoundWorkflow:
         """Return a run to be.
 
@@ -111,6 +111,8 @@ class Gateway:
         """
         if caller is not None and tenant not in (None, caller):
             raise SpecError(f"tenant '{tenant}': this token is of tenant '{caller}'; leave it out")
+        if priority is None:
+            priority = min(0, self._max_priority)
         if priority > self._max_priority:
             raise SpecError(f"priority {priority}: callers of this gateway may ask for {self._max_priority} at most")
         spec = self.workflows[name].workflow

@@ -72,6 +72,14 @@ async def test_options_of_a_run_are_its_own(serve) -> None:
         assert (report.tenant, report.priority, report.ttft_slo_s, report.e2e_slo_s) == ("blue", 5, None, 30)
 
 
+async def test_who_asks_for_no_priority_has_the_highest_that_is_not_above_0(serve) -> None:
+    async with serve(text=TEXT, gateway={"max_priority": -5}) as served:
+        for asked in ({}, {"priority": None}, {"priority": -5}):
+            answer, said = await served.ask("/workflows/rag", {"inputs": {"question": "Why?"}, **asked})
+            assert answer.code == 200, said
+            assert served.cluster.router.machine.report(said["run_id"]).priority == -5
+
+
 @pytest.mark.parametrize(
     ("path", "body", "code", "message"),
     [
