@@ -81,8 +81,14 @@ def _check(workflows: list[WorkflowFunction], deployment: Path) -> None:
 
 def _tenants(path: Path) -> dict[str, str]:
     """Read tokens; an error shows none of them."""
+    from dask_fmware.gateway.gateway import checked_tenants
+
     found: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise SpecError(f"{path} is no text in UTF-8; write lines of TENANT TOKEN") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
         tenant, _, token = line.strip().partition(" ")
@@ -93,7 +99,7 @@ def _tenants(path: Path) -> dict[str, str]:
         found[token.strip()] = tenant
     if not found:
         raise SpecError(f"{path} has no token; write lines of TENANT TOKEN")
-    return found
+    return dict(checked_tenants(found))
 
 
 async def _serve(

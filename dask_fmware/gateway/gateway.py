@@ -18,9 +18,27 @@ from dask_fmware.compile.collection import BoundWorkflow, WorkflowFunction
 from dask_fmware.errors import SpecError, WorkflowError
 from dask_fmware.gateway.answers import text_of
 from dask_fmware.model.completion import Chunk
-from dask_fmware.spec.slo import SLO
+from dask_fmware.spec.record import checked
+from dask_fmware.spec.slo import SLO, RunOptions
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "checked_tenants"]
+
+
+def checked_tenants(tenants: Mapping[str, str]) -> Mapping[str, str]:
+    """Return tenants by token, if headers can bring each token and runs can have each tenant.
+
+    Raises
+    ------
+    SpecError
+        If not; it shows no token.
+    """
+    for token, tenant in tenants.items():
+        if not token:
+            raise SpecError("a token is empty; each tenant needs one")
+        checked(RunOptions, {"tenant": tenant}, SpecError, "a tenant of a token")
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise SpecError(f"the token of tenant '{tenant}' does not fit into a header; use ASCII without spaces")
+    return tenants
 
 
 class Gateway:
@@ -41,7 +59,7 @@ class Gateway:
     Raises
     ------
     SpecError
-        If two workflows have one name, there is none, or a token is empty.
+        If two workflows have one name or there is none, or a token or tenant is of no use.
     """
 
     def __init__(
@@ -61,9 +79,8 @@ class Gateway:
             self.workflows[name] = one
         if not self.workflows:
             raise SpecError("a gateway needs at least one workflow")
-        if tenants is not None and not all(tenants):
-            raise SpecError("a token is empty; each tenant needs one")
-        self._tenants = None if tenants is None else {token.encode(): tenant for token, tenant in tenants.items()}
+        known = None if tenants is None else checked_tenants(tenants)
+        self._tenants = None if known is None else {token.encode(): tenant for token, tenant in known.items()}
         self._max_priority = max_priority
         self._session = Session(client)
         self.requests: set[asyncio.Task[None]] = set()  # under way

@@ -36,7 +36,7 @@ def ask(question):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "served_flows.py").write_text(FLOWS)
     (tmp_path / "deployment.yaml").write_text(yaml.safe_dump(deployment("small", text=TEXT)))
-    (tmp_path / "tokens").write_text("# who may\nblue blue-token\n")
+    (tmp_path / "tokens").write_text("\ufeff# who may\nblue blue-token\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -80,6 +80,10 @@ def test_it_serves_until_it_is_interrupted(folder: Path) -> None:
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "bad"], "line 2: write TENANT TOKEN"),
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "twice"], "was given to another above"),
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "empty"], "has no token"),
+        (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "latin"], "is no text in UTF-8"),
+        (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "wide"], "does not fit into a header"),
+        (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "long"], "at most 200 characters"),
+        (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "bell"], "no control or invisible"),
         (["served_flows:ask", "--address", "nowhere"], "is no address of a scheduler"),
     ],
 )
@@ -88,6 +92,10 @@ def test_what_cannot_be_served_is_said_before_anything_starts(folder: Path, aske
     (folder / "bad").write_text("blue b\nred my secret\n")
     (folder / "twice").write_text("blue same\nred same\n")
     (folder / "empty").write_text("# nobody\n")
+    (folder / "latin").write_bytes("blue gr\xfcn-secret".encode("latin-1"))
+    (folder / "wide").write_text("blue gr\xfcn-secret", encoding="utf-8")
+    (folder / "long").write_text("b" * 201 + " secret")
+    (folder / "bell").write_text("bl\aue secret")
     result = CliRunner().invoke(fmware, ["serve", *asked])
     assert result.exit_code == 2
     assert message in result.output
