@@ -44,8 +44,8 @@ class Fault:
     Attributes
     ----------
     status
-        Of HTTP: 400 the request, 401 no token, 404 no such workflow, 413 too much of it, 502 a model server, 503 no
-        room or no cluster (try again), 500 a node of plain code or the workflow itself.
+        Of HTTP: 400 the request, 401 no token, 403 a page of another site, 404 no such workflow, 413 too much of it,
+        502 a model server, 503 no room or no cluster (try again), 500 a node of plain code or the workflow itself.
     kind
         Name of the error's class.
     message

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel
+from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
@@ -125,6 +126,15 @@ def _ending() -> RefusedError:
     return RefusedError(503, "this gateway is ending; try again")
 
 
+def _is_of_another_site(headers: HTTPHeaders) -> bool:
+    """Whether a browser sends this for a page from elsewhere, which its user need not know of."""
+    site = headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get("Origin")  # of browsers that do not send the other
+    return origin is not None and origin.partition("://")[2] != headers.get("Host")
+
+
 def _too_large() -> RefusedError:
     return RefusedError(413, f"the body has more than {BODY_BYTES} bytes; send less")
 
@@ -139,6 +149,8 @@ class _Runs(_Handler):
 
     def prepare(self) -> None:
         super().prepare()
+        if not self.gateway.needs_token and _is_of_another_site(self.request.headers):
+            raise RefusedError(403, "this gateway has no tokens, so pages of other sites may not run anything here")
         length = self.request.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > BODY_BYTES:
             raise _too_large()

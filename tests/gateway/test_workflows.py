@@ -141,6 +141,26 @@ async def test_who_has_no_token_is_told_before_the_body_is_read(serve) -> None:
         assert code == 401
 
 
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ("Origin: https://elsewhere.example", 403),
+        ("Origin: null", 403),
+        ("Origin: http://x", 200),
+        ("Origin: https://x.example\r\nSec-Fetch-Site: same-origin", 200),  # behind a proxy that has another name
+        ("Sec-Fetch-Site: cross-site", 403),
+        ("Sec-Fetch-Site: none", 200),
+    ],
+)
+async def test_pages_of_other_sites_run_nothing_without_a_token(serve, headers: str, code: int) -> None:
+    body = json.dumps({"inputs": {"question": "Why?"}}).encode()  # as a page may send it, which asks nobody before
+    headers += f"\r\nContent-Type: text/plain\r\nAuthorization: Bearer blue-token\r\nContent-Length: {len(body)}"
+    async with serve(text=TEXT) as served:
+        assert (await raw(served.url, headers, body))[0] == code
+    async with serve(text=TEXT, gateway={"tenants": {"blue-token": "blue"}}) as served:
+        assert (await raw(served.url, headers, body))[0] == 200  # a page that knows a token is no stranger
+
+
 async def test_an_error_of_plain_code_keeps_its_words_to_itself(serve, caplog) -> None:
     async with serve() as served:
         body = {"inputs": {"first": "secret", "second": "b"}}
