@@ -46,6 +46,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         self.caller: str | None = None
         self._work: asyncio.Task[None] | None = None
         self._has_gone = False  # the caller
+        self.refusal: RefusedError | None = None
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -53,6 +54,24 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         self.set_header("Cache-Control", "no-store")
 
     def prepare(self) -> None:
+        try:
+            self.admit()
+        except RefusedError as refusal:
+            if self.request.method != "POST" or "Expect" in self.request.headers:
+                raise
+            self.refusal = refusal  # is told when the body has come: many send all of it before they look
+
+    async def post(self, *path: str) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        await self.posted(*path)
+
+    async def posted(self, *_args: Any, **_kwargs: Any) -> None:
+        """Answer what was posted."""
+        raise HTTPError(405)
+
+    def admit(self) -> None:
+        """Raise `RefusedError` for who may not ask this."""
         if self.settings[ENDING].is_set():  # over a connection from before
             raise _ending()
         if self.is_open or not self.gateway.needs_token:
@@ -147,8 +166,8 @@ class _Runs(_Handler):
         self._body = bytearray()
         self._body_bytes = 0  # as many as have come
 
-    def prepare(self) -> None:
-        super().prepare()
+    def admit(self) -> None:
+        super().admit()
         if not self.gateway.needs_token and _is_of_another_site(self.request.headers):
             raise RefusedError(403, "this gateway has no tokens, so pages of other sites may not run anything here")
         length = self.request.headers.get("Content-Length", "")
@@ -157,7 +176,7 @@ class _Runs(_Handler):
 
     def data_received(self, chunk: bytes) -> None:
         self._body_bytes += len(chunk)
-        if self._body_bytes <= BODY_BYTES:
+        if self.refusal is None and self._body_bytes <= BODY_BYTES:
             self._body += chunk
 
     def read(self, kind: type[Kind]) -> Kind:
@@ -230,7 +249,7 @@ class _Runs(_Handler):
 class _Workflow(_Runs):
     """``POST /workflows/NAME``."""
 
-    async def post(self, name: str) -> None:
+    async def posted(self, name: str) -> None:
         if name not in self.gateway.workflows:
             raise RefusedError(404, f"no workflow '{shorten(name)}' here: see GET /workflows")
         body = self.read(RunBody)
@@ -243,7 +262,7 @@ class _Workflow(_Runs):
 class _Chat(_Runs):
     """``POST /v1/chat/completions``."""
 
-    async def post(self) -> None:
+    async def posted(self) -> None:
         body = self.read(ChatBody)
         if body.model not in self.gateway.workflows:
             raise RefusedError(404, f"no workflow '{shorten(body.model)}' here, which the model is: see GET /v1/models")
@@ -291,7 +310,7 @@ class _Nothing(_Handler):
 
     is_open: ClassVar[bool] = True
 
-    def prepare(self) -> None:
+    def admit(self) -> None:
         raise RefusedError(404, "no such page: see GET /workflows, GET /v1/models and GET /health")
 
 

@@ -104,10 +104,10 @@ async def test_what_is_wrong_with_a_request_is_said(serve, path: str, body: Any,
         assert "X" not in answer.headers
 
 
-async def raw(url: str, headers: str, *pieces: bytes) -> tuple[int, bytes]:
-    """Post to ``rag`` what no client would; returns the status, and what follows it."""
+async def raw(url: str, headers: str, *pieces: bytes, path: str = "/workflows/rag") -> tuple[int, bytes]:
+    """Post what no client would; returns the status, and what follows it."""
     caller: IOStream = await TCPClient().connect("127.0.0.1", int(url.rsplit(":", 1)[1]))
-    await caller.write(f"POST /workflows/rag HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n".encode())
+    await caller.write(f"POST {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n".encode())
     for piece in pieces:
         await caller.write(piece)
     async with asyncio.timeout(30):
@@ -135,10 +135,14 @@ async def test_a_body_that_is_too_large_is_refused_in_words(serve) -> None:
         assert code == 413
 
 
-async def test_who_has_no_token_is_told_before_the_body_is_read(serve) -> None:
+@pytest.mark.parametrize("path", ["/workflows/rag", "/nothing"])
+async def test_who_sends_all_before_it_looks_is_answered(serve, path: str) -> None:
     async with serve(gateway={"tenants": {"blue-token": "blue"}}) as served:
-        code, _ = await raw(served.url, "Content-Length: 1000000", b"{")  # and never the rest
-        assert code == 401
+        piece = b" " * (BODY_BYTES // 16)
+        headers = f"Content-Length: {17 * len(piece)}"
+        assert (await raw(served.url, headers, *[piece] * 17, path=path))[0] == (401 if "rag" in path else 404)
+        code, _ = await raw(served.url, headers + "\r\nExpect: 100-continue", path=path)  # looks first
+        assert code == (401 if "rag" in path else 404)
 
 
 @pytest.mark.parametrize(
