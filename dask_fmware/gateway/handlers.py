@@ -31,6 +31,7 @@ logger = logging.getLogger("dask_fmware.gateway")
 Kind = TypeVar("Kind", bound=BaseModel)
 
 BODY_BYTES = 16 << 20
+TAKEN_S = 60.0  # in which a caller must take an event
 ENDING = "ending"  # a setting of the application
 HEADERS = {401: ("WWW-Authenticate", "Bearer"), 503: ("Retry-After", "1")}  # of errors, by their status
 
@@ -110,8 +111,17 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         written: asyncio.Future[None] = self.finish(json_text(said))
         return written
 
-    def event(self, said: str, name: str | None = None) -> asyncio.Future[None]:
-        """Write one server-sent event, and the headers before the first; done when it is written."""
+    async def event(self, said: str, name: str | None = None) -> None:
+        """Write one server-sent event and wait until it is sent; a caller who takes none any more has gone."""
+        try:
+            async with asyncio.timeout(TAKEN_S):
+                await self.written(said, name)
+        except TimeoutError:
+            self.request.connection.stream.close()
+            raise StreamClosedError from None
+
+    def written(self, said: str, name: str | None) -> asyncio.Future[None]:
+        """Write one server-sent event, and the headers before the first; done when it is sent."""
         if not self._headers_written:
             self.set_header("Content-Type", "text/event-stream; charset=utf-8")
             self.set_header("X-Accel-Buffering", "no")  # proxies would keep what is to be read along
@@ -198,7 +208,7 @@ class _Runs(_Handler):
         except asyncio.CancelledError:
             if not self._has_gone and not self._finished:  # the gateway ends: said without waiting, for it does not
                 if self._headers_written:
-                    self.event(json_text(Fault.of(_ending()).body()), shape.error)
+                    self.written(json_text(Fault.of(_ending()).body()), shape.error)
                     self.finish()
                 else:
                     self.fail(Fault.of(_ending()))

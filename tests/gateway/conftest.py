@@ -72,6 +72,16 @@ def oddities(kind):
     return oddity(kind)
 
 
+@fm.task
+def itself(question):
+    return question
+
+
+@fm.workflow
+def same(question):
+    return itself(question)
+
+
 @dataclass
 class Served:
     """What a test talks to."""
@@ -110,7 +120,7 @@ def serve() -> Serve:
     @asynccontextmanager
     async def context(gateway: Any = None, **arguments: Any) -> AsyncIterator[Served]:
         async with InProcessCluster(deployment("small", "large", **arguments), validate=True) as cluster:
-            made = Gateway(cluster.client, [rag, chat, sums, oddities], **(gateway or {}))
+            made = Gateway(cluster.client, [rag, chat, sums, oddities, same], **(gateway or {}))
             async with listening(made, port=0, grace_s=5) as port:
                 yield Served(f"http://127.0.0.1:{port}", cluster, made)
             await cluster.settled()

@@ -22,7 +22,7 @@ async def client_of(served: Any, key: str = "none") -> AsyncIterator[openai.Asyn
 
 async def test_a_workflow_answers_as_a_model(serve) -> None:
     async with serve(text=TEXT) as served, client_of(served) as client:
-        assert [model.id async for model in client.models.list()] == ["rag", "chat", "sums", "oddities"]
+        assert [model.id async for model in client.models.list()] == ["rag", "chat", "sums", "oddities", "same"]
         said = await client.chat.completions.create(
             model="rag", messages=ASKED, temperature=0.5, max_tokens=5, n=1, tools=[], response_format={"type": "text"}
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -215,6 +216,19 @@ async def test_a_caller_who_hangs_up_cancels_its_run(serve, is_streamed: bool) -
         await served.cluster.until(lambda: not served.gateway.requests, "nothing is left of it")
 
 
+async def test_a_caller_who_does_not_read_its_stream_is_let_go(serve, monkeypatch) -> None:
+    monkeypatch.setattr("dask_fmware.gateway.handlers.TAKEN_S", 0.3)
+    async with serve() as served:
+        port, text = int(served.url.rsplit(":", 1)[1]), "word " * 1_600_000  # more than sockets buffer
+        body = json.dumps({"inputs": {"question": text}, "stream": True}).encode()
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            head = b"POST /workflows/same HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            await asyncio.to_thread(caller.sendall, head + body)
+            await served.cluster.until(lambda: served.gateway.requests, "it has come")
+            await served.cluster.until(lambda: not served.gateway.requests, "it is let go")
+            await served.cluster.settled()
+
+
 async def test_tokens_say_who_runs(serve) -> None:
     async with serve(text=TEXT, gateway={"tenants": {"red-token": "red", "blue-token": "blue"}}) as served:
         body = {"inputs": {"question": "Why?"}}
@@ -233,7 +247,7 @@ async def test_what_is_served_is_listed(serve) -> None:
     async with serve() as served:
         _, said = await served.ask("/workflows")
         listed = {one["name"]: one for one in said["workflows"]}
-        assert list(listed) == ["rag", "chat", "sums", "oddities"]
+        assert list(listed) == ["rag", "chat", "sums", "oddities", "same"]
         assert listed["rag"]["slo"] == {"ttft_s": 60.0, "on_miss": "finish"}
         assert [item["name"] for item in listed["rag"]["inputs"]] == ["question", "tone"]
 
