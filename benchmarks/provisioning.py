@@ -86,7 +86,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def row(load_s: float | None, way: str, found: Sequence[Played], base: float) -> dict[str, Any]:
-    goodput, hours = interval([p.goodput for p in found]), interval([p.card_hours for p in found])
+    goodput, hours = interval([p.goodput for p in found], 0.0, 1.0), interval([p.card_hours for p in found])
     return {
         "load_s": load_s, "way": way, "seeds": len(found),
         "goodput": goodput.mean, "goodput_low": goodput.low, "goodput_high": goodput.high,

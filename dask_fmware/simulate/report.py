@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from math import inf, sqrt
 from typing import Any
 
-from dask_fmware.simulate.tally import Measured
+from dask_fmware.simulate.tally import Measured, rank
 
 __all__ = ["Cell", "Interval", "crossing", "interval", "paired", "shown"]
 
@@ -49,13 +49,14 @@ class Cell:
         return sorted(value for one in self.measured for value in one.scale_curve)
 
     def record(self) -> dict[str, Any]:
-        """Return one row of a table: means over seeds."""
+        """Return one row of a table: means over seeds, and how far the SLO must be relaxed for all of them together."""
         goodput = self.goodput
         row: dict[str, Any] = {"policy": self.policy, "load": self.load, "seeds": len(self.measured)}
         row |= {"goodput": goodput.mean, "goodput_low": goodput.low, "goodput_high": goodput.high}
         for name, first in asdict(self.measured[0]).items():
             if name not in ("goodput", "share") and isinstance(first, int | float):
                 row[name] = self.mean(name)
+        row["scale_95"], row["scale_99"] = (rank(self.scale_curve, share) for share in (0.95, 0.99))
         row["latest_s"] = max(one.latest_s for one in self.measured)
         for accelerator in self.measured[0].share:
             row[f"share_{accelerator}"] = sum(one.share[accelerator] for one in self.measured) / len(self.measured)

@@ -13,7 +13,7 @@ from math import ceil, inf
 from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.scenario import FleetScenario
 
-__all__ = ["Measured", "Tally", "measure"]
+__all__ = ["Measured", "Tally", "measure", "rank"]
 
 SPANS = 40  # of the timeline
 
@@ -133,16 +133,16 @@ class Tally:
             judged=len(self._in_time),
             goodput=sum(self._in_time) / len(self._in_time),
             ttft_mean_s=sum(ttft) / count,
-            ttft_p50_s=_rank(ttft, 0.5),
-            ttft_p95_s=_rank(ttft, 0.95),
-            ttft_p99_s=_rank(ttft, 0.99),
+            ttft_p50_s=rank(ttft, 0.5),
+            ttft_p95_s=rank(ttft, 0.95),
+            ttft_p99_s=rank(ttft, 0.99),
             latency_mean_s=sum(latency) / count,
-            latency_p50_s=_rank(latency, 0.5),
-            latency_p95_s=_rank(latency, 0.95),
-            latency_p99_s=_rank(latency, 0.99),
+            latency_p50_s=rank(latency, 0.5),
+            latency_p95_s=rank(latency, 0.95),
+            latency_p99_s=rank(latency, 0.99),
             latest_s=latency[-1],
-            scale_95=_rank(scale, 0.95),
-            scale_99=_rank(scale, 0.99),
+            scale_95=rank(scale, 0.95),
+            scale_99=rank(scale, 0.99),
             finished_late=self._late,
             rejected=self._rejected,
             failed=self._failed,
@@ -152,7 +152,7 @@ class Tally:
             makespan_s=self._end,
             cost=sum(card_seconds[name] * card.price_per_hour for name, card in cards.items()) / 3600.0,
             share={name: number / max(calls, 1) for name, number in self._calls.items()},
-            scale_curve=tuple(_rank(scale, i / 100) for i in range(101)),
+            scale_curve=tuple(rank(scale, i / 100) for i in range(101)),
             timeline=self._timeline(),
         )
 
@@ -184,5 +184,6 @@ def _times(took: float, allowed: float) -> float:
     return took / allowed if allowed > 0.0 else inf
 
 
-def _rank(ordered: Sequence[float], q: float) -> float:
+def rank(ordered: Sequence[float], q: float) -> float:
+    """Return the least of some values, in order, that a share `q` of them does not exceed."""
     return ordered[min(max(ceil(q * len(ordered)), 1), len(ordered)) - 1]
