@@ -89,7 +89,7 @@ class Slack:
         self._prices = Prices()
         self._starts = 0  # of urgent calls
         self._turned: dict[tuple[float, float], int] = {}  # kind of background calls -> of these, when it had its turn
-        self._turned_late = 0  # of these, when one had its turn for which no slot had been open for long
+        self._turned_at = 0  # of these, when one came before urgent calls
         self._in_vain: Counter[str] = Counter()  # model -> urgent calls that were parked since one could be in time
         self._ahead = LookAhead(_cost)
         self._plan: Plan | None = None  # for the decisions of this moment
@@ -105,6 +105,8 @@ class Slack:
             kind = _kind(call)
             if kind not in self._turned:
                 self._turned[kind] = self._starts
+                if len(self._turned) > MOST_KINDS:
+                    del self._turned[min(self._turned, key=self._turned.__getitem__)]
             return (
                 (BEHIND, *kind, call.excess, call.runnable_at) if due is None else (BEHIND, *kind, 0.0, call.submitted)
             )
@@ -149,16 +151,18 @@ class Slack:
 
     def turns(self) -> Sequence[tuple[float, ...]]:
         """Now and then background calls come before urgent ones: their kinds in turn, of each the first."""
-        if self._starts - self._turned_late < RIGHT_OF_JOBS:
+        if self._starts - self._turned_at < RIGHT_OF_JOBS:
             return ()
         return [(BEHIND, *kind) for kind, at in sorted(self._turned.items(), key=itemgetter(1))]
 
     def take_turn(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Bind | None:
         """Bind a background call that has waited for long."""
-        room = [replica for replica in candidates(call, replicas, self.rank) if replica.has_room]
-        if not room or not self._turn(call, now):
+        if not self._has_right(call, now):
             return None
-        self._turned_late = self._starts
+        room = [replica for replica in candidates(call, replicas, self.rank) if replica.has_room]
+        if not room:
+            return None
+        self._turned_at = self._turned[_kind(call)] = self._starts
         return Bind(room[0].replica_id, "it has waited for long", inf)
 
     # -- choice ----------------------------------------------------------------------------------
@@ -262,7 +266,8 @@ class Slack:
                 continue
             if self._spares(call, replica, spent_s, room, now, seen, replicas):
                 return Bind(replica_id, "no urgent call needs the replica", inf)
-        if self._turn(call, now):
+        if self._has_right(call, now):
+            self._turned[_kind(call)] = self._starts
             replica_id = max(spent)[2] if stands_back else room[0].replica_id
             return Bind(replica_id, "it has waited for long", inf)
         return Wait("an urgent call is likely to come meanwhile", until=now + _pause_s(seen, least_s, now))
@@ -289,17 +294,12 @@ class Slack:
         leeway = self._leeway[call.model]
         return self._typical.spare(replica, now, leeway.kept, leeway.spare, room)
 
-    def _turn(self, call: CallView, now: float) -> bool:
+    def _has_right(self, call: CallView, now: float) -> bool:
         """One start in so many is for background calls that have waited for long."""
         objective_s = call.deadline - call.submitted if call.deadline is not None else 1.0
-        right, kind = RIGHT if call.due is not None else RIGHT_OF_JOBS, _kind(call)
-        starts = self._starts - self._turned.get(kind, 0)
-        if now - call.runnable_at < PATIENCE * objective_s or starts < right:
-            return False
-        self._turned[kind] = self._starts
-        if len(self._turned) > MOST_KINDS:
-            del self._turned[min(self._turned, key=self._turned.__getitem__)]
-        return True
+        right = RIGHT if call.due is not None else RIGHT_OF_JOBS
+        has_waited = now - call.runnable_at >= PATIENCE * objective_s
+        return has_waited and self._starts - self._turned.get(_kind(call), 0) >= right
 
 
 def _kind(call: CallView) -> tuple[float, float]:

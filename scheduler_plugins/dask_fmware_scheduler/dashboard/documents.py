@@ -13,7 +13,7 @@ from bokeh.plotting import figure
 from jinja2 import Environment, FileSystemLoader
 
 from dask_fmware.observe.figures import COLUMNS, slack_labels
-from dask_fmware_scheduler.dask_internals import dashboard_templates
+from dask_fmware_scheduler.dashboard.dask_internals import dashboard_templates
 
 __all__ = ["PANELS", "documents"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dask_fmware_scheduler.dashboard.board import Board
-from dask_fmware_scheduler.dask_internals import DashboardInternals
+from dask_fmware_scheduler.dashboard.dask_internals import DashboardInternals
 
 __all__ = ["mount"]
 

@@ -14,8 +14,8 @@ from dask_fmware.observe.exposition import Family, expose, withdraw
 from dask_fmware.observe.failed import failed_in_words
 from dask_fmware.observe.figures import Figures
 from dask_fmware_scheduler.dashboard.board import Board
+from dask_fmware_scheduler.dashboard.dask_internals import DashboardInternals
 from dask_fmware_scheduler.dashboard.mounting import mount
-from dask_fmware_scheduler.dask_internals import DashboardInternals
 from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_scheduler.services.engine_states import EngineStates
 from dask_fmware_scheduler.services.metrics import series
