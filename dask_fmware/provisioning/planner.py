@@ -163,7 +163,7 @@ class Planner:
             stays_s = self._flow_stays_s(workflow)
             peak = self._peaks.setdefault(workflow.name, Peak()).observe(now, coming, stays_s)
             surprise = self._surprises.setdefault(workflow.name, Surprise(1 - self.options.quantile))
-            room = surprise.observe(now, lead_s, peak, workflow.rate)
+            room = surprise.observe(now, lead_s, peak, workflow.rate, _late(workflow, seen.models))
             loads.append(replace(workflow, rate=peak * room))
             if coming > 1.05 * workflow.rate:
                 notes[workflow.name] = f"{coming:.3g} runs/s expected in {lead_s:.0f} s"
@@ -336,6 +336,13 @@ class Planner:
         for model, why in (*self._exchanges.reasons(now).items(), *self.failures.reasons(now).items()):
             reasons[model] = f"{reasons.get(model, '')}; {why}".removeprefix("; ")
         return Plan(now, {key: n for key, n in desired.items() if n}, tuple(steps), reasons, cost, attainment)
+
+
+def _late(workflow: WorkflowDemand, loads: Mapping[str, ModelLoad]) -> float | None:
+    """Share of the runs of the last minute that were late, at the model that fared worst; None if none ended."""
+    models = {node.model for node in workflow.nodes if node.model is not None}
+    found = [loads[model] for model in models if model in loads]
+    return max((load.missed / load.ended for load in found if load.ended), default=None)
 
 
 def _bursts(workflows: Sequence[WorkflowDemand]) -> dict[str, float]:

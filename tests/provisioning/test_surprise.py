@@ -31,3 +31,25 @@ def test_noise_surprises_nobody() -> None:
     for minute in range(600):
         factor = surprise.observe(60.0 * minute, 30.0, 2.0, draw.gauss(2.0, 2.0 / (2.0 * 600) ** 0.5))
     assert factor < 1.03
+
+
+def test_the_longer_runs_are_late_after_a_surprise_the_less_often_one_may_be_missed() -> None:
+    found = {}
+    for late_for in (0, 1, 4):  # minutes after each jump
+        surprise, factors = Surprise(0.05), []
+        for minute in range(720):
+            jumps = minute % 40 == 0
+            late = 1.0 if minute % 40 < late_for else 0.0
+            factors.append(surprise.observe(60.0 * minute, 300.0, 10.0, 15.0 if jumps else 10.0, late))
+        found[late_for] = factors[-1]
+    assert found[0] == found[1] == 1.0  # 2.5 % of the time, as of the runs
+    assert 1.3 < found[4] <= 1.5  # ... but 10 % of the runs
+
+
+def test_what_was_late_long_ago_is_forgotten() -> None:
+    surprise, factors = Surprise(0.05), []
+    for minute in range(720):
+        late = 1.0 if minute < 60 else 0.0
+        factors.append(surprise.observe(60.0 * minute, 300.0, 10.0, 15.0 if minute % 40 == 0 else 10.0, late))
+    assert max(factors) > 1.3
+    assert factors[-1] == 1.0
