@@ -1,6 +1,6 @@
 """The cheapest mix of cards for a load, as a small integer programme.
 
-    minimise    price of all replicas + a part of the price of those to be started + penalty of what is not served
+    minimise    price of all cards + a part of the price of replicas to be started + penalty of what is not served
     subject to  every class of calls is served by the kinds that are fast enough for it,
                 no kind is loaded beyond its replicas, replicas fit on the cards and in the bounds of their model
 
@@ -31,6 +31,7 @@ __all__ = ["Mix", "cheapest_mix"]
 SHORTAGE = 1000.0
 BELOW = 10.0  # what a replica costs that a minimum asks for and that is not there, in prices of the dearest
 START_SHARE = 0.1  # of an hour's price, for each start: equal mixes do not take turns
+BESIDE = 0.05  # of its share of the price, for a replica on a card that is paid for already: it is not for nothing
 LEAST_LOAD = 1e-3  # of a replica, for calls that are few: the solver takes less for nothing
 FEW = 10  # replicas at the least, up to which the search is exact without asking how many there would be
 Key = tuple[str, str]
@@ -126,15 +127,16 @@ def _chosen(
     n, classes = len(kinds), range(len(wanted))
     starts, loads, short = n, 2 * n, 2 * n + len(pairs)  # first columns; before them the replicas of each kind
     below = short + len(wanted)
-    bound, end = options.max_cost_per_hour, below + len(inventory.models)
-    names = [name for name, card in inventory.cards.items() if card.replicas_per_card > 1 and bound is not None]
+    end = below + len(inventory.models)
+    names = [name for name, card in inventory.cards.items() if card.replicas_per_card > 1]
     shared = {name: end + i for i, name in enumerate(names)}  # columns: cards of which replicas take a part
     programme = Programme(
         end + len(shared), whole=[*range(n), *shared.values()], raised=[*range(2 * n), *shared.values()]
     )
     prices = [_price(kind) for kind in kinds]
     for k, price in enumerate(prices):
-        programme.cost[k], programme.cost[starts + k] = price, START_SHARE * price
+        programme.cost[k] = price * (BESIDE if kinds[k].accelerator in shared else 1.0)
+        programme.cost[starts + k] = START_SHARE * price
     for c in classes:
         programme.penalty[short + c] = max([1.0, *prices]) * SHORTAGE / min(best[c], wanted[c])
         rates = {loads + j: rate for j, (of, _, rate) in enumerate(pairs) if of == c}
@@ -156,8 +158,14 @@ def _chosen(
         programme.row({**mine, below + m: 1.0}, least=float(bounds.min_replicas))
         if bounds.max_replicas is not None:
             programme.row(mine, most=float(bounds.max_replicas))
-    if bound is not None:
-        _bound_cost(programme, inventory, kinds, shared, bound)
+    paid = {k: price for k, price in enumerate(prices) if kinds[k].accelerator not in shared}
+    for name, column in shared.items():
+        card = inventory.cards[name]
+        on = {k: 1.0 for k, kind in enumerate(kinds) if kind.accelerator == name}
+        programme.row({**on, column: -float(card.replicas_per_card)}, most=0.0)
+        programme.cost[column] = paid[column] = max(card.price_per_hour, 1e-6)
+    if options.max_cost_per_hour is not None:
+        programme.row(paid, least=0.0, most=options.max_cost_per_hour)
     fewest = sum(each / rate for each, rate in zip(wanted, best, strict=True))
     try:
         solution = [float(value) for value in programme.solved(is_small=fewest <= FEW)]
@@ -176,19 +184,6 @@ def _chosen(
         demand.best_effort,
         _below(inventory, options, counts),
     )
-
-
-def _bound_cost(
-    programme: Programme, inventory: Inventory, kinds: Sequence[Kind], shared: Mapping[str, int], most_per_hour: float
-) -> None:
-    """Keep the price of all cards within a bound; of those that replicas share, by the column that counts them."""
-    prices = {k: _price(kind) for k, kind in enumerate(kinds) if kind.accelerator not in shared}
-    for name, column in shared.items():
-        card = inventory.cards[name]
-        on = {k: 1.0 for k, kind in enumerate(kinds) if kind.accelerator == name}
-        programme.row({**on, column: -float(card.replicas_per_card)}, most=0.0)
-        prices[column] = card.price_per_hour
-    programme.row(prices, least=0.0, most=most_per_hour)
 
 
 def _below(inventory: Inventory, options: Provisioning, counts: Mapping[Key, int]) -> dict[str, int]:

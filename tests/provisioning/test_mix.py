@@ -121,6 +121,19 @@ def test_the_bound_of_the_cost_counts_a_card_whole_however_few_replicas_are_on_i
     assert one.cost_per_hour == 1.0  # half a card cannot be rented
 
 
+@pytest.mark.parametrize(("replicas", "cheapest"), [(1, {"own": 1}), (2, {"shared": 2}), (5, {"own": 1, "shared": 4})])
+def test_a_card_costs_what_it_costs_however_few_replicas_are_on_it(replicas: int, cheapest: dict[str, int]) -> None:
+    made = inventory({"own": 1.0, "shared": 1.0}, prices={"own": 2.5, "shared": 4.0})
+    kind = replace(made.kinds["m", "shared"], price_per_hour=1.0)
+    cards = Inventory(
+        {**made.cards, "shared": replace(made.cards["shared"], replicas_per_card=4)}, {**made.kinds, kind.key: kind}
+    )
+    one = bearing(kind, call_classes([flow(1.0)], cards)[0]).rate
+    mix = cheapest_mix(cards, call_classes([flow((replicas - 0.5) * one)], cards), OPTIONS)
+    assert {on: count for (_, on), count in mix.replicas.items() if count} == cheapest
+    assert mix.cost_per_hour == sum(2.5 if on == "own" else 4.0 for on in cheapest)
+
+
 def test_a_model_that_is_short_of_cards_leaves_the_mix_of_another_as_it_is() -> None:
     base = inventory({"X": 1.0, "Y": 1.0, "Z": 1.7}, models=("a", "b"))
     cards = {"X": CardType("X", 1), "Y": CardType("Y", 20), "Z": CardType("Z", 20, price_per_hour=1.6)}
