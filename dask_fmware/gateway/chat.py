@@ -17,7 +17,7 @@ from dask_fmware.gateway.bodies import Message
 from dask_fmware.model.completion import Completion
 from dask_fmware.spec.workflow import Workflow
 
-__all__ = ["ChatAnswer", "inputs_of", "models"]
+__all__ = ["ChatAnswer", "inputs_of", "model", "models"]
 
 
 def inputs_of(workflow: Workflow, messages: Sequence[Message]) -> dict[str, Any]:
@@ -40,10 +40,14 @@ def inputs_of(workflow: Workflow, messages: Sequence[Message]) -> dict[str, Any]
     return {required[0]: messages[-1].text}
 
 
+def model(workflow: Workflow) -> dict[str, Any]:
+    """Return what is told of one model."""
+    return {"id": workflow.name, "object": "model", "created": 0, "owned_by": "dask-fmware"}
+
+
 def models(workflows: Sequence[Workflow]) -> dict[str, Any]:
     """Return the list of models."""
-    found = [{"id": one.name, "object": "model", "created": 0, "owned_by": "dask-fmware"} for one in workflows]
-    return {"object": "list", "data": found}
+    return {"object": "list", "data": [model(one) for one in workflows]}
 
 
 class ChatAnswer:

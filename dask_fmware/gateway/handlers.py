@@ -19,7 +19,7 @@ from dask_fmware.compile.collection import BoundWorkflow
 from dask_fmware.errors import FMwareError
 from dask_fmware.gateway.answers import Fault, RefusedError, json_text
 from dask_fmware.gateway.bodies import ChatBody, RunBody, read
-from dask_fmware.gateway.chat import inputs_of, models
+from dask_fmware.gateway.chat import inputs_of, model, models
 from dask_fmware.gateway.gateway import Gateway
 from dask_fmware.gateway.shapes import ChatShape, RunShape
 from dask_fmware.model.completion import Chunk
@@ -269,13 +269,17 @@ class _Workflow(_Runs):
         await self.run(bound, RunShape(name), is_streamed=body.stream)
 
 
+def _no_model(name: str) -> RefusedError:
+    return RefusedError(404, f"no workflow '{shorten(name)}' here, which the model is: see GET /v1/models")
+
+
 class _Chat(_Runs):
     """``POST /v1/chat/completions``."""
 
     async def posted(self) -> None:
         body = self.read(ChatBody)
         if body.model not in self.gateway.workflows:
-            raise RefusedError(404, f"no workflow '{shorten(body.model)}' here, which the model is: see GET /v1/models")
+            raise _no_model(body.model)
         inputs = inputs_of(self.gateway.workflows[body.model].workflow, body.messages)
         bound = self.gateway.bound(body.model, inputs, caller=self.caller)
         await self.run(bound, ChatShape(body.model, bound.run_id, body.wants_usage), is_streamed=body.stream)
@@ -302,6 +306,15 @@ class _Models(_Handler):
 
     def get(self) -> None:
         self.tell(models([one.workflow for one in self.gateway.workflows.values()]))
+
+
+class _Model(_Handler):
+    """``GET /v1/models/NAME``."""
+
+    def get(self, name: str) -> None:
+        if name not in self.gateway.workflows:
+            raise _no_model(name)
+        self.tell(model(self.gateway.workflows[name].workflow))
 
 
 class _Health(_Handler):
@@ -333,6 +346,7 @@ def application(gateway: Gateway, ending: asyncio.Event) -> Application:
             (r"/workflows", _Workflows, own),
             (r"/workflows/([^/]+)", _Workflow, own),
             (r"/v1/models", _Models, own),
+            (r"/v1/models/([^/]+)", _Model, own),
             (r"/v1/chat/completions", _Chat, own),
         ],
         default_handler_class=_Nothing,

@@ -31,6 +31,15 @@ async def test_a_workflow_answers_as_a_model(serve) -> None:
         assert said.usage.completion_tokens == sum(call.attempts[-1].output_tokens for call in report.calls)
 
 
+async def test_one_model_is_told_of_by_its_name(serve) -> None:
+    async with serve(text=TEXT) as served, client_of(served) as client:
+        assert [await client.models.retrieve(model.id) async for model in client.models.list()] == [
+            model async for model in client.models.list()
+        ]
+        with pytest.raises(openai.NotFoundError, match="no workflow 'nothing' here, which the model is"):
+            await client.models.retrieve("nothing")
+
+
 async def test_its_answer_is_streamed(serve) -> None:
     async with serve(text=TEXT, token_s=0.01) as served, client_of(served) as client:
         stream = await client.chat.completions.create(
