@@ -41,6 +41,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
     """What all requests have in common: a token, a caller who may go, errors as JSON."""
 
     is_open: ClassVar[bool] = False  # to callers without a token
+    methods: ClassVar[str] = "GET, HEAD"  # that are answered
 
     def initialize(self, gateway: Gateway) -> None:
         self.gateway = gateway
@@ -61,6 +62,10 @@ class _Handler(RequestHandler):  # type: ignore[misc]
             if self.request.method != "POST" or "Expect" in self.request.headers:
                 raise
             self.refusal = refusal  # is told when the body has come: many send all of it before they look
+
+    def head(self, *path: str) -> Any:
+        """Answer as to ``GET``; Tornado leaves the body out."""
+        return self.get(*path)
 
     async def post(self, *path: str) -> None:
         if self.refusal is not None:
@@ -142,6 +147,8 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         if isinstance(error, Exception) and not isinstance(error, HTTPError):
             self.fail(Fault.ours(error))
         else:
+            if status_code == 405:
+                self.set_header("Allow", self.methods)
             self.tell(Fault(status_code, "HTTPError", self._reason).body())
 
     def log_exception(self, _kind: Any, error: Any, trace: Any) -> None:
@@ -170,6 +177,8 @@ def _too_large() -> RefusedError:
 
 class _Runs(_Handler):
     """Answers with a run, at once or as it comes."""
+
+    methods: ClassVar[str] = "POST"
 
     def initialize(self, gateway: Gateway) -> None:
         super().initialize(gateway)

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.iostream import IOStream
 from tornado.tcpclient import TCPClient
 
@@ -103,6 +104,26 @@ async def test_what_is_wrong_with_a_request_is_said(serve, path: str, body: Any,
         answer, said = await served.ask(path, body)
         assert (answer.code, message in said["error"]["message"]) == (code, True), said
         assert "X" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        *((path, "GET, HEAD") for path in ("/health", "/workflows", "/v1/models", "/v1/models/rag")),
+        *((path, "POST") for path in ("/workflows/rag", "/v1/chat/completions")),
+    ],
+)
+async def test_a_method_that_is_not_answered_is_told_which_are(serve, path: str, allowed: str) -> None:
+    async with serve() as served:
+        url, http = served.url + path, AsyncHTTPClient()
+        for method in ("OPTIONS", "DELETE", "HEAD", "GET"):
+            answer = await http.fetch(HTTPRequest(url, method), raise_error=False)
+            if method in allowed:
+                assert (answer.code, answer.headers["Content-Type"]) == (200, "application/json; charset=utf-8")
+                assert (answer.body == b"") is (method == "HEAD")
+                assert int(answer.headers["Content-Length"]) > 0
+            else:
+                assert (answer.code, answer.headers["Allow"]) == (405, allowed)
 
 
 async def raw(url: str, headers: str, *pieces: bytes, path: str = "/workflows/rag") -> tuple[int, bytes]:
