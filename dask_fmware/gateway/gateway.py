@@ -83,7 +83,7 @@ class Gateway:
         self._tenants = None if known is None else {token.encode(): tenant for token, tenant in known.items()}
         self._max_priority = max_priority
         self._session = Session(client)
-        self.requests: set[asyncio.Task[None]] = set()  # under way
+        self.requests: dict[asyncio.Task[None], object] = {}  # under way, with the port that each came to
 
     @property
     def needs_token(self) -> bool:

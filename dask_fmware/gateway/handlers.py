@@ -93,8 +93,8 @@ class _Handler(RequestHandler):  # type: ignore[misc]
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something that ends when the caller goes."""
         self._work = asyncio.create_task(work)
-        self.gateway.requests.add(self._work)
-        self._work.add_done_callback(self.gateway.requests.discard)
+        self.gateway.requests[self._work] = self.application
+        self._work.add_done_callback(self.gateway.requests.pop)
         try:
             await self._work
         except asyncio.CancelledError:

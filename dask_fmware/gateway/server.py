@@ -34,8 +34,8 @@ async def listening(
     host, port
         Where; port 0 is any that is free.
     grace_s
-        At the end, seconds for requests under way. No new ones are taken then, and what is left after them is
-        cancelled and told so.
+        At the end, seconds for requests under way at this port. No new ones are taken then, and what is left after
+        them is cancelled and told so.
 
     Raises
     ------
@@ -47,10 +47,10 @@ async def listening(
     except (OSError, OverflowError) as error:
         raise SpecError(f"cannot listen at {host}:{port} ({error}); give another host or port") from None
     ending = asyncio.Event()
+    here = application(gateway, ending)
     server = HTTPServer(
-        application(gateway, ending), max_body_size=READ_BYTES, max_buffer_size=BODY_BYTES, body_timeout=BODY_S,
-        idle_connection_timeout=IDLE_S,
-    )  # fmt: skip
+        here, max_body_size=READ_BYTES, max_buffer_size=BODY_BYTES, body_timeout=BODY_S, idle_connection_timeout=IDLE_S
+    )
     taken.setblocking(False)
     server.add_socket(taken)
     try:
@@ -58,8 +58,8 @@ async def listening(
     finally:
         ending.set()
         server.stop()
-        if gateway.requests:
-            _done, late = await asyncio.wait(gateway.requests, timeout=grace_s)
+        if requests := [request for request, port in gateway.requests.items() if port is here]:
+            _done, late = await asyncio.wait(requests, timeout=grace_s)
             for request in late:
                 request.cancel()
             if late:

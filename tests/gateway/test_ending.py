@@ -56,6 +56,15 @@ async def test_requests_that_take_longer_than_the_grace_are_cancelled_and_told_s
         assert b"[DONE]" not in said
 
 
+async def test_a_port_that_ends_leaves_the_requests_of_another_alone(serve) -> None:
+    async with serve(text=TEXT, token_s=0.02) as served:
+        asked = asyncio.create_task(served.ask("/workflows/rag", ASKED))
+        await served.cluster.until(lambda: served.gateway.requests, "it has come")
+        async with listening(served.gateway, port=0, grace_s=0.0):
+            pass
+        assert (await asked)[0].code == 200
+
+
 async def test_a_gateway_that_ends_takes_no_requests_over_connections_that_it_has(serve) -> None:
     async with serve(text=TEXT, token_s=0.05) as served:
         gateway = served.gateway
