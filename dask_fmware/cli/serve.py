@@ -33,6 +33,13 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
     metavar="FILE",
     help="Lines of TENANT TOKEN: who brings none of them is refused.",
 )
+@click.option(
+    "--allow-host",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Without tokens: callers may ask by this name of a host, beside addresses and localhost.",
+)
 @click.option("--max-priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Of callers.")
 def serve(
     workflows: tuple[str, ...],
@@ -41,6 +48,7 @@ def serve(
     host: str,
     port: int,
     tokens: Path | None,
+    names: tuple[str, ...],
     max_priority: int,
 ) -> None:
     """Answer HTTP requests with WORKFLOWS (module:name, or documents).
@@ -59,15 +67,17 @@ def serve(
         raise click.UsageError("give --address of a running cluster, or --deployment FILE to start one here")
     from dask_fmware.cluster.foreground import run_in_foreground
     from dask_fmware.compile.collection import WorkflowFunction
+    from dask_fmware.gateway.sites import checked_names
 
     sys.path.insert(0, str(Path.cwd()))  # modules that workflows come from, for this command's processes
     made = [WorkflowFunction(workflow_named(name)) for name in workflows]
     tenants = None if tokens is None else _tenants(tokens)
+    checked_names(names)
     if deployment is not None:
         _check(made, deployment)
     if tenants is None and host not in LOCAL:
         click.secho(f"Whoever reaches {host}:{port} may run these workflows: see --tokens.", fg="yellow", err=True)
-    run_in_foreground(lambda: _serve(made, address, deployment, host, port, tenants, max_priority))
+    run_in_foreground(lambda: _serve(made, address, deployment, host, port, names, tenants, max_priority))
 
 
 def _check(workflows: list[WorkflowFunction], deployment: Path) -> None:
@@ -108,6 +118,7 @@ async def _serve(
     deployment: Path | None,
     host: str,
     port: int,
+    names: tuple[str, ...],
     tenants: dict[str, str] | None,
     max_priority: int,
 ) -> None:
@@ -119,7 +130,7 @@ async def _serve(
     async with served(address, deployment) as client:
         await installed_status(client)  # or an error in words
         gateway = Gateway(client, workflows, tenants=tenants, max_priority=max_priority)
-        async with listening(gateway, host, port) as taken:
+        async with listening(gateway, host, port, names=names) as taken:
             click.echo(_told(gateway, host, taken))
             while client.status != "closed":  # noqa: ASYNC110 - Dask tells nobody
                 await asyncio.sleep(LOOK_S)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Collection, Coroutine
 from contextlib import aclosing
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel
-from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
@@ -22,6 +21,7 @@ from dask_fmware.gateway.bodies import ChatBody, RunBody, read
 from dask_fmware.gateway.chat import inputs_of, model, models
 from dask_fmware.gateway.gateway import Gateway
 from dask_fmware.gateway.shapes import ChatShape, RunShape
+from dask_fmware.gateway.sites import is_named, is_of_another_site
 from dask_fmware.model.completion import Chunk
 from dask_fmware.spec.record import shorten
 
@@ -32,7 +32,7 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 BODY_BYTES = 16 << 20
 TAKEN_S = 60.0  # in which a caller must take an event
-ENDING = "ending"  # a setting of the application
+ENDING, NAMES = "ending", "names"  # settings of the application
 HEADERS = {401: ("WWW-Authenticate", "Bearer"), 503: ("Retry-After", "1")}  # of errors, by their status
 
 
@@ -80,12 +80,23 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         """Raise `RefusedError` for who may not ask this."""
         if self.settings[ENDING].is_set():  # over a connection from before
             raise _ending()
-        if self.is_open or not self.gateway.needs_token:
+        if self.is_open:
+            return
+        if not self.gateway.needs_token:
+            self._admit_without_token()
             return
         kind, _, token = self.request.headers.get("Authorization", "").partition(" ")
         self.caller = self.gateway.tenant_of(token.strip()) if kind.lower() == "bearer" else None
         if self.caller is None:
             raise RefusedError(401, "send the header Authorization: Bearer TOKEN with a token of this gateway")
+
+    def _admit_without_token(self) -> None:
+        names: Collection[str] | None = self.settings[NAMES]
+        if names is not None and not is_named(self.request.host, names):
+            raise RefusedError(
+                403, f"this gateway has no tokens and is no '{shorten(self.request.host)}': ask for localhost, or name "
+                "it with --allow-host"
+            )  # fmt: skip
 
     def data_received(self, chunk: bytes) -> None:
         """Drop a piece of the body: only runs have one."""
@@ -162,15 +173,6 @@ def _ending() -> RefusedError:
     return RefusedError(503, "this gateway is ending; try again")
 
 
-def _is_of_another_site(headers: HTTPHeaders) -> bool:
-    """Whether a browser sends this for a page from elsewhere, which its user need not know of."""
-    site = headers.get("Sec-Fetch-Site")
-    if site is not None:
-        return site not in ("same-origin", "none")
-    origin = headers.get("Origin")  # of browsers that do not send the other
-    return origin is not None and origin.partition("://")[2] != headers.get("Host")
-
-
 def _too_large() -> RefusedError:
     return RefusedError(413, f"the body has more than {BODY_BYTES} bytes; send less")
 
@@ -187,7 +189,7 @@ class _Runs(_Handler):
 
     def admit(self) -> None:
         super().admit()
-        if not self.gateway.needs_token and _is_of_another_site(self.request.headers):
+        if not self.gateway.needs_token and is_of_another_site(self.request.headers):
             raise RefusedError(403, "this gateway has no tokens, so pages of other sites may not run anything here")
         length = self.request.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > BODY_BYTES:
@@ -346,8 +348,11 @@ class _Nothing(_Handler):
         raise RefusedError(404, "no such page: see GET /workflows, GET /v1/models and GET /health")
 
 
-def application(gateway: Gateway, ending: asyncio.Event) -> Application:
-    """Return the routes, which take no more requests when it is `ending`."""
+def application(gateway: Gateway, ending: asyncio.Event, names: Collection[str] | None = None) -> Application:
+    """Return the routes, which take no more requests when it is `ending`.
+
+    Where there are `names`, callers without tokens must ask for a host of one of them, or of this machine.
+    """
     own = {"gateway": gateway}
     return Application(
         [
@@ -360,6 +365,6 @@ def application(gateway: Gateway, ending: asyncio.Event) -> Application:
         ],
         default_handler_class=_Nothing,
         default_handler_args=own,
-        **{ENDING: ending},
+        **{ENDING: ending, NAMES: names},
         log_function=lambda handler: None,  # each run is in the log of the runtime
     )

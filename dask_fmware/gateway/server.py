@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 
 from tornado.httpserver import HTTPServer
 
 from dask_fmware.errors import SpecError
 from dask_fmware.gateway.gateway import Gateway
 from dask_fmware.gateway.handlers import BODY_BYTES, application
+from dask_fmware.gateway.sites import checked_names
 
 __all__ = ["listening"]
 
@@ -23,7 +25,12 @@ GRACE_S = 10.0
 
 @asynccontextmanager
 async def listening(
-    gateway: Gateway, host: str = "127.0.0.1", port: int = 8000, *, grace_s: float = GRACE_S
+    gateway: Gateway,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    names: Collection[str] = (),
+    grace_s: float = GRACE_S,
 ) -> AsyncIterator[int]:
     """Serve while this is open; yields the port.
 
@@ -33,6 +40,9 @@ async def listening(
         What is served.
     host, port
         Where; port 0 is any that is free.
+    names
+        Names of hosts by which callers without tokens may ask, beside addresses and ``localhost``. Without any, they
+        may ask by every name where this listens for other machines too; where it does not, by none.
     grace_s
         At the end, seconds for requests under way at this port. No new ones are taken then, and what is left after
         them is cancelled and told so.
@@ -40,14 +50,16 @@ async def listening(
     Raises
     ------
     SpecError
-        If nothing can be served there.
+        If nothing can be served there, or a name is none.
     """
+    known = checked_names(names)
     try:
         taken = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise SpecError(f"cannot listen at {host}:{port} ({error}); give another host or port") from None
     ending = asyncio.Event()
-    here = application(gateway, ending)
+    is_local = ip_address(taken.getsockname()[0]).is_loopback
+    here = application(gateway, ending, known if known or is_local else None)
     server = HTTPServer(
         here, max_body_size=READ_BYTES, max_buffer_size=BODY_BYTES, body_timeout=BODY_S, idle_connection_timeout=IDLE_S
     )

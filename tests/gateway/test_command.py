@@ -84,6 +84,10 @@ def test_it_serves_until_it_is_interrupted(folder: Path) -> None:
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "wide"], "does not fit into a header"),
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "long"], "at most 200 characters"),
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "bell"], "no control or invisible"),
+        (
+            ["served_flows:ask", "--deployment", "deployment.yaml", "--allow-host", "a:80"],
+            "'a:80' is no name of a host",
+        ),
         (["served_flows:ask", "--address", "nowhere"], "is no address of a scheduler"),
     ],
 )

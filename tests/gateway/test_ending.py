@@ -19,7 +19,9 @@ ASKED = {"inputs": {"question": "Why?"}}
 async def posted(port: int, body: Any, path: str = "/workflows/rag") -> IOStream:
     said = json.dumps(body).encode()
     caller: IOStream = await TCPClient().connect("127.0.0.1", port)
-    await caller.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(said)}\r\n\r\n".encode() + said)
+    await caller.write(
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(said)}\r\n\r\n".encode() + said
+    )
     return caller
 
 
@@ -75,13 +77,14 @@ async def test_a_gateway_that_ends_takes_no_requests_over_connections_that_it_ha
             assert b" 200 " in await idle.read_until(b'"cost": null}')
             slow: IOStream = await TCPClient().connect("127.0.0.1", port)
             await slow.write(
-                b"POST /workflows/sums HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body[:5])
+                b"POST /workflows/sums HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"
+                % (len(body), body[:5])
             )
             await served.cluster.until(lambda: gateway.requests, "it has come")
 
             async def late() -> list[bytes]:
                 await asyncio.sleep(0.1)  # it is ending then
-                await idle.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                await idle.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 await slow.write(body[5:])
                 return [await one.read_until(b"}") for one in (idle, slow)]
 

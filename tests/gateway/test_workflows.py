@@ -129,7 +129,7 @@ async def test_a_method_that_is_not_answered_is_told_which_are(serve, path: str,
 async def raw(url: str, headers: str, *pieces: bytes, path: str = "/workflows/rag") -> tuple[int, bytes]:
     """Post what no client would; returns the status, and what follows it."""
     caller: IOStream = await TCPClient().connect("127.0.0.1", int(url.rsplit(":", 1)[1]))
-    await caller.write(f"POST {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n".encode())
+    await caller.write(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n\r\n".encode())
     for piece in pieces:
         await caller.write(piece)
     async with asyncio.timeout(30):
@@ -172,7 +172,7 @@ async def test_who_sends_all_before_it_looks_is_answered(serve, path: str) -> No
     [
         ("Origin: https://elsewhere.example", 403),
         ("Origin: null", 403),
-        ("Origin: http://x", 200),
+        ("Origin: http://localhost", 200),
         ("Origin: https://x.example\r\nSec-Fetch-Site: same-origin", 200),  # behind a proxy that has another name
         ("Sec-Fetch-Site: cross-site", 403),
         ("Sec-Fetch-Site: none", 200),
@@ -185,6 +185,39 @@ async def test_pages_of_other_sites_run_nothing_without_a_token(serve, headers: 
         assert (await raw(served.url, headers, body))[0] == code
     async with serve(text=TEXT, gateway={"tenants": {"blue-token": "blue"}}) as served:
         assert (await raw(served.url, headers, body))[0] == 200  # a page that knows a token is no stranger
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::1"])
+async def test_a_name_that_a_page_lets_lead_here_runs_nothing_without_a_token(serve, host: str) -> None:
+    headers = {"Host": host, "Sec-Fetch-Site": "same-origin"}  # as a browser says then
+    body = json.dumps({"inputs": {"question": "Why?"}})
+
+    async def asked(url: str, **more: str) -> list[int]:
+        said = []
+        for path, sent in (("/workflows/rag", body), ("/workflows", None), ("/v1/models", None), ("/health", None)):
+            method = "GET" if sent is None else "POST"
+            request = HTTPRequest(url + path, method, headers | more, sent)
+            said.append((await AsyncHTTPClient().fetch(request, raise_error=False)).code)
+        return said
+
+    async with serve(text=TEXT) as served:
+        assert await asked(served.url) == [403, 403, 403, 200]
+    async with serve(text=TEXT, gateway={"tenants": {"blue-token": "blue"}}) as served:
+        assert await asked(served.url, Authorization="Bearer blue-token") == [200] * 4
+
+
+async def test_names_of_this_machine_and_those_that_are_given_may_be_asked_for(serve) -> None:
+    async with serve(text=TEXT) as served, listening(served.gateway, port=0, names=["Flows.example"]) as port:
+        for host in ("flows.example", "FLOWS.example.:8000", "localhost:8000", "x.localhost", "[::1]:8000", "10.0.0.7"):
+            asked = HTTPRequest(f"http://127.0.0.1:{port}/workflows", headers={"Host": host})
+            assert (await AsyncHTTPClient().fetch(asked)).code == 200, host
+        caller: IOStream = await TCPClient().connect("127.0.0.1", port)
+        await caller.write(b"GET /workflows HTTP/1.0\r\n\r\n")  # which has no such header
+        assert b" 200 " in await caller.read_until(b"\r\n")
+        for name in ("http://flows.example", "flows.example:80", "fl\u00f6ws.example", ""):
+            with pytest.raises(SpecError, match="is no name of a host"):
+                async with listening(served.gateway, port=0, names=[name]):
+                    pass
 
 
 async def test_an_error_of_plain_code_keeps_its_words_to_itself(serve, caplog) -> None:
@@ -228,7 +261,7 @@ async def test_a_caller_who_hangs_up_cancels_its_run(serve, is_streamed: bool) -
         body = json.dumps({"inputs": {"question": "Why?"}, "stream": is_streamed}).encode()
         caller: IOStream = await TCPClient().connect("127.0.0.1", port)
         await caller.write(
-            b"POST /workflows/rag HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            b"POST /workflows/rag HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         machine = served.cluster.router.machine
         await served.cluster.until(lambda: any(state.running for state in machine.fleet), "it runs")
@@ -243,7 +276,7 @@ async def test_a_caller_who_does_not_read_its_stream_is_let_go(serve, monkeypatc
         port, text = int(served.url.rsplit(":", 1)[1]), "word " * 1_600_000  # more than sockets buffer
         body = json.dumps({"inputs": {"question": text}, "stream": True}).encode()
         with socket.create_connection(("127.0.0.1", port)) as caller:
-            head = b"POST /workflows/same HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            head = b"POST /workflows/same HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
             await asyncio.to_thread(caller.sendall, head + body)
             await served.cluster.until(lambda: served.gateway.requests, "it has come")
             await served.cluster.until(lambda: not served.gateway.requests, "it is let go")
