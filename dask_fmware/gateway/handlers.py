@@ -33,7 +33,13 @@ Kind = TypeVar("Kind", bound=BaseModel)
 BODY_BYTES = 16 << 20
 TAKEN_S = 60.0  # in which a caller must take an event
 ENDING, NAMES = "ending", "names"  # settings of the application
-HEADERS = {401: ("WWW-Authenticate", "Bearer"), 503: ("Retry-After", "1")}  # of errors, by their status
+ONCE = ("X-Should-Retry", "false")  # OpenAI's clients would have such a run again, with whatever its code does
+HEADERS = {  # of errors, by their status
+    401: ("WWW-Authenticate", "Bearer"),
+    500: ONCE,
+    502: ONCE,
+    503: ("Retry-After", "1"),
+}
 
 
 @stream_request_body  # or Tornado reads it before it asks for a token, and takes curl's JSON for a form

@@ -10,6 +10,8 @@ from typing import Any
 import openai
 import pytest
 
+import dask_fmware as fm
+
 TEXT = "It is 42, as everybody knows, and has been for long."
 ASKED = [{"role": "user", "content": "Why?"}]
 
@@ -127,6 +129,20 @@ async def test_an_engine_that_fails_is_raised_in_mid_answer(serve) -> None:
         with pytest.raises(openai.APIError) as raised:
             [chunk async for chunk in stream]
         assert json.loads(json.dumps(raised.value.body))["code"] == 502
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize(("model", "status"), [("oddities", 500), ("rag", 502)])
+async def test_a_run_that_has_failed_is_not_run_again_by_the_client(
+    serve, model: str, status: int, is_streamed: bool
+) -> None:
+    async with serve(rules=[{"when": "Answer", "fault": "error", "at_token": 0}], text=TEXT) as served:
+        async with client_of(served) as client:
+            asking = client.with_options(max_retries=2).chat.completions
+            with pytest.raises(openai.InternalServerError) as raised:
+                await asking.create(model=model, messages=[{"role": "user", "content": "bytes"}], stream=is_streamed)
+        assert raised.value.status_code == status
+        assert len(await fm.reports(served.cluster.client)) == 1
 
 
 async def test_a_key_is_a_token(serve) -> None:
