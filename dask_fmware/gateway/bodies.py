@@ -64,7 +64,7 @@ class ChatBody(BaseModel):
 
     model: str
     messages: list[Message] = Field(min_length=1)
-    stream: bool = False
+    stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     n: int | None = Field(default=None, ge=1, le=1)
 

@@ -299,7 +299,7 @@ class _Chat(_Runs):
             raise _no_model(body.model)
         inputs = inputs_of(self.gateway.workflows[body.model].workflow, body.messages)
         bound = self.gateway.bound(body.model, inputs, caller=self.caller)
-        await self.run(bound, ChatShape(body.model, bound.run_id, body.wants_usage), is_streamed=body.stream)
+        await self.run(bound, ChatShape(body.model, bound.run_id, body.wants_usage), is_streamed=bool(body.stream))
 
 
 class _Workflows(_Handler):

@@ -84,6 +84,14 @@ async def test_a_workflow_with_messages_gets_the_whole_chat(serve) -> None:
             assert said.choices[0].message.content == "system: Be brief. / user: Why?"
 
 
+async def test_what_is_null_is_as_if_it_were_left_out(serve) -> None:
+    async with serve(text=TEXT) as served:
+        left_out = dict.fromkeys(("stream", "stream_options", "n", "tools", "response_format", "logprobs", "stop"))
+        answer, said = await served.ask("/v1/chat/completions", {"model": "rag", "messages": ASKED, **left_out})
+        assert answer.code == 200, said
+        assert said["choices"][0]["message"]["content"] == TEXT
+
+
 async def test_an_answer_that_was_cut_says_so(serve) -> None:
     async with serve(text="word " * 100) as served, client_of(served) as client:
         said = await client.chat.completions.create(model="rag", messages=ASKED)
