@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import resource
 import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
 from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
 
 from dask_fmware.errors import SpecError
 from dask_fmware.gateway.gateway import Gateway
@@ -17,10 +21,14 @@ from dask_fmware.gateway.sites import checked_names
 
 __all__ = ["listening"]
 
+logger = logging.getLogger("dask_fmware.gateway")
+
 READ_BYTES = 16 * BODY_BYTES  # of a body: those who send too much hear of it once they have sent it
 BODY_S = 60.0  # in which a body must have come
 IDLE_S = 600.0  # after which a connection without a request is closed
 GRACE_S = 10.0
+FILES_SHARE = 0.75  # of the files that a process may open: the rest is for what runs and for the cluster
+FULL_S = 0.5  # between two looks whether there is room again
 
 
 @asynccontextmanager
@@ -60,16 +68,15 @@ async def listening(
     ending = asyncio.Event()
     is_local = ip_address(taken.getsockname()[0]).is_loopback
     here = application(gateway, ending, known if known or is_local else None)
-    server = HTTPServer(
-        here, max_body_size=READ_BYTES, max_buffer_size=BODY_BYTES, body_timeout=BODY_S, idle_connection_timeout=IDLE_S
-    )
-    taken.setblocking(False)
-    server.add_socket(taken)
+    server = HTTPServer(here, max_body_size=READ_BYTES, body_timeout=BODY_S, idle_connection_timeout=IDLE_S)
+    accepting = asyncio.create_task(_accept(server, taken))
     try:
         yield taken.getsockname()[1]
     finally:
         ending.set()
-        server.stop()
+        accepting.cancel()
+        await asyncio.wait({accepting})
+        taken.close()
         if requests := [request for request, port in gateway.requests.items() if port is here]:
             _done, late = await asyncio.wait(requests, timeout=grace_s)
             for request in late:
@@ -77,3 +84,38 @@ async def listening(
             if late:
                 await asyncio.wait(late)
         await server.close_all_connections()
+
+
+async def _accept(server: HTTPServer, taken: socket.socket) -> None:
+    """Hand connections to a server, as long as the process may open more files.
+
+    Tornado's own loop takes them until there are none left for the client of the cluster, then spins and logs.
+    """
+    loop, was_full = asyncio.get_running_loop(), False
+    taken.setblocking(False)
+    while True:
+        is_full = _is_full()
+        if is_full and not was_full:
+            logger.warning("connections wait, as this process has hardly any file left that it may open (ulimit -n)")
+        was_full = is_full
+        if is_full:
+            await asyncio.sleep(FULL_S)
+            continue
+        try:
+            connection, address = await loop.sock_accept(taken)
+        except OSError:  # it was gone before it was taken, or others took the last files
+            await asyncio.sleep(0.01)
+            continue
+        server.handle_stream(IOStream(connection, max_buffer_size=BODY_BYTES), address)
+        await asyncio.sleep(0)  # others have their turn, however many come
+
+
+def _is_full() -> bool:
+    """Whether connections have had their share of the files that the process may open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        lowest = os.open(os.devnull, os.O_RDONLY)  # of those that are free
+    except OSError:
+        return True
+    os.close(lowest)
+    return 0 <= most * FILES_SHARE <= lowest

@@ -1,0 +1,40 @@
+"""More connections than a gateway can have."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def few_files() -> Iterator[None]:
+    """Let this process open a third more than it has, all of which are not for connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)  # of those that are free
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest * 4 // 3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_connections_that_are_too_many_wait_and_leave_files_to_the_cluster(serve, caplog) -> None:
+    async with serve() as served:
+        caplog.set_level("WARNING")  # Dask's cluster lets nothing below errors pass
+        where = ("127.0.0.1", int(served.url.rsplit(":", 1)[1]))
+        callers = [socket.socket() for _ in range(100)]
+        with few_files():
+            for caller in callers:
+                await asyncio.to_thread(caller.connect, where)
+            await asyncio.sleep(0.3)
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        assert "Too many open files" not in caplog.text
+        assert caplog.text.count("connections wait") == 1
+        assert (await served.ask("/health"))[0].code == 200  # its turn comes behind theirs
+        for caller in callers:
+            caller.close()
