@@ -31,7 +31,7 @@ logger = logging.getLogger("dask_fmware.gateway")
 Kind = TypeVar("Kind", bound=BaseModel)
 
 BODY_BYTES = 16 << 20
-TAKEN_S = 60.0  # in which a caller must take an event
+TAKEN_S = 60.0  # in which a caller must take an event or an answer, and as long again for each MiB of it
 ENDING, NAMES = "ending", "names"  # settings of the application
 ONCE = ("X-Should-Retry", "false")  # OpenAI's clients would have such a run again, with whatever its code does
 HEADERS = {  # of errors, by their status
@@ -129,15 +129,23 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 
     def tell(self, said: dict[str, Any]) -> asyncio.Future[None]:
         """Answer with JSON; done when it is written."""
+        return self.tell_text(json_text(said))
+
+    def tell_text(self, said: str) -> asyncio.Future[None]:
+        """Answer with what is JSON already."""
         self.set_header("Content-Type", "application/json; charset=utf-8")
-        written: asyncio.Future[None] = self.finish(json_text(said))
+        written: asyncio.Future[None] = self.finish(said)
         return written
 
     async def event(self, said: str, name: str | None = None) -> None:
-        """Write one server-sent event and wait until it is sent; a caller who takes none any more has gone."""
+        """Write one server-sent event and wait until it is sent."""
+        await self.taken(self.written(said, name), len(said))
+
+    async def taken(self, written: asyncio.Future[None], size: int) -> None:
+        """Wait until something is sent; a caller who takes nothing any more has gone."""
         try:
-            async with asyncio.timeout(TAKEN_S):
-                await self.written(said, name)
+            async with asyncio.timeout(TAKEN_S * (1 + size / (1 << 20))):
+                await written
         except TimeoutError:
             self.request.connection.stream.close()
             raise StreamClosedError from None
@@ -237,7 +245,8 @@ class _Runs(_Handler):
             self._blame(bound, outcome.error)
             await self.fail(Fault.of(outcome.error))
         else:
-            await self.tell(shape.whole(outcome))
+            said = json_text(shape.whole(outcome))
+            await self.taken(self.tell_text(said), len(said))
 
     async def _stream(self, bound: BoundWorkflow, shape: RunShape) -> None:
         pieces: AsyncGenerator[Chunk | Outcome, None]

@@ -270,11 +270,12 @@ async def test_a_caller_who_hangs_up_cancels_its_run(serve, is_streamed: bool) -
         await served.cluster.until(lambda: not served.gateway.requests, "nothing is left of it")
 
 
-async def test_a_caller_who_does_not_read_its_stream_is_let_go(serve, monkeypatch) -> None:
-    monkeypatch.setattr("dask_fmware.gateway.handlers.TAKEN_S", 0.3)
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_caller_who_does_not_read_its_answer_is_let_go(serve, monkeypatch, is_streamed: bool) -> None:
+    monkeypatch.setattr("dask_fmware.gateway.handlers.TAKEN_S", 0.1)
     async with serve() as served:
         port, text = int(served.url.rsplit(":", 1)[1]), "word " * 1_600_000  # more than sockets buffer
-        body = json.dumps({"inputs": {"question": text}, "stream": True}).encode()
+        body = json.dumps({"inputs": {"question": text}, "stream": is_streamed}).encode()
         with socket.create_connection(("127.0.0.1", port)) as caller:
             head = b"POST /workflows/same HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
             await asyncio.to_thread(caller.sendall, head + body)
