@@ -32,6 +32,10 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 BODY_BYTES = 16 << 20
 TAKEN_S = 60.0  # in which a caller must take an event or an answer, and as long again for each MiB of it
+NO_PAGE = (
+    "no such page: see GET /workflows and GET /v1/models; POST to /workflows/NAME, or to /v1/chat/completions, which "
+    "is all of OpenAI's protocol that runs something here"
+)
 ENDING, NAMES = "ending", "names"  # settings of the application
 ONCE = ("X-Should-Retry", "false")  # OpenAI's clients would have such a run again, with whatever its code does
 HEADERS = {  # of errors, by their status
@@ -360,7 +364,7 @@ class _Nothing(_Handler):
     is_open: ClassVar[bool] = True
 
     def admit(self) -> None:
-        raise RefusedError(404, "no such page: see GET /workflows, GET /v1/models and GET /health")
+        raise RefusedError(404, NO_PAGE)
 
 
 def application(gateway: Gateway, ending: asyncio.Event, names: Collection[str] | None = None) -> Application:

@@ -130,6 +130,17 @@ async def test_what_is_wrong_with_a_request_is_said(serve, asked: Any, error: An
             await client.chat.completions.create(**asked)
 
 
+async def test_what_else_openai_has_is_told_where_to_ask(serve) -> None:
+    async with serve(text=TEXT) as served, client_of(served) as client:
+        for asking in (
+            client.completions.create(model="rag", prompt="Why?"),
+            client.responses.create(model="rag", input="Why?"),
+            client.embeddings.create(model="rag", input="Why?"),
+        ):
+            with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
+                await asking
+
+
 async def test_an_engine_that_fails_is_raised_in_mid_answer(serve) -> None:
     rules = [{"when": "Answer", "text": TEXT, "token_s": 0.02, "fault": "error", "at_token": 5}]
     async with serve(text=TEXT, rules=rules) as served, client_of(served) as client:
