@@ -69,6 +69,29 @@ async def test_openai_gets_chats_with_its_own_field_names() -> None:
     assert deltas[-1].usage.output_tokens == sum(delta.tokens for delta in deltas)
 
 
+async def test_a_server_that_knows_no_other_limit_gets_max_tokens() -> None:
+    async with stubbed("ollama", text="fine weather today") as (engine, stub):
+        deltas = await collect(engine, ask(max_tokens=20, sampling=Sampling(seed=2**70)))
+        label = await collect(engine, ask(max_tokens=60, choices=("order", "search")))
+    assert (text_of(deltas), text_of(label) in ("order", "search")) == ("fine weather today", True)
+    body = stub.seen[0].body
+    assert (stub.seen[0].path, body["max_tokens"]) == ("/v1/chat/completions", 20)
+    assert body["seed"] < 2**31
+    assert "max_completion_tokens" not in body
+
+
+async def test_a_server_that_does_not_keep_to_the_limit_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def endless(asked: Asked, write: Write) -> None:
+        await write(STREAM + piece("on and on and on", "stop") + usage(5, 422) + b"data: [DONE]\n\n")
+
+    async with answering(endless) as address, started(address) as engine:
+        for name in "ab":
+            assert text_of(await collect(engine, ask(name, max_tokens=10))) == "on and on and on"
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "dask_fmware.engines"]
+    assert "gave 422 tokens where 'max_completion_tokens' was 10" in told
+    assert "correct 'dialect'" in told
+
+
 async def test_vllm_gets_prompts_and_counts_every_token() -> None:
     async with stubbed("vllm", text="fine weather today") as (engine, stub):
         deltas = await collect(engine, ask(max_tokens=20, sampling=Sampling(top_k=5, seed=1)))

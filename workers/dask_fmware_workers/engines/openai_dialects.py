@@ -111,6 +111,8 @@ DIALECTS: dict[str, Dialect] = {
         Dialect("vllm", True, "max_tokens", 2**63 - 1, True, "structured_outputs", "usage", "vllm"),
         # llama.cpp takes 32 bits and reads the largest as "draw a seed"
         Dialect("llama.cpp", True, "max_tokens", 2**32 - 1, True, "grammar", "timings", "llama.cpp"),
+        # reads no max_completion_tokens, and would answer without a limit; takes 32 bits
+        Dialect("ollama", False, "max_tokens", 2**31 - 1, False, "response_format", "chunks"),
         Dialect(
             "vllm-priority", True, "max_tokens", 2**63 - 1, True, "structured_outputs", "usage", "vllm", True
         ),  # with --scheduling-policy priority

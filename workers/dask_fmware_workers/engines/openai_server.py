@@ -23,8 +23,9 @@ What it does
 
 Configuration
     See `OpenAIEngine`. ``dialect: openai`` fits paid APIs and most servers, ``vllm`` and ``llama.cpp`` bring
-    guided choices, exact token counts and plain prompts. The key is never part of a deployment: name
-    an environment variable or a file of the worker.
+    guided choices, exact token counts and plain prompts. ``ollama`` is ``openai`` for servers that know the
+    limit of an answer as ``max_tokens`` alone; a server that gives more tokens than it may is told in the
+    log. The key is never part of a deployment: name an environment variable or a file of the worker.
 
 Trade-offs
     A hop over the network for each call, load by others that nobody reports, and no figure but the one
@@ -38,6 +39,7 @@ Trade-offs
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
@@ -62,6 +64,8 @@ from dask_fmware_workers.engines.slot_queue import SlotQueue
 
 __all__ = ["OpenAIEngine", "Spent"]
 
+logger = logging.getLogger("dask_fmware.engines")
+
 
 @dataclass(frozen=True, slots=True)
 class Spent:
@@ -83,7 +87,7 @@ class OpenAIEngine:
     model
         The server's name for the model.
     dialect
-        ``"openai"``, ``"vllm"`` or ``"llama.cpp"``.
+        ``"openai"``, ``"ollama"``, ``"vllm"`` or ``"llama.cpp"``.
     api_key_env, api_key_file
         Environment variable or file of the worker that holds the key; neither for a server without keys.
     slots
@@ -160,6 +164,7 @@ class OpenAIEngine:
         self._limit = RateLimit(rate_limit_wait_s)
         self._calls = EngineCalls("openai")
         self._spent = Spent(cost=None if self._prices is None else 0.0)
+        self._has_told_of_limit = False
 
     def __repr__(self) -> str:
         return f"OpenAIEngine({self._where}, dialect '{self._dialect.name}', key from {self._key.source})"
@@ -312,10 +317,20 @@ class OpenAIEngine:
         if answer.finish_reason == "length":
             check_format(request, "".join(texts) + rest, "length", engine="openai")
         usage = answer.usage or Usage(call.prompt_tokens, answer.tokens)
+        self._look_at_limit(request, usage)
         self._account(usage)
         if rest:
             call.put(Delta(rest, 0))
         call.put(Delta("", 0, answer.finish_reason, usage))
+
+    def _look_at_limit(self, request: Request, usage: Usage) -> None:
+        """Say once that the server does not keep to the limit of an answer."""
+        if usage.output_tokens > request.max_tokens and not self._has_told_of_limit:
+            self._has_told_of_limit = True
+            logger.warning(
+                "openai: %s gave %d tokens where '%s' was %d; correct 'dialect' if it does not know that field",
+                self._where, usage.output_tokens, self._dialect.limit_field, request.max_tokens,
+            )  # fmt: skip
 
     def _account(self, usage: Usage) -> None:
         spent = self._spent
