@@ -25,7 +25,9 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 @click.argument("workflows", nargs=-1, required=True)
 @click.option("--address", metavar="ADDRESS", help="Run on the cluster at this scheduler.")
 @click.option("--deployment", type=click.Path(path_type=Path), metavar="FILE", help="Or start this deployment here.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is everywhere.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is everywhere, :: with IPv6."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 is any that is free.")
 @click.option(
     "--tokens",

@@ -47,7 +47,7 @@ async def listening(
     gateway
         What is served.
     host, port
-        Where; port 0 is any that is free.
+        Where; port 0 is any that is free. ``0.0.0.0`` is every address of IPv4, ``::`` of IPv6 too.
     names
         Names of hosts by which callers without tokens may ask, beside addresses and ``localhost``. Without any, they
         may ask by every name where this listens for other machines too; where it does not, by none.
@@ -62,7 +62,10 @@ async def listening(
     """
     known = checked_names(names)
     try:
-        taken = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        taken = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+        )  # fmt: skip
     except (OSError, OverflowError) as error:
         raise SpecError(f"cannot listen at {host}:{port} ({error}); give another host or port") from None
     ending = asyncio.Event()

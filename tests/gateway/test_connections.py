@@ -9,6 +9,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
+from dask_fmware.gateway import listening
+
 
 @contextmanager
 def few_files() -> Iterator[None]:
@@ -38,3 +42,11 @@ async def test_connections_that_are_too_many_wait_and_leave_files_to_the_cluster
         assert (await served.ask("/health"))[0].code == 200  # its turn comes behind theirs
         for caller in callers:
             caller.close()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+async def test_everywhere_is_ipv4_too(serve) -> None:
+    async with serve() as served, listening(served.gateway, "::", 0) as port:
+        for address in ("127.0.0.1", "[::1]"):
+            served.url = f"http://{address}:{port}"
+            assert (await served.ask("/workflows"))[0].code == 200
