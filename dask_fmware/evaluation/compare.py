@@ -149,10 +149,11 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], *, scores: Seq
             raise SpecError(f'fm.compare needs {package}; pip install "dask-fmware[evaluate]"')
     paths = Path(a), Path(b)
     tables = [read_output(path) for path in paths]
-    notes = _notes(paths)
+    manifests = [Manifest.read(path) if path.is_dir() else None for path in paths]
+    notes = _notes(paths, manifests)
     for path, table in zip(paths, tables, strict=True):
         _check_columns(path, table)
-    ids = [table["id"].to_pylist() for table in tables]
+    ids = _names(manifests, tables)
     at = [{name: index for index, name in enumerate(listed)} for listed in ids]
     for path, listed, index in zip(paths, ids, at, strict=True):
         if len(index) < len(listed):
@@ -178,7 +179,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], *, scores: Seq
         len(ids[1]) - len(shared),
         tuple(notes),
         measures,
-        tuple(_changes(shared, kept, wanted)),
+        tuple(_changes(first["id"].to_pylist(), kept, wanted)),
     )
 
 
@@ -209,9 +210,19 @@ def number(value: float | None, *, signed: bool = False) -> str:
     return format(value, f"{sign},.{digits}f") if digits is not None else format(value, f"{sign}.2g")
 
 
-def _notes(paths: tuple[Path, Path]) -> list[str]:
+def _names(manifests: Sequence[Manifest | None], tables: Sequence[Any]) -> list[list[Any]]:
+    """What the rows of each are matched by: their ids; their numbers where ids of the same data would match others."""
+    ids = [table["id"].to_pylist() for table in tables]
+    first, second = manifests
+    if first is None or second is None or first.data_fingerprint != second.data_fingerprint:
+        return ids
+    if first.id_column == second.id_column and all(len(set(listed)) == len(listed) for listed in ids):
+        return ids
+    return [table["row"].to_pylist() for table in tables]
+
+
+def _notes(paths: tuple[Path, Path], manifests: Sequence[Manifest | None]) -> list[str]:
     notes = []
-    manifests = [Manifest.read(path) if path.is_dir() else None for path in paths]
     first, second = manifests
     for path, manifest in zip(paths, manifests, strict=True):
         if manifest is not None and not manifest.complete:

@@ -91,17 +91,30 @@ def test_only_rows_that_both_have_are_compared(tmp_path: Path) -> None:
     assert any("matched by 'name'" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("ids", [list(range(1, 41)), ["same"] * 40], ids=["ids like numbers", "ids that are shared"])
+def test_rows_of_the_same_data_are_matched_by_number_where_ids_would_match_others(tmp_path: Path, ids: Any) -> None:
+    right = [1, 0] * 20
+    a = made(tmp_path / "a", right)
+    b = made(tmp_path / "b", right, ids=ids, id_column="name")
+    for one, other in ((a, b), (b, b)):
+        found = fm.compare(one, other)
+        exact = found.measures[0].difference
+        assert (found.rows, exact.better, exact.worse) == (40, 0, 0)
+    c = made(tmp_path / "c", [0, *right[1:]], ids=ids, id_column="name")
+    assert [change.id for change in fm.compare(b, c, scores=["exact"]).changes] == [str(ids[0])]
+
+
 def test_an_unfinished_output_is_compared_and_said(tmp_path: Path) -> None:
     a, b = made(tmp_path / "a", [1, 0]), made(tmp_path / "b", [1], finish=False)
     assert any("is not complete" in note for note in fm.compare(a, b).notes)
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
-    a = made(tmp_path / "a", [1, 0])
+    a = made(tmp_path / "a", [1, 0], id_column="name")
     for other, options, said in (
         (made(tmp_path / "b", [1, 0], data_fingerprint="other"), {}, "are different data"),
-        (made(tmp_path / "c", [1, 0], ids=[1, 1]), {}, "its rows share ids"),
-        (made(tmp_path / "d", [1, 0], ids=["p", "q"]), {}, "no row in common"),
+        (made(tmp_path / "c", [1, 0], ids=[1, 1], id_column="name", data_fingerprint="o"), {}, "its rows share ids"),
+        (made(tmp_path / "d", [1, 0], ids=["p", "q"], id_column="name"), {}, "no row in common"),
         (tmp_path / "nothing", {}, "there is no output"),
         (made(tmp_path / "e", [1, 0]), {"scores": ["tone"]}, r"no score 'tone' \(scores: exact, length\)"),
     ):
