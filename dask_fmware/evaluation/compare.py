@@ -106,9 +106,10 @@ class Comparison:
     def __str__(self) -> str:
         head = ("", "A", "B", "B - A", "95 %", "p", "higher", "lower", "B is")
         table = [head, *(tuple(cells(measure)) for measure in self.measures)]
-        return "\n".join(
-            [f"A  {self.a}", f"B  {self.b}", *self.notes, f"{self.rows:,} rows in both", "", *in_columns(table)]
-        )
+        rows = f"{self.rows:,} rows in both"
+        if self.only_a or self.only_b:
+            rows += f"; left out: {self.only_a:,} that only A has, {self.only_b:,} that only B has"
+        return "\n".join([f"A  {self.a}", f"B  {self.b}", *self.notes, rows, "", *in_columns(table)])
 
     __repr__ = __str__
 
@@ -171,6 +172,12 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], *, scores: Seq
     sound = [(name, is_score, made) for name, is_score, made in found if made is not None]
     corrected = holm([made.p for _, _, made in sound])
     measures = tuple(Measure(*item, p) for item, p in zip(sound, corrected, strict=True))
+    fewer = [f"{m.name} {m.difference.rows:,}" for m in measures if m.difference.rows < len(shared)]
+    if fewer:
+        notes.append(
+            f"some of the {len(shared):,} rows have no figure in A or B, as those that failed; rows compared: "
+            f"{', '.join(fewer)}"
+        )
     return Comparison(
         str(paths[0]),
         str(paths[1]),

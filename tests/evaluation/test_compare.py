@@ -104,6 +104,16 @@ def test_rows_of_the_same_data_are_matched_by_number_where_ids_would_match_other
     assert [change.id for change in fm.compare(b, c, scores=["exact"]).changes] == [str(ids[0])]
 
 
+def test_how_many_rows_a_figure_is_of_is_said(tmp_path: Path) -> None:
+    a = made(tmp_path / "a", [1, 1, float("nan"), 0, 1])
+    b = made(tmp_path / "b", [1, 1, 1, 0])
+    found = fm.compare(a, b)
+    assert "4 rows in both; left out: 1 that only A has, 0 that only B has" in str(found)
+    assert found.measures[0].difference.rows == 3
+    assert any("exact 3" in note and "failed" not in note.partition(":")[2] for note in found.notes)
+    assert not fm.compare(b, b).notes
+
+
 def test_an_unfinished_output_is_compared_and_said(tmp_path: Path) -> None:
     a, b = made(tmp_path / "a", [1, 0]), made(tmp_path / "b", [1], finish=False)
     assert any("is not complete" in note for note in fm.compare(a, b).notes)
