@@ -27,7 +27,7 @@ from dask_fmware.evaluation.threads import to_its_end
 if TYPE_CHECKING:
     from dask_fmware.compile.collection import WorkflowFunction
 
-__all__ = ["check_given", "evaluate"]
+__all__ = ["check_given", "evaluate", "output_folder"]
 
 OTHER_FORMATS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx", ".html"})
 
@@ -124,7 +124,7 @@ def evaluate(
     check_given(max_errors, limit, in_flight, shard_rows)
     finish_at = _moment(finish_by)
     client = client or _default_client()
-    folder = _folder(output)
+    folder = output_folder(output, data)
 
     def described(source: Source) -> tuple[Job, Manifest]:  # reads the first rows
         job = Job.of(workflow, source, inputs=inputs, id_column=id_column, scorers=scorers, keep=keep, tenant=tenant)
@@ -156,9 +156,13 @@ def evaluate(
     return client.sync(work)
 
 
-def _folder(output: str | os.PathLike[str]) -> Path:
-    """Refuse the name of another format: what is written is a folder of Parquet, whatever it is called."""
+def output_folder(output: str | os.PathLike[str], data: Any) -> Path:
+    """Refuse the data's own folder, and the name of another format: what is written is a folder of Parquet."""
     folder = Path(output)
+    if isinstance(data, (str, os.PathLike)):
+        read, written = Path(data).resolve(), folder.resolve()
+        if read == written or written in read.parents or (read.is_dir() and read in written.parents):
+            raise SpecError(f"output='{output}' and the data, {data}, are in one another; name another output")
     if folder.suffix.lower() in OTHER_FORMATS and not folder.is_dir():
         raise SpecError(
             f"output='{output}': what is written is a folder of Parquet shards, not a {folder.suffix} file; name it "

@@ -148,6 +148,16 @@ async def test_the_name_of_another_format_is_refused_for_the_output(
         await evaluate(cluster, ask, data(1), tmp_path / name)
 
 
+@pytest.mark.parametrize(("read", "written"), [("a", "a"), ("a", "a/out"), ("a/part-00000.parquet", "a")])
+async def test_data_is_not_written_over(cluster: InProcessCluster, tmp_path: Path, read: str, written: str) -> None:
+    theirs = tmp_path / "a" / "part-00000.parquet"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    with pytest.raises(SpecError, match="are in one another; name another output"):
+        await evaluate(cluster, ask, tmp_path / read, tmp_path / written, overwrite=True)
+    assert (theirs.read_text(), len(list(theirs.parent.iterdir()))) == ("mine", 1)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_fmware.errors import SpecError
+from dask_fmware.errors import FMwareError, SpecError
 from dask_fmware.evaluation.output import Manifest, Output, OutputError, read_output
 from dask_fmware.evaluation.output.rowset import RowSet
 from dask_fmware.evaluation.record import CallFigures, Record
@@ -257,6 +257,19 @@ def test_a_folder_of_other_files_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="is a file"):
         Output(tmp_path / "file", MANIFEST)
     assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["part-00000-c1f2.snappy.parquet", "_SUCCESS", "_notes.txt", "part-time/cv.txt", "part-00000.parquet"]
+)
+def test_files_whose_names_are_like_those_of_an_output_are_left_alone(tmp_path: Path, name: str) -> None:
+    theirs = tmp_path / name
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(FMwareError, match="name another"):
+            Output(tmp_path, MANIFEST, overwrite=overwrite)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs]
 
 
 def test_two_evaluations_do_not_write_into_one_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,10 @@ __all__ = ["Output"]
 
 SHARD_BYTES = 64 << 20  # of journal that become a shard, whatever the number of rows
 LOCK = "_lock"
-OURS = ("_", "part-", ".part-", "._")  # beginnings of names
+OURS = re.compile(
+    r"_lock|_manifest\.json|_journal-\d+\.jsonl|(_unreadable-)?part-\d+\.parquet|\.(_manifest|part-\d+)\.\w+\.tmp"
+)
+BESIDE = "._"  # what macOS lays beside files on a drive of another system; left alone
 LOCK_PATIENCE_S = 5.0  # an interrupted evaluation of this process is still letting go
 
 
@@ -89,6 +92,7 @@ class Output:
             raise SpecError(f"{folder} is a file; an output is a folder of Parquet shards: name another")
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        self._check_ours()
         self._lock = self._locked()
         try:
             self._begin(overwrite)
@@ -153,23 +157,26 @@ class Output:
                     f"another evaluation writes into {self.folder}; wait for it, or name another output"
                 ) from None
 
-    def _begin(self, overwrite: bool) -> None:
-        strangers = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith(OURS))
-        if strangers:
+    def _check_ours(self) -> None:
+        """Refuse a folder of something else, and leave it as it is: others name their files part-00000.parquet too."""
+        others = [p.name for p in self.folder.iterdir() if p.is_dir() or not OURS.fullmatch(p.name)]
+        if strangers := sorted(name for name in others if not name.startswith(BESIDE)):
             raise SpecError(
                 f"{self.folder} holds files that are no output of an evaluation ({strangers[0]}); name another folder"
             )
+        if shard_numbers(self.folder) and not (self.folder / MANIFEST).exists():
+            raise OutputError(
+                f"{self.folder} has Parquet files and no {MANIFEST}, which would say whose they are; name another"
+            )
+
+    def _begin(self, overwrite: bool) -> None:
         if overwrite:
-            for path in self.folder.iterdir():
-                if path.name != LOCK:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == MANIFEST):  # it says whose they are
+                if path.name != LOCK and OURS.fullmatch(path.name):
+                    path.unlink()
         before = None if overwrite else Manifest.read(self.folder)
         if before is not None:
             before.check_same(self.folder, self.manifest)
-        elif shard_numbers(self.folder):
-            raise OutputError(
-                f"{self.folder} has shards and no {MANIFEST}; name another output, or give overwrite=True to begin anew"
-            )
         self.manifest.write(self.folder)
 
     def _recover(self, repair: bool) -> None:
