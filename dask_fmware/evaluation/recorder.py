@@ -70,7 +70,7 @@ class Recorder:
         for scorer in self._scorers:
             try:
                 record.scores[scorer.name] = scorer.score(record.answer or "", row)
-            except Exception as error:  # whatever a user's function raises costs this row this score
+            except (Exception, SystemExit) as error:  # costs this row this score; code in an answer may call exit()
                 record.scores[scorer.name] = None
                 record.score_errors[scorer.name] = describe(error)
 

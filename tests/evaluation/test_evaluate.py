@@ -140,6 +140,16 @@ async def test_a_scorer_that_raises_costs_a_row_its_score_and_nothing_else(
     assert set(table["score.matches"]) == {1.0}
 
 
+async def test_a_scorer_that_calls_exit_costs_a_row_its_score_and_nothing_else(
+    cluster: InProcessCluster, tmp_path: Path
+) -> None:
+    def runs_the_code(answer):
+        exec("exit()" if answer == "so it is" else answer)
+
+    done = await evaluate(cluster, ask, data(2), tmp_path / "out", scorers=runs_the_code)
+    assert (done.summary.rows, done.summary.errors, done.summary.score_errors) == (2, 0, 2)
+
+
 @pytest.mark.parametrize("name", ["answers.csv", "answers.JSONL", "answers.xlsx"])
 async def test_the_name_of_another_format_is_refused_for_the_output(
     cluster: InProcessCluster, tmp_path: Path, name: str
