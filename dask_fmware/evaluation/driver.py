@@ -148,6 +148,7 @@ class Driver:
                 for number, row in await feed.take(room):
                     self._start(number, row)
             if feed.exhausted and not self._rows:
+                self._check_errors(of=len(self._output.done))
                 return
             if room <= 0 or feed.exhausted:
                 self._changed.clear()
@@ -229,12 +230,13 @@ class Driver:
             self._errors += 1
             self._kinds[record.error] += 1
 
-    def _check_errors(self) -> None:
+    def _check_errors(self, of: int | None = None) -> None:
+        """Raise if too many rows failed; a bound that is a share needs some rows, or `of`: all that there are."""
         bound = self._limits.max_errors
         share = 0 < bound < 1
-        if share and self._finished < SHARE_AFTER:
+        if share and of is None and self._finished < SHARE_AFTER:
             return
-        if self._errors > (bound * self._finished if share else bound):
+        if self._errors > (bound * (of or self._finished) if share else bound):
             often, times = self._kinds.most_common(1)[0]
             raise EvaluationStopped(
                 f"{self._errors} of {self._finished} rows ended in an error, more than max_errors={bound:g}; "

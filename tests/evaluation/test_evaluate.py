@@ -122,6 +122,15 @@ async def test_too_many_errors_stop_the_evaluation_and_are_recorded(
     assert 3 < done.summary.errors < 150
 
 
+async def test_a_share_of_errors_counts_at_the_end_of_a_few_rows_too(cluster: InProcessCluster, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationStopped, match=r"6 of 40 rows ended in an error, more than max_errors=0\.1"):
+        await evaluate(cluster, ask, data(40, range(6)), tmp_path / "out", max_errors=0.1)
+    assert (await evaluate(cluster, ask, data(40, range(6)), tmp_path / "out", max_errors=0.1)).summary.errors == 6
+    await evaluate(cluster, ask, data(40, range(36, 40)), tmp_path / "few", max_errors=0.1, limit=36)
+    done = await evaluate(cluster, ask, data(40, range(36, 40)), tmp_path / "few", max_errors=0.1)
+    assert done.summary.errors == 4  # of 40, though this time all four of four failed
+
+
 async def test_a_scorer_that_raises_costs_a_row_its_score_and_nothing_else(
     cluster: InProcessCluster, tmp_path: Path
 ) -> None:
