@@ -73,7 +73,7 @@ class Job:
             id_column or source.id_column,
             made,
             [Judge(j.name, _without_slo(j.workflow), j.inputs, j.read, j.fingerprint) for j in judges],
-            tuple(keep),
+            tuple(dict.fromkeys(keep)),
             tenant,
         )
 

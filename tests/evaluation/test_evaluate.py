@@ -159,6 +159,11 @@ async def test_a_scorer_that_calls_exit_costs_a_row_its_score_and_nothing_else(
     assert (done.summary.rows, done.summary.errors, done.summary.score_errors) == (2, 0, 2)
 
 
+async def test_a_column_that_is_kept_twice_is_kept_once(cluster: InProcessCluster, tmp_path: Path) -> None:
+    done = await evaluate(cluster, ask, data(2), tmp_path / "out", keep=["expected", "expected"])
+    assert list(done.to_pandas()["input.expected"]) == ["so it is"] * 2
+
+
 @pytest.mark.parametrize("name", ["answers.csv", "answers.JSONL", "answers.xlsx"])
 async def test_the_name_of_another_format_is_refused_for_the_output(
     cluster: InProcessCluster, tmp_path: Path, name: str
