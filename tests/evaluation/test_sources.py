@@ -130,6 +130,13 @@ def test_a_column_that_is_there_twice_is_refused_as_one_of_them_would_be_lost(tm
             open_source(data, compute).columns
 
 
+def test_hidden_folders_within_data_are_passed_over(tmp_path: Path) -> None:
+    for name in ("rows.csv", ".ipynb_checkpoints/rows-checkpoint.csv", "_old/rows.csv", "more/rows.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"question\n{name}\n")
+    assert [row["question"] for row in open_source(tmp_path, compute).rows(0)] == ["more/rows.csv", "rows.csv"]
+
+
 def test_a_batch_file_of_openai_is_taken_apart(tmp_path: Path) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},

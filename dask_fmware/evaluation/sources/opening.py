@@ -69,7 +69,7 @@ def open_source(data: Any, compute: Callable[[Any], Any]) -> Source:
 
 def _open_path(path: Path) -> Source:
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(("_", ".")))
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(path)))
         kinds = sorted({p.suffix.lower() for p in files})
         if len(kinds) != 1:
             raise DataError(f"{path} holds files of {len(kinds)} kinds ({', '.join(kinds) or 'none'}); give one kind")
@@ -81,3 +81,8 @@ def _open_path(path: Path) -> Source:
     if reader is None:
         raise DataError(f"{path}: '{kinds[0]}' cannot be read (known: {', '.join(READERS)})")
     return reader(files)
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether it, or a folder that it is in, is no data: _SUCCESS, .ipynb_checkpoints with copies of rows."""
+    return any(part.startswith(("_", ".")) for part in path.parts)
