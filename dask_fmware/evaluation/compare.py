@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.mark import is_same
-from dask_fmware.evaluation.output import Manifest, read_output
+from dask_fmware.evaluation.output import Manifest, OutputError, read_output
 from dask_fmware.evaluation.record import INPUT, SCORE
 from dask_fmware.evaluation.statistics import CONFIDENCE, Difference, difference, holm
 from dask_fmware.spec.columns import in_columns
@@ -93,10 +93,13 @@ class Comparison:
         return made
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
-        """Write a report of one file that needs nothing else."""
+        """Write a report of one file that needs nothing else; OutputError where it cannot be written."""
         from dask_fmware.evaluation.html import page
 
-        Path(path).write_text(page(self), encoding="utf-8")
+        try:
+            Path(path).write_text(page(self), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"'{path}' cannot be written ({error.strerror or error})") from None
 
     def _repr_html_(self) -> str:
         from dask_fmware.evaluation.html import fragment

@@ -140,3 +140,9 @@ def test_the_command_prints_a_table_or_json_and_writes_the_report(outputs: tuple
     assert [m["name"] for m in json.loads(as_json.output)["measures"]][:2] == ["exact", "failed"]
     failed = CliRunner().invoke(fmware, ["compare", a, "nowhere"])
     assert (failed.exit_code, "there is no output at nowhere" in failed.output) == (2, True)
+
+
+def test_a_report_that_cannot_be_written_is_said(outputs: tuple[Path, Path]) -> None:
+    failed = CliRunner().invoke(fmware, ["compare", *map(str, outputs), "--html", "/dev/full"])
+    assert failed.exit_code == 1
+    assert "Error: '/dev/full' cannot be written (No space left on device)" in failed.output
