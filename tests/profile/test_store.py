@@ -71,6 +71,17 @@ def test_an_empty_store_has_nothing_and_no_problem(store: ProfileStore) -> None:
     assert store.scan() == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [('"knots":[8.0]', '"knots":[NaN]'), ('"batch":[1.0,8.0]', '"batch":[1.0,Infinity]')]
+)
+def test_an_entry_with_a_figure_that_is_none_is_absent(store: ProfileStore, before: str, after: str) -> None:
+    path = Path(store.put(profile()).removeprefix("file://"))
+    path.write_text(profile().model_dump_json().replace(before, after))
+    found, problem = store.get(KEY)
+    assert found is None
+    assert "finite number" in str(problem)
+
+
 def test_writing_leaves_no_part_behind(store: ProfileStore, tmp_path: Path) -> None:
     where = store.put(profile())
     store.put(profile())
