@@ -224,7 +224,7 @@ def _names(manifests: Sequence[Manifest | None], tables: Sequence[Any]) -> list[
     """What the rows of each are matched by: their ids; their numbers where ids of the same data would match others."""
     ids = [table["id"].to_pylist() for table in tables]
     first, second = manifests
-    if first is None or second is None or first.data_fingerprint != second.data_fingerprint:
+    if first is None or second is None or not _is_alike(first.data_fingerprint, second.data_fingerprint):
         return ids
     if first.id_column == second.id_column and all(len(set(listed)) == len(listed) for listed in ids):
         return ids
@@ -239,7 +239,7 @@ def _notes(paths: tuple[Path, Path], manifests: Sequence[Manifest | None]) -> li
             notes.append(f"{path} is not complete: run its evaluation again to finish it")
     if first is None or second is None:
         return notes
-    if first.data_fingerprint != second.data_fingerprint:
+    if not _is_alike(first.data_fingerprint, second.data_fingerprint):
         if first.id_column is None or first.id_column != second.id_column:
             raise SpecError(
                 f"{paths[0]} is of {first.data} and {paths[1]} of {second.data}, which are different data; compare "
@@ -247,10 +247,14 @@ def _notes(paths: tuple[Path, Path], manifests: Sequence[Manifest | None]) -> li
             )
         notes.append(f"the data differ ({first.data}, {second.data}); rows are matched by '{first.id_column}'")
     for name, fingerprint in first.scorers.items():
-        other = second.scorers.get(name, fingerprint)
-        if not is_same(fingerprint, other) and not is_same(other, fingerprint):
+        if not _is_alike(fingerprint, second.scorers.get(name, fingerprint)):
             notes.append(f"scorer '{name}' was not the same for both")
     return notes
+
+
+def _is_alike(one: str, other: str) -> bool:
+    """Whether two fingerprints are of the same thing, as far as both can tell."""
+    return is_same(one, other) or is_same(other, one)
 
 
 def _check_columns(path: Path, table: Any) -> None:

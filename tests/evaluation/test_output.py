@@ -248,6 +248,16 @@ def test_an_output_of_something_else_is_refused_and_left_alone(
     assert not list(folder.glob("part-*"))
 
 
+def test_an_output_that_knows_the_ends_of_its_data_alone_is_gone_on_with_and_then_knows_all(tmp_path: Path) -> None:
+    def opened(fingerprint: str) -> None:
+        Output(tmp_path / "out", MANIFEST.model_copy(update={"data_fingerprint": fingerprint})).close()
+
+    opened("ends")
+    opened("ends+middle")
+    with pytest.raises(SpecError, match="other data"):
+        opened("ends+another")
+
+
 def test_a_folder_of_other_files_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     for overwrite in (False, True):

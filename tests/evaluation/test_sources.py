@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dask_fmware.evaluation.mark import is_same
 from dask_fmware.evaluation.sources import DataError, Source, open_source
 
 ROWS = [{"question": f"How {n}?", "expected": f'answer, "{n}"\nwith a second line'} for n in range(40)]
@@ -108,6 +109,20 @@ def test_equal_data_has_one_fingerprint_and_other_data_another(
     assert same[0] == same[1]
     monkeypatch.setitem(ROWS[0], "question", "another")
     assert open_source(kind(folders[2]), compute).fingerprint != same[0]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_a_change_amid_a_large_file_is_another_fingerprint(tmp_path: Path, name: str) -> None:
+    lines = ["question"] * (name == "rows.csv") + [json.dumps({"question": f"{n:050}"}) for n in range(50_000)]
+    (tmp_path / name).write_text("\n".join(lines))
+    before = open_source(tmp_path / name, compute).fingerprint
+    assert open_source(tmp_path / name, compute).fingerprint == before
+    lines[25_000] = lines[25_000].replace("0", "1")
+    (tmp_path / name).write_text("\n".join(lines))
+    changed = open_source(tmp_path / name, compute).fingerprint
+    assert changed != before
+    begun_earlier = before.partition("+")[0]  # by a version that looked at both ends alone
+    assert is_same(begun_earlier, changed)
 
 
 def test_missing_cells_of_a_frame_are_none() -> None:

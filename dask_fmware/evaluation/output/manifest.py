@@ -48,7 +48,7 @@ class Manifest(Record):
                 if self.workflow != wanted.workflow
                 else f"workflow '{self.workflow}' as it was before it was changed"
             )
-        if self.data_fingerprint != wanted.data_fingerprint:
+        if not is_same(self.data_fingerprint, wanted.data_fingerprint):
             differences.append(f"other data ({self.data}, not {wanted.data} as it is)")
         if self.inputs != wanted.inputs:
             differences.append(f"inputs {self.inputs}, not {wanted.inputs}")

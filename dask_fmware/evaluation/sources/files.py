@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dask_fmware.evaluation.sources.openai_batch import is_request, request_row
-from dask_fmware.evaluation.sources.source import DataError, Row, digest, digest_of_file, distinct
+from dask_fmware.evaluation.sources.source import DataError, Row, digest, digest_of_file, digest_of_middle, distinct
 
 __all__ = ["CsvSource", "JsonLinesSource", "ParquetSource"]
 
@@ -31,11 +31,21 @@ class _FilesSource:
 
     @cached_property
     def fingerprint(self) -> str:
+        return self._sample
+
+    @cached_property
+    def _sample(self) -> str:
         return digest([type(self).__name__, *map(digest_of_file, self.paths)])
 
 
 class _TextSource(_FilesSource, ABC):
     """Files that have to be read from their beginning to find a row."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that is in them, as they are read whole to count their rows; earlier versions had the first part."""
+        middles = list(map(digest_of_middle, self.paths))
+        return f"{self._sample}+{digest(middles)}" if any(middles) else self._sample
 
     def rows(self, start: int) -> Iterator[Row]:
         return islice((row for path in self.paths for row in self._rows_of(path)), start, None)
