@@ -6,12 +6,25 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distributed import Client
+
+from dask_fmware.client.install import installed_status
+from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.evaluation.costs import Prices
 from dask_fmware.spec.deployment import Deployment
 
-__all__ = ["Capacity"]
+__all__ = ["Capacity", "asked_status"]
 
 LEAST, MOST = 8, 4096
+
+
+async def asked_status(client: Client) -> Mapping[str, Any]:
+    """Return the runtime's status; RuntimeFaultError if the scheduler is lost."""
+    try:
+        return await installed_status(client)
+    except OSError as error:
+        address = client.scheduler.address if client.scheduler is not None else "the scheduler"
+        raise RuntimeFaultError(f"the connection to {address} was lost") from error
 
 
 @dataclass(frozen=True, slots=True)

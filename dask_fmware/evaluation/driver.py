@@ -14,11 +14,10 @@ from time import time
 
 from distributed import Client
 
-from dask_fmware.client.install import installed_status
 from dask_fmware.client.session import Outcome, Session
 from dask_fmware.errors import EngineLoadError, FMwareError, RuntimeFaultError
 from dask_fmware.evaluation.accounting import add_answer, add_verdict
-from dask_fmware.evaluation.capacity import Capacity
+from dask_fmware.evaluation.capacity import Capacity, asked_status
 from dask_fmware.evaluation.feed import Feed
 from dask_fmware.evaluation.flight import Flight, promotable
 from dask_fmware.evaluation.job import Job
@@ -275,11 +274,7 @@ class Driver:
             self._changed.set()
 
     async def _look(self) -> None:
-        try:
-            self._capacity = Capacity.of(await installed_status(self._client), self._job.models())
-        except OSError as error:
-            address = self._client.scheduler.address if self._client.scheduler is not None else "the scheduler"
-            raise RuntimeFaultError(f"the connection to {address} was lost") from error
+        self._capacity = Capacity.of(await asked_status(self._client), self._job.models())
 
     async def _tell_on(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client, default_client
 
 from dask_fmware.errors import NotInstalledError, SpecError
+from dask_fmware.evaluation.capacity import asked_status
 from dask_fmware.evaluation.driver import Driver, Limits
 from dask_fmware.evaluation.job import Job
 from dask_fmware.evaluation.output import Manifest, Output
@@ -23,6 +24,7 @@ from dask_fmware.evaluation.progress import Progress, progress_bar
 from dask_fmware.evaluation.sources import Source, open_source
 from dask_fmware.evaluation.summary import Evaluation, summarize
 from dask_fmware.evaluation.threads import to_its_end
+from dask_fmware.spec.deployment import Deployment
 
 if TYPE_CHECKING:
     from dask_fmware.compile.collection import WorkflowFunction
@@ -126,14 +128,15 @@ def evaluate(
     client = client or _default_client()
     folder = output_folder(output, data)
 
-    def described(source: Source) -> tuple[Job, Manifest]:  # reads the first rows
+    def described(source: Source, deployment: Deployment) -> tuple[Job, Manifest]:  # reads the first rows
         job = Job.of(workflow, source, inputs=inputs, id_column=id_column, scorers=scorers, keep=keep, tenant=tenant)
-        return job, job.manifest()
+        return job, job.manifest(deployment)
 
     async def work() -> Evaluation:
         with Partitions(client) as partitions:
             source = await asyncio.to_thread(open_source, data, partitions.compute)
-            job, manifest = await asyncio.to_thread(described, source)
+            deployment = Deployment.model_validate((await asked_status(client))["deployment"])
+            job, manifest = await asyncio.to_thread(described, source, deployment)
             opened = await to_its_end(
                 lambda: Output(
                     folder,

@@ -13,6 +13,8 @@ from dask_fmware.evaluation.given_scorers import as_scorers
 from dask_fmware.evaluation.output.manifest import Manifest
 from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer
 from dask_fmware.evaluation.sources.source import DataError, Row, Source, shown
+from dask_fmware.profile.arguments import engine_arguments
+from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.record import did_you_mean
 from dask_fmware.spec.slo import SLO
 from dask_fmware.spec.workflow import ModelNode, Workflow
@@ -21,6 +23,7 @@ __all__ = ["BACKGROUND_PRIORITY", "Job"]
 
 BACKGROUND_PRIORITY = -100  # of rows without a deadline: behind whatever anybody waits for
 PROMPT = "prompt"  # column of a batch file
+WEIGHTS = ("gguf", "model")  # arguments of engines that say which weights they serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,8 @@ class Job:
             tenant,
         )
 
-    def manifest(self) -> Manifest:
-        """Return what an output of this job belongs to."""
+    def manifest(self, deployment: Deployment) -> Manifest:
+        """Return what an output of this job on a deployment belongs to."""
         return Manifest(
             workflow=self.workflow.workflow.name,
             workflow_fingerprint=str(workflow_fingerprint(self.workflow)),
@@ -88,6 +91,7 @@ class Job:
             inputs=dict(self.inputs),
             scorers={s.name: s.fingerprint for s in self.scorers} | {j.name: j.fingerprint for j in self.judges},
             kept=self.kept,
+            models={name: weights for name in sorted(self.models()) if (weights := _weights(deployment, name))},
         )
 
     def models(self) -> set[str]:
@@ -147,6 +151,14 @@ def _missing(source: Source, column: str, who: str = "", step: str = "") -> Data
         f"{source.name} has no column '{column}'{did_you_mean(column, source.columns)}"
         f" ({who}columns: {shown(source.columns)}){step}"
     )
+
+
+def _weights(deployment: Deployment, model: str) -> str:
+    """The weights that replicas of a model serve, as the deployment names them; empty where it does not."""
+    if model not in deployment.models:
+        return ""
+    placed = [engine_arguments(deployment, model, accelerator) for accelerator in deployment.models[model].on]
+    return ", ".join(sorted({str(arguments[name]) for arguments in placed for name in WEIGHTS if name in arguments}))
 
 
 def _without_slo(workflow: WorkflowFunction) -> WorkflowFunction:

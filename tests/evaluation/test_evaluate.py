@@ -233,6 +233,17 @@ async def test_an_output_of_another_workflow_or_data_is_refused(cluster: InProce
         await evaluate(cluster, ask, data(4), tmp_path / "out")
 
 
+async def test_an_output_is_not_gone_on_with_by_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dask_fmware.evaluation.job.WEIGHTS", ("text",))  # they stand for those of the scripted engine
+    for text in ("one model", "another"):
+        async with InProcessCluster(deployment("small", text=text), validate=True) as cluster:
+            if text == "another":
+                with pytest.raises(SpecError, match="model 'small' of one model, not of another; name another output"):
+                    await evaluate(cluster, ask, data(4), tmp_path / "out")
+            else:
+                await evaluate(cluster, ask, data(4), tmp_path / "out", limit=2)
+
+
 async def test_rows_that_would_come_too_late_in_the_background_are_given_a_deadline(tmp_path: Path) -> None:
     document = deployment("small", slots=1, token_s=0.005, router={"policy": "slack"})
     async with InProcessCluster(document) as cluster:

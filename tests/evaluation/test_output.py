@@ -258,6 +258,16 @@ def test_an_output_that_knows_the_ends_of_its_data_alone_is_gone_on_with_and_the
         opened("ends+another")
 
 
+def test_an_output_of_a_version_that_did_not_look_at_weights_is_gone_on_with_and_then_does(tmp_path: Path) -> None:
+    def opened(**models: str) -> None:
+        Output(tmp_path / "out", MANIFEST.model_copy(update={"models": models})).close()
+
+    opened()
+    opened(small="a.gguf")
+    with pytest.raises(SpecError, match=r"model 'small' of a\.gguf, not of b\.gguf"):
+        opened(small="b.gguf")
+
+
 def test_a_folder_of_other_files_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     for overwrite in (False, True):

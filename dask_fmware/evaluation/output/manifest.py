@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.mark import is_same
@@ -30,6 +30,9 @@ class Manifest(Record):
     inputs: dict[str, str]  # input of the workflow -> column of the data
     scorers: dict[str, str]  # name -> fingerprint
     kept: tuple[str, ...] = ()
+    models: dict[str, str] = Field(
+        default_factory=dict
+    )  # name -> its weights, as the deployment names them, where it does
     rows: int | None = None  # of the data, where known
     complete: bool = False
 
@@ -61,6 +64,9 @@ class Manifest(Record):
             differences.append(f"scorers {mine}" + (f", not {theirs}" if mine != theirs else " as they were"))
         if self.kept != wanted.kept:
             differences.append(f"kept columns {', '.join(self.kept) or 'none'}, not {', '.join(wanted.kept) or 'none'}")
+        for name, weights in self.models.items():
+            if weights != wanted.models.get(name, weights):
+                differences.append(f"model '{name}' of {weights}, not of {wanted.models[name]}")
         if differences:
             raise SpecError(
                 f"{folder} holds the output of {' and of '.join(differences)}; name another output, or give "
