@@ -25,7 +25,7 @@ from dask_fmware.evaluation.output import Output
 from dask_fmware.evaluation.pace import Pace
 from dask_fmware.evaluation.progress import Meter, Progress
 from dask_fmware.evaluation.record import Record
-from dask_fmware.evaluation.recorder import Recorder, describe
+from dask_fmware.evaluation.recorder import Recorder, describe, kind_of
 from dask_fmware.evaluation.scoring import Judge
 from dask_fmware.evaluation.sources.source import Row
 from dask_fmware.evaluation.threads import to_their_end
@@ -227,7 +227,7 @@ class Driver:
             self._cost = (self._cost or 0.0) + record.cost
         if record.error is not None:
             self._errors += 1
-            self._kinds[record.error] += 1
+            self._kinds[kind_of(record.error)] += 1
 
     def _check_errors(self, of: int | None = None) -> None:
         """Raise if too many rows failed; a bound that is a share needs some rows, or `of`: all that there are."""

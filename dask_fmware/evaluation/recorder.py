@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +14,11 @@ from dask_fmware.evaluation.scoring import Scorer
 from dask_fmware.evaluation.sources.source import Row
 from dask_fmware.evaluation.threads import to_its_end
 
-__all__ = ["Recorder", "describe"]
+__all__ = ["Recorder", "describe", "kind_of"]
 
 WRITE_S = 0.1  # rows that end within this are written together
 LONGEST = 2000  # characters of an error that are kept
+OF_A_CALL = re.compile(r"-[0-9a-f]{32}[^'\s]*#\d+")  # what tells the calls of a node from each other in its errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +81,12 @@ def describe(error: BaseException) -> str:
     """Return an error as one line."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+
+
+def kind_of(error: str) -> str:
+    """Return an error without what is different in each row, so that those of one cause count as one.
+
+    >>> kind_of("EngineError: vLLM: request 'ask.answer-e29368f4931f4535996f4918b4d96a4e#1' was refused")
+    "EngineError: vLLM: request 'ask.answer' was refused"
+    """
+    return OF_A_CALL.sub("", error)

@@ -12,6 +12,7 @@ import numpy as np
 
 from dask_fmware.evaluation.output import Manifest, read_output
 from dask_fmware.evaluation.record import SCORE
+from dask_fmware.evaluation.recorder import kind_of
 from dask_fmware.evaluation.statistics import Mean, mean
 
 __all__ = ["Evaluation", "Summary", "summarize"]
@@ -43,7 +44,7 @@ def summarize(path: Path) -> Summary:
     manifest = Manifest.read(path) if path.is_dir() else None
     names = list(manifest.scorers) if manifest is not None else []
     table = read_output(path, [*FIGURES, *(SCORE + name for name in names)])
-    errors = Counter(error for error in table["error"].to_pylist() if error is not None)
+    errors = Counter(kind_of(error) for error in table["error"].to_pylist() if error is not None)
     cost = _known(table["cost"])
     return Summary(
         rows=table.num_rows,

@@ -122,6 +122,14 @@ async def test_too_many_errors_stop_the_evaluation_and_are_recorded(
     assert 3 < done.summary.errors < 150
 
 
+async def test_errors_of_one_cause_count_as_one(cluster: InProcessCluster, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationStopped, match=r"most often \(6 times\): .*'ask\.answer'"):
+        await evaluate(cluster, ask, data(6, range(6)), tmp_path / "out", max_errors=0.5)
+    done = await evaluate(cluster, ask, data(6, range(6)), tmp_path / "out")
+    ((text, times),) = done.summary.common_errors
+    assert (times, "#" in text) == (6, False)
+
+
 async def test_a_share_of_errors_counts_at_the_end_of_a_few_rows_too(cluster: InProcessCluster, tmp_path: Path) -> None:
     with pytest.raises(EvaluationStopped, match=r"6 of 40 rows ended in an error, more than max_errors=0\.1"):
         await evaluate(cluster, ask, data(40, range(6)), tmp_path / "out", max_errors=0.1)
