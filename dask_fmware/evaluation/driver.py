@@ -27,7 +27,7 @@ from dask_fmware.evaluation.progress import Meter, Progress
 from dask_fmware.evaluation.record import Record
 from dask_fmware.evaluation.recorder import Recorder, describe, kind_of
 from dask_fmware.evaluation.scoring import Judge
-from dask_fmware.evaluation.sources.source import Row
+from dask_fmware.evaluation.sources.source import DataError, Row
 from dask_fmware.evaluation.threads import to_their_end
 from dask_fmware.spec.slo import SLO
 
@@ -213,7 +213,10 @@ class Driver:
 
     async def _verdict(self, flight: Flight, judge: Judge) -> Outcome:
         async def run(objective: SLO | None) -> Outcome:
-            bound = self._job.bind_judge(judge, flight.row, flight.record.answer or "", objective)
+            try:
+                bound = self._job.bind_judge(judge, flight.row, flight.record.answer or "", objective)
+            except DataError as error:  # a column of the judge is empty: this row cannot be judged
+                return Outcome("", None, error, None)
             outcome: Outcome = await self._session.outcome(bound)
             return outcome
 

@@ -157,6 +157,17 @@ async def test_a_scorer_that_raises_costs_a_row_its_score_and_nothing_else(
     assert set(table["score.matches"]) == {1.0}
 
 
+async def test_a_row_that_cannot_be_judged_keeps_its_answer_and_its_other_scores(
+    cluster: InProcessCluster, tmp_path: Path
+) -> None:
+    scorers = {"length": len_of, "judge": fm.scorers.judge(verdict, labels=LABELS)}
+    rows = [*data(2), {"question": "q", "expected": None}]
+    done = await evaluate(cluster, ask, rows, tmp_path / "out", scorers=scorers)
+    assert (done.summary.errors, done.summary.score_errors) == (0, 1)
+    last = done.to_pandas().iloc[2]
+    assert (last["score.length"], last["score_errors"]) == (8, "judge: DataError: column 'expected' is empty")
+
+
 async def test_a_scorer_that_calls_exit_costs_a_row_its_score_and_nothing_else(
     cluster: InProcessCluster, tmp_path: Path
 ) -> None:
