@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dask_fmware.compile.collection import BoundWorkflow, WorkflowFunction
@@ -74,7 +74,7 @@ class Job:
             source,
             _bound_inputs(workflow.workflow, source, inputs or {}),
             id_column or source.id_column,
-            made,
+            [replace(scorer, blank_is_none=source.blank_is_none) for scorer in made],
             [Judge(j.name, _without_slo(j.workflow), j.inputs, j.read, j.fingerprint) for j in judges],
             tuple(dict.fromkeys(keep)),
             tenant,

@@ -24,6 +24,7 @@ class Scorer:
     arguments: tuple[str, ...]  # answer, row or a column, in the order of the function's own
     fingerprint: str
     expected: str | None = None  # column of the right answers, one more argument; whatever its name
+    blank_is_none: bool = False  # whether a blank cell of it is none: the data cannot say it in another way
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -41,9 +42,10 @@ class Scorer:
         """
         values = [answer if a == ANSWER else row if a == ROW else row[a] for a in self.arguments]
         if self.expected is not None:
-            if row.get(self.expected) is None:
+            wanted = row.get(self.expected)
+            if wanted is None or (self.blank_is_none and not str(wanted).strip()):
                 return None
-            values.append(row[self.expected])
+            values.append(wanted)
         return as_number(self.function(*values))
 
 

@@ -168,6 +168,16 @@ async def test_a_row_that_cannot_be_judged_keeps_its_answer_and_its_other_scores
     assert (last["score.length"], last["score_errors"]) == (8, "judge: DataError: column 'expected' is empty")
 
 
+async def test_a_row_of_a_csv_without_a_right_answer_has_no_score(cluster: InProcessCluster, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("question,expected\na,so it is\nb,\n")
+    done = await evaluate(cluster, ask, tmp_path / "rows.csv", tmp_path / "out", scorers=fm.scorers.exact())
+    exact = done.summary.scores["exact"]
+    assert (exact.rows, exact.mean, done.summary.score_errors) == (1, 1.0, 0)
+    rows = [{"question": "a", "expected": "so it is"}, {"question": "b", "expected": ""}]  # "" is an answer there
+    done = await evaluate(cluster, ask, rows, tmp_path / "list", scorers=fm.scorers.exact())
+    assert (done.summary.scores["exact"].rows, done.summary.scores["exact"].mean) == (2, 0.5)
+
+
 async def test_a_scorer_that_calls_exit_costs_a_row_its_score_and_nothing_else(
     cluster: InProcessCluster, tmp_path: Path
 ) -> None:

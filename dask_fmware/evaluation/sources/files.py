@@ -23,6 +23,8 @@ CELL_BYTES = 1 << 27  # of CSV, which stops at 128 KiB otherwise
 class _FilesSource:
     """Files of one kind, read in the order of their names."""
 
+    blank_is_none = False
+
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
         first = self.paths[0]
@@ -61,6 +63,8 @@ class _TextSource(_FilesSource, ABC):
 
 class CsvSource(_TextSource):
     """CSV with a header; all values are text."""
+
+    blank_is_none = True
 
     @cached_property
     def columns(self) -> tuple[str, ...]:

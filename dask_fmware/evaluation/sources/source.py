@@ -39,6 +39,10 @@ class Source(Protocol):
     def id_column(self) -> str | None:
         """Column that names rows, if the format has one."""
 
+    @property
+    def blank_is_none(self) -> bool:
+        """Whether an empty cell is how the format says that there is no value."""
+
     def count(self) -> int | None:
         """Return how many rows there are, or None if only reading them would tell."""
 

@@ -20,6 +20,7 @@ class _ObjectSource:
 
     name: str
     id_column: str | None = None
+    blank_is_none = False
 
     def __init__(self, data: Any) -> None:
         self.data = data
