@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import dask
 import pytest
 
+from dask_fmware.errors import EngineError
+from dask_fmware.model.engine import Delta, Request
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileKey, Provenance
 from dask_fmware.profile.store import ProfileStore
@@ -84,6 +88,30 @@ async def test_without_files_the_weights_are_what_loading_took() -> None:
     assert (await facts({"model": "an/id-of-a-hub"}, Footprint(GIB, 15 * GIB)))["weight_bytes"] == 15 * GIB
     found = await facts({}, Footprint(GIB))
     assert (found["weight_bytes"], found["kv_bytes_per_token"]) == (GIB, None)
+
+
+class Breaks(Made):
+    """Gives tokens, and no end to those who want many of them: it fails."""
+
+    async def count_tokens(self, request: Request) -> int:
+        return len(request.prompt.split())
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta]:
+        for _ in range(min(request.max_tokens, 8)):
+            await asyncio.sleep(0.001)
+            yield Delta("a", 1)
+        if request.max_tokens > 8:
+            raise EngineError("out of memory")
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(("lead_tokens", "probes"), [(4, [(16, 1)]), (20, [(16, 1)]), (0, [])])
+async def test_an_experiment_of_which_a_stream_fails_is_told_and_not_measured(
+    lead_tokens: int, probes: list[tuple[int, int]]
+) -> None:
+    question = {"kind": "streams", "background": [(16, 40)], "probes": probes, "lead_tokens": lead_tokens, "seed": 1}
+    found = await measure(Breaks(), question, Footprint(), {})  # type: ignore[arg-type]
+    assert found == {"error": "EngineError: out of memory"}
 
 
 @pytest.mark.parametrize(

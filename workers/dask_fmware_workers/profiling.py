@@ -189,6 +189,9 @@ class _Streams:
                 probing = [asyncio.create_task(self._follow(stream, began, (), 0)) for stream in second]
                 running += probing  # where one fails, none goes on
                 await asyncio.gather(*probing)
+                for task in running:
+                    if task.done():
+                        task.result()  # raises why a background stream failed: the probes ran beside fewer
             else:
                 await asyncio.gather(*running)
         finally:
