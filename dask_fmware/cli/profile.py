@@ -13,7 +13,7 @@ import click
 from dask_fmware.cli.clusters import served
 from dask_fmware.cli.numbers import ABOVE_0
 from dask_fmware.cli.output import OutputFile, console
-from dask_fmware.errors import DeploymentError
+from dask_fmware.errors import DeploymentError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,12 +106,18 @@ def profile(
 def show(store: str | None, models: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
     """Show what was measured, and draw measured points against the law."""
     from dask_fmware.compile.profiles import open_store
+    from dask_fmware.spec.record import did_you_mean
 
     kept = open_store(store)
     found, problems = kept.scan()
+    there = sorted({item.key.model for item in found})
     found = [item for item in found if not models or item.key.model in models]
     for problem in problems:
         click.secho(str(problem), fg="yellow", err=True)
+    for name in models:
+        if there and name not in there:
+            hint = did_you_mean(name, there)
+            raise SpecError(f"{kept.location} has no profile of model '{name}'{hint} (models: {', '.join(there)})")
     for item in found:
         if not item.key.arguments:
             click.secho(

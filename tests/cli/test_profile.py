@@ -129,6 +129,12 @@ def test_show_of_an_empty_store_says_what_to_run(invoke, tmp_path):
     assert "dask fmware profile --deployment" in result.output
 
 
+def test_show_of_a_model_that_was_not_measured_says_what_was(invoke, store):
+    result = invoke("show", "--store", store, "--model", "smal")
+    assert result.exit_code == 2
+    assert "no profile of model 'smal'; did you mean 'small'? (models: small)" in result.output
+
+
 def test_show_tells_of_a_damaged_entry_and_shows_the_rest(invoke, store):
     (store / "broken.json").write_text("{")
     result = invoke("show", "--store", store)
