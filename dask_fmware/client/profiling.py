@@ -237,7 +237,11 @@ class _Profiling:
         said = {name: facts[name] for name in EngineFacts.model_fields if name in facts}
         part = PartialProfile(key=key, facts=EngineFacts(load_s=replica["load_s"] or None, **said))
         earlier = None if self.force else self.store.get_part(key)
-        if earlier is not None and _asks_the_same(earlier.facts, part.facts):
+        if (
+            earlier is not None
+            and _asks_the_same(earlier.facts, part.facts)
+           
+        ):
             part = earlier
         for rounds in range(self.repeats, self.repeats + MORE_ROUNDS + 1):
             part = await self.measured(part, worker, rounds, leave)
@@ -247,6 +251,7 @@ class _Profiling:
                 )
             except SpecError:  # of a machine that was busy, too few steps are left
                 if rounds == self.repeats + MORE_ROUNDS:
+                    self.store.drop_part(key)  # or the next run would find all of it measured, and fail at once
                     raise
             else:
                 break

@@ -114,10 +114,15 @@ async def test_what_a_busy_machine_spoiled_is_measured_again(cluster, tmp_path, 
     (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1)
     assert made.state == "measured"
     assert fits == [fits[0], 2 * fits[0]]
+    once = fits[0]
     few_fits, fits[:] = 9, []
     (made,) = await profile_models(cluster.client, ["large"], store=tmp_path, repeats=1)
     assert (made.state, made.reason) == ("failed", "too few points to fit the decode law")
     assert len(fits) == 1 + profiling.MORE_ROUNDS
+    few_fits, fits[:] = 0, []
+    (made,) = await profile_models(cluster.client, ["large"], store=tmp_path, repeats=1)  # idle again
+    assert (made.state, len(fits), len(list(tmp_path.glob("*.points")))) == ("measured", 1, 0)
+    assert fits[0] == once
 
 
 async def test_a_lease_ends_by_itself(cluster) -> None:
