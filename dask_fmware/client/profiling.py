@@ -240,7 +240,7 @@ class _Profiling:
         if (
             earlier is not None
             and _asks_the_same(earlier.facts, part.facts)
-           
+            and not self.were_replaced(earlier, worker)
         ):
             part = earlier
         for rounds in range(self.repeats, self.repeats + MORE_ROUNDS + 1):
@@ -259,6 +259,12 @@ class _Profiling:
         self.store.put(made)
         self.store.drop_part(key)
         return made
+
+    def were_replaced(self, part: PartialProfile, worker: str) -> bool:
+        """Whether the files of the weights have another size than when a measurement was broken off."""
+        return None not in (self.weights[worker], part.facts.weight_bytes) and (
+            self.weights[worker] != part.facts.weight_bytes
+        )
 
     async def measured(
         self, part: PartialProfile, worker: str, rounds: int, leave: asyncio.Task[None]

@@ -330,6 +330,24 @@ async def test_an_interrupted_run_of_another_model_is_not_taken_up(tmp_path) -> 
     assert seen[0] == 0
 
 
+async def test_an_interrupted_run_of_weights_that_were_replaced_is_not_taken_up(tmp_path, monkeypatch) -> None:
+    size = 5
+    for module in ("host", "loading", "profiling"):
+        monkeypatch.setattr(f"dask_fmware_workers.{module}.file_bytes", lambda _arguments: size)
+    seen: list[int] = []
+
+    def interrupt(progress: ProfileProgress) -> None:
+        seen.append(progress.done)
+        if progress.done == 3 and size == 5:
+            raise InterruptedError
+
+    async with InProcessCluster(document()) as cluster:
+        await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1, progress=interrupt)
+        size, seen[:] = 6, []
+        (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1, progress=interrupt)
+    assert (made.state, made.profile.weight_bytes, seen[0]) == ("measured", 6, 0)
+
+
 async def test_an_entry_without_arguments_is_not_announced(tmp_path) -> None:
     stored(ProfileStore(tmp_path), version("dask-fmware"), "")
     assert not await profiled(tmp_path)
