@@ -130,9 +130,9 @@ def _scorer(text: str) -> Any:
             return ready.exact(rest or "expected")
         case "fuzzy":
             return ready.fuzzy(rest or "expected")
-        case "json":
+        case "json" if not rest:
             return ready.is_json()
-        case "regex":
+        case "regex" if rest:
             return ready.matches(rest)
     if not is_named(text):
         raise SpecError(f"--score {text}: give exact, fuzzy, json, regex:PATTERN, or module:name of a function")

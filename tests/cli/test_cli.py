@@ -278,6 +278,12 @@ def test_what_is_asked_wrongly_is_refused_before_any_work(invoke, deployment, ar
         ),
         (["--input", "question=questions", "--id", "number"], "has no column 'number'"),
         (["--input", "question=questions", "--score", "exact"], "expected"),
+        (
+            ["--input", "question=questions", "--score", "regex"],
+            "--score regex: give exact, fuzzy, json, regex:PATTERN",
+        ),
+        (["--input", "question=questions", "--score", "regex:"], "--score regex:: give exact"),
+        (["--input", "question=questions", "--score", "json:a.json"], "--score json:a.json: give exact"),
         (["--input", "question=questions"], "calls model 'large', which is not deployed"),
         (["--input", "question=questions", "--max-errors", "nan"], "max_errors=nan must be a number of rows"),
         (["--input", "question=questions", "--tenant", "without scipy"], "fm.evaluate needs scipy; pip install"),
