@@ -299,6 +299,15 @@ def test_two_evaluations_do_not_write_into_one_output(tmp_path: Path, monkeypatc
     Output(tmp_path / "out", MANIFEST).close()
 
 
+def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with pytest.raises(OutputError, match=r"cannot be locked \(No locks available\).*such as a local disk"):
+        Output(tmp_path / "out", MANIFEST)
+
+
 def test_an_unreadable_shard_is_named_and_repaired_on_request(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     with Output(folder, MANIFEST, shard_rows=2) as output:

@@ -156,6 +156,12 @@ class Output:
                 raise SpecError(
                     f"another evaluation writes into {self.folder}; wait for it, or name another output"
                 ) from None
+            except OSError as error:
+                os.close(number)
+                raise OutputError(
+                    f"{self.folder} cannot be locked ({error.strerror or error}), so others could write too; "
+                    "name a folder of a file system that has locks, such as a local disk"
+                ) from error
 
     def _check_ours(self) -> None:
         """Refuse a folder of something else, and leave it as it is: others name their files part-00000.parquet too."""
