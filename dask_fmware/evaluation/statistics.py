@@ -19,11 +19,12 @@ __all__ = ["Difference", "Mean", "difference", "holm", "mean"]
 CONFIDENCE = 0.95
 FLIPS = 9999  # random sign flips of a permutation test
 BLOCK = 1 << 22  # signs drawn at once
+ALIKE = 1e-12  # values that differ by less, relative to the largest, are one value that was rounded
 
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean with its interval; `low` and `high` are None where one value tells nothing of the spread."""
+    """A mean with its interval; `low` and `high` are None where one value, or some that are alike, hide the spread."""
 
     rows: int
     mean: float
@@ -125,7 +126,7 @@ def _sign_flips(change: NDArray[np.float64], seed: int) -> float:
 def _t_interval(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
     from scipy import stats
 
-    if values.size < 2:
+    if values.size < 2 or float(np.ptp(values)) <= ALIKE * float(np.abs(values).max()):
         return None, None
     error = float(values.std(ddof=1)) / values.size**0.5
     reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, values.size - 1)) * error

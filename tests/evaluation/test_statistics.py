@@ -26,6 +26,16 @@ def test_a_mean_of_one_value_has_no_interval_and_of_none_is_none() -> None:
     assert mean([float("nan")]) is None
 
 
+def test_values_that_are_all_alike_tell_nothing_of_the_spread() -> None:
+    alike = mean([0.1, 0.3 - 0.2])
+    assert alike is not None
+    assert (alike.rows, alike.low, alike.high) == (2, None, None)
+    made = difference([0.1, 0.2, 0.3], [0.6, 0.7, 0.8])
+    assert made is not None
+    assert (made.mean, made.low, made.high) == (pytest.approx(0.5), None, None)
+    assert made.a.low is not None
+
+
 @pytest.mark.parametrize("kind", ["truth", "numbers"])
 def test_intervals_hold_the_truth_19_times_in_20(kind: str) -> None:
     random, held = np.random.default_rng(1), 0
