@@ -8,6 +8,7 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -325,6 +326,24 @@ def test_an_unreadable_shard_is_named_and_repaired_on_request(tmp_path: Path) ->
         output.finish()
     assert rows_in(folder) == list(range(6))
     assert [path.name for path in folder.glob("_unreadable*")] == ["_unreadable-part-00001.parquet"]
+
+
+def test_a_shard_that_is_damaged_in_one_column_is_repaired_too(tmp_path: Path) -> None:
+    folder, random = tmp_path / "out", Random(0)
+    with Output(folder, MANIFEST) as output:
+        output.write([record(row, answer=str(random.random()) * 20) for row in range(200)])
+        output.finish()
+    shard = folder / "part-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    at = content.find(b"\x28\xb5\x2f\xfd", len(content) // 4)  # where a compressed page of the answers begins
+    content[at : at + 16] = bytes(16)
+    shard.write_bytes(content)
+    for read in (lambda: read_output(folder), lambda: Output(folder, MANIFEST, retry_errors=True)):
+        with pytest.raises(OutputError, match=r"part-00000.parquet is unreadable.*repair=True"):
+            read()
+    with Output(folder, MANIFEST, repair=True) as output:
+        assert len(output.done) == 0
+    assert (folder / "_unreadable-part-00000.parquet").exists()
 
 
 def test_rows_that_failed_can_be_asked_for_again(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from dask_fmware.evaluation.output.rowset import RowSet
 from dask_fmware.evaluation.output.shards import (
     journal_path,
     read_numbers,
+    read_shard,
     shard_numbers,
     shard_path,
     write_shard,
@@ -194,7 +195,7 @@ class Output:
             path = shard_path(self.folder, number)
             journal_path(self.folder, number).unlink(missing_ok=True)
             try:
-                rows = list(read_numbers(path))
+                rows = list(read_numbers(path, whole=repair))
             except OutputError:
                 if not repair:
                     raise
@@ -222,12 +223,12 @@ class Output:
 
     def _drop_errors(self) -> None:
         """Write shards without the rows that failed, each in one step."""
-        from pyarrow import compute, parquet
+        from pyarrow import compute
 
         kept = RowSet()
         for number in self._numbers:
             path = shard_path(self.folder, number)
-            table = parquet.read_table(path, schema=self._schema)
+            table = read_shard(path, self._schema)
             sound = table.filter(compute.is_null(table["error"]))
             if sound.num_rows < table.num_rows:
                 write_shard(path, sound.to_pylist(), self._schema)

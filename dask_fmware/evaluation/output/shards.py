@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dask_fmware.evaluation.output.durable import OutputError, replace_durably
 
-__all__ = ["journal_path", "read_numbers", "shard_numbers", "shard_path", "write_shard"]
+__all__ = ["journal_path", "read_numbers", "read_shard", "shard_numbers", "shard_path", "write_shard"]
 
 PART = re.compile(r"part-(\d{5,})\.parquet")
 
@@ -38,8 +39,15 @@ def write_shard(path: Path, rows: Iterable[Mapping[str, Any]], schema: Any) -> N
     replace_durably(path, lambda beside: parquet.write_table(table, beside, compression="zstd"))
 
 
-def read_numbers(path: Path) -> Iterator[int]:
+def read_numbers(path: Path, *, whole: bool = False) -> Iterator[int]:
     """Yield the row numbers of a shard.
+
+    Parameters
+    ----------
+    path
+        Of the shard.
+    whole
+        Whether the other columns are read too, to find out if they can be.
 
     Raises
     ------
@@ -48,11 +56,24 @@ def read_numbers(path: Path) -> Iterator[int]:
     """
     from pyarrow import parquet
 
+    with _reading(path), parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(65536, columns=None if whole else ["row"]):
+            yield from batch.column("row").to_pylist()
+
+
+def read_shard(path: Path, schema: Any) -> Any:
+    """Return a shard as a pyarrow table; OutputError if it cannot be read."""
+    from pyarrow import parquet
+
+    with _reading(path):
+        return parquet.read_table(path, schema=schema)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(65536, columns=["row"]):
-                yield from batch.column(0).to_pylist()
-    except (OSError, ValueError, KeyError) as error:
+        yield
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors are ValueErrors
         raise OutputError(
             f"{path} is unreadable ({error}); restore it from a copy, or give repair=True: it is put aside and its "
             "rows are evaluated again"
