@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import dask_fmware as fm
 from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.errors import DeploymentError
+from dask_fmware.provisioning import Plan, Planner
 from dask_fmware.testing import InProcessCluster, deployment
 
 m = fm.Model("m")
@@ -70,6 +72,28 @@ async def test_scaling_by_hand_starts_and_stops_and_says_why(world: InProcessClu
     events = await world.client.get_events("fmware-provisioning")
     assert [event["step"] for _, event in events] == [step["step"] for step in state["steps"]]
     await world.until(lambda: len(world.cluster.worker_spec) == 2)  # with the light worker
+
+
+async def test_models_that_are_not_named_keep_their_replicas_also_before_the_first_plan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = deployment("m", "n")
+    made["accelerators"]["cpu"]["cards"] = 3
+    plan, asked = Planner.plan, threading.Event()
+
+    def slowly(planner: Planner, *seen: Any) -> Plan:
+        asked.wait(10)  # as the first one, which loads the solver
+        return plan(planner, *seen)
+
+    monkeypatch.setattr(Planner, "plan", slowly)
+    async with InProcessCluster(made) as world:
+        world.cluster.adapt(fm.Provisioning(**{**QUICK, "idle_s": 60.0}))
+        await fm.scale(world.client, {"m": {"cpu": 2}})
+        asked.set()
+        await reached(world, 3, 3, 3)
+        assert sorted(world.engines) == ["m-cpu-0", "m-cpu-2", "n-cpu-1"]
+        steps = (await fm.status(world.client))["provisioning"]["steps"]
+        assert [step["step"] for step in steps] == ["start"]
 
 
 @pytest.mark.parametrize("world", [document(2, token_s=0.05)], indirect=True)

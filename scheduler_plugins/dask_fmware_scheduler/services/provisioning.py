@@ -250,10 +250,17 @@ class ProvisioningService:
                 found[key] = law_of_latency(replica.latency)
         return found
 
+    def _desired(self) -> Mapping[tuple[str, str], int]:
+        """What the latest plan wants; what there is, before the first one."""
+        if self._plan is not None:
+            return self._plan.desired
+        assert self._watch is not None
+        return {key: requested for key, (requested, _) in self._watch.counts().items()}
+
     def _checked(self, planner: Planner, counts: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
         """Refuse what cannot be; kinds that are not named keep what they have."""
         inventory = planner.inventory
-        kept = dict(planner.wanted if planner.wanted is not None else self._plan.desired if self._plan else {})
+        kept = dict(planner.wanted if planner.wanted is not None else self._desired())
         for (model, accelerator), count in counts.items():
             if (model, accelerator) not in inventory.kinds:
                 known = ", ".join(f"{m} on {a}" for m, a in inventory.kinds)
