@@ -52,6 +52,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 
     is_open: ClassVar[bool] = False  # to callers without a token
     methods: ClassVar[str] = "GET, HEAD"  # that are answered
+    asks: ClassVar[str] = "GET"  # method, and what it is to bring
 
     def initialize(self, gateway: Gateway) -> None:
         self.gateway = gateway
@@ -175,9 +176,11 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         if isinstance(error, Exception) and not isinstance(error, HTTPError):
             self.fail(Fault.ours(error))
+        elif status_code == 405:
+            self.set_header("Allow", self.methods)
+            said = f"{shorten(str(self.request.method))} is not answered here; send {self.asks}"
+            self.tell(Fault(405, "RefusedError", said).body())
         else:
-            if status_code == 405:
-                self.set_header("Allow", self.methods)
             self.tell(Fault(status_code, "HTTPError", self._reason).body())
 
     def log_exception(self, _kind: Any, error: Any, trace: Any) -> None:
@@ -199,6 +202,7 @@ class _Runs(_Handler):
     """Answers with a run, at once or as it comes."""
 
     methods: ClassVar[str] = "POST"
+    asks: ClassVar[str] = 'POST with a body of JSON, such as {"inputs": {"question": "..."}}'
 
     def initialize(self, gateway: Gateway) -> None:
         super().initialize(gateway)
@@ -305,6 +309,8 @@ def _no_model(name: str) -> RefusedError:
 
 class _Chat(_Runs):
     """``POST /v1/chat/completions``."""
+
+    asks: ClassVar[str] = "POST with a body of JSON that has model and messages"
 
     async def posted(self) -> None:
         body = self.read(ChatBody)

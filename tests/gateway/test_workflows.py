@@ -96,7 +96,9 @@ async def test_who_asks_for_no_priority_has_the_highest_that_is_not_above_0(serv
         ("/workflows/rag", b'{"inputs": {"a\\ud800": 1}}', 400, "unknown input 'a\ud800'"),
         ("/workflows/nothing%0d%0aX:%20y", {}, 404, "no workflow 'nothing"),
         ("/nothing", {}, 404, "GET /workflows"),
-        ("/workflows", {}, 405, ""),
+        ("/workflows", {}, 405, "POST is not answered here; send GET"),
+        ("/workflows/rag", None, 405, "GET is not answered here; send POST with a body of JSON"),
+        ("/v1/chat/completions", None, 405, "send POST with a body of JSON that has model and messages"),
     ],
 )
 async def test_what_is_wrong_with_a_request_is_said(serve, path: str, body: Any, code: int, message: str) -> None:
@@ -104,6 +106,7 @@ async def test_what_is_wrong_with_a_request_is_said(serve, path: str, body: Any,
         answer, said = await served.ask(path, body)
         assert (answer.code, message in said["error"]["message"]) == (code, True), said
         assert "X" not in answer.headers
+        assert answer.headers.get("Allow", "") == ("" if code != 405 else "POST" if body is None else "GET")
 
 
 @pytest.mark.parametrize(
