@@ -158,6 +158,7 @@ class Driver:
         record = Record(number, str(number if row_id is None else row_id))
         record.kept = {name: row.get(name) for name in self._job.kept}
         flight = Flight(record, row, time())
+        self._meter.begin(flight.started_at)
         self._flights.add(flight)
         task = asyncio.ensure_future(self._row(flight))
         self._rows.add(task)

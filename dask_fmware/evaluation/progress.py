@@ -34,10 +34,16 @@ class Progress:
 
 @dataclass(slots=True)
 class Meter:
-    """Rows a second over the last half minute."""
+    """Rows a second over the last half minute, or since the first row began: rows end, and are recorded, in bursts."""
 
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
     _rows: int = 0
+    _begun: float | None = None
+
+    def begin(self, now: float) -> None:
+        """Note that a row begins."""
+        if self._begun is None:
+            self._begun = now
 
     def add(self, rows: int, now: float) -> None:
         """Count rows that ended."""
@@ -46,12 +52,11 @@ class Meter:
 
     def rate(self, now: float) -> float:
         """Rows a second up to now."""
-        while len(self._seen) > 1 and self._seen[0][0] < now - RATE_S:
+        while self._seen and self._seen[0][0] < now - RATE_S:
             self._rows -= self._seen.popleft()[1]
-        if len(self._seen) < 2:
+        if self._begun is None:
             return 0.0
-        first_at, first = self._seen[0]
-        return (self._rows - first) / max(now - first_at, 1e-9)
+        return self._rows / max(min(now - self._begun, RATE_S), 1e-9)
 
 
 @contextmanager
