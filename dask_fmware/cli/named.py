@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["import_named", "is_named", "workflow_named"]
 
+DOCUMENTS = (".yaml", ".yml", ".json")
+
 
 def is_named(name: str) -> bool:
     """Whether a text is a ``module:name`` and not a path."""
@@ -57,6 +59,10 @@ def workflow_named(name: str) -> Workflow:
     if not is_named(name):
         if name.endswith(".py"):
             raise WorkflowError(f"'{name}' is a Python file; write module:name, such as {Path(name).stem}:my_workflow")
+        if not Path(name).exists() and Path(name).suffix not in DOCUMENTS:
+            module, _, attribute = Path(name).name.rpartition(".")
+            such = f"{module or 'flows'}:{attribute}"
+            raise WorkflowError(f"'{name}': no such file; write module:name, such as {such}, or the path of a document")
         return load_workflow(Path(name))
     found = import_named(name)
     spec = getattr(found, "workflow", found)

@@ -142,7 +142,8 @@ def _bound_inputs(spec: Workflow, source: Source, given: Mapping[str, str]) -> d
             found[item.name] = column
         elif item.required or item.name in found:
             who = f"input '{item.name}' of workflow '{spec.name}' takes it; "
-            raise _missing(source, column, who, f"; name another: inputs={{'{item.name}': '...'}}")
+            step = f"; name another: inputs={{'{item.name}': '...'}}, in a shell --input {item.name}=COLUMN"
+            raise _missing(source, column, who, step)
     return found
 
 

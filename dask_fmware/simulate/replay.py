@@ -65,7 +65,8 @@ def open_log(path: str | Path) -> Iterator[tuple[Head, Iterator[Line]]]:
         with opened(path, "rt", encoding="utf-8") as file:
             yield read_log(_lines(file), f"event log {path}")
     except (OSError, UnicodeError) as error:
-        raise SpecError(f"event log {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"event log {path} cannot be read ({reason}); give a file that fm.record wrote") from error
 
 
 def _lines(file: TextIO) -> Iterator[str]:

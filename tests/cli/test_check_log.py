@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from dask_fmware.cli.check import check
+from dask_fmware.errors import SpecError
 from dask_fmware.policy import POLICIES
 from tests.simulate.test_replay import record
 
@@ -38,3 +39,9 @@ def test_a_log_that_was_cut_may_be_checked_as_live(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text("".join(lines[: len(lines) // 2]))
     assert CliRunner().invoke(check, [str(tmp_path / "b.jsonl")]).exit_code == 1
     assert CliRunner().invoke(check, [str(tmp_path / "b.jsonl"), "--live"]).exit_code == 0
+
+
+def test_a_log_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    said = r"none\.jsonl\.gz cannot be read \(No such file or directory\); give a file that fm\.record wrote"
+    with pytest.raises(SpecError, match=said):
+        CliRunner().invoke(check, [str(tmp_path / "none.jsonl.gz")], catch_exceptions=False)

@@ -192,6 +192,8 @@ def test_draw_writes_html_by_the_ending_of_the_file(invoke, tmp_path):
         ("dask_fmware.demo.rag:nothing", "has no 'nothing'"),
         ("dask_fmware.demo.rag:retrieve", "not a workflow"),
         ("nothing.yaml", "no such file"),
+        ("rag", "no such file; write module:name, such as flows:rag, or the path of a document"),
+        ("flows.rag", "no such file; write module:name, such as flows:rag, or the path of a document"),
         (":rag", "is no name of a module; give module:name, such as flows:rag"),
         (".flows:rag", "'.flows' is no name of a module; give module:name, such as flows:rag"),
     ],

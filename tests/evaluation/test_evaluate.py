@@ -217,7 +217,7 @@ async def test_data_is_not_written_over(cluster: InProcessCluster, tmp_path: Pat
         (
             {"inputs": {"question": "qestion"}},
             r"no column 'qestion'.*did you mean 'question'.*columns: question, expected\); "
-            r"name another: inputs=\{'question': '\.\.\.'\}",
+            r"name another: inputs=\{'question': '\.\.\.'\}, in a shell --input question=COLUMN",
         ),
         ({"inputs": {"message": "question"}}, r"has no input 'message' \(inputs: question\)"),
         ({"id_column": "id"}, r"no column 'id'.*columns: question, expected"),
