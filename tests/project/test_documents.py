@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import dask_fmware as fm
+from dask_fmware.cli import fmware
+from dask_fmware.spec.checks import GENERATION
 from dask_fmware.spec.deployment import Deployment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,3 +54,11 @@ def test_every_page_of_the_documentation_is_linked_from_the_readme_or_a_page() -
         for link in LINK.findall(document.read_text(encoding="utf-8"))
     }
     assert {page.name for page in pages if page.resolve() not in linked} == set()
+
+
+def test_every_public_name_command_and_way_to_sample_is_on_a_page() -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+    names = {f"fm.{name}" for name in fm.__all__ if name != "__version__"}
+    commands = {f"dask fmware {name}" for name in fmware.commands}
+    wanted = names | commands | set(GENERATION)
+    assert {name for name in wanted if not re.search(rf"\b{re.escape(name)}\b", pages)} == set()
