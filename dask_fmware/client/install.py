@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import Any
@@ -19,12 +20,14 @@ from dask_fmware.client.status import RuntimeStatus
 from dask_fmware.compile.steps import HOST
 from dask_fmware.errors import DeploymentError
 from dask_fmware.model.messages import check_version
+from dask_fmware.model.replica import MODEL_LABEL, read_label
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.documents import load_deployment
 
 __all__ = ["install", "installed_status", "status", "uninstall", "wait_ready"]
 
 SHOWN_KEYS = 5  # in which two deployments differ
+SHOWN = 5  # workers
 ROUTER = "fmware-router"  # name of the scheduler plugin
 
 
@@ -192,7 +195,7 @@ async def _wait_ready(client: Client, timeout_s: float) -> None:
     while True:
         state = await installed_status(client)
         wanted = _wanted(state)
-        missing = wanted - len(state["replicas"])
+        missing = wanted.total() - len(state["replicas"])
         if missing <= 0:
             return
         failed = state["failed_replicas"]
@@ -202,13 +205,33 @@ async def _wait_ready(client: Client, timeout_s: float) -> None:
                     f"replica '{replica['name']}' of model '{replica['model']}' cannot start: {replica['error']}"
                 )
         if time.monotonic() > deadline:
-            why = "; ".join(f"'{r['name']}': {r['error']}" for r in failed) or "no failure was reported"
-            raise TimeoutError(f"{missing} of {wanted} replicas are not ready after {timeout_s:g} s ({why})")
+            why = "; ".join(f"'{r['name']}': {r['error']}" for r in failed) or await _silent(client, state, wanted)
+            raise TimeoutError(f"{missing} of {wanted.total()} replicas are not ready after {timeout_s:g} s ({why})")
         await asyncio.sleep(0.05)
 
 
-def _wanted(state: Mapping[str, Any]) -> int:
-    """How many replicas there should be: as planned, or as the deployment says where nobody plans."""
+def _wanted(state: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+    """How many replicas of each kind there should be: as planned, or as the deployment says where nobody plans."""
     if state["provisioning"] is not None:
-        return sum(kind["desired"] for kind in state["provisioning"]["replicas"])
-    return sum(1 for _ in Deployment.model_validate(state["deployment"]).replicas())
+        kinds = state["provisioning"]["replicas"]
+        return Counter({(kind["model"], kind["accelerator"]): kind["desired"] for kind in kinds})
+    return Counter((r.model, r.accelerator) for r in Deployment.model_validate(state["deployment"]).replicas())
+
+
+async def _silent(client: Client, state: Mapping[str, Any], wanted: Counter[tuple[str, str]]) -> str:
+    """Say which replicas are missing where none has failed, and which workers should have one."""
+    there = Counter((replica["model"], replica["accelerator"]) for replica in state["replicas"])
+    missing = ", ".join(f"{count} of '{model}' on '{card}'" for (model, card), count in (wanted - there).items())
+    serving = {replica["worker"] for replica in state["replicas"]}
+    workers = (await client.scheduler.identity(n_workers=-1))["workers"]
+    labelled = [
+        address
+        for address, worker in workers.items()
+        if address not in serving and read_label(worker["resources"], MODEL_LABEL) is not None
+    ]
+    if not labelled:
+        return f"missing: {missing}; no other worker is labelled to host a model"
+    return (
+        f"missing: {missing}; labelled and silent: {', '.join(labelled[:SHOWN])}: they load, or were started without "
+        "--preload dask_fmware_workers.preload on a cluster whose scheduler has the preload"
+    )

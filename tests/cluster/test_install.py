@@ -77,6 +77,20 @@ async def test_model_hosts_that_are_there_before_the_router_are_found() -> None:
         await _answers(cluster)
 
 
+async def test_who_is_not_ready_is_named_and_which_workers_should_be() -> None:
+    from dask_fmware_scheduler.router import ReplicaRouter
+
+    async with bare(deployment("small")) as cluster:
+        await fm.install(cluster.client, deployment("small", "large"))
+        await cluster.until(lambda: cluster.engines)
+        with pytest.raises(TimeoutError, match=r"missing: 1 of 'large' on 'cpu'; no other worker is labelled"):
+            await fm.wait_ready(cluster.client, timeout_s=0.1)
+    async with bare(deployment("small")) as cluster:
+        await cluster.client.register_plugin(ReplicaRouter(fm.Deployment.model_validate(deployment("small"))))
+        with pytest.raises(TimeoutError, match=r"'small' on 'cpu'; labelled and silent: tcp://.*: they load"):
+            await fm.wait_ready(cluster.client, timeout_s=0.1)
+
+
 async def test_installing_the_same_again_changes_nothing() -> None:
     document = deployment("small", rules=[{"when": "a list", "text": "b"}])
     async with bare(document) as cluster:
