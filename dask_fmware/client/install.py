@@ -14,6 +14,7 @@ from os import PathLike
 from typing import Any
 
 from distributed import Client
+from distributed.protocol.pickle import dumps
 
 from dask_fmware.client.asking import checked_client, not_installed
 from dask_fmware.client.status import RuntimeStatus
@@ -106,11 +107,29 @@ def uninstall(client: Client) -> Any:
 
 
 async def _uninstall(client: Client) -> None:
-    if not await _is_there(client):
-        return
-    await client.scheduler.fmware_uninstall()
-    await client.unregister_worker_plugin(HOST)
-    await client.unregister_scheduler_plugin(ROUTER)
+    await client.run_on_scheduler(_take_out)
+
+
+async def _take_out(dask_scheduler: Any) -> None:
+    """Remove what is there of router and hosts: by `install`, by preloads, or left by an installation that was cut off.
+
+    It runs on the scheduler, to its end, whatever becomes of the client. Hosts that came with preloads are known to
+    their workers alone.
+    """
+    router = dask_scheduler.plugins.get(ROUTER)
+    is_known = HOST in dask_scheduler.worker_plugins
+    if router is not None:
+        await router.uninstall()
+        dask_scheduler.plugins.pop(ROUTER, None)
+    if is_known:
+        await dask_scheduler.unregister_worker_plugin(None, HOST)
+    elif router is not None:
+        await dask_scheduler.broadcast(msg={"op": "run", "function": dumps(_take_host_out)})
+
+
+async def _take_host_out(dask_worker: Any) -> None:
+    if HOST in dask_worker.plugins:
+        await dask_worker.plugin_remove(name=HOST)
 
 
 def status(client: Client) -> Any:

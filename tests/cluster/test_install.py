@@ -16,7 +16,11 @@ from dask_fmware.cluster.local import LocalModelCluster
 from dask_fmware.compile import draft
 from dask_fmware.errors import DeploymentError, NotInstalledError, VersionMismatchError
 from dask_fmware.model import messages
+from dask_fmware.spec.documents import load_deployment
 from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware_scheduler import preload as scheduler_preload
+from dask_fmware_scheduler.router import ReplicaRouter
+from dask_fmware_workers.host import ModelHost
 from tests.cluster.flows import one, rag
 
 
@@ -137,6 +141,34 @@ async def test_uninstalling_ends_what_runs_and_another_deployment_can_follow() -
         future.release()
         await fm.uninstall(cluster.client)
         await fm.uninstall(cluster.client)
+
+
+async def test_a_runtime_that_came_with_preloads_is_uninstalled_and_another_deployment_can_follow() -> None:
+    first, second = deployment("small", text="first"), deployment("small", text="second")
+    async with bare(first) as cluster:
+        scheduler_preload._install(cluster.scheduler, load_deployment(first), None)
+        await cluster.scheduler.plugins["fmware-router"].start(cluster.scheduler)  # as a scheduler that starts does
+        for worker in cluster.workers.values():
+            await worker.plugin_add(plugin=ModelHost(load_deployment(first)))
+        await fm.wait_ready(cluster.client)
+        await fm.uninstall(cluster.client)
+        assert not cluster.hosts
+        await fm.install(cluster.client, second)
+        await fm.wait_ready(cluster.client)
+        future = cluster.client.compute(one("x"))
+        assert (await future).text == "second"
+        future.release()
+        await fm.uninstall(cluster.client)
+
+
+async def test_what_an_installation_that_was_broken_off_has_left_is_uninstalled() -> None:
+    document = deployment("small")
+    async with bare(document) as cluster:
+        await cluster.client.register_plugin(ReplicaRouter(load_deployment(document)))
+        await fm.uninstall(cluster.client)
+        await fm.install(cluster.client, document)
+        await fm.wait_ready(cluster.client)
+        await _answers(cluster)
 
 
 @fm.task
