@@ -67,20 +67,26 @@ async def _install(client: Client, deployment: Deployment, stream_interval_s: fl
     from dask_fmware_workers.host import ModelHost
 
     current = await _asked(client)
-    if current is not None:
-        if (there := Deployment.model_validate(current["deployment"])) != deployment:
-            keys = list(_differences(there.model_dump(), deployment.model_dump()))
-            more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
-            raise DeploymentError(
-                "a runtime with another deployment is installed on this cluster (they differ in "
-                f"{', '.join(keys[:SHOWN_KEYS])}{more}); to change it call fm.uninstall(client) and install again: "
-                "models are loaded anew, and runs under way fail with NotInstalledError"
-            )
-    else:
+    if current is None:
         await client.register_plugin(ReplicaRouter(deployment, stream_interval_s=stream_interval_s))
+        _check_same(await installed_status(client), deployment)  # another client may have been quicker
         await client.register_plugin(ModelHost(deployment, stream_interval_s=stream_interval_s))
+    else:
+        _check_same(current, deployment)
     if stream_interval_s is not None:
         client.scheduler_comm.interval = stream_interval_s
+
+
+def _check_same(state: RuntimeStatus, deployment: Deployment) -> None:
+    """Refuse to install a deployment beside another."""
+    if (there := Deployment.model_validate(state["deployment"])) != deployment:
+        keys = list(_differences(there.model_dump(), deployment.model_dump()))
+        more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+        raise DeploymentError(
+            "a runtime with another deployment is installed on this cluster (they differ in "
+            f"{', '.join(keys[:SHOWN_KEYS])}{more}); to change it call fm.uninstall(client) and install again: "
+            "models are loaded anew, and runs under way fail with NotInstalledError"
+        )
 
 
 def _differences(one: Any, other: Any, path: str = "") -> Iterator[str]:

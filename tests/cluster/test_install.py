@@ -171,6 +171,19 @@ async def test_what_an_installation_that_was_broken_off_has_left_is_uninstalled(
         await _answers(cluster)
 
 
+async def test_of_two_deployments_that_are_installed_at_once_one_is_refused() -> None:
+    first, second = deployment("small", text="first"), deployment("small", text="second")
+    async with bare(first) as cluster:
+        both = await asyncio.gather(
+            fm.install(cluster.client, first), fm.install(cluster.client, second), return_exceptions=True
+        )
+        assert sorted(map(type, both), key=str) == [type(None), DeploymentError]
+        await fm.wait_ready(cluster.client)
+        future = cluster.client.compute(one("x"))
+        assert (await future).text == ("first" if both[0] is None else "second")
+        future.release()
+
+
 @fm.task
 def _when_it_is_there(path: str) -> str:
     while not Path(path).exists():
