@@ -9,6 +9,7 @@ from distributed import Client
 
 from dask_fmware.client.asking import checked_client
 from dask_fmware.client.install import installed_status
+from dask_fmware.errors import RuntimeFaultError
 
 __all__ = ["Recording", "record"]
 
@@ -34,7 +35,7 @@ class Recording:
         return self._client.sync(self._start)
 
     def stop(self) -> Any:
-        """End; the file is complete then. Again is harmless."""
+        """End; the file is complete then. Again is harmless. `RuntimeFaultError` if the log had ended before."""
         return self._client.sync(self._stop)
 
     async def _start(self) -> None:
@@ -42,9 +43,15 @@ class Recording:
         self.path = await self._client.scheduler.fmware_record(path=self.path)
 
     async def _stop(self) -> None:
-        told = await self._client.scheduler.fmware_record_stop()
-        if told is not None:
-            self.lines = told["lines"]
+        told = await self._client.scheduler.fmware_record_stop(path=self.path)
+        if told is None:
+            return
+        self.lines = told["lines"]
+        if told["fault"]:
+            raise RuntimeFaultError(
+                f"the event log {told['path']} is not complete: {told['fault']}, after {self.lines} lines at most; "
+                "record again to a file that stays and has room"
+            )
 
     def __enter__(self) -> Self:
         if self._client.asynchronous:
@@ -89,6 +96,9 @@ def record(client: Client, path: str) -> Recording:
         When it starts: the cluster has no runtime.
     SpecError
         When it starts: the file exists, or cannot be written.
+    RuntimeFaultError
+        When it starts: another log is being written. When it stops: the log ended before, as its disk was full or its
+        file was removed.
 
     Examples
     --------

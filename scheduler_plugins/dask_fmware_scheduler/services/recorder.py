@@ -2,15 +2,18 @@
 
 A log that starts with the router (``router.record`` of the deployment) can be replayed to identical decisions; one
 that starts later (`fm.record`) says which replicas there were and can be simulated. A full disk ends the log, not
-the routing.
+the routing, and so does the removal of the file; whoever stops the log is told.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import logging
+import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,6 +31,7 @@ __all__ = ["Recorder"]
 logger = logging.getLogger("dask_fmware.recorder")
 
 FLUSH_S = 1.0
+KEPT = 10  # logs that ended, and which nobody has stopped
 
 
 class Recorder:
@@ -38,6 +42,7 @@ class Recorder:
         self._path: Path | None = None
         self._file: TextIO | None = None
         self._log: EventLog | None = None
+        self._ended: dict[Path, dict[str, Any]] = {}  # what whoever stops them is told
         self._flushing: asyncio.TimerHandle | None = None
 
     def rpcs(self) -> Mapping[str, Callable[..., Any]]:
@@ -63,18 +68,22 @@ class Recorder:
     def record(self, path: str) -> str:
         """Begin a log; return its path on the scheduler's machine (RPC)."""
         if self._path is not None:
-            raise RuntimeFaultError(f"the event log is being written to {self._path} already; stop that first")
+            raise RuntimeFaultError(
+                f"the event log is being written to {self._path} already; stop that first, by whoever began it or by "
+                f"fm.record(client, '{self._path}').stop()"
+            )
         wanted = Path(path).absolute()
         if wanted.exists():
             raise SpecError(f"{wanted} exists on the scheduler's machine; name another file")
         self._begin(wanted, is_complete=False)
         return str(wanted)
 
-    def stop(self) -> dict[str, Any] | None:
-        """End the log under way; return its path and lines, or None if there was none (RPC)."""
-        path, log = self._path, self._log
-        self._end()
-        return {"path": str(path), "lines": log.lines} if path is not None and log is not None else None
+    def stop(self, path: str) -> dict[str, Any] | None:
+        """End a log; return its path, its lines and why it had ended before, or None if it is not known (RPC)."""
+        wanted = Path(path).absolute()
+        if wanted == self._path:
+            self._end()
+        return self._ended.pop(wanted, None)
 
     # -- the file --------------------------------------------------------------------------------
 
@@ -83,7 +92,7 @@ class Recorder:
         try:
             self._file = opened(path, "xt", encoding="utf-8")
         except OSError as error:
-            raise SpecError(f"event log {path}: {error.strerror or error}; name a file that can be written") from error
+            raise _unwritable(path, _why(error)) from error
         self._path = path
         machine = self._router.machine
         head = Head(
@@ -98,11 +107,15 @@ class Recorder:
             unhedged=tuple(sorted(machine.hedging.exempt)),
             started=time(),
         )
-        self._log = EventLog(head, self._write)
+        log = EventLog(head, self._write)
         for state in machine.fleet:
-            self._log.observe(ReplicaReady(state.replica), (), head.started)
-        machine.observers.append(self._log)
-        self._flush_later()
+            log.observe(ReplicaReady(state.replica), (), head.started)
+        self._flush()
+        if self._file is None:  # not even that could be written
+            path.unlink(missing_ok=True)
+            raise _unwritable(path, self._ended.pop(path)["fault"])
+        self._log = log
+        machine.observers.append(log)
 
     def _write(self, line: str) -> None:
         if self._file is None:
@@ -110,7 +123,7 @@ class Recorder:
         try:
             self._file.write(line)
         except OSError as error:
-            self._broke(error)
+            self._end(_why(error))
 
     def _flush_later(self) -> None:
         self._flushing = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
@@ -119,29 +132,48 @@ class Recorder:
         if self._file is None:
             return
         try:
-            self._file.flush()
+            _flush(self._file)
         except OSError as error:
-            self._broke(error)
+            self._end(_why(error))
         else:
             self._flush_later()
 
-    def _broke(self, error: OSError) -> None:
-        """Routing goes on without a log."""
-        self._router.failures["recorder"] += 1
-        logger.error("The event log %s ends here: %s", self._path, error)
-        self._end()
-
-    def _end(self) -> None:
+    def _end(self, fault: str = "") -> None:
+        """End the log under way, by itself if there is a fault: routing goes on without it."""
         if self._flushing is not None:
             self._flushing.cancel()
         if self._log is not None:
             self._router.machine.observers.remove(self._log)
-        file, self._file, self._path, self._log, self._flushing = self._file, None, None, None, None
-        if file is not None:
+        file, path, log = self._file, self._path, self._log
+        self._file, self._path, self._log, self._flushing = None, None, None, None
+        if file is None or path is None:
+            return
+        for do in (partial(_flush, file), file.close):
             try:
-                file.close()
+                do()
             except OSError as error:
-                logger.error("The event log could not be closed: %s", error)
+                fault = fault or _why(error)
+        if fault:
+            self._router.failures["recorder"] += 1
+            logger.error("The event log %s ends here: %s", path, fault)
+        self._ended[path] = {"path": str(path), "lines": log.lines if log is not None else 0, "fault": fault}
+        for forgotten in list(self._ended)[:-KEPT]:
+            del self._ended[forgotten]
+
+
+def _flush(file: TextIO) -> None:
+    """Bring a log to the disk; one that was removed takes up the disk, and nobody can read it."""
+    file.flush()
+    if os.fstat(file.fileno()).st_nlink == 0:
+        raise FileNotFoundError(errno.ENOENT, "the file was removed")
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _unwritable(path: Path, why: str) -> SpecError:
+    return SpecError(f"event log {path}: {why}; name a file that can be written")
 
 
 def _unused(path: Path) -> Path:
