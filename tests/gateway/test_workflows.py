@@ -106,7 +106,7 @@ async def test_what_is_wrong_with_a_request_is_said(serve, path: str, body: Any,
         answer, said = await served.ask(path, body)
         assert (answer.code, message in said["error"]["message"]) == (code, True), said
         assert "X" not in answer.headers
-        assert answer.headers.get("Allow", "") == ("" if code != 405 else "POST" if body is None else "GET")
+        assert answer.headers.get("Allow", "") == ("" if code != 405 else "POST" if body is None else "GET, HEAD")
 
 
 @pytest.mark.parametrize(
