@@ -13,7 +13,7 @@ from typing import Any
 
 from dask.utils import key_split
 from distributed.core import Status, _expects_comm
-from distributed.metrics import time
+from distributed.metrics import monotonic, time
 from distributed.protocol.pickle import dumps
 from distributed.scheduler import Scheduler, TaskState, heartbeat_interval
 
@@ -279,6 +279,19 @@ class SchedulerInternals:
         """Whether a task is in ``no-worker``."""
         task = self.scheduler.tasks.get(key)
         return task is not None and task.state == "no-worker"
+
+    @property
+    def unrunnable_s(self) -> float | None:
+        """After which a task in ``no-worker`` fails (Scheduler.no_workers_timeout); None for never."""
+        patience_s: float | None = self.scheduler.no_workers_timeout
+        return patience_s
+
+    def renew_held(self) -> None:
+        """Let the time of held tasks in ``no-worker`` begin anew (Scheduler.unrunnable, sorted by it)."""
+        unrunnable = self.scheduler.unrunnable
+        for task in [task for task in unrunnable if self.is_held(task)]:
+            del unrunnable[task]
+            unrunnable[task] = monotonic()
 
     def deaths(self, task: TaskState) -> int:
         """How many workers have died while a task was on them (TaskState.suspicious)."""

@@ -43,6 +43,13 @@ class Placement:
         self._moving: list[str] = []  # parked tasks that have been pinned and wait for the next flush
         self._failing: list[tuple[str, FMwareError]] = []
         self._flushing = False
+        self._renewal: asyncio.TimerHandle | None = None
+
+    def keep_held(self) -> None:
+        """Let held tasks wait for as long as it takes: Dask may be told to fail what no worker may run for so long."""
+        if (patience_s := self._dask.unrunnable_s) is not None:
+            self._dask.renew_held()
+            self._renewal = asyncio.get_running_loop().call_later(patience_s / 4, self.keep_held)
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -158,8 +165,9 @@ class Placement:
 
     def close(self) -> None:
         """Forget everything."""
-        if self._light_timer is not None:
-            self._light_timer.cancel()
+        for timer in (self._light_timer, self._renewal):
+            if timer is not None:
+                timer.cancel()
         for owned in (self._undelivered, self._parked, self._moving, self._failing):
             owned.clear()
 

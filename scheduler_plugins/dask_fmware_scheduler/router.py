@@ -101,6 +101,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.answers = AnswerBoard(self.machine)
         self.performer = Performer(self.machine, self.dask, self.guard, self._assigned)
         self.placement = self.performer.placement
+        self.placement.keep_held()
         self.results = ResultMover(self.dask, lambda: self.placement.light)
         self._nodes: dict[str, tuple[str, PlannedNode]] = {}  # key -> (run id, node)
         self._outputs: dict[str, str] = {}  # key of a result -> run id

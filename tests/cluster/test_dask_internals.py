@@ -13,7 +13,7 @@ from distributed import SchedulerPlugin
 from distributed.comm.addressing import get_address_host
 from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
-from distributed.scheduler import Scheduler, TaskState
+from distributed.scheduler import NoValidWorkerError, Scheduler, TaskState
 from distributed.worker import Worker
 
 from dask_fmware.model.plan import RunPlan
@@ -104,6 +104,24 @@ async def test_a_parked_task_can_be_failed_with_an_error_that_the_client_gets(
     with pytest.raises(KeyError, match="reason"):
         await future
     assert dask.failure("held-2") == ("held-2", "KeyError: 'reason'")
+
+
+async def test_the_time_of_a_held_task_can_begin_anew_and_that_of_others_goes_on(
+    cluster: InProcessCluster, dask: SchedulerInternals, plugin: _Hold
+) -> None:
+    cluster.scheduler.no_workers_timeout = 0.5
+    assert dask.unrunnable_s == 0.5
+    held = cluster.client.submit(len, "abc", key="held-3")
+    lost = cluster.client.submit(len, "abc", key="lost", resources={"scanner": 1})
+    await cluster.until(lambda: dask.is_parked("held-3") and dask.is_parked("lost"))
+    while dask.is_parked("lost"):
+        dask.renew_held()
+        await asyncio.sleep(0.1)
+    with pytest.raises(NoValidWorkerError, match="scanner"):
+        await lost
+    assert dask.is_parked("held-3")
+    with pytest.raises(NoValidWorkerError, match="fmware-hold"):  # nobody renews it any more
+        await held
 
 
 async def test_dependents_are_seen_as_runnable_before_dask_places_them(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import dask.config
+
 import dask_fmware as fm
 from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
 from dask_fmware.testing import InProcessCluster, deployment
@@ -24,6 +26,20 @@ async def test_calls_wait_for_a_replica_that_joins_later() -> None:
         assert (await fm.report(future)).rows[0]["replica"] == "late"
         future.release()
         await cluster.settled()
+
+
+async def test_calls_wait_for_their_turn_where_dask_is_told_to_fail_what_no_worker_may_run(serving: Any) -> None:
+    with dask.config.set({"distributed.scheduler.no-workers-timeout": "400ms"}):
+        async with serving("small", slots=1) as cluster:
+            engine = cluster.engines["small-cpu-0"]
+            engine.pause()
+            futures = [cluster.client.compute(one(f"{n}")) for n in range(4)]
+            await cluster.until(lambda: cluster.router.machine.held == 3)
+            await asyncio.sleep(1.2)
+            engine.resume()
+            assert len(await cluster.client.gather(futures)) == 4
+            for future in futures:
+                future.release()
 
 
 async def test_retiring_a_replica_while_its_calls_run_moves_them_elsewhere(serving: Any) -> None:
