@@ -20,12 +20,15 @@ from distributed.deploy.cluster import Cluster
 from distributed.deploy.spec import SpecCluster
 from distributed.utils import import_term
 
+from dask_fmware.errors import DeploymentError
+
 __all__ = [
     "close_worker",
     "count_apart",
     "is_ours_to_end",
     "is_over",
     "let_scale",
+    "refuse_to_adapt",
     "scheduler_address",
     "spare",
     "start_worker",
@@ -185,6 +188,26 @@ def stop_scaler(cluster: Any) -> None:
 def let_scale(cluster: Any, scaler: Adaptive) -> None:
     """Let a cluster stop a scaler of ours when it is closed or told to adapt, as its own (Cluster._adaptive)."""
     cluster._adaptive = scaler
+
+
+def refuse_to_adapt(cluster: SpecCluster, scaler: Adaptive) -> None:
+    """Let a cluster refuse a scaler of Dask's while ours is at work (Cluster.adapt, AdaptiveCore.state).
+
+    Stock Dask ends ours without a word, takes replicas for workers like any other, and takes the others away as too
+    many.
+    """
+    own: Any = type(cluster).adapt
+
+    def adapt(*args: Any, **kwargs: Any) -> Any:
+        if scaler.state != "stopped":
+            raise DeploymentError(
+                "adapt: fm.provision starts and stops the replicas of this cluster, which a scaler of Dask would end, "
+                "and it would count them; call cluster.scale(n) for the other workers, or first stop() what "
+                "fm.provision has returned"
+            )
+        return own(cluster, *args, **kwargs)
+
+    cluster.adapt = adapt
 
 
 def worker_names(cluster: Any) -> set[str]:

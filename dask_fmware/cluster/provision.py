@@ -8,7 +8,7 @@ from typing import Any
 from distributed.deploy.spec import SpecCluster
 
 from dask_fmware.cluster.backends import Backend, GroupBackend, SpecBackend, WorkerSpec
-from dask_fmware.cluster.dask_internals import let_scale, stop_scaler
+from dask_fmware.cluster.dask_internals import let_scale, refuse_to_adapt, stop_scaler
 from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.cluster.ssh import listen_to
 from dask_fmware.cluster.templates import spec_maker
@@ -34,7 +34,7 @@ def provision(
     """Start and stop the replicas of a cluster by load, or as `fm.scale` asks.
 
     The ``cluster.scale(n)`` of a `SpecCluster` is for its other workers from then on: replicas are neither counted nor
-    stopped by it.
+    stopped by it. Its ``cluster.adapt`` is refused while this is at work.
 
     Parameters
     ----------
@@ -84,7 +84,10 @@ def provision(
             f"{type(cluster).__name__} can start no workers by model: it is neither a SpecCluster nor has it worker "
             "groups; start workers yourself and use fm.install alone"
         )
-    return begin(cluster, backend, made, options)
+    provisioner = begin(cluster, backend, made, options)
+    if isinstance(cluster, SpecCluster) and not hasattr(cluster, "deployment"):  # a LocalModelCluster adapts by us
+        refuse_to_adapt(cluster, provisioner)
+    return provisioner
 
 
 def chosen(given: object, deployment: Deployment) -> Provisioning:

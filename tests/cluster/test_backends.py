@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 import pytest
-from distributed import Status, Worker
+from distributed import Client, LocalCluster, Status, Worker
 from distributed.deploy.spec import ProcessInterface
 
 import dask_fmware as fm
 from dask_fmware.cluster.backends import GroupBackend
 from dask_fmware.cluster.places import place_of
+from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.cluster.templates import labels
 from dask_fmware.errors import DeploymentError
 from dask_fmware.spec.deployment import Deployment
@@ -96,6 +97,25 @@ async def test_each_replica_is_a_job_with_its_labels(world: InProcessCluster) ->
     await fm.scale(world.client, {"m": {"cpu": 0}})
     await ready(world, 0)
     await world.until(lambda: not any(isinstance(job, FakeJob) for job in cluster.workers.values()))
+
+
+async def test_a_scaler_of_dask_is_refused_while_replicas_are_provisioned() -> None:
+    def provision() -> Provisioner:
+        return fm.provision(cluster, fm.Provisioning(mode="manual", **QUICK), deployment=document())
+
+    async with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None, asynchronous=True) as cluster,
+        Client(cluster, asynchronous=True, set_as_default=False) as client,
+    ):
+        await fm.install(client, document())
+        provision()
+        ours = provision()  # as when a cell is run again
+        with pytest.raises(DeploymentError, match=r"call cluster\.scale\(n\) for the other workers"):
+            cluster.adapt(minimum=1, maximum=3)
+        await ours.ready()
+        assert ours.state != "stopped"
+        ours.stop()
+        assert not isinstance(cluster.adapt(minimum=1, maximum=1), Provisioner)
 
 
 # -- groups -----------------------------------------------------------------------------------------
