@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Literal, NamedTuple, TypeAlias
 
 from dask_fmware.observe.blame import base_name
@@ -57,11 +58,15 @@ class Census:
 
     @property
     def counts(self) -> Counter[Place]:
-        """Calls in each place at this moment."""
+        """Calls in each place at this moment; those that are with a replica ahead of its slot wait."""
         if not self._left:
             self._count_all()
         self._left = PATIENCE
-        return self._counts
+        counts = self._counts.copy()
+        for workflow, node, state in self._ahead():
+            counts[workflow, node, state] -= 1
+            counts[workflow, node, "waiting"] += 1
+        return +counts
 
     def observe(self, event: Event, actions: Sequence[Action]) -> None:
         """Count again what an event and its actions may have moved."""
@@ -84,6 +89,14 @@ class Census:
         for action in actions:
             if not isinstance(action, Refuse) and action.call_id != own:
                 self._look(action.call_id)
+
+    def _ahead(self) -> Iterator[Place]:
+        """Where the calls are that have been given to a replica and wait for its slot."""
+        for state in self._machine.fleet:
+            for call_id, number in islice(reversed(state.running), len(state.running) - state.begun):
+                seen, call = self._places.get(call_id), self._machine.runs.calls.get(call_id)
+                if seen is not None and call is not None and call.attempt is not None and call.attempt.attempt == number:
+                    yield seen.place
 
     def _count_all(self) -> None:
         for call_id in self._machine.runs.calls:

@@ -12,10 +12,11 @@ from dask_fmware.observe.figures import SHOWN, Figures, slack_labels
 from dask_fmware.observe.history import NAMES, OTHERS, History
 from dask_fmware.observe.layout import graph_of
 from dask_fmware.observe.window import ALL, Culprit, Window
-from dask_fmware.runtime import CallRunnable, FirstToken, ReplicaDraining, ReplicaGone, RunDropped, RunEnded
+from dask_fmware.runtime import CallRunnable, FirstToken, ReplicaDraining, ReplicaGone, RunDropped, RunEnded, Tick
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 from tests.runtime.builders import Driver, node, plan, replica
+from tests.runtime.test_ahead import CALL_S, taught
 from tests.simulate.test_world import scenario
 
 
@@ -172,6 +173,20 @@ def test_figures_name_the_node_and_the_card_to_blame(driver: Driver) -> None:
     for i in range(1000):
         one_run(driver, f"quick{i}", 1060.0 + i / 100, 0.005)
     assert figures.live(1071.0)["verdict"]["headline"] == "SLOs are met"
+
+
+def test_a_call_that_is_ahead_of_its_slot_waits() -> None:
+    driver = taught(replica("a"))
+    history = History(driver.machine)
+    driver.machine.observers.append(history)
+    driver.start("a/x", "b/x")
+    driver.tell(Tick(), at=1000.0 + CALL_S)
+    live = Figures(history).live(1000.0 + CALL_S)
+    assert driver.state("b/x") == "running"
+    assert live["nodes"]["rag"]["x"][:2] == [1, 1]
+    assert (live["tiles"]["running"], live["tiles"]["slots"]) == (1, 1)
+    driver.end("a/x", prompt_tokens=10, output_tokens=9, latency_s=CALL_S)
+    assert Figures(history).live(driver.now)["nodes"]["rag"]["x"][:2] == [1, 0]
 
 
 def test_every_card_has_its_misses_also_where_there_are_more_than_are_named(driver: Driver) -> None:

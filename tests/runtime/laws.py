@@ -127,10 +127,12 @@ def check_history(shell: Shell) -> None:
     """What is counted as it changes is what a look at everything finds."""
     machine, history = shell.machine, shell.history
     seen: Counter[tuple[str, str, str]] = Counter()
+    ahead = {key for state in machine.fleet for key, stay in state.running.items() if stay.began_at is None}
     for call in machine.runs.calls.values():
         if (state := call.report.state) in ("held", "queued", "running"):
+            is_running = state == "running" and (call.node.key, call.report.attempts[-1].attempt) not in ahead
             name = base_name(call.node.name)
-            seen[call.run.plan.workflow, name, "running" if state == "running" else "waiting"] += 1
+            seen[call.run.plan.workflow, name, "running" if is_running else "waiting"] += 1
     if not any(isinstance(e, ReplicaGone | ReplicaReady) for e in shell._due):
         assert history.census.counts == seen
         running = {s.replica.name: len(s.running) for s in machine.fleet}
