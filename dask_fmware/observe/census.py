@@ -95,7 +95,12 @@ class Census:
         for state in self._machine.fleet:
             for call_id, number in islice(reversed(state.running), len(state.running) - state.begun):
                 seen, call = self._places.get(call_id), self._machine.runs.calls.get(call_id)
-                if seen is not None and call is not None and call.attempt is not None and call.attempt.attempt == number:
+                if (
+                    seen is not None
+                    and call is not None
+                    and call.attempt is not None
+                    and call.attempt.attempt == number
+                ):
                     yield seen.place
 
     def _count_all(self) -> None:
