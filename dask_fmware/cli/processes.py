@@ -5,14 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dask_fmware.errors import FMwareError
 
 __all__ = ["cores", "pool"]
+
+PATIENCE_S = 5.0  # with a thread of the executor, which has next to nothing to do
 
 
 def cores() -> int:
@@ -44,12 +47,27 @@ def pool(processes: int) -> Iterator[ProcessPoolExecutor | None]:
             signal.signal(signal.SIGINT, heard)
         yield executor
     except BaseException as error:
-        executor.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
+        _end(executor)
         if isinstance(error, BrokenProcessPool):
             raise FMwareError(
                 f"one of {processes} processes was ended from outside, for want of memory maybe; try --processes 1"
             ) from error
         raise
     executor.shutdown()
+
+
+def _end(executor: ProcessPoolExecutor) -> None:
+    """End the processes of an executor, whatever they do.
+
+    Its thread fails what was cancelled once more if a process is gone before the thread has dropped that, and ends in a
+    traceback (`InvalidStateError`, CPython 3.11). It drops in the order of submission, so the last is waited for.
+    """
+    last = None
+    with suppress(BrokenProcessPool):
+        last = executor.submit(int)
+    executor.shutdown(wait=False, cancel_futures=True)
+    deadline = time.monotonic() + PATIENCE_S
+    while last is not None and not (last.running() or last.done()) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    for process in multiprocessing.active_children():
+        process.terminate()

@@ -14,11 +14,9 @@ from os import PathLike
 from typing import Any
 
 from distributed import Client
-from distributed.protocol.pickle import dumps
 
 from dask_fmware.client.asking import checked_client, not_installed
 from dask_fmware.client.status import RuntimeStatus
-from dask_fmware.compile.steps import HOST
 from dask_fmware.errors import DeploymentError
 from dask_fmware.model.messages import check_version
 from dask_fmware.model.replica import MODEL_LABEL, read_label
@@ -27,9 +25,7 @@ from dask_fmware.spec.documents import load_deployment
 
 __all__ = ["install", "installed_status", "status", "uninstall", "wait_ready"]
 
-SHOWN_KEYS = 5  # in which two deployments differ
-SHOWN = 5  # workers
-ROUTER = "fmware-router"  # name of the scheduler plugin
+SHOWN = 5  # workers, or keys in which two deployments differ
 
 
 def install(
@@ -81,10 +77,10 @@ def _check_same(state: RuntimeStatus, deployment: Deployment) -> None:
     """Refuse to install a deployment beside another."""
     if (there := Deployment.model_validate(state["deployment"])) != deployment:
         keys = list(_differences(there.model_dump(), deployment.model_dump()))
-        more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+        more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
         raise DeploymentError(
             "a runtime with another deployment is installed on this cluster (they differ in "
-            f"{', '.join(keys[:SHOWN_KEYS])}{more}); to change it call fm.uninstall(client) and install again: "
+            f"{', '.join(keys[:SHOWN])}{more}); to change it call fm.uninstall(client) and install again: "
             "models are loaded anew, and runs under way fail with NotInstalledError"
         )
 
@@ -113,29 +109,9 @@ def uninstall(client: Client) -> Any:
 
 
 async def _uninstall(client: Client) -> None:
-    await client.run_on_scheduler(_take_out)
+    from dask_fmware_scheduler.installed import take_out
 
-
-async def _take_out(dask_scheduler: Any) -> None:
-    """Remove what is there of router and hosts: by `install`, by preloads, or left by an installation that was cut off.
-
-    It runs on the scheduler, to its end, whatever becomes of the client. Hosts that came with preloads are known to
-    their workers alone.
-    """
-    router = dask_scheduler.plugins.get(ROUTER)
-    is_known = HOST in dask_scheduler.worker_plugins
-    if router is not None:
-        await router.uninstall()
-        dask_scheduler.plugins.pop(ROUTER, None)
-    if is_known:
-        await dask_scheduler.unregister_worker_plugin(None, HOST)
-    elif router is not None:
-        await dask_scheduler.broadcast(msg={"op": "run", "function": dumps(_take_host_out)})
-
-
-async def _take_host_out(dask_worker: Any) -> None:
-    if HOST in dask_worker.plugins:
-        await dask_worker.plugin_remove(name=HOST)
+    await client.run_on_scheduler(take_out)
 
 
 def status(client: Client) -> Any:
@@ -171,18 +147,11 @@ async def installed_status(client: Client) -> RuntimeStatus:
     return answer
 
 
-async def _is_there(client: Client) -> bool:
-    """Whether the scheduler has a router: asked so that one without leaves no traceback of an unknown question."""
-    return bool(await client.run_on_scheduler(_has_router))
-
-
-def _has_router(dask_scheduler: Any) -> bool:
-    return ROUTER in dask_scheduler.plugins
-
-
 async def _asked(client: Client) -> RuntimeStatus | None:
     """Return what the router says of itself, or None if there is none."""
-    if not await _is_there(client):
+    from dask_fmware_scheduler.installed import has_router
+
+    if not await client.run_on_scheduler(has_router):  # an unknown RPC would leave a traceback in the scheduler's log
         return None
     answer = await client.scheduler.fmware_status()
     if answer is None:

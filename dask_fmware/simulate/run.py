@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import closing
 from functools import lru_cache
 from math import inf
@@ -147,9 +147,12 @@ def _played(
     try:
         for future in futures:
             yield future.result()
-    finally:
+    except BrokenExecutor:  # which fails its futures itself; a cancelled one would be in its way
+        raise
+    except BaseException:
         for future in futures:
             future.cancel()
+        raise
 
 
 def _at_load(scenario: Scenario, load: float) -> tuple[Scenario, float | None]:

@@ -11,13 +11,14 @@ from typing import Any, Self
 import dask.config
 from distributed import Client, Scheduler, Worker
 
-from dask_fmware.client.install import ROUTER, wait_ready
+from dask_fmware.client.install import wait_ready
 from dask_fmware.cluster.local import LocalModelCluster
 from dask_fmware.compile.steps import HOST
 from dask_fmware.runtime import ReplicaReady
 from dask_fmware.runtime.contract import Contract
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.testing.leaks import host_leaks, scheduler_leaks
+from dask_fmware_scheduler.installed import ROUTER
 
 __all__ = ["InProcessCluster", "deployment"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dask_fmware.client.install import ROUTER
+from dask_fmware_scheduler.installed import ROUTER
 
 __all__ = ["host_leaks", "scheduler_leaks"]
 

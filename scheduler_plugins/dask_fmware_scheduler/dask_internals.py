@@ -16,6 +16,7 @@ from distributed.core import Status, _expects_comm
 from distributed.metrics import monotonic, time
 from distributed.protocol.pickle import dumps
 from distributed.scheduler import Scheduler, TaskState, heartbeat_interval
+from distributed.worker import Worker
 
 from dask_fmware.compile.draft import PlanDraft
 from dask_fmware.model.plan import RunPlan
@@ -71,6 +72,28 @@ class SchedulerInternals:
         """Tell clients once more of tasks that are over."""
         for task in filter(None, map(self.scheduler.tasks.get, keys)):
             self.scheduler.report_on_key(ts=task)
+
+    # -- plugins: Scheduler.plugins, worker_plugins, unregister_worker_plugin, broadcast; Worker.plugins, plugin_remove
+
+    def plugin(self, name: str) -> Any:
+        """Return a plugin of the scheduler; None if there is none of that name."""
+        return self.scheduler.plugins.get(name)
+
+    def remove_plugin(self, name: str) -> None:
+        """Tell a plugin of the scheduler nothing more; one that has gone is none."""
+        self.scheduler.plugins.pop(name, None)
+
+    async def remove_worker_plugin(self, name: str, *, unregistered: bool) -> None:
+        """Remove a plugin from all workers and from what workers that come are given.
+
+        One that came with a preload of its worker is not registered with the scheduler; `unregistered` has every
+        worker asked even so. The RPC for it leaves a traceback in the log of each worker without the plugin.
+        """
+        if name in self.scheduler.worker_plugins:
+            await self.scheduler.unregister_worker_plugin(None, name)
+        elif unregistered:
+            message = {"op": "run", "function": dumps(_remove_from), "kwargs": dumps({"name": name})}
+            await self.scheduler.broadcast(msg=message)
 
     # -- out-of-band functions: Worker.handlers["run"] --------------------------------------------
 
@@ -325,3 +348,9 @@ class SchedulerInternals:
     def remove_results(self, keys: list[str], worker: str, stimulus_id: str) -> None:
         """Ask a worker to forget results that others hold."""
         self.scheduler.request_remove_replicas(worker, keys, stimulus_id=stimulus_id)
+
+
+async def _remove_from(dask_worker: Worker, name: str) -> None:
+    """Remove a plugin from a worker that has it; run there."""
+    if name in dask_worker.plugins:
+        await dask_worker.plugin_remove(name=name)

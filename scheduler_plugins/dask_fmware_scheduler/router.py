@@ -40,6 +40,7 @@ from dask_fmware.spec.deployment import Deployment
 from dask_fmware_scheduler.answers import AnswerBoard
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.guard import Guard, guarded
+from dask_fmware_scheduler.installed import ROUTER
 from dask_fmware_scheduler.performing import Performer
 from dask_fmware_scheduler.results import ResultMover
 from dask_fmware_scheduler.retries import Retries
@@ -66,7 +67,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         Pause between two messages to a worker or client, or None for Dask's own (5 and 2 ms).
     """
 
-    name = "fmware-router"
+    name = ROUTER
     idempotent = True
 
     def __init__(self, deployment: Deployment, *, stream_interval_s: float | None = None) -> None:
@@ -128,7 +129,6 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         handlers: dict[str, Callable[..., Any]] = {
             "fmware_answer": self.answers.find,
             "fmware_knows": self.knows,
-            "fmware_uninstall": self.uninstall,
         }
         for service in self.services:
             handlers.update(service.rpcs())
@@ -162,7 +162,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.retries.close()
 
     async def uninstall(self) -> None:
-        """Fail what is held, since nobody will place it any more, and stop routing (RPC)."""
+        """Fail what is held, since nobody will place it any more, and stop routing."""
         self.performer.stop()
         error = NotInstalledError("the dask-fmware runtime was uninstalled while this run was under way")
         self.placement.fail_parked(list(self._nodes), error)

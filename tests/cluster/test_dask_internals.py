@@ -6,10 +6,10 @@ This is what its scheduler does, and what travels between it and workers; `test_
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from distributed import SchedulerPlugin
+from distributed import SchedulerPlugin, WorkerPlugin
 from distributed.comm.addressing import get_address_host
 from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
@@ -376,3 +376,32 @@ async def test_a_function_runs_on_a_worker_beside_its_tasks(
     assert worker.plugins.pop("words") == "here"
     with pytest.raises(RuntimeError, match=r"mark_or_fail failed \(.*nothing to write"):
         await dask.run(worker.address, mark_or_fail, words="")
+
+
+class _Noted(WorkerPlugin):
+    """Notes where it was taken out."""
+
+    name = "test-noted"
+    gone: ClassVar[list[str]] = []
+
+    def teardown(self, worker: Worker) -> None:
+        self.gone.append(worker.address)
+
+
+async def test_plugins_are_found_and_removed_those_that_came_with_a_preload_of_their_worker_too(
+    cluster: InProcessCluster, dask: SchedulerInternals, plugin: _Hold, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert dask.plugin("test-hold") is plugin
+    dask.remove_plugin("test-hold")
+    dask.remove_plugin("test-hold")
+    assert dask.plugin("test-hold") is None
+    with_it = cluster.workers["light-1"]
+    await with_it.plugin_add(plugin=_Noted())  # as a preload does, which no scheduler knows of
+    await dask.remove_worker_plugin("test-noted", unregistered=False)
+    assert _Noted.gone == []
+    await dask.remove_worker_plugin("test-noted", unregistered=True)
+    assert _Noted.gone == [with_it.address]
+    await cluster.client.register_plugin(_Noted())
+    await dask.remove_worker_plugin("test-noted", unregistered=False)
+    assert sorted(_Noted.gone[1:]) == sorted(dask.workers())
+    assert not [record for record in caplog.records if record.exc_info]

@@ -89,7 +89,7 @@ def test_a_process_whose_engine_cannot_be_closed_ends_and_is_started_again() -> 
 async def test_a_prompt_that_every_engine_is_silent_for_ends_and_its_neighbours_are_served(serving: Any) -> None:
     """No cascade: engines that give others tokens stay, and the call that none answers has its three attempts."""
     hang = {"when": "boom", "fault": "hang"}
-    async with serving("small", on={"cpu": 3}, rules=[hang], router={"stall_s": 0.3}, token_s=0.005) as cluster:
+    async with serving("small", on={"cpu": 3}, rules=[hang], router={"stall_s": 1.5}, token_s=0.005) as cluster:
         engines = dict(cluster.engines)
         poison = cluster.client.compute(one("boom"))
         neighbours = []
