@@ -12,12 +12,13 @@ from typing import Any
 
 from dask_fmware.client.session import Outcome
 from dask_fmware.errors import WorkflowError
-from dask_fmware.gateway.answers import text_of, usage_of
+from dask_fmware.gateway.answers import RefusedError, text_of, usage_of
 from dask_fmware.gateway.bodies import Message
 from dask_fmware.model.completion import Completion
+from dask_fmware.spec.record import shorten
 from dask_fmware.spec.workflow import Workflow
 
-__all__ = ["ChatAnswer", "inputs_of", "model", "models"]
+__all__ = ["ChatAnswer", "inputs_of", "model", "models", "no_model"]
 
 
 def inputs_of(workflow: Workflow, messages: Sequence[Message]) -> dict[str, Any]:
@@ -48,6 +49,11 @@ def model(workflow: Workflow) -> dict[str, Any]:
 def models(workflows: Sequence[Workflow]) -> dict[str, Any]:
     """Return the list of models."""
     return {"object": "list", "data": [model(one) for one in workflows]}
+
+
+def no_model(name: str) -> RefusedError:
+    """Return what is told to who asks for a model that is none."""
+    return RefusedError(404, f"no workflow '{shorten(name)}' here, which the model is: see GET /v1/models")
 
 
 class ChatAnswer:

@@ -16,7 +16,8 @@ from tornado.iostream import IOStream
 
 from dask_fmware.errors import SpecError
 from dask_fmware.gateway.gateway import Gateway
-from dask_fmware.gateway.handlers import BODY_BYTES, application
+from dask_fmware.gateway.routes import application
+from dask_fmware.gateway.runs import BODY_BYTES
 from dask_fmware.gateway.sites import checked_names
 
 __all__ = ["listening"]

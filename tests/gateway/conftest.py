@@ -105,6 +105,8 @@ class Served:
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         found = []
         for event in answer.body.decode().split("\n\n")[:-1]:
+            if event.startswith(":"):  # a comment
+                continue
             *names, data = event.split("\n")
             found.append((names[0].removeprefix("event: ") if names else "", data.removeprefix("data: ")))
         return found

@@ -15,7 +15,7 @@ from tornado.tcpclient import TCPClient
 import dask_fmware as fm
 from dask_fmware.errors import SpecError
 from dask_fmware.gateway import Gateway, listening
-from dask_fmware.gateway.handlers import BODY_BYTES
+from dask_fmware.gateway.runs import BODY_BYTES
 
 TEXT = "It is 42, as everybody knows, and has been for long."
 
@@ -275,7 +275,7 @@ async def test_a_caller_who_hangs_up_cancels_its_run(serve, is_streamed: bool) -
 
 @pytest.mark.parametrize("is_streamed", [False, True])
 async def test_a_caller_who_does_not_read_its_answer_is_let_go(serve, monkeypatch, is_streamed: bool) -> None:
-    monkeypatch.setattr("dask_fmware.gateway.handlers.TAKEN_S", 0.1)
+    monkeypatch.setattr("dask_fmware.gateway.handler.TAKEN_S", 0.1)
     async with serve() as served:
         port, text = int(served.url.rsplit(":", 1)[1]), "word " * 1_600_000  # more than sockets buffer
         body = json.dumps({"inputs": {"question": text}, "stream": is_streamed}).encode()
