@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dask_fmware.errors import DeploymentError, EngineLoadError, SpecError
+from dask_fmware.errors import EngineLoadError
 
 if TYPE_CHECKING:
     from dask_fmware.spec.deployment import Deployment
@@ -40,13 +40,13 @@ def check(file: Path, kind: str | None, live: bool) -> None:
     dask fmware check deployment.yaml
     dask fmware check run.jsonl.gz
     """
-    from dask_fmware.spec.documents import load_deployment, load_workflow
+    from dask_fmware.spec.documents import load_workflow
 
     kind = kind or _kind(file)
     if kind == "log":
         _show_log(file, is_over=not live)
     elif kind == "deployment":
-        _show_deployment(load_deployment(file))
+        _show_deployment(file)
     elif kind == "scenario":
         _show_scenario(file)
     else:
@@ -67,15 +67,19 @@ def _kind(file: Path) -> str:
     return "workflow" if "block" in keys else "scenario" if {"arrivals", "cards"} <= keys else "deployment"
 
 
-def _show_deployment(deployment: Deployment) -> None:
+def _show_deployment(file: Path) -> None:
     from dask_fmware.policy import create_policy
     from dask_fmware.provisioning import inventory_of
+    from dask_fmware.spec.documents import blaming, load_deployment
 
-    create_policy(deployment.router.policy, lambda: 0.0)  # the document only holds its name
-    unchecked = _check_engines(deployment)
-    speeds = _speeds(deployment)
-    if deployment.provisioning is not None:
-        inventory_of(deployment)  # says what a provisioner could not begin with
+    deployment = load_deployment(file)
+    with blaming(file, "router", "policy"):
+        create_policy(deployment.router.policy, lambda: 0.0)  # the document only holds its name
+    unchecked = _check_engines(file, deployment)
+    with blaming(file):
+        speeds = _speeds(deployment)
+        if deployment.provisioning is not None:
+            inventory_of(deployment)  # says what a provisioner could not begin with
     replicas = list(deployment.replicas())
     click.echo(f"deployment: {len(deployment.models)} models, {len(replicas)} replicas, sound")
     width = max(map(len, deployment.models))
@@ -95,8 +99,9 @@ def _show_deployment(deployment: Deployment) -> None:
         click.echo(f"  not checked here: {line}")
 
 
-def _check_engines(deployment: Deployment) -> list[str]:
+def _check_engines(file: Path, deployment: Deployment) -> list[str]:
     """Make every engine, without starting it; return why that could not be done for some."""
+    from dask_fmware.spec.documents import blaming
     from dask_fmware_workers.engines import create_engine
 
     unchecked = {}
@@ -105,9 +110,8 @@ def _check_engines(deployment: Deployment) -> list[str]:
             try:
                 slots = placement.slots or model.slots
                 given = {"slots": slots, "context_tokens": model.context_tokens, **model.arguments}
-                create_engine(model.engine, {**given, **placement.arguments})
-            except DeploymentError as error:
-                raise DeploymentError(f"model '{name}' on '{accelerator}': {error}") from None
+                with blaming(file, "models", name, "on", accelerator):
+                    create_engine(model.engine, {**given, **placement.arguments})
             except EngineLoadError as error:  # the workers may have what is missing here
                 unchecked[model.engine] = str(error)
     return list(unchecked.values())
@@ -140,14 +144,13 @@ def _show_workflow(workflow: Workflow) -> None:
 
 def _show_scenario(file: Path) -> None:
     from dask_fmware.simulate.scenario import load_scenario
+    from dask_fmware.spec.documents import blaming
 
     scenario = load_scenario(file)
     for name, model in scenario.models.items():
         for card, hosting in model.on.items():
-            try:
+            with blaming(file, "models", name, "on", card, "catalog"):
                 _ = hosting.step_law  # the document only holds names of the catalog
-            except SpecError as error:
-                raise SpecError(f"{file}: models.{name}.on.{card}.catalog: {error}") from None
     list(scenario.placement())  # says where there are more replicas than cards
     click.echo(f"scenario '{scenario.name}': {len(scenario.workflows)} workflows, sound")
     for name, workflow in scenario.workflows.items():

@@ -68,6 +68,7 @@ async def served(
         Seconds in which its replicas must serve.
     """
     from distributed import Client
+    from rich.console import Console
 
     from dask_fmware.client.install import wait_ready
     from dask_fmware.cluster.local import LocalModelCluster
@@ -78,9 +79,16 @@ async def served(
             yield client
         return
     assert deployment is not None
-    async with (
-        LocalModelCluster(load_deployment(deployment), dashboard_address=None, asynchronous=True) as cluster,
-        Client(cluster, asynchronous=True, set_as_default=False) as client,
-    ):
-        await wait_ready(client, timeout_s=ready_s)
-        yield client
+    wanted = load_deployment(deployment)
+    starting = Console(stderr=True).status(f"starting {len(list(wanted.replicas()))} replicas")  # shown on a terminal
+    starting.start()
+    try:
+        async with (
+            LocalModelCluster(wanted, dashboard_address=None, asynchronous=True) as cluster,
+            Client(cluster, asynchronous=True, set_as_default=False) as client,
+        ):
+            await wait_ready(client, timeout_s=ready_s)
+            starting.stop()
+            yield client
+    finally:
+        starting.stop()

@@ -6,7 +6,8 @@ Reading never imports or executes code: the functions of task nodes are handed o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -22,6 +23,7 @@ from dask_fmware.spec.supply import Schemas, Tasks, supply
 from dask_fmware.spec.workflow import Workflow
 
 __all__ = [
+    "blaming",
     "deployment_from_text",
     "load_deployment",
     "load_document",
@@ -96,6 +98,26 @@ def load_document(
     return _parse(kind, _fetch(source, error, what))
 
 
+@contextmanager
+def blaming(path: Path, *keys: str) -> Iterator[None]:
+    """Have an error that comes of a document name its file.
+
+    Parameters
+    ----------
+    path
+        A document that could be read.
+    keys
+        Where the value stands in it that the error is about, if it does not say so itself: named, with its line.
+    """
+    try:
+        yield
+    except SpecError as error:
+        source = _fetch(path, type(error), "document")
+        if keys:
+            raise source.blamed(f"{'.'.join(keys)}: {error}", keys) from None
+        raise source.wrong(str(error)) from None
+
+
 def workflow_from_text(
     text: str,
     form: Form,
@@ -135,6 +157,10 @@ class _Source:
         where = "" if position is None else f", line {position[0]}, column {position[1]}"
         return self.error(f"{self.name}{where}: {what}")
 
+    def blamed(self, what: str, keys: Sequence[str | int]) -> SpecError:
+        """Return the error of a value, by where it stands."""
+        return self.wrong(what, locate(self.text, keys))
+
 
 def _data(document: Record) -> dict[str, Any]:
     return document.model_dump(mode="json", by_alias=True, exclude_defaults=True)
@@ -165,7 +191,7 @@ def _validate(kind: type[Kind], data: Any, source: _Source) -> Kind:
         return kind.model_validate(data)
     except ValidationError as error:
         found = complaints(error)
-        lines = [str(source.wrong(str(item), locate(source.text, item.path))) for item in found[:SHOWN_COMPLAINTS]]
+        lines = [str(source.blamed(str(item), item.path)) for item in found[:SHOWN_COMPLAINTS]]
         if len(found) > SHOWN_COMPLAINTS:
             lines.append(f"and {len(found) - SHOWN_COMPLAINTS} more")
         raise source.error("\n".join(lines)) from None

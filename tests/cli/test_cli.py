@@ -107,18 +107,19 @@ def test_check_refuses_a_policy_that_does_not_exist(invoke, deployment):
     deployment.write_text(DEPLOYMENT + "router: {policy: magic}\n")
     result = invoke("check", deployment)
     assert result.exit_code == 2
+    assert "deployment.yaml, line 7, column 10: router.policy: " in result.output
     assert "'magic'" in result.output
 
 
 @pytest.mark.parametrize(
     ("engine", "said"),
     [
-        ("engine: opnai", "model 'small' on 'cpu': engine 'opnai' does not exist; there are"),
+        ("engine: opnai", "line 2, column 38: models.small.on.cpu: engine 'opnai' does not exist; there are"),
         (
             "engine: openai, arguments: {api_key: sk}",
             "unknown arguments ['api_key']; it takes base_url, model, dialect",
         ),
-        ("engine: openai", "model 'small' on 'cpu': engine 'openai': base_url and model missing; add it to"),
+        ("engine: openai", "models.small.on.cpu: engine 'openai': base_url and model missing; add it to"),
         ("engine: openai, arguments: {base_url: 3, model: m}", "base_url=3 is a int; write http://host:8000/v1"),
         ("engine: llama.cpp", "give exactly one of 'gguf' (a file) and 'tiny' (a random model)"),
         ("engine: llama.cpp, slots: 500, arguments: {tiny: {}}", "slots=500 is not an integer in 1..256"),
