@@ -10,14 +10,19 @@ import dask.config
 from dask_fmware.profile.record import Profile
 from dask_fmware.profile.store import ProfileStore, default_location
 
-__all__ = ["open_store", "profiles_of"]
+__all__ = ["open_store", "profiles_of", "usual_store"]
+
+
+def usual_store() -> str:
+    """Where profiles are kept: where Dask's configuration says (``fmware.profiles``), else in the user's cache."""
+    return str(dask.config.get("fmware.profiles", None) or default_location())
 
 
 def open_store(store: ProfileStore | str | os.PathLike[str] | None = None) -> ProfileStore:
-    """Return a store; without a location that of Dask's configuration (``fmware.profiles``), else the user's cache."""
+    """Return a store; without a location, that of `usual_store`."""
     if isinstance(store, ProfileStore):
         return store
-    return ProfileStore(store or dask.config.get("fmware.profiles", None) or default_location())
+    return ProfileStore(store or usual_store())
 
 
 def profiles_of(

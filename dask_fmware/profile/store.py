@@ -13,6 +13,7 @@ import platform
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -204,7 +205,10 @@ class _Local:
 
 
 class _Remote:
-    """Anything that fsspec reaches; object stores make a written object appear in one step."""
+    """Anything that fsspec reaches; object stores make a written object appear in one step.
+
+    Libraries of clouds have errors of their own, such as for credentials that are not there. They leave as `OSError`.
+    """
 
     def __init__(self, url: str) -> None:
         try:
@@ -215,29 +219,48 @@ class _Remote:
             ) from missing
         self._url = url.rstrip("/")
         self._system: Any
-        self._system, self._root = fsspec.core.url_to_fs(self._url)
+        try:
+            self._system, self._root = fsspec.core.url_to_fs(self._url)
+        except Exception as error:  # of any library, or of that which this kind of address needs and which is missing
+            raise SpecError(
+                f"profile store {url!r} cannot be opened ({type(error).__name__}: {error}); install what fsspec needs "
+                "for it, or name another place (--store DIR, store=, or fmware.profiles in Dask's configuration)"
+            ) from error
 
     def names(self) -> Iterator[str]:
-        if self._system.isdir(self._root):
-            for path in self._system.ls(self._root, detail=False, refresh=True):
-                if path.endswith(".json"):
-                    yield path.rsplit("/", 1)[-1]
+        with _told_as_os_error():
+            there = self._system.isdir(self._root)
+            found = self._system.ls(self._root, detail=False, refresh=True) if there else []
+        return (path.rsplit("/", 1)[-1] for path in found if path.endswith(".json"))
 
     def read(self, name: str) -> bytes:
-        content: bytes = self._system.cat_file(f"{self._root}/{name}")
+        with _told_as_os_error():
+            content: bytes = self._system.cat_file(f"{self._root}/{name}")
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        self._system.makedirs(self._root, exist_ok=True)
-        part = f"{self._root}/{_unfinished(name)}"
-        self._system.pipe_file(part, content)
-        self._system.mv(part, f"{self._root}/{name}")
+        with _told_as_os_error():
+            self._system.makedirs(self._root, exist_ok=True)
+            part = f"{self._root}/{_unfinished(name)}"
+            self._system.pipe_file(part, content)
+            self._system.mv(part, f"{self._root}/{name}")
 
     def remove(self, name: str) -> None:
         try:
-            self._system.rm_file(f"{self._root}/{name}")
+            with _told_as_os_error():
+                self._system.rm_file(f"{self._root}/{name}")
         except FileNotFoundError:
             pass
 
     def show(self, name: str) -> str:
         return f"{self._url}/{name}"
+
+
+@contextmanager
+def _told_as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error

@@ -383,6 +383,16 @@ async def test_a_damaged_store_keeps_no_replica_from_serving(tmp_path) -> None:
         assert not await profiled(tmp_path)
 
 
+@pytest.mark.parametrize("error", [ImportError("Install s3fs to access S3"), RuntimeError("no credentials")])
+async def test_a_store_that_cannot_be_read_keeps_no_replica_from_serving(tmp_path, monkeypatch, error) -> None:
+    def fail(_store: ProfileStore, _key: ProfileKey) -> None:
+        raise error
+
+    stored(ProfileStore(tmp_path), version("dask-fmware"))
+    monkeypatch.setattr(ProfileStore, "get", fail)
+    assert not await profiled(tmp_path)
+
+
 async def test_a_profile_of_another_version_of_the_engine_is_not_announced(tmp_path) -> None:
     stored(ProfileStore(tmp_path), "0.0.1")
     assert not await profiled(tmp_path)

@@ -199,6 +199,37 @@ def test_a_url_without_fsspec_says_what_to_install(monkeypatch: pytest.MonkeyPat
         ProfileStore("s3://bucket/profiles")
 
 
+def test_a_url_whose_library_is_missing_is_refused_with_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec")
+
+    def missing(_url: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    with pytest.raises(SpecError, match=r"s3://bucket/profiles.*Install s3fs to access S3.*or name another place"):
+        ProfileStore("s3://bucket/profiles")
+
+
+def test_errors_of_a_clouds_library_are_problems_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = pytest.importorskip("fsspec").filesystem("file")
+    (tmp_path / "profiles").mkdir()
+    store = ProfileStore(f"file://{tmp_path}/profiles")
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("no credentials")
+
+    for call in ("cat_file", "ls", "pipe_file"):
+        monkeypatch.setattr(system, call, refuse)
+    found, problem = store.get(KEY)
+    assert found is None
+    assert "cannot be read: RuntimeError: no credentials" in str(problem)
+    assert "cannot be listed: RuntimeError: no credentials" in str(store.scan()[1][0])
+    assert store.is_empty()
+    assert store.get_part(KEY) is None
+    with pytest.raises(SpecError, match="cannot be written .RuntimeError: no credentials"):
+        store.require_writable()
+
+
 def test_a_law_survives_its_record() -> None:
     assert LawRecord.of(LAW).law() == LAW
 

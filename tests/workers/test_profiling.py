@@ -17,7 +17,7 @@ from dask_fmware.errors import EngineError
 from dask_fmware.model.engine import Delta, Request
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileKey, Provenance
-from dask_fmware.profile.store import ProfileStore
+from dask_fmware.profile.store import ProfileStore, entry_name
 from dask_fmware_workers.engines.model_files import ModelFiles, kv_bytes_per_token
 from dask_fmware_workers.profiling import Footprint, measure, stored_profile
 
@@ -53,6 +53,32 @@ def test_a_profile_of_other_arguments_is_told_and_not_announced(
     (message,) = caplog.messages
     assert message.startswith("m on cpu (e 1, arguments 0b): a profile that was measured with other arguments")
     assert told in message
+
+
+@pytest.mark.parametrize("error", [ImportError("Install s3fs to access S3"), RuntimeError("no credentials")])
+def test_a_store_that_cannot_be_read_is_told_once_and_costs_the_profile_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_store: ProfileStore, _key: ProfileKey) -> None:
+        raise error
+
+    monkeypatch.setattr(ProfileStore, "get", fail)
+    with dask.config.set({"fmware.profiles": str(tmp_path)}):
+        assert stored_profile(ProfileKey(model="m", accelerator="cpu", engine="e", engine_version="1")) is None
+    (message,) = caplog.messages
+    assert message == (
+        f"m on cpu (e 1): it serves without a profile, as those in {tmp_path} cannot be read "
+        f"({type(error).__name__}: {error})"
+    )
+
+
+def test_an_entry_that_cannot_be_used_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key = ProfileKey(model="m", accelerator="cpu", engine="e", engine_version="1")
+    (tmp_path / entry_name(key)).write_text("{")
+    with dask.config.set({"fmware.profiles": str(tmp_path)}):
+        assert stored_profile(key) is None
+    (message,) = caplog.messages
+    assert message.startswith(f"profile store: {tmp_path / entry_name(key)}: not a profile")
 
 
 async def test_the_weights_of_a_directory_are_its_files_not_the_memory_that_its_engine_takes(tmp_path: Path) -> None:

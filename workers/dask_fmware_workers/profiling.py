@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from dask_fmware.compile.profiles import open_store
+from dask_fmware.compile.profiles import open_store, usual_store
 from dask_fmware.errors import FMwareError
 from dask_fmware.model.engine import Capabilities, Engine, Request, Sampling
 from dask_fmware.profile.arguments import arguments_digest
@@ -90,10 +90,16 @@ def stored_profile(key: ProfileKey | None, weight_bytes: int | None = None) -> s
         return None
     try:
         store = open_store()
-        found, _problem = store.get(key)
+        found, problem = store.get(key)
         others = [] if found is not None else [p.key for p in store.scan()[0] if p.key.has_labels_of(key)]
-    except (OSError, ValueError):  # a replica without a profile is slower to learn, not broken
+    except Exception as error:  # whatever it is: a replica without a profile is slower to learn, not broken
+        logger.warning(
+            "%s: it serves without a profile, as those in %s cannot be read (%s: %s)",
+            *(key, usual_store(), type(error).__name__, error),
+        )
         return None
+    if problem is not None:
+        logger.warning("%s", problem)
     if others:
         logger.warning(
             "%s: %s (there is: %s); measure it: dask fmware profile",
