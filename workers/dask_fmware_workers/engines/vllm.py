@@ -30,7 +30,6 @@ Trade-offs
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -39,6 +38,7 @@ from dask_fmware.errors import DeploymentError
 from dask_fmware_workers.engines.model_path import check_cards, check_model
 from dask_fmware_workers.engines.token_engine import Backend, TokenEngine
 from dask_fmware_workers.engines.vllm_backends import BACKENDS
+from dask_fmware_workers.engines.vllm_version import vllm_version
 
 __all__ = ["VllmEngine"]
 
@@ -123,4 +123,4 @@ class VllmEngine(TokenEngine):
         return BACKENDS[self._mode](loop, self._arguments)
 
     def _version(self) -> str:
-        return importlib.metadata.version(importlib.metadata.packages_distributions()["vllm"][0])  # CPU builds differ
+        return vllm_version()

@@ -33,6 +33,7 @@ from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request
 from dask_fmware_workers.engines.model_path import check_cards, check_model
 from dask_fmware_workers.engines.openai_server import OpenAIEngine
 from dask_fmware_workers.engines.vllm_server import VllmServer
+from dask_fmware_workers.engines.vllm_version import vllm_version
 
 __all__ = ["VllmServeEngine"]
 
@@ -121,6 +122,7 @@ class VllmServeEngine:
         ]
         self._server = VllmServer(model, words, None if cores is None else tuple(cores))
         self._client: OpenAIEngine | None = None
+        self._version = ""  # of vLLM, once it serves
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -129,7 +131,7 @@ class VllmServeEngine:
         """What this engine can do; valid after `start`."""
         if self._client is None:
             raise EngineError(f"vllm-serve: '{self._model}' has not been started; await start() first")
-        return replace(self._client.capabilities, engine="vllm-serve")
+        return replace(self._client.capabilities, engine="vllm-serve", engine_version=self._version)
 
     @property
     def process_id(self) -> int | None:
@@ -215,6 +217,7 @@ class VllmServeEngine:
                 seed=self._seed,
             )
             await server.until_it_serves(self._load_timeout_s)
+            self._version = await asyncio.to_thread(vllm_version)
             await client.start()
         except BaseException:
             await server.end()
