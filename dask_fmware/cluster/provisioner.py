@@ -66,13 +66,17 @@ class Provisioner(Adaptive):  # type: ignore[misc]
             await self.adapt()
 
     async def _adapt(self) -> None:
-        answer: Mapping[str, Any] = await self.scheduler.fmware_provision(
+        answer: Mapping[str, Any] | None = await self.scheduler.fmware_provision(
             manager=self.manager,
             requested=self.backend.requested(),
             pools=self.backend.pools(),
             options=None if self._has_begun else self.options.model_dump_json(),
         )
         if self.state == "stopped":  # meanwhile; its cluster may be closing
+            return
+        if answer is None:  # Dask's answer to an RPC that nobody serves
+            self._has_begun = False
+            self._complain("the cluster has no dask-fmware runtime; call fm.install(client, deployment)")
             return
         if answer.get("is_over"):
             logger.warning("Provisioner %s stops: %s", self.manager, answer["error"])
@@ -131,7 +135,7 @@ class Provisioner(Adaptive):  # type: ignore[misc]
         Raises
         ------
         RuntimeFaultError
-            The options cannot be planned with.
+            The runtime is not installed, or the options cannot be planned with.
         """
         await self.adapt()
         if self.error is not None:

@@ -15,7 +15,7 @@ from dask_fmware.cluster.backends import GroupBackend
 from dask_fmware.cluster.places import place_of
 from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.cluster.templates import labels
-from dask_fmware.errors import DeploymentError
+from dask_fmware.errors import DeploymentError, RuntimeFaultError
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.testing import InProcessCluster, deployment
 
@@ -116,6 +116,23 @@ async def test_a_scaler_of_dask_is_refused_while_replicas_are_provisioned() -> N
         assert ours.state != "stopped"
         ours.stop()
         assert not isinstance(cluster.adapt(minimum=1, maximum=1), Provisioner)
+
+
+async def test_a_cluster_without_a_runtime_is_told_what_to_do_and_looked_after_when_it_has_one() -> None:
+    async with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=None, asynchronous=True) as cluster,
+        Client(cluster, asynchronous=True, set_as_default=False) as client,
+    ):
+        ours = fm.provision(cluster, fm.Provisioning(mode="manual", **QUICK), deployment=document())
+        with pytest.raises(RuntimeFaultError, match=r"no dask-fmware runtime; call fm\.install\(client, deployment\)"):
+            await ours.ready()
+        async with asyncio.timeout(30):
+            await fm.install(client, document())
+            while ours.error is not None:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.02)
+            await fm.uninstall(client)
+            while "call fm.install" not in str(ours.error):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.02)
 
 
 # -- groups -----------------------------------------------------------------------------------------
