@@ -19,9 +19,8 @@ from distributed.protocol.pickle import dumps
 from distributed.security import Security
 
 from dask_fmware.client.status import RuntimeStatus
-from dask_fmware.cluster.backends import SpecBackend
 from dask_fmware.cluster.orderly import OrderlyCluster
-from dask_fmware.cluster.provision import begin, chosen
+from dask_fmware.cluster.provision import provision
 from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.cluster.templates import labels
 from dask_fmware.errors import DeploymentError
@@ -104,7 +103,7 @@ class LocalModelCluster(OrderlyCluster):
             f"light-{i}": _worker(processes, {}, light.threads, None, silence_logs, tls) for i in range(light.count)
         }
         for replica in self.deployment.replicas():
-            workers[replica.name] = self._replica_worker(replica)
+            workers[replica.name] = self.replica_worker(replica)
         super().__init__(
             workers=workers,
             scheduler={
@@ -140,7 +139,8 @@ class LocalModelCluster(OrderlyCluster):
         await self.scheduler.register_scheduler_plugin(router, idempotent=True)
         await self.scheduler.register_worker_plugin(None, dumps(host), name=host.name, idempotent=True)
 
-    def _replica_worker(self, replica: ReplicaSpec) -> dict[str, Any]:
+    def replica_worker(self, replica: ReplicaSpec) -> dict[str, Any]:
+        """Spec of the worker that hosts a replica."""
         return _worker(self._processes, labels(replica), replica.slots + 2, 0, self._silence_logs, self._tls)
 
     def adapt(self, provisioning: Provisioning | None = None, **kwargs: Any) -> Provisioner:
@@ -161,9 +161,7 @@ class LocalModelCluster(OrderlyCluster):
             if provisioning is not None:
                 raise DeploymentError("adapt: give fm.Provisioning(...) or its options as keywords, not both")
             provisioning = checked(Provisioning, kwargs, DeploymentError, "adapt")
-        options = chosen(provisioning, self.deployment)
-        backend = SpecBackend(self, self.deployment, self._replica_worker, options.start_timeout_s)
-        return begin(self, backend, self.deployment, options)
+        return provision(self, provisioning)
 
     def scale(self, n: int = 0, memory: Any = None, cores: Any = None) -> Any:
         """Refuse what Dask means by it: that many workers, whichever, and replicas go without having been drained.

@@ -19,7 +19,7 @@ from dask_fmware.spec.documents import load_deployment
 from dask_fmware.spec.provisioning import Provisioning
 from dask_fmware.spec.record import shorten
 
-__all__ = ["begin", "chosen", "provision"]
+__all__ = ["provision"]
 
 
 def provision(
@@ -66,7 +66,7 @@ def provision(
     if known is None:
         raise DeploymentError("say which deployment is installed: fm.provision(cluster, deployment='deployment.yaml')")
     made = load_deployment(known)
-    options = chosen(options, made)
+    options = _chosen(options, made)
     backend: Backend
     if isinstance(cluster, SpecCluster):
         spec = worker_spec or spec_maker(cluster, hosts)
@@ -84,13 +84,13 @@ def provision(
             f"{type(cluster).__name__} can start no workers by model: it is neither a SpecCluster nor has it worker "
             "groups; start workers yourself and use fm.install alone"
         )
-    provisioner = begin(cluster, backend, made, options)
+    provisioner = _begin(cluster, backend, made, options)
     if isinstance(cluster, SpecCluster) and not hasattr(cluster, "deployment"):  # a LocalModelCluster adapts by us
         refuse_to_adapt(cluster, provisioner)
     return provisioner
 
 
-def chosen(given: object, deployment: Deployment) -> Provisioning:
+def _chosen(given: object, deployment: Deployment) -> Provisioning:
     """Return the options that were given, else those of the deployment; DeploymentError if they are none."""
     if given is None:
         return deployment.provisioning or Provisioning()
@@ -99,7 +99,7 @@ def chosen(given: object, deployment: Deployment) -> Provisioning:
     return given
 
 
-def begin(cluster: Any, backend: Backend, deployment: Deployment, options: Provisioning) -> Provisioner:
+def _begin(cluster: Any, backend: Backend, deployment: Deployment, options: Provisioning) -> Provisioner:
     """Check what can be checked before anything runs, replace whatever scales the cluster, and begin."""
     inventory_of(deployment, options)
     stop_scaler(cluster)

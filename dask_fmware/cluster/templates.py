@@ -42,6 +42,9 @@ def spec_maker(cluster: Any, hosts: Mapping[str, Sequence[str]] | None = None) -
         return job_specs(cluster)
     if hosts is not None:
         return ssh_specs(hosts, cluster)
+    if hasattr(cluster, "replica_worker"):  # a LocalModelCluster
+        own: WorkerSpec = cluster.replica_worker
+        return own
     if getattr(cluster, "new_spec", None):
         return like(cluster.new_spec)
     raise DeploymentError(

@@ -74,6 +74,15 @@ async def test_scaling_by_hand_starts_and_stops_and_says_why(world: InProcessClu
     await world.until(lambda: len(world.cluster.worker_spec) == 2)  # with the light worker
 
 
+async def test_fm_provision_knows_the_deployment_and_the_workers_of_a_local_cluster(world: InProcessCluster) -> None:
+    ours = fm.provision(world.cluster, fm.Provisioning(mode="manual", **QUICK))
+    await reached(world, 1, 1, 1)
+    await fm.scale(world.client, {"m": {"cpu": 2}})
+    await reached(world, 2, 2, 2)
+    by_hand(world)  # and gives way to its adapt
+    assert ours.state == "stopped"
+
+
 async def test_models_that_are_not_named_keep_their_replicas_also_before_the_first_plan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -126,7 +135,7 @@ async def test_a_call_of_a_model_without_replicas_is_held_served_and_explained(w
 async def test_a_start_that_fails_is_told_and_tried_again_later(world: InProcessCluster) -> None:
     by_hand(world)
     await reached(world, 1, 1, 1)
-    make, failures = world.cluster._replica_worker, iter([True, True, False])
+    make, failures = world.cluster.replica_worker, iter([True, True, False])
 
     def sometimes(replica: Any) -> Any:
         if next(failures, False):
@@ -147,7 +156,7 @@ async def test_a_start_that_fails_is_told_and_tried_again_later(world: InProcess
 @pytest.mark.parametrize("world", [document(0)], indirect=True)
 async def test_a_slow_start_holds_up_no_other(world: InProcessCluster) -> None:
     by_hand(world)
-    release, make = asyncio.Event(), world.cluster._replica_worker
+    release, make = asyncio.Event(), world.cluster.replica_worker
 
     def slow(replica: Any) -> Any:
         spec = dict(make(replica))

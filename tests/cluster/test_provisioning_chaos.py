@@ -157,7 +157,7 @@ def test_a_card_that_vanishes_is_left_alone_and_another_taken(tmp_path: Path) ->
         fm.wait_ready(client)
         cluster.adapt(fm.Provisioning(interval_s=0.2, cool_down_s=0, idle_s=60, load_s=1, retry_s=60))
         until(lambda: ready(client) >= 1, "it serves")
-        backend, make = cluster._adaptive.backend, cluster._replica_worker
+        backend, make = cluster._adaptive.backend, cluster.replica_worker
 
         def without_one(replica: Any) -> Any:
             if replica.accelerator == "one":
