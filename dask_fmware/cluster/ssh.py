@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from contextlib import suppress
 from typing import Any, Self
 
 from distributed.core import Status
@@ -77,6 +78,11 @@ class _Starting:
     def read(self, most: int) -> Any:
         return self._process.stderr.read(most)
 
+    def kill(self) -> None:
+        """End it; asyncssh refuses that where it has ended already or cannot be reached any more."""
+        with suppress(OSError):
+            self._process.kill()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._process, name)
 
@@ -93,7 +99,7 @@ async def _until_over(worker: Any) -> None:
     code = worker.proc.returncode
     if worker.status == Status.running and code is not None:  # else it serves on, without a connection
         logger.warning("Worker %s on host %s has ended with %s", worker.name, worker.address, code)
-        worker.status = Status.closed
+        await worker.close()  # with its connection
 
 
 async def _listen(process: Process) -> None:

@@ -54,6 +54,7 @@ class FakeSSH:
         self.connected: list[tuple[str, dict[str, Any]]] = []
         self.commands: list[str] = []
         self.process = FakeProcess()
+        self.closed = 0
 
     async def connect(self, address: str, **options: Any) -> FakeSSH:
         self.connected.append((address, options))
@@ -67,7 +68,16 @@ class FakeSSH:
         return self.process
 
     def close(self) -> None:
-        pass
+        self.closed += 1
+
+    def end(self, returncode: int | None) -> None:
+        """The process ends, or without a code the connection does; asyncssh sends no signal there any more."""
+        self.process.returncode = returncode
+        self.process.has_ended.set()
+        self.process.kill = self._refuse  # type: ignore[method-assign]
+
+    def _refuse(self) -> None:
+        raise OSError("Channel not open")
 
 
 def host(address: str, python: str | None = None, **options: Any) -> dict[str, Any]:
@@ -129,12 +139,12 @@ async def test_what_a_worker_prints_is_read_until_it_ends_and_its_end_is_noticed
         while ssh.process.reads < 100:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
     assert worker.status == Status.running
-    ssh.process.returncode = -9
-    ssh.process.kill()
+    ssh.end(-9)
     async with asyncio.timeout(10):
         while worker.status == Status.running:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
     assert worker.status == Status.closed
+    assert ssh.closed == 1
 
 
 async def test_an_empty_line_does_not_end_the_start_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,12 +173,14 @@ async def test_a_worker_whose_connection_is_lost_is_not_taken_for_ended(monkeypa
     monkeypatch.setitem(sys.modules, "asyncssh", ssh := FakeSSH())  # type: ignore[arg-type]
     worker = HostWorker("tcp://scheduler:1", "one", {}, {})
     await worker.start()
-    ssh.process.has_ended.set()  # without a code
+    ssh.end(None)
     async with asyncio.timeout(10):
         while ssh.process.reads < 2:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
     await asyncio.sleep(0.01)
-    assert worker.status == Status.running
+    assert (worker.status, ssh.closed) == (Status.running, 0)
+    await worker.close()
+    assert (worker.status, ssh.closed) == (Status.closed, 1)
 
 
 async def test_what_the_cluster_itself_has_started_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
