@@ -116,18 +116,18 @@ class Provisioner(Adaptive):  # type: ignore[misc]
         self.error = error
 
     def stop(self, reason: str = "unknown") -> None:
-        """Start and stop nothing any more; what is there stays."""
+        """Start and stop nothing any more; what is there stays. Callable from any thread."""
         super().stop(reason=reason)
-        if self._closing is None and (self._stopping or hasattr(self.backend, "close")):
-            try:
-                self._closing = asyncio.get_running_loop().create_task(self._close())
-            except RuntimeError:
-                return  # not in the cluster's loop: it is being torn down with its tasks
+        self.loop.add_callback(self._end)  # of the cluster, as the tasks that it is to end
+
+    def _end(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
 
     async def _close(self) -> None:
-        await self.backend.close()
         for task in list(self._stopping.values()):
             task.cancel()
+        await self.backend.close()
 
     async def ready(self) -> None:
         """Wait for the first answer of the scheduler.

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from distributed import Client
+from distributed.deploy.spec import ProcessInterface
 
 import dask_fmware as fm
 from dask_fmware.cluster.provisioner import Provisioner
@@ -217,6 +220,45 @@ async def test_a_manager_that_stops_while_it_is_answered_starts_nothing(world: I
     go_on.set()
     await world.until(lambda: not manager._looking.locked())
     assert "m-cpu-1" not in world.cluster.worker_spec
+
+
+class Hangs(ProcessInterface):  # type: ignore[misc]
+    """A worker that never starts."""
+
+    async def start(self) -> None:
+        await asyncio.Event().wait()
+
+
+def in_a_notebook(stop: Callable[[], None]) -> None:
+    """Call something where a loop runs that is not that of the cluster."""
+
+    async def cell() -> None:
+        stop()
+
+    asyncio.run(cell())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("call", [lambda stop: stop(), in_a_notebook], ids=["script", "notebook"])
+def test_a_manager_that_is_stopped_from_the_users_thread_lets_go_of_what_is_starting(call: Any) -> None:
+    with (
+        fm.LocalModelCluster(document(), processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        manager = cluster.adapt(fm.Provisioning(mode="manual", **QUICK))
+        manager.backend._worker_spec = lambda replica: {"cls": Hangs}
+        until(lambda: fm.status(client)["provisioning"] is not None)
+        fm.scale(client, {"m": {"cpu": 2}})
+        until(lambda: "m-cpu-1" in cluster.worker_spec)
+        call(manager.stop)
+        until(lambda: "m-cpu-1" not in cluster.worker_spec)
+        assert "m-cpu-0" in cluster.worker_spec
 
 
 async def test_other_scalers_do_not_take_replicas(world: InProcessCluster) -> None:
