@@ -11,6 +11,7 @@ from dask_fmware.errors import SpecError
 from dask_fmware.profile.catalog import find
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import Profile
+from dask_fmware.profile.units import check_seconds
 
 __all__ = ["find_law"]
 
@@ -43,6 +44,7 @@ def _plain(law: Mapping[str, float]) -> StepLaw:
     plain = StepLaw.plain(*map(float, numbers))
     if plain.step_s(1, 0, 0) <= 0 or plain.step_s(0, 1, 1) <= 0:
         raise SpecError(f"law={law} makes steps that take no time; give w0 a value above 0")
+    check_seconds(plain)
     return plain
 
 

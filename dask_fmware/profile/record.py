@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from dask_fmware.profile.fit import Fit, PhaseFit
 from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.points import StepPoint
+from dask_fmware.profile.units import check_bytes, check_seconds
 from dask_fmware.spec.deployment import Latency
 
 __all__ = [
@@ -177,6 +178,12 @@ class Profile(_Record):
     largest_batch: int | None = Field(default=None, ge=1)
     step_tokens: int | None = Field(default=None, ge=1)  # most tokens of one step; None: a prompt is never cut
     points: tuple[PointRecord, ...] = ()  # raw; empty in the catalog
+
+    @model_validator(mode="after")
+    def _is_in_seconds_and_bytes(self) -> Profile:
+        check_seconds(self.step_law)
+        check_bytes(self.weight_bytes, self.kv_bytes_per_token)
+        return self
 
     @classmethod
     def of(

@@ -274,6 +274,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "two laws": ({"law": LAW, "profile": "x"}, "law and profile"),
     "unknown coefficient": ({"law": {"w9": 1.0}}, "w0, w1, w2, w3, w4"),
     "no time": ({"law": {"w1": 1.0}}, "take no time"),
+    "milliseconds": ({"law": {"w0": 66.0, "w2": 1.0}}, "would take 67 s, and takes 60 s at most on any hardware"),
     "negative": ({"law": {"w0": -1.0}}, "at least 0"),
     "text": ({"law": {"w0": "1"}}, "must give seconds"),
     "missing file": ({"profile": "/nowhere/p.json"}, "cannot be read"),

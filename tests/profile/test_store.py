@@ -82,6 +82,22 @@ def test_an_entry_with_a_figure_that_is_none_is_absent(store: ProfileStore, befo
     assert "finite number" in str(problem)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ('"fixed_s":0.01,', '"fixed_s":9400.0,', "give seconds"),  # microseconds
+        ('"weight_bytes":15000000000', '"weight_bytes":15000', "give bytes"),  # megabytes
+        ('"kv_bytes_per_token":57344.0', '"kv_bytes_per_token":0.0573', "give bytes"),
+    ],
+)
+def test_an_entry_in_other_units_is_absent(store: ProfileStore, before: str, after: str, told: str) -> None:
+    path = Path(store.put(profile()).removeprefix("file://"))
+    path.write_text(profile().model_dump_json().replace(before, after))
+    found, problem = store.get(KEY)
+    assert found is None
+    assert told in str(problem)
+
+
 def test_writing_leaves_no_part_behind(store: ProfileStore, tmp_path: Path) -> None:
     where = store.put(profile())
     store.put(profile())
