@@ -2,8 +2,10 @@
 
 A worker whose resources name a model and an accelerator (``fm-model:small``, ``fm-accelerator:L4``)
 loads that model's engine in the background and announces itself when it serves; loading in `setup`
-would stop the worker's heartbeats and hold up every other worker of the cluster. Scheduler and worker
-may start in either order: whoever comes second finds the other.
+would stop the worker's heartbeats and hold up every other worker of the cluster.
+
+The host owns the life of the engine: it loads it, and starts it again after a crash. What the router knows of that is
+told by `Presence`, calls run in `CallRunner`, and a profiler is answered by `Measuring`.
 """
 
 from __future__ import annotations
@@ -18,25 +20,11 @@ from typing import Any
 from distributed import Worker, WorkerPlugin
 
 from dask_fmware.compile.steps import HOST
-from dask_fmware.errors import (
-    DeploymentError,
-    EngineCrashedError,
-    FMwareError,
-    NotInstalledError,
-    VersionMismatchError,
-)
+from dask_fmware.errors import DeploymentError, EngineCrashedError, NotInstalledError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.completion import Completion
 from dask_fmware.model.engine import Engine
-from dask_fmware.model.messages import (
-    PROTOCOL_VERSION,
-    Branched,
-    GiveBack,
-    GiveUp,
-    Grant,
-    ReplicaFailed,
-    check_version,
-)
+from dask_fmware.model.messages import Branched, GiveBack, GiveUp, Grant, ReplicaReady
 from dask_fmware.model.plan import SwitchRule
 from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, MODEL_LABEL, read_label
 from dask_fmware.observe.exposition import expose, withdraw
@@ -44,9 +32,10 @@ from dask_fmware.spec.deployment import Deployment
 from dask_fmware_workers.bodies import BodyClient
 from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 from dask_fmware_workers.loading import Labels, Loaded, load
+from dask_fmware_workers.measuring import Measuring
 from dask_fmware_workers.metrics import WorkerMetrics
 from dask_fmware_workers.pace import EnginePace
-from dask_fmware_workers.profiling import file_bytes, measure
+from dask_fmware_workers.presence import FIRST_RETRY_S, LAST_RETRY_S, Presence
 from dask_fmware_workers.runner import CallRunner
 from dask_fmware_workers.state_reports import StateReports
 
@@ -54,7 +43,6 @@ __all__ = ["ModelHost"]
 
 logger = logging.getLogger("dask_fmware.host")
 
-FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 CLOSE_S = 30.0  # for an engine to close; a thread of it that hangs cannot be stopped
 
 
@@ -83,9 +71,6 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.state_reports = StateReports(self.dask.send, self._crashed)
         self.loaded: Loaded | None = None
         self.pace: EnginePace | None = None  # of the engine that is loaded
-        self._measured: Engine | None = None  # by a profiler, at this moment
-        self.connected = False  # a router has spoken to us
-        self._announcing: set[asyncio.Task[None]] = set()  # to routers that came after us
         self._pause_s = 0.0  # before the engine is started again after a crash
         self._ready_at = 0.0
         resources = self.dask.resources
@@ -96,6 +81,8 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             read_label(resources, ACCELERATOR_LABEL),
             read_label(resources, CARD_LABEL),
         )
+        self.presence = Presence(self.dask, self.labels, self._replica, self._connected)
+        self.measuring = Measuring(self.labels.worker, lambda: self.loaded)
         self.metrics = WorkerMetrics(self.labels, lambda: self.loaded)
         self.runner = CallRunner(
             self.metrics.counting(self.dask.send), self._crashed, self.metrics.counting(self.dask.send_with_result)
@@ -104,7 +91,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.dask.serve(
             {
                 "fmware_stream": self.runner.streams.serve,
-                "fmware_profile": self.profile,
+                "fmware_profile": self.measuring.answer,
                 "fmware_profiled": self.profiled,
             }
         )
@@ -119,9 +106,8 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
     async def teardown(self, worker: Worker) -> None:
         """Abort what runs and close the engine."""
         withdraw(self.metrics.series)
-        for task in (self._work, *self._announcing):
-            task.cancel()
-        await asyncio.wait([self._work, *self._announcing], timeout=1)
+        self._work.cancel()
+        await asyncio.wait([self._work, *self.presence.close()], timeout=1)
         await self.bodies.close()
         loaded = self.loaded
         self._unload()
@@ -147,7 +133,9 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
                 raise
             except Exception as error:
                 hopeless = isinstance(error, DeploymentError)
-                await self._announce_failure(error, will_retry=not hopeless)
+                await self.presence.announce_failure(
+                    error, will_retry=not hopeless, incarnation=self.runner.incarnation
+                )
                 if hopeless:
                     return
                 await asyncio.sleep(wait_s)
@@ -166,15 +154,14 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             if self.loaded is not None:
                 self.runner.slots.count = self.loaded.replica.slots
                 self.runner.prices = self.loaded.engine.capabilities.price_per_million_tokens
-        await self._announce()
+        await self.presence.announce()
 
     def _crashed(self, engine: Engine, error: EngineCrashedError) -> None:
         """An engine died under a call: stop being a replica, and start it again."""
         if self.loaded is not None and engine is self.loaded.engine:
             self._unload()
-            died = self.runner.incarnation
-            self._tell_failure(error, will_retry=True, incarnation=died)  # before attempts end: nobody is sent there
-            self.runner.engine_died()
+            self.presence.tell_failure(error, will_retry=True, incarnation=self.runner.incarnation)
+            self.runner.engine_died()  # attempts end after that was told: nobody is sent there
             self._work.cancel()  # it may still be announcing the engine
             if perf_counter() - self._ready_at > LAST_RETRY_S:
                 self._pause_s = 0.0  # it served for a while
@@ -183,7 +170,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
     async def _recover(self, engine: Engine) -> None:
         if not await self._closed(engine):
             hangs = EngineCrashedError(f"its engine hangs: it could not be closed within {CLOSE_S:g} s")
-            self._tell_failure(hangs, will_retry=self.dask.has_nanny, incarnation=self.runner.incarnation)
+            self.presence.tell_failure(hangs, will_retry=self.dask.has_nanny, incarnation=self.runner.incarnation)
             if self.dask.has_nanny:
                 await self.dask.end_process()
             return  # what it holds cannot be had back
@@ -202,91 +189,19 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             logger.error(where, self.labels.model, exc_info=error)
         return True
 
-    async def _announce(self) -> None:
-        """Tell the router that we are there; if there is none yet, it will ask when it comes."""
-        wait_s = FIRST_RETRY_S
-        while True:
-            try:
-                answer = await self.dask.ask_scheduler("fmware_announce", **self._identity())
-                if isinstance(answer, dict) and "version" in answer:
-                    check_version(answer["version"], "the scheduler")
-                    self._connect()
-                return
-            except VersionMismatchError as error:
-                logger.error("Worker '%s' cannot serve: %s", self.dask.name, error)
-                return
-            except OSError as error:
-                logger.warning("Worker '%s' could not announce itself (%r); it tries again", self.dask.name, error)
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, LAST_RETRY_S)
+    def _replica(self) -> ReplicaReady | None:
+        """What the router is told of the engine that serves."""
+        return None if self.loaded is None else replace(self.loaded.replica, incarnation=self.runner.incarnation)
 
-    async def _announce_failure(self, error: Exception, *, will_retry: bool) -> None:
-        if not self.connected:
-            await self._announce()
-        self._tell_failure(error, will_retry=will_retry, incarnation=self.runner.incarnation)
-
-    def _tell_failure(self, error: Exception, *, will_retry: bool, incarnation: int) -> None:
-        text = str(error) if isinstance(error, FMwareError) else f"{type(error).__name__}: {error}"
-        logger.error("Worker '%s' does not serve model '%s': %s", self.dask.name, self.labels.model, text)
-        if self.connected:
-            failed = ReplicaFailed(
-                self.dask.name,
-                self.labels.model or "",
-                self.labels.accelerator or "",
-                text,
-                will_retry=will_retry,
-                incarnation=incarnation,
-            )
-            self.dask.send(failed.to_wire())
-
-    def _identity(self) -> dict[str, Any]:
-        replica = None
-        if self.loaded is not None:
-            replica = replace(self.loaded.replica, incarnation=self.runner.incarnation).to_wire()
-            del replica["op"]
-        return {"worker": self.dask.address, "version": PROTOCOL_VERSION, "replica": replica}
-
-    def _connect(self) -> None:
-        self.connected = True
+    def _connected(self) -> None:
         if self.loaded is not None:
             self.state_reports.follow(self.loaded.engine)
         if self.stream_interval_s is not None:
             self.dask.send_at_once(self.stream_interval_s)
 
     def greeted(self, version: int) -> None:
-        """A router came after us: announce ourselves to it."""
-        try:
-            check_version(version, "the scheduler")
-        except VersionMismatchError as error:
-            logger.error("Worker '%s' cannot serve: %s", self.dask.name, error)
-            return
-        self._connect()
-        announcing = asyncio.ensure_future(self._announce())
-        self._announcing.add(announcing)
-        announcing.add_done_callback(self._announcing.discard)
-
-    async def profile(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Measure something on this worker's engine, which has no calls meanwhile (RPC)."""
-        loaded = self.loaded
-        if loaded is None:
-            return {"error": f"worker '{self.dask.name}' has no engine that serves"}
-        if question["kind"] == "key":
-            key = loaded.profile_key
-            if key is None:
-                return {"error": "its engine tells no name or version"}
-            weight_bytes = await asyncio.to_thread(file_bytes, loaded.arguments)
-            return {"key": key.model_dump(), "weight_bytes": weight_bytes}
-        if self._measured is loaded.engine:  # for somebody whose lease ended while this went on
-            return {
-                "error": f"worker '{self.dask.name}' is being measured already: an experiment of an earlier profiler "
-                "still runs; profile again when it is done"
-            }
-        self._measured = loaded.engine
-        try:
-            return await measure(loaded.engine, question, loaded.footprint, loaded.arguments)
-        finally:
-            if self._measured is loaded.engine:
-                self._measured = None
+        """A router came after us."""
+        self.presence.greeted(version)
 
     async def profiled(self, profile: str) -> None:
         """Announce a profile that was made since this worker loaded its engine (RPC)."""
@@ -294,7 +209,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             self.loaded = replace(self.loaded, replica=replace(self.loaded.replica, profile=profile))
             if self.pace is not None:
                 self.pace.profiled(profile)
-            await self._announce()
+            await self.presence.announce()
 
     # -- what steps ask for ----------------------------------------------------------------------
 
@@ -310,7 +225,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     async def call(self, call: ModelCall, run_id: str, call_id: str, values: Mapping[str, Any]) -> Completion:
         """Run a granted call on this worker's engine."""
-        if not self.connected:
+        if not self.presence.is_known:
             raise NotInstalledError(
                 f"{call.where}: the scheduler runs no replica router; call fm.install(client, deployment)"
             )
@@ -344,7 +259,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     def branched(self, run_id: str, rules: tuple[SwitchRule, ...], value: Any) -> None:
         """Tell the router which branches a value takes; callable from any thread."""
-        if not self.connected:
+        if not self.presence.is_known:
             return
         for rule in rules:
             self.dask.send(Branched(run_id, rule.switch, rule.branch(value)).to_wire())
