@@ -242,7 +242,7 @@ def test_errors_of_a_clouds_library_are_problems_of_the_store(tmp_path: Path, mo
     assert "cannot be listed: RuntimeError: no credentials" in str(store.scan()[1][0])
     assert store.is_empty()
     assert store.get_part(KEY) is None
-    with pytest.raises(SpecError, match="cannot be written .RuntimeError: no credentials"):
+    with pytest.raises(SpecError, match=r"cannot be written \(RuntimeError: no credentials\)"):
         store.require_writable()
 
 
