@@ -252,6 +252,13 @@ def test_a_manager_that_is_stopped_from_the_users_thread_lets_go_of_what_is_star
         Client(cluster) as client,
     ):
         manager = cluster.adapt(fm.Provisioning(mode="manual", **QUICK))
+        close, closed_in = manager.backend.close, []
+
+        async def closing() -> None:
+            closed_in.append(asyncio.get_running_loop())
+            await close()
+
+        manager.backend.close = closing
         manager.backend._worker_spec = lambda replica: {"cls": Hangs}
         until(lambda: fm.status(client)["provisioning"] is not None)
         fm.scale(client, {"m": {"cpu": 2}})
@@ -259,6 +266,7 @@ def test_a_manager_that_is_stopped_from_the_users_thread_lets_go_of_what_is_star
         call(manager.stop)
         until(lambda: "m-cpu-1" not in cluster.worker_spec)
         assert "m-cpu-0" in cluster.worker_spec
+        assert closed_in == [cluster.loop.asyncio_loop]
 
 
 async def test_other_scalers_do_not_take_replicas(world: InProcessCluster) -> None:
