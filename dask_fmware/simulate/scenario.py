@@ -117,6 +117,9 @@ class ModelScenario(Record):
     """How one model is served."""
 
     context_tokens: int = Field(default=32_768, ge=16)
+    longest_token_bytes: int = Field(
+        default=1, ge=1, description="bounds prompts from below, of which plans tell bytes; drawn ones tell tokens"
+    )
     on: dict[str, Hosting] = Field(min_length=1)
 
 
@@ -317,7 +320,7 @@ class FleetScenario(Record):
             card=card,
             slots=hosting.slots,
             context_tokens=spec.context_tokens,
-            longest_token_bytes=1,
+            longest_token_bytes=spec.longest_token_bytes,
             engine="emulated",
             engine_version="1",
             latency=hosting.latency,

@@ -50,7 +50,9 @@ def new_machine(scenario: FleetScenario, policy: str | Policy, seed: int = 0, he
     """Make the machine of a simulation, which knows what the past of its scenario has taught."""
     machine = Machine(
         create_policy(policy, random.Random(seed).random) if isinstance(policy, str) else policy,
-        models={model: ModelLimits(spec.context_tokens, 1) for model, spec in scenario.models.items()},
+        models={
+            model: ModelLimits(spec.context_tokens, spec.longest_token_bytes) for model, spec in scenario.models.items()
+        },
         max_held=1 << 60,
         keep_runs=0,
         laws={

@@ -23,10 +23,12 @@ def fleet_of(replicas: Iterable[Replica]) -> FleetScenario:
     cards: dict[str, set[str]] = {}
     slots: dict[str, int | None] = {}
     hostings: dict[tuple[str, str], list[Replica]] = {}
+    longest: dict[str, int] = {}  # token of each model, bytes
     for replica in replicas:
         cards.setdefault(replica.accelerator, set()).add(replica.card)
         slots[replica.accelerator] = replica.card_slots
         hostings.setdefault((replica.model, replica.accelerator), []).append(replica)
+        longest[replica.model] = max(longest.get(replica.model, 1), replica.longest_token_bytes)
     models: dict[str, ModelScenario] = {}
     for (model, accelerator), found in hostings.items():
         first, count = found[0], len({replica.card for replica in found})
@@ -35,7 +37,9 @@ def fleet_of(replicas: Iterable[Replica]) -> FleetScenario:
         law = profile.law if profile is not None else _law(first)
         hosting = Hosting(slots=first.slots, law=law, replicas=count, step_tokens=step_tokens)
         on = models[model].on if model in models else {}
-        models[model] = ModelScenario(context_tokens=first.context_tokens, on={**on, accelerator: hosting})
+        models[model] = ModelScenario(
+            context_tokens=first.context_tokens, longest_token_bytes=longest[model], on={**on, accelerator: hosting}
+        )
     return FleetScenario(
         cards={name: CardScenario(count=len(found), slots=slots[name]) for name, found in cards.items()},
         models=models,
