@@ -188,6 +188,8 @@ def read_log(lines: Iterable[str], name: str = "log") -> tuple[Head, Iterator[Li
         head = Head(**{key: value for key, value in told.items() if key in known})
         if not all(isinstance(bound, int) and bound > 0 for bounds in head.models.values() for bound in bounds):
             raise TypeError("models: context and longest token of each are positive numbers")
+        if not all(isinstance(weight, int | float) and 0 < weight < inf for weight in head.tenants.values()):
+            raise TypeError("tenants: weights are positive numbers")
     except (TypeError, AttributeError) as error:
         raise SpecError(f"{name}: its head is damaged ({error})") from error
     return head, _events(rest, name)

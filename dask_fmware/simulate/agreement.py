@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from dask_fmware.runtime import Action, Assign, Event
 from dask_fmware.simulate.recorded import Assigned, Recorded
 from dask_fmware.simulate.tally import measure
-from dask_fmware.simulate.world import World
 
 __all__ = ["Agreement", "agreement"]
 
@@ -42,7 +41,7 @@ def agreement(recorded: Recorded) -> Agreement:
     def watch(event: Event, now: float, actions: list[Action]) -> None:
         simulated.extend(Assigned(now, a.call_id, a.replica_id) for a in actions if isinstance(a, Assign))
 
-    world = World(recorded.fleet, recorded.head.policy, recorded.runs, recorded.head.seed, watch)
+    world = recorded.world(recorded.fleet, recorded.head.policy, recorded.runs, recorded.head.seed, watch)
     outcomes = world.play()
     names = _same_place([one.replica for one in recorded.assigned], [one.replica for one in simulated])
     place = {one.call_id: (i, one.replica) for i, one in enumerate(simulated)}

@@ -118,7 +118,7 @@ def replay(path: str | Path) -> Replayed:
 def _machine(head: Head) -> Machine:
     scenario = scenario_of(head)
     if scenario is not None:
-        return new_machine(scenario, head.policy, head.seed, head.hedge_budget)
+        return new_machine(scenario, head.policy, head.seed, head.hedge_budget, head.max_attempts, head.unhedged)
     return Machine(
         create_policy(head.policy, random.Random(head.seed).random),
         models={name: ModelLimits(*limits) for name, limits in head.models.items()},

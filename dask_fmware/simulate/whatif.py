@@ -9,7 +9,6 @@ from dask_fmware.simulate.recorded import Recorded
 from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import FleetScenario
 from dask_fmware.simulate.tally import Measured, measure
-from dask_fmware.simulate.world import World
 
 __all__ = ["Answer", "what_if"]
 
@@ -54,7 +53,7 @@ def what_if(
     head = recorded.head
     drawn = head.seed if seed is None else seed
     yield Answer("recorded", head.policy, measure(recorded.fleet, recorded.outcomes))
-    yield Answer("simulated", head.policy, _play(recorded.fleet, head.policy, recorded.runs, drawn))
+    yield Answer("simulated", head.policy, _play(recorded, recorded.fleet, head.policy, recorded.runs, drawn))
     runs = recorded.runs if slo_s is None else recorded.with_slo(slo_s)
     runs = runs if load == 1.0 else recorded.with_load(load, runs)
     fleet = recorded.with_cards(add) if add else recorded.fleet
@@ -64,9 +63,9 @@ def what_if(
     for policy in dict.fromkeys(policies or [head.policy]):
         if not changes and policy == head.policy:
             continue  # the second row is it
-        yield Answer(", ".join(changes) or "simulated", policy, _play(fleet, policy, runs, drawn))
+        yield Answer(", ".join(changes) or "simulated", policy, _play(recorded, fleet, policy, runs, drawn))
 
 
-def _play(fleet: FleetScenario, policy: str, runs: Sequence[SampledRun], seed: int) -> Measured:
-    world = World(fleet, policy, runs, seed)
+def _play(recorded: Recorded, fleet: FleetScenario, policy: str, runs: Sequence[SampledRun], seed: int) -> Measured:
+    world = recorded.world(fleet, policy, runs, seed)
     return measure(fleet, world.play(), world.card_seconds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from math import inf
 
@@ -46,13 +46,21 @@ __all__ = ["Outcome", "World", "new_machine"]
 COLLECTED = (10_000, 50, 50)  # objects, and younger generations, after which garbage is looked for; 12 to 20 % faster
 
 
-def new_machine(scenario: FleetScenario, policy: str | Policy, seed: int = 0, hedge_budget: float = 0.0) -> Machine:
+def new_machine(
+    scenario: FleetScenario,
+    policy: str | Policy,
+    seed: int = 0,
+    hedge_budget: float = 0.0,
+    max_attempts: int = 3,
+    unhedged: Collection[str] = (),
+) -> Machine:
     """Make the machine of a simulation, which knows what the past of its scenario has taught."""
     machine = Machine(
         create_policy(policy, random.Random(seed).random) if isinstance(policy, str) else policy,
         models={
             model: ModelLimits(spec.context_tokens, spec.longest_token_bytes) for model, spec in scenario.models.items()
         },
+        max_attempts=max_attempts,
         max_held=1 << 60,
         keep_runs=0,
         laws={
@@ -62,6 +70,7 @@ def new_machine(scenario: FleetScenario, policy: str | Policy, seed: int = 0, he
         },
         tenants={name: tenant.weight for name, tenant in scenario.tenants.items()},
         hedge_budget=hedge_budget,
+        unhedged=unhedged,
         predicts=hedge_budget > 0.0,  # nobody is told of single calls
     )
     if isinstance(scenario, Scenario):
@@ -90,6 +99,7 @@ def _head(machine: Machine, scenario: FleetScenario, seed: int) -> Head:
         is_complete=True,
         tenants=machine.tenants,
         hedge_budget=machine.hedging.budget,
+        unhedged=tuple(sorted(machine.hedging.exempt)),
         scenario=scenario.model_dump(mode="json", exclude_defaults=True) if isinstance(scenario, Scenario) else None,
     )
 
@@ -119,8 +129,8 @@ class World:
         none.
     log
         Takes the lines of the machine's event log.
-    hedge_budget
-        As of the machine: without it no call is tried elsewhere for giving no token.
+    hedge_budget, max_attempts, unhedged
+        As of the machine: without a budget no call is tried elsewhere for giving no token.
     """
 
     def __init__(
@@ -134,6 +144,8 @@ class World:
         ended: Callable[[Outcome], None] | None = None,
         log: Callable[[str], object] | None = None,
         hedge_budget: float = 0.0,
+        max_attempts: int = 3,
+        unhedged: Collection[str] = (),
     ) -> None:
         self.scenario = scenario
         self._delivery_s = scenario.delivery_s
@@ -143,7 +155,7 @@ class World:
         self._controller = controller
         self._ended = ended
         self.clock_ahead_s = 0.0  # the machine's clock less that of the simulation: a wall clock may be set
-        self.machine = new_machine(scenario, policy, seed, hedge_budget)
+        self.machine = new_machine(scenario, policy, seed, hedge_budget, max_attempts, unhedged)
         if log is not None:
             self.machine.observers.append(EventLog(_head(self.machine, scenario, seed), log))
         self._dispatcher = self.machine.dispatcher

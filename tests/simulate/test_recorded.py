@@ -7,9 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from dask_fmware.errors import SpecError
+from dask_fmware.simulate.agreement import agreement
 from dask_fmware.simulate.recorded import Recorded, read_recorded
+from dask_fmware.simulate.replay import replay
+from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.whatif import what_if
+from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulate.world import World
 from tests.simulate.test_replay import record
+from tests.simulate.test_world import SERIAL
 
 Line = dict[str, Any]
 
@@ -49,3 +58,42 @@ def test_prompts_that_were_served_are_not_refused_as_bytes_were_taken_for_tokens
     recorded = of_cluster(tmp_path, change, policy="greedy")
     assert {model.longest_token_bytes for model in recorded.fleet.models.values()} == {16}
     assert [answer.measured.never_ended for answer in what_if(recorded, ["slack"])] == [0, 0, 0]
+
+
+def test_a_what_if_weighs_tenants_and_repeats_calls_as_the_recorded_router_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[World] = []
+
+    class Kept(World):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    options = {"tenants": {"search": 2.0}, "hedge_budget": 0.25, "max_attempts": 5, "unhedged": ["large"]}
+    recorded = of_cluster(tmp_path, head=options)
+    monkeypatch.setattr("dask_fmware.simulate.recorded.recorded.World", Kept)
+    list(what_if(recorded, ["greedy"], add={"fast": 1}, slo_s=3.0, load=2.0))
+    agreement(recorded)
+    assert len(made) == 3
+    for machine in [world.machine for world in made]:
+        hedging = machine.hedging
+        assert machine.tenants == {"search": 2.0}
+        assert (hedging.budget, set(hedging.exempt), machine.max_attempts) == (0.25, {"large"}, 5)
+
+
+def test_a_log_with_a_weight_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"its head is damaged \(tenants: weights are positive numbers"):
+        of_cluster(tmp_path, head={"tenants": {"search": 0}})
+
+
+def test_a_simulation_with_other_options_is_replayed_and_asked_what_if_with_them(tmp_path: Path) -> None:
+    path, options = tmp_path / "a.jsonl", {"hedge_budget": 0.5, "max_attempts": 5, "unhedged": ("large",)}
+    made = Scenario.model_validate({**SERIAL, "tenants": {"search": {"weight": 2.0}}})
+    with path.open("w") as file:
+        World(made, "slack", Workload(made, 3).runs(), 3, log=file.write, **options).play()
+    assert replay(path).difference is None
+    recorded = read_recorded(path)
+    machine = recorded.world(recorded.fleet, "slack", recorded.runs, 3).machine
+    assert machine.tenants == {"search": 2.0}
+    assert (machine.hedging.budget, set(machine.hedging.exempt), machine.max_attempts) == (0.5, {"large"}, 5)

@@ -12,14 +12,15 @@ from dask_fmware.simulate.alone import alone_s
 from dask_fmware.simulate.recorded.facts import CallFacts
 from dask_fmware.simulate.sampled import SampledNode, SampledRun
 from dask_fmware.simulate.scenario import CardScenario, FleetScenario, Hosting, ModelScenario
+from dask_fmware.spec.deployment import TenantOptions
 
 __all__ = ["delivery_s", "fleet_of"]
 
 STEP_TOKENS = 2048  # of an engine that does not say
 
 
-def fleet_of(replicas: Iterable[Replica]) -> FleetScenario:
-    """Return the cluster that replicas were of, without the way to its engines."""
+def fleet_of(replicas: Iterable[Replica], tenants: Mapping[str, float]) -> FleetScenario:
+    """Return the cluster that replicas were of, without the way to its engines; tenants by name, with their weights."""
     cards: dict[str, set[str]] = {}
     slots: dict[str, int | None] = {}
     hostings: dict[tuple[str, str], list[Replica]] = {}
@@ -43,6 +44,7 @@ def fleet_of(replicas: Iterable[Replica]) -> FleetScenario:
     return FleetScenario(
         cards={name: CardScenario(count=len(found), slots=slots[name]) for name, found in cards.items()},
         models=models,
+        tenants={name: TenantOptions(weight=weight) for name, weight in tenants.items()},
         warm_start=True,
     )
 

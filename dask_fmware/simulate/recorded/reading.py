@@ -36,6 +36,6 @@ def read_recorded(path: str | Path) -> Recorded:
     runs, outcomes = [run for run, _ in found], [outcome for _, outcome in found]
     fleet: FleetScenario | None = scenario_of(head)
     if fleet is None:
-        told = fleet_of(facts.replicas.values())
+        told = fleet_of(facts.replicas.values(), head.tenants)
         fleet = told.model_copy(update={"delivery_s": delivery_s(told, runs, facts.calls)})
     return Recorded(head, fleet, runs, outcomes, len(facts.roots) - len(runs), facts.assigned)

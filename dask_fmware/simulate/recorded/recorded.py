@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
 from dask_fmware.errors import SpecError
 from dask_fmware.model.plan import Objective
+from dask_fmware.runtime import Action, Event
 from dask_fmware.runtime.eventlog import Head
 from dask_fmware.simulate.course import Outcome
 from dask_fmware.simulate.recorded.facts import Assigned
 from dask_fmware.simulate.sampled import SampledRun
 from dask_fmware.simulate.scenario import FleetScenario
+from dask_fmware.simulate.world import World
 
 __all__ = ["Recorded"]
 
@@ -43,6 +45,21 @@ class Recorded:
     outcomes: list[Outcome]
     left_out: int
     assigned: list[Assigned]
+
+    def world(
+        self,
+        fleet: FleetScenario,
+        policy: str,
+        runs: Sequence[SampledRun],
+        seed: int,
+        watch: Callable[[Event, float, list[Action]], None] | None = None,
+    ) -> World:
+        """Return a simulation whose machine tries calls as often, and elsewhere, as the recorded one did."""
+        head = self.head
+        return World(
+            fleet, policy, runs, seed, watch,
+            hedge_budget=head.hedge_budget, max_attempts=head.max_attempts, unhedged=head.unhedged,
+        )  # fmt: skip
 
     def with_slo(self, slo_s: float) -> list[SampledRun]:
         """Return the runs with another objective: so many seconds to what theirs was of, or to the first token."""
