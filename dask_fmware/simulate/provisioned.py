@@ -43,7 +43,6 @@ class ProvisioningController:
         self.planner = Planner(inventory_of_scenario(scenario), options)
         self.plans: list[Plan] = []  # those that had something to do
         self._demand: Demand | None = None
-        self._failed: list[ReplicaNow] = []
         self._known_failures = 0
 
     def control(self, fleet: VirtualFleet, machine: Machine, now: float) -> float | None:

@@ -294,12 +294,15 @@ class World:
             due_at, is_ahead = self._agenda.now + action.overdue_s, action.wait_s > 0.0
             self._agenda.at(due_at, self._overdue, attempt, action.overdue_s, is_ahead)
 
+    def _is_current(self, attempt: Attempt) -> bool:
+        """Whether a call still waits for this attempt."""
+        entry = self._course.calls.get(attempt.call_id)
+        return entry is not None and entry[0].attempts.get(attempt.call_id) is attempt
+
     def _is_silent(self, attempt: Attempt) -> bool:
         """Whether an attempt runs and has no token yet."""
-        entry = self._course.calls.get(attempt.call_id)
         replica, now = attempt.replica, self._agenda.now
-        is_current = entry is not None and entry[0].attempts.get(attempt.call_id) is attempt
-        return is_current and attempt in replica.attempts and not replica.batch.tokens(attempt, now)
+        return self._is_current(attempt) and attempt in replica.attempts and not replica.batch.tokens(attempt, now)
 
     def _overdue(self, attempt: Attempt, waited_s: float, is_ahead: bool = False) -> None:
         if is_ahead and attempt in attempt.replica.ahead:
@@ -324,8 +327,9 @@ class World:
         return 0
 
     def _lost(self, attempt: Attempt) -> None:
-        live = self._course.calls[attempt.call_id][0]
-        del live.attempts[attempt.call_id]
+        if not self._is_current(attempt):
+            return  # its run failed by what the machine was told last
+        del self._course.calls[attempt.call_id][0].attempts[attempt.call_id]
         self._tell(CallRunnable(attempt.call_id))
 
     def _finished(self, attempt: Attempt, prompt: int, output: int) -> AttemptEnded:

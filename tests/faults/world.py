@@ -209,11 +209,6 @@ class FaultyWorld(World):
             return
         super()._gave(attempt, kind)
 
-    def _is_current(self, attempt: Attempt) -> bool:
-        """Whether a call still waits for this attempt."""
-        entry = self._course.calls.get(attempt.call_id)
-        return entry is not None and entry[0].attempts.get(attempt.call_id) is attempt
-
     def _lost(self, attempt: Attempt) -> None:
         if not self._is_current(attempt):
             return

@@ -198,3 +198,21 @@ def test_a_run_that_is_rejected_leaves_nothing_behind() -> None:
     assert not world.machine.runs.calls
     assert world.machine.held == 0
     assert all(not replica.attempts for replica in world.fleet)
+
+
+def test_a_run_that_is_rejected_by_one_call_of_a_lost_card_has_no_further_ones_to_lose() -> None:
+    one = {"nodes": {"m": {"model": "m", "prompt": 9, "output": 50, "items": 2},
+                     "a": {"model": "m", "prompt": 9, "output": 5, "answers": True, "after": ["m"]}},
+           "slo": {"ttft_s": 2.0}, "on_miss": "reject"}  # fmt: skip
+    made = scenario(
+        cards={"L4": {"count": 1}},
+        models={"m": {"on": {"L4": {"plain": {"w0": 0.1}, "slots": 2}}}},
+        workflows={"one": one},
+        arrivals={"kind": "window", "count": 1, "window_s": 0.1},
+        failures=[{"card": "L4-0", "at_s": 3.0, "down_s": 1.0}],
+    )
+    world = World(made, "greedy", Workload(made, 1).runs())
+    (outcome,) = world.play()
+    assert outcome.is_rejected
+    assert world.calls == 2, "both were lost"
+    assert not world.machine.runs.calls
