@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import count
 from math import inf
 from typing import Protocol
 
@@ -67,7 +68,6 @@ class VirtualFleet:
         self._draws = random.Random(f"starts {seed}")
         self._cards: dict[str, VirtualCard] = {}
         self._replicas: dict[str, VirtualReplica] = {}
-        self._numbers = dict.fromkeys(scenario.cards, 0)  # accelerator -> number of its next card
         self._names: dict[str, int] = {}  # replica name -> how often it was started
         self._paid_s = dict.fromkeys(scenario.cards, 0.0)  # of cards given back
         self.failed_starts: list[tuple[float, str, str]] = []  # when, model, accelerator
@@ -75,8 +75,8 @@ class VirtualFleet:
     def begin(self) -> None:
         """Start the replicas of the scenario and note its failures."""
         for accelerator, card in self._scenario.cards.items():
-            for _ in range(card.count):
-                self._new_card(accelerator)
+            for number in range(card.count):
+                self._take_card(accelerator, number)
         for model, card_name in self._scenario.placement():
             self._start(model, self._cards[card_name], is_ready=self._scenario.warm_start)
         self._give_back_empty()
@@ -113,7 +113,7 @@ class VirtualFleet:
         return self._paid_s[accelerator] + using_s
 
     def start(self, model: str, accelerator: str, card: str | None = None) -> str:
-        """Begin to load a replica, on a further card or on one in use; return its id.
+        """Begin to load a replica, on the first card that is free or on one in use; return its id.
 
         Raises
         ------
@@ -131,7 +131,8 @@ class VirtualFleet:
                 raise CapacityError(
                     f"all {limit} cards of type '{accelerator}' are in use; stop a replica, or raise most"
                 )
-            on = self._new_card(accelerator)
+            free = next(n for n in count() if f"{accelerator}-{n}" not in self._cards)
+            on = self._take_card(accelerator, free)
         else:
             found = self._cards.get(card)
             if found is None or found.accelerator != accelerator:
@@ -161,9 +162,8 @@ class VirtualFleet:
 
     # -- starts and ends -------------------------------------------------------------------------
 
-    def _new_card(self, accelerator: str) -> VirtualCard:
-        name = f"{accelerator}-{self._numbers[accelerator]}"
-        self._numbers[accelerator] += 1
+    def _take_card(self, accelerator: str, number: int) -> VirtualCard:
+        name = f"{accelerator}-{number}"
         card = self._cards[name] = VirtualCard(name, accelerator, self._agenda.now)
         return card
 
@@ -236,5 +236,5 @@ class VirtualFleet:
 
     def _recover(self, card: VirtualCard, failure: Failure) -> None:
         card.slowed_by.remove(failure)
-        if card.name in self._cards:
+        if self._cards.get(card.name) is card:  # else it was given back, and another may have its number
             self.slow_down(card.name, (card.slowed_by[-1].slow or 1.0) if card.slowed_by else 1.0)

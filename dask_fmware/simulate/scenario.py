@@ -257,7 +257,7 @@ class Failure(Record):
     it is lost until all that took it are over, and as slow as the latest says that is not over.
     """
 
-    card: str = Field(description="accelerator and number, from 0: A100-0")
+    card: str = Field(description="accelerator and number, from 0: A100-0; what is taken has the lowest free one")
     at_s: float = Field(ge=0)
     down_s: float | None = Field(default=None, gt=0, description="left out: for good")
     slow: float | None = Field(default=None, gt=0, description="not lost: steps take so many times as long")

@@ -182,6 +182,30 @@ def test_a_failure_is_not_over_because_another_one_is(
     assert found == speeds
 
 
+def test_a_card_that_is_taken_again_has_the_lowest_free_number_by_which_it_fails() -> None:
+    slow: dict[int, list[tuple[str, float]]] = {}
+
+    def start(fleet: VirtualFleet) -> None:
+        fleet.start("m", "L4")
+
+    def stop(fleet: VirtualFleet) -> None:
+        fleet.stop(next(iter(fleet)).replica_id)
+
+    def look(at: int) -> Any:
+        return float(at), lambda fleet: slow.update({at: [(card.name, card.slow) for card in fleet.cards]})
+
+    play(
+        Script((0.0, start), (9.0, stop), (10.0, start), (11.0, stop), (12.0, start), look(29), look(34), look(41)),
+        cards={"L4": {"count": 0, "most": 4}},
+        failures=[
+            {"card": "L4-0", "at_s": 8.0, "down_s": 25.0, "slow": 2.0},  # of what is given back before it is over
+            {"card": "L4-0", "at_s": 28.0, "down_s": 12.0, "slow": 3.0},
+        ],
+        arrivals={"kind": "poisson", "rate": 0.5, "duration_s": 60.0},
+    )
+    assert slow == {29: [("L4-0", 3.0)], 34: [("L4-0", 3.0)], 41: [("L4-0", 1.0)]}
+
+
 def test_a_failure_of_a_card_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"no card 'L4-7' \(known: L4-0 to L4-2\)"):
         scenario(failures=[{"card": "L4-7", "at_s": 1.0}])
