@@ -46,6 +46,7 @@ class ClosedLoop(World):
     ) -> None:
         super().__init__(scenario, policy, runs, seed)
         self._source = source
+        self._under_way = under_way
         self._mine: set[str] = set()  # run ids, under way
         self._ends_left = most_ends
         for _ in range(under_way):
@@ -62,10 +63,14 @@ class ClosedLoop(World):
         run_id = live.outcome.run.run_id
         if run_id in self._mine:
             self._mine.discard(run_id)
-            self._next()  # first, or nothing might be under way for a moment, which ends a simulation
+            self._next()
             self._ends_left -= 1
         super()._run_ended(live)
-        self._agenda.is_over |= self._ends_left <= 0
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether enough runs have ended; where runs follow one another, some are always under way."""
+        return self._ends_left <= 0 or (not self._under_way and super()._is_done)
 
 
 def endless(scenario: Scenario, seed: int) -> Iterator[SampledRun]:

@@ -184,6 +184,7 @@ class World:
         are among them: see `Outcome.never_ended`. Under a controller that is what nothing was served of for an hour.
         """
         self._next_arrival()
+        self._agenda.is_over |= self._is_done  # no run comes at all
         if self._controller is not None:
             self._control()
         with _few_collections():
@@ -216,8 +217,12 @@ class World:
         self.end_s = self._agenda.now
         if self._ended is not None:
             self._ended(live.outcome)
-        if not self._is_arriving and not self._course.live:
-            self._agenda.is_over = True
+        self._agenda.is_over |= self._is_done
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether no run is under way and none will come."""
+        return not self._is_arriving and not self._course.live
 
     # -- the machine -----------------------------------------------------------------------------
 

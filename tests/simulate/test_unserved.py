@@ -176,3 +176,12 @@ def test_what_if_a_recorded_card_were_gone_shows_runs_that_never_end(tmp_path: P
     result = CliRunner().invoke(fmware, ["simulate", "--record", str(log), "--add", "A=-1"])
     assert result.exit_code == 0, result.output
     assert "never ended" in result.output
+
+
+def test_a_simulation_to_which_no_run_comes_is_over_at_once() -> None:
+    made = scenario(arrivals={"kind": "poisson", "rate": 0.01, "duration_s": 1.0})
+    assert not Workload(made, 0).runs()
+    with pytest.raises(SpecError, match="seed 0: no run ended; let more arrive"):
+        play(made, "slack", 0, controller=ProvisioningController(made, Provisioning()))
+    slow_for_good = scenario(failures=[{"card": "A-0", "at_s": 20.0, "slow": 2.0}])
+    assert World(slow_for_good, "slack", []).play() == []
