@@ -86,7 +86,8 @@ def endless(scenario: Scenario, seed: int) -> Iterator[SampledRun]:
 
 def slots(scenario: Scenario) -> int:
     """Return how many calls the cluster runs at once."""
-    return sum(
-        (spec.slots or sum(model.on[card].slots for model in scenario.models.values() if card in model.on)) * spec.count
-        for card, spec in scenario.cards.items()
-    )
+    total = 0
+    for card, spec in scenario.cards.items():
+        hosted = [model.on[card] for model in scenario.models.values() if card in model.on]
+        total += spec.count * (spec.slots or sum(hosting.slots * hosting.per_card for hosting in hosted))
+    return total

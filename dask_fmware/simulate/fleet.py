@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from math import inf
 from typing import Protocol
@@ -137,9 +138,9 @@ class VirtualFleet:
             found = self._cards.get(card)
             if found is None or found.accelerator != accelerator:
                 raise SpecError(f"no card '{card}' of type '{accelerator}' is in use; leave card out to take another")
-            if any(replica.model == model for replica in found.replicas):
+            if sum(replica.model == model for replica in found.replicas) >= spec.on[accelerator].per_card:
                 raise SpecError(
-                    f"card '{card}' has a replica of model '{model}' already; leave card out to take another"
+                    f"card '{card}' takes no further replica of model '{model}'; leave card out to take another"
                 )
             on = found
         return self._start(model, on).replica_id
@@ -168,11 +169,13 @@ class VirtualFleet:
         return card
 
     def _start(self, model: str, card: VirtualCard, *, is_ready: bool = False, after_s: float = 0.0) -> VirtualReplica:
-        replica = self._scenario.replica(model, card.accelerator, card.name)
+        names = {one.replica.name for one in card.replicas}
+        places = (self._scenario.replica(model, card.accelerator, card.name, place) for place in count())
+        replica = next(one for one in places if one.name not in names)
         hosting = self._scenario.models[model].on[card.accelerator]
         times = self._names[replica.name] = self._names.get(replica.name, 0) + 1
         if times > 1:  # a replica that was started again is another one, of the same name
-            replica = self._scenario.replica(model, card.accelerator, card.name, f"{replica.name}+{times - 1}")
+            replica = replace(replica, replica_id=f"{replica.name}+{times - 1}")
         made = VirtualReplica(replica, hosting, card, self._agenda.now)
         card.replicas.append(made)
         self._replicas[made.replica_id] = made

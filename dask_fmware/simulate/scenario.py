@@ -71,7 +71,8 @@ class PlainLaw(Record):
 class Hosting(Record):
     """A model on one type of card."""
 
-    replicas: int | None = Field(default=None, ge=0, description="at the start; left out: one on every card")
+    replicas: int | None = Field(default=None, ge=0, description="at the start; left out: as many as the cards take")
+    per_card: int = Field(default=1, ge=1, description="replicas that a card takes, which share its speed")
 
     slots: int = Field(default=1, ge=1)
     step_tokens: int = Field(default=2048, ge=1, description="token budget of an engine step")
@@ -297,23 +298,27 @@ class FleetScenario(Record):
             for model, spec in self.models.items():
                 if (hosting := spec.on.get(accelerator)) is None:
                     continue
-                wanted = card.count if hosting.replicas is None else hosting.replicas
-                if wanted > card.count:
+                room = card.count * hosting.per_card
+                wanted = room if hosting.replicas is None else hosting.replicas
+                if wanted > room:
                     raise SpecError(
-                        f"model '{model}' wants {wanted} replicas on {card.count} cards of type '{accelerator}'; "
-                        "a card takes one of each model: raise count or lower replicas"
+                        f"model '{model}' wants {wanted} replicas on {card.count} cards of type '{accelerator}', of "
+                        f"which each takes {hosting.per_card}: raise count or per_card, or lower replicas"
                     )
-                for index in sorted(range(card.count), key=lambda i: (load[i], i))[:wanted]:
-                    load[index] += 1
-                    yield model, f"{accelerator}-{index}"
+                while wanted > 0:  # one on each card before any has a second
+                    for index in sorted(range(card.count), key=lambda i: (load[i], i))[:wanted]:
+                        load[index] += 1
+                        yield model, f"{accelerator}-{index}"
+                    wanted -= card.count
 
-    def replica(self, model: str, accelerator: str, card: str, replica_id: str | None = None) -> Replica:
-        """Return a replica of a model on a card."""
+    def replica(self, model: str, accelerator: str, card: str, place: int = 0) -> Replica:
+        """Return a replica of a model on a card; `place` counts those of the model there."""
         spec = self.models[model]
         hosting = spec.on[accelerator]
-        name = f"{model}-{accelerator}-{int(card.rpartition('-')[2]):04d}"
+        number = int(card.rpartition("-")[2]) + place * self.cards[accelerator].limit
+        name = f"{model}-{accelerator}-{number:04d}"
         return Replica(
-            replica_id=replica_id or name,
+            replica_id=name,
             name=name,
             model=model,
             accelerator=accelerator,

@@ -83,12 +83,32 @@ def test_more_replicas_than_cards_are_refused() -> None:
         fleet.start("m", "L4")
         with pytest.raises(CapacityError, match="all 3 cards of type 'L4' are in use"):
             fleet.start("m", "L4")
-        with pytest.raises(SpecError, match="has a replica of model 'm' already"):
+        with pytest.raises(SpecError, match="takes no further replica of model 'm'"):
             fleet.start("m", "L4", "L4-0")
         with pytest.raises(SpecError, match="not hosted on 'H100'"):
             fleet.start("m", "H100")
 
     play(Script((1.0, greedy)))
+
+
+def test_a_card_takes_as_many_replicas_of_a_model_as_it_says_and_loses_them_together() -> None:
+    def more(fleet: VirtualFleet) -> None:
+        with pytest.raises(SpecError, match="card 'L4-0' takes no further replica of model 'm'"):
+            fleet.start("m", "L4", "L4-0")
+        fleet.start("m", "L4", "L4-1")
+
+    script = Script((1.0, more), (7.0, nothing))
+    world = play(
+        script,
+        cards={"L4": {"count": 2}},
+        models={"m": {"on": {"L4": {"plain": {"w0": 0.1}, "replicas": 3, "per_card": 2}}}},
+        failures=[{"card": "L4-0", "at_s": 5.0, "down_s": 1.0}],
+    )
+    begun, one_more, lost = [set(seen) for _, seen in script.seen]
+    assert begun == {"m-L4-0000", "m-L4-0001", "m-L4-0002"}
+    assert one_more - begun == {"m-L4-0003"}
+    assert lost == {"m-L4-0000+1", "m-L4-0001", "m-L4-0002+1", "m-L4-0003"}
+    assert {card.name: len(card.replicas) for card in world.fleet.cards} == {"L4-0": 2, "L4-1": 2}
 
 
 def test_a_draining_replica_takes_no_new_calls_and_finishes_what_it_has() -> None:

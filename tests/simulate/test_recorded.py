@@ -24,22 +24,17 @@ Line = dict[str, Any]
 
 
 def of_cluster(
-    folder: Path,
-    change: Callable[[Line], None] = lambda line: None,
-    head: Line | None = None,
-    more: list[Line] | None = None,
-    **changes: Any,
+    folder: Path, change: Callable[[list[Line]], None] = lambda lines: None, head: Line | None = None, **changes: Any
 ) -> Recorded:
-    """What is read of a log as a cluster writes it: of a simulation, without its scenario.
+    """What is read of a log as a cluster writes it, which lies in `folder` then: of a simulation, without its scenario.
 
-    `change` changes lines, `head` the first one; those of `more` are added.
+    `change` changes its lines or adds some, `head` the first one.
     """
     record(folder / "simulated.jsonl", **changes)
     first, *lines = map(json.loads, (folder / "simulated.jsonl").read_text().splitlines())
     first |= {"scenario": None, **(head or {})}
-    for line in lines:
-        change(line)
-    lines = sorted([*lines, *(more or [])], key=lambda line: line["at"])
+    change(lines)
+    lines.sort(key=lambda line: line["at"])
     path = folder / "cluster.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in [first, *lines]))
     return read_recorded(path)
@@ -48,12 +43,12 @@ def of_cluster(
 def test_prompts_that_were_served_are_not_refused_as_bytes_were_taken_for_tokens(tmp_path: Path) -> None:
     """100,000 bytes are at least 6,250 tokens where the longest has 16 bytes, which the context of 32,768 holds."""
 
-    def change(line: Line) -> None:
-        if line["event"] == "ReplicaReady":
-            line["is"]["replica"]["longest_token_bytes"] = 16 if "-slow-" in line["is"]["replica"]["name"] else 8
-        elif line["event"] == "RunSubmitted" and line["is"]["plan"]["run_id"] == "r0":
-            for node in line["is"]["plan"]["nodes"]:
-                node["prompt_bytes"] = 100_000
+    def change(lines: list[Line]) -> None:
+        for told in [line["is"]["replica"] for line in lines if line["event"] == "ReplicaReady"]:
+            told["longest_token_bytes"] = 16 if "-slow-" in told["name"] else 8
+        plans = [line["is"]["plan"] for line in lines if line["event"] == "RunSubmitted"]
+        for node in next(plan for plan in plans if plan["run_id"] == "r0")["nodes"]:
+            node["prompt_bytes"] = 100_000
 
     recorded = of_cluster(tmp_path, change, policy="greedy")
     assert {model.longest_token_bytes for model in recorded.fleet.models.values()} == {16}
@@ -97,3 +92,16 @@ def test_a_simulation_with_other_options_is_replayed_and_asked_what_if_with_them
     machine = recorded.world(recorded.fleet, "slack", recorded.runs, 3).machine
     assert machine.tenants == {"search": 2.0}
     assert (machine.hedging.budget, set(machine.hedging.exempt), machine.max_attempts) == (0.5, {"large"}, 5)
+
+
+def test_replicas_of_a_model_that_share_a_card_are_all_there(tmp_path: Path) -> None:
+    recorded = of_cluster(
+        tmp_path,
+        cards={"A": {"count": 2}},
+        models={"m": {"on": {"A": {"plain": {"w0": 0.05}, "replicas": 3, "per_card": 2}}}},
+        workflows={"one": {"nodes": {"a": {"model": "m", "prompt": 10, "output": 5, "answers": True}}}},
+    )
+    assert list(recorded.fleet.placement()) == [("m", "A-0"), ("m", "A-1"), ("m", "A-0")]
+    assert len(list(recorded.with_cards({"A": 2}).placement())) == 6
+    assert len(list(recorded.with_cards({"A": -1}).placement())) == 2
+    assert len(list(what_if(recorded, ["greedy"]))) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
@@ -32,11 +33,11 @@ def fleet_of(replicas: Iterable[Replica], tenants: Mapping[str, float]) -> Fleet
         longest[replica.model] = max(longest.get(replica.model, 1), replica.longest_token_bytes)
     models: dict[str, ModelScenario] = {}
     for (model, accelerator), found in hostings.items():
-        first, count = found[0], len({replica.card for replica in found})
+        first, per_card = found[0], max(Counter(replica.card for replica in found).values())
         profile = LiveProfile.from_wire(first.profile) if first.profile is not None else None
         step_tokens = (profile.step_tokens if profile is not None else None) or STEP_TOKENS
         law = profile.law if profile is not None else _law(first)
-        hosting = Hosting(slots=first.slots, law=law, replicas=count, step_tokens=step_tokens)
+        hosting = Hosting(slots=first.slots, law=law, replicas=len(found), per_card=per_card, step_tokens=step_tokens)
         on = models[model].on if model in models else {}
         models[model] = ModelScenario(
             context_tokens=first.context_tokens, longest_token_bytes=longest[model], on={**on, accelerator: hosting}

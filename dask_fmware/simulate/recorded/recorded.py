@@ -95,8 +95,9 @@ class Recorded:
             for name, spec in models.items():
                 hosting = spec.on.get(accelerator)
                 if hosting is not None and hosting.replicas is not None:
-                    share = hosting.replicas / card.count if card.count else 1.0  # of cards that host it
-                    replicas = min(max(round(share * (card.count + count)), 0), card.count + count)
+                    of_card = hosting.replicas / card.count if card.count else hosting.per_card
+                    room = (card.count + count) * hosting.per_card
+                    replicas = min(max(round(of_card * (card.count + count)), 0), room)
                     on = {**spec.on, accelerator: hosting.model_copy(update={"replicas": replicas})}
                     models[name] = spec.model_copy(update={"on": on})
         return self.fleet.model_copy(update={"cards": cards, "models": models})
