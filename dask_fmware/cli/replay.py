@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dask_fmware.cli.output import UNANSWERED, console, json_text
+
+if TYPE_CHECKING:
+    from dask_fmware.simulate.recorded import Recorded
 
 __all__ = ["replay", "show_answers"]
 
@@ -35,7 +38,7 @@ def replay(log: Path, policies: tuple[str, ...], seed: int | None, as_json: bool
         from dask_fmware.simulate.whatif import what_if
 
         recorded = read_recorded(log)
-        show_answers(list(what_if(recorded, policies, seed=seed)), recorded.left_out, as_json)
+        show_answers(list(what_if(recorded, policies, seed=seed)), recorded, as_json)
         return
     found = again(log)
     if as_json:
@@ -50,13 +53,13 @@ def replay(log: Path, policies: tuple[str, ...], seed: int | None, as_json: bool
         raise SystemExit(1)
 
 
-def show_answers(answers: list[Any], left_out: int, as_json: bool) -> None:
+def show_answers(answers: list[Any], recorded: Recorded, as_json: bool) -> None:
     """Print what was recorded beside what would have been."""
     from dataclasses import asdict
 
     if as_json:
         rows = [{"case": one.case, "policy": one.policy, **asdict(one.measured)} for one in answers]
-        click.echo(json_text({"left_out": left_out, "rows": rows}))
+        click.echo(json_text({"left_out": recorded.left_out, "changed_replicas": recorded.changed, "rows": rows}))
         return
     from rich.table import Table
 
@@ -74,5 +77,10 @@ def show_answers(answers: list[Any], left_out: int, as_json: bool) -> None:
             shown(told.latency_p99_s, "{:.3f} s"), shown(told.scale_95, "{:.2f} x SLO"), share,
         )  # fmt: skip
     console().print(table)
-    if left_out:
-        click.echo(f"{left_out} runs did not finish while it was recorded and are left out")
+    if recorded.left_out:
+        click.echo(f"{recorded.left_out} runs did not finish while it was recorded and are left out")
+    if recorded.changed:
+        click.echo(
+            f"{recorded.changed} replicas came, went or drained while it was recorded; simulated are as many as there "
+            "were at once, all the time"
+        )

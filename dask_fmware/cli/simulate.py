@@ -137,7 +137,7 @@ def _what_if(
     for load in dict.fromkeys(loads) or (1.0,):
         found = list(what_if(recorded, policies, add=add, slo_s=slo_s, load=load))
         answers += found if not answers else found[2:]
-    show_answers(answers, recorded.left_out, as_json=False)
+    show_answers(answers, recorded, as_json=False)
     if json_path is not None:
         rows = [{"case": one.case, "policy": one.policy, **asdict(one.measured)} for one in answers]
         write(json_path, json_text(rows) + "\n")

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from dask_fmware.cli import fmware
 from dask_fmware.errors import SpecError
 from dask_fmware.simulate.agreement import agreement
 from dask_fmware.simulate.recorded import Recorded, read_recorded
@@ -105,3 +107,38 @@ def test_replicas_of_a_model_that_share_a_card_are_all_there(tmp_path: Path) -> 
     assert len(list(recorded.with_cards({"A": 2}).placement())) == 6
     assert len(list(recorded.with_cards({"A": -1}).placement())) == 2
     assert len(list(what_if(recorded, ["greedy"]))) == 3
+    assert recorded.changed == 0
+
+
+def test_replicas_that_came_and_went_are_told_and_as_many_simulated_as_there_were_at_once(tmp_path: Path) -> None:
+    def change(lines: list[Line]) -> None:
+        there = [line["is"]["replica"] for line in lines if line["event"] == "ReplicaReady"]
+        known = next(told for told in there if told["name"] == "small-fast-0000")
+        begin = min(line["at"] for line in lines if line["event"] == "RunSubmitted")
+        end = max(line["at"] for line in lines if line["event"] == "RunEnded")
+
+        def ready(share: float, name: str) -> Line:
+            made = {**known, "replica_id": name, "name": name, "card": f"card of {name}"}
+            return happened(share, "ReplicaReady", {"replica": made})
+
+        def happened(share: float, event: str, told: Line) -> Line:
+            return {"at": begin + share * (end - begin), "event": event, "is": told, "do": []}
+
+        lines[:] = [
+            *lines,
+            *[ready(-0.01, "early"), ready(0.2, "first"), happened(0.3, "ReplicaGone", {"replica_id": "first"})],
+            *[ready(0.4, "second"), happened(0.5, "ReplicaDraining", {"replica_id": "small-slow-0000"})],
+            *[happened(1.01, "ReplicaGone", {"replica_id": name}) for name in ("early", "second", "large-fast-0000")],
+        ]
+
+    recorded = of_cluster(tmp_path, change)
+    counts = {(name, card): on.replicas for name, spec in recorded.fleet.models.items() for card, on in spec.on.items()}
+    assert counts.pop(("small", "fast")) == 3, "with early and first, in whose place second came"
+    assert set(counts.values()) == {1}
+    assert recorded.fleet.cards["fast"].count == 3
+    assert recorded.changed == 3, "first, second and the one that drained; who came earlier or went later did serve"
+    log = str(tmp_path / "cluster.jsonl")
+    told = CliRunner().invoke(fmware, ["simulate", "--record", log]).output
+    assert "3 replicas came, went or drained while it was recorded" in told
+    told = CliRunner().invoke(fmware, ["replay", log, "--policy", "greedy", "--json"]).output
+    assert json.loads(told)["changed_replicas"] == 3

@@ -9,8 +9,19 @@ from typing import NamedTuple
 
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.replica import Replica
-from dask_fmware.runtime import AttemptEnded, Branched, CallRunnable, FirstToken, ReplicaReady, RunEnded, RunSubmitted
+from dask_fmware.runtime import (
+    AttemptEnded,
+    Branched,
+    CallRunnable,
+    FirstToken,
+    ReplicaDraining,
+    ReplicaGone,
+    ReplicaReady,
+    RunEnded,
+    RunSubmitted,
+)
 from dask_fmware.runtime.eventlog import Line
+from dask_fmware.simulate.recorded.presence import Presence
 
 __all__ = ["Assigned", "CallFacts", "Facts"]
 
@@ -40,7 +51,7 @@ class Facts:
     """What is known of all; times are seconds since the first event."""
 
     begin: float | None = None  # of the log, on the machine's clock
-    replicas: dict[str, Replica] = field(default_factory=dict)  # by name: one that started again is the same
+    presence: Presence = field(default_factory=Presence)  # of replicas
     by_id: dict[str, Replica] = field(default_factory=dict)
     submitted: dict[str, float] = field(default_factory=dict)  # plan -> when
     roots: list[RunPlan] = field(default_factory=list)  # plans of runs
@@ -64,7 +75,12 @@ class Facts:
     def _happened(self, event: object, now: float) -> None:
         match event:
             case ReplicaReady(replica):
-                self.replicas[replica.name] = self.by_id[replica.replica_id] = replica
+                self.by_id[replica.replica_id] = replica
+                self.presence.came(replica, now)
+            case ReplicaDraining(replica_id):
+                self.presence.drained(replica_id, now)
+            case ReplicaGone(replica_id):
+                self.presence.went(replica_id, now)
             case RunSubmitted(plan) if plan.run_id not in self.submitted:
                 self.submitted[plan.run_id] = now
                 if plan.part_of is None:

@@ -26,7 +26,7 @@ def read_recorded(path: str | Path) -> Recorded:
     facts = Facts()
     with open_log(path) as (head, lines):
         facts.read(lines)
-    if not facts.replicas:
+    if not facts.presence.replicas:
         raise SpecError(
             f"event log {path}: no replica was ever ready, so there is no cluster to simulate; record while one serves"
         )
@@ -35,7 +35,9 @@ def read_recorded(path: str | Path) -> Recorded:
         raise SpecError(f"event log {path}: no run finished while it was recorded; record for longer")
     runs, outcomes = [run for run, _ in found], [outcome for _, outcome in found]
     fleet: FleetScenario | None = scenario_of(head)
+    changed = 0  # a scenario says itself what befalls its replicas
     if fleet is None:
-        told = fleet_of(facts.replicas.values(), head.tenants)
+        told = fleet_of(facts.presence.replicas, head.tenants)
         fleet = told.model_copy(update={"delivery_s": delivery_s(told, runs, facts.calls)})
-    return Recorded(head, fleet, runs, outcomes, len(facts.roots) - len(runs), facts.assigned)
+        changed = facts.presence.changed(runs[0].arrival, max(outcome.finished_at for outcome in outcomes))
+    return Recorded(head, fleet, runs, outcomes, len(facts.roots) - len(runs), changed, facts.assigned)

@@ -28,13 +28,15 @@ class Recorded:
     head
         How its machine was made.
     fleet
-        The cluster, as far as its replicas said.
+        The cluster, as far as its replicas said: the most of them that were there at once.
     runs
         Those that finished, in order of arrival.
     outcomes
         What came of them when they were recorded.
     left_out
         Runs that did not finish.
+    changed
+        Replicas that came, went or drained between the first run and the last; in `fleet` they are there all the time.
     assigned
         What was decided, in order.
     """
@@ -44,6 +46,7 @@ class Recorded:
     runs: list[SampledRun]
     outcomes: list[Outcome]
     left_out: int
+    changed: int
     assigned: list[Assigned]
 
     def world(
