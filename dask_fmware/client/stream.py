@@ -29,8 +29,8 @@ class AnswerStream:
     """The answer of one run, piece by piece; iterate with ``for`` or ``async for``.
 
     The pieces are those of the model node that answers, as they come. If the workflow ends in plain
-    code, a map or a loop there is one piece, when it is done. Errors of the run are raised at the end, and
-    `StreamLostError` if the scheduler is lost.
+    code, a map or a loop, or its switch passes on what was made outside the branch, there is one piece, when it is
+    done. Errors of the run are raised at the end, and `StreamLostError` if the scheduler is lost.
     Iterating once more starts from the beginning of the answer. As the last line of a notebook cell it prints itself as
     it comes; elsewhere `print` does.
     """
@@ -103,11 +103,9 @@ class AnswerStream:
             if complete:
                 break
         result: Any = await fetched(self._client.gather(self._future, asynchronous=True))
-        if isinstance(result, Completion):
-            if (chunk := shown.whole(result.text)) is not None:
-                yield chunk
-        elif not shown.text:
-            yield Chunk(self._as_text(result))
+        text = result.text if isinstance(result, Completion) else self._as_text(result)
+        if (chunk := shown.whole(text)) is not None:
+            yield chunk
 
     async def _where(self, after: int, patience_s: float, shown: Shown) -> dict[str, Any]:
         """Ask which attempt after another gives the answer, and on which worker; wait for so long if there is none."""

@@ -87,7 +87,7 @@ class Screen:
             first_s = first_s or monotonic() - start
             if chunk.restarted:
                 begun = False
-                self.console.print(Text(f"\n{INDENT}(the replica was lost, the answer starts again)", style="yellow"))
+                self.console.print(Text(f"\n{INDENT}(the answer starts again)", style="yellow"))
             for space, word in WORD.findall(_printable(str(chunk.text))):
                 new_word = bool(space) or not begun
                 if new_word and (not begun or column + 1 + len(word) > self.width):

@@ -58,7 +58,7 @@ class ModelCall:
     json_schema: Mapping[str, Any] | None = field(default=None, repr=False)
     schema: type[BaseModel] | None = field(default=None, repr=False)  # validates what json_schema describes
     decides: tuple[SwitchRule, ...] = ()  # switches that read this call's value
-    answers: bool = False  # its output may be the answer, whose first token is reported when it comes
+    answers: bool = False  # its output is streamed as the answer; its first token is reported when it comes
 
     @property
     def where(self) -> str:

@@ -90,12 +90,12 @@ class Chunk:
     text
         The piece; the pieces of an answer make up its text.
     restarted
-        True for the first chunk after the answer had to start again on another replica and came out differently: what
-        was shown before is void, and the text begins anew.
+        True for the first chunk after the answer was made again and came out differently, as when its replica was lost:
+        what was shown before is void, and the text begins anew.
     """
 
     text: str
     restarted: bool = False
 
     def __str__(self) -> str:
-        return f"\n[the replica was lost; the answer starts again]\n{self.text}" if self.restarted else self.text
+        return f"\n[the answer starts again]\n{self.text}" if self.restarted else self.text

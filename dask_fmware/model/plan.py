@@ -69,7 +69,7 @@ class PlannedNode:
     max_tokens: int = 0
     prompt_bytes: int = 0  # UTF-8 bytes that its prompt has at least
     guards: tuple[Guard, ...] = ()  # outermost first
-    answers: bool = False  # its output may be the answer of the workflow
+    answers: bool = False  # its output is streamed as the answer of the workflow
 
     def __post_init__(self) -> None:
         if "[" in self.name and ITEM_PATH.fullmatch(self.name) is None:

@@ -148,9 +148,9 @@ class _Plan:
         """Nodes of which the first token counts; all others are waited for until they are done.
 
         Every node contributes to the output, or `check` refuses it. So each is waited for, also one in a branch that
-        ends in no model: it streams nothing, so all of it counts.
+        ends in no call of its own: it streams nothing, so all of it counts.
         """
-        return frozenset(n for n in self.answers if bound == "ttft_s" and not self.graph.out_degree(n))
+        return self.answers if bound == "ttft_s" else frozenset()
 
     def usual_s(self, name: str, first: bool) -> float:
         """All executions of a node one after the other, on the mean of the deployed replicas."""

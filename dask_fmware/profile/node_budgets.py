@@ -22,7 +22,7 @@ class NodeBudget:
 
     node: str
     model: str
-    answers: bool  # its output may be the answer
+    answers: bool  # its output is streamed as the answer
     budgets_s: Mapping[str, float]  # by bound of the SLO ("ttft_s", "e2e_s"), for each execution on a path
     latencies_s: Mapping[str, Mapping[str, float]]  # by bound, then by accelerator: what one execution takes
     executions: float  # expected in a run, for cost

@@ -1,4 +1,4 @@
-"""The graph view of a workflow: order, critical path, and the nodes that may answer.
+"""The graph view of a workflow: order, critical path, and the nodes whose output is streamed.
 
 A switch, map or loop stands before its inner nodes, since it decides whether and how often they run;
 whoever uses its value comes after them. Inputs are no nodes of the graph. Weights come from the caller:
@@ -104,13 +104,13 @@ def critical_path(workflow: Workflow, weight: Callable[[AnyNode], float] | None 
 
 
 def answer_nodes(workflow: Workflow) -> frozenset[str]:
-    """Names of the model nodes whose output may be the answer of the workflow as it is.
+    """Names of the model nodes that stream the answer: their output can be nothing else, and nothing else uses it.
 
-    The output is followed through switches. Maps and loops are not entered: a list of texts is no text
-    to stream, and which iteration is the last is known only when it is over.
+    The output is followed into switches, but not out of a branch: what a branch passes on from outside, such as a
+    draft, is the answer only once the switch has decided so. Maps and loops are not entered: a list of texts is no
+    text to stream, and which iteration is the last is known only when it is over.
     """
-    found = places(workflow)
-    return frozenset(name for name in output_nodes(workflow) if isinstance(found[name].node, ModelNode))
+    return frozenset(_answering(workflow.block))
 
 
 def output_nodes(workflow: Workflow) -> frozenset[str]:
@@ -125,6 +125,17 @@ def output_nodes(workflow: Workflow) -> frozenset[str]:
         if isinstance(node := found[name].node, SwitchNode):
             waiting.extend(held.block.output.source for held in inner(node))
     return frozenset(name for name in seen if not isinstance(found[name].node, SwitchNode))
+
+
+def _answering(block: Block) -> Iterator[str]:
+    """Model nodes of a block, and of branches within, that make the value of the block."""
+    end = next((node for node in block.nodes if node.name == block.output.source), None)
+    match end:
+        case ModelNode():
+            yield end.name
+        case SwitchNode():
+            for held in inner(end):
+                yield from _answering(held.block)
 
 
 def _join(made: nx.DiGraph, source: str, target: str, kind: str, label: str) -> None:

@@ -101,7 +101,7 @@ def _rectangle(x: float, y: float, width: float, height: float, radius: float, e
 
 
 def _card(text: Sequence[str], colour: str, answers: bool) -> _Box:
-    """A node: its name, below it what it runs, and a note; a strong border if it may give the answer."""
+    """A node: its name, below it what it runs, and a note; a strong border if it streams the answer."""
     width, height = max(map(_width, text)) + 2 * PAD + 4, 44.0 + 16 * (len(text) - 2)
 
     def draw(x: float, y: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import dask
@@ -12,10 +13,12 @@ from distributed import Client
 import dask_fmware as fm
 from dask_fmware.client import stream as stream_module
 from dask_fmware.errors import EngineError, NotInstalledError, StreamLostError
+from dask_fmware.model.completion import Chunk
 from dask_fmware.testing import InProcessCluster, deployment
-from tests.cluster.flows import fan, one, rag
+from tests.cluster.flows import fan, large, one, rag, small
 
 WORDS = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich 👩‍👩‍👧 日本語"
+DRAFT, REFUSAL = "Take the second door on the left.", "I may not tell you that."
 
 
 @fm.workflow
@@ -29,6 +32,33 @@ async def _read(future: Any) -> list[str]:
 
 async def _rest(stream: Any) -> list[str]:
     return [chunk.text async for chunk in stream]
+
+
+@fm.task
+async def refuse(question: str) -> str:
+    await asyncio.sleep(0.2)  # longer than the objective
+    return REFUSAL
+
+
+def guarded(refusing: Callable[[Any], Any]) -> Any:
+    """A workflow whose draft a judge has to let pass."""
+
+    @fm.workflow(slo=fm.SLO(ttft_s=0.1))
+    def guarded(question):
+        draft = large("{question}", question=question, max_tokens=24, name="draft")
+        verdict = small("Is it safe? {draft}", draft=draft, choices=["yes", "no"], name="judge")
+        return fm.switch(verdict, yes=lambda: draft, no=lambda: refusing(question))
+
+    return guarded
+
+
+def judged(verdict: str) -> list[dict[str, str]]:
+    """Rules of engines by which a judge says so."""
+    return [
+        {"when": "Is it safe?", "text": verdict},
+        {"when": "Decline", "text": REFUSAL},
+        {"when": "Where", "text": DRAFT},
+    ]
 
 
 async def test_the_stream_begins_before_the_answer_is_done_and_adds_up_to_it(serving: Any) -> None:
@@ -102,6 +132,58 @@ async def test_a_workflow_that_ends_in_plain_code_gives_one_piece(serving: Any) 
     async with serving("small", text="ab") as cluster:
         future = cluster.client.compute(fan(["x", "y"]))
         assert await _read(future) == ["['ab', 'ab']"]
+        future.release()
+
+
+async def test_a_draft_that_is_withheld_is_not_shown(serving: Any) -> None:
+    async with serving(rules=judged("no")) as cluster:
+        future = cluster.client.compute(guarded(refuse)("Where is it?"))
+        assert await _read(future) == [REFUSAL] == [await future]
+        report = await fm.report(future)
+        assert report.data.first_token_at == report.data.finished_at  # and not the first one of the draft
+        assert report.met is False
+        future.release()
+
+
+async def test_a_call_that_stands_in_for_a_draft_is_streamed_alone(serving: Any) -> None:
+    decline = lambda question: large("Decline {question}", question=question, max_tokens=24, name="decline")  # noqa: E731
+    async with serving(rules=judged("no")) as cluster:
+        future = cluster.client.compute(guarded(decline)("Where is it?"))
+        chunks = [chunk async for chunk in fm.stream(future)]
+        assert "".join(map(str, chunks)) == REFUSAL == (await future).text
+        report = await fm.report(future)
+        calls = {call.node: call for call in report.data.calls}
+        assert report.data.first_token_at == calls["decline"].last.first_token_at
+        future.release()
+
+
+async def test_a_draft_that_passes_comes_in_one_piece_when_that_is_decided(serving: Any) -> None:
+    async with serving(rules=judged("yes")) as cluster:
+        future = cluster.client.compute(guarded(refuse)("Where is it?"))
+        assert await _read(future) == [DRAFT] == [(await future).text]
+        report = await fm.report(future)
+        assert report.data.first_token_at == report.data.finished_at
+        future.release()
+
+
+async def test_plain_code_that_gives_another_text_than_was_shown_begins_anew(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a result was lost behind the stream, and the run took another branch when all was made again."""
+
+    async def followed(client: Client, where: Any) -> AsyncIterator[tuple[str, str | None]]:
+        yield "shown before", None
+        yield "", "finished"
+
+    async def found(*args: Any) -> dict[str, Any]:
+        return {"attempt": 1}
+
+    monkeypatch.setattr(stream_module, "_follow", followed)
+    monkeypatch.setattr(stream_module.AnswerStream, "_where", found)
+    async with serving("small", text="ab") as cluster:
+        future = cluster.client.compute(fan(["x"]))
+        chunks = [chunk async for chunk in fm.stream(future)]
+        assert chunks == [Chunk("shown before"), Chunk("['ab']", restarted=True)]
         future.release()
 
 

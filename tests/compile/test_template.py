@@ -193,6 +193,14 @@ def test_only_calls_whose_output_may_be_the_answer_answer() -> None:
     }
 
 
+def test_a_call_that_a_switch_passes_on_from_outside_does_not_answer() -> None:
+    def flow(x: Any) -> Any:
+        draft = large("{x}", x=x, name="draft")
+        return fm.switch(small("{d}", d=draft, name="judge"), yes=lambda: draft, no=lambda: first(x))
+
+    assert not any(step.answers for step in steps(flow).values())
+
+
 def test_the_fixed_text_of_a_prompt_is_counted() -> None:
     made = steps(lambda x: small("Grüße, {x}!", x=x))
     assert made["small"].prompt_bytes == len("Grüße, !".encode())

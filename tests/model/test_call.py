@@ -118,4 +118,4 @@ def test_a_chunk_reads_as_its_text() -> None:
 
 
 def test_a_chunk_that_starts_again_says_so() -> None:
-    assert str(Chunk("word", restarted=True)) == "\n[the replica was lost; the answer starts again]\nword"
+    assert str(Chunk("word", restarted=True)) == "\n[the answer starts again]\nword"

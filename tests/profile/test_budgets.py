@@ -191,6 +191,19 @@ def test_a_branch_that_ends_in_no_model_counts_until_it_is_done(ending, needed_s
     assert made.quickest_s["ttft_s"] == pytest.approx(needed_s)
 
 
+def test_a_call_that_a_branch_passes_on_counts_until_it_is_done() -> None:
+    @fm.workflow(slo=SLO(ttft_s=1.0))
+    def ask(question):
+        draft = large("Draft {q}", q=question, max_tokens=100, name="draft")
+        easy = lambda: small("Answer {q}", q=question, max_tokens=10, name="easy")  # noqa: E731
+        return fm.switch(look_up(question), good=lambda: draft, default=easy)
+
+    made = ask.budgets(deployment(), profiles=())
+    assert made.quickest_s["ttft_s"] == pytest.approx(0.02 + 256e-4 + 1.0)
+    assert {node.node: node.answers for node in made.nodes} == {"draft": False, "easy": True}
+    assert "'draft' may end the run and streams nothing: all of it counts (ttft_s)" in made.assumed
+
+
 @pytest.mark.parametrize(
     ("items", "slots_per_card", "turns"), [(1, None, 1), (16, None, 1), (17, None, 2), (1000, None, 63), (1000, 4, 125)]
 )

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from dask_fmware.spec.graph import answer_nodes, critical_path, graph, order
-from dask_fmware.spec.tracing import Model, loop, map_, task, trace
+from dask_fmware.spec.graph import answer_nodes, critical_path, graph, order, output_nodes
+from dask_fmware.spec.tracing import Model, loop, map_, switch, task, trace
 from dask_fmware.spec.workflow import Workflow
 
 small = Model("small")
@@ -58,14 +58,34 @@ def test_maps_and_loops_do_not_answer():
     assert not answer_nodes(trace(lambda text: text, name="w"))
 
 
+def test_what_a_branch_passes_on_from_outside_does_not_answer():
+    def guarded(text):
+        draft = small("{t}", t=text, name="draft")
+        verdict = small("Safe? {d}", d=draft, choices=["yes", "no"], name="judge")
+        return switch(verdict, yes=lambda: draft, no=lambda: small("{t}", t=text, name="decline"))
+
+    assert answer_nodes(trace(guarded)) == {"decline"}
+
+    def passed_twice(text):
+        either = switch(text, a=lambda: small("{t}", t=text, name="one"), b=lambda: small("{t}", t=text, name="two"))
+
+        def within():
+            made = small("{t}", t=text, name="three")
+            return switch(made, c=lambda: made, default=lambda: small("{t}", t=text, name="four"))
+
+        return switch(text, yes=lambda: either, no=within)
+
+    workflow = trace(passed_twice)
+    assert answer_nodes(workflow) == {"four"}
+    assert output_nodes(workflow) == {"one", "two", "three", "four"}
+
+
 def test_value_used_in_two_fields_is_one_edge_with_both_labels():
     made = graph(trace(lambda text: small("{a}{b}", a=(first := split(text)), b=first), name="w"))
     assert made.edges["split", "small"]["label"] == "field 'a', field 'b'"
 
 
 def test_data_edge_outranks_the_value_of_a_switch(shopping):
-    from dask_fmware.spec.tracing import switch
-
     def f(text):
         first = split(text)
         either = switch(text, a=lambda: first, b=lambda: first)
@@ -75,8 +95,6 @@ def test_data_edge_outranks_the_value_of_a_switch(shopping):
 
 
 def test_loop_inside_a_switch_inside_a_map_is_sorted_and_drawn_as_it_runs():
-    from dask_fmware.spec.tracing import switch
-
     def f(text):
         def each(item):
             again = lambda: loop(lambda s: small("{s}", s=s), item, max_iterations=2, until=lambda s: split(s))  # noqa: E731
