@@ -9,7 +9,8 @@ import pytest
 
 import dask_fmware as fm
 from dask_fmware.errors import CapacityError, ContextOverflowError, DeadlineRejectedError, UnknownModelError
-from tests.cluster.flows import one, small
+from dask_fmware.testing import deployment
+from tests.cluster.flows import large, one, small
 
 
 async def test_an_unknown_model_is_refused_with_node_and_next_step(serving: Any) -> None:
@@ -54,6 +55,46 @@ async def test_a_prompt_that_grows_beyond_the_context_fails_with_the_engines_num
         with pytest.raises(ContextOverflowError, match="context of 256 tokens"):
             await future
         assert len((await fm.report(future)).data.calls[0].attempts) == 1  # no replica could do better
+        future.release()
+
+
+def _of_two_sizes() -> dict[str, Any]:
+    document = deployment("small", "large", context_tokens=256, rules=[{"when": "Which", "text": "short"}])
+    document["models"]["large"]["context_tokens"] = 4096
+    return document
+
+
+def _by_size(size: Any, text: Any) -> Any:
+    return fm.switch(
+        size,
+        short=lambda: small("{text}", text=text, max_tokens=8, name="short"),
+        long=lambda: large("{text}", text=text, max_tokens=8, name="long"),
+    )
+
+
+async def test_a_prompt_beyond_the_context_of_a_branch_that_is_not_taken_is_no_reason_to_refuse(serving: Any) -> None:
+    by_input = fm.workflow(_by_size, name="by_input")
+    async with serving(document=_of_two_sizes()) as cluster:
+        taken, refused = (cluster.client.compute(by_input(size, "word " * 1000)) for size in ("long", "short"))
+        assert (await taken).model == "large"
+        with pytest.raises(ContextOverflowError, match=r"node 'short': a prompt of at least 313 tokens.*256 tokens"):
+            await refused
+        assert cluster.requests() == 1
+        taken.release()
+        refused.release()
+
+
+async def test_a_branch_that_is_taken_later_fails_with_the_engines_numbers(serving: Any) -> None:
+    @fm.workflow
+    def by_label(text):
+        return _by_size(large("Which size? {text}", text=text, choices=["short", "long"], name="size"), text)
+
+    async with serving(document=_of_two_sizes()) as cluster:
+        future = cluster.client.compute(by_label("word " * 1000))
+        with pytest.raises(ContextOverflowError, match="context of 256 tokens"):
+            await future
+        calls = {call.node: call for call in (await fm.report(future)).data.calls}
+        assert [len(calls[name].attempts) for name in ("size", "short", "long")] == [1, 1, 0]
         future.release()
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_fmware.errors import CapacityError, ContextOverflowError, UnknownModelError
+from dask_fmware.model.plan import Guard
 from dask_fmware.runtime import Refuse, ReplicaGone
 from dask_fmware.runtime.runs.admission import ModelLimits, least_prompt_tokens, refusal
 from tests.runtime.builders import Driver, node, plan, replica
@@ -49,6 +50,30 @@ def test_prompt_and_output_must_fit_the_context(max_tokens: int, fits: bool) -> 
         assert isinstance(error, ContextOverflowError)
         assert "at least 10 tokens" in str(error)
         assert "100 tokens" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("decided", "fits"),
+    [
+        ((), True),
+        ((("size", 1),), True),
+        ((("size", None),), True),
+        ((("size", 0),), True),
+        ((("size", 0), ("kind", 2)), False),
+    ],
+    ids=["undecided", "another branch", "no branch", "one of two", "taken"],
+)
+def test_a_call_that_may_never_be_made_need_not_fit_the_context(
+    decided: tuple[tuple[str, int | None], ...], fits: bool
+) -> None:
+    guards = (Guard("size", 0), Guard("kind", 2))
+    error = refused(plan("r", [node("r/a", prompt_bytes=400, guards=guards)], decided=decided))
+    assert (error is None) if fits else isinstance(error, ContextOverflowError)
+
+
+def test_a_model_that_may_never_be_called_has_to_be_there() -> None:
+    error = refused(plan("r", [node("r/a", "llama", guards=(Guard("size", 0),))], decided=(("size", 1),)))
+    assert isinstance(error, UnknownModelError)
 
 
 def test_a_run_is_refused_when_too_many_calls_are_held() -> None:

@@ -35,6 +35,9 @@ def refusal(
 ) -> FMwareError | None:
     """Why a run cannot be served, or None.
 
+    All models have to be there. Prompts have to fit where it is certain that they are sent; of a branch that is decided
+    later, the engine says so.
+
     Parameters
     ----------
     plan
@@ -46,6 +49,7 @@ def refusal(
     held, max_held
         Calls held by the runtime, and their bound. A body of an accepted run is never refused for it.
     """
+    decided = set(plan.decided)
     for node in plan.nodes:
         if node.model is None:
             continue
@@ -55,8 +59,9 @@ def refusal(
                 f"{_where(plan, node)}: no replica hosts model '{node.model}' "
                 f"(hosted: {', '.join(sorted(hosted())) or 'none'}); add it to the deployment"
             )
+        is_certain = all((guard.switch, guard.branch) in decided for guard in node.guards)
         prompt = least_prompt_tokens(node.prompt_bytes, known)
-        if prompt + node.max_tokens > known.context_tokens:
+        if is_certain and prompt + node.max_tokens > known.context_tokens:
             return ContextOverflowError(
                 f"{_where(plan, node)}: a prompt of at least {prompt} tokens and max_tokens={node.max_tokens} "
                 f"exceed the context of model '{node.model}' ({known.context_tokens} tokens); "
