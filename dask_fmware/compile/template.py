@@ -143,7 +143,7 @@ def template(workflow: Workflow, promised: frozenset[str] = frozenset()) -> Bloc
     workflow
         To be compiled.
     promised
-        Inputs that are still to be computed when a run is submitted: each gets a step that waits for it.
+        Inputs that are still to be computed when a run is submitted: each that is used gets a step that waits for it.
 
     Raises
     ------
@@ -179,15 +179,17 @@ class _Compiler:
         until: str | None = None,
         promised: frozenset[str] = frozenset(),
     ) -> BlockTemplate:
-        steps: dict[str, Payload] = {
-            name: PlainStep(self.workflow.name, (Identity(name, given(name)),), (given(name),))
-            for name in inputs
-            if name in promised
-        }
+        steps: dict[str, Payload] = {}
         nodes: dict[str, AnyNode] = {}
         self._flatten(block, (), steps, nodes)
         rules = {name: _rule(node) for name, node in nodes.items() if isinstance(node, SwitchNode)}
         outputs = [block.output.source, *([until] if until is not None else [])]
+        used = {*outputs, *(source for payload in steps.values() for source in payload.sources)}
+        steps |= {  # what nothing uses would be a node of the plan without a task
+            name: PlainStep(self.workflow.name, (Identity(name, given(name)),), (given(name),))
+            for name in inputs
+            if name in promised and name in used
+        }
         for i, name in enumerate(outputs):
             if name not in steps:  # an input or an outer value is handed through
                 outputs[i] = f"{name}_value"

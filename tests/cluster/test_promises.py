@@ -113,6 +113,17 @@ async def test_what_the_promise_raised_is_the_error_of_the_run(serving: Any) -> 
         future.release()
 
 
+async def test_a_promise_that_no_node_uses_is_not_waited_for_and_leaves_nothing(serving: Any) -> None:
+    @fm.workflow
+    def plain(question, context=None):
+        return small("{question}", question=question, max_tokens=8, name="answer")
+
+    async with serving("small") as cluster:
+        future = cluster.client.compute(plain("x", context=cluster.client.submit(no_such, "one")))
+        assert (await future).model == "small"
+        future.release()
+
+
 async def test_a_promise_that_was_cancelled_cancels_the_run(serving: Any) -> None:
     async with serving() as cluster:
         promise = cluster.client.submit(load, "one")

@@ -60,6 +60,11 @@ def test_a_promise_of_a_value_is_waited_for_by_a_step_of_its_own(promise: Any) -
     assert sum(waits.key in task.dependencies for task in graph.values()) == 1  # the call
 
 
+def test_a_promise_that_nothing_uses_has_no_step() -> None:
+    bound = fm.workflow(lambda who, context=None: small("Hello {who}", who=who), name="flow")("Ada", dask.delayed("x"))
+    assert [key for key in bound.__dask_graph__() if str(key).startswith("flow.")] == bound.__dask_keys__()
+
+
 Pair = namedtuple("Pair", "name age")
 
 
