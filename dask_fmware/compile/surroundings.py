@@ -1,14 +1,14 @@
 """What functions that travel by value use of their module, so that a change of it is seen.
 
 A function of a notebook or script is pickled with the helpers and constants that it names. The bytes are as good as
-these: a cell that is run again binds its names anew, and then they are made again. A constant that is changed in
-place is not noticed.
+these: a cell that is run again binds its names anew, and then they are made again. A method brings its class along, and
+so does whatever names a class of the notebook or an object of one. A constant that is changed in place is not noticed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from types import CodeType, FunctionType
+from collections.abc import Iterable, Iterator
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from dask_fmware.spec.calls import Task
@@ -16,9 +16,9 @@ from dask_fmware.spec.calls import Task
 __all__ = ["by_value", "surroundings"]
 
 
-def by_value(functions: Iterable[Callable[..., Any]]) -> tuple[FunctionType, ...]:
-    """Return the functions of notebooks and scripts among some."""
-    return tuple(f for f in functions if isinstance(f, FunctionType) and f.__globals__.get("__name__") == "__main__")
+def by_value(held: Iterable[Any]) -> tuple[FunctionType, ...]:
+    """Return the functions of notebooks and scripts among some objects, and those of such classes among them."""
+    return tuple(f for one in held for f in _functions(one) if f.__globals__.get("__name__") == "__main__")
 
 
 def surroundings(functions: Iterable[FunctionType]) -> list[Any]:
@@ -33,13 +33,30 @@ def surroundings(functions: Iterable[FunctionType]) -> list[Any]:
         named = [function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__]
         named += _cells(function)
         found += named
-        waiting += by_value(map(_unwrapped, named))
+        waiting += by_value(named)
     return found
 
 
-def _unwrapped(held: Any) -> Any:
-    """Return the function in a task or behind a decorator; what stands for another object is not asked."""
-    return getattr(held, "__wrapped__", held) if isinstance(held, FunctionType | Task) else held
+def _functions(held: Any) -> Iterator[FunctionType]:
+    """Functions of an object, and of its class or of a class, if it is one of a notebook; the object is not asked."""
+    if isinstance(held, Task):
+        held = held.function
+    yield from _code(held)
+    if isinstance(held, MethodType):
+        held = held.__self__
+    for base in (held if isinstance(held, type) else type(held)).__mro__:
+        if base.__module__ == "__main__":
+            for member in vars(base).values():
+                yield from _code(member)
+
+
+def _code(held: Any) -> Iterator[FunctionType]:
+    """Return the functions of a function, method, task or property, and those behind decorators."""
+    for part in (held.fget, held.fset, held.fdel) if isinstance(held, property) else (held,):
+        while isinstance(part, FunctionType | MethodType | Task | staticmethod | classmethod):
+            if isinstance(part, FunctionType):
+                yield part
+            part = part.__func__ if isinstance(part, MethodType) else getattr(part, "__wrapped__", None)
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -32,6 +32,25 @@ def alone(query):
 @fm.workflow
 def each(queries):
     return fm.map(retrieve, queries)
+class Reader:
+    @fm.task
+    def find(self, query):
+        return helped(query)
+    @fm.task
+    def search(self, query):
+        return self.read(query)
+    def read(self, text):
+        return shout(text)
+reader = Reader()
+@fm.workflow
+def by_method(query):
+    return reader.find(query)
+@fm.task
+def with_class(query):
+    return Reader().read(query)
+@fm.task
+def with_object(query):
+    return reader.read(query)
 """
 
 
@@ -50,13 +69,23 @@ def travelled(workflow: Any) -> Any:
     return inner.operations[0].function("a")
 
 
-@pytest.mark.parametrize("name", ["alone", "each"])
+@pytest.mark.parametrize("name", ["alone", "each", "by_method"])
 def test_a_helper_or_constant_that_was_bound_anew_travels(notebook: dict[str, Any], name: str) -> None:
     assert travelled(notebook[name]) == ["A", "A"]
     exec("TIMES = 1", notebook)
     assert travelled(notebook[name]) == ["A"]
     exec("def shout(text):\n    return text + '!'", notebook)
     assert travelled(notebook[name]) == ["a!"]
+
+
+@pytest.mark.parametrize("task", ["reader.search", "with_class", "with_object"])
+def test_what_methods_use_is_seen(notebook: dict[str, Any], task: str) -> None:
+    called = eval(task, notebook)
+    (step,) = fm.workflow(lambda query: called(query), name="flow")._template_with(()).steps
+    before = step.shared._as_bytes()
+    assert step.shared._as_bytes() is before
+    exec("def shout(text):\n    return text + '!'", notebook)
+    assert step.shared._as_bytes() != before
 
 
 def test_code_that_did_not_change_is_pickled_once(notebook: dict[str, Any]) -> None:
