@@ -31,7 +31,7 @@ async def run_map(
     named = open_values(step.sources, values)
     if not passes(step.guards, named):
         return SKIPPED
-    items = plain(named[step.over])
+    items = fill(step.over, named)
     where = f"workflow '{step.workflow}', node '{step.node}'"
     if not isinstance(items, (list, tuple)):
         raise WorkflowError(f"{where}: fm.map runs over a list, got a {type(items).__name__}")

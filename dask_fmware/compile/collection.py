@@ -19,7 +19,7 @@ from dask_fmware.compile.template import BlockTemplate, template
 from dask_fmware.errors import WorkflowError
 from dask_fmware.model.plan import Objective
 from dask_fmware.spec.record import checked
-from dask_fmware.spec.recording import recorded
+from dask_fmware.spec.recording import Known, Value, recorded
 from dask_fmware.spec.slo import SLO, RunOptions, checked_slo
 from dask_fmware.spec.tracing import trace
 from dask_fmware.spec.workflow import Workflow
@@ -203,7 +203,8 @@ class WorkflowFunction:
         An input may be or hold a `distributed.Future`, a `dask.delayed` value, another Dask collection or a bound
         workflow. What needs it then waits until it is computed, while the run's clock goes from its submission.
 
-        In a workflow that is traced its nodes become nodes of that one, whose SLO counts, and its value is returned.
+        In a workflow that is traced its nodes become nodes of that one, whose SLO counts, and its value is returned. A
+        switch on an input that is a constant there is decided at once.
 
         Raises
         ------
@@ -254,7 +255,9 @@ class WorkflowFunction:
         except TypeError as error:
             listed = ", ".join(item.name for item in self.workflow.inputs) or "none"
             raise WorkflowError(f"{where}: {error} (inputs: {listed})") from None
-        return self._function(*given.args, **given.kwargs)
+        given.apply_defaults()
+        handles = {n: v if isinstance(v, Value) else Known(n, v) for n, v in given.arguments.items()}
+        return self._function(**handles)
 
     def _template_with(self, promised: tuple[str, ...]) -> BlockTemplate:
         if promised not in self._templates:

@@ -42,7 +42,7 @@ class MapStep:
     workflow: str
     node: str
     body: BlockTemplate = field(repr=False)
-    over: str
+    over: Slot = field(repr=False)
     item: str
     max_items: int
     sources: tuple[str, ...]
@@ -260,7 +260,7 @@ class _Compiler:
                 name,
                 node.name,
                 body,
-                node.over.source,
+                slots(node.over),
                 node.item,
                 node.max_items,
                 _with_guards(sources, guards),

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from enum import Enum
 from typing import Literal, TypeAlias
 
 from dask_fmware.model.immutable import immutable
+from dask_fmware.spec.nodes import label_of
 
 __all__ = ["Guard", "Objective", "Outline", "PlannedNode", "RunPlan", "SwitchRule", "outline"]
 
@@ -29,15 +29,10 @@ class SwitchRule:
 
     def branch(self, value: object) -> int | None:
         """Index of the branch that `value` takes: ``len(labels)`` is the default, ``None`` no branch at all."""
-        text = _text(value)
+        text = label_of(value)
         if text in self.labels:
             return self.labels.index(text)
         return len(self.labels) if self.has_default else None
-
-
-def _text(value: object) -> str:
-    held = value.value if isinstance(value, Enum) else value
-    return str.__str__(held) if isinstance(held, str) else str(held)  # a subclass may write itself in another way
 
 
 @immutable

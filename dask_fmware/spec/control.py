@@ -9,9 +9,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dask_fmware.spec.nodes import label_of
 from dask_fmware.spec.record import shorten
-from dask_fmware.spec.recording import Recording, Value, bind, required
-from dask_fmware.spec.workflow import Block, Branch, LoopNode, MapNode, SwitchNode
+from dask_fmware.spec.recording import Known, Recording, Value, bind, required
+from dask_fmware.spec.workflow import Block, Branch, Constant, LoopNode, MapNode, SwitchNode
 
 __all__ = ["loop", "map_", "switch"]
 
@@ -67,6 +68,8 @@ def switch(
     for label in table:
         if not isinstance(label, str):
             raise made.wrong(node, f"the label {shorten(repr(label))} is a {type(label).__name__}; labels are text")
+    if isinstance(on, Known):
+        return _decided(made, on, table, default, node)
     blocks = {label: _block(made, branch, 0, node, f"branch '{shorten(label)}'") for label, branch in table.items()}
     other = _block(made, default, 0, node, "default") if default is not None else None
     parts = [Branch(label=label, block=block) for label, block in blocks.items()]
@@ -99,12 +102,14 @@ def map_(function: Callable[[Any], Any], values: Value, /, *, max_items: int = 1
     """
     made = required("fm.map")
     node = made.name(name, "map")
-    over = _handle(made, values, node, "fm.map")
+    listed = _handle(made, values, node, "fm.map")
+    if isinstance(listed, Known) and not isinstance(listed._held, list | tuple):
+        kind = type(listed._held).__name__
+        raise made.wrong(node, f"the input '{listed._name}' was given a {kind}, and fm.map runs over a list")
+    over = bind(made, listed, f"workflow '{made.workflow}', node '{node}'")
     item = made.name(None, f"{node}_item")
     block = _block(made, function, 1, node, "the mapped function", item)
-    return made.add(
-        node, lambda: MapNode(name=node, over=made.refer(over, node), item=item, block=block, max_items=max_items)
-    )
+    return made.add(node, lambda: MapNode(name=node, over=over, item=item, block=block, max_items=max_items))
 
 
 def loop(
@@ -177,6 +182,26 @@ def _handle(made: Recording, value: object, node: str, what: str) -> Value:
             "what is known while the workflow is traced is plain Python",
         )
     return value
+
+
+def _decided(
+    made: Recording, on: Known, table: Mapping[str, Callable[[], Any]], default: Callable[[], Any] | None, node: str
+) -> Value:
+    """Trace the branch that a constant takes, in place of the switch."""
+    where = f"workflow '{made.workflow}', node '{node}'"
+    held = bind(made, on, where)
+    if not isinstance(held, Constant):
+        raise made.wrong(node, f"the input '{on._name}' was given several values, and fm.switch reads the text of one")
+    label = label_of(held.value)
+    branch = table.get(label, default)
+    if branch is None:
+        raise made.wrong(
+            node, f"the input '{on._name}' was given '{shorten(label)}', which is none of its labels "
+            f"({shorten(', '.join(table), 200)}); give one of them, or the switch a default",
+        )  # fmt: skip
+    what = f"branch '{shorten(label)}'" if label in table else "default"
+    _takes(made, branch, 0, node, what)
+    return made.returned(branch(), f"{where}, {what}")
 
 
 def _block(

@@ -6,6 +6,7 @@ This is the form of a document alone; whether nodes fit together, `dask_fmware.s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
@@ -25,6 +26,7 @@ __all__ = [
     "TaskNode",
     "Turn",
     "inner_blocks",
+    "label_of",
 ]
 
 
@@ -96,7 +98,7 @@ class MapNode(_Node):
 
     kind: Literal["map"] = "map"
     name: Name
-    over: Reference
+    over: Binding
     item: Name
     block: Block
     max_items: int = Field(default=1000, ge=1, le=100_000)
@@ -146,3 +148,9 @@ def inner_blocks(node: AnyNode) -> tuple[Block, ...]:
             return (node.block,)
         case _:
             return ()
+
+
+def label_of(value: object) -> str:
+    """Text of a value, which names the branch that a switch takes; of a member of an `Enum` that of its value."""
+    held = value.value if isinstance(value, Enum) else value
+    return str.__str__(held) if isinstance(held, str) else str(held)  # a subclass may write itself in another way

@@ -20,7 +20,7 @@ from dask_fmware.errors import WorkflowError
 from dask_fmware.spec.record import complaints, shorten
 from dask_fmware.spec.workflow import AnyNode, Binding, Block, Constant, Dictionary, Reference, Sequence
 
-__all__ = ["Recording", "Value", "bind", "recorded", "recording", "required"]
+__all__ = ["Known", "Recording", "Value", "bind", "recorded", "recording", "required"]
 
 MAX_BINDING_DEPTH = 50
 MAX_NAME_CHARACTERS = 80
@@ -98,6 +98,19 @@ class Value:
         self._refuse(f"attribute '{attribute}'", "read it inside a function decorated with @fm.task")
 
 
+class Known(Value):
+    """An input of a workflow that is called in another, and given a constant there.
+
+    Its function gets a handle for each of its inputs, as when it was traced alone.
+    """
+
+    __slots__ = ("_held",)
+
+    def __init__(self, name: str, held: Any) -> None:
+        super().__init__(name)
+        self._held = held
+
+
 @dataclass(slots=True, eq=False)
 class Recording:
     """One workflow while it is traced."""
@@ -165,6 +178,11 @@ class Recording:
 
     def refer(self, value: Value, where: str) -> Reference:
         """Refer to a value of this workflow."""
+        if isinstance(value, Known):
+            raise WorkflowError(
+                f"{where}: the input '{value._name}' was given a constant where the value of a node is needed; "
+                "return it from a function decorated with @fm.task"
+            )
         if value._recording is not self:
             raise WorkflowError(
                 f"{where}: {value!r} belongs to another workflow; pass values between workflows as inputs of their runs"
@@ -182,12 +200,16 @@ class Recording:
 
     def close(self, nodes: list[AnyNode], output: Any, where: str) -> Block:
         """Close a block whose output is a value made in it or around it."""
+        return Block(nodes=nodes, output=self.refer(self.returned(output, where), where))
+
+    def returned(self, output: Any, where: str) -> Value:
+        """Return what a traced function has returned, if it is a value."""
         if not isinstance(output, Value):
             raise WorkflowError(
                 f"{where} returned {_described(output)} instead of the value of a node or an input; "
                 "return what a model call, a task, fm.switch, fm.map or fm.loop gave"
             )
-        return Block(nodes=nodes, output=self.refer(output, where))
+        return output
 
 
 _current: ContextVar[Recording | None] = ContextVar("dask_fmware_recording", default=None)
@@ -221,6 +243,8 @@ def bind(made: Recording, value: Any, where: str, depth: int = 0) -> Binding:
     if depth > MAX_BINDING_DEPTH:
         raise WorkflowError(f"{where}: values are nested deeper than {MAX_BINDING_DEPTH}; flatten them")
     match value:
+        case Known():
+            return bind(made, value._held, where, depth)
         case Value():
             return made.refer(value, where)
         case list() | tuple():

@@ -17,6 +17,7 @@ from dask_fmware.spec.workflow import (
     LoopNode,
     MapNode,
     ModelNode,
+    Reference,
     SwitchNode,
     TaskNode,
     Workflow,
@@ -86,7 +87,8 @@ def heading(node: AnyNode) -> str:
         case SwitchNode():
             return f"{node.name}: switch on {node.on.source}"
         case MapNode():
-            return f"{node.name}: for each of {node.over.source}, at most {node.max_items:,}"
+            over = node.over.source if isinstance(node.over, Reference) else "a list"
+            return f"{node.name}: for each of {over}, at most {node.max_items:,}"
         case LoopNode():
             until = f" until {node.until.source}" if node.until is not None else ""
             return f"{node.name}: repeat{until}, at most {node.max_iterations:,} times"

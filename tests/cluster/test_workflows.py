@@ -98,6 +98,14 @@ async def test_bodies_of_a_run_that_nobody_knows_any_more_fail_what_waits_for_th
         future.release()
 
 
+async def test_a_map_runs_over_values_and_constants_that_another_workflow_gives_it(serving: Any) -> None:
+    both = fm.workflow(lambda prompt: fan([prompt, "fixed"]), name="both")
+    async with serving("small", echo=True) as cluster:
+        future = cluster.client.compute(both("given"))
+        assert await future == ["given", "fixed"]
+        future.release()
+
+
 async def test_a_map_over_nothing_is_an_empty_list(serving: Any) -> None:
     async with serving("small") as cluster:
         future = cluster.client.compute(fan([]))

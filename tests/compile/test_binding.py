@@ -11,7 +11,10 @@ import pytest
 from distributed import Future
 
 import dask_fmware as fm
+from dask_fmware.compile.template import MapStep
+from dask_fmware.compile.values import fill
 from dask_fmware.errors import WorkflowError
+from dask_fmware.spec.workflow import Constant
 
 small = fm.Model("small")
 
@@ -161,6 +164,71 @@ def test_a_workflow_that_is_called_in_another_becomes_part_of_it() -> None:
 
     assert list(twice.workflow.nodes) == ["small", "small_2", "answer"]
     assert [node.name for node in fm.workflow(lambda who: greet(who), name="only").workflow.block.nodes] == ["small"]
+
+
+@fm.workflow
+def choosing(text, kind="short"):
+    return fm.switch(
+        kind,
+        short=lambda: small("{t}", t=text, name="brief"),
+        none=lambda: text,
+        default=lambda: small("{k}: {t}", k=kind, t=text, name="other"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "node"),
+    [({}, "brief"), ({"kind": "short"}, "brief"), ({"kind": "long"}, "other"), ({"kind": 3}, "other")],
+)
+def test_a_switch_on_an_input_that_is_a_constant_in_another_workflow_is_decided_there(given: Any, node: str) -> None:
+    outer = fm.workflow(lambda text: choosing(text, **given), name="outer").workflow
+    assert list(outer.nodes) == [node]
+    assert outer.block.output.source == node
+    if node == "other":
+        assert outer.nodes[node].fields["k"] == Constant(value=given["kind"])
+
+
+def test_a_switch_on_an_input_that_is_a_value_of_another_workflow_stays_one() -> None:
+    outer = fm.workflow(lambda text, kind: choosing(text, kind), name="outer").workflow
+    assert list(outer.nodes) == ["switch", "brief", "other"]
+
+
+@fm.task
+def upper(text: str) -> str:
+    return text.upper()
+
+
+@fm.workflow
+def mapping(items):
+    return fm.map(upper, items)
+
+
+@fm.workflow
+def strict(kind):
+    return fm.switch(kind, a=lambda: upper(kind), b=lambda: small("{k}", k=kind))
+
+
+def test_a_map_over_an_input_may_be_given_a_list_that_holds_values_of_another_workflow() -> None:
+    outer = fm.workflow(lambda text: mapping([text, "b", upper(text)]), name="outer")
+    again = fm.workflow(fm.Workflow.from_yaml(outer.workflow.to_yaml(), tasks=[upper]))
+    for made in (outer, again):
+        step = next(step.payload for step in made._template_with(()).steps if isinstance(step.payload, MapStep))
+        assert fill(step.over, {"text": "a", "upper": "A"}) == ["a", "b", "A"]
+        assert "for each of a list" in made.workflow.to_mermaid()
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (lambda text: mapping("ab"), "'map': the input 'items' was given a str, and fm.map runs over a list"),
+        (lambda text: strict("c"), r"'switch': the input 'kind' was given 'c', which is none of its labels \(a, b\)"),
+        (lambda text: strict([text]), "'switch': the input 'kind' was given several values"),
+        (lambda text: choosing("a", "none"), "the input 'text' was given a constant .* return it from a function"),
+    ],
+)
+def test_a_constant_that_does_not_fit_is_named_by_its_input(inner: Any, message: str) -> None:
+    with pytest.raises(WorkflowError, match=rf"workflow 'outer'.*{message}"):
+        fm.workflow(inner, name="outer")
 
 
 def test_a_workflow_that_cannot_be_part_of_another_says_what_to_do() -> None:
