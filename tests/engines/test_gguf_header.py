@@ -5,13 +5,17 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dask_fmware.errors import DeploymentError
-from dask_fmware_workers.engines.gguf_header import GgufHeader, read_header
+from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware_workers.accelerators import Card
+from dask_fmware_workers.engines import llama_setup
+from dask_fmware_workers.engines.gguf_header import GgufHeader, model_parts, read_header
+from dask_fmware_workers.engines.llama_setup import LlamaSetup
 
 pytest.importorskip("gguf")
 
@@ -25,7 +29,7 @@ def entry(name: str, kind: int, data: bytes) -> bytes:
     return text(name) + struct.pack("<I", kind) + data
 
 
-def header(tokenizer: str, tokens: list[str]) -> bytes:
+def header(tokenizer: str, tokens: list[str], *more: bytes) -> bytes:
     """A GGUF file without weights."""
     entries = [
         entry("general.architecture", 8, text("llama")),
@@ -35,6 +39,7 @@ def header(tokenizer: str, tokens: list[str]) -> bytes:
         entry("tokenizer.ggml.merges", 9, struct.pack("<IQ", 8, 1) + text("a b")),
         entry("tokenizer.ggml.model", 8, text(tokenizer)),
         entry("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, len(tokens)) + b"".join(map(text, tokens))),
+        *more,
     ]
     return struct.pack("<4sIQQ", b"GGUF", 3, 0, len(entries)) + b"".join(entries)
 
@@ -129,3 +134,54 @@ def test_gemma_2_has_a_window_also_where_its_file_is_silent() -> None:
     gemma = {name.replace("llama", "gemma2"): value for name, value in (LLAMA | HEADS).items()}
     assert GgufHeader({**gemma, "general.architecture": "gemma2"}).kv_bytes_per_token is None
     assert GgufHeader(LLAMA | HEADS | {"llama.attention.sliding_window": 0}).kv_bytes_per_token == 131072
+
+
+# -- models in several files ---------------------------------------------------------------------
+
+
+def split(directory: Path, count: int, weight_bytes: int = 0) -> list[Path]:
+    """A model in so many files, as llama.cpp's own tool splits it: each says which one it is."""
+    paths = [directory / f"m-{number + 1:05d}-of-{count:05d}.gguf" for number in range(count)]
+    for number, path in enumerate(paths):
+        place = [entry(f"split.{name}", 2, struct.pack("<H", n)) for name, n in (("no", number), ("count", count))]
+        path.write_bytes(header("llama", ["a"], *place) + bytes(weight_bytes))
+    return paths
+
+
+def load(path: Path) -> Any:
+    """Look at a model as an engine does before it loads it."""
+    return LlamaSetup(
+        gguf=path, tiny=None, slots=1, context_tokens=64, threads=1, cores=None, gpu_layers=0, verbose=False
+    ).load()
+
+
+def test_the_files_of_a_split_model_are_found_by_their_names(tmp_path: Path) -> None:
+    paths = split(tmp_path, 3)
+    (tmp_path / "m-00001-of-00002.gguf").write_bytes(b"another model")
+    assert [model_parts(path) for path in paths] == [paths] * 3
+    assert read_header(paths[1]).parts == (1, 3)
+    alone = tmp_path / "m.gguf"
+    alone.write_bytes(header("llama", ["a"]))
+    assert model_parts(alone) == [alone]
+    assert read_header(alone).parts == (0, 1)
+
+
+def test_a_split_model_is_named_by_its_first_file_and_all_are_there(tmp_path: Path) -> None:
+    paths = split(tmp_path, 3)
+    with pytest.raises(DeploymentError, match=r"is file 2 of the 3 of its model; name the first one"):
+        load(paths[1])
+    paths[2].unlink()
+    with pytest.raises(DeploymentError, match=r"of the 3 files of the model of '.*00001-of-00003\.gguf' 2 are there"):
+        load(paths[0])
+
+
+def test_all_files_of_a_split_model_must_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = split(tmp_path, 3, weight_bytes=1 << 20)
+    monkeypatch.setattr(llama_setup, "cpu_card", lambda cores: Card("cpu", "CPU", free_bytes=2 << 20, cores=(0,)))
+    loaded: list[Path] = []
+    monkeypatch.setattr(LlamaSetup, "_loaded", lambda self, path, *sizes: loaded.append(path))
+    with pytest.raises(EngineLoadError, match=r"needs .* and CPU \(cores 0\) has"):
+        load(paths[0])
+    monkeypatch.setattr(llama_setup, "cpu_card", lambda cores: Card("cpu", "CPU", free_bytes=8 << 30, cores=(0,)))
+    load(paths[0])
+    assert loaded == [paths[0]]

@@ -19,7 +19,7 @@ from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileKey, Provenance
 from dask_fmware.profile.store import ProfileStore, entry_name
 from dask_fmware_workers.engines.model_files import ModelFiles, kv_bytes_per_token
-from dask_fmware_workers.profiling import Footprint, measure, stored_profile
+from dask_fmware_workers.profiling import Footprint, file_bytes, measure, stored_profile
 
 GIB = 1 << 30
 SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64}
@@ -90,6 +90,39 @@ async def test_the_weights_of_a_directory_are_its_files_not_the_memory_that_its_
     assert (found["weight_bytes"], found["gpu_bytes"]) == (1500, 70 * GIB)
     assert found["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 4
     assert (await facts({"model": str(tmp_path), "dtype": "bfloat16"}, taken))["kv_bytes_per_token"] == 256.0
+
+
+INDEX = "model.safetensors.index.json"
+SHARDS = {"model-00001-of-00002.safetensors": 1000, "model-00002-of-00002.safetensors": 500}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "index", "expected"),
+    [
+        ({**SHARDS, "consolidated.safetensors": 1500}, None, 1500),
+        ({**SHARDS, "pytorch_model.bin": 1500}, None, 1500),
+        ({**SHARDS, "model.safetensors": 1500}, {"weight_map": dict.fromkeys("ab", "model.safetensors")}, 1500),
+        ({**SHARDS, "fp32.safetensors": 9}, {"weight_map": dict(zip("abc", [*SHARDS, *SHARDS], strict=False))}, 1500),
+        ({**SHARDS, "consolidated.safetensors": 1500}, {"weight_map": ["no", "map"]}, 1500),
+        ({**SHARDS, "consolidated.safetensors": 1500}, {"weight_map": {"a": "elsewhere.safetensors"}}, 1500),
+        ({"consolidated.safetensors": 700}, None, 700),
+        ({}, {"weight_map": {"a": "model.safetensors"}}, None),
+    ],
+)
+def test_a_second_copy_of_the_weights_does_not_count(
+    tmp_path: Path, sizes: dict[str, int], index: Any, expected: int | None
+) -> None:
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    if index is not None:
+        (tmp_path / INDEX).write_text(json.dumps(index))
+    assert ModelFiles(tmp_path).weight_bytes == expected
+
+
+def test_the_weights_of_a_split_gguf_model_are_all_its_files(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        (tmp_path / f"m-0000{number}-of-00003.gguf").write_bytes(bytes(1000 * number))
+    assert file_bytes({"gguf": str(tmp_path / "m-00001-of-00003.gguf")}) == 6000
 
 
 @pytest.mark.parametrize(

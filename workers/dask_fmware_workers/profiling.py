@@ -26,7 +26,7 @@ from dask_fmware.profile.arguments import arguments_digest
 from dask_fmware.profile.known import UNUSED
 from dask_fmware.profile.record import LiveProfile, ProfileKey
 from dask_fmware_workers.accelerators import nvidia_bytes, nvidia_cards
-from dask_fmware_workers.engines.gguf_header import read_header
+from dask_fmware_workers.engines.gguf_header import model_parts, read_header
 from dask_fmware_workers.engines.model_files import ModelFiles
 
 __all__ = ["Footprint", "file_bytes", "measure", "profile_key", "stored_profile"]
@@ -263,7 +263,7 @@ def file_bytes(arguments: Mapping[str, Any]) -> int | None:
     """Size of the files of the weights that an engine with these arguments serves; None where they are not here."""
     path, directory = _weights_file(arguments), _model_files(arguments)
     if path is not None and path.exists():
-        return path.stat().st_size
+        return sum(part.stat().st_size for part in model_parts(path))
     return None if directory is None else directory.weight_bytes
 
 

@@ -1,7 +1,8 @@
 """What a GGUF file says of itself, read without an engine.
 
 It answers two questions before llama.cpp sees a file: is it a GGUF file at all (llama.cpp may end the
-whole process on one that is not sound), and what does its metadata say. It knows nothing of weights.
+whole process on one that is not sound), and what does its metadata say. Of weights it knows only in which files
+they lie.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -9,6 +10,7 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Any
 
 from dask_fmware.errors import DeploymentError, EngineLoadError
 
-__all__ = ["GgufHeader", "read_header"]
+__all__ = ["GgufHeader", "model_parts", "read_header"]
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
@@ -25,6 +27,7 @@ _INTEGERS = (0, 1, 2, 3, 4, 5, 10, 11)
 _TOKENS = "tokenizer.ggml.tokens"
 _PER_LAYER = (".attention.head_count", ".attention.head_count_kv")  # one number for all layers, or a list
 _WINDOWED = ("gemma2", "llama4")  # to llama.cpp also where the file does not say so
+_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,12 @@ class GgufHeader:
     def layers(self) -> int | None:
         """Blocks of the model, where the file says."""
         return self._shape("block_count")
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """Which one of its model's files this is, from 0, and how many there are."""
+        number, count = (self.values.get(f"split.{name}") for name in ("no", "count"))
+        return number if isinstance(number, int) else 0, count if isinstance(count, int) else 1
 
     @property
     def kv_bytes_per_token(self) -> float | None:
@@ -120,6 +129,16 @@ def read_header(path: Path) -> GgufHeader:
         ) from error
     except OSError as error:
         raise EngineLoadError(f"llama.cpp: cannot read '{path}' ({error.strerror}); correct 'gguf'") from error
+
+
+def model_parts(path: Path) -> list[Path]:
+    """Return the files of the model that a file is of, as far as they are there; their names say which they are."""
+    named = _PART.fullmatch(path.name)
+    if named is None:
+        return [path]
+    stem, count = named.groups()
+    parts = [path.with_name(f"{stem}-{number:05d}-of-{count}.gguf") for number in range(1, int(count) + 1)]
+    return [part for part in parts if part.exists()]
 
 
 def _parse(data: mmap.mmap) -> dict[str, Any]:

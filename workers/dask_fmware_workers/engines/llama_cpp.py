@@ -55,7 +55,7 @@ class LlamaCppEngine:
     Parameters
     ----------
     gguf
-        Path of a GGUF file. Exactly one of `gguf` and `tiny` is given.
+        Path of a GGUF file, the first one of a model that is split. Exactly one of `gguf` and `tiny` is given.
     tiny
         A random model to write and serve instead, as a `TinyModel` or its parameters.
     slots

@@ -21,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dask_fmware_workers.engines.gguf_header import model_parts
+
 __all__ = ["LlamaServer"]
 
 _CONTEXT_STEP_TOKENS = 256  # llama.cpp rounds the context of a slot up to a multiple
@@ -35,7 +37,7 @@ class LlamaServer:
     Parameters
     ----------
     path
-        A GGUF file.
+        A GGUF file, the first one of a model that is split.
     slots
         Sequences that are decoded at once.
     context_tokens
@@ -95,7 +97,8 @@ class LlamaServer:
         parameters.verbosity = 3 if verbose else -1
         previous_cores = _move_to(cores)
         try:
-            _read_through(path)
+            for part in model_parts(path):
+                _read_through(part)
             self._server: Any = xllamacpp.Server(parameters)
             self._is_awake = False
         except BaseException:

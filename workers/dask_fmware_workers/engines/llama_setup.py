@@ -13,7 +13,7 @@ from typing import Any
 
 from dask_fmware.errors import DeploymentError, EngineLoadError
 from dask_fmware_workers.accelerators import Need, check_memory, cpu_card, nvidia_cards
-from dask_fmware_workers.engines.gguf_header import GgufHeader, read_header
+from dask_fmware_workers.engines.gguf_header import GgufHeader, model_parts, read_header
 from dask_fmware_workers.engines.llama_server import LlamaServer
 from dask_fmware_workers.engines.model_path import check_path
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
@@ -71,6 +71,7 @@ class LlamaSetup:
         path = self._gguf if self._gguf is not None else self._tiny.cached_path()
         check_path(path, engine="llama.cpp")
         header = read_header(path)
+        _check_parts(path, header)
         trained = header.trained_context_tokens
         if trained is not None and self.context_tokens > trained:
             raise DeploymentError(
@@ -131,8 +132,24 @@ class LlamaSetup:
             layers, card = (header.layers or 0) + 1, cards[0]  # the output counts as one
             share = 1.0 if self._gpu_layers < 0 else min(1.0, self._gpu_layers / layers)
         because = f"{self.slots} slots of {self.context_tokens} tokens"
-        need = Need(int(share * path.stat().st_size), int(share * cache), because)
+        weights = sum(part.stat().st_size for part in model_parts(path))
+        need = Need(int(share * weights), int(share * cache), because)
         check_memory(need, card, what=f"llama.cpp: '{path}'")
+
+
+def _check_parts(path: Path, header: GgufHeader) -> None:
+    """Refuse a part of a model without the others, or another one than the first."""
+    number, count = header.parts
+    if number:
+        raise DeploymentError(
+            f"llama.cpp: '{path}' is file {number + 1} of the {count} of its model; name the first one as 'gguf'"
+        )
+    found = len(model_parts(path))
+    if found < count:
+        raise DeploymentError(
+            f"llama.cpp: of the {count} files of the model of '{path}' {found} are there; put all into one directory, "
+            "with the names that they were given"
+        )
 
 
 def integer(name: str, value: object, low: int, high: int) -> int:

@@ -17,6 +17,8 @@ ITEM_BYTES = {"float32": 4, "float": 4, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1} 
 FULL = "full_attention"
 WINDOWS = ("sliding_window", "attention_chunk_size")
 HYBRIDS = ("attn_layer_period", "layers_block_type", "hybrid_override_pattern")  # some layers have no cache
+INDEXES = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}
+ANOTHER_COPY = "consolidated"  # of the same weights, as Mistral's own library reads them
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,26 @@ class ModelFiles:
     @property
     def weight_bytes(self) -> int | None:
         """Size of the weights as they are stored; None where they are not here."""
-        for pattern in ("*.safetensors", "*.bin"):
-            if found := [file.stat().st_size for file in self.path.glob(pattern)]:
-                return sum(found)
+        for kind in INDEXES:
+            if files := self._weights(kind):
+                return sum(file.stat().st_size for file in files)
         return None
+
+    def _weights(self, kind: str) -> list[Path]:
+        """Files of one kind that are loaded: those of the index, where there is one, and no copy beside them."""
+        found, named = list(self.path.glob(f"*.{kind}")), self._named(INDEXES[kind])
+        if listed := [file for file in found if file.name in named]:
+            return listed
+        return [file for file in found if not file.name.startswith(ANOTHER_COPY)] or found
+
+    def _named(self, index: str) -> set[str]:
+        """Names of files that an index lists; none where it is not there or no index."""
+        try:
+            told = json.loads((self.path / index).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return set()
+        weights = told.get("weight_map") if isinstance(told, dict) else None
+        return set(map(str, weights.values())) if isinstance(weights, dict) else set()
 
     def kv_bytes_per_token(self, dtype: str = "auto") -> float | None:
         """Bytes of keys and values of one token in `dtype`, ``"auto"`` for the model's own; None where it is not said.
