@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +22,8 @@ import pytest
 from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineLoadError
 from dask_fmware.model.engine import Sampling
 from dask_fmware_workers.engines.transformers import TransformersEngine
-from tests.engines.asking import ask, collect, text_of, until
+from dask_fmware_workers.engines.transformers_loop import Loop
+from tests.engines.asking import WAIT_S, ask, collect, text_of, until
 
 installed = [
     pytest.mark.transformers,
@@ -74,6 +78,58 @@ async def test_a_path_that_is_not_there_is_refused_for_good(model: str) -> None:
 async def test_a_directory_that_holds_no_model_is_refused_for_good(tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match=r"holds no config\.json"):
         await TransformersEngine(model=str(tmp_path)).start()
+
+
+class Compiling:
+    """A grammar that takes as long as a test wants."""
+
+    def __init__(self) -> None:
+        self._begun, self._go_on = threading.Event(), threading.Event()
+
+    def __call__(self, *arguments: Any) -> None:
+        self._begun.set()
+        assert self._go_on.wait(WAIT_S)
+
+    async def cancelled_meanwhile(self, work: asyncio.Task[Any], side_thread: Any) -> None:
+        """Cancel whoever waits for it, and let it come to its end."""
+        assert await asyncio.to_thread(self._begun.wait, WAIT_S)
+        work.cancel()
+        await asyncio.wait([work])
+        self._go_on.set()
+        await asyncio.wrap_future(side_thread.submit(lambda: None))
+
+
+async def test_who_is_cancelled_while_a_grammar_compiles_leaves_no_draw_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tokenizers", "tokenizers.decoders"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(DecodeStream=None))
+    compiling, draws = Compiling(), dict[str, Any]()
+
+    class Sampler:
+        """As much of one as a loop uses."""
+
+        draw = staticmethod(compiling)
+        add, remove = draws.__setitem__, draws.pop
+
+    loop: Any = Loop(asyncio.get_running_loop(), None)  # type: ignore[arg-type]
+    loop._sampler, loop._manager = Sampler(), SimpleNamespace(is_running=lambda: True)
+    work = asyncio.create_task(loop.generate("r~0", ask(choices=("a", "b")), [1], 7, lambda piece: None))
+    await compiling.cancelled_meanwhile(work, loop._side_thread)
+    assert (draws, loop._answers) == ({}, {})
+    loop._side_thread.shutdown()
+
+
+@with_transformers
+async def test_a_sampler_forgets_who_is_cancelled_while_a_grammar_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as engine:
+        sampler, compiling = engine._backend._sampler, Compiling()
+        monkeypatch.setattr(sampler, "_matcher", compiling)
+        work = asyncio.create_task(collect(engine, ask(choices=("a", "b"))))
+        await compiling.cancelled_meanwhile(work, engine._backend._side_thread)
+        await until(lambda: engine.state().running == 0)
+        assert sampler._draws == {}
+        monkeypatch.undo()
+        assert text_of(await collect(engine, ask(choices=("a", "b")))) in ("a", "b")
+        assert sampler._draws == {}
 
 
 @with_transformers

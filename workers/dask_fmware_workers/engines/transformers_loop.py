@@ -171,17 +171,19 @@ class Loop:
         """Hand on what each step makes for one request."""
         from tokenizers.decoders import DecodeStream
 
-        if self._sampler is None or not self._manager.is_running():
+        sampler = self._sampler
+        if sampler is None or not self._manager.is_running():
             raise RuntimeError("the engine's thread has ended")
         if request.choices is None and request.json_schema is None:
-            self._sampler.add(number, request, seed)
-        else:  # a grammar takes time to compile
-            await self._loop.run_in_executor(self._side_thread, self._sampler.add, number, request, seed)
+            draw = sampler.draw(request, seed)
+        else:  # a grammar takes time to compile; who is cancelled meanwhile leaves nothing behind
+            draw = await self._loop.run_in_executor(self._side_thread, sampler.draw, request, seed)
         decoder = DecodeStream(ids=list(tokens[-8:]), skip_special_tokens=True)
         text = TextStream(partial(decoder.step, self.tokenizer.backend_tokenizer), request.sampling.stop)
         answer = self._answers[number] = _Answer(
-            text, request.max_tokens, self._sampler.ends, take, self._loop.create_future()
+            text, request.max_tokens, sampler.ends, take, self._loop.create_future()
         )
+        sampler.add(number, draw)
         try:
             self._manager.add_request(
                 list(tokens), request_id=number, max_new_tokens=max(request.max_tokens, LEAST_TOKENS), streaming=True
@@ -191,7 +193,7 @@ class Loop:
             del self._answers[number]
             if not answer.has_ended:
                 self._manager.cancel_request(number)
-            self._sampler.remove(number)
+            sampler.remove(number)
             self._cached.pop(number, None)
 
     def _hand_out(self, outputs: list[Any]) -> None:

@@ -61,8 +61,8 @@ class Sampler:
         if config.do_sample:
             self._defaults = (config.temperature or 1.0, config.top_p or 1.0, config.top_k or 0)
 
-    def add(self, number: str, request: Request, seed: int) -> None:
-        """Take in a request; blocks while its grammar is compiled.
+    def draw(self, request: Request, seed: int) -> Draw:
+        """Return what a request asks of its tokens; blocks while its grammar is compiled. In any thread.
 
         Raises
         ------
@@ -70,13 +70,17 @@ class Sampler:
             If its choices or schema cannot be made into a grammar.
         """
         sampling, (temperature, top_p, top_k) = request.sampling, self._defaults
-        self._draws[number] = Draw(
+        return Draw(
             seed,
             temperature if sampling.temperature is None else sampling.temperature,
             top_p if sampling.top_p is None else sampling.top_p,
             top_k if sampling.top_k is None else sampling.top_k,
             self._matcher(request),
         )
+
+    def add(self, number: str, draw: Draw) -> None:
+        """Take in a request, before its first token."""
+        self._draws[number] = draw
 
     def remove(self, number: str) -> None:
         """Forget a request."""
