@@ -120,8 +120,9 @@ class Engine(Protocol):
     """One model, served. All methods are called on one event loop and never block it.
 
     Errors: `EngineLoadError` from `start`; from `generate`, `ContextOverflowError` for a request that
-    does not fit (before the first delta), `EngineCrashedError` if the engine died, `OutputFormatError`
-    if it cannot honour `choices` or `json_schema`.
+    does not fit (before the first delta), `EngineCrashedError` if the engine died, `OutputFormatError` if it
+    refuses `choices` or `json_schema`. Whether an answer has the format is not an engine's to judge: it says how it
+    ended and what it took, also where ``max_tokens`` cut it.
     """
 
     @property

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from dask_fmware.errors import OutputFormatError
 from dask_fmware.model.engine import FinishReason, Request
 from dask_fmware_workers.engines.samples import sample
 
@@ -43,43 +42,32 @@ class Script:
     document: Any = None
 
     def answer(self, request: Request, rule: Rule | None) -> tuple[list[str], FinishReason]:
-        """Return the tokens of the answer, and how it ends if nothing happens.
-
-        Raises
-        ------
-        OutputFormatError
-            If ``max_tokens`` cuts a label or a document.
-        """
-        made, is_format = self._text(request, rule)
-        tokens = list(islice(made, request.max_tokens + 1))
+        """Return the tokens of the answer, and how it ends if nothing happens."""
+        tokens = list(islice(self._text(request, rule), request.max_tokens + 1))
         reason: FinishReason = "stop"
         if len(tokens) > request.max_tokens:
-            if is_format:
-                raise OutputFormatError(
-                    f"scripted: request '{request.request_id}': the answer is cut at max_tokens={request.max_tokens}"
-                )
             tokens, reason = tokens[:-1], "length"
         whole = "".join(tokens)
         ends = [at for stop in request.sampling.stop if (at := whole.find(stop)) >= 0]
         return (_tokens_until(tokens, min(ends)), "stop") if ends else (tokens, reason)
 
-    def _text(self, request: Request, rule: Rule | None) -> tuple[Iterator[str], bool]:
-        """Return the tokens of the script, and whether they are an answer in a format asked for."""
+    def _text(self, request: Request, rule: Rule | None) -> Iterator[str]:
+        """Return the tokens of the script."""
         if rule is not None and rule.text is not None:
-            return iter(tokens_of(rule.text)), False
+            return iter(tokens_of(rule.text))
         seed = None if _is_greedy(request) else request.sampling.seed
         draw = random.Random(f"{prompt_of(request)} {seed}")
         if request.choices is not None:
             scripted = self.text if self.text in request.choices else None
-            return iter(tokens_of(scripted or draw.choice(request.choices))), True
+            return iter(tokens_of(scripted or draw.choice(request.choices)))
         if request.json_schema is not None:
             document = sample(request.json_schema) if self.document is None else self.document
-            return iter(tokens_of(json.dumps(document))), True
+            return iter(tokens_of(json.dumps(document)))
         if self.echo or (rule is not None and rule.echo):
-            return iter(tokens_of(prompt_of(request))), False
+            return iter(tokens_of(prompt_of(request)))
         if self.text is not None:
-            return iter(tokens_of(self.text)), False
-        return (token for word in _endless(draw) for token in tokens_of(word)), False
+            return iter(tokens_of(self.text))
+        return (token for word in _endless(draw) for token in tokens_of(word))
 
 
 def _endless(draw: random.Random) -> Iterator[str]:

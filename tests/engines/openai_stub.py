@@ -18,7 +18,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-from dask_fmware.errors import FMwareError, OutputFormatError
+from dask_fmware.errors import FMwareError
 from dask_fmware.model.engine import Message, Request, Sampling
 from dask_fmware.testing import ScriptedEngine
 from dask_fmware_workers.engines.openai_server import OpenAIEngine
@@ -191,24 +191,18 @@ class OpenAIStub:
         request = self._request(body)
         prompt_tokens, made, is_open = await self.engine.count_tokens(request), 0, False
         counts = body.get("stream_options", {}).get("continuous_usage_stats", False)
-        try:
-            async for delta in self.engine.generate(request):
-                if not is_open:
-                    is_open = True
-                    await write(STREAM)
-                made += delta.tokens
-                reason = delta.finish_reason
-                part = {"delta": {"content": delta.text}} if request.messages else {"text": delta.text}
-                data: dict[str, Any] = {"choices": [{"index": 0, **part, "finish_reason": reason}]}
-                if counts:
-                    data["usage"] = {"prompt_tokens": prompt_tokens, "completion_tokens": made}
-                await write(event(data))
-            await write(usage(prompt_tokens, made) + b"data: [DONE]\n\n")
-        except OutputFormatError:  # a server says no more than that it was cut
+        async for delta in self.engine.generate(request):
             if not is_open:
+                is_open = True
                 await write(STREAM)
-            length = {"choices": [{"index": 0, "delta": {}, "text": "", "finish_reason": "length"}]}
-            await write(event(length) + usage(prompt_tokens, made) + b"data: [DONE]\n\n")
+            made += delta.tokens
+            reason = delta.finish_reason
+            part = {"delta": {"content": delta.text}} if request.messages else {"text": delta.text}
+            data: dict[str, Any] = {"choices": [{"index": 0, **part, "finish_reason": reason}]}
+            if counts:
+                data["usage"] = {"prompt_tokens": prompt_tokens, "completion_tokens": made}
+            await write(event(data))
+        await write(usage(prompt_tokens, made) + b"data: [DONE]\n\n")
 
 
 @asynccontextmanager

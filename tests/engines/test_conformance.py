@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from dask_fmware.errors import ContextOverflowError, OutputFormatError, SpecError
+from dask_fmware.errors import ContextOverflowError, SpecError
 from dask_fmware.model.engine import Engine, Message, Request, Sampling, Usage
 from tests.engines.asking import LONG, WAIT_S, ask, collect, is_idle, text_of, until
 
@@ -245,12 +245,16 @@ async def test_every_awkward_label_can_be_the_answer(serving: Any, label: str) -
         assert text_of(await collect(engine, ask(max_tokens=60, choices=(label,)))) == label
 
 
-async def test_a_choice_that_max_tokens_cuts_off_is_an_error(serving: Any) -> None:
+async def test_a_choice_that_max_tokens_cuts_off_ends_with_that_reason_and_what_it_took(serving: Any) -> None:
     async with serving() as engine:
         if not engine.capabilities.choices:
             pytest.skip("the engine takes no choices")
-        with pytest.raises(OutputFormatError, match="max_tokens"):
-            await collect(engine, ask(max_tokens=1, choices=("xyzzy plugh", "plugh xyzzy")))
+        request = ask(max_tokens=1, choices=("xyzzy plugh", "plugh xyzzy"))
+        deltas = await collect(engine, request)
+        assert text_of(deltas) not in request.choices
+        assert deltas[-1].finish_reason == "length"
+        assert deltas[-1].usage.prompt_tokens == await engine.count_tokens(request)
+        assert deltas[-1].usage.output_tokens == 1
 
 
 async def test_the_text_follows_the_json_schema(serving: Any) -> None:
@@ -262,12 +266,15 @@ async def test_the_text_follows_the_json_schema(serving: Any) -> None:
             jsonschema.validate(json.loads(text_of(deltas)), SCHEMA)
 
 
-async def test_json_that_max_tokens_cuts_off_is_an_error(serving: Any) -> None:
+async def test_json_that_max_tokens_cuts_off_ends_with_that_reason_and_what_it_took(serving: Any) -> None:
     async with serving() as engine:
         if not engine.capabilities.json_schema:
             pytest.skip("the engine takes no JSON schema")
-        with pytest.raises(OutputFormatError, match="max_tokens"):
-            await collect(engine, ask(max_tokens=2, json_schema=SCHEMA))
+        request = ask(max_tokens=2, json_schema=SCHEMA)
+        deltas = await collect(engine, request)
+        assert deltas[-1].finish_reason == "length"
+        assert deltas[-1].usage.prompt_tokens == await engine.count_tokens(request)
+        assert deltas[-1].usage.output_tokens == 2
 
 
 @pytest.mark.parametrize(

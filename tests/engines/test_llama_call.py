@@ -113,9 +113,11 @@ async def test_errors_of_llama_cpp_are_named_by_blame(
         await play(Scripted({"error": error}), **fields)
 
 
-async def test_an_answer_that_ignores_its_schema_is_an_error_even_when_it_stopped_by_itself() -> None:
-    with pytest.raises(OutputFormatError, match="simplify the schema"):
-        await play(Scripted(chunk("not json", 2, "stop")), json_schema={"type": "unheard of"})
+@pytest.mark.parametrize("reason", ["stop", "length"])
+async def test_an_answer_without_its_format_is_handed_on_with_what_it_took(reason: str) -> None:
+    server = Scripted(chunk("not", 1), chunk(" json", 2, reason, cached=1))
+    _, deltas = await play(server, json_schema={"type": "object"})
+    assert (deltas[-1].finish_reason, deltas[-1].usage) == (reason, Usage(3, 2, 1))
 
 
 async def test_the_request_is_written_in_llama_cpps_words() -> None:

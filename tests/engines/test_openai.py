@@ -20,9 +20,12 @@ from dask_fmware.errors import (
     OutputFormatError,
     SpecError,
 )
+from dask_fmware.model.call import ModelCall, Template
 from dask_fmware.model.engine import Message, Sampling, Usage
+from dask_fmware.model.messages import AttemptEnded, Grant
 from dask_fmware_workers.engines import create_engine
 from dask_fmware_workers.engines.openai_server import OpenAIEngine
+from dask_fmware_workers.runner import CallRunner
 from tests.engines.asking import ask, collect, text_of
 from tests.engines.openai_stub import (
     STREAM,
@@ -127,11 +130,12 @@ async def test_a_schema_that_strict_mode_refuses_is_sent_without_it() -> None:
 
 
 @pytest.mark.parametrize("dialect", ["openai", "vllm"])
-async def test_a_format_that_max_tokens_cuts_is_an_error(dialect: str) -> None:
+async def test_a_format_that_max_tokens_cuts_is_told_by_the_reason_with_what_it_took(dialect: str) -> None:
     async with stubbed(dialect) as (engine, _):
         for fields in ({"choices": ("xyzzy plugh",)}, {"json_schema": SCHEMA}):
-            with pytest.raises(OutputFormatError, match="max_tokens"):
-                await collect(engine, ask(max_tokens=2, **fields))
+            deltas = await collect(engine, ask(max_tokens=2, **fields))
+            assert deltas[-1].finish_reason == "length"
+            assert deltas[-1].usage.output_tokens == 2
 
 
 async def test_a_label_that_comes_bare_is_taken_as_it_is() -> None:
@@ -241,6 +245,26 @@ async def test_tokens_are_priced_and_cached_ones_have_their_own_price() -> None:
     assert spent.usage == Usage(2000, 200, 800)
     assert spent.cost == pytest.approx(2 * (600 * 2 + 400 * 0.5 + 100 * 10) / 1e6)
     assert OpenAIEngine(base_url="http://x/v1", model="m").spent.cost is None
+
+
+async def test_an_answer_that_is_cut_out_of_its_format_is_reported_with_its_tokens_and_cost() -> None:
+    async def cut(asked: Asked, write: Write) -> None:
+        await write(STREAM + piece('{"su', "length") + usage(8000, 5, cached=1000) + b"data: [DONE]\n\n")
+
+    prices = {"input": 2.0, "cached_input": 0.5, "output": 10.0}
+    call = ModelCall("triage", "judge", "tiny", (Template("Is it?"),), 5, json_schema=SCHEMA)
+    sent: list[dict[str, Any]] = []
+    runner = CallRunner(sent.append, lambda engine, error: None)
+    async with answering(cut) as address, started(address, price_per_million_tokens=prices) as engine:
+        runner.prices = engine.capabilities.price_per_million_tokens
+        runner.grant(Grant("k", 1))
+        with pytest.raises(OutputFormatError, match=r"'judge'.*cut at max_tokens=5: raise it"):
+            await runner.run(engine, call, "k", {})
+        assert engine.spent.usage == Usage(8000, 5, 1000)
+    ended = AttemptEnded.from_wire(sent[-1])
+    assert (ended.outcome, ended.format_tokens) == ("failed", 5)
+    assert (ended.prompt_tokens, ended.output_tokens, ended.cached_tokens) == (8000, 5, 1000)
+    assert ended.cost == pytest.approx((7000 * 2 + 1000 * 0.5 + 5 * 10) / 1e6)
 
 
 async def test_the_key_comes_from_environment_or_file_and_shows_nowhere(

@@ -1,13 +1,14 @@
 """From the text of an engine to the value that other nodes see, checked against what was asked for.
 
-An answer that breaks its format is mended once where that invents nothing (see `repair`); what then still
-does not fit is an error. Whether a call is tried again is not decided here.
+Engines say how an answer ended; whether it has its format is judged here alone. One that breaks it is mended once
+where that invents nothing (see `repair`); what then still does not fit is an error. Whether a call is tried again is
+not decided here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,6 @@ from pydantic import ValidationError
 from dask_fmware.errors import OutputFormatError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.engine import FinishReason
-from dask_fmware_workers.engines.request_checks import is_part_of_another
 from dask_fmware_workers.repair import repaired_json, repaired_label
 
 __all__ = ["Output", "format_tokens", "output_of"]
@@ -88,7 +88,7 @@ def _leaves(document: Any) -> Iterator[str]:
 def _label(call: ModelCall, text: str, hint: str, is_cut: bool) -> Output:
     choices = call.choices or ()
     for label in (text, text.strip()):
-        if label in choices and not (is_cut and is_part_of_another(label, choices)):
+        if label in choices and not (is_cut and _is_part_of_another(label, choices)):
             return Output(label)
     meant = None if is_cut else repaired_label(text, choices)
     if meant is None:
@@ -96,6 +96,11 @@ def _label(call: ModelCall, text: str, hint: str, is_cut: bool) -> Output:
             f"{call.where}: an answer of {len(text)} characters is none of the {len(choices)} choices{hint}"
         )
     return Output(meant, is_repaired=True)
+
+
+def _is_part_of_another(label: str, choices: Sequence[str]) -> bool:
+    """Whether a label begins another one, so that it may be what is left of that where an answer was cut."""
+    return any(choice != label and choice.startswith(label) for choice in choices)
 
 
 def _document(call: ModelCall, text: str, hint: str) -> Any:

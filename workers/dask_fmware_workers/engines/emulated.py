@@ -33,7 +33,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from math import inf
 from random import Random
 
-from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineError, OutputFormatError, SpecError
+from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineError, SpecError
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request, Usage
 from dask_fmware.profile.emulated_law import find_law
 from dask_fmware.profile.replica import Limits
@@ -176,8 +176,6 @@ class EmulatedEngine:
             If the request is malformed, or its id is in use.
         ContextOverflowError
             If prompt plus ``max_tokens`` exceed the context.
-        OutputFormatError
-            If ``max_tokens`` cuts a label or a document.
         EngineCrashedError
             If the engine is not serving.
         """
@@ -190,11 +188,6 @@ class EmulatedEngine:
                     yield Delta(stream.answer.text(before, stream.given), stream.given - before)
                 if stream.ended is not None and (stream.ended == "abort" or stream.made == stream.given):
                     break
-            if stream.ended == "length" and stream.answer.has_format:
-                raise OutputFormatError(
-                    f"emulated: request '{request.request_id}' ended before its text had the format asked for "
-                    f"(cut at max_tokens={request.max_tokens}); raise max_tokens"
-                )
             yield Delta("", 0, stream.ended, Usage(stream.prompt_tokens, stream.given, stream.cached_tokens))
         finally:
             self._streams.leave(stream)

@@ -30,7 +30,6 @@ class Answer:
 
     pieces: Sequence[str]  # text of each token, at least one
     finish_reason: FinishReason
-    has_format: bool = False  # choices or a schema were asked for
 
     def text(self, start: int, end: int) -> str:
         """Text of the tokens from `start` up to `end`."""
@@ -92,7 +91,7 @@ class Answers:
             length = self._length(draw, limit)
             pieces = _words(min(length, limit), draw)
             return _stopped(Answer(pieces, "stop" if length < limit else "length"), sampling.stop)
-        whole = Answer(pieces[:limit], "length" if len(pieces) > limit else "stop", has_format=True)
+        whole = Answer(pieces[:limit], "length" if len(pieces) > limit else "stop")
         return _stopped(whole, sampling.stop)
 
     def _label(self, choices: Sequence[str], draw: Random) -> str:
@@ -140,7 +139,7 @@ def _stopped(answer: Answer, stops: Sequence[str]) -> Answer:
         begins += len(piece)
         if begins >= seen:
             break
-    return Answer(pieces, "stop", answer.has_format)
+    return Answer(pieces, "stop")
 
 
 def _no_length(output_tokens: Any) -> DeploymentError:

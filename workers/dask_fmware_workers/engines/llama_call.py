@@ -16,7 +16,6 @@ from dask_fmware.errors import ContextOverflowError, EngineCrashedError, EngineE
 from dask_fmware.model.engine import Delta, FinishReason, Request, Usage
 from dask_fmware_workers.engines.grammar import choices_grammar
 from dask_fmware_workers.engines.llama_server import LlamaServer
-from dask_fmware_workers.engines.request_checks import check_format
 
 __all__ = ["LlamaCall"]
 
@@ -36,7 +35,6 @@ class LlamaCall:
     cached_tokens: int = 0
     _body: dict[str, Any] = field(default_factory=dict, repr=False)
     _chunks: asyncio.Queue[dict[str, Any] | Exception | None] = field(default_factory=asyncio.Queue, repr=False)
-    _text: list[str] = field(default_factory=list, repr=False)  # kept only where its format must be checked
 
     @property
     def is_constrained(self) -> bool:
@@ -109,10 +107,7 @@ class LlamaCall:
             tokens = timings["predicted_n"] - self.output_tokens
             self.output_tokens += tokens
             self.cached_tokens = timings["cache_n"]
-            if self.is_constrained:
-                self._text.append(text)
             if finish_reason is not None:
-                check_format(self.request, "".join(self._text), finish_reason, engine="llama.cpp")
                 return Delta(text, tokens, finish_reason, self._usage())
             if text or tokens:  # else it reports prefill
                 return Delta(text, tokens)

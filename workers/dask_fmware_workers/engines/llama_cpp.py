@@ -199,7 +199,7 @@ class LlamaCppEngine:
         ContextOverflowError
             If prompt plus ``max_tokens`` exceed the context.
         OutputFormatError
-            If the choices or the schema cannot be honoured.
+            If no grammar can be made of the choices or the schema.
         EngineCrashedError
             If the engine is not serving or fails.
         """

@@ -59,7 +59,7 @@ from dask_fmware_workers.engines.openai_client import BYTES_PER_TOKEN, OpenAICli
 from dask_fmware_workers.engines.openai_dialects import DIALECTS
 from dask_fmware_workers.engines.openai_faults import retry_after_s
 from dask_fmware_workers.engines.rate_limit import RateLimit
-from dask_fmware_workers.engines.request_checks import check_context, check_format, check_request
+from dask_fmware_workers.engines.request_checks import check_context, check_request
 from dask_fmware_workers.engines.slot_queue import SlotQueue
 
 __all__ = ["OpenAIEngine", "Spent"]
@@ -215,7 +215,7 @@ class OpenAIEngine:
         ContextOverflowError
             If prompt plus ``max_tokens`` exceed the context.
         OutputFormatError
-            If ``max_tokens`` cuts a label or a document, or the server refuses the format.
+            If the server refuses the format.
         CapacityError
             If a rate limit lasts longer than `rate_limit_wait_s`, or a quota is used up.
         EngineCrashedError
@@ -297,29 +297,21 @@ class OpenAIEngine:
         """Send a request until the server takes it, and hand its answer over."""
         import openai
 
-        request, texts, waited_s = call.request, list[str](), 0.0
-
-        def put(delta: Delta) -> None:
-            texts.append(delta.text)
-            call.put(delta)
-
+        request, waited_s = call.request, 0.0
         while True:
             waited_s = await self._limit.passed(waited_s, f"openai: {self._where}: request '{request.request_id}'")
             try:
-                answer = await self._client.stream(request, body, put)
+                answer = await self._client.stream(request, body, call.put)
                 break
             except openai.APIStatusError as error:
                 wait_s = retry_after_s(error.status_code, error.response.headers, error.body, time())
                 if wait_s is None or call.given:
                     raise
                 self._limit.told(wait_s)
-        rest = answer.rest()
-        if answer.finish_reason == "length":
-            check_format(request, "".join(texts) + rest, "length", engine="openai")
         usage = answer.usage or Usage(call.prompt_tokens, answer.tokens)
         self._look_at_limit(request, usage)
         self._account(usage)
-        if rest:
+        if rest := answer.rest():
             call.put(Delta(rest, 0))
         call.put(Delta("", 0, answer.finish_reason, usage))
 

@@ -1,18 +1,15 @@
-"""What every engine refuses before it spends anything on a request, and when its output is cut.
+"""What every engine refuses before it spends anything on a request.
 
 Pure checks with one wording for all engines; what depends on a model (the context, the tokenizer) is
-left to them.
+left to them. Whether an answer has its format is not asked here: see `dask_fmware_workers.output`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from dask_fmware.errors import ContextOverflowError, SpecError
+from dask_fmware.model.engine import Request
 
-from dask_fmware.errors import ContextOverflowError, OutputFormatError, SpecError
-from dask_fmware.model.engine import FinishReason, Request
-
-__all__ = ["check_context", "check_format", "check_request", "is_part_of_another", "template_refuses"]
+__all__ = ["check_context", "check_request", "template_refuses"]
 
 
 def check_request(request: Request, *, engine: str) -> None:
@@ -74,44 +71,6 @@ def template_refuses(request: Request, error: Exception, *, engine: str) -> Spec
         f"{', '.join(turn.role for turn in turns[:8])}; {type(error).__name__}); leave out system=, let roles "
         "alternate, or use a plain prompt"
     )
-
-
-def is_part_of_another(label: str, choices: Sequence[str]) -> bool:
-    """Whether a label begins another one, so that it may be what is left of that where an answer was cut."""
-    return any(choice != label and choice.startswith(label) for choice in choices)
-
-
-def check_format(request: Request, text: str, finish_reason: FinishReason, *, engine: str) -> None:
-    """Refuse a whole text that lacks the format asked for.
-
-    No mechanism helps a text that ran out of tokens, or a schema that the engine does not understand.
-
-    Raises
-    ------
-    OutputFormatError
-        If the text is none of the choices, or no JSON; the message does not hold it.
-    """
-    if request.choices is not None:
-        is_cut = finish_reason == "length" and is_part_of_another(text, request.choices)
-        is_sound, wanted = text in request.choices and not is_cut, "one of the choices"
-    elif request.json_schema is not None:
-        is_sound, wanted = _is_json(text), "a JSON document"
-    else:
-        return
-    if not is_sound:
-        remedy = "raise max_tokens" if finish_reason == "length" else "simplify the schema"
-        raise OutputFormatError(
-            f"{engine}: request '{request.request_id}' ended ({finish_reason}, max_tokens={request.max_tokens}) "
-            f"before its text was {wanted}; {remedy}"
-        )
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _fault(request: Request) -> str | None:

@@ -31,7 +31,7 @@ from dask_fmware.errors import (
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, FinishReason, Request, Usage
 from dask_fmware_workers.engines.engine_call import EngineCall
 from dask_fmware_workers.engines.engine_calls import EngineCalls
-from dask_fmware_workers.engines.request_checks import check_context, check_format, check_request, template_refuses
+from dask_fmware_workers.engines.request_checks import check_context, check_request, template_refuses
 from dask_fmware_workers.engines.slot_queue import SlotQueue
 
 __all__ = ["Backend", "Piece", "TokenEngine", "share_interpreter"]
@@ -54,8 +54,6 @@ class _Answer:
 
     def __init__(self, call: EngineCall) -> None:
         self._call = call
-        self._is_checked = call.request.choices is not None or call.request.json_schema is not None
-        self.texts: list[str] = []  # of an answer that is checked
         self.tokens = 0
         self.finish_reason: FinishReason | None = None
 
@@ -64,8 +62,6 @@ class _Answer:
         self.tokens += piece.tokens
         self.finish_reason = piece.finish_reason
         self._call.cached_tokens = piece.cached_tokens or self._call.cached_tokens
-        if self._is_checked:
-            self.texts.append(piece.text)
         if piece.text or piece.tokens:
             self._call.put(Delta(piece.text, piece.tokens))
 
@@ -181,7 +177,7 @@ class TokenEngine:
         ContextOverflowError
             If prompt plus ``max_tokens`` exceed the context.
         OutputFormatError
-            If the choices or the schema cannot be honoured.
+            If no grammar can be made of the choices or the schema.
         EngineCrashedError
             If the engine is not serving or fails.
         """
@@ -291,7 +287,6 @@ class TokenEngine:
             raise EngineCrashedError(
                 f"{self.name}: '{self._model}': request '{request.request_id}' ended with {finish_reason!r}; try again"
             )
-        check_format(request, "".join(answer.texts), finish_reason, engine=self.name)
         call.put(Delta("", 0, finish_reason, Usage(call.prompt_tokens, answer.tokens, call.cached_tokens)))
 
     async def _tokenize(self, backend: Backend, request: Request) -> list[int]:
