@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 import networkx as nx
 
 from dask_fmware.errors import UnknownModelError, WorkflowError
+from dask_fmware.spec.json_schema import schema_fault
 from dask_fmware.spec.prompt import template_fields
 from dask_fmware.spec.record import Record, did_you_mean, shorten
 from dask_fmware.spec.scopes import Inner, inner, needs, places, uses
@@ -216,6 +217,10 @@ class _Check:
             twice = _first_repeated(node.choices)
             if twice is not None:
                 raise self.wrong(node.name, f"choices has the label '{shorten(twice)}' twice; remove one")
+        if node.json_schema is not None and node.name not in self.workflow.schemas:  # a class is asked, not its schema
+            fault = schema_fault(node.json_schema)
+            if fault is not None:
+                raise self.wrong(node.name, f"json_schema is no sound JSON schema: {fault}; correct it")
 
     def switch(self, node: SwitchNode) -> None:
         labels = [branch.label for branch in node.branches]

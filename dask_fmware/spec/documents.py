@@ -169,8 +169,9 @@ def _data(document: Record) -> dict[str, Any]:
 def _workflow(source: _Source, tasks: Tasks | None, schemas: Schemas | None) -> Workflow:
     workflow = _parse(Workflow, source)
     try:
-        check(workflow)
-        return supply(workflow, tasks, schemas)
+        supplied = supply(workflow, tasks, schemas)
+        check(supplied)
+        return supplied
     except WorkflowError as error:
         raise source.wrong(str(error)) from None
 

@@ -120,6 +120,14 @@ REFUSED = {
     ),
     "choices twice": (workflow(model("a", "q", choices=["x", "x"])), "choices has the label 'x' twice"),
     "choices and schema": (workflow(model("a", "q", choices=["x"], json_schema={})), "both choices and json_schema"),
+    "schema that is none": (
+        workflow(model("a", "q", json_schema={"properties": {"sure": {"type": "bool"}}})),
+        "node 'a': json_schema is no sound JSON schema: at properties/sure/type: 'bool' .*; correct it",
+    ),
+    "schema that lies elsewhere": (
+        workflow(model("a", "q", json_schema={"$ref": "https://example.com/schema.json"})),
+        "it refers to 'https://example.com/schema.json', which is not in it",
+    ),
     "branch twice": (
         workflow(switch("s", "q", branch("x", output="q"), branch("x", output="q"))),
         "two branches have the label 'x'",

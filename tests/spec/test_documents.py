@@ -6,7 +6,7 @@ import types
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from dask_fmware.errors import DeploymentError, SpecError, WorkflowError
 from dask_fmware.spec import source
@@ -331,3 +331,18 @@ def test_classes_of_typed_outputs_are_found_by_their_schema():
     assert load_workflow(workflow.to_yaml(), schemas=[Other, Verdict]).schemas == {"m": Verdict}
     assert load_workflow(workflow.to_yaml(), schemas=Verdict).schemas == {"m": Verdict}
     assert load_workflow(workflow.to_json()).schemas == {}
+
+
+def test_a_class_may_have_patterns_that_only_pydantic_reads():
+    class Name(BaseModel):
+        text: str = Field(pattern=r"^\p{L}+$")
+
+    workflow = trace(lambda text: Model("m")("{t}", t=text, schema=Name), name="w")
+    assert load_workflow(workflow.to_yaml(), schemas=Name).schemas == {"m": Name}
+    with pytest.raises(WorkflowError, match=r"node 'm': json_schema .* at properties/text/pattern: .* not a 'regex'"):
+        load_workflow(workflow.to_yaml())
+
+
+def test_a_schema_that_is_none_is_refused_where_the_workflow_is_made():
+    with pytest.raises(WorkflowError, match=r"workflow 'w', node 'm': json_schema is no sound JSON schema: at type"):
+        trace(lambda text: Model("m")("{t}", t=text, schema={"type": "strin"}), name="w")

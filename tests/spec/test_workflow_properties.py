@@ -51,7 +51,7 @@ def workflow_data(draw) -> dict:
                     "max_tokens": st.integers(1, 4000),
                     "temperature": st.floats(0, 2),
                     "stop": st.lists(st.text(min_size=1, max_size=5), max_size=2),
-                    "json_schema": st.dictionaries(st.text(max_size=5), json_values, max_size=2),
+                    "json_schema": st.dictionaries(st.text(max_size=5).map("x-".__add__), json_values, max_size=2),
                 },
             )
         )

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from dask_fmware.errors import OutputFormatError
 from dask_fmware.model.call import ModelCall
 from dask_fmware_workers.output import Output, format_tokens, output_of
-from dask_fmware_workers.repair import LONGEST_REPAIR, repaired_json, repaired_label
+from dask_fmware_workers.repair import LONGEST_REPAIR, repaired_documents, repaired_label
 
 
 class Verdict(BaseModel):
@@ -30,6 +30,8 @@ def call(**fields: Any) -> ModelCall:
 
 LABELS = call(choices=("order", "search", "Order all"))
 DOCUMENT = call(json_schema=Verdict.model_json_schema(), schema=Verdict)
+SURE = {"type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"]}
+DICTIONARY = call(json_schema=SURE)
 
 
 def test_plain_text_is_its_own_value() -> None:
@@ -92,6 +94,46 @@ def test_a_sound_document_is_not_touched() -> None:
     assert output_of(call(json_schema={"type": "object"}), '{"a": [1]}', "stop") == Output({"a": [1]})
 
 
+@pytest.mark.parametrize("asked", [DOCUMENT, DICTIONARY], ids=["class", "dictionary"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        'As in [1]: {"sure": true}',
+        '[1][2] and {"a": 1} say: {"sure": true}, [3]',
+        "As in [note 1]: {'sure': True}",
+        "As in [1]: {'sure': True}",
+    ],
+)
+def test_the_first_document_in_the_text_that_fits_is_taken(asked: ModelCall, text: str) -> None:
+    found = output_of(asked, text, "stop")
+    assert found.is_repaired
+    assert found.value == (Verdict(sure=True) if asked.schema is not None else {"sure": True})
+
+
+@pytest.mark.parametrize("asked", [DOCUMENT, DICTIONARY], ids=["class", "dictionary"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"foo": 1}',
+        "[1]",
+        'As in [1]: {"foo": true}',
+        '[{"sure": true}, {"sure": false}]',
+        '{"answer": {"sure": true}}',
+        '{"answer": {"sure": true}, "why": }',
+    ],
+)
+def test_what_does_not_fit_its_schema_is_refused_and_no_part_of_it_is_taken(asked: ModelCall, text: str) -> None:
+    with pytest.raises(OutputFormatError, match="'judge'"):
+        output_of(asked, text, "stop")
+
+
+def test_a_document_that_breaks_a_schema_is_told_by_the_rule() -> None:
+    with pytest.raises(OutputFormatError, match=r"'judge': the answer breaks a rule of its schema: required$"):
+        output_of(DICTIONARY, '{"foo": "a secret"}', "stop")
+    with pytest.raises(OutputFormatError, match=r"properties/sure/type \(cut at max_tokens=64: raise it\)$"):
+        output_of(DICTIONARY, '{"sure": "a secret"}', "length")
+
+
 @pytest.mark.parametrize("text", ['{"sure": true, "why": }', '{"sure": , "score": 3}'])
 def test_nothing_is_put_where_a_value_is_missing(text: str) -> None:
     with pytest.raises(OutputFormatError, match="json_invalid"):
@@ -121,9 +163,10 @@ def test_what_is_no_document_is_an_error_without_the_text(text: str) -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_deep_nesting_is_refused_and_harms_nobody() -> None:
-    with pytest.raises(OutputFormatError, match=r"nests deeper|no JSON"):
-        output_of(call(json_schema={}), "[" * 50_000 + "]" * 50_000, "stop")
+@pytest.mark.parametrize("text", ["[" * 50_000 + "]" * 50_000, "[" * 8000 + "]" * 8000, 20_000 * "1"])
+def test_what_no_reader_takes_is_refused_and_harms_nobody(text: str) -> None:
+    with pytest.raises(OutputFormatError, match=r"nests deeper|no JSON that can be read"):
+        output_of(call(json_schema={}), text, "stop")
 
 
 JSON = st.recursive(
@@ -138,7 +181,7 @@ JSON = st.recursive(
 @settings(max_examples=100)
 @given(document=st.dictionaries(st.text("abc", min_size=1, max_size=3), JSON, min_size=1, max_size=3))
 def test_a_fence_around_sound_json_changes_nothing(document: dict[str, Any]) -> None:
-    mended = repaired_json(f"Sure!\n```json\n{json.dumps(document, indent=1)}\n```\nThat is {{all}}.")
+    mended = next(repaired_documents(f"Sure!\n```json\n{json.dumps(document, indent=1)}\n```\nThat is {{all}}."), None)
     assert mended is not None
     assert json.loads(mended) == document
 
@@ -146,8 +189,7 @@ def test_a_fence_around_sound_json_changes_nothing(document: dict[str, Any]) -> 
 @settings(max_examples=200)
 @given(text=st.text("{}[]\",:'ab1 \n\\`/*", max_size=60))
 def test_any_text_is_mended_into_sound_json_or_not_at_all(text: str) -> None:
-    mended = repaired_json(text)
-    assert mended is None or isinstance(json.loads(mended), dict | list)
+    assert all(isinstance(json.loads(mended), dict | list) for mended in repaired_documents(text))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from dask_fmware.errors import OutputFormatError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.engine import FinishReason
-from dask_fmware_workers.repair import repaired_json, repaired_label
+from dask_fmware.spec.json_schema import broken_rule
+from dask_fmware_workers.repair import repaired_documents, repaired_label
 
 __all__ = ["Output", "format_tokens", "output_of"]
 
@@ -47,11 +48,16 @@ def output_of(call: ModelCall, text: str, finish_reason: FinishReason) -> Output
         return Output(text)
     try:
         return Output(_document(call, text, hint))
-    except OutputFormatError:
-        mended = None if is_cut else repaired_json(text)
-        if mended is None:
+    except OutputFormatError as error:
+        if is_cut:
             raise
-        return Output(_document(call, mended, hint), is_repaired=True)
+        fault = error
+    for mended in repaired_documents(text):
+        try:
+            return Output(_document(call, mended, hint), is_repaired=True)
+        except OutputFormatError as error:
+            fault = error
+    raise fault
 
 
 def format_tokens(call: ModelCall, text: str, output_tokens: int) -> int | None:
@@ -104,21 +110,25 @@ def _is_part_of_another(label: str, choices: Sequence[str]) -> bool:
 
 
 def _document(call: ModelCall, text: str, hint: str) -> Any:
+    """Read a document and hold it to its schema, as a class of pydantic's or in JSON."""
     try:
         if call.schema is not None:
             return call.schema.model_validate_json(text)
-        return json.loads(text)
+        document = json.loads(text)
+        rule = broken_rule(call.json_schema or {}, document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the document"
         raise OutputFormatError(
             f"{call.where}: the answer does not fit its schema at {where}: {first['type']}{hint}"
         ) from None
-    except json.JSONDecodeError as error:
-        raise OutputFormatError(
-            f"{call.where}: the answer is no JSON, at character {error.pos} of {len(text)}{hint}"
-        ) from None
+    except ValueError as error:
+        where = f", at character {error.pos} of {len(text)}" if isinstance(error, json.JSONDecodeError) else ""
+        raise OutputFormatError(f"{call.where}: the answer is no JSON that can be read{where}{hint}") from None
     except RecursionError:
         raise OutputFormatError(
             f"{call.where}: the answer nests deeper than can be read, in {len(text)} characters{hint}"
         ) from None
+    if rule is not None:
+        raise OutputFormatError(f"{call.where}: the answer breaks a rule of its schema: {rule}{hint}")
+    return document

@@ -8,12 +8,16 @@ caller as any other answer. Work is bounded by the length of the text.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
-__all__ = ["LONGEST_REPAIR", "repaired_json", "repaired_label"]
+__all__ = ["LONGEST_REPAIR", "repaired_documents", "repaired_label"]
 
 LONGEST_REPAIR = 16_384  # characters; json-repair takes about 0.2 s for twice as many, on the worker's loop
+MOST_PLACES, MOST_REPAIRS = 32, 2  # where a document is looked for, and where one is mended, which takes time
 AROUND_LABELS = " \t\r\n\"'`*_.,;:!()[]<>"
+OPENING = re.compile(r"[\[{]")
+DECODER = json.JSONDecoder()
 
 
 def repaired_label(text: str, choices: Sequence[str]) -> str | None:
@@ -31,22 +35,56 @@ def repaired_label(text: str, choices: Sequence[str]) -> str | None:
     return meant[0] if bare and len(meant) == 1 else None
 
 
-def repaired_json(text: str) -> str | None:
-    """Return the JSON object or array that a text holds, as sound JSON, or None.
+def repaired_documents(text: str) -> Iterator[str]:
+    """Yield the JSON objects and arrays that stand in a text one after the other, each as sound JSON.
 
-    >>> repaired_json("Here it is: {'sure': True,}")
-    '{"sure": true}'
+    What is within one of them is a part of it and no answer by itself, also where the outer one cannot be mended.
+
+    >>> list(repaired_documents("As in [1]: {'sure': True,}"))
+    ['[1]', '{"sure": true}']
     """
-    starts = [at for bracket in "{[" if (at := text.find(bracket)) >= 0]
-    if len(text) > LONGEST_REPAIR or not starts:
-        return None
+    at, repairs = 0, 0
+    for _ in range(MOST_PLACES if len(text) <= LONGEST_REPAIR else 0):
+        opening = OPENING.search(text, at)
+        if opening is None:
+            return
+        start = opening.start()
+        try:
+            found, at = DECODER.raw_decode(text, start)  # sound within prose: taken to the letter
+        except (ValueError, RecursionError):
+            repairs += 1
+            if repairs > MOST_REPAIRS:
+                return
+            found, at = _mended(text[start:]), _closed(text, start)
+        if (document := _written(found)) is not None:
+            yield document
+
+
+def _mended(text: str) -> object:
+    """What a text that begins with a bracket was meant to be, or None; it may end in prose."""
     import json_repair
 
     try:
-        try:
-            found, _ = json.JSONDecoder().raw_decode(text, min(starts))  # sound within prose: taken to the letter
-        except ValueError:
-            found = json_repair.loads(text, skip_json_loads=True, strict=True)  # nothing is put where nothing is
+        return json_repair.loads(text, skip_json_loads=True, strict=True)  # nothing is put where nothing is
+    except (ValueError, RecursionError):
+        return None
+
+
+def _closed(text: str, start: int) -> int:
+    """Where the bracket at `start` is closed, whatever is in quotes; the end of the text where it is not."""
+    depth = 0
+    for at in range(start, len(text)):
+        if text[at] in "[{":
+            depth += 1
+        elif text[at] in "]}":
+            depth -= 1
+            if not depth:
+                return at + 1
+    return len(text)
+
+
+def _written(found: object) -> str | None:
+    try:
         return json.dumps(found) if isinstance(found, dict | list) and found else None
     except (ValueError, RecursionError):
         return None
