@@ -94,7 +94,17 @@ class OutputFormatError(EngineError):
 
 
 class CapacityError(FMwareError):
-    """The request was sound but there was no room for it."""
+    """The request was sound but there was no room for it.
+
+    Attributes
+    ----------
+    shut_s
+        Seconds for which there will be none for any request, where that is known; else 0.
+    """
+
+    def __init__(self, message: str = "", *, shut_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.shut_s = shut_s
 
 
 class DeadlineRejectedError(CapacityError):

@@ -73,7 +73,7 @@ def _show(state: RuntimeStatus) -> None:
             *(str(item[key]) for key in ("running", "waiting", "slots")),
             *_cache(item["engine_state"] or {}),
             f"{1e3 * item['latency']['output_token_s']:.2f}",
-            "draining" if item["draining"] else "ready",
+            "draining" if item["draining"] else "rate limit" if item["shut"] else "ready",
         )
     screen.print(table)
     screen.print(

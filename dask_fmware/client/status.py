@@ -104,7 +104,9 @@ def _each(replicas: list[Mapping[str, Any]]) -> _Table:
 def _state(replica: Mapping[str, Any]) -> str:
     if replica.get("paused"):
         return "paused"
-    return "draining" if replica["draining"] else replica.get("drift") or "ready"
+    if replica["draining"]:
+        return "draining"
+    return "rate limit" if replica.get("shut") else replica.get("drift") or "ready"
 
 
 def _by_kind(replicas: list[Mapping[str, Any]]) -> _Table:

@@ -34,7 +34,7 @@ __all__ = [
     "check_version",
 ]
 
-PROTOCOL_VERSION = 10  # raise it also when a default changes: a field with its default does not travel
+PROTOCOL_VERSION = 11  # raise it also when a default changes: a field with its default does not travel
 TRAVELS = "travels"  # of a field that is sent even if it has its default
 ENDLESS = "endless"  # of a number that may be infinite
 
@@ -218,6 +218,7 @@ class AttemptEnded(_Message):
     format_tokens: int | None = None  # output tokens that the format took; None: no format was asked for
     cost: float | None = None  # in the currency of the engine's prices; None: it has none
     is_sound: bool = False  # "retry": the answer or a bound was the cause, which says nothing against the engine
+    shut_s: float = 0.0  # "retry": for so long its engine has no room for any call
 
 
 @immutable

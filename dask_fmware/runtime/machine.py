@@ -285,7 +285,7 @@ class Machine:
             report.state, report.reason = "skipped", why
             return [Skip(call_id, why)]
         if report.state == "finished":
-            call.tries = 0  # its result was lost, which is no failure of the call
+            call.forget_tries()  # its result was lost, which is no failure of the call
         if report.runnable_at is None or report.state == "finished":
             report.runnable_at = now - run.report.submitted
             if call.plan_id == run.plan.run_id:
@@ -331,6 +331,9 @@ class Machine:
         elif event.outcome == "retry" and not event.is_sound:
             state.is_shaky = True
         self._begun(now)
+        if event.shut_s:
+            self.fleet.shut(state, now + event.shut_s)
+            return self.dispatcher.rehold(state, now)
         return self.dispatcher.serve(state, now)
 
     def _begun(self, now: float) -> None:

@@ -19,7 +19,7 @@ from dask_fmware.errors import (
     OutputFormatError,
 )
 from dask_fmware.model.engine import Usage
-from dask_fmware_workers.engines import create_engine
+from dask_fmware_workers.engines import create_engine, rate_limit
 from dask_fmware_workers.engines.openai_faults import fault_of, retry_after_s
 from dask_fmware_workers.engines.openai_server import OpenAIEngine
 from tests.engines.asking import WAIT_S, ask, collect, text_of, until
@@ -65,6 +65,23 @@ async def test_a_rate_limit_is_waited_out() -> None:
         assert engine.spent.rate_limited == 2
 
 
+async def test_who_waits_for_a_limit_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "SIGN_S", 0.02)
+    asked_for = itertools.count()
+
+    async def limited(asked: Asked, write: Write) -> None:
+        if next(asked_for) == 0:
+            await write(whole(429, {"error": {"type": "rate_limit"}}, Retry_After_Ms="200"))
+        else:
+            await sound(write)
+
+    async with answering(limited) as address, started(address) as engine:
+        deltas = await collect(engine, ask())
+    signs = [delta for delta in deltas if (delta.text, delta.tokens, delta.finish_reason) == ("", 0, None)]
+    assert len(signs) >= 3
+    assert (text_of(deltas), deltas[-1].usage) == ("fine", Usage(5, 1))
+
+
 @pytest.mark.parametrize(
     ("headers", "code"), [({"Retry_After": "3600"}, "rate_limit_exceeded"), ({}, "insufficient_quota")]
 )
@@ -76,6 +93,7 @@ async def test_a_limit_beyond_the_bound_is_no_capacity(headers: dict[str, str], 
         with pytest.raises(CapacityError, match=r"rate_limit_wait_s=5|insufficient_quota") as caught:
             await collect(engine, ask())
         assert "secret" not in str(caught.value)
+        assert caught.value.shut_s == pytest.approx(3600.0 if headers else 0.0, abs=60.0)
         await until(lambda: engine.state().running == 0)
 
 
@@ -221,6 +239,8 @@ def test_a_retry_is_told_in_seconds_milliseconds_or_as_a_date() -> None:
     assert retry_after_s(429, {"retry-after": "soon"}, None, now) == 1.0
     assert retry_after_s(503, {}, None, now) is None
     assert retry_after_s(500, {"retry-after": "3"}, None, now) is None
+    for endless in ("inf", "1e300", "Tue, 14 Nov 2123 22:13:30 GMT"):
+        assert retry_after_s(429, {"retry-after": endless}, None, now) == 86_400.0
 
 
 def test_what_a_server_says_is_never_passed_on() -> None:

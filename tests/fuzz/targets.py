@@ -241,6 +241,7 @@ SOUND: dict[str, dict[str, Any]] = {
         "output_tokens": 9,
         "ttft_s": 0.1,
         "latency_s": 0.5,
+        "shut_s": 1.5,
     },
     "fmware-steps": {"replica_id": "tcp://r", "profile": "p", "steps": [[0.1, 0.0, 0.1, 4.0]], "tokens": [["k", 1, 4]]},
     "fmware-branched": {"run_id": "r", "switch": "s", "branch": 1},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from itertools import product
+from typing import Any
 
 from dask_fmware.errors import DeadlineRejectedError
 from dask_fmware.model.plan import RunPlan
@@ -75,6 +76,7 @@ class Shell:
         self.tasks: dict[str, Task] = {}  # by key
         self.replicas: dict[str, Replica] = {}
         self.draining: set[str] = set()
+        self.shut: dict[str, float] = {}  # replica id -> until when its engine has no room
         self.engines: dict[str, list[tuple[str, int]]] = {}  # replica id -> attempts on it
         self.silent: dict[str, str] = {}  # replica id -> "dead" or "paused", which the machine does not know yet
         self.moved: list[tuple[str, str, int]] = []  # attempts whose workers were told to give them up
@@ -134,6 +136,7 @@ class Shell:
                 assert task.state == "held", f"{action} of a call that is {task.state}"
                 assert replica.model == task.node.model
                 assert replica.replica_id not in self.draining
+                assert self.shut.get(replica.replica_id, 0.0) <= self.now, f"{action} on a replica that is shut"
                 engine = self.engines[replica.replica_id]
                 assert len(engine) < replica.slots * (2 if action.wait_s else 1), f"{action} on a full replica"
                 assert not any((action.call_id, action.attempt) in e for e in self.engines.values())
@@ -286,6 +289,7 @@ class Shell:
         self.replicas[replica.replica_id] = replica
         self.engines[replica.replica_id] = []
         self.draining.discard(replica.replica_id)
+        self.shut.pop(replica.replica_id, None)
         self.silent.pop(replica.replica_id, None)
         self._due.append(ReplicaReady(replica))
         for task in lost:
@@ -326,8 +330,8 @@ class Shell:
         task = self.tasks.get(call_id)
         return task if task is not None and task.on == (replica_id, attempt) else None
 
-    def end(self, replica_id: str, call_id: str, attempt: int, outcome: str) -> None:
-        """The engine is done with an attempt: the message comes first, then the task."""
+    def end(self, replica_id: str, call_id: str, attempt: int, outcome: str, shut_s: float = 0.0) -> None:
+        """The engine is done with an attempt, and may be shut for a while: the message comes first, then the task."""
         is_ahead = self.is_ahead(replica_id, call_id, attempt)
         self.engines[replica_id].remove((call_id, attempt))
         task = self.current(replica_id, call_id, attempt)
@@ -339,8 +343,11 @@ class Shell:
             outcome = "skipped"
         if task is not None:
             task.state, task.on = "ending", None  # the task's own end is the next message
-        tokens = 5 if outcome == "finished" else 0
-        self.send(AttemptEnded(call_id, attempt, outcome, output_tokens=tokens, error="it broke"))  # type: ignore[arg-type]
+        told: dict[str, Any] = {"output_tokens": 5 if outcome == "finished" else 0, "error": "it broke"}
+        if shut_s and outcome == "retry":  # from when the message is delivered
+            told |= {"is_sound": True, "shut_s": shut_s}
+            self.shut[replica_id] = max(self.now + 0.125 + shut_s, self.shut.get(replica_id, 0.0))
+        self.send(AttemptEnded(call_id, attempt, outcome, **told))  # type: ignore[arg-type]
         if task is None or self.tasks.get(call_id) is not task:
             return
         if outcome in ("finished", "skipped"):

@@ -246,6 +246,11 @@ class World(RuleBasedStateMachine):
         self.shell.end(*self.one(self.shell.attempts(), pick), outcome)
 
     @precondition(lambda self: self.shell.attempts())
+    @rule(pick=PICK, shut_s=st.sampled_from([0.25, 1.0, 5.0]))
+    def a_server_wants_no_calls_for_a_while(self, pick: int, shut_s: float) -> None:
+        self.shell.end(*self.one(self.shell.attempts(), pick), "retry", shut_s)
+
+    @precondition(lambda self: self.shell.attempts())
     @rule(pick=PICK, seconds=st.sampled_from([0.0, 0.25, 0.5]))
     def an_attempt_is_overdue(self, pick: int, seconds: float) -> None:
         self.shell.now += seconds

@@ -51,10 +51,11 @@ def no_templates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_call_for_which_one_engine_has_no_room_is_tried_elsewhere() -> None:
-    error, ended, dead = run(CapacityError("over the quota of its key"))
+    error, ended, dead = run(CapacityError("over the quota of its key", shut_s=7.0))
     assert isinstance(error, Reschedule)
     assert (ended.outcome, ended.error, dead) == ("retry", "CapacityError: over the quota of its key", [])
-    assert ended.is_sound
+    assert (ended.is_sound, ended.shut_s) == (True, 7.0)
+    assert run(CapacityError("no room"))[1].shut_s == 0.0
 
 
 def test_a_fault_that_is_not_ours_is_told_without_its_words(caplog: pytest.LogCaptureFixture) -> None:

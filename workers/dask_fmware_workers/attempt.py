@@ -11,7 +11,7 @@ from contextlib import aclosing
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
-from dask_fmware.errors import EngineCrashedError
+from dask_fmware.errors import CapacityError, EngineCrashedError, OutputFormatError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.completion import Completion, Timing
 from dask_fmware.model.engine import Engine, FinishReason, Request, Usage
@@ -79,8 +79,8 @@ class Attempt:
             self.is_given_up = True
             self.withdraw()
 
-    def ended(self, outcome: Outcome, error: str, *, is_sound: bool = False) -> AttemptEnded:
-        """Return what is told of its end."""
+    def ended(self, outcome: Outcome, error: str, fault: Exception | None) -> AttemptEnded:
+        """Return what is told of its end; `fault` is what it came of, if it failed."""
         return AttemptEnded(
             self.call_id,
             self.grant.attempt,
@@ -95,7 +95,8 @@ class Attempt:
             self._is_repaired,
             self._format_tokens,
             self._cost,
-            is_sound,
+            isinstance(fault, OutputFormatError | CapacityError),
+            fault.shut_s if isinstance(fault, CapacityError) else 0.0,
         )
 
     async def generate(

@@ -132,7 +132,8 @@ class CallRunner:
         stream = self.streams.open(call_id, grant.attempt) if call.answers else TextStream()
         attempt = self._attempts[call_id] = Attempt(call, call_id, grant, stream, self._send, self._alive)
         outcome: Outcome = "failed"
-        error, slots, is_sound = "", self.slots, False
+        error, slots = "", self.slots
+        cause: Exception | None = None
         try:
             attempt.waited_s = await slots.take(grant.wait_s)
             attempt.began_at = perf_counter()
@@ -148,8 +149,8 @@ class CallRunner:
                 outcome, error = "retry", "no token in time; tried elsewhere (see router.hedge_budget)"
             raise Reschedule(f"{call.where}: aborted") from None
         except Exception as fault:
+            cause = fault
             outcome, error = self._failed(engine, attempt, fault)
-            is_sound = isinstance(fault, OutputFormatError | CapacityError)
             if outcome == "failed":
                 if not isinstance(fault, FMwareError):
                     raise _stranger(call, fault) from None
@@ -158,7 +159,7 @@ class CallRunner:
         finally:
             if self._attempts.get(call_id) is attempt:
                 del self._attempts[call_id]
-            ended = attempt.ended(outcome, error, is_sound=is_sound)
+            ended = attempt.ended(outcome, error, cause)
             if attempt.began_at is not None:
                 slots.give()
             stream.end(outcome)

@@ -14,7 +14,7 @@ from dask_fmware.runtime.runs.records import CallRecord
 
 __all__ = ["Apart"]
 
-LEAST_LOST = 2  # attempts: one death is everyday, and to serve all its calls one by one would be worse than it
+LEAST_LOST = 2  # engines: one death is everyday, and to serve all its calls one by one would be worse than it
 
 
 class Apart:
@@ -35,8 +35,8 @@ class Apart:
         self._kept: dict[str, list[ReplicaState]] = {}  # model -> replicas
 
     def concerns(self, call: CallRecord) -> bool:
-        """Whether a call must be alone; where replicas run one call at a time, each is."""
-        if call.tries < self._from:
+        """Whether a call must be alone: it may have killed its engines. Where replicas run one at a time, each is."""
+        if call.tries < self._from or call.tries - call.unharmed < LEAST_LOST:
             return False
         states = self._fleet.of(call.node.model or "")
         return not states or any(state.is_shared for state in states)
@@ -94,7 +94,7 @@ class Apart:
             return None  # at no cost that grows with the fleet
         kept = self._kept.get(model, [])
         for state in list(kept):
-            is_there = self._fleet.get(state.replica.replica_id) is state and not state.draining
+            is_there = self._fleet.get(state.replica.replica_id) is state and state.takes_calls
             if not is_there or (model not in self._waiting and not state.is_alone):
                 kept.remove(state)
                 self._fleet.keep(state, False)
@@ -119,7 +119,7 @@ class Apart:
         return [state for state in open_ if not state.on_trial] or open_
 
     def _empty(self, model: str) -> ReplicaState | None:
-        kept = [state for state in self._kept.get(model, ()) if not state.draining]
+        kept = [state for state in self._kept.get(model, ()) if state.takes_calls]
         may_keep = len(kept) < max(len(self._fleet.of(model)) // 2, 1)
         more = self._candidates(model) if may_keep else []
         for state in kept + more:

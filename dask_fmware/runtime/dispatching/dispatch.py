@@ -100,7 +100,7 @@ class Dispatcher:
     @property
     def wake_at(self) -> float | None:
         """When to look again, because a call waits for a time and not for an event, or a slot is about to be free."""
-        due = self._fleet.ahead.next_at if self._waiting else inf
+        due = self._fleet.comes_at if self._waiting else inf
         return self._look_at if due == inf or (self._look_at is not None and self._look_at < due) else due
 
     # -- calls that come and go ------------------------------------------------------------------
@@ -111,8 +111,8 @@ class Dispatcher:
         return self._come(now) + self.offer(self.models, now)
 
     def _come(self, now: float) -> list[Action]:
-        """Let calls take the slots that are about to be free."""
-        if self._fleet.ahead.next_at > now:
+        """Let calls take the slots that are about to be free, and those of replicas that open again."""
+        if self._fleet.comes_at > now:
             return []
         return [action for state in self._fleet.come(now) for action in self.serve(state, now)]
 
@@ -156,7 +156,8 @@ class Dispatcher:
         self._waiting.add(call.call_id)
         call.report.state, call.report.reason = "held", BEHIND
         if not self._fleet.views(model := call.node.model or ""):
-            call.report.lacked = f"no replica of model '{model}' was ready"
+            lacked = "within its rate limit" if self._fleet.opens_at(model) < inf else "ready"
+            call.report.lacked = f"no replica of model '{model}' was {lacked}"
         call.view = None
         if self._planner is not None:
             self._to_come.add(call.run)
@@ -278,7 +279,9 @@ class Dispatcher:
         if call.avoid:
             views = _others(views, call.avoid)
         if not views:
-            return Wait(f"no replica of model '{model}' is ready")
+            shut_s = self._fleet.opens_at(model) - now
+            what = "ready" if shut_s == inf else f"within its rate limit, for {shut_s:.0f} s"
+            return Wait(f"no replica of model '{model}' is {what}")
         if call.parked and self._rejects(call, now):
             return Park("it would be late on an idle replica")
         return self.policy.choose(self._views.view(call), views, now)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
@@ -53,6 +54,7 @@ class Fleet:
         self._cards: dict[str, Card] = {}
         self._slots: dict[AttemptKey, ReplicaState] = {}  # where it runs
         self.ahead = Ahead()
+        self._shut: dict[str, ReplicaState] = {}  # replicas that take no calls until a time
         self.begun: list[AttemptKey] = []  # were ahead and have a slot by now; whoever writes it down takes them out
         self._offered: dict[str, RankedReplicas] = {}  # model -> replicas that take calls
         self._lanes: list[list[ReplicaState]] | None = None  # None: to be looked at again
@@ -133,6 +135,7 @@ class Fleet:
         state = self._replicas.pop(replica_id, None)
         if state is None:
             return None
+        self._shut.pop(replica_id, None)
         self.corrections.remove(state.replica)
         self._lanes = None
         for key in state.running:
@@ -202,12 +205,36 @@ class Fleet:
             self.ahead.begun(state, (call_id, attempt), stay)
         self.changed(state)
 
+    @property
+    def comes_at(self) -> float:
+        """When a replica is expected to have room next without an event; infinity if that is not known of any."""
+        ends = self.ahead.next_at
+        return min(ends, *(state.opens_at for state in self._shut.values())) if self._shut else ends
+
     def come(self, now: float) -> list[ReplicaState]:
-        """Let the successors come of attempts that are about to end; return the replicas that have room by it."""
+        """Let the successors come of attempts that are about to end, and open what was shut until now.
+
+        Returns the replicas that have room by it.
+        """
         states = [state for state in self.ahead.come(now) if self._replicas.get(state.replica.replica_id) is state]
+        for state in [state for state in self._shut.values() if state.opens_at <= now]:
+            del self._shut[state.replica.replica_id]
+            state.opens_at = 0.0
+            self._offered.pop(state.replica.model, None)
+            states.append(state)
         for state in states:
             self.changed(state)
         return states
+
+    def shut(self, state: ReplicaState, until: float) -> None:
+        """Offer a replica no more until a time, as its engine has no room for any call."""
+        state.opens_at = max(until, state.opens_at)
+        self._shut[state.replica.replica_id] = state
+        self._offered.pop(state.replica.model, None)
+
+    def opens_at(self, model: str) -> float:
+        """When the first replica of a model that is shut opens again; infinity if none is."""
+        return min((state.opens_at for state in self.of(model) if state.opens_at), default=inf)
 
     def late(self, state: ReplicaState) -> None:
         """An attempt could not wait for its slot any longer: attempts that should have ended let nobody come."""

@@ -84,8 +84,8 @@ class ReplicaState:
 
     __slots__ = (
         "_ends", "_expected_s", "_queue", "background", "begun", "card", "context_tokens", "draining", "ending",
-        "is_shaky", "kept", "moved", "on_trial", "pace", "position", "prefill_until", "prompts_s", "replica", "running",
-        "waiting", "waiting_s",
+        "is_shaky", "kept", "moved", "on_trial", "opens_at", "pace", "position", "prefill_until", "prompts_s",
+        "replica", "running", "waiting", "waiting_s",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, card: Card | None = None, pace: Pace | None = None) -> None:
@@ -93,6 +93,7 @@ class ReplicaState:
         self.card = card or Card()
         self.pace = pace or Pace()  # of its kind
         self.draining = False
+        self.opens_at = 0.0  # it is shut until then, as its engine has no room for any call; 0: it is not
         self.kept = False  # for calls that run alone, see `Apart`
         self.on_trial = False  # it died under calls and has finished none since: it takes one at a time
         self.is_shaky = False  # an attempt was taken by its engine, and none has finished since
@@ -119,9 +120,14 @@ class ReplicaState:
         return 1 if self.on_trial or self.kept else self.replica.slots
 
     @property
+    def takes_calls(self) -> bool:
+        """Whether it takes any call at present."""
+        return not self.draining and not self.opens_at
+
+    @property
     def is_open(self) -> bool:
         """Whether policies may give it calls."""
-        return not self.draining and not self.kept
+        return self.takes_calls and not self.kept
 
     @property
     def is_alone(self) -> bool:

@@ -99,6 +99,7 @@ def end(call: CallRecord, event: AttemptEnded, now: float, ahead_since: float | 
             call.report.state, call.report.reason = "skipped", "its branch was not taken"
         case "retry" | "aborted":
             call.report.state = "planned"
+            call.unharmed += event.is_sound
             call.avoid |= {attempt.replica_id}
     return attempt
 
@@ -152,7 +153,8 @@ def fail(call: CallRecord, error: FMwareError) -> Fail:
 
 def start_over(call: CallRecord) -> None:
     """A user wants a failed call tried again: with all attempts, on any replica, counted from when it is runnable."""
-    call.tries, call.spared, call.avoid, call.parked = 0, False, frozenset(), False
+    call.forget_tries()
+    call.spared, call.avoid, call.parked = False, frozenset(), False
     call.report.state, call.report.reason = "planned", ""
     call.report.runnable_at = None
 

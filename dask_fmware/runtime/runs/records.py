@@ -48,6 +48,7 @@ class CallRecord:
     arrival: int = 0  # order in which calls became runnable
     queued_on: str | None = None  # replica whose queue holds it
     tries: int = 0  # attempts since it last finished
+    unharmed: int = 0  # of these, ended by an answer or a bound, which no engine has suffered from
     spared: bool = False  # an attempt that was lost before it began was not counted as a try
     avoid: frozenset[str] = frozenset()  # replicas on which it failed
     parked: bool = False  # found too late by the policy
@@ -58,6 +59,10 @@ class CallRecord:
         """The attempt that runs, if one does."""
         attempts = self.report.attempts
         return attempts[-1] if attempts and attempts[-1].outcome == "running" else None
+
+    def forget_tries(self) -> None:
+        """It may be tried as often as at first."""
+        self.tries = self.unharmed = 0
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from dask_fmware.model.engine import Request
 
 __all__ = ["fault_of", "retry_after_s"]
 
+LONGEST_S = 86_400.0  # that a server may ask to wait; one that says more is asked again after a day
 OVERFLOW = ("context_length_exceeded", "exceed_context_size_error", "context length", "context size")
 
 
@@ -43,15 +44,15 @@ def retry_after_s(status: int, headers: Mapping[str, str], body: object, now_s: 
     value = headers.get("retry-after-ms")
     try:
         if value is not None:
-            return max(0.0, float(value) / 1000)
+            return min(max(0.0, float(value) / 1000), LONGEST_S)
         value = headers.get("retry-after")
         if value is None:
             return 1.0 if status == 429 else None
-        return max(0.0, float(value))
+        return min(max(0.0, float(value)), LONGEST_S)
     except ValueError:
         pass
     try:
-        return max(0.0, parsedate_to_datetime(str(value)).timestamp() - now_s)
+        return min(max(0.0, parsedate_to_datetime(str(value)).timestamp() - now_s), LONGEST_S)
     except ValueError:
         return 1.0
 

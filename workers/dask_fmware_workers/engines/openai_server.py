@@ -14,8 +14,10 @@ What it does
     request could overflow (a token has at least one byte, so most need no question); else they are
     estimated at four bytes a token and the server has the last word.
     A rate limit (HTTP 429, or 503 with Retry-After) holds all requests of the replica for as long as the
-    server says, within `rate_limit_wait_s` for each request; beyond that, and for an exhausted quota, it is
-    a `CapacityError`. Nothing else is retried here: retries belong to the router, which knows other
+    server says, within `rate_limit_wait_s` for each request; meanwhile they say a few times a second that they
+    live (a delta without text), so that nobody takes the limit for a hang. Beyond that it is a `CapacityError`,
+    with the time until which the router gives this replica no calls; so is an exhausted quota, which no waiting
+    mends. Nothing else is retried here: retries belong to the router, which knows other
     replicas. What says that the server is not well (HTTP 5xx, no connection, a refused key, a hang, a
     stream that is cut or garbled) is an `EngineCrashedError`: the call runs elsewhere and the replica
     comes back when `start` has reached the server again. What says that the request is wrong stays an
@@ -99,7 +101,7 @@ class OpenAIEngine:
     stall_timeout_s
         Seconds between two pieces of an answer.
     rate_limit_wait_s
-        Seconds that one request waits for rate limits, in total.
+        Seconds that one request waits for rate limits, in total; beyond, its replica gets no calls until they are over.
     price_per_million_tokens
         ``{"input": 0.5, "output": 1.5}``, with ``"cached_input"`` where it differs.
     extra
@@ -127,7 +129,7 @@ class OpenAIEngine:
         context_tokens: int = 2048,
         first_token_timeout_s: float = 60.0,
         stall_timeout_s: float = 30.0,
-        rate_limit_wait_s: float = 30.0,
+        rate_limit_wait_s: float = 120.0,
         price_per_million_tokens: Mapping[str, float] | None = None,
         extra: Mapping[str, Any] | None = None,
         seed: int = 0,
@@ -298,8 +300,9 @@ class OpenAIEngine:
         import openai
 
         request, waited_s = call.request, 0.0
+        what = f"openai: {self._where}: request '{request.request_id}'"
         while True:
-            waited_s = await self._limit.passed(waited_s, f"openai: {self._where}: request '{request.request_id}'")
+            waited_s = await self._limit.passed(waited_s, what, lambda: call.put(Delta("")))
             try:
                 answer = await self._client.stream(request, body, call.put)
                 break
