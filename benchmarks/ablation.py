@@ -64,7 +64,7 @@ class Without:
         self._part = part
         self._slack = Slack()
         if part == "leeway of background calls":
-            self._slack._leeway = defaultdict(_Steady)
+            self._slack._background._leeway = defaultdict(_Steady)
         if part == "price of dear runs":
             self._slack._prices = _Free()
 

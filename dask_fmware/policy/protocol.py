@@ -2,8 +2,8 @@
 
 A policy proposes and the machine disposes: the machine asks when a call becomes runnable and again
 when something changed for a call that waits, checks the answer against the contract (a ready replica
-of the call's model, slots never exceeded) and performs it. A policy keeps no state about the cluster;
-all it may keep is its own turn or its own random draws.
+of the call's model, slots never exceeded) and performs it. How the cluster is comes with each question. What a
+policy keeps is its own: a turn, random draws, or what the calls and plans that it was asked for have taught it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ReplicaView:
     prefill_until: float = 0.0  # when the prompts of its running attempts are expected to be processed
     context_tokens: int = 0  # expected KV tokens of all its running attempts
     card_waiting: int = 0  # calls that wait for a slot of any replica of its card
-    stretch: float = 1.0  # measured over expected duration of calls on replicas like it, a high quantile
+    stretch: float = 1.0  # measured over expected duration of calls on replicas like it, the median
     background: int = 0  # of the running attempts, those of runs without an objective
     delay_s: float = 0.0  # from a decision to the first token, beyond the engine's own time; a high quantile
 
