@@ -9,8 +9,8 @@ known, else a latency figure) and its load.
 ones and then least latest start first (deadline - critical path after it - own execution). A run under way that has
 more than half of its objective to spare, and much more than it needs, is served as a fresh one.
 It goes to the replica that ends it first among those that end it in time.
-If only a busy replica can still be in time, it waits for that one and lets others pass. If none can, it is
-*parked* behind all that can, or rejected if the run asks for that.
+If only a busy replica can still be in time, it waits for that one, as long as that is so, and lets others pass. If none
+can, it is *parked* behind all that can, or rejected if the run asks for that.
 Parked calls, and those without an SLO, are background: they take what urgent calls can spare, see `policy.background`.
 Where calls run one at a time on few cards, it looks ahead: the runs under way and those that wait are placed on the
 cards in a few orders, the order with most runs in time wins, of equal ones the one that answers soonest, and what
@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from typing import TypeAlias
 
 from dask_fmware.policy.background import ALL_BUSY, Background
 from dask_fmware.policy.estimate import execution_s, expected_s
@@ -52,7 +53,9 @@ FOR_BEGUN = 0.25  # most of a batch that is kept for calls of runs under way
 LONG = 0.5, 50.0  # of its objective, and times what is left of its path: more to spare than both has long
 URGENT = 0.0  # calls that can be in time: before those `BEHIND`, in the order of service
 BEGUN, FRESH = 0.0, 1.0  # among urgent ones of a priority
-LATER = Wait("only a busy replica can still be in time", lets_pass=True)
+LATER = "only a busy replica can still be in time"
+
+_Look: TypeAlias = tuple[float, str, float, ReplicaView | None, bool]
 
 
 class Slack:
@@ -68,7 +71,7 @@ class Slack:
         self._plan: Plan | None = None  # for the decisions of this moment
         self._background = Background(self.rank, self._typical, self._ahead)
         self._state: tuple[RankedReplicas | None, int, float] = None, 0, 0.0  # replicas as `_looks` saw them
-        self._looks: dict[tuple[object, ...], tuple[float, str, float, bool]] = {}
+        self._looks: dict[tuple[object, ...], _Look] = {}
 
     # -- order -----------------------------------------------------------------------------------
 
@@ -134,7 +137,7 @@ class Slack:
         """Bind in time, wait as long as a replica will be, or park."""
         price = self._prices.of(call)
         kept = 0.0 if call.begun else max(min(FOR_BEGUN, self._lost.get(call.model, 0.0)), price.kept(call.run_s))
-        best, replica_id, soonest, any_room = self._look(call, replicas, now, kept)
+        best, replica_id, soonest, awaited, any_room = self._look(call, replicas, now, kept)
         in_time = best <= due
         fits = in_time and (self._plan is None or best <= self._plan.free_until.get(replica_id, inf))
         if self._plan is not None and not fits and (in_time or soonest <= due):
@@ -142,7 +145,10 @@ class Slack:
             if latest > now:
                 return Wait("other runs can be in time meanwhile", lets_pass=True, until=latest)
             return Park("gave way to runs that can be in time together")
-        if call.begun and (in_time or (any_room and soonest > due)):
+        latest = -inf  # for it to be in time where it waits for a slot, once the prompts before it are processed
+        if not in_time and awaited is not None and soonest <= due:
+            latest = due - _own_s(call, awaited, due)
+        if call.begun and (in_time or (any_room and latest <= now)):
             lost = self._lost.get(call.model, 0.0)
             self._lost[call.model] = lost + ((not in_time) - lost) / 50
         if in_time:
@@ -151,17 +157,15 @@ class Slack:
             return Bind(replica_id, f"ends {due - best:.3f} s before it is due, soonest of those with room", due)
         if not any_room:
             return ALL_BUSY
-        if soonest <= due:
-            return LATER
+        if latest > now:
+            return Wait(LATER, lets_pass=True, until=latest)
         self._background.lost(call, due)
         if due - call.own_s >= call.runnable_at:
             price.lost(call.run_s)
         return Park(f"cannot be in time any more: {soonest - due:.3f} s late at best" if soonest < inf else "too late")
 
-    def _look(
-        self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float
-    ) -> tuple[float, str, float, bool]:
-        """Return the earliest end on a replica that takes a call, its id, the earliest elsewhere, and if any has room.
+    def _look(self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float) -> _Look:
+        """Return the earliest end on a replica that takes a call, its id, the same elsewhere, and if any has room.
 
         Calls of equal lengths that are asked for in the same state of the replicas share one look.
         """
@@ -179,31 +183,34 @@ class Slack:
             self._looks[key] = found
         return found
 
-    def _compare(
-        self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float
-    ) -> tuple[float, str, float, bool]:
+    def _compare(self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float) -> _Look:
         rooms = [replica.has_room for replica in replicas]
         any_room = True in rooms
         if not any_room and self._plan is None:
-            return inf, "", inf, False  # it waits, whichever would be free first
-        tokens = 0.0 if call.answers else call.output_tokens
+            return inf, "", inf, None, False  # it waits, whichever would be free first
         best, soonest = (inf, "", ""), inf
+        awaited: ReplicaView | None = None
         for replica, has_room in zip(replicas, rooms, strict=True):
-            own_s = expected_s(call.prompt_at(replica.replica_id), tokens, replica, now)
-            own_s = own_s + replica.delay_s if call.answers else own_s * replica.stretch
             free_at = replica.slot_free_at
-            end = (free_at if free_at > now else now) + own_s
+            end = (free_at if free_at > now else now) + _own_s(call, replica, now)
             if has_room and self._takes(call, replica, now, kept):
                 best = min(best, (end, replica.name, replica.replica_id))
             elif end < soonest:
-                soonest = end
-        return best[0], best[2], soonest, any_room
+                soonest, awaited = end, replica
+        return best[0], best[2], soonest, awaited, any_room
 
     def _takes(self, call: CallView, replica: ReplicaView, now: float, kept: float) -> bool:
         """Whether a replica has room for a call in time, by what is kept for others."""
         if call.excess > 0.0 and replica.slots > 1:  # an idle replica is never waited for: nothing would end there
             return not replica.running or self._typical.spare(replica, now)
         return call.begun or replica.running - replica.background < open_slots(replica, kept)
+
+
+def _own_s(call: CallView, replica: ReplicaView, now: float) -> float:
+    """Seconds until a call that starts on a replica now has done what it is for."""
+    tokens = 0.0 if call.answers else call.output_tokens
+    own_s = expected_s(call.prompt_at(replica.replica_id), tokens, replica, now)
+    return own_s + replica.delay_s if call.answers else own_s * replica.stretch
 
 
 def _has_long(call: CallView, latest_start: float) -> bool:

@@ -92,13 +92,13 @@ def check(shell: Shell) -> None:
         views = fleet.views(model)
         waits = False
         for _, _, call_id in queue._order:
-            reason = machine.runs.calls[call_id].report.reason
-            waits = waits or (shell.policy == "slack" and reason.startswith(WAITS_ON_PURPOSE))
-            if waits:
-                continue  # who is behind it waits with it, whatever it waited for when it came
-            avoid = machine.runs.calls[call_id].avoid
-            allowed = [v for v in views if v.replica_id not in avoid] or views
-            assert not any(v.has_room for v in allowed), f"{call_id} is held although a replica has room"
+            call = machine.runs.calls[call_id]
+            # who is behind one that waits on purpose waits with it, whatever it waited for when it came
+            waits = waits or (shell.policy == "slack" and call.report.reason.startswith(WAITS_ON_PURPOSE))
+            allowed = [v for v in views if v.replica_id not in call.avoid] or views
+            if any(v.has_room for v in allowed):
+                assert waits, f"{call_id} is held although a replica has room"
+                assert machine.wake_at is not None, f"{call_id} waits beside a replica for what may never happen"
     assert not shell.contract.breaches, "\n".join(map(str, shell.contract.breaches))
     # views: what policies see is what is there
     for model in ("small", "large", "extra"):
