@@ -18,13 +18,14 @@ __all__ = ["Job", "JobCall", "JobStep", "Lane", "Outlook", "Plan", "Planner", "S
 
 @immutable
 class JobCall:
-    """A call that has not started."""
+    """A call that has not started, or some that are alike."""
 
     call_id: str | None  # None: it is not runnable yet
     model: str
     prompt_tokens: float  # expected
     output_tokens: float
     avoid: frozenset[str] = frozenset()  # replicas on which it failed, where there are others
+    times: float = 1.0  # it stands for so many, one after the other
 
 
 @immutable

@@ -73,6 +73,7 @@ def place_job(lines: Sequence[Line], tasks: Sequence[Task], slow: bool) -> list[
         Place answers on the lane that they take longest on, of those on which they are in time.
     """
     mine: list[Placed] = []
+    taken = list(lines)  # with what this job has there: a copy from its first call on
     done: list[float] = []
     for number, task in enumerate(tasks):
         ready = task.ready
@@ -86,11 +87,7 @@ def place_job(lines: Sequence[Line], tasks: Sequence[Task], slow: bool) -> list[
                 if spent is None:
                     continue
                 due_s, whole_s = spent
-                line: Sequence[tuple[float, float]] = lines[lane]
-                own = [(p.start, p.end) for p in mine if p.lane == lane]
-                if own:
-                    line = sorted([*line, *own])
-                start = gap(line, ready, whole_s)
+                start = gap(taken[lane], ready, whole_s)
                 if start + due_s > task.due + EPSILON:
                     continue
                 key = -whole_s if slow and task.answers else start + due_s
@@ -100,6 +97,9 @@ def place_job(lines: Sequence[Line], tasks: Sequence[Task], slow: bool) -> list[
                 return None
             _, lane, start, due_s, whole_s = best
             mine.append(Placed(number, index, lane, start, start + due_s, start + whole_s))
+            if taken[lane] is lines[lane]:
+                taken[lane] = list(lines[lane])
+            insort(taken[lane], (start, start + whole_s))
             end = max(end, start + whole_s)
             if task.in_turn:
                 ready = start + whole_s

@@ -223,8 +223,9 @@ def _has_long(call: CallView, latest_start: float) -> bool:
 
 def _cost(call: JobCall, answers: bool, replica: ReplicaView) -> tuple[float, float]:
     """Seconds until a call has done what it is for, and until it ends, on an idle replica."""
-    whole_s = execution_s(replica.latency, call.prompt_tokens, call.output_tokens)
+    one_s = execution_s(replica.latency, call.prompt_tokens, call.output_tokens)
+    whole_s = call.times * one_s
     if answers:
-        first_s = execution_s(replica.latency, call.prompt_tokens, 0.0)
+        first_s = whole_s - one_s + execution_s(replica.latency, call.prompt_tokens, 0.0)
         return first_s + replica.delay_s, whole_s + replica.delay_s
     return whole_s * replica.stretch, whole_s * replica.stretch

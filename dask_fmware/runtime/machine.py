@@ -282,7 +282,7 @@ class Machine:
     def _come_runnable(self, call: CallRecord, now: float) -> list[Action]:
         call_id, report, run = call.call_id, call.report, call.run
         if (why := run.skips(call)) is not None:
-            report.state, report.reason = "skipped", why
+            call.becomes("skipped", why)
             return [Skip(call_id, why)]
         if report.state == "finished":
             call.forget_tries()  # its result was lost, which is no failure of the call
@@ -310,7 +310,7 @@ class Machine:
         if call.report.state in TERMINAL:
             return None
         on = self.dispatcher.withdraw(call, now)
-        call.report.state = becomes
+        call.becomes(becomes)
         return on
 
     def _attempt_ended(self, event: AttemptEnded, now: float) -> list[Action]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_fmware.policy.lookahead import LookAhead
 from dask_fmware.policy.outlook import Job, JobCall, JobStep, Lane
 from dask_fmware.policy.protocol import ReplicaView
+from dask_fmware.policy.slack import _cost
 from tests.policy.views import replica
 
 NOW = 10.0
@@ -108,3 +111,12 @@ def test_what_leaves_room_for_long_does_so_for_less(jobs: list[tuple[float, floa
     ahead.plan(Shown([lane("a"), lane("b")], expected=expected), NOW)
     if ahead.leaves_room("a", spent, NOW):
         assert ahead.leaves_room("a", less * spent + 0.001, NOW)
+
+
+def test_a_call_that_stands_for_several_takes_as_long_as_they_do_one_after_the_other() -> None:
+    card, one = replica("a", stretch=1.5, delay_s=0.25), JobCall(None, "small", 100.0, 50.0)  # 0.15 s and 0.5 s
+    several = dataclasses.replace(one, times=4.0)
+    assert _cost(one, False, card) == pytest.approx((0.975, 0.975))
+    assert _cost(several, False, card) == pytest.approx((3.9, 3.9))
+    assert _cost(one, True, card) == pytest.approx((0.4, 0.9))
+    assert _cost(several, True, card) == pytest.approx((3 * 0.65 + 0.4, 4 * 0.65 + 0.25))

@@ -9,6 +9,8 @@ import pytest
 
 from dask_fmware.observe.blame import base_name
 from dask_fmware.runtime import CallRunnable, ReplicaGone, ReplicaReady
+from dask_fmware.runtime.runs.open_calls import OpenCalls
+from dask_fmware.runtime.runs.records import TERMINAL, RunRecord
 from tests.runtime.books import OVER
 
 if TYPE_CHECKING:
@@ -87,6 +89,9 @@ def check(shell: Shell) -> None:
             end = report.state, report.reason, report.finished_at
             assert run.ended is None or run.ended == end, "a run ended twice"
             run.ended = end
+    # open calls of maps and loops: what was written down as they moved is what a look at all finds
+    for run in {id(run): run for run in machine.runs._runs.values()}.values():
+        assert {base: _where(open_) for base, open_ in run.open_calls.items()} == _open_calls(shell, run)
     # work conservation: what is held could not run anywhere
     for model, queue in queues.items():
         views = fleet.views(model)
@@ -121,6 +126,22 @@ def check(shell: Shell) -> None:
             ends = [stay.expected_end for stay in state.running.values() if stay.is_ending is is_ending]
             is_open = len(state.running) < state.slots
             assert view.slot_free_at == (0.0 if is_open else min(ends))
+
+
+def _where(open_: OpenCalls) -> dict[str, str]:
+    """Where each call stands, as it was written down."""
+    return {call_id: where for where in OpenCalls.__slots__ for call_id in getattr(open_, where)}
+
+
+def _open_calls(shell: Shell, run: RunRecord) -> dict[str, dict[str, str]]:
+    """Where each call of a run's maps and loops stands that is not over, by its report."""
+    found: dict[str, dict[str, str]] = {base: {} for base in run.open_calls}
+    for call in shell.machine.runs.calls.values():
+        state = call.report.state
+        if call.run is run and call.plan_id != run.plan.run_id and state not in TERMINAL:
+            where = "runnable" if state in ("held", "queued") else state
+            found.setdefault(call.node.name.partition("[")[0], {})[call.call_id] = where
+    return found
 
 
 def check_history(shell: Shell) -> None:

@@ -154,7 +154,7 @@ class Dispatcher:
 
     def _comes(self, call: CallRecord) -> None:
         self._waiting.add(call.call_id)
-        call.report.state, call.report.reason = "held", BEHIND
+        call.becomes("held", BEHIND)
         if not self._fleet.views(model := call.node.model or ""):
             lacked = "within its rate limit" if self._fleet.opens_at(model) < inf else "ready"
             call.report.lacked = f"no replica of model '{model}' was {lacked}"
@@ -369,7 +369,8 @@ class Dispatcher:
         call.report.reason = choice.reason
         if state.free_slots > 0 and not state.waiting and (state.card.slots is None or not state.card.waiting):
             return [self._assign(call, state, choice.reason, now, choice.priority)]
-        call.report.state, call.queued_on = "queued", choice.replica_id
+        call.becomes("queued")
+        call.queued_on = choice.replica_id
         view = self._views.view(call)
         figure = self._fleet.latency(state.replica)
         expected_s = estimate.execution_s(figure, view.prompt_tokens, view.output_tokens)

@@ -17,11 +17,12 @@ from dask_fmware.runtime.foresight.views import CallViews
 from dask_fmware.runtime.learning.knowledge import Knowledge
 from dask_fmware.runtime.runs.records import RunRecord
 
-__all__ = ["Likely", "job_call"]
+__all__ = ["MOST_OF_STEP", "Likely", "job_call"]
 
 REMEMBERED = 8  # runs that ended last, and gaps between arrivals
 ENOUGH = 2  # of them, to tell what may come
 CALM = 3.0  # a pause so many times as long as is usual ends a burst
+MOST_OF_STEP = 16  # calls to start that a plan sees of a step, which bounds what it costs: it is made for each event
 
 
 class Likely:
@@ -78,7 +79,7 @@ class Likely:
             in_turn = node.model is None and knowledge.in_turn(shape.workflow, node.name)
             due = allowed_s - (0.0 if node.answers else knowledge.after_s(shape, node.name, decided))
             ready_at = 0.0 if after else pause_s
-            steps.append(JobStep(after, ready_at, pause_s, tuple(calls), in_turn, node.answers, due))
+            steps.append(JobStep(after, ready_at, pause_s, _bundled(calls), in_turn, node.answers, due))
             places[node.name] = (len(steps) - 1,)
         return Job(plan.run_id, plan.tenant, plan.priority, allowed_s, 0.0, False, run.excess, tuple(steps))
 
@@ -92,6 +93,15 @@ def job_call(
 ) -> JobCall:
     """Return a call of a node with its expected lengths; without an id it is not runnable yet."""
     return JobCall(call_id, node.model or "", *knowledge.lengths(workflow, node), avoid)
+
+
+def _bundled(calls: Sequence[JobCall]) -> tuple[JobCall, ...]:
+    """The calls of a step, or as many as a plan sees, each of which stands for some that come one after the other."""
+    count = len(calls)
+    if count <= MOST_OF_STEP:
+        return tuple(calls)
+    times = count / MOST_OF_STEP
+    return tuple([replace(calls[n * count // MOST_OF_STEP], times=times) for n in range(MOST_OF_STEP)])
 
 
 def _later(job: Job, at: float) -> Job:

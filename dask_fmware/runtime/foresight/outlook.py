@@ -7,25 +7,34 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from sortedcontainers import SortedList
 
 from dask_fmware.model.plan import PlannedNode
-from dask_fmware.model.report import CallReport
 from dask_fmware.policy.outlook import Job, JobCall, JobStep, Lane
-from dask_fmware.runtime.foresight.likely import Likely, job_call
+from dask_fmware.runtime.foresight.likely import MOST_OF_STEP, Likely, job_call
 from dask_fmware.runtime.foresight.views import CallViews
-from dask_fmware.runtime.learning.knowledge import Shape, base_name
+from dask_fmware.runtime.learning.knowledge import Shape
 from dask_fmware.runtime.replicas.fleet import Fleet
-from dask_fmware.runtime.runs.records import NOTHING, TERMINAL, CallRecord, RunRecord, Runs
+from dask_fmware.runtime.runs.open_calls import OpenCalls
+from dask_fmware.runtime.runs.records import NOTHING, CallRecord, RunRecord, Runs
 
 __all__ = ["ToCome"]
 
 LEAST_S = 0.001  # what is overdue takes at least so much longer
-MOST_OF_STEP, MOST_CALLS = 16, 64  # calls to start that a plan sees, of a step and in all: it is made for each event
+MOST_CALLS = 64  # calls to start that a plan sees in all: it is made for each event
 
 _Place: TypeAlias = tuple[int, float, int, str]  # priority (highest first), deadline, number and id of a run
+
+
+class _Left(NamedTuple):
+    """What a node still has to do."""
+
+    calls: list[JobCall]  # to start, no more than a plan sees of a step
+    more: int  # to start after these
+    ends: float  # of those that run; 0 if none does
+    is_runnable: bool  # whether any of them is
 
 
 class ToCome:
@@ -121,12 +130,9 @@ class ToCome:
         knowledge, shape = self._views.knowledge, self._views.shape(run)
         taken = run.branches.get(plan.run_id, NOTHING)
         decided = frozenset(taken.items())
-        calls: dict[str, list[CallReport]] = {}
-        for report in run.report.calls:
-            calls.setdefault(base_name(report.node), []).append(report)
         steps: list[JobStep] = []
         places: dict[str, tuple[tuple[int, ...], float]] = {}  # node -> steps that it waits for, end of calls that run
-        for node in shape.nodes:
+        for node, planned in zip(shape.nodes, plan.nodes, strict=True):
             if any(guard.switch not in taken for guard in node.guards):
                 continue  # it may never run
             before = [places[name] for name in node.after if name in places]
@@ -136,65 +142,74 @@ class ToCome:
             if any(name not in places for name in node.after):
                 continue  # it waits for one that may never run, or for the value of a switch
             after, end = _join(before)
-            open_, ends, is_new = self._open(shape, node, calls.get(node.name, []), now)
-            if not open_:
-                places[node.name] = after, max(end, ends)
+            left = self._left(run, shape, planned, now)
+            if not left.calls:
+                places[node.name] = after, max(end, left.ends)
                 continue
             due = deadline - (0.0 if node.answers else knowledge.after_s(shape, node.name, decided))
-            if len(open_) > MOST_OF_STEP:
-                open_, more_s = self._first(open_)
-                due -= more_s
+            if left.more:
+                due -= self._more_s(left.calls[-1], left.more)
             pause = knowledge.pause_s(shape.workflow, node.name)
             started = end if end > 0.0 else run.idle_since
-            ready = now if not is_new else _expected(started + pause, now) if not after else end + pause
+            ready = now if left.is_runnable else _expected(started + pause, now) if not after else end + pause
             steps.append(
                 JobStep(
                     after=after,
                     ready_at=ready,
                     pause_s=pause,
-                    calls=tuple(open_),
+                    calls=tuple(left.calls),
                     in_turn=node.model is None and knowledge.in_turn(shape.workflow, node.name),
                     answers=node.answers,
                     due=due,
                 )
             )
-            places[node.name] = (len(steps) - 1,), max(end, ends)
+            places[node.name] = (len(steps) - 1,), max(end, left.ends)
         if not steps:
             return None
         submitted, begun = run.report.submitted, run.begun
         return Job(plan.run_id, plan.tenant, plan.priority, deadline, submitted, begun, run.excess, tuple(steps))
 
-    def _open(
-        self, shape: Shape, node: PlannedNode, reports: Sequence[CallReport], now: float
-    ) -> tuple[list[JobCall], float, bool]:
-        """Calls of a node that have not started, the end of those that run, and whether none of them is runnable."""
-        knowledge = self._views.knowledge
-        open_: list[JobCall] = []
-        ends, is_new = 0.0, True
-        if node.model is None and not reports:
-            for body, count in knowledge.expected_bodies(shape.workflow, node.name):
-                open_.extend([job_call(knowledge, shape.workflow, body)] * count)
-            return open_, ends, is_new
-        for report in reports:
-            call = self._runs.calls.get(report.call_id)
-            if call is None or report.state in TERMINAL:
-                continue
-            if report.state == "running":
-                ends = max(ends, self._end(call, now))
-                continue
-            is_runnable = report.state in ("held", "queued")
-            is_new = is_new and not is_runnable
-            call_id = call.call_id if is_runnable else None
-            open_.append(job_call(knowledge, shape.workflow, call.node, call_id, self._avoided(call)))
-        return open_, ends, is_new
+    def _left(self, run: RunRecord, shape: Shape, node: PlannedNode, now: float) -> _Left:
+        """What a node still has to do."""
+        open_ = self._open_calls(run, node)
+        if open_ is None:
+            return self._expected_of(shape, node)
+        records = self._runs.calls
+        calls = [
+            self._job_call(shape, records[call_id], is_runnable=call_id in open_.runnable)
+            for call_id in open_.first(MOST_OF_STEP)
+        ]
+        ends = max((self._end(records[call_id], now) for call_id in open_.running), default=0.0)
+        return _Left(calls, open_.to_start - len(calls), ends, is_runnable=bool(open_.runnable))
 
-    def _first(self, calls: Sequence[JobCall]) -> tuple[list[JobCall], float]:
-        """The calls of a step that are planned for, runnable ones first, and how long the others take after them."""
-        first = sorted(calls, key=lambda call: call.call_id is None)[:MOST_OF_STEP]
-        one = first[-1]
+    def _open_calls(self, run: RunRecord, node: PlannedNode) -> OpenCalls | None:
+        """Calls of a node that are not over; None of a map or loop that has none yet."""
+        if node.model is None:
+            return run.open_calls.get(node.name)
+        own, call = OpenCalls(), self._runs.calls.get(node.key)
+        if call is not None and call.run is run:  # else the plan of another run had named it first
+            own.put(call.call_id, call.place, call.report.state)
+        return own
+
+    def _expected_of(self, shape: Shape, node: PlannedNode) -> _Left:
+        """What a map or loop that has not begun is expected to do; nothing of plain code."""
+        knowledge = self._views.knowledge
+        calls: list[JobCall] = []
+        count = 0
+        for body, times in knowledge.expected_bodies(shape.workflow, node.name):
+            calls += [job_call(knowledge, shape.workflow, body)] * min(times, MOST_OF_STEP - len(calls))
+            count += times
+        return _Left(calls, count - len(calls), 0.0, is_runnable=False)
+
+    def _job_call(self, shape: Shape, call: CallRecord, *, is_runnable: bool) -> JobCall:
+        call_id = call.call_id if is_runnable else None
+        return job_call(self._views.knowledge, shape.workflow, call.node, call_id, self._avoided(call))
+
+    def _more_s(self, one: JobCall, count: int) -> float:
+        """How long so many calls like one take, after those that are planned for."""
         call_s = self._views.execution(one.model, one.prompt_tokens, one.output_tokens)[1]
         lanes = sum(any(s.replica.model == one.model for s in states) for states in self._fleet.lanes)
-        return first, (len(calls) - len(first)) * call_s / max(lanes, 1)
+        return count * call_s / max(lanes, 1)
 
     def _avoided(self, call: CallRecord) -> frozenset[str]:
         """Replicas on which a call failed, as long as there are others for it."""

@@ -46,7 +46,7 @@ def begin(
             ideal_s=ideal[1],
         )
     )
-    report.state, report.reason = "running", reason
+    call.becomes("running", reason)
     call.tries += 1
     call.run.begun = True
 
@@ -90,15 +90,15 @@ def end(call: CallRecord, event: AttemptEnded, now: float, ahead_since: float | 
         attempt.first_token_at = min(attempt.started_at + event.ttft_s, attempt.ended_at)
     match event.outcome:
         case "finished":
-            call.report.state = "finished"
+            call.becomes("finished")
             call.avoid = frozenset()
             call.run.idle_since = now
         case "failed":
-            call.report.state, call.report.reason = "failed", event.error
+            call.becomes("failed", event.error)
         case "skipped":
-            call.report.state, call.report.reason = "skipped", "its branch was not taken"
+            call.becomes("skipped", "its branch was not taken")
         case "retry" | "aborted":
-            call.report.state = "planned"
+            call.becomes("planned")
             call.unharmed += event.is_sound
             call.avoid |= {attempt.replica_id}
     return attempt
@@ -118,7 +118,7 @@ def undelivered(call: CallRecord, number: int, now: float) -> None:
         return  # told before, or of a run of the same id, which was dropped
     if attempt.outcome == "running":
         attempt.ended_at = now - call.run.report.submitted
-        call.report.state = "planned"
+        call.becomes("planned")
     attempt.outcome = "undelivered"
     call.tries = max(call.tries - 1, 0)
 
@@ -137,7 +137,7 @@ def lose(call: CallRecord, now: float, error: str, *, began: bool) -> None:
     """
     attempt = call.attempt
     close(call, now, error)
-    call.report.state = "planned"
+    call.becomes("planned")
     if attempt is not None and began:
         call.avoid |= {attempt.replica_id}
     if attempt is not None and not began and not call.spared:
@@ -147,7 +147,7 @@ def lose(call: CallRecord, now: float, error: str, *, began: bool) -> None:
 
 def fail(call: CallRecord, error: FMwareError) -> Fail:
     """End a call with an error."""
-    call.report.state, call.report.reason = "failed", str(error)
+    call.becomes("failed", str(error))
     return Fail(call.call_id, error)
 
 
@@ -155,7 +155,7 @@ def start_over(call: CallRecord) -> None:
     """A user wants a failed call tried again: with all attempts, on any replica, counted from when it is runnable."""
     call.forget_tries()
     call.spared, call.avoid, call.parked = False, frozenset(), False
-    call.report.state, call.report.reason = "planned", ""
+    call.becomes("planned", "")
     call.report.runnable_at = None
 
 
@@ -168,5 +168,5 @@ def reject(call: CallRecord, why: str) -> Fail:
             "use on_miss='finish' to have it served late"
         ),
     )
-    call.report.state = "rejected"
+    call.becomes("rejected")
     return failed

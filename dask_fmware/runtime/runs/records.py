@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from dask_fmware.model.plan import Outline, PlannedNode, RunPlan, outline
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, Failure, PackedReport, RunReport, RunState
 from dask_fmware.policy.protocol import CallView
-from dask_fmware.runtime.learning.knowledge import Decided, Shape
+from dask_fmware.runtime.learning.knowledge import Decided, Shape, base_name
+from dask_fmware.runtime.runs.open_calls import OpenCalls
 from dask_fmware.runtime.runs.shares import Level
 
 __all__ = ["TERMINAL", "CallRecord", "RunRecord", "Runs", "sources"]
@@ -53,6 +54,8 @@ class CallRecord:
     avoid: frozenset[str] = frozenset()  # replicas on which it failed
     parked: bool = False  # found too late by the policy
     view: CallView | None = None  # as policies saw it last
+    place: int = 0  # among the calls of its run
+    among: OpenCalls | None = None  # the open calls of its map or loop
 
     @property
     def attempt(self) -> AttemptReport | None:
@@ -63,6 +66,14 @@ class CallRecord:
     def forget_tries(self) -> None:
         """It may be tried as often as at first."""
         self.tries = self.unharmed = 0
+
+    def becomes(self, state: CallState, reason: str | None = None) -> None:
+        """It stands elsewhere from now on; why, if that is another reason than before."""
+        self.report.state = state
+        if reason is not None:
+            self.report.reason = reason
+        if self.among is not None:
+            self.among.put(self.call_id, self.place, state)
 
 
 @dataclass(slots=True)
@@ -86,6 +97,7 @@ class RunRecord:
     rounds: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies that ran one after the other
     bodies: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies
     latest: Mapping[str, list[CallReport]] = field(default_factory=_nothing)  # map or loop -> its calls that may run
+    open_calls: Mapping[str, OpenCalls] = field(default_factory=_nothing)  # map or loop -> those that are not over
     retried_at: int = 0  # calls that it had when it was retried last
     decided: Decided = UNDECIDED  # branches that its own switches have taken
 
@@ -150,6 +162,11 @@ class RunRecord:
         if not before:
             self.rounds = {**self.rounds, base: self.rounds.get(base, 0) + 1}
         before.extend(calls)
+
+    def open_calls_of(self, base: str) -> OpenCalls:
+        """Return the open calls of a map or loop, to write into."""
+        self.open_calls = open_calls = _own(self.open_calls)
+        return open_calls.setdefault(base, OpenCalls())
 
     def _runs_again(self, outer: str) -> None:
         """A map or loop makes its bodies anew: those of before the retry have no part in what comes of the run."""
@@ -228,9 +245,13 @@ class Runs:
         after = self._after(plan)
         for node in plan.nodes:
             if node.model is not None and node.key not in self.calls:
-                call = CallReport(node.key, node.name, node.model, node.answers, after=after[node.name])
-                run.report.calls.append(call)
-                self.calls[node.key] = CallRecord(node.key, node, run, plan.run_id, call)
+                told = CallReport(node.key, node.name, node.model, node.answers, after=after[node.name])
+                call = CallRecord(node.key, node, run, plan.run_id, told, place=len(run.report.calls))
+                run.report.calls.append(told)
+                self.calls[node.key] = call
+                if plan.part_of is not None:
+                    call.among = run.open_calls_of(base_name(node.name))
+                    call.becomes("planned")
         return run
 
     def _after(self, plan: RunPlan) -> dict[str, tuple[str, ...]]:
@@ -267,6 +288,8 @@ class Runs:
             return []
         for call in calls:
             self.calls.pop(call.call_id, None)
+            if call.among is not None:
+                call.among.forget(call.call_id)
         if plan.part_of is not None:
             run.drop_part(run_id)
             return calls
