@@ -248,15 +248,20 @@ class Machine:
         base = base_name(plan.nodes[0].name) if plan.nodes else ""
         self.knowledge.observe_body(run.plan.workflow, base, plan.nodes)
         if base not in run.bodies:
-            self.knowledge.observe_pause(run.plan.workflow, base, now - run.idle_since)
+            self._paused(run, base, now)
         run.add_body(base, [self.runs.calls[node.key].report for node in plan.nodes if node.model is not None])
+
+    def _paused(self, run: RunRecord, node: str, now: float) -> None:
+        """Learn what plain code took before a node; a run that is over makes lost results again at any time."""
+        if run.report.state == "running":
+            self.knowledge.observe_pause(run.plan.workflow, node, now - run.idle_since)
 
     def _run_ended(self, event: RunEnded, now: float) -> list[Action]:
         run = self.runs.get(event.run_id)
         if run is None or run.plan.run_id != event.run_id or run.report.state != "running":
             return []
         if event.state == "finished":
-            self.knowledge.observe_pause(run.plan.workflow, THE_END, now - run.idle_since)
+            self._paused(run, THE_END, now)
         run.end(event.state, event.reason, now)
         for base, rounds in run.rounds.items():
             self.knowledge.observe_rounds(run.plan.workflow, base, rounds, run.bodies[base] / rounds)
@@ -284,12 +289,13 @@ class Machine:
         if (why := run.skips(call)) is not None:
             call.becomes("skipped", why)
             return [Skip(call_id, why)]
-        if report.state == "finished":
+        is_new, is_remade = report.runnable_at is None, report.state == "finished"
+        if is_remade:
             call.forget_tries()  # its result was lost, which is no failure of the call
-        if report.runnable_at is None or report.state == "finished":
+        if is_new and call.plan_id == run.plan.run_id:
+            self._paused(run, call.node.name, now)
+        if is_new or is_remade:
             report.runnable_at = now - run.report.submitted
-            if call.plan_id == run.plan.run_id:
-                self.knowledge.observe_pause(run.plan.workflow, call.node.name, now - run.idle_since)
             self._arrivals += 1
             call.arrival = self._arrivals
         if (failed := self._hopeless.ended(call, now)) is not None:

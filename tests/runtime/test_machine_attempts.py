@@ -18,7 +18,8 @@ from dask_fmware.runtime import (
     RunRetried,
 )
 from dask_fmware.runtime.contract import Contract
-from tests.runtime.builders import Driver, assigned, plan, replica
+from dask_fmware.runtime.learning.knowledge import THE_END
+from tests.runtime.builders import Driver, assigned, node, plan, replica
 
 
 def test_an_attempt_that_is_to_be_repeated_goes_to_another_replica() -> None:
@@ -117,6 +118,32 @@ def test_a_lost_result_is_made_again_and_does_not_count_as_a_failure() -> None:
         assert d.state("x") == "finished"
         assert assigned(d.runnable("x")) == [("x", "tcp://a", number + 1)]
     assert d.call("x").runnable_at == 3.0
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_the_time_until_a_result_is_lost_is_no_pause_of_its_workflow(has_ended: bool) -> None:
+    d = Driver()
+    d.ready(replica("a"))
+    d.submit(plan("r", [node("r/a"), node("r/b", after=("a",), answers=True)]))
+
+    def pauses() -> list[float]:
+        return [d.machine.knowledge.pause_s("rag", name) for name in ("a", "b", THE_END)]
+
+    for at, call_id in enumerate(("r/a", "r/b"), 1):
+        d.tell(CallRunnable(call_id), at=float(at))
+        d.end(call_id)
+    if has_ended:
+        d.tell(RunEnded("r", "finished"), at=3.0)
+    learnt = pauses()
+    assert learnt == [1.0, 1.0, 1.0 if has_ended else 0.0]
+    d.tell(CallRunnable("r/a"), at=1000.0)
+    assert d.call("r/a").runnable_at == 1000.0
+    d.end("r/a", "failed", attempt=2)
+    d.tell(CallRunnable("r/b"), at=1001.0)
+    assert pauses() == learnt
+    if has_ended:
+        d.tell(CallRetried("r/a"), CallRunnable("r/a"), at=2000.0)
+        assert pauses() == learnt
 
 
 def test_a_call_that_runs_again_has_no_negative_times() -> None:
