@@ -28,6 +28,7 @@ class SLO(Option):
     on_miss
         What happens to a run that can no longer make it: ``"finish"`` serves it when there is room,
         ``"reject"`` ends it with `DeadlineRejectedError`. The policy `slack` finds such runs; others serve all.
+        One that has finished is not rejected any more: where its result is lost, it is made again, however late.
 
     Raises
     ------

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import dask.config
+from distributed.metrics import time
 
 import dask_fmware as fm
 from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
@@ -145,6 +146,26 @@ async def test_results_and_maps_on_a_light_worker_that_goes_are_made_again(servi
         assert [len(result) for result in await cluster.client.gather(futures)] == [4] * 8
         for future in futures:
             future.release()
+
+
+async def test_a_result_that_is_lost_after_the_deadline_is_made_again_though_late_runs_are_rejected(
+    serving: Any,
+) -> None:
+    slo = fm.SLO(e2e_s=2.0, on_miss="reject")
+    async with serving("small", light_workers=2) as cluster:
+        future = cluster.client.compute(one("x").options(slo=slo))
+        await future
+        [call] = cluster.router.machine.runs.calls.values()
+        light, holders = cluster.router.placement.light, cluster.router.dask.holders
+        await cluster.until(lambda: holders(future.key) <= set(light), "its result is moved")
+        await cluster.until(lambda: time() > call.run.deadline, "its deadline passes")
+        [holder] = holders(future.key)
+        await _leave(cluster, next(name for name, worker in cluster.workers.items() if worker.address == holder))
+        assert (await asyncio.wait_for(future, 20)).model == "small"
+        report = await fm.report(future)
+        assert (report.data.state, report.met) == ("finished", True)
+        assert [attempt.outcome for attempt in report.data.calls[0].attempts] == ["finished"] * 2
+        future.release()
 
 
 async def test_a_slot_given_for_a_call_that_is_cancelled_before_it_leaves_is_free_again(serving: Any) -> None:

@@ -166,6 +166,21 @@ def test_a_late_call_is_rejected_only_if_the_user_asked_for_it(on_miss: str, ser
         assert d.machine.runs.calls["x"].report.state == "rejected"
 
 
+@pytest.mark.parametrize("policy", ["least_outstanding", "slack"])
+def test_a_result_that_is_lost_after_the_deadline_is_made_again_though_late_runs_are_rejected(policy: str) -> None:
+    d = Driver(policy)
+    d.ready(replica("a"))
+    d.submit(plan("x", objective=Objective(e2e_s=5.0, on_miss="reject")))
+    d.runnable("x")
+    d.end("x")
+    d.tell(RunEnded("x", "finished"))
+    assert assigned(d.tell(CallRunnable("x"), at=60.0)) == [("x", "tcp://a", 2)]
+    d.end("x", attempt=2)
+    d.start("other")
+    assert [type(action) for action in d.tell(CallRunnable("x"), at=120.0)] == [Hold]
+    assert assigned(d.end("other")) == [("x", "tcp://a", 3)]
+
+
 def test_a_call_in_time_is_not_rejected() -> None:
     d = Driver()
     d.ready(replica("a"))

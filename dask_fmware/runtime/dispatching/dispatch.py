@@ -302,8 +302,7 @@ class Dispatcher:
         known, and if all were rejected for it, nothing would ever be known: so it waits until not even a first token
         is in time.
         """
-        objective = call.run.plan.objective
-        if objective is None or objective.on_miss != "reject":
+        if not call.run.may_be_rejected:
             return False
         view = self._views.view(call)
         if view.deadline is None or now + view.own_s + view.after_s <= view.deadline:

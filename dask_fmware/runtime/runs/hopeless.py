@@ -44,9 +44,8 @@ class Hopeless:
                 f"(router.max_attempts={self._max_attempts}), the last: {last}"
             )
             return attempts.fail(call, error)
-        deadline, objective = run.deadline, run.plan.objective
-        if deadline is not None and objective is not None and objective.on_miss == "reject" and now > deadline:
-            return attempts.reject(call, f"{now - deadline:.3f} s past the deadline of its run")
+        if run.deadline is not None and run.may_be_rejected and now > run.deadline:
+            return attempts.reject(call, f"{now - run.deadline:.3f} s past the deadline of its run")
         if self._abandoned and call.node.model in self._abandoned:
             return self.unserved(call)
         return None

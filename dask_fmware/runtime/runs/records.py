@@ -106,6 +106,12 @@ class RunRecord:
         """Runs of equal urgency, among which tenants have shares."""
         return self.plan.priority, self.deadline is not None
 
+    @property
+    def may_be_rejected(self) -> bool:
+        """Whether an error is wanted rather than a late result; once it has finished, a lost result is made again."""
+        objective = self.plan.objective
+        return objective is not None and objective.on_miss == "reject" and self.report.state == "running"
+
     def end(self, state: RunState, reason: str, now: float) -> None:
         """Write into its report how it ended; its first token is the last first one of its answers."""
         report = self.report
