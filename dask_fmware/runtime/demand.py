@@ -10,13 +10,22 @@ from collections.abc import Sequence
 from itertools import islice
 from math import inf
 
+from dask_fmware.errors import CapacityError
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.model.report import CallReport
 from dask_fmware.provisioning.forecast import ArrivalRate
 from dask_fmware.provisioning.usual import UsualLengths
 from dask_fmware.provisioning.views import ModelLoad, NodeDemand, WorkflowDemand
-from dask_fmware.runtime.actions import Action, Assign
-from dask_fmware.runtime.events import AttemptEnded, CallRunnable, Event, ReplicaGone, RunEnded, RunSubmitted
+from dask_fmware.runtime.actions import Action, Assign, Refuse
+from dask_fmware.runtime.events import (
+    AttemptEnded,
+    CallRunnable,
+    Event,
+    ReplicaGone,
+    RunDropped,
+    RunEnded,
+    RunSubmitted,
+)
 from dask_fmware.runtime.learning.knowledge import base_name
 from dask_fmware.runtime.machine import Machine
 from dask_fmware.runtime.runs.records import RunRecord
@@ -80,6 +89,7 @@ class Demand:
         self._machine = machine
         self._flows: dict[str, _Flow] = {}
         self._judged: deque[tuple[int, Counter[str], Counter[str]]] = deque()  # second, ended, missed by model
+        self._ended: dict[str, int] = {}  # runs that somebody holds and whose end was counted -> retries before it
         self._last_call: dict[str, float] = {}
         self._busy: dict[str, float] = {}  # replica -> when it was last given a call or seen with one
 
@@ -87,7 +97,7 @@ class Demand:
         """Take note of an event."""
         match event:
             case RunSubmitted():
-                if event.plan.part_of is None:
+                if event.plan.part_of is None and all(map(_is_asked, actions)):
                     self._submitted(event.plan, now)
             case CallRunnable() | AttemptEnded():
                 call = self._machine.runs.calls.get(event.call_id)
@@ -97,6 +107,8 @@ class Demand:
                 run = self._machine.runs.get(event.run_id)
                 if run is not None and run.plan.run_id == event.run_id:
                     self._run_ended(run, now)
+            case RunDropped():
+                self._ended.pop(event.run_id, None)
             case ReplicaGone():
                 self.forget(event.replica_id)
             case _:
@@ -122,9 +134,10 @@ class Demand:
             flow.end_s = inf if flow.to_end or objective.e2e_s is None else objective.e2e_s
 
     def _run_ended(self, run: RunRecord, now: float) -> None:
-        flow = self._flows.get(run.plan.workflow)
-        if flow is None or run.report.state == "refused":
-            return
+        flow, retries = self._flows.get(run.plan.workflow), len(run.report.failures)
+        if flow is None or run.report.state == "refused" or self._ended.get(run.plan.run_id) == retries:
+            return  # where its result is lost and made again, Dask tells its end again
+        self._ended[run.plan.run_id] = retries
         if run.report.state == "finished":
             flow.ended(run, now)
         met = run.report.met
@@ -249,6 +262,11 @@ class Demand:
         calls, mean_prompt, mean_output = usual.means()
         before = PRIOR_CALLS / (calls + PRIOR_CALLS)
         return mean_prompt + before * (prompt - mean_prompt), mean_output + before * (output - mean_output)
+
+
+def _is_asked(action: Action) -> bool:
+    """Whether a run is asked of the replicas: one for which there was no room is, one that none can serve is not."""
+    return not isinstance(action, Refuse) or isinstance(action.error, CapacityError)
 
 
 def _plain(call: CallReport) -> str:

@@ -3,8 +3,11 @@ from __future__ import annotations
 import random
 from math import inf
 
+import pytest
+
 from dask_fmware.model.plan import Objective
-from dask_fmware.runtime import ReplicaGone, ReplicaReady, RunDropped, RunEnded, RunRetried
+from dask_fmware.model.report import RunState
+from dask_fmware.runtime import Refuse, ReplicaGone, ReplicaReady, RunDropped, RunEnded, RunRetried
 from dask_fmware.runtime.demand import Demand
 from tests.runtime.builders import Driver, node, plan, replica
 
@@ -61,6 +64,45 @@ def test_a_workflow_has_the_objectives_of_its_first_token_and_of_its_end() -> No
         flow = demand.workflows(0.0)[0]
         assert (flow.slo_s, flow.end_s) == bounds
         assert flow.nodes[0].answers is (objective.ttft_s is not None)
+
+
+def test_runs_that_no_replica_can_serve_are_not_asked_for_and_those_for_which_there_is_no_room_are() -> None:
+    driver = Driver(max_held=1)
+    demand = Demand(driver.machine)
+    driver.machine.observers.append(demand)
+    for n in range(100):
+        (refused,) = driver.submit(plan(f"long{n}", [node(f"long{n}/answer", prompt_bytes=8000)]))
+        assert isinstance(refused, Refuse)
+        driver.tell(RunEnded(f"long{n}", "failed"), RunDropped(f"long{n}"), at=driver.now + 0.05)
+    assert demand.workflows(driver.now) == ()
+    driver.submit(plan("waits", [node("waits/answer", answers=True)]))
+    driver.runnable("waits/answer")
+    (before,) = demand.workflows(driver.now)
+    (refused,) = driver.submit(plan("more", [node("more/answer", answers=True)]))
+    assert isinstance(refused, Refuse)
+    driver.submit(plan("long", [node("long/answer", prompt_bytes=8000)]))
+    (after,) = demand.workflows(driver.now)
+    assert after.rate == 2 * before.rate > 0.0
+    assert after.nodes == before.nodes
+
+
+@pytest.mark.parametrize("state", ["finished", "failed"])
+def test_the_end_of_a_run_counts_once_however_often_its_result_is_made_again(state: RunState) -> None:
+    driver = Driver()
+    demand = Demand(driver.machine)
+    driver.machine.observers.append(demand)
+    driver.ready(replica("a"))
+    driver.submit(plan("r", objective=Objective(e2e_s=5.0)))
+    for attempt in range(1, 4):
+        driver.runnable("r")
+        driver.end("r", attempt=attempt)
+        driver.tell(RunEnded("r", state))
+        assert demand.models(driver.now)["small"].ended == 1
+        assert demand._flows["rag"].runs == (1 if state == "finished" else 0)
+    driver.tell(RunRetried("r"), RunEnded("r", "failed"))
+    assert demand.models(driver.now)["small"].ended == (2 if state == "failed" else 1)
+    driver.tell(RunDropped("r"))
+    assert not demand._ended
 
 
 def test_a_run_that_is_retried_has_not_arrived_again_and_its_bodies_count_once() -> None:
