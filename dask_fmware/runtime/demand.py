@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import islice
-from math import inf
+from math import inf, prod
 
 from dask_fmware.errors import CapacityError
 from dask_fmware.model.plan import PlannedNode, RunPlan
-from dask_fmware.model.report import CallReport
 from dask_fmware.provisioning.forecast import ArrivalRate
 from dask_fmware.provisioning.usual import UsualLengths
 from dask_fmware.provisioning.views import ModelLoad, NodeDemand, WorkflowDemand
@@ -26,6 +25,7 @@ from dask_fmware.runtime.events import (
     RunEnded,
     RunSubmitted,
 )
+from dask_fmware.runtime.learning.histories import plain_name
 from dask_fmware.runtime.learning.knowledge import base_name
 from dask_fmware.runtime.machine import Machine
 from dask_fmware.runtime.runs.records import RunRecord
@@ -56,24 +56,31 @@ class _Flow:
         self.calls: Counter[str] = Counter()  # node, or node of a body -> calls
         self.lengths: dict[str, UsualLengths] = {}  # the same
         self.bodies: dict[str, tuple[str, str]] = {}  # node of a body -> map or loop, model
-        self.rounds: dict[str, float] = {}  # loop -> bodies one after the other
+        self.rounds: dict[str, float] = {}  # map or loop, also one within another -> bodies one after the other
 
     def ended(self, run: RunRecord, now: float) -> None:
         self.runs += 1
         for call in {call.node: call for call in run.report.calls}.values():  # of bodies that ran again the latest
             if call.state != "skipped":
-                name = _plain(call)
+                name = plain_name(call.node)
                 self.calls[name] += 1
                 if (last := call.last) is not None and last.prompt_tokens:
                     self.lengths.setdefault(name, UsualLengths()).observe(now, last.prompt_tokens, last.output_tokens)
                 if "[" in call.node:
                     self.bodies[name] = (base_name(call.node), call.model)
-        for base, rounds in run.rounds.items():
-            self.rounds[base] = self.rounds.get(base, rounds) + 0.1 * (rounds - self.rounds.get(base, rounds))
+        for owner, rounds in run.rounds.items():
+            name = plain_name(owner)
+            known = self.rounds.get(name, rounds)
+            self.rounds[name] = known + 0.1 * (rounds - known)
         if self.runs > MOST_RUNS:
             self.runs /= 2
             for name in self.calls:
                 self.calls[name] /= 2  # type: ignore[assignment]
+
+    def in_turn(self, name: str) -> float:
+        """How many calls of a node run one after the other, as the maps and loops around it do with their bodies."""
+        parts = name.split(".")
+        return prod([self.rounds.get(".".join(parts[:count]), 1.0) for count in range(1, len(parts))])
 
 
 class Demand:
@@ -244,7 +251,7 @@ class Demand:
             model,
             node.after,
             calls,
-            flow.rounds.get(node.name, 1.0) if name != node.name else 1.0,
+            flow.in_turn(name),
             prompt,
             output,
             knowledge.pause_s(workflow, node.name),
@@ -267,12 +274,3 @@ class Demand:
 def _is_asked(action: Action) -> bool:
     """Whether a run is asked of the replicas: one for which there was no room is, one that none can serve is not."""
     return not isinstance(action, Refuse) or isinstance(action.error, CapacityError)
-
-
-def _plain(call: CallReport) -> str:
-    """Name of a node of a body without the numbers of items and rounds, as lengths are kept by.
-
-    >>> _plain(CallReport("k", "pitches[3].small", "m", False))
-    'pitches.small'
-    """
-    return ".".join(part.partition("[")[0] for part in call.node.split("."))

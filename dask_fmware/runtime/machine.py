@@ -44,7 +44,8 @@ from dask_fmware.runtime.events import (
 from dask_fmware.runtime.foresight.live_slack import CallSlack, live_slack
 from dask_fmware.runtime.foresight.outlook import ToCome
 from dask_fmware.runtime.foresight.views import CallViews
-from dask_fmware.runtime.learning.knowledge import THE_END, base_name
+from dask_fmware.runtime.learning.histories import owners
+from dask_fmware.runtime.learning.knowledge import THE_END
 from dask_fmware.runtime.lessons import Lessons
 from dask_fmware.runtime.observer import Observers
 from dask_fmware.runtime.replicas.fleet import Fleet
@@ -245,11 +246,13 @@ class Machine:
         return [Refuse(plan.run_id, error)]
 
     def _body_submitted(self, plan: RunPlan, run: RunRecord, now: float) -> None:
-        base = base_name(plan.nodes[0].name) if plan.nodes else ""
-        self.knowledge.observe_body(run.plan.workflow, base, plan.nodes)
-        if base not in run.bodies:
-            self._paused(run, base, now)
-        run.add_body(base, [self.runs.calls[node.key].report for node in plan.nodes if node.model is not None])
+        within = owners(plan.nodes[0].name) if plan.nodes else []
+        if not within:
+            return
+        self.knowledge.observe_body(run.plan.workflow, within[-1], plan.nodes)
+        if within[0] not in run.bodies:
+            self._paused(run, within[0], now)
+        run.add_body(within, [self.runs.calls[node.key].report for node in plan.nodes if node.model is not None])
 
     def _paused(self, run: RunRecord, node: str, now: float) -> None:
         """Learn what plain code took before a node; a run that is over makes lost results again at any time."""
@@ -263,8 +266,8 @@ class Machine:
         if event.state == "finished":
             self._paused(run, THE_END, now)
         run.end(event.state, event.reason, now)
-        for base, rounds in run.rounds.items():
-            self.knowledge.observe_rounds(run.plan.workflow, base, rounds, run.bodies[base] / rounds)
+        for owner, rounds in run.rounds.items():
+            self.knowledge.observe_rounds(run.plan.workflow, owner, rounds, run.bodies[owner] / rounds)
         self.to_come.ended(run)
         return []
 

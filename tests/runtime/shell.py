@@ -94,7 +94,7 @@ class Shell:
             hedge_budget=1.0,
             unhedged=("large",),
         )
-        for kind in product(("small", "large"), ("cpu",), ("rag",), "abcdxy"):  # what it has learnt of ends
+        for kind in product(("small", "large"), ("cpu",), ("rag",), "abcdm"):  # what it has learnt of ends
             stay = Stay(1.0, kind=kind)
             stay.began_at = 0.0
             for _ in range(5):

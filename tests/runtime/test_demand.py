@@ -125,3 +125,24 @@ def test_a_run_that_is_retried_has_not_arrived_again_and_its_bodies_count_once()
     assert flow.rate == rate
     assert [round(found.calls, 6) for found in flow.nodes if found.model] == [round(1 / 6, 6)]
     assert driver.machine.knowledge.nodes.of("rag", "map").rounds.value == 1.0
+
+
+def test_items_of_a_map_within_a_map_are_counted_and_do_not_follow_one_another() -> None:
+    driver = Driver()
+    demand = Demand(driver.machine)
+    driver.machine.observers.append(demand)
+    driver.ready(replica("a", slots=12))
+    for run in range(95):
+        driver.submit(plan(f"r{run}", [node(f"r{run}/m", None)]))
+        for n in range(3):
+            driver.submit(plan(f"r{run}[{n}]", [node(f"r{run}[{n}]/m[{n}].inner", None)], part_of=f"r{run}"))
+        calls = [node(f"r{run}[{n}][{i}]/m[{n}].inner[{i}].ask") for n in range(3) for i in range(4)]
+        driver.submit(*[plan(call.key.partition("/")[0], [call], part_of=f"r{run}") for call in calls])
+        for call in calls:
+            driver.runnable(call.key)
+            driver.end(call.key)
+        driver.tell(RunEnded(f"r{run}", "finished"), RunDropped(f"r{run}"))
+    [flow] = demand.workflows(driver.now)
+    [asked] = [found for found in flow.nodes if found.model]
+    assert (asked.name, asked.in_turn) == ("m.inner.ask", 1.0)
+    assert asked.calls == pytest.approx(12 * 95 / 100)

@@ -117,12 +117,45 @@ def test_a_workflow_that_is_defined_anew_is_seen_anew_also_under_the_same_names(
     assert knowledge.after_s(shape, "a", frozenset()) == pytest.approx(0.1)
 
 
-def test_the_body_of_a_map_that_is_defined_anew_is_taken_up_and_that_of_a_map_within_it_is_not() -> None:
+def test_the_body_of_a_map_that_is_defined_anew_is_taken_up_and_with_it_that_of_a_map_within_it() -> None:
     knowledge, made = learning("a")
     shape = knowledge.shape(plan("r", [node("r/m", None)]))
-    knowledge.observe_body(made.workflow, "m", [node("r/m[0].x")])
-    assert knowledge.work(shape, frozenset()).by_model.keys() == {"small"}
-    knowledge.observe_body(made.workflow, "m", [node("r/m[1].inner[0].y", "other")])
-    assert knowledge.work(shape, frozenset()).by_model.keys() == {"small"}
-    knowledge.observe_body(made.workflow, "m", [node("s/m[1].x", "large")])
-    assert knowledge.work(shape, frozenset()).by_model.keys() == {"large"}
+
+    def models() -> set[str]:
+        return set(knowledge.work(shape, frozenset()).by_model)
+
+    knowledge.observe_body(made.workflow, "m", [node("r/m[0].x"), node("r/m[0].inner", None)])
+    assert models() == {"small"}
+    knowledge.observe_body(made.workflow, "m[1].inner", [node("r/m[1].inner[0].y", "other")])
+    assert models() == {"small", "other"}
+    knowledge.observe_body(made.workflow, "m[0].inner", [node("r/m[0].inner[0].y", "large")])
+    assert models() == {"small", "large"}
+    knowledge.observe_body(made.workflow, "m", [node("s/m[1].x", "other")])
+    assert models() == {"other"}
+
+
+def test_calls_of_a_loop_within_a_map_count_as_often_as_it_goes_round_in_their_place() -> None:
+    knowledge, made = learning("a")
+    nodes = [
+        node("r/m[0].draft", max_tokens=10),
+        node("r/m[0].again", None, after=("m[0].draft",)),
+        node("r/m[0].sum", after=("m[0].again",), max_tokens=50),
+    ]
+    knowledge.observe_body(made.workflow, "m", nodes)
+    round_ = [node("r/m[0].again[0].ask", max_tokens=20), node("r/m[0].again[0].check", max_tokens=30)]
+    knowledge.observe_body(made.workflow, "m[0].again", round_)
+    knowledge.observe_rounds(made.workflow, "m", 1, 2.0)
+    knowledge.observe_rounds(made.workflow, "m[0].again", 4)
+    expected = [(call.name.rpartition(".")[2], count) for call, count in knowledge.expected_bodies(made.workflow, "m")]
+    assert expected == [("draft", 2), ("ask", 8), ("check", 8), ("sum", 2)]
+    assert knowledge.in_turn(made.workflow, "m")
+    shape = knowledge.shape(plan("r", [node("r/a"), node("r/m", None, after=("a",))]))
+    after_s = {
+        "a": 0.1 + 4 * 0.5 + 0.5,
+        "m[1].draft": 4 * 0.5 + 0.5,
+        "m[1].again[0].ask": 0.3 + 3 * 0.5 + 0.5,
+        "m[1].again[2].check": 0.5 + 0.5,
+        "m[1].again[3].check": 0.5,
+        "m[1].sum": 0.0,
+    }
+    assert {name: knowledge.after_s(shape, name, frozenset()) for name in after_s} == pytest.approx(after_s)

@@ -136,7 +136,9 @@ class World(RuleBasedStateMachine):
         self.serial += 1
         run_id = f"body{self.serial}"
         guards = (Guard("s", 1),) if decided else ()
-        nodes = [node(f"{run_id}/x"), node(f"{run_id}/y", "large", after=("x",), guards=guards)]
+        item = f"m[{self.serial}]"
+        first, second = f"{item}.x", f"{item}.y"
+        nodes = [node(f"{run_id}/{first}"), node(f"{run_id}/{second}", "large", after=(first,), guards=guards)]
         outer = (("s", branch),) if decided else ()
         self.shell.submit(plan(run_id, nodes, part_of=parent.plan.run_id, decided=outer), {})
 

@@ -207,6 +207,37 @@ def test_bodies_beside_others_are_one_round_whatever_plain_code_they_have(has_pl
     assert (dict(run.bodies), dict(run.rounds)) == ({"m": 3}, {"m": 3 if in_turn else 1})
 
 
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_bodies_that_hold_nothing_but_a_map_are_one_round_beside_others(in_turn: bool) -> None:
+    d = Driver()
+    d.ready(replica("a", slots=8))
+    d.submit(plan("r", [node("r/m", None)]))
+
+    def fans_out(n: int) -> None:
+        inner = PlannedNode(f"m[{n}].inner", f"b{n}/inner")
+        d.submit(RunPlan(f"b{n}", "rag", (inner,), inner.key, part_of="r"))
+
+    def asks(n: int) -> None:
+        calls = [PlannedNode(f"m[{n}].inner[{i}].ask", f"b{n}.{i}/ask", model="small") for i in range(4)]
+        d.submit(*[RunPlan(f"b{n}.{i}", "rag", (call,), call.key, part_of="r") for i, call in enumerate(calls)])
+        for call in calls:
+            d.runnable(call.key)
+            d.end(call.key)
+
+    for steps in [(fans_out, asks)] if in_turn else [(fans_out,), (asks,)]:
+        for n in range(3):
+            for step in steps:
+                step(n)
+    run, knowledge = d.machine.runs.get("r"), d.machine.knowledge
+    assert run is not None
+    inner = [f"m[{n}].inner" for n in range(3)]
+    assert dict(run.bodies) == {"m": 3, **dict.fromkeys(inner, 4)}
+    assert dict(run.rounds) == {"m": 3 if in_turn else 1, **dict.fromkeys(inner, 1)}
+    d.tell(RunEnded("r", "finished"))
+    assert [(call.model, count) for call, count in knowledge.expected_bodies("rag", "m")] == [("small", 12)]
+    assert knowledge.in_turn("rag", "m") is in_turn
+
+
 def test_a_round_of_a_loop_costs_the_same_however_many_were_before() -> None:
     d = Driver()
     d.ready(replica("a"))

@@ -6,7 +6,7 @@ better than its ``max_tokens``.
 
 from __future__ import annotations
 
-__all__ = ["Mean", "NodeHistories", "NodeHistory", "plain_name"]
+__all__ = ["Mean", "NodeHistories", "NodeHistory", "owners", "plain_name"]
 
 REMEMBERED = 100  # values that a mean is of, about
 
@@ -18,6 +18,15 @@ def plain_name(node: str) -> str:
     'summaries.small'
     """
     return ".".join([part.partition("[")[0] for part in node.split(".")]) if "[" in node else node
+
+
+def owners(node: str) -> list[str]:
+    """Paths of the maps and loops in whose bodies a node is, the outermost first.
+
+    >>> owners("outer[1].pitches[3].small")
+    ['outer', 'outer[1].pitches']
+    """
+    return [node[:at] for at, letter in enumerate(node) if letter == "["]
 
 
 class Mean:

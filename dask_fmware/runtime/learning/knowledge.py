@@ -7,7 +7,7 @@ are worked out rarely, not for each decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -16,7 +16,8 @@ from typing import NamedTuple, TypeAlias
 
 from dask_fmware.model.plan import Outline, PlannedNode, RunPlan, outline
 from dask_fmware.profile.lengths import OutputLengths
-from dask_fmware.runtime.learning.histories import NodeHistories, NodeHistory, plain_name
+from dask_fmware.runtime.learning.bodies import Bodies
+from dask_fmware.runtime.learning.histories import NodeHistories, NodeHistory, owners, plain_name
 
 __all__ = ["THE_END", "Decided", "Execution", "Knowledge", "Shape", "base_name"]
 
@@ -85,7 +86,7 @@ class Knowledge:
         self._execution = execution
         self._card_s = card_s
         self._branches: dict[tuple[str, str], dict[int | None, float]] = {}
-        self._bodies: dict[tuple[str, str], tuple[PlannedNode, ...]] = {}
+        self._bodies = Bodies(MOST_NAMES)
         self._shapes: dict[tuple[str, Outline, bool], Shape] = {}
         self._calls: dict[str, int] = {}  # workflow -> finished calls
 
@@ -119,25 +120,19 @@ class Knowledge:
         """Take note of what plain code took between the last call before a node and the node."""
         self.nodes.grown(workflow, node).pause_s.add(pause_s)
 
-    def observe_body(self, workflow: str, base: str, nodes: Sequence[PlannedNode]) -> None:
+    def observe_body(self, workflow: str, owner: str, nodes: Sequence[PlannedNode]) -> None:
         """Take note of what the body of a map or loop is; a workflow that is defined anew may have another."""
-        calls = tuple([node for node in nodes if node.model is not None])
-        known = self._bodies.get((workflow, base))
-        if known is not None and (_is_inner(nodes) or _plain(calls) == _plain(known)):
-            return
-        if known is None and len(self._bodies) >= MOST_NAMES:
-            del self._bodies[next(iter(self._bodies))]
-        self._bodies[workflow, base] = calls
-        for shape in self._shapes.values():
-            if shape.workflow == workflow:
-                shape.forget()
+        if self._bodies.observe(workflow, owner, nodes):
+            for shape in self._shapes.values():
+                if shape.workflow == workflow:
+                    shape.forget()
 
-    def observe_rounds(self, workflow: str, base: str, rounds: int, width: float = 1.0) -> None:
-        """Take note of how many bodies ran one after the other, and how many at once in each round."""
-        history = self.nodes.grown(workflow, base)
+    def observe_rounds(self, workflow: str, owner: str, rounds: int, width: float = 1.0) -> None:
+        """Take note of how many bodies of a map or loop ran one after the other, and how many at once in each round."""
+        history = self.nodes.grown(workflow, owner)
         history.rounds.add(rounds)
         history.width.add(width)
-        self._lengths.observe(workflow, f"rounds of {base}", rounds)
+        self._lengths.observe(workflow, f"rounds of {plain_name(owner)}", rounds)
 
     def settle(self) -> None:
         """Take what is known for a long history: from now on, paths are worked out anew as seldom as can be."""
@@ -176,7 +171,7 @@ class Knowledge:
             known = shape.after[decided] = self._until(shape), self._paths(shape, decided)
         after_s = known[1].get(base, 0.0)
         if base != node:
-            done = int(node[len(base) + 1 :].partition("]")[0])
+            done = _number(node, base)
             rounds = self.nodes.of(shape.workflow, base).rounds.value or 1.0
             if rounds > 1.0:
                 after_s += max(rounds - done - 1, 0.0) * self._body_s(shape.workflow, base)
@@ -206,7 +201,7 @@ class Knowledge:
                 after_s = length_s
             below += weight
         if base != node:
-            done = int(node[len(base) + 1 :].partition("]")[0]) + 1
+            done = _number(node, base) + 1
             usual = round(self.nodes.of(shape.workflow, base).rounds.value or 1.0)
             if usual > 1:  # a loop, not a map
                 left = self._lengths.quantile(shape.workflow, f"rounds of {base}", quantile, usual, done) - done
@@ -241,13 +236,24 @@ class Knowledge:
 
     def in_turn(self, workflow: str, base: str) -> bool:
         """Whether the bodies of a map or loop, or the calls of one body, run one after the other."""
-        return self.nodes.of(workflow, base).rounds.value > 1.0 or len(self._bodies.get((workflow, base), ())) > 1
+        calls = self._bodies.calls(workflow, base)
+        return (
+            self.nodes.of(workflow, base).rounds.value > 1.0
+            or len(calls) > 1
+            or any(self._rounds_within(workflow, call) > 1.0 for call in calls)
+        )
 
     def expected_bodies(self, workflow: str, base: str) -> list[tuple[PlannedNode, int]]:
         """Nodes in the bodies of a map or loop, each with how many calls of it are to be expected."""
-        history = self.nodes.of(workflow, base)
-        count = round((history.rounds.value or 1.0) * (history.width.value or 1.0))
-        return [(node, max(count, 1)) for node in self._bodies.get((workflow, base), ())]
+        return [(node, self._expected_calls(workflow, node)) for node in self._bodies.calls(workflow, base)]
+
+    def _expected_calls(self, workflow: str, node: PlannedNode) -> int:
+        histories = [self.nodes.of(workflow, owner) for owner in owners(node.name)]
+        return max(round(prod((known.rounds.value or 1.0) * (known.width.value or 1.0) for known in histories)), 1)
+
+    def _rounds_within(self, workflow: str, node: PlannedNode, depth: int = 1) -> float:
+        """How many calls of a node run one after the other in one body of the map or loop that is so deep around it."""
+        return prod([self.nodes.of(workflow, owner).rounds.value or 1.0 for owner in owners(node.name)[depth:]])
 
     def share(self, shape: Shape, node: str) -> float:
         """Share of the objective that may be used up when a node ends: static budgets, in proportion to latency."""
@@ -282,15 +288,31 @@ class Knowledge:
         return self.call_s(workflow, node) if quantile is None else self.call_quantile_s(workflow, node, quantile)
 
     def _body_s(self, workflow: str, base: str, quantile: float | None = None) -> float:
-        return sum(self._one_s(workflow, node, quantile) for node in self._bodies.get((workflow, base), ()))
+        return sum(self._calls_s(workflow, node, quantile) for node in self._bodies.calls(workflow, base))
+
+    def _calls_s(self, workflow: str, node: PlannedNode, quantile: float | None, depth: int = 1) -> float:
+        """Seconds of these, where one call takes as long as a share `quantile` of them, or as is expected."""
+        return self._one_s(workflow, node, quantile) * self._rounds_within(workflow, node, depth)
 
     def _rest_of_body_s(self, workflow: str, node: str, quantile: float | None = None) -> float:
-        """What follows a call in the body of its map or loop: calls of one body run one after the other."""
-        nodes = self._bodies.get((workflow, base_name(node)), ())
-        names = [plain_name(one.name) for one in nodes]
+        """What follows a call in the body of its map or loop: calls of one body run one after the other.
+
+        In one of a loop within that body these are later calls of both, and the rounds that are left of the loop.
+        """
+        calls, around = self._bodies.calls(workflow, base_name(node)), owners(node)
+        names = [plain_name(call.name) for call in calls]
         if (mine := plain_name(node)) not in names:
             return 0.0
-        return sum(self._one_s(workflow, one, quantile) for one in nodes[names.index(mine) + 1 :])
+        shared = [plain_name(owner) for owner in around]
+        rest_s = 0.0
+        for call in calls[names.index(mine) + 1 :]:
+            depth = sum(plain_name(owner) in shared for owner in owners(call.name))
+            rest_s += self._calls_s(workflow, call, quantile, depth)
+        for depth, owner in enumerate(around[1:], 2):
+            left = (self.nodes.of(workflow, owner).rounds.value or 1.0) - _number(node, owner) - 1
+            inside = [call for call, name in zip(calls, names, strict=True) if name.startswith(f"{plain_name(owner)}.")]
+            rest_s += max(left, 0.0) * sum(self._calls_s(workflow, call, quantile, depth) for call in inside)
+        return rest_s
 
     def _paths(self, shape: Shape, decided: Decided) -> dict[str, float]:
         """Mean over the outcomes of open switches of the longest path after each node."""
@@ -350,13 +372,9 @@ class Knowledge:
         return after
 
 
-def _is_inner(nodes: Sequence[PlannedNode]) -> bool:
-    """Whether a body is that of a map or loop within another's."""
-    return bool(nodes) and nodes[0].name.count("[") > 1
-
-
-def _plain(calls: Iterable[PlannedNode]) -> list[tuple[str, str | None, int]]:
-    return [(plain_name(call.name), call.model, call.max_tokens) for call in calls]
+def _number(node: str, owner: str) -> int:
+    """Which body of a map or loop around it a node is in."""
+    return int(node[len(owner) + 1 :].partition("]")[0])
 
 
 def _is_taken(taken: Mapping[str, int | None], node: PlannedNode) -> bool:

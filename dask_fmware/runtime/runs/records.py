@@ -94,9 +94,9 @@ class RunRecord:
     excess: float = 0.0  # card seconds by which its tenant was ahead of its share when it was submitted
     idle_since: float = 0.0  # when the last of its calls ended
     homes: Mapping[str, str] = field(default_factory=_nothing)  # model -> replica that served it last
-    rounds: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies that ran one after the other
-    bodies: Mapping[str, int] = field(default_factory=_nothing)  # map or loop -> bodies
-    latest: Mapping[str, list[CallReport]] = field(default_factory=_nothing)  # map or loop -> its calls that may run
+    bodies: Mapping[str, int] = field(default_factory=_nothing)  # path of a map or loop -> bodies
+    rounds: Mapping[str, int] = field(default_factory=_nothing)  # the same -> rounds of them, one after the other
+    latest: Mapping[str, list[CallReport]] = field(default_factory=_nothing)  # the same -> its calls that may run
     open_calls: Mapping[str, OpenCalls] = field(default_factory=_nothing)  # map or loop -> those that are not over
     retried_at: int = 0  # calls that it had when it was retried last
     decided: Decided = UNDECIDED  # branches that its own switches have taken
@@ -156,18 +156,27 @@ class RunRecord:
             if isinstance(known, dict):
                 known.pop(run_id, None)
 
-    def add_body(self, base: str, calls: Iterable[CallReport]) -> None:
-        """A map or loop has one more body with these calls, which begins a round if all calls before it are over."""
-        if self.retried_at and base not in self.bodies:
-            self._runs_again(base.partition("[")[0])
-        self.bodies = {**self.bodies, base: self.bodies.get(base, 0) + 1}
+    def add_body(self, within: Sequence[str], calls: Sequence[CallReport]) -> None:
+        """A map or loop has one more body with these calls, which begins a round if all calls before it are over.
+
+        `within` are the paths of all whose bodies it is in, the outermost first. Those have its calls too, by which a
+        body that holds nothing but maps and loops is told from one beside others.
+        """
+        outermost, owner = within[0], within[-1]
+        if self.retried_at and outermost not in self.bodies:
+            self._runs_again(outermost)
+        self.bodies = bodies = _own(self.bodies)
+        self.rounds = rounds = _own(self.rounds)
         self.latest = latest = _own(self.latest)
-        before = latest.setdefault(base, [])
+        bodies[owner] = bodies.get(owner, 0) + 1
+        before = latest.setdefault(owner, [])
+        had_calls = bool(before)
         while before and before[-1].state in TERMINAL:  # each is looked at once, however many rounds there are
             before.pop()
-        if not before:
-            self.rounds = {**self.rounds, base: self.rounds.get(base, 0) + 1}
-        before.extend(calls)
+        if owner not in rounds or (had_calls and not before):
+            rounds[owner] = rounds.get(owner, 0) + 1
+        for path in within:
+            latest.setdefault(path, []).extend(calls)
 
     def open_calls_of(self, base: str) -> OpenCalls:
         """Return the open calls of a map or loop, to write into."""
