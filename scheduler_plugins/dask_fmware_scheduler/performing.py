@@ -126,7 +126,8 @@ class Performer:
             case Assign():
                 self._assign(action)
             case Hold():
-                pass  # held since it became runnable
+                if (task := self._dask.task(action.call_id)) is not None:
+                    self._dask.hold(task)  # it may still be pinned to a replica that it did not leave for
             case Move():
                 if self._dask.is_known(action.replica_id):  # its task comes back as runnable
                     self._dask.send(action.replica_id, GiveUp(action.call_id, action.attempt).to_wire())

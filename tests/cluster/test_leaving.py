@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import dask.config
+import pytest
 from distributed.metrics import time
 
 import dask_fmware as fm
@@ -196,25 +197,35 @@ async def test_a_slot_given_for_a_call_that_is_cancelled_before_it_leaves_is_fre
             future.release()
 
 
-async def test_a_replica_that_goes_before_a_call_has_left_for_it_gives_the_call_back(serving: Any) -> None:
+@pytest.mark.parametrize("dies", [False, True])
+async def test_a_replica_that_goes_before_a_call_has_left_for_it_gives_the_call_back(serving: Any, dies: bool) -> None:
     async with serving("small", on={"a": 1, "b": 1}, slots=1) as cluster:
         for engine in cluster.engines.values():
             engine.pause()
         futures = [cluster.client.compute(one(f"{n}")) for n in range(3)]
         await cluster.until(lambda: cluster.router.machine.held == 1)
-        leaving = cluster.workers["small-a-0"]
-        flush = cluster.router.placement._flush
+        leaving, scheduler, router = cluster.workers["small-a-0"], cluster.scheduler, cluster.router
+        state, flush = scheduler.workers[leaving.address], router.placement._flush
 
         def leave_then_flush() -> None:
-            del cluster.router.placement._flush
-            state = cluster.scheduler.workers[leaving.address]
-            cluster.scheduler.handle_worker_status_change("paused", state, "test-pause")
+            del router.placement._flush
+            if dies:
+                router.replica_gone(leaving.address)
+            else:
+                scheduler.handle_worker_status_change("paused", state, "test-pause")
             flush()
 
-        cluster.router.placement._flush = leave_then_flush
-        cluster.engines["small-a-0"].resume()
+        router.placement._flush = leave_then_flush
         other = next(engine for name, engine in cluster.engines.items() if name != "small-a-0")
-        await cluster.until(lambda: "_flush" not in vars(cluster.router.placement))
+        cluster.engines["small-a-0"].resume()
+        await cluster.until(lambda: "_flush" not in vars(router.placement))
+        [back] = [call for call in router.machine.runs.calls.values() if call.report.state == "held"]
+        assert router.dask.is_held(router.dask.task(back.call_id)), "the other replica has no room"
+        if not dies:
+            scheduler.handle_worker_status_change("running", state, "test-resume")
+            await cluster.until(lambda: back.report.state == "finished", "it runs where it was to run before")
+            outcomes = [(attempt.accelerator, attempt.outcome) for attempt in back.report.attempts]
+            assert outcomes == [("a", "undelivered"), ("a", "finished")]
         other.resume()
         assert len(await cluster.client.gather(futures)) == 3
         for future in futures:
