@@ -17,7 +17,7 @@ from dask_fmware.client.asking import (
     still_open,
     until_arrived,
 )
-from dask_fmware.model.bounds import bounds
+from dask_fmware.model.bounds import bounds, first_token_s
 from dask_fmware.model.report import CallReport, PackedReport, RunReport
 from dask_fmware.spec.columns import in_columns
 
@@ -118,7 +118,8 @@ class Report:
             if run.deadline_s is not None
             else "no SLO"
         )
-        first = f", first token {run.first_token_at:.3f} s" if run.first_token_at is not None else ""
+        first_s = first_token_s(run)
+        first = f", first token {first_s:.3f} s" if first_s is not None else ""
         left = [call.live_slack_s for call in run.calls if call.live_slack_s is not None]
         slack = f", {min(left):.3f} s of slack left" if left else ""
         done = f", done {run.finished_at:.3f} s" if run.finished_at is not None else ""

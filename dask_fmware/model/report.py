@@ -131,7 +131,7 @@ class RunReport:
     ttft_slo_s: float | None = None
     e2e_slo_s: float | None = None
     finish_by_s: float | None = None
-    first_token_at: float | None = None  # of the answer; its completion for a workflow that ends in plain code
+    first_token_at: float | None = None  # of its answer, once it has ended; its completion where it ends in plain code
     finished_at: float | None = None
     failures: tuple[Failure, ...] = ()  # before it was retried, each time
     calls: list[CallReport] = field(default_factory=list)

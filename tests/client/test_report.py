@@ -25,3 +25,12 @@ def test_the_slack_of_an_answer_is_that_of_its_tightest_bound() -> None:
     assert slack_s(ttft_slo_s=2.0) == 1.0
     assert slack_s(ttft_slo_s=2.0, e2e_slo_s=20.0) == -5.0
     assert slack_s(ttft_slo_s=2.0, e2e_slo_s=30.0) == 1.0
+
+
+def test_a_run_under_way_shows_the_first_token_of_its_answer_and_not_of_one_that_broke_off() -> None:
+    first = AttemptReport(1, "r", "tcp://r", "A", "A-0", "", 0.0, first_token_at=1.0)
+    answer = CallReport("c", "answer", "m", answers=True, state="running", runnable_at=0.0, attempts=[first])
+    shown = Report(RunReport("r", "rag", "default", 0, 0.0, calls=[answer]))
+    assert "first token 1.000 s" in shown.title
+    first.outcome = "lost"
+    assert "first token" not in shown.title

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dask_fmware.errors import AttemptsExhaustedError
+from dask_fmware.model.bounds import due, first_token_s
+from dask_fmware.model.plan import Objective
 from dask_fmware.runtime import (
     Assign,
     AttemptEnded,
@@ -203,7 +205,7 @@ def test_the_first_first_token_counts() -> None:
     d.tell(FirstToken("x", 1, 0.5), at=0.5)
     d.tell(FirstToken("x", 1, 0.5), at=2.0)
     assert d.call("x").ttft_s == 0.5
-    assert d.machine.report("x").first_token_at == 0.5  # type: ignore[union-attr]
+    assert first_token_s(d.machine.report("x")) == 0.5  # type: ignore[arg-type]
 
 
 def test_a_first_token_of_an_attempt_that_was_lost_is_not_counted() -> None:
@@ -213,6 +215,27 @@ def test_a_first_token_of_an_attempt_that_was_lost_is_not_counted() -> None:
     d.runnable("x")
     d.tell(FirstToken("x", 1, 0.5))
     assert d.call("x").attempts[0].first_token_at is None
+
+
+def test_a_first_token_of_an_answer_that_broke_off_is_none_of_the_run() -> None:
+    d = Driver()
+    d.ready(replica("a"))
+    d.submit(plan("x", objective=Objective(ttft_s=2.0)))
+    d.runnable("x")
+    d.tell(FirstToken("x", 1, 0.5), at=0.5)
+    report = d.machine.report("x")
+    assert report is not None
+    assert (first_token_s(report), due(report)) == (0.5, None)
+    d.tell(ReplicaGone("tcp://a"), at=1.0)
+    assert first_token_s(report) is None
+    assert due(report) is not None
+    d.ready(replica("b"))
+    d.runnable("x")
+    assert d.machine.slack("x", 1.0).keys() == {"x"}
+    d.tell(FirstToken("x", 2, 0.5), at=1.5)
+    d.end("x", attempt=2)
+    d.tell(RunEnded("x", "finished"))
+    assert (report.first_token_at, report.met) == (1.5, True)
 
 
 def test_a_failed_attempt_fails_the_call_with_its_error() -> None:

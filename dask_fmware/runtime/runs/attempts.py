@@ -64,8 +64,6 @@ def first_token(call: CallRecord, number: int, now: float) -> None:
     if attempt is None or attempt.attempt != number or attempt.first_token_at is not None:
         return
     attempt.first_token_at = now - call.run.report.submitted
-    if call.node.answers and call.run.report.first_token_at is None:
-        call.run.report.first_token_at = attempt.first_token_at
 
 
 def end(call: CallRecord, event: AttemptEnded, now: float, ahead_since: float | None = None) -> AttemptReport | None:
