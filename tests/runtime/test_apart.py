@@ -103,6 +103,35 @@ def test_a_replica_that_is_not_needed_any_more_is_given_back(gone: str) -> None:
     assert running(driver, "z") == ["k", "l", "fresh"]
 
 
+def test_a_replica_that_drains_and_comes_back_is_kept_until_the_call_that_is_alone_on_it_has_ended() -> None:
+    driver = Driver()
+    twice_lost(driver)
+    driver.ready(replica("z", slots=3))
+    driver.runnable("a")
+    driver.tell(ReplicaDraining("tcp://z"), ReplicaDraining("tcp://z", draining=False))
+    driver.start("fresh")
+    assert running(driver, "z") == ["a"]
+    driver.end("a", attempt=3)
+    assert running(driver, "z") == ["fresh"]
+    driver.start("more")
+    assert running(driver, "z") == ["fresh", "more"]
+
+
+def test_for_the_next_call_another_replica_is_emptied_while_the_one_that_is_kept_drains() -> None:
+    driver = Driver()
+    twice_lost(driver)
+    driver.ready(replica("u", slots=3), replica("v", slots=3))
+    driver.runnable("a")
+    kept, other = ("u", "v") if running(driver, "u") else ("v", "u")
+    driver.start("k")
+    driver.tell(ReplicaDraining(f"tcp://{kept}"))
+    driver.runnable("b")
+    driver.start("fresh")
+    assert (running(driver, kept), running(driver, other)) == (["a"], ["k"])
+    driver.end("k")
+    assert running(driver, other) == ["b"]
+
+
 def test_at_most_half_of_the_replicas_are_kept() -> None:
     driver = Driver()
     twice_lost(driver)

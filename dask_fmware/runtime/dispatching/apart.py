@@ -94,8 +94,9 @@ class Apart:
             return None  # at no cost that grows with the fleet
         kept = self._kept.get(model, [])
         for state in list(kept):
-            is_there = self._fleet.get(state.replica.replica_id) is state and state.takes_calls
-            if not is_there or (model not in self._waiting and not state.is_alone):
+            is_there = self._fleet.get(state.replica.replica_id) is state
+            is_wanted = state.is_alone or (model in self._waiting and state.takes_calls)
+            if not (is_there and is_wanted):
                 kept.remove(state)
                 self._fleet.keep(state, False)
         if not kept:
@@ -103,7 +104,7 @@ class Apart:
         open_ = self._candidates(model)
         if model not in self._waiting or not open_ or any(not state.is_alone for state in kept):
             return None
-        if len(kept) >= max(len(self._fleet.of(model)) // 2, 1):
+        if not self._may_keep(model):
             return None
         state = min(open_, key=lambda one: (len(one.running), one.replica.name, one.replica.replica_id))
         self._keep(model, state)
@@ -118,10 +119,14 @@ class Apart:
         open_ = [state for state in self._fleet.of(model) if state.is_open]
         return [state for state in open_ if not state.on_trial] or open_
 
+    def _may_keep(self, model: str) -> bool:
+        """Whether one more replica may be kept; those that take no calls serve nobody else anyhow."""
+        kept = [state for state in self._kept.get(model, ()) if state.takes_calls]
+        return len(kept) < max(len(self._fleet.of(model)) // 2, 1)
+
     def _empty(self, model: str) -> ReplicaState | None:
         kept = [state for state in self._kept.get(model, ()) if state.takes_calls]
-        may_keep = len(kept) < max(len(self._fleet.of(model)) // 2, 1)
-        more = self._candidates(model) if may_keep else []
+        more = self._candidates(model) if self._may_keep(model) else []
         for state in kept + more:
             if not state.running and not state.waiting and state.free_slots > 0:
                 return state
