@@ -137,6 +137,25 @@ def test_a_branch_that_hardly_anybody_takes_does_not_count() -> None:
     assert driver.machine.slack("r", 0.0)["r/ask"].slack_s > before
 
 
+def test_of_a_map_of_many_items_paths_are_worked_out_once_for_each_way_that_switches_may_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver()
+    driver.ready(replica("a"))
+    nodes = [node("r/m", None)]
+    for guard in (Guard("which", 0), Guard("which", 1)):
+        nodes.append(node(f"r/end{guard.branch}", after=("m",), guards=(guard,), max_tokens=10 + 50 * guard.branch))
+    driver.submit(plan("r", nodes, objective=Objective(e2e_s=10.0)))
+    driver.submit(*[plan(f"b{n}", [node(f"b{n}/m[{n}].each", max_tokens=10)], part_of="r") for n in range(100)])
+    longest, asked = driver.machine.knowledge._longest, []
+    monkeypatch.setattr(driver.machine.knowledge, "_longest", lambda *of: asked.append(of) or longest(*of))
+    found = driver.machine.slack("r", 0.0)
+    assert (len(found), len(asked)) == (102, 2)
+    each_s, end_s = FIRST_S + 10 * TOKEN_S, FIRST_S + 60 * TOKEN_S
+    [slack_s] = {found[f"b{n}/m[{n}].each"].slack_s for n in range(100)}
+    assert slack_s == pytest.approx(10.0 - end_s - each_s)
+
+
 def test_what_is_over_or_has_no_deadline_has_no_slack() -> None:
     driver = Driver()
     driver.ready(replica("a"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from dask_fmware.model.bounds import due as due_bound
 from dask_fmware.model.report import AttemptReport
@@ -39,15 +40,17 @@ def live_slack(
     if bound is None:
         return found
     to_token = bound.what == "first token"
-    shape = views.knowledge.shape(run.plan, to_end=not to_token)
+    knowledge = views.knowledge
+    shape = knowledge.shape(run.plan, to_end=not to_token)
+    paths_s = cache(lambda: knowledge.paths_quantile_s(shape, run.decided, quantile))  # once for all calls
     for call in calls:
         if call.report.state in TERMINAL or run.skips(call) is not None:
             continue
         due, node = run.report.submitted + bound.promised_s, call.node
         if not (node.answers and to_token):
             node = replace(node, answers=False)
-            due -= views.knowledge.after_quantile_s(shape, node.name, run.decided, quantile)
-        own_s = views.knowledge.call_quantile_s(run.plan.workflow, node, quantile)
+            due -= knowledge.after_quantile_s(shape, node.name, paths_s(), quantile)
+        own_s = knowledge.call_quantile_s(run.plan.workflow, node, quantile)
         attempt = call.attempt
         if attempt is None:
             found[call.call_id] = CallSlack(due - own_s, due - own_s - now)

@@ -7,7 +7,7 @@ are worked out rarely, not for each decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -188,18 +188,21 @@ class Knowledge:
             known = shape.work[decided] = Work(by_model, sum(by_model.values()), self._until(shape))
         return known
 
-    def after_quantile_s(self, shape: Shape, node: str, decided: Decided, quantile: float) -> float:
-        """Seconds within which a share `quantile` of runs is done after a node; at least, since parts are added up."""
-        base = base_name(node)
-        lengths = [
-            (self._longest(shape, partial(_is_taken, taken), quantile).get(base, 0.0), weight)
+    def paths_quantile_s(self, shape: Shape, decided: Decided, quantile: float) -> dict[str, float]:
+        """Seconds within which a share `quantile` of runs is done after each node; at least, as parts are added up."""
+        ways = [
+            (weight, self._longest(shape, partial(_is_taken, taken), quantile))
             for weight, taken in self._outcomes(shape, decided)
         ]
-        after_s = below = 0.0
-        for length_s, weight in sorted(lengths):
-            if below < quantile:
-                after_s = length_s
-            below += weight
+        return {
+            node.name: _quantile([(after[node.name], weight) for weight, after in ways], quantile)
+            for node in shape.nodes
+        }
+
+    def after_quantile_s(self, shape: Shape, node: str, paths_s: Mapping[str, float], quantile: float) -> float:
+        """The same after one node, which may be in the body of a map or loop; `paths_s` are those of its workflow."""
+        base = base_name(node)
+        after_s = paths_s.get(base, 0.0)
         if base != node:
             done = _number(node, base) + 1
             usual = round(self.nodes.of(shape.workflow, base).rounds.value or 1.0)
@@ -375,6 +378,16 @@ class Knowledge:
 def _number(node: str, owner: str) -> int:
     """Which body of a map or loop around it a node is in."""
     return int(node[len(owner) + 1 :].partition("]")[0])
+
+
+def _quantile(weighted: Iterable[tuple[float, float]], quantile: float) -> float:
+    """The least value that a share `quantile` of all stays within, by their weights."""
+    found = below = 0.0
+    for value, weight in sorted(weighted):
+        if below < quantile:
+            found = value
+        below += weight
+    return found
 
 
 def _is_taken(taken: Mapping[str, int | None], node: PlannedNode) -> bool:
