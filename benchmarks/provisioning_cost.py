@@ -74,7 +74,7 @@ def main() -> None:
     asked = parser.parse_args()
     inventory, options = fleet(500), Provisioning()
     classes = call_classes(flows(12.0), inventory)
-    found = offers(inventory, classes, options)
+    found, _ = offers(inventory, classes, options)
     plan_s = cpu_s(lambda: offers(inventory, classes, options), 1 if asked.quick else 5)
 
     big = fleet(1400)

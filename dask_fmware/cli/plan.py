@@ -67,6 +67,7 @@ def plan(
             "rates": dict(made.rates),
             "offers": [offer.to_wire() for offer in made.offers],
             "enough": made.enough.to_wire() if made.enough is not None else None,
+            "impossible": list(made.impossible),
             "assumed": list(made.assumed),
         }
         click.echo(json.dumps(wire, indent=2))

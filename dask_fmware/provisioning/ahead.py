@@ -12,6 +12,7 @@ from dask_fmware.profile.budgets import Budgets, budgets
 from dask_fmware.profile.record import Profile
 from dask_fmware.provisioning.capacity import CallClass
 from dask_fmware.provisioning.inventory import Inventory, inventory_of
+from dask_fmware.provisioning.mix import NoMixError
 from dask_fmware.provisioning.sizing import Sizing, size
 from dask_fmware.spec.columns import in_columns
 from dask_fmware.spec.deployment import Deployment
@@ -65,6 +66,7 @@ class FleetPlan:
     rates: Mapping[str, float]  # runs a second by workflow
     assumed: tuple[str, ...]
     enough: Offer | None = None  # where no offer attains the quantile: what would with more cards, if anything does
+    impossible: tuple[str, ...] = ()  # titles of runners-up that cannot keep all bounds
 
     @property
     def best(self) -> Offer:
@@ -76,10 +78,11 @@ class FleetPlan:
         head = ("", "cards", "replicas", "price/hour", "goodput", "load")
         offers = self.offers if self.enough is None else (*self.offers, self.enough)
         rows = [head, *(self._row(offer) for offer in offers)]
+        left_out = [f"left out, as cards and bounds conflict: {', '.join(self.impossible)}"] if self.impossible else []
         attained = "" if self.best.goodput >= self.quantile else f"; NO mix of these cards attains {self.quantile:.0%}"
         return "\n".join([
             f"for {asked}, {self.quantile:.0%} of the runs in time{attained}",
-            *in_columns(rows), "assumed:", *(f"  - {text}" for text in self.assumed),
+            *in_columns(rows), *left_out, "assumed:", *(f"  - {text}" for text in self.assumed),
         ])  # fmt: skip
 
     __repr__ = __str__
@@ -128,9 +131,9 @@ def fleet_plan(
         assumed = (*assumed, f"left out, as nothing is known of their speed: {', '.join(unknown)}")
     slots = ", ".join(f"{k.model} on {k.accelerator} {k.limits.slots}" for k in inventory.kinds.values())
     assumed = (*assumed, f"calls at once on a replica (slots): {slots}")
-    found = offers(inventory, classes, options)
+    found, impossible = offers(inventory, classes, options)
     enough = None if found[0].goodput >= options.quantile else _with_more_cards(inventory, classes, options)
-    return FleetPlan(found, options.quantile, _rates(loads), assumed, enough)
+    return FleetPlan(found, options.quantile, _rates(loads), assumed, enough, impossible)
 
 
 def _rates(loads: Sequence[Load]) -> dict[str, float]:
@@ -184,25 +187,43 @@ def _check_feasible(split: Budgets) -> None:
             )
 
 
-def offers(inventory: Inventory, classes: Sequence[CallClass], options: Provisioning) -> tuple[Offer, ...]:
-    """The best mix, each card type alone, and the best without each type that the best mix uses."""
+def offers(
+    inventory: Inventory, classes: Sequence[CallClass], options: Provisioning
+) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
+    """The best mix, each card type alone, and the best without each type that the best mix uses.
+
+    Returns
+    -------
+    tuple
+        What can be, the best first, and the titles of what cannot keep all bounds.
+
+    Raises
+    ------
+    NoMixError
+        No mix of all card types keeps all bounds.
+    """
     best = size(inventory, classes, options)
     found = [_offer("any mix", inventory, best)]  # sizes are found step by step, so a narrower choice may end cheaper
     names = list(inventory.cards)
-    used = [name for name in names if found[0].cards.get(name)]
-    choices = [(f"{name} alone", [name]) for name in names]
-    choices += [(f"without {name}", [n for n in names if n != name]) for name in used]
-    for title, kept in choices:
+    choices: dict[tuple[str, ...], str] = {(name,): f"{name} alone" for name in names}
+    for name in found[0].cards:
+        choices.setdefault(tuple(n for n in names if n != name), f"without {name}")
+    impossible = []
+    for kept, title in choices.items():
         part = _only(inventory, kept)
         if set(part.models) != set(inventory.models) or len(kept) == len(names):
             continue
-        offer = _offer(title, inventory, size(part, classes, options))
+        try:
+            offer = _offer(title, inventory, size(part, classes, options))
+        except NoMixError:
+            impossible.append(title)
+            continue
         if all(offer.replicas != known.replicas for known in found):
             found.append(offer)
     made = sorted(found, key=lambda o: (o.goodput < options.quantile, o.cost_per_hour, -o.goodput))
     good = [o for o in made if o.goodput >= options.quantile]
     rest = sorted((o for o in made if o.goodput < options.quantile), key=lambda o: -o.goodput)
-    return (*good, *rest)
+    return (*good, *rest), tuple(impossible)
 
 
 def _with_more_cards(inventory: Inventory, classes: Sequence[CallClass], options: Provisioning) -> Offer | None:

@@ -24,7 +24,7 @@ from dask_fmware.provisioning.inventory import Inventory, Kind
 from dask_fmware.provisioning.programme import InfeasibleError, Programme
 from dask_fmware.spec.provisioning import Provisioning
 
-__all__ = ["Mix", "cheapest_mix"]
+__all__ = ["Mix", "NoMixError", "cheapest_mix"]
 
 # What a replica's calls cost that are not served, in prices of the dearest: less than about a thousandth of them is
 # left out sooner than another replica started, and is no shortage.
@@ -35,6 +35,10 @@ BESIDE = 0.05  # of its share of the price, for a replica on a card that is paid
 LEAST_LOAD = 1e-3  # of a replica, for calls that are few: the solver takes less for nothing
 FEW = 10  # replicas at the least, up to which the search is exact without asking how many there would be
 Key = tuple[str, str]
+
+
+class NoMixError(SpecError):
+    """Cards and bounds conflict: no mix keeps `min_replicas` of all models, the places there are and the cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,10 @@ def cheapest_mix(
 
     Raises
     ------
+    NoMixError
+        No mix keeps all bounds though nothing is barred.
     SpecError
-        SciPy is not installed, or no mix keeps all bounds though nothing is barred.
+        SciPy is not installed.
     """
     demand = _demand(inventory, classes, headroom or {})
     current = current or {}
@@ -170,7 +176,7 @@ def _chosen(
     try:
         solution = [float(value) for value in programme.solved(is_small=fewest <= FEW)]
     except InfeasibleError as error:
-        raise SpecError(
+        raise NoMixError(
             f"no mix of cards keeps all bounds ({error}); lower min_replicas, raise max_cost_per_hour or add cards"
         ) from error
     counts = {kind.key: round(solution[k]) for k, kind in enumerate(kinds)}

@@ -130,3 +130,27 @@ def test_a_card_too_slow_for_the_end_is_not_offered_though_its_first_token_is_in
     both = fm.plan(document(), ask, rate=20, slo=fm.SLO(ttft_s=1.4, e2e_s=1.5), profiles=())
     assert both.offers == ends.offers  # the looser bound asks for nothing of its own
     assert set(both.best.cards) == {"fast"}  # the slow one takes 2 s for the answer
+
+
+@pytest.mark.parametrize(
+    ("bounds", "cards", "impossible"),
+    [
+        ({"default": {"min_replicas": 2}}, 3, ("slow alone", "fast alone")),  # one type holds three of the four
+        ({"default": {"min_replicas": 1}, "max_cost_per_hour": 4}, 40, ("fast alone",)),  # two of them cost 5
+    ],
+)
+def test_a_card_type_that_cannot_keep_all_bounds_alone_is_left_out_and_named(
+    bounds: dict[str, Any], cards: int, impossible: tuple[str, ...]
+) -> None:
+    plan = fm.plan({**document(), "provisioning": bounds}, rag, rate=1, profiles=(), cards=cards)
+    assert plan.impossible == impossible
+    titles = {offer.title for offer in plan.offers}
+    assert "any mix" in titles
+    assert not titles & set(impossible)
+    assert f"left out, as cards and bounds conflict: {', '.join(impossible)}" in str(plan)
+
+
+def test_bounds_that_no_mix_keeps_are_refused() -> None:
+    bounds = {"default": {"min_replicas": 2}, "max_cost_per_hour": 3}
+    with pytest.raises(SpecError, match=r"no mix of cards keeps all bounds .* raise max_cost_per_hour"):
+        fm.plan({**document(), "provisioning": bounds}, rag, rate=1, profiles=())
