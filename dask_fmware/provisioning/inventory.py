@@ -23,6 +23,7 @@ __all__ = ["CardType", "Inventory", "Kind", "inventory_of", "law_of_latency"]
 
 USABLE = 0.9  # of a card's memory, for weights and KV cache
 KV_SHARE = 0.05  # of a card's memory that must be left for the KV cache
+EXACT = 1e-6  # of the currency, within which sums of prices are equal; the solver of the mix is no finer
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,10 @@ class Inventory:
     def cost_per_hour(self, replicas: Mapping[tuple[str, str], int]) -> float:
         """Price of the cards that replicas take: one that several share is paid once, and in full by a single one."""
         return sum(count * self.cards[name].price_per_hour for name, count in self.needed(replicas).items())
+
+    def is_within(self, replicas: Mapping[tuple[str, str], int], most_per_hour: float | None) -> bool:
+        """Whether the cards that replicas take cost no more than a bound; None: there is none."""
+        return most_per_hour is None or self.cost_per_hour(replicas) <= most_per_hour + EXACT
 
     @property
     def models(self) -> list[str]:

@@ -6,6 +6,7 @@ than expected was found to be needed. `plan` is its one door; equal observations
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -22,6 +23,7 @@ from dask_fmware.provisioning.inventory import Inventory
 from dask_fmware.provisioning.passing import Passing
 from dask_fmware.provisioning.pressure import Pressure
 from dask_fmware.provisioning.queue_length import QueueLength
+from dask_fmware.provisioning.room import Room
 from dask_fmware.provisioning.simple import Simple
 from dask_fmware.provisioning.sizing import Sizing, size
 from dask_fmware.provisioning.steps import Stock, steps_to
@@ -125,7 +127,6 @@ class Planner:
             self._backlog(young, seen.models, shares),
         )  # fmt: skip
         sizing = self._sized(asked, stock, barred, now)
-        desired = dict(sizing.mix.replicas)
         reasons = {}
         for model in self.inventory.models:
             reasons[model] = self._reason(model, classes, sizing, notes, seen.models.get(model))
@@ -134,9 +135,12 @@ class Planner:
             if (below := sizing.mix.below.get(model)) is not None:
                 least = self.options.bounds(model).min_replicas
                 reasons[model] += f", {below} below min_replicas={least} for now, as starts fail"
-        self._keep_for_stability(desired, replace(asked, classes=tuple(classes)), stock, barred, now, reasons)
-        settled = [m for m in self.inventory.models if now - self._started.get(m, -inf) >= self.options.cool_down_s]
-        reasons |= self._turns.take(desired, Look(self.inventory, seen.models, stock, barred, settled, now))
+        full = replace(asked, classes=tuple(classes))
+        desired, fewer = self._steady(sizing.mix.replicas, full, stock, barred, now)
+        _add(reasons, fewer)
+        settled = [model for model in self.inventory.models if not self._has_just_started(model, now)]
+        desired, turns = self._turns.taken(desired, Look(self.inventory, seen.models, stock, barred, settled, now))
+        reasons |= turns
         return self._made(desired, reasons, seen, stock, barred, now, sizing.attainment)
 
     def _soon(self, seen: Observation, stock: Stock, now: float) -> Soon:
@@ -243,31 +247,48 @@ class Planner:
             burstiness=asked.bursts, pressure=asked.pressure, backlog=asked.backlog,
         )  # fmt: skip
 
-    def _keep_for_stability(
-        self,
-        desired: dict[Key, int],
-        asked: _Asked,
-        stock: Stock,
-        barred: frozenset[Key],
-        now: float,
-        reasons: dict[str, str],
-    ) -> None:
-        """Let fewer replicas be desired than there are only where a margin more, grown full, would need fewer too."""
-        shrinking = [key for key, count in stock.counts.items() if desired.get(key, 0) < count]
+    def _steady(
+        self, mix: Mapping[Key, int], asked: _Asked, stock: Stock, barred: frozenset[Key], now: float
+    ) -> tuple[dict[Key, int], dict[str, str]]:
+        """Return the replicas of a mix with those that are kept for stability, and by model, which are not.
+
+        Fewer are desired than there are only where a margin more, grown full, would need fewer too. Two mixes may keep
+        the bound of the cost each and not together: then it is the one with the margin that is desired.
+        """
+        shrinking = [key for key, count in stock.counts.items() if mix.get(key, 0) < count]
         if not shrinking:
-            return
+            return dict(mix), {}
+        lower = self._with_margin(asked, stock, barred)
+        kept = {key: min(max(mix.get(key, 0), lower.get(key, 0)), stock.counts[key]) for key in shrinking}
+        desired = {**mix, **kept}
+        if not self.inventory.is_within(desired, self.options.max_cost_per_hour):
+            desired = dict(lower)
+        reasons: dict[str, str] = {}
+        for key, count in stock.counts.items():
+            model, fewer = key[0], count - desired.get(key, 0)
+            if fewer <= 0:
+                continue
+            if self._is_young(model, now):
+                desired[key] = count
+            elif not any(desired.get(k, 0) > n for k, n in stock.counts.items() if k[0] == model):
+                why = f"{fewer} on {key[1]} not needed for {self._stays_s(model):.0f} s"
+                _add(reasons, {model: why})
+        return desired, reasons
+
+    def _with_margin(self, asked: _Asked, stock: Stock, barred: frozenset[Key]) -> Mapping[Key, int]:
+        """Replicas for a margin more of a load."""
         if self._lower is None:
             more = [replace(calls, rate=calls.rate * (1 + self._margin(calls.rate))) for calls in asked.classes]
             self._lower = self._size(replace(asked, classes=tuple(more)), stock, barred)
-        for key in shrinking:
-            model, count = key[0], stock.counts[key]
-            is_new = self._begun is not None and now - self._begun < self._stays_s(model)
-            started = now - self._started.get(model, -1e18)
-            keep = count if is_new or started < self.options.cool_down_s else self._lower.mix.replicas.get(key, 0)
-            grows = any(desired.get(k, 0) > n for k, n in stock.counts.items() if k[0] == model)
-            desired[key] = min(max(desired.get(key, 0), keep), count)
-            if desired[key] < count and not grows:
-                reasons[model] += f"; {count - desired[key]} on {key[1]} not needed for {self._stays_s(model):.0f} s"
+        return self._lower.mix.replicas
+
+    def _is_young(self, model: str, now: float) -> bool:
+        """Whether all replicas of a model stay, as the planner has just begun, or one of them was started just now."""
+        is_new = self._begun is not None and now - self._begun < self._stays_s(model)
+        return is_new or self._has_just_started(model, now)
+
+    def _has_just_started(self, model: str, now: float) -> bool:
+        return now - self._started.get(model, -inf) < self.options.cool_down_s
 
     def _margin(self, rate: float) -> float:
         """How much more load what is left must bear: few arrivals do not tell their rate well."""
@@ -328,14 +349,22 @@ class Planner:
         now: float,
         attainment: Mapping[str, float],
     ) -> Plan:
-        steps = steps_to(desired, reasons, seen.replicas, self.inventory, barred, self._exchanges, now)
+        used = Counter((replica.model, replica.accelerator) for replica in seen.replicas)
+        room = Room(self.inventory, self.options.max_cost_per_hour, used)
+        steps, waits = steps_to(desired, reasons, seen.replicas, room, barred, self._exchanges, now)
         for step in steps:
             if step.kind in ("start", "swap"):
                 self._started[step.model] = now
         cost = self.inventory.cost_per_hour(desired)
-        for model, why in (*self._exchanges.reasons(now).items(), *self.failures.reasons(now).items()):
-            reasons[model] = f"{reasons.get(model, '')}; {why}".removeprefix("; ")
+        for words in (waits, self._exchanges.reasons(now), self.failures.reasons(now)):
+            _add(reasons, words)
         return Plan(now, {key: n for key, n in desired.items() if n}, tuple(steps), reasons, cost, attainment)
+
+
+def _add(reasons: dict[str, str], words: Mapping[str, str]) -> None:
+    """Say more of some models."""
+    for model, why in words.items():
+        reasons[model] = f"{reasons.get(model, '')}; {why}".removeprefix("; ")
 
 
 def _late(workflow: WorkflowDemand, loads: Mapping[str, ModelLoad]) -> float | None:

@@ -5,7 +5,11 @@ Section 4.3 of the paper names no card; the cheapest with room is taken, within 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.room import Room
 from dask_fmware.provisioning.steps import Key, Stock
 from dask_fmware.provisioning.views import ModelLoad, Observation
 from dask_fmware.spec.provisioning import Provisioning
@@ -13,7 +17,6 @@ from dask_fmware.spec.provisioning import Provisioning
 __all__ = ["Simple", "cheapest_free"]
 
 FEWEST = 10  # runs that say anything
-EXACT = 1e-9  # of the currency, within which sums of prices are equal
 
 
 class Simple:
@@ -56,14 +59,8 @@ class Simple:
 
 
 def cheapest_free(
-    inventory: Inventory, model: str, desired: dict[Key, int], barred: frozenset[Key], most_per_hour: float | None
+    inventory: Inventory, model: str, desired: Mapping[Key, int], barred: frozenset[Key], most_per_hour: float | None
 ) -> Key | None:
     """Return the cheapest kind of a model that has a card left and stays within the cost of all, or None."""
-    for kind in inventory.of(model):
-        cost = inventory.cost_per_hour({**desired, kind.key: desired.get(kind.key, 0) + 1})
-        if most_per_hour is not None and cost > most_per_hour + EXACT:
-            continue
-        used = sum(n for key, n in desired.items() if key[1] == kind.accelerator)
-        if kind.key not in barred and used < inventory.cards[kind.accelerator].places:
-            return kind.key
-    return None
+    room = Room(inventory, most_per_hour, Counter(desired))
+    return next((kind.key for kind in inventory.of(model) if kind.key not in barred and room.holds(kind.key)), None)

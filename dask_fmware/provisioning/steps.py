@@ -3,6 +3,7 @@
 A replica is stopped only when it drains and has no calls. A drained one is taken back before another is started.
 Where one model's replica goes and another's is to come and no card of the type is free, its card is handed over.
 Where both wait for each other, `exchanges` says whose.
+Nothing starts that would cost too much beside what is there (`room`); a card that is handed over costs what it did.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Self, TypeAlias
 
 from dask_fmware.provisioning.exchanges import Exchanges, Still
-from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.room import Room
 from dask_fmware.provisioning.views import ReplicaNow, Step, StepKind
 
 __all__ = ["Stock", "steps_to"]
@@ -40,20 +41,20 @@ def steps_to(
     desired: Mapping[Key, int],
     reasons: Mapping[str, str],
     replicas: Sequence[ReplicaNow],
-    inventory: Inventory,
+    room: Room,
     barred: frozenset[Key],
     exchanges: Exchanges,
     now: float,
-) -> list[Step]:
-    """Return the steps, in the order in which they are to be done.
+) -> tuple[list[Step], dict[str, str]]:
+    """Return the steps, in the order in which they are to be done, and by model, which starts the cost keeps waiting.
 
     Replicas of a kind that shrinks go only when the others of their model that are to be there are ready, unless
-    the model shrinks as a whole: a mix is changed without a gap, where `exchanges` sees no standstill.
+    the model shrinks as a whole: a mix is changed without a gap, where `exchanges` sees no standstill. None starts
+    that would cost too much beside what is there, going or not; `room` is that of all replicas, and is taken.
     """
     by_kind: dict[Key, list[ReplicaNow]] = defaultdict(list)
     for replica in replicas:
         by_kind[replica.model, replica.accelerator].append(replica)
-    used = Counter(replica.accelerator for replica in replicas)
     resumed: dict[str, Step] = {}
     going: list[ReplicaNow] = []
     held: list[ReplicaNow] = []  # that would go if the others of their model were ready
@@ -70,18 +71,19 @@ def steps_to(
             if len(back) < -surplus and key not in barred:
                 missing.append((key, -surplus - len(back)))
     steps = [*_ended([r for r in replicas if r.name not in resumed], reasons), *resumed.values()]
-    unplaced, leaving = [], {r.name for r in going}
+    leaving = {r.name for r in going}
+    short: dict[Key, int] = {}  # replicas that neither start nor take over a card
     for key, count in missing:
-        starts = _starts(key, count, going, used, inventory, reasons)
+        starts = _starts(key, count, going, room, reasons)
         steps += starts
         if len(starts) < count:
-            unplaced.append(key)
-    steps += _exchanged(unplaced, held, leaving, replicas, reasons, exchanges, now)
+            short[key] = count - len(starts)
+    steps += _exchanged(short, held, leaving, replicas, room, reasons, exchanges, now)
     for replica in going:
         key = replica.model, replica.accelerator
         kind: StepKind = "stop" if replica.state == "starting" else "drain"
         steps.append(Step(kind, *key, _why(reasons, key), replica.name))
-    return steps
+    return steps, _waits(short, room)
 
 
 def _ended(replicas: Sequence[ReplicaNow], reasons: Mapping[str, str]) -> list[Step]:
@@ -102,21 +104,13 @@ def _serves_yet(replica: ReplicaNow) -> bool:
     return replica.state == "draining" and (has_calls or replica.idle_since is not None)
 
 
-def _starts(
-    key: Key,
-    count: int,
-    going: list[ReplicaNow],
-    used: Counter[str],
-    inventory: Inventory,
-    reasons: Mapping[str, str],
-) -> list[Step]:
+def _starts(key: Key, count: int, going: list[ReplicaNow], room: Room, reasons: Mapping[str, str]) -> list[Step]:
     model, accelerator = key
     steps = []
-    places = inventory.cards[accelerator].places if accelerator in inventory.cards else 0
     for _ in range(count):
         swapped = next((r for r in going if r.accelerator == accelerator and r.state == "ready"), None)
-        if used[accelerator] < places:
-            used[accelerator] += 1
+        if room.holds(key):
+            room.used[key] += 1
             steps.append(Step("start", model, accelerator, _why(reasons, key)))
         elif swapped is not None:
             going.remove(swapped)
@@ -125,28 +119,60 @@ def _starts(
     return steps
 
 
+def _waits(short: Mapping[Key, int], room: Room) -> dict[str, str]:
+    """By model, the starts for which there is a place and no money."""
+    if room.most_per_hour is None:
+        return {}
+    cost = room.inventory.cost_per_hour(room.used)
+    words: dict[str, list[str]] = defaultdict(list)
+    for (model, accelerator), count in short.items():
+        if room.has_place(accelerator):
+            words[model].append(
+                f"{count} more on {accelerator} as soon as other cards go: those that are there cost {cost:g} "
+                f"of max_cost_per_hour={room.most_per_hour:g}"
+            )
+    return {model: "; ".join(parts) for model, parts in words.items()}
+
+
 def _exchanged(
-    unplaced: Sequence[Key],
+    short: Collection[Key],
     held: Sequence[ReplicaNow],
     leaving: Collection[str],
     replicas: Sequence[ReplicaNow],
+    room: Room,
     reasons: Mapping[str, str],
     exchanges: Exchanges,
     now: float,
 ) -> list[Step]:
-    """The card of a replica that stays for the sake of others, where these wait for it in turn."""
+    """The cards of replicas that stay for the sake of others, where these wait for them in turn."""
     freed = {r.accelerator for r in replicas if r.state not in ("starting", "ready") or r.name in leaving}
     ready = Counter(r.model for r in replicas if r.state == "ready" and r.name not in leaving)
     first = sorted((r for r in held if r.state == "ready"), key=lambda r: _least_loss(r, now))
     loading = {r.model for r in replicas if r.state == "starting"}
-    found = exchanges.choose(Still(unplaced, first, freed, ready, loading), now)
+    unplaced = [key for key in short if not room.has_place(key[1])]
+    unpaid = {key: _payers(key, first, room) for key in short if room.has_place(key[1])}
+    found = exchanges.choose(Still(unplaced, first, freed, ready, loading, unpaid), now)
     if found is None:
         return []
+    going, waited = found.replicas, f"each waited for the other's for {found.waited_s:.0f} s"
+    if found.to in unpaid:
+        why = f"{_why(reasons, found.to)}; its card pays for one on {found.to[1]}: {waited}"
+        return [Step("drain", r.model, r.accelerator, why, r.name) for r in going]
     why = (
-        f"{_why(reasons, found.to)}; takes the card of '{found.replica.name}', for which model "
-        f"'{found.replica.model}' has no other to come: each waited for the other's for {found.waited_s:.0f} s"
+        f"{_why(reasons, found.to)}; takes the card of '{going[0].name}', for which model "
+        f"'{going[0].model}' has no other to come: {waited}"
     )
-    return [Step("swap", *found.to, why, found.replica.name)]
+    return [Step("swap", *found.to, why, going[0].name)]
+
+
+def _payers(key: Key, held: Sequence[ReplicaNow], room: Room) -> tuple[ReplicaNow, ...]:
+    """The first of the held without which one more of a kind would not cost too much; none if all are not enough."""
+    left = Room(room.inventory, room.most_per_hour, room.used.copy())
+    for number, replica in enumerate(held, 1):
+        left.used[replica.model, replica.accelerator] -= 1
+        if left.holds(key):
+            return tuple(held[:number])
+    return ()
 
 
 def _awaits_others(key: Key, desired: Mapping[Key, int], by_kind: Mapping[Key, Sequence[ReplicaNow]]) -> bool:

@@ -39,19 +39,14 @@ class Turns:
         self._since: dict[str, float] = {}
         self._promised: dict[str, tuple[Key, Key]] = {}  # model that waits -> from which kind to which
 
-    def take(self, desired: dict[Key, int], look: Look) -> dict[str, str]:
-        """Change what is desired (replicas by kind), by a replica for each model whose turn it is.
-
-        Returns
-        -------
-        dict
-            By the models that change, why.
-        """
+    def taken(self, wanted: Mapping[Key, int], look: Look) -> tuple[dict[Key, int], dict[str, str]]:
+        """Return the replicas by kind that are wanted with one for each model whose turn it is, and by model, why."""
+        desired = dict(wanted)
         served = {model for (model, _), count in look.stock.counts.items() if count}
         waiting = [model for model, load in look.loads.items() if load.held and model not in served]
         self._since = {model: self._since.get(model, look.now) for model in waiting}
         self._promised = {model: pair for model, pair in self._promised.items() if model in self._since}
-        reasons = {}
+        reasons: dict[str, str] = {}
         for model in waiting:
             if any(count for (other, _), count in desired.items() if other == model):
                 continue
@@ -64,7 +59,7 @@ class Turns:
             waited_s = look.now - self._since[model]
             reasons[model] = f"{look.loads[model].held} calls have waited {waited_s:.0f} s for a card"
             reasons[pair[0][0]] = f"no call now; those of '{model}' have waited {waited_s:.0f} s for a card"
-        return reasons
+        return desired, reasons
 
     def _found(self, model: str, desired: Mapping[Key, int], look: Look) -> tuple[Key, Key] | None:
         """Whose replica is to go, and what comes there."""

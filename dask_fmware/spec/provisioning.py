@@ -63,7 +63,8 @@ class Provisioning(Option):
         Least and most replicas (`Bounds`) of every model, and of single ones by name.
     max_cost_per_hour
         Bound of the price of all cards together, in the currency of the deployment. A card with a replica counts in
-        full, however many may share it.
+        full, however many may share it. What is there stays for as long as it would without the bound, and counts until
+        it has gone; nothing is started beyond it, by hand neither.
     exhausted_share
         Of ``"simple"``: a replica is added when more calls than this share exhaust their slack.
     target_ongoing, upscale_delay_s, downscale_delay_s

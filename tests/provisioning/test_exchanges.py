@@ -100,7 +100,7 @@ def test_a_replica_whose_next_has_a_place_or_will_have_one_is_left_alone() -> No
     stuck = Still([("a", "X"), ("b", "Y"), ("c", "X")], held, [], {"b": 2, "c": 2}, [])
     found = Exchanges(1e9).choose(stuck, 0.0)
     assert found is not None
-    assert found.replica.name == "b-X"
+    assert found.replicas[0].name == "b-X"
 
 
 def test_a_model_that_keeps_another_gives_way_before_one_that_does_not() -> None:
@@ -108,4 +108,4 @@ def test_a_model_that_keeps_another_gives_way_before_one_that_does_not() -> None
     still = Still([("a", "Y"), ("b", "X")], held, [], {"a": 1, "b": 2}, [])
     found = Exchanges(0.0).choose(still, 0.0)
     assert found is not None
-    assert (found.replica.name, found.to) == ("b-Y", ("a", "Y"))
+    assert (found.replicas[0].name, found.to) == ("b-Y", ("a", "Y"))
