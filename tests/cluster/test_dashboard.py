@@ -15,8 +15,12 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 import dask_fmware as fm
 from dask_fmware.errors import NotInstalledError
+from dask_fmware.observe import History
+from dask_fmware.observe.figures import Figures
 from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware_scheduler.dashboard.board import Board
 from tests.cluster.flows import one, rag
+from tests.runtime.builders import Driver, plan, replica
 
 CANARY = "<script>alert('canary')</script><b>"
 PANELS = ("overview", "slack")
@@ -91,6 +95,26 @@ async def test_figures_are_those_of_the_runs_and_names_of_users_reach_no_html(cl
     assert "graphs" not in again
     for future in futures:
         future.release()
+
+
+def test_a_page_left_open_takes_nothing_of_the_router_before_for_that_of_the_next() -> None:
+    boards = [board_of(name, began) for name, began in (("old", 1_795_000_000.0), ("new", 1_795_000_001.0))]
+    shown = [json.loads(board.json()) for board in boards]
+    seen = {part: shown[0][part]["version"] for part in ("fleet", "graphs", "predictions")}
+    assert set(json.loads(boards[0].json(**seen))) == {"live"}
+    assert json.loads(boards[1].json(**seen)) == shown[1]
+    assert shown[1]["fleet"]["data"][0][0] == "new"
+    assert all(0 < version < 1e15 for version in seen.values())  # digits that the route reads and JavaScript keeps
+
+
+def board_of(name: str, now: float) -> Board:
+    """A router with one replica of this name that was sent one run."""
+    driver = Driver()
+    history = History(driver.machine)
+    driver.machine.observers.append(history)
+    driver.ready(replica(name))
+    driver.submit(plan(name))
+    return Board(Figures(history), lambda: now)
 
 
 async def test_routes_bear_strange_queries_and_only_read(cluster: DashboardCluster) -> None:

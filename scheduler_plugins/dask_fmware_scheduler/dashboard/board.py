@@ -23,7 +23,8 @@ class Board:
     figures
         Made from the history of the machine.
     clock
-        Seconds since the epoch.
+        Seconds since the epoch. Versions count on from when the board was made, so that those of another router,
+        which a page that was left open still has, do not come again.
     extra
         What the scheduler knows beside the machine: replicas that failed, provisioning.
     """
@@ -34,10 +35,11 @@ class Board:
         self.figures = figures
         self._clock = clock
         self._extra = extra
+        self._began = int(1e3 * clock())  # ms since the epoch: thirteen digits, which numbers of the page hold
         self._live: tuple[float, str] = (float("-inf"), "")
         self._fleet: tuple[int, str] = (-1, "")
         self._graphs: tuple[int, str] = (-1, "")
-        self._predictions: tuple[float, int, str] = (float("-inf"), 0, "")
+        self._predictions: tuple[float, int, str] = (float("-inf"), self._began, "")
 
     def json(self, *, fleet: int = -1, graphs: int = -1, predictions: int = -1) -> str:
         """Return the figures, without the parts whose version the page has already."""
@@ -45,10 +47,10 @@ class Board:
         fresh_s = FRESH_S if len(history.machine.fleet) < MANY_REPLICAS else 3 * FRESH_S
         if not 0 <= now - self._live[0] < fresh_s:
             self._live = now, _dump({**self.figures.live(now), **self._extra()})
-        if self._fleet[0] != history.fleet_version:
-            self._fleet = history.fleet_version, _dump(self.figures.fleet())
-        if self._graphs[0] != history.graphs_version:
-            self._graphs = history.graphs_version, _dump(self.figures.graphs())
+        if self._fleet[0] != (version := self._began + history.fleet_version):
+            self._fleet = version, _dump(self.figures.fleet())
+        if self._graphs[0] != (version := self._began + history.graphs_version):
+            self._graphs = version, _dump(self.figures.graphs())
         if not 0 <= now - self._predictions[0] < PREDICTIONS_S:
             self._predictions = now, self._predictions[1] + 1, _dump(self.figures.predictions())
         parts = [f'"live":{self._live[1]}']
