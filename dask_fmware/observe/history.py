@@ -254,8 +254,11 @@ class History:
         return known
 
     def _gone(self, replica_id: str, now: float) -> None:
-        """Close the attempts of a replica, and forget those of names that are long gone."""
-        for attempt in [known for known, (where, _) in self._under_way.items() if where == replica_id]:
+        """Close the attempts that a replica no longer has, and forget those of names that are long gone."""
+        state = self.machine.fleet.get(replica_id)
+        held = state.running if state is not None else {}
+        lost = [key for key, (where, _) in self._under_way.items() if where == replica_id and key not in held]
+        for attempt in lost:
             _, replica = self._under_way.pop(attempt)
             replica.change(-1, now)
             replica.lost += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,11 +13,21 @@ from dask_fmware.observe.figures import SHOWN, Figures, slack_labels
 from dask_fmware.observe.history import NAMES, OTHERS, History
 from dask_fmware.observe.layout import graph_of
 from dask_fmware.observe.window import ALL, Culprit, Window
-from dask_fmware.runtime import CallRunnable, FirstToken, ReplicaDraining, ReplicaGone, RunDropped, RunEnded, Tick
+from dask_fmware.runtime import (
+    CallRunnable,
+    FirstToken,
+    ReplicaDraining,
+    ReplicaGone,
+    ReplicaReady,
+    RunDropped,
+    RunEnded,
+    Tick,
+)
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
-from tests.runtime.builders import Driver, node, plan, replica
+from tests.runtime.builders import Driver, assigned, node, plan, replica
 from tests.runtime.test_ahead import CALL_S, taught
+from tests.runtime.test_corrections import PROFILE
 from tests.simulate.test_world import scenario
 
 
@@ -78,6 +89,32 @@ def test_busy_time_is_that_of_slots_also_while_attempts_run_and_when_a_replica_i
     driver.end("a")
     driver.tell(ReplicaGone("tcp://r0"), at=5.0)
     assert known.busy_s(9.0) == 9.0
+    assert (known.finished, known.lost, known.running) == (1, 1, 0)
+
+
+def test_calls_under_way_while_their_replica_is_profiled_are_not_lost(driver: Driver) -> None:
+    driver.ready(replica("r0"))
+    driver.start("a")
+    driver.tell(ReplicaReady(replace(replica("r0"), profile=PROFILE)), at=1.0)
+    known, counted = history(driver).replicas["r0"], history(driver).totals.call_duration
+    assert (known.lost, known.running) == (0, 1)
+    driver.now = 2.0
+    driver.end("a")
+    assert (known.finished, known.lost, known.running) == (1, 0, 0)
+    assert known.busy_s(9.0) == 2.0
+    assert sum(counted["small", "cpu"].counts) == 1
+    assert history(driver).window.total(0.0).calls == 1
+
+
+def test_calls_of_an_engine_that_started_again_are_lost_and_those_that_it_is_given_at_once_are_not(
+    driver: Driver,
+) -> None:
+    driver.ready(replica("r0"))
+    driver.start("a", "b")
+    assert assigned(driver.ready(replace(replica("r0"), incarnation=1))) == [("b", "tcp://r0", 1)]
+    known = history(driver).replicas["r0"]
+    assert (known.lost, known.running) == (1, 1)
+    driver.end("b")
     assert (known.finished, known.lost, known.running) == (1, 1, 0)
 
 
