@@ -5,7 +5,7 @@ loads that model's engine in the background and announces itself when it serves;
 would stop the worker's heartbeats and hold up every other worker of the cluster.
 
 The host owns the life of the engine: it loads it, and starts it again after a crash. What the router knows of that is
-told by `Presence`, calls run in `CallRunner`, and a profiler is answered by `Measuring`.
+told by `Presence`, and calls run in `CallRunner`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from dask_fmware.spec.deployment import Deployment
 from dask_fmware_workers.bodies import BodyClient
 from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 from dask_fmware_workers.loading import Labels, Loaded, load
-from dask_fmware_workers.measuring import Measuring
 from dask_fmware_workers.metrics import WorkerMetrics
 from dask_fmware_workers.pace import EnginePace
 from dask_fmware_workers.presence import FIRST_RETRY_S, LAST_RETRY_S, Presence
+from dask_fmware_workers.profiling import file_bytes, measure
 from dask_fmware_workers.runner import CallRunner
 from dask_fmware_workers.state_reports import StateReports
 
@@ -71,6 +71,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.state_reports = StateReports(self.dask.send, self._crashed)
         self.loaded: Loaded | None = None
         self.pace: EnginePace | None = None  # of the engine that is loaded
+        self._measured: Engine | None = None  # by a profiler, at this moment
         self._pause_s = 0.0  # before the engine is started again after a crash
         self._ready_at = 0.0
         resources = self.dask.resources
@@ -82,7 +83,6 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             read_label(resources, CARD_LABEL),
         )
         self.presence = Presence(self.dask, self.labels, self._replica, self._connected)
-        self.measuring = Measuring(self.labels.worker, lambda: self.loaded)
         self.metrics = WorkerMetrics(self.labels, lambda: self.loaded)
         self.runner = CallRunner(
             self.metrics.counting(self.dask.send), self._crashed, self.metrics.counting(self.dask.send_with_result)
@@ -91,7 +91,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.dask.serve(
             {
                 "fmware_stream": self.runner.streams.serve,
-                "fmware_profile": self.measuring.answer,
+                "fmware_profile": self.profile,
                 "fmware_profiled": self.profiled,
             }
         )
@@ -202,6 +202,29 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
     def greeted(self, version: int) -> None:
         """A router came after us."""
         self.presence.greeted(version)
+
+    async def profile(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Measure something on this worker's engine, which has no calls meanwhile (RPC)."""
+        loaded = self.loaded
+        if loaded is None:
+            return {"error": f"worker '{self.dask.name}' has no engine that serves"}
+        if question["kind"] == "key":
+            key = loaded.profile_key
+            if key is None:
+                return {"error": "its engine tells no name or version"}
+            weight_bytes = await asyncio.to_thread(file_bytes, loaded.arguments)
+            return {"key": key.model_dump(), "weight_bytes": weight_bytes}
+        if self._measured is loaded.engine:  # for somebody whose lease ended while this went on
+            return {
+                "error": f"worker '{self.dask.name}' is being measured already: an experiment of an earlier profiler "
+                "still runs; profile again when it is done"
+            }
+        self._measured = loaded.engine
+        try:
+            return await measure(loaded.engine, question, loaded.footprint, loaded.arguments)
+        finally:
+            if self._measured is loaded.engine:
+                self._measured = None
 
     async def profiled(self, profile: str) -> None:
         """Announce a profile that was made since this worker loaded its engine (RPC)."""
