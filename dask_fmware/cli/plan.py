@@ -28,9 +28,9 @@ __all__ = ["plan"]
     "ttft_s",
     type=ABOVE_0,
     metavar="SECONDS",
-    help="To the first token of the answer; else the workflow's own.",
+    help="To the first token of the answer, of each --workflow instead of its own SLO.",
 )
-@click.option("--e2e", "e2e_s", type=ABOVE_0, metavar="SECONDS", help="To the whole answer.")
+@click.option("--e2e", "e2e_s", type=ABOVE_0, metavar="SECONDS", help="To the whole answer, likewise.")
 @click.option(
     "--quantile",
     type=FiniteRange(0, 1, min_open=True, max_open=True),
@@ -55,10 +55,13 @@ def plan(
 
     if len(workflows) != len(rates):
         raise click.UsageError(f"{len(workflows)} workflows, {len(rates)} rates; give one --rate for each --workflow")
-    slo = SLO(ttft_s=ttft_s, e2e_s=e2e_s) if ttft_s is not None or e2e_s is not None else None
-    first, *others = [(workflow_named(name), rate) for name, rate in zip(workflows, rates, strict=True)]
+    named = [workflow_named(name) for name in workflows]
+    if ttft_s is not None or e2e_s is not None:
+        slo = SLO(ttft_s=ttft_s, e2e_s=e2e_s)
+        named = [workflow.model_copy(update={"slo": slo}) for workflow in named]
+    first, *others = zip(named, rates, strict=True)
     made = planned(
-        deployment, *first, slo, others=others, quantile=quantile, cards=cards, prompt_tokens=prompt_tokens,
+        deployment, *first, others=others, quantile=quantile, cards=cards, prompt_tokens=prompt_tokens,
         output_tokens=by_name("--output-tokens", _counts(output_tokens)),
     )  # fmt: skip
     if as_json:

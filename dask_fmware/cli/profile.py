@@ -136,7 +136,7 @@ def show(store: str | None, models: tuple[str, ...], plot: Path | None, as_json:
         from dask_fmware.client.profile_picture import draw_profiles
 
         draw_profiles(found, plot)
-        click.echo(f"drawn into {plot}")
+        click.echo(f"drawn into {plot}", err=True)  # what is printed may be JSON
 
 
 @profile.command()

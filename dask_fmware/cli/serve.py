@@ -101,14 +101,15 @@ def _tenants(path: Path) -> dict[str, str]:
     except UnicodeDecodeError:
         raise SpecError(f"{path} is no text in UTF-8; write lines of TENANT TOKEN") from None
     for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
+        words = line.split()
+        if not words or words[0].startswith("#"):
             continue
-        tenant, _, token = line.strip().partition(" ")
-        if not token.strip() or " " in token.strip():
+        if len(words) != 2:
             raise SpecError(f"{path}, line {number}: write TENANT TOKEN")
-        if token.strip() in found:
+        tenant, token = words
+        if token in found:
             raise SpecError(f"{path}, line {number}: the token of tenant '{tenant}' was given to another above")
-        found[token.strip()] = tenant
+        found[token] = tenant
     if not found:
         raise SpecError(f"{path} has no token; write lines of TENANT TOKEN")
     return dict(checked_tenants(found))

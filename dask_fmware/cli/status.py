@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from dask_fmware.cli.clusters import CONNECT_S, connected
 from dask_fmware.cli.numbers import ABOVE_0
-from dask_fmware.cli.output import console
 
 if TYPE_CHECKING:
     from dask_fmware.client.status import RuntimeStatus
@@ -33,6 +31,8 @@ __all__ = ["status"]
 def status(address: str, timeout_s: float, as_json: bool) -> None:
     """Show the replicas of the cluster at ADDRESS with their load, held calls and failed replicas.
 
+    Many replicas are summed up by model and accelerator; --json has each of them.
+
     \b
     dask fmware status tcp://127.0.0.1:8786
     """
@@ -40,7 +40,10 @@ def status(address: str, timeout_s: float, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(state, indent=2))
     else:
-        _show(state)
+        for line in state.lines:
+            click.echo(line)
+        for trouble in state.troubles:
+            click.secho(trouble, fg="red")
 
 
 async def _fetch(address: str, timeout_s: float) -> RuntimeStatus:
@@ -54,41 +57,3 @@ async def _fetch(address: str, timeout_s: float) -> RuntimeStatus:
             raise
         except OSError as error:
             raise RuntimeFaultError(f"the scheduler at '{address}' went away ({error}); try again") from None
-
-
-def _show(state: RuntimeStatus) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    screen = console()
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("replica", "model", "accelerator", "card", "engine"):
-        table.add_column(name, no_wrap=True)
-    for name in ("running", "waiting", "slots", "KV cache", "prefix hits", "ms/token"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for item in sorted(state["replicas"], key=lambda replica: str(replica["name"])):
-        table.add_row(
-            *(Text(str(item[key])) for key in ("name", "model", "accelerator", "card", "engine")),
-            *(str(item[key]) for key in ("running", "waiting", "slots")),
-            *_cache(item["engine_state"] or {}),
-            f"{1e3 * item['latency']['output_token_s']:.2f}",
-            "draining" if item["draining"] else "rate limit" if item["shut"] else "ready",
-        )
-    screen.print(table)
-    screen.print(
-        f"\npolicy {state['policy']} · {state['held']} calls held · {state['runs']} runs under way · "
-        f"{state['light_workers']} light workers"
-    )
-    for item in state["replicas"]:
-        if item["drift"] is not None:
-            screen.print(Text(item["drift"], style="yellow"))
-    for trouble in state.troubles:
-        screen.print(Text(trouble, style="red"))
-
-
-def _cache(state: Mapping[str, Any]) -> tuple[str, str]:
-    """Use of the KV cache, and the share of prompt tokens that the prefix cache answered."""
-    used, queried = state.get("kv_used"), state.get("prefix_queried_tokens")
-    hits = f"{state['prefix_hit_tokens'] / queried:.0%}" if queried else "-"
-    return "-" if used is None else f"{used:.0%}", hits

@@ -38,7 +38,7 @@ def install(
 
     Workers whose resources carry the labels ``fm-model:NAME`` and ``fm-accelerator:TYPE`` load that
     model; all others run plain code. Workers that join later are taken in as well. Installing the same
-    deployment again changes nothing.
+    deployment again brings model hosts to workers that have none, and changes nothing else.
 
     Parameters
     ----------
@@ -60,15 +60,14 @@ def install(
 
 async def _install(client: Client, deployment: Deployment, stream_interval_s: float | None) -> None:
     from dask_fmware_scheduler.router import ReplicaRouter
-    from dask_fmware_workers.host import ModelHost
+    from dask_fmware_workers.hosting import Hosting
 
     current = await _asked(client)
     if current is None:
         await client.register_plugin(ReplicaRouter(deployment, stream_interval_s=stream_interval_s))
-        _check_same(await installed_status(client), deployment)  # another client may have been quicker
-        await client.register_plugin(ModelHost(deployment, stream_interval_s=stream_interval_s))
-    else:
-        _check_same(current, deployment)
+        current = await installed_status(client)  # another client may have been quicker
+    _check_same(current, deployment)
+    await client.register_plugin(Hosting(deployment, stream_interval_s=stream_interval_s))
     if stream_interval_s is not None:
         client.scheduler_comm.interval = stream_interval_s
 
@@ -163,7 +162,11 @@ async def _asked(client: Client) -> RuntimeStatus | None:
 
 
 def wait_ready(client: Client, *, timeout_s: float = 120.0) -> Any:
-    """Wait until every replica of the deployment serves; those that the provisioner wants, where there is one.
+    """Wait until every replica of the deployment serves.
+
+    There are to be as many of each model on each accelerator as the deployment says; where replicas are provisioned,
+    as many as `scale` has asked for, or else as the latest plan wants. Those that get no calls, as they drain or are
+    paused, do not count.
 
     Parameters
     ----------
@@ -189,9 +192,8 @@ async def _wait_ready(client: Client, timeout_s: float) -> None:
     while True:
         state = await installed_status(client)
         wanted = _wanted(state)
-        missing = wanted.total() - len(state["replicas"])
-        if missing <= 0:
-            return
+        if not (missing := wanted - _serving(state)):
+            return  # kind by kind: one too many of another stands in for none
         failed = state["failed_replicas"]
         for replica in failed:
             if not replica["will_retry"]:
@@ -199,8 +201,9 @@ async def _wait_ready(client: Client, timeout_s: float) -> None:
                     f"replica '{replica['name']}' of model '{replica['model']}' cannot start: {replica['error']}"
                 )
         if time.monotonic() > deadline:
-            why = "; ".join(f"'{r['name']}': {r['error']}" for r in failed) or await _silent(client, state, wanted)
-            raise TimeoutError(f"{missing} of {wanted.total()} replicas are not ready after {timeout_s:g} s ({why})")
+            why = "; ".join(f"'{r['name']}': {r['error']}" for r in failed) or await _absent(client, state, wanted)
+            count = f"{missing.total()} of {wanted.total()}"
+            raise TimeoutError(f"{count} replicas are not ready after {timeout_s:g} s ({why})")
         await asyncio.sleep(0.05)
 
 
@@ -212,20 +215,39 @@ def _wanted(state: Mapping[str, Any]) -> Counter[tuple[str, str]]:
     return Counter((r.model, r.accelerator) for r in Deployment.model_validate(state["deployment"]).replicas())
 
 
-async def _silent(client: Client, state: Mapping[str, Any], wanted: Counter[tuple[str, str]]) -> str:
-    """Say which replicas are missing where none has failed, and which workers should have one."""
-    there = Counter((replica["model"], replica["accelerator"]) for replica in state["replicas"])
-    missing = ", ".join(f"{count} of '{model}' on '{card}'" for (model, card), count in (wanted - there).items())
-    serving = {replica["worker"] for replica in state["replicas"]}
+def _serving(state: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+    """How many replicas of each kind get calls."""
+    return Counter((r["model"], r["accelerator"]) for r in state["replicas"] if not r["draining"])
+
+
+async def _absent(client: Client, state: Mapping[str, Any], wanted: Counter[tuple[str, str]]) -> str:
+    """Say which replicas are missing where none has failed, and where they could be."""
+    serving = _serving(state)
+    missing, surplus = wanted - serving, serving - wanted
+    said = [f"missing: {_in_words(missing)}"]
+    if surplus:
+        said.append(f"more than asked for: {_in_words(surplus)}")
+    away = [r["name"] for r in state["replicas"] if r["draining"] and (r["model"], r["accelerator"]) in missing]
+    if away:
+        said.append(f"drained or paused: {', '.join(away[:SHOWN])}")
+    return "; ".join([*said, await _silent(client, {replica["worker"] for replica in state["replicas"]})])
+
+
+def _in_words(kinds: Counter[tuple[str, str]]) -> str:
+    return ", ".join(f"{count} of '{model}' on '{card}'" for (model, card), count in kinds.items())
+
+
+async def _silent(client: Client, known: set[str]) -> str:
+    """Say which workers should have a replica, and are not known to have one."""
     workers = (await client.scheduler.identity(n_workers=-1))["workers"]
     labelled = [
         address
         for address, worker in workers.items()
-        if address not in serving and read_label(worker["resources"], MODEL_LABEL) is not None
+        if address not in known and read_label(worker["resources"], MODEL_LABEL) is not None
     ]
     if not labelled:
-        return f"missing: {missing}; no other worker is labelled to host a model"
+        return "no other worker is labelled to host a model"
     return (
-        f"missing: {missing}; labelled and silent: {', '.join(labelled[:SHOWN])}: they load, or were started without "
-        "--preload dask_fmware_workers.preload on a cluster whose scheduler has the preload"
+        f"labelled and silent: {', '.join(labelled[:SHOWN])}: they load, or have no model host, which "
+        "fm.install(client, deployment) brings"
     )

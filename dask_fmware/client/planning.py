@@ -45,9 +45,9 @@ def plan(
     rate
         Runs a second.
     slo
-        Instead of the workflow's own.
+        Of `workflow`, instead of its own.
     others
-        Further workflows with their rates, on the same cards.
+        Further workflows with their rates, on the same cards, each with the SLO of its own.
     quantile
         Share of the runs that shall be in time; left out: of the deployment, or 0.95.
     cards

@@ -6,10 +6,6 @@ times; what the times say, `dask_fmware.profile` finds.
 
 from __future__ import annotations
 
-import asyncio
-import os
-import secrets
-import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +17,7 @@ import numpy as np
 from distributed import Client
 
 from dask_fmware.client.asking import checked_client
+from dask_fmware.client.card_lease import CardLease
 from dask_fmware.client.install import installed_status
 from dask_fmware.compile.profiles import open_store
 from dask_fmware.errors import CapacityError, DeploymentError, EngineError, FMwareError, SpecError
@@ -32,9 +29,6 @@ from dask_fmware.profile.store import ProfileStore
 
 __all__ = ["ProfileProgress", "ProfiledModel", "profile_models"]
 
-LEASE_S = 60.0  # a replica is back in routing so long after whoever measures it has died
-RENEW_S = 15.0
-PATIENCE_S = 300.0  # for calls that run on the replica
 DEAR_S = 20.0  # an experiment that takes longer is the longest of its phase
 MORE_ROUNDS = 2  # of experiments, where those that were asked for leave too few points
 SAVE_S = 1.0  # between two writes of what was measured so far
@@ -137,7 +131,6 @@ class _Profiling:
         self.client, self.store, self.force, self.repeats = client, store, force, repeats
         self.progress, self.stop = progress, stop
         self.weights: dict[str, int | None] = {}  # worker -> bytes of the files of its weights
-        self.name = f"a profiler on {socket.gethostname()}, process {os.getpid()} (run {secrets.token_hex(3)})"
 
     async def run(self, models: Sequence[str] | None, accelerators: Sequence[str] | None) -> list[ProfiledModel]:
         state = await installed_status(self.client)
@@ -176,62 +169,17 @@ class _Profiling:
         replica = min(same, key=lambda r: (r["running"] + r["waiting"], r["name"]))
         shared = [r["worker"] for r in replicas if r["card"] == replica["card"]]
         try:
-            await self.until_free(shared, replica["name"])
+            async with CardLease(self.client, shared, replica["name"], self.stop) as lease:
+                try:
+                    profile = await self.measure(key, replica, lease)
+                except (FMwareError, OSError) as error:
+                    return ProfiledModel(key, "failed", None, str(error) or type(error).__name__)
         except CapacityError as error:
             return ProfiledModel(key, "failed", None, str(error))
-        leave = asyncio.create_task(self.keep_on_leave(shared))
-        try:
-            await self.until_idle(shared)
-            profile = await self.measure(key, replica, leave)
-        except (FMwareError, OSError) as error:
-            return ProfiledModel(key, "failed", None, str(error) or type(error).__name__)
-        finally:
-            leave.cancel()
-            await self.drain(shared, 0)
         await self.announce(profile, same)
         return ProfiledModel(key, "measured", profile, reason or _doubt(profile))
 
-    async def until_free(self, workers: list[str], name: str) -> None:
-        """Take the replicas of a card for this run; the lease of one that has died ends while we wait."""
-        deadline = monotonic() + LEASE_S + 1
-        while other := (await self.drain(workers, LEASE_S))["measured_by"]:
-            if self.stop.is_set():
-                raise asyncio.CancelledError
-            if monotonic() > deadline:
-                raise CapacityError(
-                    f"the card of replica '{name}' is measured by {other}, for more than {LEASE_S:g} s; profile again "
-                    "when it is done"
-                )
-            await asyncio.sleep(0.2)
-
-    async def keep_on_leave(self, workers: list[str]) -> None:
-        while True:
-            await asyncio.sleep(RENEW_S)
-            if other := (await self.drain(workers, LEASE_S))["measured_by"]:
-                raise CapacityError(
-                    f"{other} measures its card, because this run was silent for {LEASE_S:g} s; profile again when it "
-                    "is done"
-                )
-
-    async def drain(self, workers: list[str], lease_s: float) -> dict[str, Any]:
-        answer: dict[str, Any] = await self.client.scheduler.fmware_drain(
-            workers=workers, lease_s=lease_s, holder=self.name
-        )
-        return answer
-
-    async def until_idle(self, workers: list[str]) -> None:
-        deadline = monotonic() + PATIENCE_S
-        while True:
-            calls = (await self.drain(workers, LEASE_S))["calls"]
-            if not calls:
-                return
-            if monotonic() > deadline:
-                raise CapacityError(
-                    f"{calls} calls still run on its card after {PATIENCE_S:g} s; profile when it is idle"
-                )
-            await asyncio.sleep(0.05)
-
-    async def measure(self, key: ProfileKey, replica: dict[str, Any], leave: asyncio.Task[None]) -> Profile:
+    async def measure(self, key: ProfileKey, replica: dict[str, Any], lease: CardLease) -> Profile:
         worker = replica["worker"]
         facts = await self.ask(worker, {"kind": "facts"})
         said = {name: facts[name] for name in EngineFacts.model_fields if name in facts}
@@ -244,7 +192,7 @@ class _Profiling:
         ):
             part = earlier
         for rounds in range(self.repeats, self.repeats + MORE_ROUNDS + 1):
-            part = await self.measured(part, worker, rounds, leave)
+            part = await self.measured(part, worker, rounds, lease)
             try:
                 made = part.profile(
                     f"profiled here with dask-fmware {version('dask-fmware')}", np.random.default_rng(0)
@@ -266,18 +214,13 @@ class _Profiling:
             self.weights[worker] != part.facts.weight_bytes
         )
 
-    async def measured(
-        self, part: PartialProfile, worker: str, rounds: int, leave: asyncio.Task[None]
-    ) -> PartialProfile:
+    async def measured(self, part: PartialProfile, worker: str, rounds: int, lease: CardLease) -> PartialProfile:
         """Run what is missing of so many rounds; what was measured is kept, whatever ends this."""
         saved = monotonic()
         try:
             while to_do := part.to_do(rounds):
                 self.tell(part, to_do)
-                if self.stop.is_set():
-                    raise asyncio.CancelledError
-                if leave.done():
-                    leave.result()  # raises why the replica is not ours any more
+                lease.check()
                 began = monotonic()
                 part = part.with_traces(to_do[0], await self.experiment(worker, to_do[0]))
                 if monotonic() - began > DEAR_S:

@@ -21,7 +21,7 @@ def scale(client: Client, replicas: Mapping[str, Mapping[str, int]] | None) -> A
     """Keep so many replicas of each model on each accelerator, whatever the load.
 
     What is too much is drained and then stopped, what is missing is started; other kinds keep what they have.
-    Returns at once: ``fm.status(client)["provisioning"]`` tells how far it is.
+    Returns at once: `wait_ready` waits until they serve, ``fm.status(client)["provisioning"]`` tells how far it is.
 
     Parameters
     ----------

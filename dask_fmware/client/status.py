@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, TypeAlias
 
 from dask_fmware.observe.failed import failed_in_words
 from dask_fmware.spec.columns import in_columns
@@ -18,12 +19,14 @@ CELL = "padding:3px 10px;border-bottom:1px solid rgba(128,128,128,.3);text-align
 NUMBER = CELL.replace("left", "right")
 SOFT, WARN = '<span style="opacity:.7">', '<div style="color:#c2410c">'
 
+_Replica: TypeAlias = Mapping[str, Any]
+
 
 class RuntimeStatus(dict[str, Any]):
     """What `fm.status` returns: a dictionary of plain values, shown as a table of replicas where it is printed."""
 
     def __str__(self) -> str:
-        return "\n".join([f"runtime: {self._facts}", *in_columns(self._table.lines), *self.troubles])
+        return "\n".join([*self.lines, *self.troubles])
 
     def _repr_html_(self) -> str:
         return (
@@ -34,10 +37,16 @@ class RuntimeStatus(dict[str, Any]):
         )
 
     @property
+    def lines(self) -> list[str]:
+        """What there is and does, in a line, and the table of replicas."""
+        return [f"runtime: {self._facts}", *in_columns(self._table.lines)]
+
+    @property
     def _facts(self) -> str:
+        count, serving = len(self["replicas"]), sum(not replica["draining"] for replica in self["replicas"])
         return (
-            f"{len(self['replicas']):,} replicas ready · policy {self['policy']} · "
-            f"{self['held']:,} calls held · {self['light_workers']:,} light workers"
+            f"{serving:,}{f' of {count:,}' if serving < count else ''} replicas ready · policy {self['policy']} · "
+            f"{self['runs']:,} runs under way · {self['held']:,} calls held · {self['light_workers']:,} light workers"
         )
 
     @property
@@ -47,16 +56,22 @@ class RuntimeStatus(dict[str, Any]):
 
     @property
     def troubles(self) -> Iterable[str]:
-        """Replicas that failed or are paused, and hooks of the router that failed, in a few sentences."""
+        """Replicas that failed, are paused or run off their profile, and hooks of the router that failed, in words."""
         yield from failed_in_words(self["failed_replicas"])
-        if names := sorted(replica["name"] for replica in self["replicas"] if replica.get("paused")):
-            more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+        replicas = sorted(self["replicas"], key=lambda replica: str(replica["name"]))
+        if names := [replica["name"] for replica in replicas if replica.get("paused")]:
             yield (
-                f"Dask has paused {', '.join(names[:MOST_NAMED])}{more}: they have reached the memory limit of their "
-                "workers, which counts the engine; start workers that host a model with --memory-limit 0"
+                f"Dask has paused {', '.join(names[:MOST_NAMED])}{_more(names)}: they have reached the memory limit of "
+                "their workers, which counts the engine; start workers that host a model with --memory-limit 0"
             )
+        if drifts := [replica["drift"] for replica in replicas if replica.get("drift")]:
+            yield f"{'; '.join(drifts[:MOST_NAMED])}{_more(drifts)}"
         for hook, count in self["failures"].items():
             yield f"the router failed {count} times in {hook}; see the scheduler's log"
+
+
+def _more(told: list[str]) -> str:
+    return f" and {len(told) - MOST_NAMED:,} more" if len(told) > MOST_NAMED else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,37 +105,72 @@ class _Table:
         )
 
 
-def _each(replicas: list[Mapping[str, Any]]) -> _Table:
-    rows: list[tuple[Any, ...]] = [
-        (
-            *(r["name"], r["model"], f"{r['card']} ({r['accelerator']})", r["engine"], _state(r)),
-            *(f"{r['running']} of {r['slots']}", r["waiting"]),
-        )
-        for r in replicas
-    ]
-    return _Table(("replica", "model", "card", "engine", "state"), ("running", "waiting"), rows)
-
-
-def _state(replica: Mapping[str, Any]) -> str:
+def _state(replica: _Replica) -> str:
+    """In one or two words, beside those of `RuntimeStatus.troubles`."""
     if replica.get("paused"):
         return "paused"
     if replica["draining"]:
         return "draining"
-    return "rate limit" if replica.get("shut") else replica.get("drift") or "ready"
+    if replica.get("shut"):
+        return "rate limit"
+    return "off profile" if replica.get("drift") else "ready"
 
 
-def _by_kind(replicas: list[Mapping[str, Any]]) -> _Table:
-    kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+def _kv_used(replica: _Replica) -> str:
+    used = (replica.get("engine_state") or {}).get("kv_used")
+    return "" if used is None else f"{used:.0%}"
+
+
+def _prefix_hits(replica: _Replica) -> str:
+    """Share of prompt tokens that the prefix cache answered."""
+    state = replica.get("engine_state") or {}
+    queried = state.get("prefix_queried_tokens")
+    return f"{state['prefix_hit_tokens'] / queried:.0%}" if queried else ""
+
+
+def _pace(replica: _Replica) -> str:
+    """Milliseconds for each token, by the figure that calls are routed with."""
+    return f"{1e3 * replica['latency']['output_token_s']:.2f}"
+
+
+TOLD: Mapping[str, Callable[[_Replica], str]] = {"KV cache": _kv_used, "prefix hits": _prefix_hits, "ms/token": _pace}
+"""Columns that are shown where any replica has something in them."""
+
+
+def _each(replicas: list[_Replica]) -> _Table:
+    told = {name: [cell(replica) for replica in replicas] for name, cell in TOLD.items()}
+    told = {name: cells for name, cells in told.items() if any(cells)}
+    rows: list[tuple[Any, ...]] = [
+        (
+            *(r["name"], r["model"], f"{r['card']} ({r['accelerator']})", r["engine"], _state(r)),
+            *(f"{r['running']} of {r['slots']}", r["waiting"]),
+            *(cells[n] or "-" for cells in told.values()),
+        )
+        for n, r in enumerate(replicas)
+    ]
+    return _Table(("replica", "model", "card", "engine", "state"), ("running", "waiting", *told), rows)
+
+
+def _by_kind(replicas: list[_Replica]) -> _Table:
+    kinds: dict[tuple[str, str], list[_Replica]] = {}
     for replica in replicas:
         kinds.setdefault((replica["model"], replica["accelerator"]), []).append(replica)
     rows: list[tuple[Any, ...]] = [
         (
             *kind,
+            _states(members),
             f"{len(members):,}",
             f"{sum(r['running'] for r in members):,} of {sum(r['slots'] for r in members):,}",
             f"{sum(r['waiting'] for r in members):,}",
-            f"{sum(r['draining'] for r in members):,}",
         )
         for kind, members in kinds.items()
     ]
-    return _Table(("model", "accelerator"), ("replicas", "running", "waiting", "draining"), rows)
+    return _Table(("model", "accelerator", "state"), ("replicas", "running", "waiting"), rows)
+
+
+def _states(replicas: list[_Replica]) -> str:
+    """The state of all of them, or how many are in which."""
+    counts = Counter(map(_state, replicas))
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count:,} {state}" for state, count in counts.most_common())

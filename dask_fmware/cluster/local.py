@@ -132,12 +132,12 @@ class LocalModelCluster(OrderlyCluster):
 
     async def _install(self) -> None:
         from dask_fmware_scheduler.router import ReplicaRouter
-        from dask_fmware_workers.host import ModelHost
+        from dask_fmware_workers.hosting import Hosting
 
         router = ReplicaRouter(self.deployment, stream_interval_s=self.stream_interval_s)
-        host = ModelHost(self.deployment, stream_interval_s=self.stream_interval_s)
+        hosting = Hosting(self.deployment, stream_interval_s=self.stream_interval_s)
         await self.scheduler.register_scheduler_plugin(router, idempotent=True)
-        await self.scheduler.register_worker_plugin(None, dumps(host), name=host.name, idempotent=True)
+        await self.scheduler.register_worker_plugin(None, dumps(hosting), name=hosting.name, idempotent=True)
 
     def replica_worker(self, replica: ReplicaSpec) -> dict[str, Any]:
         """Spec of the worker that hosts a replica."""

@@ -19,6 +19,7 @@ from dask_fmware.model.plan import SwitchRule
 
 __all__ = [
     "HOST",
+    "HOSTING",
     "CallStep",
     "Function",
     "Merge",
@@ -32,7 +33,8 @@ __all__ = [
     "run_plain_async",
 ]
 
-HOST = "fmware-model-host"  # name of the worker plugin
+HOST = "fmware-model-host"  # name of the worker plugin that runs calls
+HOSTING = "fmware-hosting"  # name of the one that adds it where there is none
 
 
 @dataclass(frozen=True, slots=True)

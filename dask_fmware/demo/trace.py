@@ -62,7 +62,7 @@ def read_trace(path: Path, rows: int) -> list[TraceRow]:
     """
     opener = gzip.open if path.name.endswith(".gz") else open
     try:
-        with opener(path, "rt", encoding="utf-8", newline="") as file:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:  # Excel writes a mark
             found = list(islice(trace_rows(file, str(path)), rows))
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error

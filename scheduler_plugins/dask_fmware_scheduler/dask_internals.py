@@ -83,11 +83,16 @@ class SchedulerInternals:
         """Tell a plugin of the scheduler nothing more; one that has gone is none."""
         self.scheduler.plugins.pop(name, None)
 
+    def gives_workers(self, name: str) -> bool:
+        """Whether workers that come are given a plugin of that name."""
+        return name in self.scheduler.worker_plugins
+
     async def remove_worker_plugin(self, name: str, *, unregistered: bool) -> None:
         """Remove a plugin from all workers and from what workers that come are given.
 
-        One that came with a preload of its worker is not registered with the scheduler; `unregistered` has every
-        worker asked even so. The RPC for it leaves a traceback in the log of each worker without the plugin.
+        One that came with a preload of its worker, or was added by another plugin, is not registered with the
+        scheduler; `unregistered` has every worker asked even so. The RPC for it leaves a traceback in the log of each
+        worker without the plugin.
         """
         if name in self.scheduler.worker_plugins:
             await self.scheduler.unregister_worker_plugin(None, name)

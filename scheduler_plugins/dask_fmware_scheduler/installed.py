@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from distributed import Scheduler
 
-from dask_fmware.compile.steps import HOST
+from dask_fmware.compile.steps import HOST, HOSTING
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 
 __all__ = ["ROUTER", "has_router", "take_out"]
@@ -23,11 +23,13 @@ def has_router(dask_scheduler: Scheduler) -> bool:
 async def take_out(dask_scheduler: Scheduler) -> None:
     """Remove what is there of router and hosts: by `install`, by preloads, or left by an installation that was cut off.
 
-    It goes to its end, whatever becomes of the client. Hosts that came with preloads are known to their workers alone.
+    It goes to its end, whatever becomes of the client. Hosts are known to their workers alone.
     """
     dask = SchedulerInternals(dask_scheduler)
     router = dask.plugin(ROUTER)
+    has_hosts = router is not None or dask.gives_workers(HOSTING)
     if router is not None:
         await router.uninstall()
         dask.remove_plugin(ROUTER)
-    await dask.remove_worker_plugin(HOST, unregistered=router is not None)
+    await dask.remove_worker_plugin(HOSTING, unregistered=False)  # first: workers that come are given none
+    await dask.remove_worker_plugin(HOST, unregistered=has_hosts)

@@ -214,6 +214,46 @@ def test_draw_writes_only_what_the_ending_of_the_file_says(invoke, tmp_path):
     assert invoke("draw", "dask_fmware.demo.rag:rag", "-o", picture.with_suffix(".mmd")).exit_code == 0
 
 
+PLANNED = """\
+import dask_fmware as fm
+
+small = fm.Model("small")
+
+
+@fm.workflow(slo=fm.SLO(ttft_s=60.0))
+def quick(question):
+    return small("Answer {question}", question=question, max_tokens=1, name="answer")
+
+
+@fm.workflow(slo=fm.SLO(ttft_s=60.0))
+def thorough(question):
+    notes = small("Think about {question}", question=question, max_tokens=1000, name="think")
+    return small("Answer {notes}", notes=notes, max_tokens=1, name="answer")
+"""
+PRICED = """\
+accelerators:
+  cpu: {cards: 40, price_per_hour: 1.0}
+models:
+  small:
+    engine: emulated
+    on: {cpu: {latency: {first_token_s: 0.02, output_token_s: 0.02}}}
+"""
+
+
+def test_the_slo_of_a_plan_is_of_each_workflow_that_is_named(invoke, deployment, tmp_path, monkeypatch):
+    deployment.write_text(PRICED)
+    (tmp_path / "planned_flows.py").write_text(PLANNED)
+    monkeypatch.chdir(tmp_path)
+    asked = ["plan", "--deployment", deployment]
+    for name in ("quick", "thorough"):
+        asked += ["--workflow", f"planned_flows:{name}", "--rate", 1]
+    kept = invoke(*asked)
+    assert kept.exit_code == 0, kept.output
+    result = invoke(*asked, "--slo", 5)
+    assert result.exit_code == 2
+    assert "workflow 'thorough': ttft_s=5 is below the best possible" in " ".join(result.output.split())
+
+
 def test_status_without_a_scheduler_is_one_line(invoke):
     result = invoke("status", "tcp://127.0.0.1:1", "--timeout", "0.5")
     assert result.exit_code == 1

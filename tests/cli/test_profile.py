@@ -157,6 +157,15 @@ def test_show_draws_by_the_ending_of_the_file(invoke, store, tmp_path, ending, n
     assert picture.stat().st_size > 5000
 
 
+def test_documents_are_json_though_they_are_drawn_too(invoke, store, tmp_path):
+    pytest.importorskip("bokeh")
+    picture = tmp_path / "profiles.html"
+    result = invoke("show", "--store", store, "--json", "--plot", picture)
+    assert len(json.loads(result.stdout)) == 1
+    assert result.stderr == f"drawn into {picture}\n"
+    assert picture.exists()
+
+
 @pytest.mark.parametrize("name", ["profiles.xyz", "nowhere/profiles.png"])
 def test_a_picture_that_cannot_be_drawn_is_one_line(invoke, store, tmp_path, name):
     result = invoke("show", "--store", store, "--plot", tmp_path / name)

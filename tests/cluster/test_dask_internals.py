@@ -402,6 +402,8 @@ async def test_plugins_are_found_and_removed_those_that_came_with_a_preload_of_t
     await dask.remove_worker_plugin("test-noted", unregistered=True)
     assert _Noted.gone == [with_it.address]
     await cluster.client.register_plugin(_Noted())
+    assert dask.gives_workers("test-noted")
     await dask.remove_worker_plugin("test-noted", unregistered=False)
     assert sorted(_Noted.gone[1:]) == sorted(dask.workers())
+    assert not dask.gives_workers("test-noted")
     assert not [record for record in caplog.records if record.exc_info]

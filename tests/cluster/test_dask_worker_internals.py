@@ -61,6 +61,32 @@ async def test_a_task_that_raises_reschedule_becomes_waiting_again(cluster: InPr
     assert await cluster.client.submit(call_local, "again", key="again") == 2
 
 
+class _Added(WorkerPlugin):
+    name = "test-added"
+    error: Exception | None = None
+
+    def setup(self, worker: Worker) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+async def test_a_plugin_adds_another_where_there_is_none(cluster: InProcessCluster) -> None:
+    class Adding(WorkerPlugin):
+        name = "test-adding"
+
+        async def setup(self, worker: Worker) -> None:
+            assert not WorkerInternals(worker).has_plugin("test-added")
+            await WorkerInternals(worker).add_plugin(_Added())
+
+    worker = cluster.workers["light-0"]
+    await worker.plugin_add(Adding(), catch_errors=False)
+    assert WorkerInternals(worker).has_plugin("test-added")
+    broken = _Added()
+    broken.error = ValueError("no")
+    with pytest.raises(ValueError, match="no"):
+        await WorkerInternals(worker).add_plugin(broken)
+
+
 async def test_a_task_that_a_paused_worker_has_not_begun_can_be_sent_back(cluster: InProcessCluster) -> None:
     paused, other = cluster.workers["light-0"], cluster.workers["light-1"]
     paused.handle_stimulus(PauseEvent(stimulus_id="test"))

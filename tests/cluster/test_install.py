@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Worker
 
 import dask_fmware as fm
 from dask_fmware.cluster.local import LocalModelCluster
 from dask_fmware.compile import draft
+from dask_fmware.compile.steps import HOST
 from dask_fmware.errors import DeploymentError, NotInstalledError, VersionMismatchError
 from dask_fmware.model import messages
 from dask_fmware.spec.documents import load_deployment
@@ -47,6 +49,12 @@ async def _answers(cluster: InProcessCluster) -> None:
     assert (await future).model == "small"
     future.release()
     await cluster.settled()
+
+
+async def _preloaded(cluster: InProcessCluster, document: Any) -> None:
+    """Add a router, as a scheduler that starts with the preload does."""
+    scheduler_preload._install(cluster.scheduler, load_deployment(document), None)
+    await cluster.scheduler.plugins["fmware-router"].start(cluster.scheduler)
 
 
 async def test_workers_that_were_there_before_become_replicas() -> None:
@@ -92,6 +100,15 @@ async def test_who_is_not_ready_is_named_and_which_workers_should_be() -> None:
     async with bare(deployment("small")) as cluster:
         await cluster.client.register_plugin(ReplicaRouter(fm.Deployment.model_validate(deployment("small"))))
         with pytest.raises(TimeoutError, match=r"'small' on 'cpu'; labelled and silent: tcp://.*: they load"):
+            await fm.wait_ready(cluster.client, timeout_s=0.1)
+
+
+async def test_a_replica_of_one_model_does_not_stand_in_for_one_of_another() -> None:
+    async with bare(deployment("small", on={"cpu": 2})) as cluster:  # labelled so by mistake
+        await fm.install(cluster.client, deployment("small", "large"))
+        await cluster.until(lambda: len(cluster.router.machine.fleet) == 2)
+        words = r"1 of 2 .*missing: 1 of 'large' on 'cpu'; more than asked for: 1 of 'small' on 'cpu'; no other worker"
+        with pytest.raises(TimeoutError, match=words):
             await fm.wait_ready(cluster.client, timeout_s=0.1)
 
 
@@ -146,8 +163,7 @@ async def test_uninstalling_ends_what_runs_and_another_deployment_can_follow() -
 async def test_a_runtime_that_came_with_preloads_is_uninstalled_and_another_deployment_can_follow() -> None:
     first, second = deployment("small", text="first"), deployment("small", text="second")
     async with bare(first) as cluster:
-        scheduler_preload._install(cluster.scheduler, load_deployment(first), None)
-        await cluster.scheduler.plugins["fmware-router"].start(cluster.scheduler)  # as a scheduler that starts does
+        await _preloaded(cluster, first)
         for worker in cluster.workers.values():
             await worker.plugin_add(plugin=ModelHost(load_deployment(first)))
         await fm.wait_ready(cluster.client)
@@ -169,6 +185,37 @@ async def test_what_an_installation_that_was_broken_off_has_left_is_uninstalled(
         await fm.install(cluster.client, document)
         await fm.wait_ready(cluster.client)
         await _answers(cluster)
+
+
+async def test_an_installation_that_was_broken_off_is_completed_by_the_next() -> None:
+    document = deployment("small")
+    async with bare(document) as cluster:
+        await cluster.client.register_plugin(ReplicaRouter(load_deployment(document)))
+        await fm.install(cluster.client, document)
+        await fm.wait_ready(cluster.client)
+        await _answers(cluster)
+
+
+async def test_workers_without_the_preload_are_given_a_host_and_the_others_keep_theirs() -> None:
+    document = deployment("small", on={"cpu": 2})
+    async with bare(document) as cluster:
+        await _preloaded(cluster, document)
+        own, of_late = (ModelHost(load_deployment(document)) for _ in range(2))
+        await cluster.workers["small-cpu-0"].plugin_add(plugin=own)
+        await cluster.until(lambda: cluster.engines)
+        engine = cluster.engines["small-cpu-0"]
+        await fm.install(cluster.client, document)
+        await fm.wait_ready(cluster.client)
+        assert cluster.hosts["small-cpu-0"] is own
+        assert cluster.engines["small-cpu-0"] is engine, "it was not loaded again"
+        labels = {"fm-model:small": 1, "fm-accelerator:cpu": 1}
+        late = Worker(cluster.scheduler.address, name="late", nthreads=6, resources=labels, plugins=[of_late])
+        async with late:
+            assert late.plugins[HOST] is of_late
+            await cluster.until(lambda: len(cluster.router.machine.fleet) == 3)
+        await _answers(cluster)
+        await fm.uninstall(cluster.client)
+        assert not cluster.hosts
 
 
 async def test_of_two_deployments_that_are_installed_at_once_one_is_refused() -> None:

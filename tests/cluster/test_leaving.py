@@ -71,6 +71,8 @@ async def test_a_paused_replica_gets_no_calls_and_gets_them_again_when_it_resume
         assert "paused small-a-0" in said
         assert "--memory-limit 0" in said
         assert " paused " in str(state).partition("small-a-0")[2].partition("\n")[0]
+        with pytest.raises(TimeoutError, match=r"missing: 1 of 'small' on 'a'; drained or paused: small-a-0; no other"):
+            await fm.wait_ready(cluster.client, timeout_s=0.1)
         futures = [cluster.client.compute(one(f"{n}")) for n in range(12)]
         await cluster.client.gather(futures)
         assert not engine.requests

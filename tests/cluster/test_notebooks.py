@@ -53,8 +53,8 @@ async def test_the_state_of_a_runtime_is_shown_as_a_table(serving: Any) -> None:
         assert "large-cpu-1" in html
         assert "0 of" in html
         first, names, *rows = str(state).splitlines()
-        assert first == "runtime: 2 replicas ready · policy slack · 0 calls held · 1 light workers"
-        assert names.split() == ["replica", "model", "card", "engine", "state", "running", "waiting"]
+        assert first == "runtime: 2 replicas ready · policy slack · 0 runs under way · 0 calls held · 1 light workers"
+        assert names.split() == ["replica", "model", "card", "engine", "state", "running", "waiting", "ms/token"]
         assert [row.split()[0] for row in rows] == ["large-cpu-1", "small-cpu-0"]
 
 
@@ -75,10 +75,10 @@ def test_many_replicas_are_summed_up_and_troubles_are_shown_escaped() -> None:
     assert "failed for good" in html
     assert "failed 2 times in transition" in html
     assert "<script" not in html
-    assert str(state).splitlines()[2] == "large  L4           1,000     3,000 of 8,000  1,000    0"
+    assert str(state).splitlines()[2] == "large  L4           ready  1,000     3,000 of 8,000  1,000"
 
 
 def test_a_runtime_without_replicas_is_shown_too() -> None:
-    state = RuntimeStatus(replicas=[], policy="slack", held=0, light_workers=0, failures={}, failed_replicas=[])
+    state = RuntimeStatus(replicas=[], policy="slack", held=0, light_workers=0, runs=0, failures={}, failed_replicas=[])
     assert str(state).startswith("runtime: 0 replicas ready")
     assert "<table" not in state._repr_html_()

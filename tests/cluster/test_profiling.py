@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import dask
 import pytest
 from distributed.core import Status
 
-from dask_fmware.client import profiling
+from dask_fmware.client import card_lease, profiling
 from dask_fmware.client.profiling import ProfileProgress, profile_models
 from dask_fmware.errors import DeploymentError, EngineCrashedError, SpecError
 from dask_fmware.profile.arguments import arguments_digest, engine_arguments
@@ -168,7 +169,7 @@ async def test_a_lease_outlasts_a_pause_of_its_worker_and_a_crash_of_its_engine(
 
 
 async def test_who_finds_a_card_measured_is_told_by_whom(cluster, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(profiling, "LEASE_S", 0.1)  # so long it waits, and a second
+    monkeypatch.setattr(card_lease, "LEASE_S", 0.1)  # so long it waits, and a second
     workers = [state.replica.replica_id for state in cluster.router.machine.fleet]
     cluster.router.service(Leave).measure(workers, 60, "a profiler on alpha, process 7")
     (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1)
@@ -195,7 +196,7 @@ async def test_two_profilers_measure_one_after_the_other(cluster, tmp_path) -> N
 
 
 async def test_a_run_that_lost_its_card_to_another_stops(cluster, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(profiling, "RENEW_S", 0.01)
+    monkeypatch.setattr(card_lease, "RENEW_S", 0.01)
     leave = cluster.router.service(Leave)
     workers = [state.replica.replica_id for state in cluster.router.machine.fleet]
 
@@ -208,6 +209,22 @@ async def test_a_run_that_lost_its_card_to_another_stops(cluster, tmp_path, monk
     (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=2, progress=lose)
     assert (made.state, made.reason[:40]) == ("failed", "a profiler on alpha, process 7 measures ")
     assert all(state.draining for state in cluster.router.machine.fleet)
+
+
+async def test_who_gives_up_while_calls_run_on_the_card_gives_it_back(cluster) -> None:
+    stop, drain = threading.Event(), cluster.scheduler.handlers["fmware_drain"]
+
+    def busy(**asked: Any) -> dict[str, Any]:
+        stop.set()
+        return {**drain(**asked), "calls": 1}
+
+    cluster.scheduler.handlers["fmware_drain"] = busy
+    states = list(cluster.router.machine.fleet)
+    lease = card_lease.CardLease(cluster.client, [s.replica.replica_id for s in states], "small-cpu-0", stop)
+    with pytest.raises(asyncio.CancelledError):
+        async with lease:
+            pass
+    assert not any(state.draining for state in states)
 
 
 async def test_a_worker_measures_for_one_at_a_time(cluster) -> None:

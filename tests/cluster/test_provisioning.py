@@ -86,6 +86,21 @@ async def test_fm_provision_knows_the_deployment_and_the_workers_of_a_local_clus
     assert ours.state == "stopped"
 
 
+async def test_who_waits_for_replicas_on_other_cards_waits_until_they_have_loaded() -> None:
+    made = deployment("m", on={"L4": 2, "A100": 1}, placements={"A100": {"load_s": 0.3}})
+    made["accelerators"] = {"L4": {"cards": 2, "price_per_hour": 1.0}, "A100": {"cards": 2, "price_per_hour": 4.0}}
+    made["models"]["m"]["on"]["A100"]["replicas"] = 0
+    async with InProcessCluster(made) as world:
+        by_hand(world)
+        await reached(world, 2, 2, 2)
+        await fm.scale(world.client, {"m": {"L4": 0, "A100": 2}})
+        kinds = (await fm.status(world.client))["provisioning"]["replicas"]
+        assert {kind["accelerator"]: kind["desired"] for kind in kinds} == {"A100": 2, "L4": 0}, "before it is planned"
+        await fm.wait_ready(world.client)
+        serving = [s.replica.accelerator for s in world.router.machine.fleet if not s.draining]
+        assert serving.count("A100") == 2
+
+
 async def test_models_that_are_not_named_keep_their_replicas_also_before_the_first_plan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,7 +11,7 @@ import dask_fmware as fm
 from dask_fmware.client import asking
 from dask_fmware.model.report import RunReport
 from dask_fmware_scheduler.services import reporting
-from tests.cluster.flows import one, rag, shopping
+from tests.cluster.flows import fan, one, rag, shopping
 
 
 async def test_a_report_has_a_row_for_each_call_with_replica_tokens_and_slack(serving: Any) -> None:
@@ -51,6 +51,23 @@ async def test_a_report_during_the_run_shows_what_is_known(serving: Any) -> None
             engine.resume()
         await future
         future.release()
+
+
+async def test_runs_under_way_are_neither_bodies_nor_those_that_ended(serving: Any) -> None:
+    async with serving("small") as cluster:
+        (engine,) = cluster.engines.values()
+        ended = cluster.client.compute(one("x"))
+        await ended
+        assert (await fm.status(cluster.client))["runs"] == 0, "though its future is held"
+        engine.pause()
+        mapped = cluster.client.compute(fan(["a", "b", "c"]))
+        await cluster.until(lambda: engine.state().running == 3)
+        assert (await fm.status(cluster.client))["runs"] == 1
+        engine.resume()
+        await mapped
+        assert (await fm.status(cluster.client))["runs"] == 0
+        for future in (ended, mapped):
+            future.release()
 
 
 async def test_as_many_reports_are_kept_as_the_deployment_says(serving: Any) -> None:

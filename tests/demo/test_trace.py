@@ -8,11 +8,13 @@ from dask_fmware.errors import SpecError
 TEXT = "arrival_s,prompt_tokens,output_tokens,model\n0.5,374,44,x\n0.0,12.0,7,y\n"
 
 
-def test_gzip_and_plain_files_read_alike(tmp_path):
-    plain, packed = tmp_path / "t.csv", tmp_path / "t.csv.gz"
-    plain.write_text(TEXT)
-    packed.write_bytes(gzip.compress(TEXT.encode()))
-    assert read_trace(plain, 10) == read_trace(packed, 10) == [TraceRow(0.0, 12, 7), TraceRow(0.5, 374, 44)]
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "of Excel"])
+def test_gzip_and_plain_files_read_alike(tmp_path, mark):
+    text, packed = tmp_path / "t.csv", tmp_path / "t.csv.gz"
+    content = f"{mark}{TEXT}".encode()
+    text.write_bytes(content)
+    packed.write_bytes(gzip.compress(content))
+    assert read_trace(text, 10) == read_trace(packed, 10) == [TraceRow(0.0, 12, 7), TraceRow(0.5, 374, 44)]
 
 
 def test_only_as_many_rows_are_read_as_asked_for(tmp_path):

@@ -80,6 +80,7 @@ def test_it_serves_until_it_is_interrupted(folder: Path) -> None:
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "bad"], "line 2: write TENANT TOKEN"),
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "twice"], "was given to another above"),
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "empty"], "has no token"),
+        (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "indented"], "has no token"),
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "latin"], "is no text in UTF-8"),
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "wide"], "does not fit into a header"),
         (["served_flows:ask", "--deployment", "deployment.yaml", "--tokens", "long"], "at most 200 characters"),
@@ -96,6 +97,7 @@ def test_what_cannot_be_served_is_said_before_anything_starts(folder: Path, aske
     (folder / "bad").write_text("blue b\nred my secret\n")
     (folder / "twice").write_text("blue same\nred same\n")
     (folder / "empty").write_text("# nobody\n")
+    (folder / "indented").write_text("  #alice secret\n\t# bob\n")
     (folder / "latin").write_bytes("blue gr\xfcn-secret".encode("latin-1"))
     (folder / "wide").write_text("blue gr\xfcn-secret", encoding="utf-8")
     (folder / "long").write_text("b" * 201 + " secret")

@@ -23,6 +23,8 @@ def test_replicas_that_failed_alike_are_told_in_one_sentence() -> None:
 
 def test_a_status_with_many_errors_stays_short() -> None:
     each = [failed(f"r{i}", f"error {i}") for i in range(180)]
-    state = RuntimeStatus(replicas=[], policy="slack", held=0, light_workers=0, failures={}, failed_replicas=each)
+    state = RuntimeStatus(
+        replicas=[], policy="slack", held=0, runs=0, light_workers=0, failures={}, failed_replicas=each
+    )
     assert len(list(state.troubles)) == SENTENCES + 1
     assert str(state).endswith(f"{180 - SENTENCES} more replicas failed")

@@ -12,7 +12,7 @@ from time import time
 from typing import Any
 
 import dask.config
-from distributed import Client, Reschedule, Worker
+from distributed import Client, Reschedule, Worker, WorkerPlugin
 from distributed.worker_state_machine import SecedeEvent
 
 from dask_fmware.errors import RuntimeFaultError
@@ -56,6 +56,14 @@ class WorkerInternals:
         """Add resources before the worker registers (Worker.state.total_resources, available_resources)."""
         self.worker.state.total_resources.update(resources)
         self.worker.state.available_resources.update(resources)
+
+    def has_plugin(self, name: str) -> bool:
+        """Whether there is a plugin of that name (Worker.plugins)."""
+        return name in self.worker.plugins
+
+    async def add_plugin(self, plugin: WorkerPlugin) -> None:
+        """Add a plugin, and raise what its `setup` raises (Worker.plugin_add)."""
+        await self.worker.plugin_add(plugin=plugin, catch_errors=False)
 
     def serve(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
         """Answer RPCs (Worker.handlers)."""

@@ -108,5 +108,6 @@ async def _install(
 ) -> None:
     """Label the worker before it registers, so that the router knows what it is from the start, and add the host."""
     named = {MODEL_LABEL: model, ACCELERATOR_LABEL: accelerator, CARD_LABEL: card}
-    WorkerInternals(worker).declare({label(kind, name): 1 for kind, name in named.items() if name is not None})
-    await worker.plugin_add(plugin=ModelHost(deployment, stream_interval_s=stream_interval_s), catch_errors=False)
+    dask = WorkerInternals(worker)
+    dask.declare({label(kind, name): 1 for kind, name in named.items() if name is not None})
+    await dask.add_plugin(ModelHost(deployment, stream_interval_s=stream_interval_s))

@@ -139,7 +139,7 @@ class ProvisioningService:
         """Return desired, requested and ready replicas by kind, and the latest steps; None while nobody provisions."""
         if self._planner is None or self._watch is None:
             return None
-        desired = self._plan.desired if self._plan is not None else {}
+        desired = {key: count for key, count in self._desired().items() if count}
         counts = self._watch.counts()
         known = {model for model, _ in (*desired, *counts)}
         inventory = self._planner.inventory
@@ -251,7 +251,9 @@ class ProvisioningService:
         return found
 
     def _desired(self) -> Mapping[tuple[str, str], int]:
-        """What the latest plan wants; what there is, before the first one."""
+        """What is asked for by hand, also before it is planned; else by the latest plan, or what there is before it."""
+        if self._planner is not None and self._planner.wanted is not None:
+            return self._planner.wanted
         if self._plan is not None:
             return self._plan.desired
         assert self._watch is not None
@@ -260,7 +262,7 @@ class ProvisioningService:
     def _checked(self, planner: Planner, counts: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
         """Refuse what cannot be; kinds that are not named keep what they have."""
         inventory = planner.inventory
-        kept = dict(planner.wanted if planner.wanted is not None else self._desired())
+        kept = dict(self._desired())
         for (model, accelerator), count in counts.items():
             if (model, accelerator) not in inventory.kinds:
                 known = ", ".join(f"{m} on {a}" for m, a in inventory.kinds)

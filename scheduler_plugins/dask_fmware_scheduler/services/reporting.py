@@ -15,6 +15,7 @@ from dask_fmware.profile.record import LiveProfile
 from dask_fmware.runtime.replicas.slots import ReplicaState
 from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_scheduler.services.drift import drift_sentence
+from dask_fmware_scheduler.services.observing import Observing
 from dask_fmware_scheduler.services.provisioning import ProvisioningService
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Reporting:
             "deployment": router.deployment.model_dump_json(),  # as text: lists would arrive as tuples
             "policy": machine.policy.name,
             "held": machine.held,
-            "runs": len(machine.runs),
+            "runs": router.service(Observing).history.live_runs,
             "light_workers": len(router.placement.light),
             "failures": dict(router.failures),
             "provisioning": router.service(ProvisioningService).status(),

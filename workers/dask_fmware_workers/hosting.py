@@ -1,0 +1,39 @@
+"""The worker plugin that is registered with a scheduler: it gives each worker a model host, unless it has one.
+
+Dask takes out a plugin of the same name before it adds one. A worker that came with a host, by its preload, would
+begin to load its engine twice.
+"""
+
+from __future__ import annotations
+
+from distributed import Worker, WorkerPlugin
+
+from dask_fmware.compile.steps import HOST, HOSTING
+from dask_fmware.spec.deployment import Deployment
+from dask_fmware_workers.dask_internals import WorkerInternals
+from dask_fmware_workers.host import ModelHost
+
+__all__ = ["Hosting"]
+
+
+class Hosting(WorkerPlugin):  # type: ignore[misc]
+    """Gives workers model hosts.
+
+    Parameters
+    ----------
+    deployment, stream_interval_s
+        Of each `ModelHost`.
+    """
+
+    name = HOSTING
+    idempotent = True
+
+    def __init__(self, deployment: Deployment, *, stream_interval_s: float | None = None) -> None:
+        self.deployment = deployment
+        self.stream_interval_s = stream_interval_s
+
+    async def setup(self, worker: Worker) -> None:
+        """Add a host, where there is none."""
+        dask = WorkerInternals(worker)
+        if not dask.has_plugin(HOST):
+            await dask.add_plugin(ModelHost(self.deployment, stream_interval_s=self.stream_interval_s))
