@@ -36,7 +36,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import TypeAlias
 
 from dask_fmware.policy.background import ALL_BUSY, Background
 from dask_fmware.policy.estimate import execution_s, expected_s
@@ -54,8 +53,7 @@ LONG = 0.5, 50.0  # of its objective, and times what is left of its path: more t
 URGENT = 0.0  # calls that can be in time: before those `BEHIND`, in the order of service
 BEGUN, FRESH = 0.0, 1.0  # among urgent ones of a priority
 LATER = "only a busy replica can still be in time"
-
-_Look: TypeAlias = tuple[float, str, float, ReplicaView | None, bool]
+LEAST_S = 0.001  # after which a call that waits for that is asked for again at the earliest
 
 
 class Slack:
@@ -71,7 +69,7 @@ class Slack:
         self._plan: Plan | None = None  # for the decisions of this moment
         self._background = Background(self.rank, self._typical, self._ahead)
         self._state: tuple[RankedReplicas | None, int, float] = None, 0, 0.0  # replicas as `_looks` saw them
-        self._looks: dict[tuple[object, ...], _Look] = {}
+        self._looks: dict[tuple[object, ...], tuple[float, str, float, bool]] = {}
 
     # -- order -----------------------------------------------------------------------------------
 
@@ -137,7 +135,7 @@ class Slack:
         """Bind in time, wait as long as a replica will be, or park."""
         price = self._prices.of(call)
         kept = 0.0 if call.begun else max(min(FOR_BEGUN, self._lost.get(call.model, 0.0)), price.kept(call.run_s))
-        best, replica_id, soonest, awaited, any_room = self._look(call, replicas, now, kept)
+        best, replica_id, soonest, any_room = self._look(call, replicas, now, kept)
         in_time = best <= due
         fits = in_time and (self._plan is None or best <= self._plan.free_until.get(replica_id, inf))
         if self._plan is not None and not fits and (in_time or soonest <= due):
@@ -145,10 +143,7 @@ class Slack:
             if latest > now:
                 return Wait("other runs can be in time meanwhile", lets_pass=True, until=latest)
             return Park("gave way to runs that can be in time together")
-        latest = -inf  # for it to be in time where it waits for a slot, once the prompts before it are processed
-        if not in_time and awaited is not None and soonest <= due:
-            latest = due - _own_s(call, awaited, due)
-        if call.begun and (in_time or (any_room and latest <= now)):
+        if call.begun and (in_time or (any_room and soonest > due)):
             lost = self._lost.get(call.model, 0.0)
             self._lost[call.model] = lost + ((not in_time) - lost) / 50
         if in_time:
@@ -157,15 +152,18 @@ class Slack:
             return Bind(replica_id, f"ends {due - best:.3f} s before it is due, soonest of those with room", due)
         if not any_room:
             return ALL_BUSY
-        if latest > now:
-            return Wait(LATER, lets_pass=True, until=latest)
+        if soonest <= due:  # as calls end that run there, it may become as quick as an idle one
+            until = max(due - call.own_s, now + max(due - soonest, LEAST_S))
+            return Wait(LATER, lets_pass=True, until=until)
         self._background.lost(call, due)
         if due - call.own_s >= call.runnable_at:
             price.lost(call.run_s)
         return Park(f"cannot be in time any more: {soonest - due:.3f} s late at best" if soonest < inf else "too late")
 
-    def _look(self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float) -> _Look:
-        """Return the earliest end on a replica that takes a call, its id, the same elsewhere, and if any has room.
+    def _look(
+        self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float
+    ) -> tuple[float, str, float, bool]:
+        """Return the earliest end on a replica that takes a call, its id, the earliest elsewhere, and if any has room.
 
         Calls of equal lengths that are asked for in the same state of the replicas share one look.
         """
@@ -183,34 +181,31 @@ class Slack:
             self._looks[key] = found
         return found
 
-    def _compare(self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float) -> _Look:
+    def _compare(
+        self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float
+    ) -> tuple[float, str, float, bool]:
         rooms = [replica.has_room for replica in replicas]
         any_room = True in rooms
         if not any_room and self._plan is None:
-            return inf, "", inf, None, False  # it waits, whichever would be free first
+            return inf, "", inf, False  # it waits, whichever would be free first
+        tokens = 0.0 if call.answers else call.output_tokens
         best, soonest = (inf, "", ""), inf
-        awaited: ReplicaView | None = None
         for replica, has_room in zip(replicas, rooms, strict=True):
+            own_s = expected_s(call.prompt_at(replica.replica_id), tokens, replica, now)
+            own_s = own_s + replica.delay_s if call.answers else own_s * replica.stretch
             free_at = replica.slot_free_at
-            end = (free_at if free_at > now else now) + _own_s(call, replica, now)
+            end = (free_at if free_at > now else now) + own_s
             if has_room and self._takes(call, replica, now, kept):
                 best = min(best, (end, replica.name, replica.replica_id))
             elif end < soonest:
-                soonest, awaited = end, replica
-        return best[0], best[2], soonest, awaited, any_room
+                soonest = end
+        return best[0], best[2], soonest, any_room
 
     def _takes(self, call: CallView, replica: ReplicaView, now: float, kept: float) -> bool:
         """Whether a replica has room for a call in time, by what is kept for others."""
         if call.excess > 0.0 and replica.slots > 1:  # an idle replica is never waited for: nothing would end there
             return not replica.running or self._typical.spare(replica, now)
         return call.begun or replica.running - replica.background < open_slots(replica, kept)
-
-
-def _own_s(call: CallView, replica: ReplicaView, now: float) -> float:
-    """Seconds until a call that starts on a replica now has done what it is for."""
-    tokens = 0.0 if call.answers else call.output_tokens
-    own_s = expected_s(call.prompt_at(replica.replica_id), tokens, replica, now)
-    return own_s + replica.delay_s if call.answers else own_s * replica.stretch
 
 
 def _has_long(call: CallView, latest_start: float) -> bool:

@@ -14,7 +14,6 @@ from dask_fmware.policy.greedy import Greedy
 from dask_fmware.policy.least_outstanding import LeastOutstanding
 from dask_fmware.policy.power_of_two import PowerOfTwo
 from dask_fmware.policy.round_robin import RoundRobin
-from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.spec.deployment import Latency
 from tests.policy.views import FAST, SLOW, call, draws, replica
 
@@ -245,10 +244,18 @@ def test_slack_fills_a_replica_without_a_profile_up_to_what_is_kept(answers: boo
     assert isinstance(slack.choose(row, [replica("a", slots=8, running=4, stretch=500.0)], 10.0), Wait)
 
 
-def test_slack_waits_for_a_busy_replica_until_it_would_be_late_there_with_the_prompts_before_it_processed() -> None:
-    law = StepLaw(fixed_s=0.02, prefill=Curve((0.0005,)))
-    busy = replica("a", slots=4, running=4, slot_free_at=11.0, law=law, prefill_until=11.5)
-    slow = replica("b", slots=4, latency=Latency(first_token_s=5.0, output_token_s=0.1))
-    waits = create_policy("slack", draws()).choose(call(deadline=13.0, answers=True), [busy, slow], 10.0)
+@pytest.mark.parametrize(
+    ("deadline", "own_s", "until"),
+    [
+        (13.0, 0.5, 12.5),  # it would be late on an idle one
+        (13.0, 5.0, 11.85),  # the busy one is expected to be quicker than any: as long as its slot may be late
+        (11.15, 5.0, 10.001),
+    ],
+)
+def test_slack_says_how_long_it_waits_for_a_busy_replica(deadline: float, own_s: float, until: float) -> None:
+    """Expected is a slot after 1 s and a first token 0.15 s later."""
+    busy, slow = replica("a", slots=4, running=4, slot_free_at=11.0), replica("b", slots=4, latency=SLOW)
+    late = call(deadline=deadline, answers=True, own_s=own_s, prompt_tokens=100)
+    waits = create_policy("slack", draws()).choose(late, [busy, replace(slow, stretch=1.0, delay_s=9.0)], 10.0)
     assert isinstance(waits, Wait)
-    assert waits.until == pytest.approx(13.0 - law.prompt_s(100) - 1.5 * 0.02)
+    assert waits.until == pytest.approx(until)

@@ -11,7 +11,7 @@ from tests.runtime.builders import Driver, assigned, node, plan, replica
 
 SLOW = Latency(first_token_s=3.0, prompt_token_s=0.01, output_token_s=0.1)
 DUE = 2.0
-OWN_S = 0.11  # until its first token on the fast replica, with ten tokens of prompt
+OWN_S = 0.1  # until its first token on an idle fast replica; how long its prompt is, nobody knows yet
 
 
 @pytest.fixture
