@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from threading import Thread
 
 from dask_fmware.errors import FMwareError
 
@@ -57,17 +58,22 @@ def pool(processes: int) -> Iterator[ProcessPoolExecutor | None]:
 
 
 def _end(executor: ProcessPoolExecutor) -> None:
-    """End the processes of an executor, whatever they do.
+    """End the processes of an executor, whatever they do, and then its thread.
 
-    Its thread fails what was cancelled once more if a process is gone before the thread has dropped that, and ends in a
-    traceback (`InvalidStateError`, CPython 3.11). It drops in the order of submission, so the last is waited for.
+    The thread fails what was cancelled once more if a process is gone before the thread has dropped that, and ends in a
+    traceback (`InvalidStateError`, CPython 3.11). It drops in the order of submission, so the last is waited for. The
+    thread is waited for as well: an interpreter that ends while it closes its pipe writes to that (`OSError`).
     """
     last = None
     with suppress(BrokenProcessPool):
         last = executor.submit(int)
-    executor.shutdown(wait=False, cancel_futures=True)
+    ending = Thread(target=executor.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+    ending.start()
     deadline = time.monotonic() + PATIENCE_S
-    while last is not None and not (last.running() or last.done()) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    for process in multiprocessing.active_children():
-        process.terminate()
+    try:
+        while last is not None and not (last.running() or last.done()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+    finally:  # also if it is interrupted again
+        for process in multiprocessing.active_children():
+            process.terminate()
+    ending.join(PATIENCE_S)

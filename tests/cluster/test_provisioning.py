@@ -220,8 +220,10 @@ async def test_a_manager_that_stops_while_it_is_answered_starts_nothing(world: I
     manager = by_hand(world)
     await reached(world, 1, 1, 1)
     ask, answered, go_on = world.scheduler.handlers["fmware_provision"], asyncio.Event(), asyncio.Event()
+    asked = asyncio.Event()  # here, so that no look from before is still being answered
 
     async def slow(**question: Any) -> Any:
+        asked.set()
         answer = await ask(**question)
         if answer["steps"]:
             answered.set()
@@ -229,6 +231,7 @@ async def test_a_manager_that_stops_while_it_is_answered_starts_nothing(world: I
         return answer
 
     world.scheduler.handlers["fmware_provision"] = slow
+    await asyncio.wait_for(asked.wait(), 30)
     await fm.scale(world.client, {"m": {"cpu": 2}})
     await asyncio.wait_for(answered.wait(), 30)
     manager.stop()
