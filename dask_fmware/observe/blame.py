@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from dask_fmware.model.bounds import bounds, first_token_s
 from dask_fmware.model.report import AttemptReport, CallReport, RunReport
 
-__all__ = ["Blame", "Piece", "PieceKind", "base_name", "blame", "critical_path", "decisive_at", "promised_s"]
+__all__ = ["Blame", "Piece", "PieceKind", "blame", "critical_path", "decisive_at", "node_pattern", "promised_s"]
 
 PieceKind: TypeAlias = Literal["wait", "run", "lost", "between", "failed"]
 CLOSE_S = 1e-6  # two times of one event
@@ -62,10 +62,10 @@ class Blame:
     loss_s: float
 
 
-def base_name(node: str) -> str:
+def node_pattern(node: str) -> str:
     """Name of a node for all items of a map and rounds of a loop.
 
-    >>> base_name("pitches[3].small")
+    >>> node_pattern("pitches[3].small")
     'pitches[].small'
     """
     if "[" not in node:
@@ -245,11 +245,11 @@ def blame(report: RunReport, now: float | None = None) -> Blame | None:
         ]
         last = failed[-1].last if failed else None
         if last is not None:
-            return Blame(report.state, base_name(failed[-1].node), last.card, last.accelerator, last.replica, 0.0)
-        return Blame(report.state, base_name(failed[-1].node) if failed else "", "", "", "", 0.0)
+            return Blame(report.state, node_pattern(failed[-1].node), last.card, last.accelerator, last.replica, 0.0)
+        return Blame(report.state, node_pattern(failed[-1].node) if failed else "", "", "", "", 0.0)
     if report.met is True or report.deadline_s is None or report.state == "cancelled":
         return None
     worst = max(critical_path(report, now), key=lambda piece: piece.loss_s, default=None)
     if worst is None:
         return None
-    return Blame(worst.kind, base_name(worst.node), worst.card, worst.accelerator, worst.replica, worst.loss_s)
+    return Blame(worst.kind, node_pattern(worst.node), worst.card, worst.accelerator, worst.replica, worst.loss_s)

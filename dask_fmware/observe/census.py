@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Literal, NamedTuple, TypeAlias
 
-from dask_fmware.observe.blame import base_name
+from dask_fmware.observe.blame import node_pattern
 from dask_fmware.runtime.actions import Action, Refuse
 from dask_fmware.runtime.events import (
     AttemptEnded,
@@ -124,7 +124,7 @@ class Census:
                 return
             self._leave(call_id, known)
         run = call.run.plan
-        place = (run.workflow, base_name(call.node.name), current)
+        place = (run.workflow, node_pattern(call.node.name), current)
         self._places[call_id] = seen = _Seen(place, run.run_id, call.plan_id)
         self._counts[place] += 1
         for plan_id in {seen.run_id, seen.plan_id}:

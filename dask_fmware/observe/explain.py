@@ -10,7 +10,7 @@ from typing import Any
 
 from dask_fmware.model.bounds import bounds, left_s
 from dask_fmware.model.report import RunReport
-from dask_fmware.observe.blame import Piece, base_name, blame, critical_path, promised_s
+from dask_fmware.observe.blame import Piece, blame, critical_path, node_pattern, promised_s
 from dask_fmware.spec.columns import in_columns
 
 __all__ = ["Explanation", "Neighbour", "explain", "waited_for"]
@@ -212,7 +212,7 @@ def waited_for(report: RunReport, others: Iterable[RunReport], now: float | None
                 over = end if attempt.ended_at is None else other.submitted + attempt.ended_at
                 shared = min(over, end) - max(begun, start)
                 if shared > 0 and (attempt.card == worst.card if worst.card else call.model == worst.model):
-                    node = other.workflow, base_name(call.node)
+                    node = other.workflow, node_pattern(call.node)
                     attempts[node] += 1
                     busy[node] += shared
     found = [Neighbour(flow, node, count, busy[flow, node]) for (flow, node), count in attempts.items()]

@@ -14,7 +14,7 @@ from typing import Any
 from dask_fmware.model.messages import AttemptEnded
 from dask_fmware.model.plan import Outline, outline
 from dask_fmware.model.report import AttemptReport
-from dask_fmware.observe.blame import Blame, base_name, blame
+from dask_fmware.observe.blame import Blame, blame, node_pattern
 from dask_fmware.observe.census import Census
 from dask_fmware.observe.layout import GraphNode, graph_of
 from dask_fmware.observe.totals import OTHERS, Totals
@@ -224,7 +224,7 @@ class History:
             self.predictions.append(Prediction(now, model, attempt.accelerator, attempt.predicted_s, measured_s))
 
     def _node(self, bucket: Bucket, call: CallRecord) -> NodeTally:
-        key = self.name("workflow", call.run.plan.workflow), base_name(call.node.name)
+        key = self.name("workflow", call.run.plan.workflow), node_pattern(call.node.name)
         node = bucket.nodes.get(key)
         if node is None:
             node = bucket.nodes[key] = NodeTally()

@@ -25,16 +25,16 @@ def _teach_run(machine: Machine, run: SampledRun) -> None:
         if not node.taken:
             continue
         for switch, branch in node.decides:
-            knowledge.observe_branch(run.workflow, switch, branch)
+            knowledge.branches.observe(run.workflow, switch, branch)
         if node.bodies:
             knowledge.observe_body(run.workflow, node.name, node.bodies[0].plan.nodes)
             count = len(node.bodies)
-            knowledge.observe_rounds(run.workflow, node.name, *((count, 1) if node.in_turn else (1, count)))
+            knowledge.nodes.observe_rounds(run.workflow, node.name, *((count, 1) if node.in_turn else (1, count)))
         for prompt, output in node.calls:
             knowledge.observe_call(run.workflow, node.name, prompt, output)
         if node.calls:
-            knowledge.observe_pause(run.workflow, node.name, _pause_s(run.nodes, node))
-    knowledge.observe_pause(run.workflow, THE_END, _tail_s(run.nodes))
+            knowledge.nodes.observe_pause(run.workflow, node.name, _pause_s(run.nodes, node))
+    knowledge.nodes.observe_pause(run.workflow, THE_END, _tail_s(run.nodes))
 
 
 _PAST: list[tuple[Scenario, list[SampledRun]]] = []  # the latest, since the seeds of a sweep share it

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from dask_fmware.model.report import AttemptReport, CallReport, Failure, RunReport
-from dask_fmware.observe.blame import base_name, blame, critical_path, decisive_at
+from dask_fmware.observe.blame import blame, critical_path, decisive_at, node_pattern
 from dask_fmware.observe.explain import explain, waited_for
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
@@ -282,4 +282,4 @@ def test_paths_of_simulated_runs_have_no_gap_and_end_at_the_decisive_moment(poli
 
 
 def test_base_names() -> None:
-    assert base_name("a[3].b[12].c") == "a[].b[].c"
+    assert node_pattern("a[3].b[12].c") == "a[].b[].c"

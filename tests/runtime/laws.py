@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dask_fmware.observe.blame import base_name
+from dask_fmware.observe.blame import node_pattern
 from dask_fmware.runtime import CallRunnable, ReplicaGone, ReplicaReady
 from dask_fmware.runtime.runs.open_calls import OpenCalls
 from dask_fmware.runtime.runs.records import TERMINAL, RunRecord
@@ -152,7 +152,7 @@ def check_history(shell: Shell) -> None:
     for call in machine.runs.calls.values():
         if (state := call.report.state) in ("held", "queued", "running"):
             is_running = state == "running" and (call.node.key, call.report.attempts[-1].attempt) not in ahead
-            name = base_name(call.node.name)
+            name = node_pattern(call.node.name)
             seen[call.run.plan.workflow, name, "running" if is_running else "waiting"] += 1
     if not any(isinstance(e, ReplicaGone | ReplicaReady) for e in shell._due):
         assert history.census.counts == seen

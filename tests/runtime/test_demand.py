@@ -98,7 +98,7 @@ def test_the_end_of_a_run_counts_once_however_often_its_result_is_made_again(sta
         driver.end("r", attempt=attempt)
         driver.tell(RunEnded("r", state))
         assert demand.models(driver.now)["small"].ended == 1
-        assert demand._flows["rag"].runs == (1 if state == "finished" else 0)
+        assert demand._workflows["rag"]._runs == (1 if state == "finished" else 0)
     driver.tell(RunRetried("r"), RunEnded("r", "failed"))
     assert demand.models(driver.now)["small"].ended == (2 if state == "failed" else 1)
     driver.tell(RunDropped("r"))

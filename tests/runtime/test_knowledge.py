@@ -19,7 +19,7 @@ def test_the_card_time_of_a_run_is_the_mean_over_branches_until_its_switch_has_d
     for name, tokens in (("a", 1), ("b", 5), ("c", 10)):
         knowledge.observe_call(made.workflow, name, tokens, tokens)
     for branch in (0, 0, 1):
-        knowledge.observe_branch(made.workflow, "a", branch)
+        knowledge.branches.observe(made.workflow, "a", branch)
     shape = knowledge.shape(made)
     odds = 2.5 / 4  # of branch 0, with half an observation for each before any
     assert knowledge.work(shape, frozenset()).total_s == pytest.approx(2 + odds * 10 + (1 - odds) * 20)
@@ -144,11 +144,13 @@ def test_calls_of_a_loop_within_a_map_count_as_often_as_it_goes_round_in_their_p
     knowledge.observe_body(made.workflow, "m", nodes)
     round_ = [node("r/m[0].again[0].ask", max_tokens=20), node("r/m[0].again[0].check", max_tokens=30)]
     knowledge.observe_body(made.workflow, "m[0].again", round_)
-    knowledge.observe_rounds(made.workflow, "m", 1, 2.0)
-    knowledge.observe_rounds(made.workflow, "m[0].again", 4)
-    expected = [(call.name.rpartition(".")[2], count) for call, count in knowledge.expected_bodies(made.workflow, "m")]
+    knowledge.nodes.observe_rounds(made.workflow, "m", 1, 2.0)
+    knowledge.nodes.observe_rounds(made.workflow, "m[0].again", 4)
+    expected = [
+        (call.name.rpartition(".")[2], count) for call, count in knowledge.nodes.expected_bodies(made.workflow, "m")
+    ]
     assert expected == [("draft", 2), ("ask", 8), ("check", 8), ("sum", 2)]
-    assert knowledge.in_turn(made.workflow, "m")
+    assert knowledge.nodes.in_turn(made.workflow, "m")
     shape = knowledge.shape(plan("r", [node("r/a"), node("r/m", None, after=("a",))]))
     after_s = {
         "a": 0.1 + 4 * 0.5 + 0.5,

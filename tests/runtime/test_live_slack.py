@@ -133,7 +133,7 @@ def test_a_branch_that_hardly_anybody_takes_does_not_count() -> None:
     branching(driver)
     before = driver.machine.slack("r", 0.0)["r/ask"].slack_s
     for _ in range(50):
-        driver.machine.knowledge.observe_branch("rag", "which", 0)
+        driver.machine.knowledge.branches.observe("rag", "which", 0)
     assert driver.machine.slack("r", 0.0)["r/ask"].slack_s > before
 
 

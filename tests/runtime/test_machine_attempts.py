@@ -129,7 +129,7 @@ def test_the_time_until_a_result_is_lost_is_no_pause_of_its_workflow(has_ended: 
     d.submit(plan("r", [node("r/a"), node("r/b", after=("a",), answers=True)]))
 
     def pauses() -> list[float]:
-        return [d.machine.knowledge.pause_s("rag", name) for name in ("a", "b", THE_END)]
+        return [d.machine.knowledge.nodes.pause_s("rag", name) for name in ("a", "b", THE_END)]
 
     for at, call_id in enumerate(("r/a", "r/b"), 1):
         d.tell(CallRunnable(call_id), at=float(at))

@@ -10,7 +10,7 @@ from dask_fmware.profile.quantiles import load_band
 from dask_fmware.runtime.actions import Assign
 from dask_fmware.runtime.dispatching.hedging import Hedging
 from dask_fmware.runtime.foresight.views import CallViews
-from dask_fmware.runtime.learning.knowledge import base_name
+from dask_fmware.runtime.learning.nodes import base_name
 from dask_fmware.runtime.replicas.fleet import Fleet
 from dask_fmware.runtime.replicas.slots import ReplicaState, Stay
 from dask_fmware.runtime.runs import attempts

@@ -70,13 +70,13 @@ class Likely:
             if all(taken.get(guard.switch) == guard.branch for guard in node.guards):
                 if node.model is not None:
                     calls.append(job_call(knowledge, shape.workflow, node))
-                for body, count in knowledge.expected_bodies(shape.workflow, node.name):
+                for body, count in knowledge.nodes.expected_bodies(shape.workflow, node.name):
                     calls.extend([job_call(knowledge, shape.workflow, body)] * count)
             if not calls:
                 places[node.name] = after
                 continue
-            pause_s = knowledge.pause_s(shape.workflow, node.name)
-            in_turn = node.model is None and knowledge.in_turn(shape.workflow, node.name)
+            pause_s = knowledge.nodes.pause_s(shape.workflow, node.name)
+            in_turn = node.model is None and knowledge.nodes.in_turn(shape.workflow, node.name)
             due = allowed_s - (0.0 if node.answers else knowledge.after_s(shape, node.name, decided))
             ready_at = 0.0 if after else pause_s
             steps.append(JobStep(after, ready_at, pause_s, _bundled(calls), in_turn, node.answers, due))
@@ -92,7 +92,7 @@ def job_call(
     avoid: frozenset[str] = frozenset(),
 ) -> JobCall:
     """Return a call of a node with its expected lengths; without an id it is not runnable yet."""
-    return JobCall(call_id, node.model or "", *knowledge.lengths(workflow, node), avoid)
+    return JobCall(call_id, node.model or "", *knowledge.nodes.lengths(workflow, node), avoid)
 
 
 def _bundled(calls: Sequence[JobCall]) -> tuple[JobCall, ...]:

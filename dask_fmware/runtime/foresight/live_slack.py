@@ -50,7 +50,7 @@ def live_slack(
         if not (node.answers and to_token):
             node = replace(node, answers=False)
             due -= knowledge.after_quantile_s(shape, node.name, paths_s(), quantile)
-        own_s = knowledge.call_quantile_s(run.plan.workflow, node, quantile)
+        own_s = knowledge.nodes.call_s(run.plan.workflow, node, quantile)
         attempt = call.attempt
         if attempt is None:
             found[call.call_id] = CallSlack(due - own_s, due - own_s - now)
@@ -83,5 +83,5 @@ def _expected_end(
     state = fleet.get(attempt.replica_id)
     if stay is None or state is None or not stay.tokens or (call.node.answers and first is None):
         return max(submitted + attempt.started_at + own_s, now)
-    length = views.knowledge.length(call.run.plan.workflow, call.node, quantile, stay.tokens)
+    length = views.knowledge.nodes.length(call.run.plan.workflow, call.node, quantile, stay.tokens)
     return max(stay.seen_at + (length - stay.tokens) * fleet.token_s(state), now)

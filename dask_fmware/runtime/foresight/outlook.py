@@ -149,7 +149,7 @@ class ToCome:
             due = deadline - (0.0 if node.answers else knowledge.after_s(shape, node.name, decided))
             if left.more:
                 due -= self._more_s(left.calls[-1], left.more)
-            pause = knowledge.pause_s(shape.workflow, node.name)
+            pause = knowledge.nodes.pause_s(shape.workflow, node.name)
             started = end if end > 0.0 else run.idle_since
             ready = now if left.is_runnable else _expected(started + pause, now) if not after else end + pause
             steps.append(
@@ -158,7 +158,7 @@ class ToCome:
                     ready_at=ready,
                     pause_s=pause,
                     calls=tuple(left.calls),
-                    in_turn=node.model is None and knowledge.in_turn(shape.workflow, node.name),
+                    in_turn=node.model is None and knowledge.nodes.in_turn(shape.workflow, node.name),
                     answers=node.answers,
                     due=due,
                 )
@@ -196,7 +196,7 @@ class ToCome:
         knowledge = self._views.knowledge
         calls: list[JobCall] = []
         count = 0
-        for body, times in knowledge.expected_bodies(shape.workflow, node.name):
+        for body, times in knowledge.nodes.expected_bodies(shape.workflow, node.name):
             calls += [job_call(knowledge, shape.workflow, body)] * min(times, MOST_OF_STEP - len(calls))
             count += times
         return _Left(calls, count - len(calls), 0.0, is_runnable=False)

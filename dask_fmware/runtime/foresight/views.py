@@ -59,7 +59,7 @@ class CallViews:
         rest_s = 0.0
         for node in plan.nodes:
             if node.answers and node.model is not None:
-                first_s, whole_s = self.execution(node.model, *self.knowledge.lengths(plan.workflow, node))
+                first_s, whole_s = self.execution(node.model, *self.knowledge.nodes.lengths(plan.workflow, node))
                 rest_s = max(rest_s, whole_s - first_s)
         run.to_end = min(ends) - rest_s < report.ttft_slo_s
         run.deadline = report.submitted + (min(ends) if run.to_end else report.ttft_slo_s)

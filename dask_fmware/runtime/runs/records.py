@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 from dask_fmware.model.plan import Outline, PlannedNode, RunPlan, outline
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, Failure, PackedReport, RunReport, RunState
 from dask_fmware.policy.protocol import CallView
-from dask_fmware.runtime.learning.knowledge import Decided, Shape, base_name
+from dask_fmware.runtime.learning.branches import Decided
+from dask_fmware.runtime.learning.knowledge import Shape
+from dask_fmware.runtime.learning.nodes import base_name
 from dask_fmware.runtime.runs.open_calls import OpenCalls
 from dask_fmware.runtime.runs.shares import Level
 
