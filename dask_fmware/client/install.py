@@ -60,14 +60,14 @@ def install(
 
 async def _install(client: Client, deployment: Deployment, stream_interval_s: float | None) -> None:
     from dask_fmware_scheduler.router import ReplicaRouter
-    from dask_fmware_workers.hosting import Hosting
+    from dask_fmware_workers.host_giver import HostGiver
 
     current = await _asked(client)
     if current is None:
         await client.register_plugin(ReplicaRouter(deployment, stream_interval_s=stream_interval_s))
         current = await installed_status(client)  # another client may have been quicker
     _check_same(current, deployment)
-    await client.register_plugin(Hosting(deployment, stream_interval_s=stream_interval_s))
+    await client.register_plugin(HostGiver(deployment, stream_interval_s=stream_interval_s))
     if stream_interval_s is not None:
         client.scheduler_comm.interval = stream_interval_s
 
@@ -192,7 +192,8 @@ async def _wait_ready(client: Client, timeout_s: float) -> None:
     while True:
         state = await installed_status(client)
         wanted = _wanted(state)
-        if not (missing := wanted - _serving(state)):
+        missing = wanted - _serving(state)
+        if not missing and _is_planned(state):
             return  # kind by kind: one too many of another stands in for none
         failed = state["failed_replicas"]
         for replica in failed:
@@ -201,6 +202,9 @@ async def _wait_ready(client: Client, timeout_s: float) -> None:
                     f"replica '{replica['name']}' of model '{replica['model']}' cannot start: {replica['error']}"
                 )
         if time.monotonic() > deadline:
+            if not _is_planned(state):
+                why = state["provisioning"]["error"] or "it is being made"
+                raise TimeoutError(f"there is no plan of replicas after {timeout_s:g} s ({why})")
             why = "; ".join(f"'{r['name']}': {r['error']}" for r in failed) or await _absent(client, state, wanted)
             count = f"{missing.total()} of {wanted.total()}"
             raise TimeoutError(f"{count} replicas are not ready after {timeout_s:g} s ({why})")
@@ -213,6 +217,11 @@ def _wanted(state: Mapping[str, Any]) -> Counter[tuple[str, str]]:
         kinds = state["provisioning"]["replicas"]
         return Counter({(kind["model"], kind["accelerator"]): kind["desired"] for kind in kinds})
     return Counter((r.model, r.accelerator) for r in Deployment.model_validate(state["deployment"]).replicas())
+
+
+def _is_planned(state: Mapping[str, Any]) -> bool:
+    """Whether it is known how many there should be: where replicas are provisioned, by a plan or by hand."""
+    return state["provisioning"] is None or bool(state["provisioning"]["is_planned"])
 
 
 def _serving(state: Mapping[str, Any]) -> Counter[tuple[str, str]]:
@@ -230,6 +239,8 @@ async def _absent(client: Client, state: Mapping[str, Any], wanted: Counter[tupl
     away = [r["name"] for r in state["replicas"] if r["draining"] and (r["model"], r["accelerator"]) in missing]
     if away:
         said.append(f"drained or paused: {', '.join(away[:SHOWN])}")
+    reasons = state["provisioning"]["reasons"] if state["provisioning"] is not None else {}
+    said += [f"'{model}': {reasons[model]}" for model in sorted({model for model, _ in missing} & {*reasons})]
     return "; ".join([*said, await _silent(client, {replica["worker"] for replica in state["replicas"]})])
 
 

@@ -132,10 +132,10 @@ class LocalModelCluster(OrderlyCluster):
 
     async def _install(self) -> None:
         from dask_fmware_scheduler.router import ReplicaRouter
-        from dask_fmware_workers.hosting import Hosting
+        from dask_fmware_workers.host_giver import HostGiver
 
         router = ReplicaRouter(self.deployment, stream_interval_s=self.stream_interval_s)
-        hosting = Hosting(self.deployment, stream_interval_s=self.stream_interval_s)
+        hosting = HostGiver(self.deployment, stream_interval_s=self.stream_interval_s)
         await self.scheduler.register_scheduler_plugin(router, idempotent=True)
         await self.scheduler.register_worker_plugin(None, dumps(hosting), name=hosting.name, idempotent=True)
 

@@ -19,7 +19,7 @@ from dask_fmware.model.plan import SwitchRule
 
 __all__ = [
     "HOST",
-    "HOSTING",
+    "HOST_GIVER",
     "CallStep",
     "Function",
     "Merge",
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 HOST = "fmware-model-host"  # name of the worker plugin that runs calls
-HOSTING = "fmware-hosting"  # name of the one that adds it where there is none
+HOST_GIVER = "fmware-hosting"  # name of the one that adds it where there is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -355,6 +355,9 @@ class Planner:
         for step in steps:
             if step.kind in ("start", "swap"):
                 self._started[step.model] = now
+            if step.kind in ("start", "swap", "resume"):
+                self._simple.started(step.model, now)
+                self._queue_length.started(step.model)
         cost = self.inventory.cost_per_hour(desired)
         for words in (waits, self._exchanges.reasons(now), self.failures.reasons(now)):
             _add(reasons, words)

@@ -56,6 +56,10 @@ class QueueLength:
                 desired[key] -= 1
         return desired, reasons
 
+    def started(self, model: str) -> None:
+        """A replica starts, which was desired: not each of these finds a card and the money for it."""
+        self._since.pop(model, None)
+
     def _averaged(self, model: str, ongoing: int, now: float) -> float:
         values = self._seen.setdefault(model, deque())
         values.append((now, ongoing))
@@ -69,10 +73,8 @@ class QueueLength:
         if known is None or known[0] != direction:
             known = self._since[model] = (direction, now)
         if direction > 0:
-            if have == 0 or now - known[1] >= self._options.upscale_delay_s:
-                self._since.pop(model)
-                return True
-        elif direction < 0 and now - known[1] >= self._options.downscale_delay_s:
+            return have == 0 or now - known[1] >= self._options.upscale_delay_s
+        if direction < 0 and now - known[1] >= self._options.downscale_delay_s:
             self._since.pop(model)
             return True
         return False

@@ -45,7 +45,6 @@ class Simple:
                 is_within = bounds.max_replicas is None or have < bounds.max_replicas
                 if is_within and (key := cheapest_free(inventory, model, desired, barred, cost_limit)) is not None:
                     desired[key] = desired.get(key, 0) + 1
-                    self._started[model] = now
                 continue
             for replica in seen.replicas:
                 idle_since = replica.idle_since
@@ -56,6 +55,10 @@ class Simple:
                     have -= 1
                     reasons[model] = f"idle for {now - idle_since:.0f} s"
         return desired, reasons
+
+    def started(self, model: str, now: float) -> None:
+        """A replica starts, which was desired: not each of these finds a card and the money for it."""
+        self._started[model] = now
 
 
 def cheapest_free(

@@ -155,7 +155,7 @@ class Machine:
             case Branched():
                 if (run := self.runs.get(event.run_id)) is not None:
                     run.take(event.run_id, event.switch, event.branch)
-                    self.knowledge.observe_branch(run.plan.workflow, event.switch, event.branch)
+                    self.knowledge.branches.observe(run.plan.workflow, event.switch, event.branch)
                 return []
             case CallWithdrawn():
                 return self._call_gone(event.call_id, now, dropped=False)
@@ -257,7 +257,7 @@ class Machine:
     def _paused(self, run: RunRecord, node: str, now: float) -> None:
         """Learn what plain code took before a node; a run that is over makes lost results again at any time."""
         if run.report.state == "running":
-            self.knowledge.observe_pause(run.plan.workflow, node, now - run.idle_since)
+            self.knowledge.nodes.observe_pause(run.plan.workflow, node, now - run.idle_since)
 
     def _run_ended(self, event: RunEnded, now: float) -> list[Action]:
         run = self.runs.get(event.run_id)
@@ -265,9 +265,9 @@ class Machine:
             return []
         if event.state == "finished":
             self._paused(run, THE_END, now)
+            for owner, rounds in run.rounds.items():  # of runs that were broken off they would be too few
+                self.knowledge.nodes.observe_rounds(run.plan.workflow, owner, rounds, run.bodies[owner] / rounds)
         run.end(event.state, event.reason, now)
-        for owner, rounds in run.rounds.items():
-            self.knowledge.observe_rounds(run.plan.workflow, owner, rounds, run.bodies[owner] / rounds)
         self.to_come.ended(run)
         return []
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from distributed import Scheduler
 
-from dask_fmware.compile.steps import HOST, HOSTING
+from dask_fmware.compile.steps import HOST, HOST_GIVER
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 
 __all__ = ["ROUTER", "has_router", "take_out"]
@@ -27,9 +27,9 @@ async def take_out(dask_scheduler: Scheduler) -> None:
     """
     dask = SchedulerInternals(dask_scheduler)
     router = dask.plugin(ROUTER)
-    has_hosts = router is not None or dask.gives_workers(HOSTING)
+    has_hosts = router is not None or dask.gives_workers(HOST_GIVER)
     if router is not None:
         await router.uninstall()
         dask.remove_plugin(ROUTER)
-    await dask.remove_worker_plugin(HOSTING, unregistered=False)  # first: workers that come are given none
+    await dask.remove_worker_plugin(HOST_GIVER, unregistered=False)  # first: workers that come are given none
     await dask.remove_worker_plugin(HOST, unregistered=has_hosts)

@@ -75,12 +75,12 @@ async def test_a_plugin_adds_another_where_there_is_none(cluster: InProcessClust
         name = "test-adding"
 
         async def setup(self, worker: Worker) -> None:
-            assert not WorkerInternals(worker).has_plugin("test-added")
+            assert WorkerInternals(worker).plugin("test-added") is None
             await WorkerInternals(worker).add_plugin(_Added())
 
     worker = cluster.workers["light-0"]
     await worker.plugin_add(Adding(), catch_errors=False)
-    assert WorkerInternals(worker).has_plugin("test-added")
+    assert WorkerInternals(worker).plugin("test-added") is not None
     broken = _Added()
     broken.error = ValueError("no")
     with pytest.raises(ValueError, match="no"):

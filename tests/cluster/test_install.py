@@ -218,6 +218,28 @@ async def test_workers_without_the_preload_are_given_a_host_and_the_others_keep_
         assert not cluster.hosts
 
 
+async def test_a_worker_whose_preload_has_another_deployment_serves_the_one_that_is_installed() -> None:
+    first, second = deployment("small", text="first"), deployment("small", text="second")
+    labels = {"fm-model:small": 1, "fm-accelerator:cpu": 1}
+
+    async def answers(cluster: InProcessCluster) -> set[str]:
+        futures = cluster.client.compute([one(f"x{i}") for i in range(8)])
+        return {(await future).text for future in futures}
+
+    async with bare(first) as cluster:
+        await cluster.workers["small-cpu-0"].plugin_add(plugin=ModelHost(load_deployment(first)))
+        await cluster.until(lambda: cluster.engines)
+        await fm.install(cluster.client, second)
+        await fm.wait_ready(cluster.client)
+        assert await answers(cluster) == {"second"}
+        of_late = ModelHost(load_deployment(first))
+        late = Worker(cluster.scheduler.address, name="late", nthreads=6, resources=labels, plugins=[of_late])
+        async with late:
+            await cluster.until(lambda: len(cluster.router.machine.fleet) == 2)
+            await fm.wait_ready(cluster.client)
+            assert await answers(cluster) == {"second"}
+
+
 async def test_of_two_deployments_that_are_installed_at_once_one_is_refused() -> None:
     first, second = deployment("small", text="first"), deployment("small", text="second")
     async with bare(first) as cluster:

@@ -15,6 +15,7 @@ from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.errors import DeploymentError
 from dask_fmware.provisioning import Plan, Planner
 from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware_scheduler.services.provisioning import ProvisioningService
 
 m = fm.Model("m")
 
@@ -101,18 +102,47 @@ async def test_who_waits_for_replicas_on_other_cards_waits_until_they_have_loade
         assert serving.count("A100") == 2
 
 
-async def test_models_that_are_not_named_keep_their_replicas_also_before_the_first_plan(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made = deployment("m", "n")
-    made["accelerators"]["cpu"]["cards"] = 3
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until it is set no plan is ready, as the first one is not at once, which loads the solver."""
     plan, asked = Planner.plan, threading.Event()
 
     def slowly(planner: Planner, *seen: Any) -> Plan:
-        asked.wait(10)  # as the first one, which loads the solver
+        asked.wait(10)
         return plan(planner, *seen)
 
     monkeypatch.setattr(Planner, "plan", slowly)
+    return asked
+
+
+async def test_before_the_first_plan_nobody_knows_how_many_replicas_to_wait_for(asked: threading.Event) -> None:
+    async with InProcessCluster(document(0), wait=False) as world:
+        world.cluster.adapt(fm.Provisioning(**QUICK, models={"m": {"min_replicas": 1}}))
+        await world.until(lambda: world.router.service(ProvisioningService).is_asked)
+        with pytest.raises(TimeoutError, match=r"no plan of replicas after 0.2 s \(it is being made\)"):
+            await fm.wait_ready(world.client, timeout_s=0.2)
+        asked.set()
+        await fm.wait_ready(world.client)
+        assert sorted(world.engines) == ["m-cpu-0"]
+
+
+async def test_more_than_may_be_paid_for_is_not_asked_for() -> None:
+    priced = document()
+    priced["accelerators"]["cpu"]["price_per_hour"] = 1.0
+    async with InProcessCluster(priced) as world:
+        by_hand(world, max_cost_per_hour=2.5)
+        await reached(world, 1, 1, 1)
+        with pytest.raises(DeploymentError, match=r"would cost 3 an hour, max_cost_per_hour is 2.5; lower"):
+            await fm.scale(world.client, {"m": {"cpu": 3}})
+        await fm.scale(world.client, {"m": {"cpu": 2}})
+        await reached(world, 2, 2, 2)
+
+
+async def test_models_that_are_not_named_keep_their_replicas_also_before_the_first_plan(
+    asked: threading.Event,
+) -> None:
+    made = deployment("m", "n")
+    made["accelerators"]["cpu"]["cards"] = 3
     async with InProcessCluster(made) as world:
         world.cluster.adapt(fm.Provisioning(**{**QUICK, "idle_s": 60.0}))
         await fm.scale(world.client, {"m": {"cpu": 2}})

@@ -60,7 +60,7 @@ async def test_calls_wait_out_a_limit_that_lasts_longer_than_an_engine_may_be_si
                 future.release()
 
 
-async def test_a_limit_beyond_the_bound_is_waited_out_where_it_costs_no_attempts(serving: Any) -> None:
+async def test_a_limit_beyond_the_bound_is_waited_out_and_ends_the_attempt_that_met_it(serving: Any) -> None:
     answer, asked = limited(1, Retry_After_Ms="1500")
     async with answering(answer) as address, serving(document=behind(address, rate_limit_wait_s=0.2)) as cluster:
         first = cluster.client.compute(one("first"))
@@ -75,5 +75,7 @@ async def test_a_limit_beyond_the_bound_is_waited_out_where_it_costs_no_attempts
         assert [completion.text for completion in await cluster.client.gather([first, second])] == ["fine", "fine"]
         assert [attempt.outcome for attempt in (await call_of(first)).attempts] == ["retry", "finished"]
         assert [attempt.outcome for attempt in (await call_of(second)).attempts] == ["finished"]
+        (replica,) = (await fm.status(cluster.client))["replicas"]
+        assert not replica["shut"]
         for future in (first, second):
             future.release()

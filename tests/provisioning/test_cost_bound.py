@@ -148,6 +148,16 @@ def test_whatever_there_is_and_comes_no_start_costs_too_much(
 
 
 @pytest.mark.parametrize("mode", ["simple", "queue_length"])
+def test_a_start_that_has_to_wait_for_money_waits_for_nothing_else(mode: str) -> None:
+    made = Planner(inventory(models=("a", "b")), Provisioning.model_validate({"mode": mode, "max_cost_per_hour": 2.0}))
+    drains, serves = ready("a-0", model="a", state="draining", running=1), ready("b-0", model="b", running=1)
+    late = ModelLoad(held=50, running=1, ended=20, missed=20)
+    for now in (0.0, 31.0, 32.0):
+        assert not made.plan(seen(replicas=(drains, serves), b=late), now).steps
+    assert [step.kind for step in made.plan(seen(replicas=(serves,), b=late), 33.0).steps] == ["start"]
+
+
+@pytest.mark.parametrize("mode", ["simple", "queue_length"])
 def test_a_drained_replica_costs_until_it_has_gone(mode: str) -> None:
     options = {"mode": mode, "upscale_delay_s": 0, "max_cost_per_hour": 1.0}
     made = Planner(inventory(models=("a", "b")), Provisioning.model_validate(options))

@@ -346,6 +346,8 @@ class Shell:
         told: dict[str, Any] = {"output_tokens": 5 if outcome == "finished" else 0, "error": "it broke"}
         if shut_s and outcome == "retry":  # from when the message is delivered
             told |= {"is_sound": True, "shut_s": shut_s}
+            if task is not None:
+                task.tries -= 1  # no failure
             self.shut[replica_id] = max(self.now + 0.125 + shut_s, self.shut.get(replica_id, 0.0))
         self.send(AttemptEnded(call_id, attempt, outcome, **told))  # type: ignore[arg-type]
         if task is None or self.tasks.get(call_id) is not task:

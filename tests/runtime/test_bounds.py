@@ -79,3 +79,23 @@ def test_a_run_that_asks_to_be_rejected_is_when_not_even_its_first_token_can_com
     (fail,) = d.end("first", output_tokens=18, prompt_tokens=1)
     assert isinstance(fail, Fail)
     assert "on_miss='reject'" in fail.reason
+
+
+def test_calls_that_took_far_longer_than_expected_do_not_have_all_that_come_rejected_on_idle_replicas() -> None:
+    """A cold engine, say: what it has taught by one call is unlearnt only if others are served."""
+    d = Driver("slack")
+    d.ready(replica("x", slots=4))
+
+    def submit(run: str) -> None:
+        nodes = [node(f"{run}/a", max_tokens=10), node(f"{run}/b", after=("a",), answers=True, max_tokens=10)]
+        d.submit(plan(run, nodes, objective=Objective(e2e_s=2.0, on_miss="reject")))
+        d.runnable(f"{run}/a")
+
+    submit("r1")
+    d.now = 3.0
+    d.end("r1/a", output_tokens=10, prompt_tokens=1)
+    submit("r2")
+    assert d.state("r2/a") == "running"
+    d.now = 3.2
+    d.end("r2/a", output_tokens=10, prompt_tokens=1)
+    assert d.machine.report("r2").state == "running"

@@ -108,7 +108,9 @@ def test_a_run_that_failed_goes_on_when_it_is_retried_and_ends_once_more() -> No
     d.end("x/a", "finished", 2)
     d.tell(RunEnded("x", "finished"), RunEnded("x", "failed"), RunRetried("x"), at=6.0)
     assert (report.state, report.finished_at, report.met) == ("finished", 6.0, False), "late since its submission"
-    assert d.machine.knowledge.pause_s("rag", "a") < 1.0, "nobody's time before a retry is a pause of the workflow"
+    assert d.machine.knowledge.nodes.pause_s("rag", "a") < 1.0, (
+        "nobody's time before a retry is a pause of the workflow"
+    )
 
 
 @pytest.mark.parametrize("state", ["finished", "cancelled"])
@@ -234,8 +236,8 @@ def test_bodies_that_hold_nothing_but_a_map_are_one_round_beside_others(in_turn:
     assert dict(run.bodies) == {"m": 3, **dict.fromkeys(inner, 4)}
     assert dict(run.rounds) == {"m": 3 if in_turn else 1, **dict.fromkeys(inner, 1)}
     d.tell(RunEnded("r", "finished"))
-    assert [(call.model, count) for call, count in knowledge.expected_bodies("rag", "m")] == [("small", 12)]
-    assert knowledge.in_turn("rag", "m") is in_turn
+    assert [(call.model, count) for call, count in knowledge.nodes.expected_bodies("rag", "m")] == [("small", 12)]
+    assert knowledge.nodes.in_turn("rag", "m") is in_turn
 
 
 def test_a_round_of_a_loop_costs_the_same_however_many_were_before() -> None:
@@ -257,3 +259,18 @@ def test_a_round_of_a_loop_costs_the_same_however_many_were_before() -> None:
     run = d.machine.runs.get("r")
     assert run is not None
     assert (dict(run.bodies), dict(run.rounds)) == ({"m": 3000}, {"m": 3000})
+
+
+def test_a_run_that_is_broken_off_says_nothing_of_how_many_rounds_its_loop_would_have_had() -> None:
+    d = Driver()
+    d.ready(replica("a"))
+    for run, ended in (("r", "cancelled"), ("s", "finished")):
+        d.submit(plan(run, [node(f"{run}/m", None)]))
+        for i in range(2):
+            d.submit(
+                RunPlan(f"{run}{i}", "rag", (PlannedNode(f"m[{i}].x", f"{run}{i}", model="small"),), "", part_of=run)
+            )
+            d.runnable(f"{run}{i}")
+            d.end(f"{run}{i}")
+        d.tell(RunEnded(run, ended))
+        assert d.machine.knowledge.nodes.of("rag", "m").rounds.value == (2.0 if ended == "finished" else 0.0)

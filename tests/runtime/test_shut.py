@@ -82,23 +82,41 @@ def test_nobody_is_woken_for_whom_nobody_waits() -> None:
     assert assigned(driver.start("b")) == [("b", "tcp://x", 1)]
 
 
-def test_tries_that_a_limit_ended_make_no_suspect_of_a_call() -> None:
+def test_tries_that_a_limit_ended_are_no_failures_and_make_no_suspect_of_a_call() -> None:
     """Nobody's engine has died: the other slots of its replica are not kept empty for its last attempt."""
     driver = Driver()
     driver.ready(replica("x", slots=3))
     driver.start("a")
-    for attempt in (1, 2):
+    for attempt in range(1, 6):
         shut(driver, "a", 30.0, attempt)
+        assert driver.state("a") == "held"
         driver.tell(Tick(), at=driver.now + 30.0)
     driver.start("b")
     assert [driver.state(call_id) for call_id in "ab"] == ["running", "running"]
-    shut(driver, "a", 30.0, attempt=3)
+    driver.end("b")
+    for attempt in (6, 7, 8):
+        assert driver.state("a") == "running"
+        driver.end("a", "retry", attempt, error="EngineStalledError: no token")
+        driver.runnable("a")
     assert driver.state("a") == "failed"
     assert "3 attempts failed" in driver.call("a").reason
 
 
+@every_policy
+def test_replicas_behind_one_limit_shut_one_after_the_other_and_their_call_waits(policy: str) -> None:
+    driver = Driver(policy)
+    for name in "xyz":
+        driver.ready(replica(name))
+    driver.start("a")
+    for attempt in (1, 2, 3):
+        shut(driver, "a", 300.0, attempt)
+    assert driver.state("a") == "held"
+    driver.tell(Tick(), at=300.0)
+    assert driver.state("a") == "running"
+
+
 def test_a_call_under_which_two_engines_died_is_alone_whatever_else_ended_it() -> None:
-    driver = Driver(max_attempts=4)
+    driver = Driver()
     driver.ready(replica("x", slots=3))
     driver.start("a")
     shut(driver, "a", 30.0)

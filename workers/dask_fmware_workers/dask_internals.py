@@ -57,9 +57,9 @@ class WorkerInternals:
         self.worker.state.total_resources.update(resources)
         self.worker.state.available_resources.update(resources)
 
-    def has_plugin(self, name: str) -> bool:
-        """Whether there is a plugin of that name (Worker.plugins)."""
-        return name in self.worker.plugins
+    def plugin(self, name: str) -> Any:
+        """Return a plugin by name; None if there is none (Worker.plugins)."""
+        return self.worker.plugins.get(name)
 
     async def add_plugin(self, plugin: WorkerPlugin) -> None:
         """Add a plugin, and raise what its `setup` raises (Worker.plugin_add)."""

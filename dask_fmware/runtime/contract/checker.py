@@ -236,8 +236,8 @@ class Contract:
 
     def _attempt_ended(self, event: AttemptEnded) -> None:
         call = self._calls.get(event.call_id)
-        if call is not None and event.outcome == "undelivered":
-            call.tries.discard(event.attempt)  # its replica never heard of it
+        if call is not None and (event.outcome == "undelivered" or event.shut_s):
+            call.tries.discard(event.attempt)  # its replica never heard of it, or its server had no room for it
         if not self._places.free((event.call_id, event.attempt)):
             return
         self.counts[f"attempts {event.outcome}"] += 1

@@ -11,8 +11,9 @@ from math import inf
 
 from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.policy import estimate
+from dask_fmware.policy.kinds import candidates
 from dask_fmware.policy.outlook import Planner
-from dask_fmware.policy.protocol import Bind, Choice, Park, Policy, ReplicaView, TakesTurns, Wait
+from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Policy, ReplicaView, TakesTurns, Wait
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.dispatching.apart import Apart
 from dask_fmware.runtime.dispatching.assigning import Assigner
@@ -299,15 +300,22 @@ class Dispatcher:
         """Whether the run of a call that is not expected in time asks to be rejected, and is lost beyond doubt.
 
         Others before it are beyond doubt. What its own calls take is an estimate, by `max_tokens` where nothing is
-        known, and if all were rejected for it, nothing would ever be known: so it waits until not even a first token
-        is in time.
+        known and by how much longer others took than theirs, and if all were rejected for it, nothing would ever be
+        known: so it waits until not even a first token is in time.
         """
         if not call.run.may_be_rejected:
             return False
         view = self._views.view(call)
-        if view.deadline is None or now + view.own_s + view.after_s <= view.deadline:
+        if view.deadline is None or now + self._alone_s(view) + view.after_s <= view.deadline:
             return True
         return now + self._views.execution(view.model, view.prompt_tokens, 0.0)[0] > view.deadline
+
+    def _alone_s(self, call: CallView) -> float:
+        """Seconds of a call on an idle replica of the fastest kind, at least, with what is learnt beyond its speed."""
+        kinds = candidates(call, self._fleet.views(call.model), self.policy.rank)
+        if call.answers:
+            return call.own_s + min((replica.delay_s for replica in kinds), default=0.0)
+        return call.own_s * min((replica.stretch for replica in kinds), default=1.0)
 
     def _start_apart(self, models: Iterable[str], now: float) -> list[Action]:
         """Start calls that must be alone where a replica is empty, and empty another one if one more is needed."""

@@ -97,8 +97,11 @@ def end(call: CallRecord, event: AttemptEnded, now: float, ahead_since: float | 
             call.becomes("skipped", "its branch was not taken")
         case "retry" | "aborted":
             call.becomes("planned")
-            call.unharmed += event.is_sound
             call.avoid |= {attempt.replica_id}
+            if event.shut_s:  # no failure: its server had no room, and its replica is given no calls meanwhile
+                call.tries = max(call.tries - 1, 0)
+            else:
+                call.unharmed += event.is_sound
     return attempt
 
 

@@ -150,6 +150,7 @@ class ProvisioningService:
             "manager": self._manager,
             "asked_at": self._asked_at,
             "error": self._error,
+            "is_planned": self._plan is not None or self._planner.wanted is not None,
             "cost_per_hour": self._plan.cost_per_hour if self._plan is not None else 0.0,
             "replicas": [
                 {
@@ -277,4 +278,9 @@ class ProvisioningService:
                     f"scale: {asked} replicas on '{name}' in all, its {card.cards} cards hold {card.places}; "
                     "lower the numbers or raise cards or replicas_per_card in the deployment"
                 )
+        if not inventory.is_within(kept, most := planner.options.max_cost_per_hour):
+            raise DeploymentError(
+                f"scale: all replicas together would cost {inventory.cost_per_hour(kept):g} an hour, "
+                f"max_cost_per_hour is {most:g}; lower the numbers or raise it in fm.Provisioning"
+            )
         return kept

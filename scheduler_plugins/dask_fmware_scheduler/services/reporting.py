@@ -116,7 +116,7 @@ class Reporting:
             "running": state.begun,
             "waiting": state.waiting,
             "draining": state.draining,
-            "shut": state.opens_at > 0.0,  # by the rate limit of its server
+            "shut": state.opens_at > time(),  # by the rate limit of its server
             "paused": self._router.dask.is_paused(replica.replica_id),
             "engine": replica.engine,
             "engine_version": replica.engine_version,

@@ -1,22 +1,22 @@
-"""The worker plugin that is registered with a scheduler: it gives each worker a model host, unless it has one.
+"""The worker plugin that is registered with a scheduler: it gives each worker a model host, unless it has the same.
 
 Dask takes out a plugin of the same name before it adds one. A worker that came with a host, by its preload, would
-begin to load its engine twice.
+begin to load its engine twice; one that came with that of another deployment would serve other weights.
 """
 
 from __future__ import annotations
 
 from distributed import Worker, WorkerPlugin
 
-from dask_fmware.compile.steps import HOST, HOSTING
+from dask_fmware.compile.steps import HOST, HOST_GIVER
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware_workers.dask_internals import WorkerInternals
 from dask_fmware_workers.host import ModelHost
 
-__all__ = ["Hosting"]
+__all__ = ["HostGiver"]
 
 
-class Hosting(WorkerPlugin):  # type: ignore[misc]
+class HostGiver(WorkerPlugin):  # type: ignore[misc]
     """Gives workers model hosts.
 
     Parameters
@@ -25,7 +25,7 @@ class Hosting(WorkerPlugin):  # type: ignore[misc]
         Of each `ModelHost`.
     """
 
-    name = HOSTING
+    name = HOST_GIVER
     idempotent = True
 
     def __init__(self, deployment: Deployment, *, stream_interval_s: float | None = None) -> None:
@@ -33,7 +33,8 @@ class Hosting(WorkerPlugin):  # type: ignore[misc]
         self.stream_interval_s = stream_interval_s
 
     async def setup(self, worker: Worker) -> None:
-        """Add a host, where there is none."""
+        """Add a host, instead of one of another deployment if that is there."""
         dask = WorkerInternals(worker)
-        if not dask.has_plugin(HOST):
+        host: ModelHost | None = dask.plugin(HOST)
+        if host is None or host.deployment != self.deployment:
             await dask.add_plugin(ModelHost(self.deployment, stream_interval_s=self.stream_interval_s))
