@@ -14,6 +14,7 @@ from dask_fmware.cli import fmware
 from dask_fmware.errors import SpecError
 from dask_fmware.simulate.agreement import agreement
 from dask_fmware.simulate.recorded import Recorded, read_recorded
+from dask_fmware.simulate.recorded import recorded as module
 from dask_fmware.simulate.replay import replay
 from dask_fmware.simulate.scenario import Scenario
 from dask_fmware.simulate.whatif import what_if
@@ -69,7 +70,7 @@ def test_a_what_if_weighs_tenants_and_repeats_calls_as_the_recorded_router_did(
 
     options = {"tenants": {"search": 2.0}, "hedge_budget": 0.25, "max_attempts": 5, "unhedged": ["large"]}
     recorded = of_cluster(tmp_path, head=options)
-    monkeypatch.setattr("dask_fmware.simulate.recorded.recorded.World", Kept)
+    monkeypatch.setattr(module, "World", Kept)
     list(what_if(recorded, ["greedy"], add={"fast": 1}, slo_s=3.0, load=2.0))
     agreement(recorded)
     assert len(made) == 3
