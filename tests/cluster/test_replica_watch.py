@@ -1,12 +1,13 @@
-"""What is awaited of pools of workers, which are asked for by number and come with names of their own."""
+"""What is awaited of replicas that are lost, and of pools of workers, asked for by number, with names of their own."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 from dask_fmware.provisioning import ReplicaNow
-from dask_fmware.runtime import ReplicaReady
+from dask_fmware.runtime import ReplicaGone, ReplicaReady
 from dask_fmware.runtime.demand import Demand
 from dask_fmware.spec.provisioning import Provisioning
 from dask_fmware_scheduler.services.replica_watch import ReplicaWatch
@@ -94,3 +95,20 @@ def test_a_pool_that_did_not_shrink_is_told_another_size_and_then_the_same_again
     pool.look(1, 93.0)
     assert pool.watch.stopping("pod-1", 93.0)
     assert pool.watch.sizes({}) == {CPU: 0}
+
+
+def test_a_replica_that_is_lost_is_waited_for_as_long_as_it_took_to_load() -> None:
+    pool = Pool()
+    asked = [{"name": "one", "model": "small", "accelerator": "cpu"}]
+
+    def look(now: float) -> ReplicaNow:
+        (found,) = pool.watch.look(asked, (), pool.demand, now)
+        return found
+
+    pool.driver.tell(ReplicaReady(replace(replica("one"), load_s=300.0)))
+    assert look(0.0).state == "ready"
+    pool.driver.tell(ReplicaGone("tcp://one"))
+    assert look(1.0).state == "starting"
+    assert look(1.0 + 300 + 29).state == "starting"
+    late = look(1.0 + 300 + 31)
+    assert (late.state, late.error) == ("failed", "it did not come within 330 s")

@@ -29,13 +29,14 @@ BACK_S = 30.0  # beside its load time, within which a lost replica comes back
 
 
 class _Known:
-    __slots__ = ("had_served", "is_draining", "losses", "since", "state")
+    __slots__ = ("had_served", "is_draining", "load_s", "losses", "since", "state")
 
     def __init__(self, now: float) -> None:
         self.state: ReplicaState = "starting"
         self.since = now
         self.had_served = False
         self.is_draining = False
+        self.load_s = 0.0  # that it took when it came last
         self.losses: deque[float] = deque(maxlen=LOSSES)
 
     def become(self, state: ReplicaState, now: float) -> None:
@@ -174,6 +175,7 @@ class ReplicaWatch:
             if self._addresses.get(name, address) != address:
                 known.is_draining = False  # another worker of the same name
             self._addresses[name] = address
+            known.load_s = state.replica.load_s
             known.become("draining" if known.is_draining else "ready", now)
             running = len(state.running)
             idle_since = demand.idle_since(address, running, known.since, now)
@@ -201,8 +203,9 @@ class ReplicaWatch:
                 return str(message["error"]), not message["will_retry"]
         if len(known.losses) == LOSSES and now - known.losses[0] < LOSSES_S:
             return f"it was lost {LOSSES} times in {now - known.losses[0]:.0f} s", False
-        patience_s = self.options.load_s + self.options.boot_s + BACK_S if known.had_served else 0.0
-        patience_s = max(patience_s, self.options.start_timeout_s if not known.had_served else 0.0)
+        patience_s = self.options.start_timeout_s
+        if known.had_served:
+            patience_s = max(self.options.load_s, known.load_s) + self.options.boot_s + BACK_S
         if now - known.since > patience_s:
             return f"it did not come within {patience_s:.0f} s", False
         return "", False
