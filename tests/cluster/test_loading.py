@@ -68,6 +68,24 @@ async def test_a_worker_must_say_which_of_several_accelerators_it_has() -> None:
     assert failed["will_retry"] is False
 
 
+@pytest.mark.parametrize(
+    ("card", "fault"), [({}, "its card is not named"), ({"fm-card:cpu-7": 1}, "has no card 'cpu-7'")]
+)
+async def test_a_worker_must_say_which_card_it_has_where_each_has_cores(card: dict[str, float], fault: str) -> None:
+    document = deployment("small")
+    document["accelerators"]["cpu"]["cores"] = [[0]]
+    labels = {"fm-model:small": 1, "fm-accelerator:cpu": 1, **card}
+    async with (
+        InProcessCluster(document) as cluster,
+        Worker(cluster.client.scheduler.address, name="whichever", resources=labels),
+    ):
+        await cluster.until(lambda: cluster.router.service(Arrivals).failed)
+        (failed,) = (await fm.status(cluster.client))["failed_replicas"]
+    told = f"worker 'whichever': accelerators.cpu.cores is set, and {fault}; add the resource fm-card:cpu-0=1"
+    assert told in failed["error"]
+    assert failed["will_retry"] is False
+
+
 async def test_a_replica_whose_engine_does_not_exist_fails_wait_ready_at_once() -> None:
     document = deployment("small")
     document["models"]["small"]["engine"] = "fusion"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from dask_fmware.errors import DeploymentError
 from dask_fmware.model.engine import Engine
 from dask_fmware.model.messages import ReplicaReady
-from dask_fmware.model.replica import ACCELERATOR_LABEL, label
+from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, label
 from dask_fmware.profile.arguments import engine_arguments
 from dask_fmware.profile.known import stated_speed
 from dask_fmware.profile.record import LiveProfile, ProfileKey
@@ -62,9 +62,9 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
     slots = placement.slots or spec.slots
     wanted = engine_arguments(deployment, model, accelerator)
     arguments = dict(wanted)
-    if (cores := _of_card(hardware.cores, accelerator, card)) is not None:
+    if (cores := _of_card(hardware.cores, "cores", accelerator, labels)) is not None:
         arguments.setdefault("cores", cores)
-    if (devices := _of_card(hardware.devices, accelerator, card)) is not None:
+    if (devices := _of_card(hardware.devices, "devices", accelerator, labels)) is not None:
         see_only(devices)
     start, before = perf_counter(), Footprint.now()
     engine = create_engine(spec.engine, arguments)
@@ -129,9 +129,18 @@ async def _latency(engine: Engine, placement: Placement, profile: str | None) ->
     return await measure_latency(engine)
 
 
-def _of_card(sets: Sequence[Sequence[T]] | None, accelerator: str, card: str) -> list[T] | None:
-    """What belongs to a card named ``accelerator-index``."""
-    index = card.removeprefix(f"{accelerator}-")
-    if sets is None or not index.isdigit() or int(index) >= len(sets):
+def _of_card(sets: Sequence[Sequence[T]] | None, kind: str, accelerator: str, labels: Labels) -> list[T] | None:
+    """What the deployment gives the card of a worker, which its label names ``accelerator-index``; None if nothing.
+
+    Without it an engine would run on whatever device comes first, like its neighbours.
+    """
+    if sets is None:
         return None
-    return list(sets[int(index)])
+    cards = [f"{accelerator}-{index}" for index in range(len(sets))]
+    if labels.card is None or labels.card not in cards:
+        fault = "its card is not named" if labels.card is None else f"has no card '{labels.card}'"
+        raise DeploymentError(
+            f"worker '{labels.worker}': accelerators.{accelerator}.{kind} is set, and {fault}; add the resource "
+            f"{label(CARD_LABEL, cards[0])}=1 (--fm-card {cards[0]})"
+        )
+    return list(sets[cards.index(labels.card)])

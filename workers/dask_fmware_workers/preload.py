@@ -79,7 +79,11 @@ def _accelerator(ctx: click.Context, option: click.Parameter, accelerator: str |
 @click.option(
     "--fm-accelerator", "accelerator", callback=_accelerator, help="Type of its card, where the model has several."
 )
-@click.option("--fm-card", "card", help="Name of the card, e.g. fast-0, if replicas share it.")
+@click.option(
+    "--fm-card",
+    "card",
+    help="Its card, e.g. fast-0: where cards have devices or cores of their own, or replicas share one.",
+)
 @click.option(
     "--fm-stream-interval",
     "stream_interval_s",
