@@ -167,7 +167,7 @@ class GroupBackend:
     cluster
         With ``add_worker_group(name, n_workers, **options)`` and ``scale(n, worker_group=name)``.
     group_options
-        Makes the options of a group from a replica: image, resources, worker_command, env.
+        Makes the options of a group from a replica that names no card: image, resources, worker_command, env.
     deployment
         Models and cards.
     retry_s
@@ -251,7 +251,7 @@ class GroupBackend:
         while told != (count := self._counts[model, accelerator]):
             try:
                 if is_new:
-                    options = self._options(self._deployment.replica(model, accelerator, 0))
+                    options = self._options(_any_of(self._deployment, model, accelerator))
                     made = self._cluster.add_worker_group(group, n_workers=count, **options)
                 else:
                     made = self._cluster.scale(count, worker_group=group)
@@ -264,6 +264,11 @@ class GroupBackend:
                 continue
             self._groups.add((model, accelerator))
             is_new, told = False, count
+
+
+def _any_of(deployment: Deployment, model: str, accelerator: str) -> ReplicaSpec:
+    """Any replica of a group: its pods are made alike and each has a card of its own, so it names none."""
+    return deployment.replica(model, accelerator, 0).model_copy(update={"card": "", "cores": None})
 
 
 def _group(model: str, accelerator: str) -> str:

@@ -50,7 +50,8 @@ def provision(
     hosts
         For machines reached by SSH: by accelerator, the host of each card.
     group_options
-        For worker groups: makes image, resources, worker_command and env of a group from a replica.
+        For worker groups: makes image, resources, worker_command and env of a group from a replica that names no card,
+        since each pod has its own.
 
     Returns
     -------

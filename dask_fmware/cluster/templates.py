@@ -17,12 +17,9 @@ __all__ = ["job_specs", "labels", "like", "resources_argument", "spec_maker", "s
 
 
 def labels(replica: ReplicaSpec) -> dict[str, float]:
-    """Worker resources that say what a worker hosts."""
-    return {
-        label(MODEL_LABEL, replica.model): 1,
-        label(ACCELERATOR_LABEL, replica.accelerator): 1,
-        label(CARD_LABEL, replica.card): 1,
-    }
+    """Worker resources that say what a worker hosts, and on which card, if that has a name."""
+    named = {MODEL_LABEL: replica.model, ACCELERATOR_LABEL: replica.accelerator, CARD_LABEL: replica.card}
+    return {label(kind, name): 1 for kind, name in named.items() if name}
 
 
 def resources_argument(replica: ReplicaSpec) -> str:

@@ -148,7 +148,7 @@ class ReplicaSpec(Record):
     name: str
     model: str
     accelerator: str
-    card: str
+    card: str  # empty: one that nobody else has
     cores: tuple[int, ...] | None
     slots: int
     engine: str

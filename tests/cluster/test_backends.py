@@ -221,6 +221,7 @@ async def test_replicas_are_pods_of_a_group_for_each_model_and_accelerator(
     await fm.scale(world.client, {"m": {"cpu": 3}})
     await ready(world, 3)
     assert pods.calls[0][:2] == ("add", "fm-m-cpu")
+    assert len({state.replica.card for state in world.router.machine.fleet}) == 3
     futures = [world.client.compute(ask(question=f"q{i}")) for i in range(12)]
     await fm.scale(world.client, {"m": {"cpu": 1}})
     await asyncio.gather(*futures)
