@@ -129,6 +129,7 @@ class SpecBackend:
     async def _start(self, replica: ReplicaSpec) -> None:
         try:
             spec = self._worker_spec(replica)
+            _check_labels(spec, replica)
             await start_worker(self._cluster, replica.name, spec, self._timeout_s)
         except Exception as error:
             text = f"its worker could not start: {type(error).__name__}: {error}".rstrip(": ")
@@ -153,6 +154,16 @@ class SpecBackend:
             task.cancel()
         if self._starting:
             await asyncio.wait(list(self._starting.values()))
+
+
+def _check_labels(spec: Mapping[str, Any], replica: ReplicaSpec) -> None:
+    """Refuse a worker that would not know what it hosts: it would come, and never become a replica."""
+    wanted, options = label(MODEL_LABEL, replica.model), repr(spec.get("options"))
+    if wanted not in options and f"--{MODEL_LABEL}" not in options:  # a resource, or an option of our preload
+        raise DeploymentError(
+            f"the spec of worker '{replica.name}' gives it no resource {wanted}; give it those of "
+            "dask_fmware.cluster.templates.labels(replica)"
+        )
 
 
 class GroupBackend:

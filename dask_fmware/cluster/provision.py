@@ -46,7 +46,8 @@ def provision(
     deployment
         The one that is installed; a `LocalModelCluster` knows it.
     worker_spec
-        Makes the spec of the worker that hosts a replica; left out, it is made like the cluster's own workers.
+        Makes the spec of the worker that hosts a replica, with the labels of it (`dask_fmware.cluster.templates`); left
+        out, it is made like the cluster's own workers.
     hosts
         For machines reached by SSH: by accelerator, the host of each card.
     group_options

@@ -99,6 +99,18 @@ async def test_each_replica_is_a_job_with_its_labels(world: InProcessCluster) ->
     await world.until(lambda: not any(isinstance(job, FakeJob) for job in cluster.workers.values()))
 
 
+async def test_a_spec_that_does_not_say_what_its_worker_hosts_is_refused(world: InProcessCluster) -> None:
+    fm.provision(
+        world.cluster, fm.Provisioning(mode="manual", **QUICK), deployment=document(),
+        worker_spec=lambda replica: {"cls": Worker, "options": {"nthreads": 8}},
+    )  # fmt: skip
+    await ready(world, 0)
+    await fm.scale(world.client, {"m": {"cpu": 1}})
+    async with asyncio.timeout(20):
+        while "gives it no resource fm-model:m; give it those" not in repr(await fm.status(world.client)):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 async def test_a_scaler_of_dask_is_refused_while_replicas_are_provisioned() -> None:
     def provision() -> Provisioner:
         return fm.provision(cluster, fm.Provisioning(mode="manual", **QUICK), deployment=document())

@@ -12,6 +12,7 @@ from distributed.deploy.spec import ProcessInterface
 
 import dask_fmware as fm
 from dask_fmware.cluster.provisioner import Provisioner
+from dask_fmware.cluster.templates import labels
 from dask_fmware.errors import DeploymentError
 from dask_fmware.provisioning import Plan, Planner
 from dask_fmware.testing import InProcessCluster, deployment
@@ -273,6 +274,9 @@ async def test_a_manager_that_stops_while_it_is_answered_starts_nothing(world: I
 class Hangs(ProcessInterface):  # type: ignore[misc]
     """A worker that never starts."""
 
+    def __init__(self, scheduler: str, name: str, *, resources: dict[str, float]) -> None:
+        super().__init__(scheduler=scheduler, name=name)
+
     async def start(self) -> None:
         await asyncio.Event().wait()
 
@@ -307,7 +311,7 @@ def test_a_manager_that_is_stopped_from_the_users_thread_lets_go_of_what_is_star
             await close()
 
         manager.backend.close = closing
-        manager.backend._worker_spec = lambda replica: {"cls": Hangs}
+        manager.backend._worker_spec = lambda replica: {"cls": Hangs, "options": {"resources": labels(replica)}}
         until(lambda: fm.status(client)["provisioning"] is not None)
         fm.scale(client, {"m": {"cpu": 2}})
         until(lambda: "m-cpu-1" in cluster.worker_spec)
