@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware.errors import DeploymentError
 from dask_fmware_workers.accelerators import Card
 from dask_fmware_workers.engines import model_path, vllm_watch
 from dask_fmware_workers.engines.model_path import check_cards
@@ -66,7 +66,7 @@ async def test_a_daemonic_worker_is_told_what_to_set(monkeypatch: pytest.MonkeyP
         daemon = True
 
     monkeypatch.setattr("multiprocessing.current_process", Daemon)
-    with pytest.raises(EngineLoadError, match=r"distributed\.worker\.daemon"):
+    with pytest.raises(DeploymentError, match=r"distributed\.worker\.daemon"):
         Processes(asyncio.get_running_loop(), {}).open()
 
 

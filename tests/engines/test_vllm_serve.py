@@ -87,6 +87,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"slots": 0}, "slots=0"),
         ({"load_timeout_s": 0}, "load_timeout_s=0"),
         ({"stall_timeout_s": 0}, "stall_timeout_s=0"),
+        ({"options": {"block_size": 32}}, r"must be a list of words of its command line"),
+        ({"options": "--enforce-eager"}, r"must be a list of words of its command line"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineLoadError
+from dask_fmware.errors import DeploymentError, EngineCrashedError
 from dask_fmware.model.engine import EngineState, Request
 from dask_fmware_workers.engines.token_engine import Backend, Piece, share_interpreter
 from dask_fmware_workers.engines.vllm_priority import urgency
@@ -242,7 +242,7 @@ class Processes:
     def open(self) -> None:
         """Start the processes and wait until the model is loaded."""
         if multiprocessing.current_process().daemon:
-            raise EngineLoadError(
+            raise DeploymentError(  # for good: a process that is a daemon stays one
                 "vllm: mode 'processes' needs children, which a daemonic worker cannot have; set Dask's configuration "
                 "distributed.worker.daemon to False, or use mode 'one_process'"
             )

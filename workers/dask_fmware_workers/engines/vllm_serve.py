@@ -24,7 +24,7 @@ Trade-offs
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +104,11 @@ class VllmServeEngine:
                 f"vllm-serve: slots={slots} and tensor_parallel={tensor_parallel} must be at least 1, "
                 f"context_tokens={context_tokens} at least 2"
             )
+        if isinstance(options, (str, Mapping)):
+            raise DeploymentError(
+                "vllm-serve: options must be a list of words of its command line, such as [--enforce-eager], "
+                f"and is a {type(options).__name__}"
+            )
         if not (first_token_timeout_s > 0 and stall_timeout_s > 0):
             raise DeploymentError(
                 f"vllm-serve: first_token_timeout_s={first_token_timeout_s} and stall_timeout_s={stall_timeout_s} must "
@@ -118,7 +123,7 @@ class VllmServeEngine:
             *("--tensor-parallel-size", str(tensor_parallel), "--scheduling-policy", "priority"),
             *("--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
             *(["--kv-cache-memory-bytes", str(kv_cache_memory_bytes)] if kv_cache_memory_bytes is not None else []),
-            *options,
+            *map(str, options),
         ]
         self._server = VllmServer(model, words, None if cores is None else tuple(cores))
         self._client: OpenAIEngine | None = None
