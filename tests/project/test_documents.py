@@ -32,12 +32,17 @@ def test_links_lead_to_files_and_headings(document: Path) -> None:
             assert heading in {re.sub(r"[^\w -]", "", text).strip().lower().replace(" ", "-") for text in headings}
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/clusters.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/deployment.md", "docs/engines.md"])
 def test_deployments_that_are_shown_are_sound(name: str) -> None:
     blocks = BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
     assert blocks
     for block in blocks:
-        Deployment.from_yaml(block)
+        shown = Deployment.from_yaml(block)
+        for model, spec in shown.models.items():
+            for accelerator, placement in spec.on.items():
+                given = {**spec.arguments, **placement.arguments}
+                is_idle = spec.engine == "llama.cpp" and accelerator != "cpu" and "gpu_layers" not in given
+                assert not is_idle, f"{model} on {accelerator} runs on one core of the CPU"
 
 
 def test_every_kept_result_has_a_command_in_the_table_of_benchmarks() -> None:
