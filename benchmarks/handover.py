@@ -13,7 +13,7 @@ import argparse
 import asyncio
 import random
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,10 +164,12 @@ def main() -> None:
 
 def table(cells: list[dict[str, Any]], where: dict[str, Any]) -> str:
     """Markdown: medians over rounds."""
+    rounds = max(Counter((cell["setting"], cell["bound"]) for cell in cells).values())
+    of = "One round" if rounds == 1 else f"Medians over {rounds} rounds"
     lines = [
         "# The gap between two calls of a slot",
         "",
-        f"`{where['command']}` on {where['processor']}, {where['cores']} cores. Medians over rounds.",
+        f"`{where['command']}` on {where['processor']}, {where['cores']} cores. {of}.",
         "",
         "| engines | calls are bound | gap p50 | gap p90 | slots taken | most in an engine, of its slots | calls |",
         "|---|---|---|---|---|---|---|",
