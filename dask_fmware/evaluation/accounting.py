@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dask_fmware.client.session import Outcome
+from dask_fmware.errors import WorkflowError
 from dask_fmware.evaluation.costs import Prices
 from dask_fmware.evaluation.record import CallFigures, Record
 from dask_fmware.evaluation.recorder import describe
@@ -18,14 +19,19 @@ from dask_fmware.model.report import RunReport
 
 __all__ = ["add_answer", "add_verdict"]
 
+TIMES = ("m", "M")  # kinds of numpy whose values are numbers of some unit: their text says more
+
 
 def add_answer(record: Record, outcome: Outcome, prices: Prices) -> None:
-    """Take in what the workflow made of a row."""
+    """Take in what the workflow made of a row; one that JSON cannot hold is an error of that row."""
     record.run_id, record.finished_at = outcome.run_id, time()
     if outcome.error is not None:
         record.error = describe(outcome.error)
     else:
-        record.answer = _text(outcome.value)
+        try:
+            record.answer = _text(outcome.value)
+        except Exception as error:  # code of the value's class is run for it
+            record.error = describe(WorkflowError(f"what the workflow returned cannot be written as JSON: {error}"))
     if (report := outcome.report) is not None:
         record.ttft_s, record.latency_s = report.first_token_at, report.finished_at
         _add_calls(record, report, prices, prefix="")
@@ -88,6 +94,11 @@ def _text(value: Any) -> str | None:
 
 
 def _plain(value: Any) -> Any:
+    """What JSON has for a value that it does not know: numpy's numbers as Python's, models by field, else the text."""
     if isinstance(value, Completion):
         return value.value.model_dump() if isinstance(value.value, BaseModel) else value.value
-    return value.model_dump() if isinstance(value, BaseModel) else str(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if hasattr(value, "tolist") and getattr(getattr(value, "dtype", None), "kind", "") not in TIMES:
+        return value.tolist()
+    return str(value)

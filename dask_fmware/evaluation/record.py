@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 __all__ = ["INPUT", "SCORE", "CallFigures", "Record", "schema"]
@@ -53,9 +53,10 @@ class Record:
 
     def flat(self) -> dict[str, Any]:
         """Return the columns of `schema`, and no others."""
-        made = asdict(self)
+        made = asdict(replace(self, kept={}))  # cells of the data may be anything, and only their text is wanted
+        del made["kept"]
         made.update({SCORE + name: value for name, value in made.pop("scores").items()})
-        made.update({INPUT + name: _text(value) for name, value in made.pop("kept").items()})
+        made.update({INPUT + name: _text(value) for name, value in self.kept.items()})
         made["score_errors"] = "; ".join(f"{name}: {why}" for name, why in self.score_errors.items()) or None
         return made
 
@@ -105,4 +106,9 @@ def _text(value: Any) -> str | None:
 
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, (list, Mapping)) else str(value)
+    if not isinstance(value, (list, Mapping)):
+        return str(value)
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)
+    except (TypeError, ValueError):  # keys that JSON has not, or what holds itself
+        return str(value)
