@@ -74,7 +74,8 @@ def evaluate(
         A scorer, a list, or a mapping of names to scorers: functions of ``answer`` and columns of the data, those of
         `fm.scorers`, or workflows that judge.
     inputs
-        Column of each input of the workflow, where their names differ.
+        Column of each input of the workflow, where their names differ. An input with a default takes that in rows
+        that have no value for it: no such column, None, NaN, or a blank cell of CSV.
     id_column
         Column that names rows; their number by default.
     keep
@@ -128,7 +129,7 @@ def evaluate(
     client = client or _default_client()
     folder = output_folder(output, data)
 
-    def described(source: Source, deployment: Deployment) -> tuple[Job, Manifest]:  # reads the first rows
+    def described(source: Source, deployment: Deployment) -> tuple[Job, Manifest]:  # reads data, some formats to the end
         job = Job.of(workflow, source, inputs=inputs, id_column=id_column, scorers=scorers, keep=keep, tenant=tenant)
         return job, job.manifest(deployment)
 

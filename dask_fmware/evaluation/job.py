@@ -12,7 +12,7 @@ from dask_fmware.evaluation.fingerprint import workflow_fingerprint
 from dask_fmware.evaluation.given_scorers import as_scorers
 from dask_fmware.evaluation.output.manifest import Manifest
 from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer
-from dask_fmware.evaluation.sources.source import DataError, Row, Source, shown
+from dask_fmware.evaluation.sources.source import DataError, Row, Source, is_missing, shown
 from dask_fmware.profile.arguments import engine_arguments
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.record import did_you_mean
@@ -33,6 +33,7 @@ class Job:
     workflow: WorkflowFunction
     source: Source
     inputs: Mapping[str, str]  # input of the workflow -> column
+    by_name: tuple[str, ...]  # inputs with a default, which rows beyond the first may have a column of
     id_column: str | None
     scorers: Sequence[Scorer]
     judges: Sequence[Judge]
@@ -69,10 +70,13 @@ class Job:
             if column is not None and column not in columns:
                 raise _missing(source, column)
         made, judges = as_scorers(scorers, columns)
+        bound = _bound_inputs(workflow.workflow, source, inputs or {})
+        others = [item.name for item in workflow.workflow.inputs if item.name not in bound]
         return cls(
             _without_slo(workflow),
             source,
-            _bound_inputs(workflow.workflow, source, inputs or {}),
+            bound,
+            () if source.has_all_columns else tuple(others),
             id_column or source.id_column,
             [replace(scorer, blank_is_none=source.blank_is_none) for scorer in made],
             [Judge(j.name, _without_slo(j.workflow), j.inputs, j.read, j.fingerprint) for j in judges],
@@ -106,24 +110,36 @@ class Job:
 
     def bind(self, row: Row, objective: SLO | None) -> BoundWorkflow:
         """Return the run of a row; with an objective it is as urgent as that says, without one background."""
-        values = {name: self._cell(row, column) for name, column in self.inputs.items()}
-        return self._options(self.workflow(**values), objective)
+        columns = {**{name: name for name in self.by_name}, **self.inputs}
+        return self._options(self.workflow(**self._values(self.workflow, columns, row)), objective)
 
     def bind_judge(self, judge: Judge, row: Row, answer: str, objective: SLO | None) -> BoundWorkflow:
         """Return the run that judges an answer."""
-        values = {n: answer if c == ANSWER else self._cell(row, c) for n, c in judge.inputs.items()}
-        return self._options(judge.workflow(**values), objective)
+        answers = {name: answer for name, column in judge.inputs.items() if column == ANSWER}
+        columns = {name: column for name, column in judge.inputs.items() if column != ANSWER}
+        values = self._values(judge.workflow, columns, row)
+        return self._options(judge.workflow(**answers, **values), objective)
 
     def _options(self, bound: BoundWorkflow, objective: SLO | None) -> BoundWorkflow:
         priority = BACKGROUND_PRIORITY if objective is None else 0
         return bound.options(slo=objective, tenant=self.tenant, priority=priority)
 
-    def _cell(self, row: Row, column: str) -> Any:
-        if column not in row:
-            raise DataError(f"column '{column}' is missing (columns of this row: {shown(row)})")
-        if row[column] is None:
-            raise DataError(f"column '{column}' is empty")
-        return row[column]
+    def _values(self, workflow: WorkflowFunction, columns: Mapping[str, str], row: Row) -> dict[str, Any]:
+        """Return what a row has for inputs of a workflow; those with a default take that where it has nothing."""
+        required = {item.name for item in workflow.workflow.inputs if item.required}
+        return {n: _cell(row, c) for n, c in columns.items() if n in required or self._has_value(row, c)}
+
+    def _has_value(self, row: Row, column: str) -> bool:
+        cell = row.get(column)
+        return not is_missing(cell) and not (self.source.blank_is_none and not str(cell).strip())
+
+
+def _cell(row: Row, column: str) -> Any:
+    if column not in row:
+        raise DataError(f"column '{column}' is missing (columns of this row: {shown(row)})")
+    if is_missing(row[column]):
+        raise DataError(f"column '{column}' is empty")
+    return row[column]
 
 
 def _bound_inputs(spec: Workflow, source: Source, given: Mapping[str, str]) -> dict[str, str]:
@@ -138,7 +154,8 @@ def _bound_inputs(spec: Workflow, source: Source, given: Mapping[str, str]) -> d
         found[required[0]] = PROMPT  # a batch file names nobody's inputs
     for item in spec.inputs:
         column = found.get(item.name, item.name)
-        if column in source.columns:
+        may_come = not item.required and not source.has_all_columns  # with a later row
+        if column in source.columns or (may_come and item.name in found):
             found[item.name] = column
         elif item.required or item.name in found:
             who = f"input '{item.name}' of workflow '{spec.name}' takes it; "

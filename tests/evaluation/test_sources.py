@@ -125,6 +125,21 @@ def test_a_change_amid_a_large_file_is_another_fingerprint(tmp_path: Path, name:
     assert is_same(begun_earlier, changed)
 
 
+def test_columns_are_those_of_all_rows_where_rows_may_differ(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    differing = [{"a": 1}, {"a": 2, "b": 3}, {"c": 4}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, differing)))
+    (tmp_path / "parquet").mkdir()
+    for number, row in enumerate(differing):
+        parquet.write_table(pa.Table.from_pylist([row]), tmp_path / "parquet" / f"{number}.parquet")
+    for data in (differing, tmp_path / "rows.jsonl", tmp_path / "parquet"):
+        made = open_source(data, compute)
+        assert (made.columns, made.has_all_columns, made.count()) == (("a", "b", "c"), True, 3)
+        assert [dict(row) for row in made.rows(0)] == differing
+
+
 def test_missing_cells_of_a_frame_are_none() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(

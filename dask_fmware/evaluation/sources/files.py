@@ -7,12 +7,20 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from dask_fmware.evaluation.sources.openai_batch import is_request, request_row
-from dask_fmware.evaluation.sources.source import DataError, Row, digest, digest_of_file, digest_of_middle, distinct
+from dask_fmware.evaluation.sources.source import (
+    DataError,
+    Row,
+    digest,
+    digest_of_file,
+    digest_of_middle,
+    distinct,
+    surveyed,
+)
 
 __all__ = ["CsvSource", "JsonLinesSource", "ParquetSource"]
 
@@ -24,6 +32,7 @@ class _FilesSource:
     """Files of one kind, read in the order of their names."""
 
     blank_is_none = False
+    has_all_columns = True
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
@@ -104,17 +113,24 @@ class JsonLinesSource(_TextSource):
 
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__(paths)
-        self._first = next(self._lines(self.paths[0]), None)
-        if self._first is None:
+        first = next(self._lines(self.paths[0]), None)
+        if first is None:
             raise DataError(f"{self.paths[0]} is empty; JSON lines have one object a line")
-        self._is_batch = is_request(self._first)
+        self._is_batch = is_request(first)
         if self._is_batch:
             self.id_column = "custom_id"
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        first = self._first or {}
-        return tuple(request_row(first) if self._is_batch else first)
+        return self._whole[0]
+
+    def count(self) -> int | None:
+        return self._whole[1]
+
+    @cached_property
+    def _whole(self) -> tuple[tuple[str, ...], int]:
+        """Columns and number of rows, read through once, which takes seconds for a million of them."""
+        return surveyed(self.rows(0))
 
     def _rows_of(self, path: Path) -> Iterator[Row]:
         lines = self._lines(path)
@@ -150,7 +166,8 @@ class ParquetSource(_FilesSource):
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        return distinct(str(self.paths[0]), self._open(self.paths[0]).schema_arrow.names)
+        named = (distinct(str(path), self._open(path).schema_arrow.names) for path in self.paths)
+        return tuple(dict.fromkeys(chain.from_iterable(named)))
 
     def count(self) -> int | None:
         return sum(int(metadata.num_rows) for metadata in self._metadata)

@@ -9,7 +9,18 @@ from typing import Any, Protocol, TypeAlias
 
 from dask_fmware.errors import SpecError
 
-__all__ = ["DataError", "Row", "Source", "digest", "digest_of_file", "digest_of_middle", "distinct", "shown"]
+__all__ = [
+    "DataError",
+    "Row",
+    "Source",
+    "digest",
+    "digest_of_file",
+    "digest_of_middle",
+    "distinct",
+    "is_missing",
+    "shown",
+    "surveyed",
+]
 
 Row: TypeAlias = Mapping[str, Any]
 SAMPLE_BYTES = 1 << 20
@@ -29,7 +40,11 @@ class Source(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of its columns, as far as they are known before reading."""
+        """Names of its columns, those that only some rows have included."""
+
+    @property
+    def has_all_columns(self) -> bool:
+        """Whether no row has others, which is not known where only the first was read."""
 
     @property
     def fingerprint(self) -> str:
@@ -99,8 +114,24 @@ def distinct(name: str, columns: Iterable[str]) -> tuple[str, ...]:
     return named
 
 
+def is_missing(cell: Any) -> bool:
+    """Whether a cell holds no value: None, NaN, or what pandas has for missing."""
+    return cell is None or (isinstance(cell, float) and cell != cell) or type(cell).__name__ in ("NAType", "NaTType")
+
+
 def shown(names: Iterable[str]) -> str:
     """List names for a message, the first dozen of them."""
     listed = list(names)
     more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     return (", ".join(listed[:SHOWN]) + more) or "none"
+
+
+def surveyed(rows: Iterable[Row]) -> tuple[tuple[str, ...], int]:
+    """Return the columns of rows, of which each may lack some that others have, and how many rows there are."""
+    found: dict[str, None] = {}
+    number = 0
+    for row in rows:
+        number += 1
+        if not row.keys() <= found.keys():
+            found.update(dict.fromkeys(row))
+    return tuple(found), number

@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
-from dask_fmware.evaluation.sources.source import DataError, Row, digest, distinct
+from dask_fmware.evaluation.sources.source import DataError, Row, digest, distinct, is_missing, surveyed
 
 __all__ = ["BagSource", "DaskFrameSource", "HuggingFaceSource", "PandasSource", "SequenceSource"]
 
@@ -21,6 +21,7 @@ class _ObjectSource:
     name: str
     id_column: str | None = None
     blank_is_none = False
+    has_all_columns = True
 
     def __init__(self, data: Any) -> None:
         self.data = data
@@ -83,6 +84,7 @@ class BagSource(_ObjectSource):
     """A Dask bag of mappings, one partition in memory at a time."""
 
     name = "a Dask bag"
+    has_all_columns = False  # to read all of it takes the cluster as long as its partitions do
 
     def __init__(self, data: Any, compute: Compute) -> None:
         super().__init__(data)
@@ -110,6 +112,10 @@ class HuggingFaceSource(_ObjectSource):
     """A ``datasets.Dataset`` or ``IterableDataset``."""
 
     name = "a Hugging Face data set"
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        self.has_all_columns = bool(data.column_names)  # one that is streamed may know none
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -146,7 +152,7 @@ class SequenceSource(_ObjectSource):
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        return tuple(next(self.rows(0), {}))
+        return surveyed(self.rows(0))[0]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -167,9 +173,7 @@ def _plain(cell: Any) -> Any:
         return cell
     if hasattr(cell, "item") and getattr(cell, "ndim", 0) == 0:
         cell = cell.item()
-    if cell is None or (isinstance(cell, float) and cell != cell) or type(cell).__name__ in ("NAType", "NaTType"):
-        return None
-    return cell
+    return None if is_missing(cell) else cell
 
 
 def _mappings(items: Iterable[Any], name: str, start: int) -> Iterator[Row]:
