@@ -88,7 +88,8 @@ class Driver:
         self._flights: set[Flight] = set()  # until they are answered
         self._rows: set[asyncio.Task[None]] = set()  # until they are recorded
         self._changed = asyncio.Event()
-        self._finished = self._errors = 0  # rows of this session
+        self._answered = 0  # rows of this session, judged too
+        self._finished = self._errors = 0  # those of them that are recorded
         self._kinds: Counter[str] = Counter()
         self._cost: float | None = None
         self._meter = Meter()
@@ -125,6 +126,7 @@ class Driver:
         except RuntimeFaultError as error:
             raise _resumable(error) from error
         finally:
+            self._recorder.stop()
             self._broken.cancel()
             left = [feeding, *self._rows, *beside]
             for task in left:
@@ -186,6 +188,7 @@ class Driver:
         finally:
             self._flights.discard(flight)
             self._changed.set()
+        self._answered += 1
         await self._recorder.record(record, flight.row)
         self._count(flight)
 
@@ -255,16 +258,16 @@ class Driver:
         if pace is None:
             return None
         promised = sum(other.is_urgent for other in self._flights if other is not flight)
-        if not flight.is_promoted and not pace.lag(self._finished, promised, now, self._row_s):
+        if not flight.is_promoted and not pace.lag(self._answered, promised, now, self._row_s):
             return None
-        return SLO(e2e_s=pace.deadline_s(self._finished + promised + 1, now, self._row_s))
+        return SLO(e2e_s=pace.deadline_s(self._answered + promised + 1, now, self._row_s))
 
     def _promote(self) -> None:
         """Give rows that wait in the background a deadline, where fresh rows alone do not keep the line."""
         pace, now = self._pace, time()
         if pace is None:
             return
-        lag = pace.lag(self._finished, sum(f.is_urgent for f in self._flights), now, self._row_s)
+        lag = pace.lag(self._answered, sum(f.is_urgent for f in self._flights), now, self._row_s)
         for flight in promotable(self._flights, lag, now, PATIENCE * self._row_s):
             flight.promote()
 

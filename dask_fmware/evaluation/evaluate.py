@@ -129,7 +129,7 @@ def evaluate(
     client = client or _default_client()
     folder = output_folder(output, data)
 
-    def described(source: Source, deployment: Deployment) -> tuple[Job, Manifest]:  # reads data, some formats to the end
+    def described(source: Source, deployment: Deployment) -> tuple[Job, Manifest]:  # reads the data
         job = Job.of(workflow, source, inputs=inputs, id_column=id_column, scorers=scorers, keep=keep, tenant=tenant)
         return job, job.manifest(deployment)
 

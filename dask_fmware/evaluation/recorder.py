@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from math import inf
+from time import monotonic
 
-from dask_fmware.evaluation.output import Output
+from dask_fmware.evaluation.output import Output, OutputError
 from dask_fmware.evaluation.record import Record
 from dask_fmware.evaluation.scoring import Scorer
 from dask_fmware.evaluation.sources.source import Row
@@ -17,6 +20,7 @@ from dask_fmware.evaluation.threads import to_its_end
 __all__ = ["Recorder", "describe", "kind_of"]
 
 WRITE_S = 0.1  # rows that end within this are written together
+LAST_S = 0.5  # that rows which are answered are still scored for, once an evaluation is to end
 LONGEST = 2000  # characters of an error that are kept
 OF_A_CALL = re.compile(r"-[0-9a-f]{32}[^'\s]*#\d+")  # what tells the calls of a node from each other in its errors
 
@@ -36,6 +40,7 @@ class Recorder:
         self._scorers = scorers
         self._finished: list[_Finished] = []
         self._wake = asyncio.Event()
+        self._until = inf  # nothing more is scored then, on the clock of `monotonic`
 
     async def record(self, record: Record, row: Row) -> None:
         """Return when a record is on the disk."""
@@ -45,28 +50,53 @@ class Recorder:
         await written
 
     async def serve(self) -> None:
-        """Write until cancelled.
+        """Write until cancelled, and then, after `stop`, what there is time for.
 
         Raises
         ------
         OutputError
             If rows cannot be written.
         """
-        while True:
-            await self._wake.wait()
-            await asyncio.sleep(WRITE_S)
-            self._wake.clear()
-            batch, self._finished = self._finished, []
-            await to_its_end(partial(self._write, batch))  # the output must not be closed under it
-            for item in batch:
-                if not item.written.done():
-                    item.written.set_result(None)
+        try:
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(WRITE_S)
+                self._wake.clear()
+                await self._write_all()
+        except asyncio.CancelledError:
+            with suppress(OutputError):  # these rows will be evaluated again
+                await self._write_all()
+            raise
 
-    def _write(self, batch: Sequence[_Finished]) -> None:
+    def stop(self) -> None:
+        """Let `serve` end soon: rows that wait to be scored are so for `LAST_S` more, the others are left."""
+        self._until = monotonic() + LAST_S
+
+    async def _write_all(self) -> None:
+        batch, self._finished = self._finished, []
+        loop = asyncio.get_running_loop()
+        await to_its_end(partial(self._write, batch, loop))  # the output must not be closed under it
+
+    def _write(self, batch: Sequence[_Finished], loop: asyncio.AbstractEventLoop) -> None:
+        for scored in self._scored(batch):
+            self._output.write([item.record for item in scored])
+            loop.call_soon_threadsafe(_tell, scored)
+
+    def _scored(self, batch: Sequence[_Finished]) -> Iterator[Sequence[_Finished]]:
+        """Score rows, and yield those that are: none waits longer than `WRITE_S` for others that take their time."""
+        scored: list[_Finished] = []
+        since = monotonic()
         for item in batch:
+            if monotonic() > self._until:
+                break
             if item.record.error is None:
                 self._score(item.record, item.row)
-        self._output.write([item.record for item in batch])
+            scored.append(item)
+            if monotonic() - since > WRITE_S:
+                yield scored
+                scored, since = [], monotonic()
+        if scored:
+            yield scored
 
     def _score(self, record: Record, row: Row) -> None:
         for scorer in self._scorers:
@@ -75,6 +105,12 @@ class Recorder:
             except (Exception, SystemExit) as error:  # costs this row this score; code in an answer may call exit()
                 record.scores[scorer.name] = None
                 record.score_errors[scorer.name] = describe(error)
+
+
+def _tell(written: Sequence[_Finished]) -> None:
+    for item in written:
+        if not item.written.done():
+            item.written.set_result(None)
 
 
 def describe(error: BaseException) -> str:

@@ -22,6 +22,9 @@ from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.evaluation import driver
 from dask_fmware.evaluation.output import Output, OutputError
 from dask_fmware.evaluation.partitions import Partitions
+from dask_fmware.evaluation.record import Record
+from dask_fmware.evaluation.recorder import Recorder
+from dask_fmware.evaluation.sources.source import Row
 from dask_fmware.testing import InProcessCluster, deployment
 from tests.evaluation.jobs import ask, data, evaluate
 
@@ -51,6 +54,53 @@ async def test_what_a_cancelled_evaluation_recorded_is_not_asked_again(
     assert list(done.to_pandas()["row"]) == list(range(150))
     asked = Counter(request.prompt for engine in cluster.engines.values() for request in engine.requests)
     assert [asked[f"q{row}"] for row in recorded] == [1] * len(recorded)
+
+
+SCORED: list[str] = []  # answers that `slow` has begun with
+
+
+def slow(answer: str) -> float:
+    SCORED.append(answer)
+    sleep(0.2)
+    return 1.0
+
+
+async def test_slow_scorers_hold_up_neither_the_rows_before_theirs_nor_the_end(
+    cluster: InProcessCluster, tmp_path: Path
+) -> None:
+    SCORED.clear()
+    task = asyncio.ensure_future(evaluate(cluster, ask, data(40), tmp_path / "out", scorers=slow))
+    await cluster.until(lambda: len(SCORED) >= 5)
+    (journal,) = (tmp_path / "out").glob("_journal-*")
+    assert len(journal.read_text().splitlines()) >= 3
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    recorded = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert len(recorded) == len(SCORED) < 15
+    assert {row["score.slow"] for row in recorded} == {1.0}
+    assert (await evaluate(cluster, ask, data(40), tmp_path / "out", scorers=slow, limit=3)).summary.rows >= 3
+
+
+async def test_what_is_answered_when_an_evaluation_ends_is_recorded(
+    cluster: InProcessCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, waiting = Recorder.record, list[int]()
+
+    async def record(recorder: Recorder, made: Record, row: Row) -> None:
+        waiting.append(made.row)
+        await real(recorder, made, row)
+
+    monkeypatch.setattr(Recorder, "record", record)
+    monkeypatch.setattr("dask_fmware.evaluation.recorder.WRITE_S", 3600.0)
+    task = asyncio.ensure_future(evaluate(cluster, ask, data(8), tmp_path / "out", scorers=fm.scorers.exact()))
+    await cluster.until(lambda: len(waiting) == 8)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    monkeypatch.undo()
+    assert (await evaluate(cluster, ask, data(8), tmp_path / "out", scorers=fm.scorers.exact())).summary.rows == 8
+    assert cluster.requests() == 8
 
 
 async def test_a_full_disk_stops_the_evaluation_and_it_goes_on_later(
