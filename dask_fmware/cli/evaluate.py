@@ -44,7 +44,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.option("--max-errors", default=1000.0, show_default=True, help="Rows that may fail; below 1 a share.")
 @click.option("--retry-errors", is_flag=True, help="Run rows again that ended in an error.")
 @click.option("--repair", is_flag=True, help="Put unreadable shards aside and run their rows again.")
-@click.option("--overwrite", is_flag=True, help="Begin anew, whatever the output holds.")
+@click.option("--overwrite", is_flag=True, help="Begin anew, whatever the output holds; leave it out to go on.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def evaluate(
     workflow: str,
@@ -62,8 +62,8 @@ def evaluate(
 ) -> None:
     """Run WORKFLOW (module:name) over the rows of DATA (.csv, .jsonl, .parquet) and record the answers.
 
-    Run the same command again to go on after whatever ended it. Scorers: exact, exact:COLUMN, fuzzy, fuzzy:COLUMN,
-    json, regex:PATTERN, or module:name of a function.
+    Run the same command again, without --overwrite, to go on after whatever ended it. Scorers: exact, exact:COLUMN,
+    fuzzy, fuzzy:COLUMN, json, regex:PATTERN, or module:name of a function.
 
     \b
     dask fmware evaluate flows:rag questions.csv -o answers.parquet --deployment deployment.yaml --score exact
@@ -91,7 +91,8 @@ def evaluate(
     try:
         done = run_in_foreground(lambda: _evaluated(bound, data, address, deployment, given))
     except KeyboardInterrupt:
-        click.echo(f"Rows recorded in {output} are safe; run the same command again to go on.", err=True)
+        again = "again, without --overwrite," if options["overwrite"] else "again"
+        click.echo(f"Rows recorded in {output} are safe; run the same command {again} to go on.", err=True)
         raise
     click.echo(json.dumps(done.to_dict(), indent=1) if as_json else str(done))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from math import isnan
 from numbers import Integral, Real
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Client, default_client
 
-from dask_fmware.errors import NotInstalledError, SpecError
+from dask_fmware.errors import NotInstalledError, RuntimeFaultError, SpecError
 from dask_fmware.evaluation.capacity import asked_status
-from dask_fmware.evaluation.driver import Driver, Limits
+from dask_fmware.evaluation.driver import Driver, EvaluationStopped, Limits
 from dask_fmware.evaluation.job import Job
-from dask_fmware.evaluation.output import Manifest, Output
+from dask_fmware.evaluation.output import Manifest, Output, OutputError
 from dask_fmware.evaluation.partitions import Partitions
 from dask_fmware.evaluation.progress import Progress, progress_bar
 from dask_fmware.evaluation.sources import Source, open_source
@@ -57,8 +58,8 @@ def evaluate(
 ) -> Any:
     """Run a workflow over every row of a data set, score the answers, and record them as Parquet.
 
-    Run the same again to go on after whatever ended it: rows that are recorded are not run again. Rows run in the
-    background, on capacity that nobody waits for, unless `finish_by` asks for more.
+    Run the same again to go on after whatever ended it, but without `overwrite`: rows that are recorded are not run
+    again. Rows run in the background, on capacity that nobody waits for, unless `finish_by` asks for more.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def evaluate(
     repair
         Put unreadable shards aside, and run their rows again.
     overwrite
-        Begin anew, whatever the output holds.
+        Begin anew, whatever the output holds; to go on after that, leave it out.
     progress
         Whether a bar is shown, or a function that is told figures.
     client
@@ -149,7 +150,8 @@ def evaluate(
                 ),
                 undo=Output.close,
             )
-            with opened, progress_bar(job.workflow.workflow.name, shown=progress is True) as bar:
+            name = job.workflow.workflow.name
+            with opened, _advice(overwrite), progress_bar(name, shown=progress is True) as bar:
                 total = await asyncio.to_thread(_total, source, limit, finish_at)
                 told = progress if callable(progress) else bar
                 limits = Limits(in_flight, max_errors, limit, finish_at)
@@ -158,6 +160,17 @@ def evaluate(
         return Evaluation(folder, await asyncio.to_thread(summarize, folder))
 
     return client.sync(work)
+
+
+@contextmanager
+def _advice(overwrite: bool) -> Iterator[None]:
+    """Add to what ends an evaluation, which says to run the same again, that `overwrite` would begin anew."""
+    try:
+        yield
+    except (EvaluationStopped, OutputError, RuntimeFaultError) as error:
+        if overwrite:
+            error.args = (f"{error}; to go on, leave overwrite out: it deletes what is recorded",)
+        raise
 
 
 def output_folder(output: str | os.PathLike[str], data: Any) -> Path:

@@ -347,6 +347,22 @@ def test_evaluate_refuses_what_does_not_go_together_before_it_starts_a_cluster(
     assert said in result.output.replace("\n", " ")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [([], "run the same command again to go on"), (["--overwrite"], "again, without --overwrite, to go on")],
+)
+def test_an_interrupted_evaluation_says_how_to_go_on(invoke, tmp_path, monkeypatch, options, said):
+    def interrupted(work):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dask_fmware.cluster.foreground.run_in_foreground", interrupted)
+    (tmp_path / "data.csv").write_text("question\nwhy?\n")
+    asked = [tmp_path / "data.csv", "-o", tmp_path / "out", "--address", "tcp://127.0.0.1:1", *options]
+    result = invoke("evaluate", "dask_fmware.demo.rag:rag", *asked)
+    assert result.exit_code == 130
+    assert said in result.output
+
+
 def test_a_scenario_is_checked_like_other_documents(invoke, tmp_path):
     path = tmp_path / "scenario.yaml"
     path.write_text(

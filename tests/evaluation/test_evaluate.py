@@ -111,6 +111,14 @@ async def test_a_row_that_fails_is_recorded_and_can_be_tried_again(cluster: InPr
     assert (again.summary.rows, again.summary.errors) == (30, 1)
 
 
+async def test_who_began_anew_is_told_to_go_on_without(cluster: InProcessCluster, tmp_path: Path) -> None:
+    for overwrite in (False, True):
+        with pytest.raises(EvaluationStopped) as caught:
+            await evaluate(cluster, ask, data(6, range(6)), tmp_path / "out", max_errors=3, overwrite=overwrite)
+        said = "retry_errors=True; to go on, leave overwrite out: it deletes what is recorded"
+        assert str(caught.value).endswith(said if overwrite else "retry_errors=True")
+
+
 @pytest.mark.parametrize("bound", [3, 0.03])
 async def test_too_many_errors_stop_the_evaluation_and_are_recorded(
     cluster: InProcessCluster, tmp_path: Path, bound: float
