@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from dask_fmware.errors import FMwareError, SpecError
 from dask_fmware.evaluation.output import Manifest, Output, OutputError, read_output
 from dask_fmware.evaluation.output.rowset import RowSet
-from dask_fmware.evaluation.record import CallFigures, Record
+from dask_fmware.evaluation.output.shards import shard_path, write_shard
+from dask_fmware.evaluation.record import CallFigures, Record, schema
 
 pytest.importorskip("pyarrow")
 
@@ -267,6 +268,25 @@ def test_an_output_of_a_version_that_did_not_look_at_weights_is_gone_on_with_and
     opened(small="a.gguf")
     with pytest.raises(SpecError, match=r"model 'small' of a\.gguf, not of b\.gguf"):
         opened(small="b.gguf")
+
+
+def test_scorers_that_come_in_another_order_are_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    for row, names in enumerate(("ab", "ba")):
+        manifest = MANIFEST.model_copy(update={"scorers": {name: name for name in names}})
+        with Output(folder, manifest, shard_rows=1) as output:
+            output.write([record(row, scores={"a": 0.0, "b": 1.0})])
+    table = read_output(folder)
+    assert (table["row"].to_pylist(), table["score.a"].to_pylist(), table["score.b"].to_pylist()) == (
+        [0, 1], [0.0, 0.0], [1.0, 1.0],
+    )  # fmt: skip
+
+
+def test_shards_whose_columns_are_in_different_orders_are_read(tmp_path: Path) -> None:
+    for number, names in enumerate(("ab", "ba")):
+        made = [record(number, scores={"a": 0.0, "b": 1.0}).flat()]
+        write_shard(shard_path(tmp_path, number), made, schema(tuple(names), ("question",)))
+    assert read_output(tmp_path)["score.b"].to_pylist() == [1.0, 1.0]
 
 
 def test_a_folder_of_other_files_is_never_overwritten(tmp_path: Path) -> None:

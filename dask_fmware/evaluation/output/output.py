@@ -86,7 +86,6 @@ class Output:
         self.manifest = manifest
         self.done = RowSet()
         self._shard_rows = shard_rows
-        self._schema = schema(tuple(manifest.scorers), manifest.kept)
         self._journal: Journal | None = None
         self._writing = Lock()  # rows are written by a thread, which nobody can cancel
         if folder.exists() and not folder.is_dir():
@@ -184,6 +183,9 @@ class Output:
         before = None if overwrite else Manifest.read(self.folder)
         if before is not None:
             before.check_same(self.folder, self.manifest)
+            scorers = {name: self.manifest.scorers[name] for name in before.scorers}  # as in its shards
+            self.manifest = self.manifest.model_copy(update={"scorers": scorers})
+        self._schema = schema(tuple(self.manifest.scorers), self.manifest.kept)
         self.manifest.write(self.folder)
 
     def _recover(self, repair: bool) -> None:

@@ -31,10 +31,11 @@ def read_output(path: Path, columns: Sequence[str] | None = None) -> Any:
     files = [shard_path(path, number) for number in shard_numbers(path)] if path.is_dir() else [path]
     if not files:
         raise SpecError(f"{path} has no shards yet; let the evaluation finish, or run it again to resume it")
-    tables = []
+    tables: list[Any] = []
     for file in files:
         try:
-            tables.append(parquet.read_table(file, columns=list(columns) if columns is not None else None))
+            table = parquet.read_table(file, columns=list(columns) if columns is not None else None)
+            tables.append(table if not tables else table.select(tables[0].column_names))
         except (OSError, ValueError, KeyError) as error:
             raise OutputError(
                 f"{file} is unreadable ({error}); evaluate into the same output with repair=True to make its rows again"
