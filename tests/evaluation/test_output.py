@@ -42,6 +42,13 @@ def record(row: int, **fields: Any) -> Record:
     return made
 
 
+def begun(folder: Path, **differing: Any) -> None:
+    """Open an output, and write its first row if it has none."""
+    with Output(folder, MANIFEST.model_copy(update=differing)) as output:
+        if 0 not in output.done:
+            output.write([record(0)])
+
+
 def rows_in(folder: Path) -> list[int]:
     return sorted(read_output(folder)["row"].to_pylist())
 
@@ -252,7 +259,7 @@ def test_an_output_of_something_else_is_refused_and_left_alone(
 
 def test_an_output_that_knows_the_ends_of_its_data_alone_is_gone_on_with_and_then_knows_all(tmp_path: Path) -> None:
     def opened(fingerprint: str) -> None:
-        Output(tmp_path / "out", MANIFEST.model_copy(update={"data_fingerprint": fingerprint})).close()
+        begun(tmp_path / "out", data_fingerprint=fingerprint)
 
     opened("ends")
     opened("ends+middle")
@@ -262,12 +269,27 @@ def test_an_output_that_knows_the_ends_of_its_data_alone_is_gone_on_with_and_the
 
 def test_an_output_of_a_version_that_did_not_look_at_weights_is_gone_on_with_and_then_does(tmp_path: Path) -> None:
     def opened(**models: str) -> None:
-        Output(tmp_path / "out", MANIFEST.model_copy(update={"models": models})).close()
+        begun(tmp_path / "out", models=models)
 
     opened()
     opened(small="a.gguf")
     with pytest.raises(SpecError, match=r"model 'small' of a\.gguf, not of b\.gguf"):
         opened(small="b.gguf")
+
+
+def test_an_output_of_named_weights_is_not_gone_on_with_by_some_that_have_no_name(tmp_path: Path) -> None:
+    begun(tmp_path / "out", models={"small": "a.gguf"})
+    with pytest.raises(SpecError, match=r"model 'small' of a\.gguf, not of weights that have no name"):
+        begun(tmp_path / "out")
+    begun(tmp_path / "out", models={"small": "a.gguf"})
+
+
+def test_an_output_without_rows_belongs_to_whoever_begins_it(tmp_path: Path) -> None:
+    for data in ("a", "b"):
+        Output(tmp_path / "out", MANIFEST.model_copy(update={"data_fingerprint": data})).close()
+    begun(tmp_path / "out", data_fingerprint="c")
+    with pytest.raises(SpecError, match="other data"):
+        Output(tmp_path / "out", MANIFEST)
 
 
 def test_scorers_that_come_in_another_order_are_the_same(tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ class Manifest(Record):
         if self.kept != wanted.kept:
             differences.append(f"kept columns {', '.join(self.kept) or 'none'}, not {', '.join(wanted.kept) or 'none'}")
         for name, weights in self.models.items():
-            if weights != wanted.models.get(name, weights):
-                differences.append(f"model '{name}' of {weights}, not of {wanted.models[name]}")
+            if (now := wanted.models.get(name)) != weights:
+                differences.append(f"model '{name}' of {weights}, not of {now or 'weights that have no name'}")
         if differences:
             raise SpecError(
                 f"{folder} holds the output of {' and of '.join(differences)}; name another output, or give "

@@ -180,13 +180,18 @@ class Output:
             for path in sorted(self.folder.iterdir(), key=lambda path: path.name == MANIFEST):  # it says whose they are
                 if path.name != LOCK and OURS.fullmatch(path.name):
                     path.unlink()
-        before = None if overwrite else Manifest.read(self.folder)
+        before = Manifest.read(self.folder) if self._has_rows() else None
         if before is not None:
             before.check_same(self.folder, self.manifest)
             scorers = {name: self.manifest.scorers[name] for name in before.scorers}  # as in its shards
             self.manifest = self.manifest.model_copy(update={"scorers": scorers})
         self._schema = schema(tuple(self.manifest.scorers), self.manifest.kept)
         self.manifest.write(self.folder)
+
+    def _has_rows(self) -> bool:
+        """Whether anything was recorded; before that, an output belongs to whoever begins it."""
+        ours = (path for path in self.folder.iterdir() if OURS.fullmatch(path.name))
+        return any(path.stat().st_size > 0 for path in ours if path.name not in (LOCK, MANIFEST))
 
     def _recover(self, repair: bool) -> None:
         """Find out which rows are recorded, and clear away what a crash left."""
