@@ -41,8 +41,13 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.option("--tenant", default="default", show_default=True, help="Who is accounted.")
 @click.option("--limit", type=click.IntRange(0), help="Rows of the data to do.")
 @click.option("--in-flight", type=click.IntRange(1), help="Rows under way at once; twice the slots by default.")
-@click.option("--max-errors", default=1000.0, show_default=True, help="Rows that may fail; below 1 a share.")
-@click.option("--retry-errors", is_flag=True, help="Run rows again that ended in an error.")
+@click.option(
+    "--max-errors",
+    default=1000.0,
+    show_default=True,
+    help="Rows that may fail, and that scorers may fail on; below 1 a share.",
+)
+@click.option("--retry-errors", is_flag=True, help="Run rows again that failed, or that a scorer failed on.")
 @click.option("--repair", is_flag=True, help="Put unreadable shards aside and run their rows again.")
 @click.option("--overwrite", is_flag=True, help="Begin anew, whatever the output holds; leave it out to go on.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")

@@ -7,7 +7,6 @@ before it is recorded, and rows that wait to be recorded are bounded too, so mem
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import time
@@ -18,6 +17,7 @@ from dask_fmware.client.session import Outcome, Session
 from dask_fmware.errors import EngineLoadError, FMwareError, RuntimeFaultError
 from dask_fmware.evaluation.accounting import add_answer, add_verdict
 from dask_fmware.evaluation.capacity import Capacity, asked_status
+from dask_fmware.evaluation.failures import Failures
 from dask_fmware.evaluation.feed import Feed
 from dask_fmware.evaluation.flight import Flight, promotable
 from dask_fmware.evaluation.job import Job
@@ -25,25 +25,20 @@ from dask_fmware.evaluation.output import Output
 from dask_fmware.evaluation.pace import Pace
 from dask_fmware.evaluation.progress import Meter, Progress
 from dask_fmware.evaluation.record import Record
-from dask_fmware.evaluation.recorder import Recorder, describe, kind_of
+from dask_fmware.evaluation.recorder import Recorder, describe
 from dask_fmware.evaluation.scoring import Judge
 from dask_fmware.evaluation.sources.source import DataError, Row
 from dask_fmware.evaluation.threads import to_their_end
 from dask_fmware.spec.slo import SLO
 
-__all__ = ["Driver", "EvaluationStopped", "Limits"]
+__all__ = ["Driver", "Limits"]
 
 LOOK_S = 2.0  # between looks at the cluster
 TELL_S = 0.25  # between two figures of progress
 UNRECORDED = 4  # windows of answered rows that may wait to be recorded
-SHARE_AFTER = 100  # rows after which a bound that is a share counts
 SMOOTHING = 0.05  # of the mean time that a row takes
 JUDGED_S = 10.0  # times a row's own that its judges may take
 PATIENCE = 2.0  # times a row's own that it, or its judges, wait in the background before they are given a deadline
-
-
-class EvaluationStopped(FMwareError):
-    """Too many rows ended in an error; all rows so far are recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +46,7 @@ class Limits:
     """Bounds of one session."""
 
     in_flight: int | None = None  # rows under way; None: twice the slots
-    max_errors: float = 1000  # rows that may fail; below 1 a share
+    max_errors: float = 1000  # rows that may fail, and that may not be scored; below 1 a share
     rows: int | None = None  # of the data that count
     finish_by: float | None = None  # seconds since 1970
 
@@ -89,8 +84,7 @@ class Driver:
         self._rows: set[asyncio.Task[None]] = set()  # until they are recorded
         self._changed = asyncio.Event()
         self._answered = 0  # rows of this session, judged too
-        self._finished = self._errors = 0  # those of them that are recorded
-        self._kinds: Counter[str] = Counter()
+        self._failures = Failures(limits.max_errors)
         self._cost: float | None = None
         self._meter = Meter()
         self._row_s = 1.0  # a row takes, about
@@ -102,7 +96,7 @@ class Driver:
         Raises
         ------
         EvaluationStopped
-            If more rows failed than may.
+            If more rows failed, or could not be scored, than may.
         OutputError
             If rows cannot be written.
         DataError
@@ -142,14 +136,14 @@ class Driver:
         """Start rows as there is room, until all are recorded."""
         feed = Feed(self._job.source, self._output.done, self._limits.rows)
         while True:
-            self._check_errors()
+            self._failures.check()
             window = self._limits.in_flight or self._capacity.window
             room = min(window - len(self._flights), UNRECORDED * window - len(self._rows))
             if room > 0 and not feed.exhausted:
                 for number, row in await feed.take(room):
                     self._start(number, row)
             if feed.exhausted and not self._rows:
-                self._check_errors(of=len(self._output.done))
+                self._failures.check(of=len(self._output.done))
                 return
             if room <= 0 or feed.exhausted:
                 self._changed.clear()
@@ -228,27 +222,10 @@ class Driver:
 
     def _count(self, flight: Flight) -> None:
         record = flight.record
-        self._finished += 1
+        self._failures.count(record)
         self._meter.add(1, time())
         if record.cost is not None:
             self._cost = (self._cost or 0.0) + record.cost
-        if record.error is not None:
-            self._errors += 1
-            self._kinds[kind_of(record.error)] += 1
-
-    def _check_errors(self, of: int | None = None) -> None:
-        """Raise if too many rows failed; a bound that is a share needs some rows, or `of`: all that there are."""
-        bound = self._limits.max_errors
-        share = 0 < bound < 1
-        if share and of is None and self._finished < SHARE_AFTER:
-            return
-        if self._errors > (bound * (of or self._finished) if share else bound):
-            often, times = self._kinds.most_common(1)[0]
-            raise EvaluationStopped(
-                f"{self._errors} of {self._finished} rows ended in an error, more than max_errors={bound:g}; "
-                f"most often ({times} times): {often}. All of them are recorded: see to the cause, and run the same "
-                "again with retry_errors=True"
-            )
 
     # -- pace ------------------------------------------------------------------------------------
 
@@ -293,7 +270,8 @@ class Driver:
         return Progress(
             done=len(self._output.done),
             total=self._total,
-            errors=self._errors,
+            errors=self._failures.errors,
+            score_errors=self._failures.score_errors,
             running=len(self._flights),
             rate=self._meter.rate(time()),
             cost=self._cost,

@@ -17,7 +17,8 @@ from distributed import Client, default_client
 
 from dask_fmware.errors import NotInstalledError, RuntimeFaultError, SpecError
 from dask_fmware.evaluation.capacity import asked_status
-from dask_fmware.evaluation.driver import Driver, EvaluationStopped, Limits
+from dask_fmware.evaluation.driver import Driver, Limits
+from dask_fmware.evaluation.failures import EvaluationStopped
 from dask_fmware.evaluation.job import Job
 from dask_fmware.evaluation.output import Manifest, Output, OutputError
 from dask_fmware.evaluation.partitions import Partitions
@@ -91,11 +92,12 @@ def evaluate(
     in_flight
         Rows under way at once; twice the slots of the cluster by default.
     max_errors
-        Rows that may end in an error before the evaluation stops; below 1 a share of the rows.
+        Rows that may end in an error before the evaluation stops, and rows that scorers or judges may fail on; below 1
+        a share of the rows.
     shard_rows
         Rows of a shard.
     retry_errors
-        Run rows again that ended in an error.
+        Run rows again that ended in an error, or that a scorer or judge failed on.
     repair
         Put unreadable shards aside, and run their rows again.
     overwrite
@@ -115,7 +117,7 @@ def evaluate(
     SpecError
         If workflow, data, scorers and output do not go together; it names what is there.
     EvaluationStopped
-        If more than `max_errors` rows failed.
+        If more than `max_errors` rows failed, or could not be scored.
     OutputError
         If the output cannot be written or read.
     RuntimeFaultError

@@ -23,6 +23,7 @@ class Progress:
     rate: float  # rows a second, lately
     cost: float | None
     note: str = ""  # why it does not go on
+    score_errors: int = 0  # rows of this session that a scorer failed on
 
     @property
     def left_s(self) -> float | None:
@@ -94,6 +95,8 @@ def _words(progress: Progress) -> str:
         parts.append(f"cost {progress.cost:.4g}")
     if progress.errors:
         parts.append(f"[red]{progress.errors} errors[/red]")
+    if progress.score_errors:
+        parts.append(f"[red]{progress.score_errors} not scored[/red]")
     if progress.note:
         parts.append(f"[yellow]{progress.note}[/yellow]")
     return " · ".join(parts)

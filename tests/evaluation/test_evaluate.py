@@ -12,9 +12,9 @@ import pytest
 
 import dask_fmware as fm
 from dask_fmware.errors import SpecError, UnknownModelError
-from dask_fmware.evaluation.driver import EvaluationStopped
+from dask_fmware.evaluation.failures import EvaluationStopped
 from dask_fmware.evaluation.progress import Progress
-from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware.testing import InProcessCluster, Rule, deployment
 from tests.evaluation.jobs import ask, data, evaluate, small
 
 pytest.importorskip("pyarrow")
@@ -128,6 +128,19 @@ async def test_too_many_errors_stop_the_evaluation_and_are_recorded(
         await evaluate(cluster, ask, rows, tmp_path / "out", max_errors=bound)
     done = await evaluate(cluster, ask, rows, tmp_path / "out", limit=1)
     assert 3 < done.summary.errors < 150
+
+
+async def test_too_many_rows_that_cannot_be_scored_stop_the_evaluation_and_can_be_tried_again(
+    cluster: InProcessCluster, tmp_path: Path
+) -> None:
+    scorers = {"judge": fm.scorers.judge(verdict, labels=LABELS)}
+    (engine,) = cluster.engines.values()
+    engine.rules = [Rule(when="Is so it is", fault="error")]
+    with pytest.raises(EvaluationStopped, match=r"could not be scored, more than max_errors=3; most often \(.*judge: "):
+        await evaluate(cluster, ask, data(20), tmp_path / "out", scorers=scorers, max_errors=3)
+    engine.rules = []
+    done = await evaluate(cluster, ask, data(20), tmp_path / "out", scorers=scorers, retry_errors=True)
+    assert (done.summary.rows, done.summary.errors, done.summary.score_errors) == (20, 0, 0)
 
 
 async def test_errors_of_one_cause_count_as_one(cluster: InProcessCluster, tmp_path: Path) -> None:

@@ -392,13 +392,13 @@ def test_rows_that_failed_can_be_asked_for_again(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     with Output(folder, MANIFEST, shard_rows=2) as output:
         output.write([record(0), record(1, error="Boom: it")])
-        output.write([record(2, error="Boom: it")])
+        output.write([record(2, error="Boom: it"), record(3, score_errors={"exact": "Boom: it"})])
     with Output(folder, MANIFEST, retry_errors=True) as output:
-        assert [row for row in range(3) if row in output.done] == [0]
-        output.write([record(1), record(2)])
+        assert [row for row in range(4) if row in output.done] == [0]
+        output.write([record(1), record(2), record(3)])
         output.finish()
-    assert rows_in(folder) == [0, 1, 2]
-    assert read_output(folder)["error"].null_count == 3
+    assert rows_in(folder) == [0, 1, 2, 3]
+    assert read_output(folder)["error"].null_count == read_output(folder)["score_errors"].null_count == 4
 
 
 def test_a_shard_that_was_copied_into_the_folder_is_noticed(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class Output:
     repair
         Put unreadable shards aside, and have their rows evaluated again.
     retry_errors
-        Drop rows that ended in an error, so that they are evaluated again.
+        Drop rows that ended in an error or that a scorer failed on, so that they are evaluated again.
     overwrite
         Begin anew, whatever is there.
 
@@ -229,14 +229,15 @@ class Output:
             ) from error
 
     def _drop_errors(self) -> None:
-        """Write shards without the rows that failed, each in one step."""
+        """Write shards without the rows that failed or that a scorer failed on, each in one step."""
         from pyarrow import compute
 
         kept = RowSet()
         for number in self._numbers:
             path = shard_path(self.folder, number)
             table = read_shard(path, self._schema)
-            sound = table.filter(compute.is_null(table["error"]))
+            is_sound = compute.and_(compute.is_null(table["error"]), compute.is_null(table["score_errors"]))
+            sound = table.filter(is_sound)
             if sound.num_rows < table.num_rows:
                 write_shard(path, sound.to_pylist(), self._schema)
             for row in sound["row"].to_pylist():
