@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
+from dask_fmware.cli.numbers import ABOVE_0
 from dask_fmware.errors import RuntimeFaultError, SpecError
 
 if TYPE_CHECKING:
@@ -14,10 +17,18 @@ if TYPE_CHECKING:
 
     from dask_fmware.spec.deployment import Deployment
 
-__all__ = ["CONNECT_S", "connected", "served"]
+__all__ = ["CONNECT_S", "READY", "connected", "served"]
 
 CONNECT_S = 10.0
 EXAMPLE = "tcp://127.0.0.1:8786"
+READY = click.option(
+    "--timeout",
+    "ready_s",
+    default=900.0,
+    show_default=True,
+    type=ABOVE_0,
+    help="Seconds to wait for the engines of --deployment to load.",
+)
 
 
 @asynccontextmanager
@@ -53,9 +64,7 @@ async def connected(address: str, timeout_s: float = CONNECT_S) -> AsyncIterator
 
 
 @asynccontextmanager
-async def served(
-    address: str | None, deployment: Deployment | Path | None, *, ready_s: float = 120.0
-) -> AsyncIterator[Client]:
+async def served(address: str | None, deployment: Deployment | Path | None, *, ready_s: float) -> AsyncIterator[Client]:
     """Connect to a cluster with the runtime: the one at an address, else one that is started here and ended after use.
 
     Parameters
@@ -66,6 +75,11 @@ async def served(
         What to start where no address is given.
     ready_s
         Seconds in which its replicas must serve.
+
+    Raises
+    ------
+    RuntimeFaultError
+        If they do not.
     """
     from distributed import Client
     from rich.console import Console
@@ -87,7 +101,10 @@ async def served(
             LocalModelCluster(wanted, dashboard_address=None, asynchronous=True) as cluster,
             Client(cluster, asynchronous=True, set_as_default=False) as client,
         ):
-            await wait_ready(client, timeout_s=ready_s)
+            try:
+                await wait_ready(client, timeout_s=ready_s)
+            except TimeoutError as error:
+                raise RuntimeFaultError(f"{error}; models that take longer to load need a larger --timeout") from None
             starting.stop()
             yield client
     finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dask_fmware.cli.clusters import served
+from dask_fmware.cli.clusters import READY, served
 from dask_fmware.cli.named import import_named, is_named, workflow_named
 from dask_fmware.cli.pairs import by_name
 from dask_fmware.errors import SpecError
@@ -32,6 +32,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER")
 @click.option("--address", metavar="ADDRESS", help="Run on the cluster at this scheduler.")
 @click.option("--deployment", type=click.Path(path_type=Path), metavar="FILE", help="Or start this deployment here.")
+@READY
 @click.option("--input", "inputs", multiple=True, metavar="INPUT=COLUMN", help="Where names differ.")
 @click.option("--score", "scores", multiple=True, metavar="SCORER", help="See above; may be given several times.")
 @click.option("--judge", "judges", multiple=True, metavar="MODULE:NAME", help="A workflow that judges answers.")
@@ -57,6 +58,7 @@ def evaluate(
     output: Path,
     address: str | None,
     deployment: Path | None,
+    ready_s: float,
     inputs: tuple[str, ...],
     scores: tuple[str, ...],
     judges: tuple[str, ...],
@@ -94,7 +96,7 @@ def evaluate(
     bound = WorkflowFunction(workflow_named(workflow))
     _check(bound, data, deployment, given)
     try:
-        done = run_in_foreground(lambda: _evaluated(bound, data, address, deployment, given))
+        done = run_in_foreground(lambda: _evaluated(bound, data, address, deployment, ready_s, given))
     except KeyboardInterrupt:
         again = "again, without --overwrite," if options["overwrite"] else "again"
         click.echo(f"Rows recorded in {output} are safe; run the same command {again} to go on.", err=True)
@@ -118,11 +120,11 @@ def _check(workflow: Any, data: Path, deployment: Path | None, given: Mapping[st
 
 
 async def _evaluated(
-    workflow: Any, data: Path, address: str | None, deployment: Path | None, given: dict[str, Any]
+    workflow: Any, data: Path, address: str | None, deployment: Path | None, ready_s: float, given: dict[str, Any]
 ) -> Evaluation:
     from dask_fmware.evaluation.evaluate import evaluate as run
 
-    async with served(address, deployment) as client:
+    async with served(address, deployment, ready_s=ready_s) as client:
         done: Evaluation = await run(workflow, data, client=client, **given)
         return done
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dask_fmware.cli.clusters import served
+from dask_fmware.cli.clusters import READY, served
 from dask_fmware.cli.named import workflow_named
 from dask_fmware.errors import RuntimeFaultError, SpecError
 
@@ -25,6 +25,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 @click.argument("workflows", nargs=-1, required=True)
 @click.option("--address", metavar="ADDRESS", help="Run on the cluster at this scheduler.")
 @click.option("--deployment", type=click.Path(path_type=Path), metavar="FILE", help="Or start this deployment here.")
+@READY
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is everywhere, :: with IPv6."
 )
@@ -47,6 +48,7 @@ def serve(
     workflows: tuple[str, ...],
     address: str | None,
     deployment: Path | None,
+    ready_s: float,
     host: str,
     port: int,
     tokens: Path | None,
@@ -79,7 +81,7 @@ def serve(
         _check(made, deployment)
     if tenants is None and host not in LOCAL:
         click.secho(f"Whoever reaches {host}:{port} may run these workflows: see --tokens.", fg="yellow", err=True)
-    run_in_foreground(lambda: _serve(made, address, deployment, host, port, names, tenants, max_priority))
+    run_in_foreground(lambda: _serve(made, address, deployment, ready_s, host, port, names, tenants, max_priority))
 
 
 def _check(workflows: list[WorkflowFunction], deployment: Path) -> None:
@@ -119,6 +121,7 @@ async def _serve(
     workflows: list[WorkflowFunction],
     address: str | None,
     deployment: Path | None,
+    ready_s: float,
     host: str,
     port: int,
     names: tuple[str, ...],
@@ -130,7 +133,7 @@ async def _serve(
     from dask_fmware.client.install import installed_status
     from dask_fmware.gateway import Gateway, listening
 
-    async with served(address, deployment) as client:
+    async with served(address, deployment, ready_s=ready_s) as client:
         await installed_status(client)  # or an error in words
         gateway = Gateway(client, workflows, tenants=tenants, max_priority=max_priority)
         async with listening(gateway, host, port, names=names) as taken:

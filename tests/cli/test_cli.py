@@ -2,11 +2,13 @@ import importlib.util
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
 
 from dask_fmware.cli import fmware
+from dask_fmware.cluster.local import LocalModelCluster
 from dask_fmware.errors import EngineError, WorkflowError
 from dask_fmware_workers.engines import ENGINES
 
@@ -361,6 +363,22 @@ def test_an_interrupted_evaluation_says_how_to_go_on(invoke, tmp_path, monkeypat
     result = invoke("evaluate", "dask_fmware.demo.rag:rag", *asked)
     assert result.exit_code == 130
     assert said in result.output
+
+
+@pytest.mark.parametrize("command", ["evaluate", "serve"])
+def test_models_that_load_for_longer_than_is_waited_are_said_in_a_line(invoke, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("dask_fmware.cluster.local.LocalModelCluster", partial(LocalModelCluster, processes=False))
+    (tmp_path / "data.csv").write_text("question\nwhy?\n")
+    slow = {"engine": "emulated", "arguments": {"law": {"w0": 0.01}, "load_s": 60.0}, "on": {"cpu": {}}}
+    document = {"accelerators": {"cpu": {"cards": 2}}, "models": {"small": slow, "large": slow}}
+    (tmp_path / "slow.json").write_text(json.dumps(document))
+    given = {"evaluate": [tmp_path / "data.csv", "-o", tmp_path / "out"], "serve": ["--port", "0"]}[command]
+    where = ["--deployment", tmp_path / "slow.json", "--timeout", "0.1"]
+    result = invoke(command, "dask_fmware.demo.rag:rag", *given, *where)
+    assert result.exit_code == 1
+    assert "2 of 2 replicas are not ready after 0.1 s" in result.output
+    assert "need a larger --timeout" in result.output
+    assert "Traceback" not in result.output
 
 
 def test_a_scenario_is_checked_like_other_documents(invoke, tmp_path):
