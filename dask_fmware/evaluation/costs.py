@@ -1,4 +1,4 @@
-"""What a call cost: the time it held a slot of a card, or the tokens of an API.
+"""What a call cost: what its engine asks for its tokens, or the time it held a slot of a card.
 
 A card of `price_per_hour` whose replicas have n slots each costs a call its seconds on the slot, times the price of
 a second, by n and by the replicas that share the card, or by its `slots_per_card` if those are fewer. So a full card is
@@ -9,32 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from dask_fmware.model.engine import Usage
 from dask_fmware.model.report import AttemptReport, CallReport
+from dask_fmware.profile.arguments import engine_arguments
 from dask_fmware.spec.deployment import Deployment
 
 __all__ = ["Prices"]
 
-TOKENS = 1e6  # prices of an API are for a million
-
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Prices of a deployment."""
+    """Prices of a deployment, by (model, accelerator)."""
 
-    slot_s: Mapping[tuple[str, str], float]  # (model, accelerator) -> price of a second on a slot
-    tokens: Mapping[str, Mapping[str, Any]]  # model -> price of a million tokens: input, cached_input, output
+    slot_s: Mapping[tuple[str, str], float]  # of a second on a slot
+    tokens: Mapping[tuple[str, str], Mapping[str, float]]  # of an API, see `Usage.cost`
 
     @classmethod
     def of(cls, deployment: Deployment) -> Prices:
         """Read the prices of a deployment."""
         slot_s, tokens = {}, {}
         for model, spec in deployment.models.items():
-            priced = spec.arguments.get("price_per_million_tokens")
-            if isinstance(priced, Mapping):
-                tokens[model] = priced
             for name, placement in spec.on.items():
+                priced = engine_arguments(deployment, model, name).get("price_per_million_tokens")
+                if isinstance(priced, Mapping):
+                    tokens[model, name] = priced
                 card = deployment.accelerators[name]
                 if card.price_per_hour is not None:
                     slots = (placement.slots or spec.slots) * card.replicas_per_card
@@ -49,13 +48,11 @@ class Prices:
         return sum(known) if known else None
 
     def _of_attempt(self, model: str, attempt: AttemptReport) -> float | None:
-        if (prices := self.tokens.get(model)) is not None:
-            cached = attempt.cached_tokens
-            fresh = attempt.prompt_tokens - cached
-            prompt = float(prices.get("input", 0.0))
-            spent = fresh * prompt + cached * float(prices.get("cached_input", prompt))
-            return (spent + attempt.output_tokens * float(prices.get("output", 0.0))) / TOKENS
-        price = self.slot_s.get((model, attempt.accelerator))
-        if price is None or attempt.ended_at is None:
+        if attempt.cost is not None:
+            return attempt.cost
+        kind = model, attempt.accelerator
+        if kind in self.tokens:  # it broke off
+            return Usage(attempt.prompt_tokens, attempt.output_tokens, attempt.cached_tokens).cost(self.tokens[kind])
+        if kind not in self.slot_s or attempt.ended_at is None:
             return None
-        return (attempt.ended_at - attempt.started_at) * price
+        return (attempt.ended_at - attempt.started_at) * self.slot_s[kind]

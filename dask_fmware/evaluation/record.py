@@ -45,7 +45,9 @@ class Record:
     attempts: int = 0
     ttft_s: float | None = None
     latency_s: float | None = None
-    cost: float | None = None  # of the time its calls took on their slots, in the currency of the deployment's prices
+    cost: float | None = (
+        None  # of its calls, see `Prices`; those of runs that were cancelled for a deadline are not in it
+    )
     finished_at: float | None = None  # seconds since 1970, on the client's clock
     run_id: str | None = None
     calls: list[CallFigures] = field(default_factory=list)
