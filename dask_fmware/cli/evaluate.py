@@ -34,8 +34,8 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.option("--deployment", type=click.Path(path_type=Path), metavar="FILE", help="Or start this deployment here.")
 @READY
 @click.option("--input", "inputs", multiple=True, metavar="INPUT=COLUMN", help="Where names differ.")
-@click.option("--score", "scores", multiple=True, metavar="SCORER", help="See above; may be given several times.")
-@click.option("--judge", "judges", multiple=True, metavar="MODULE:NAME", help="A workflow that judges answers.")
+@click.option("--score", "scores", multiple=True, metavar="[NAME=]SCORER", help="See above; several times if need be.")
+@click.option("--judge", "judges", multiple=True, metavar="[NAME=]MODULE:NAME", help="A workflow that judges answers.")
 @click.option("--id", "id_column", metavar="COLUMN", help="Names rows; their number by default.")
 @click.option("--keep", multiple=True, metavar="COLUMN", help="Column of the data that the output has too.")
 @click.option("--finish-by", metavar="WHEN", help="90s, 30m, 8h, or a moment: 2027-01-31T18:00+01:00.")
@@ -70,7 +70,7 @@ def evaluate(
     """Run WORKFLOW (module:name) over the rows of DATA (.csv, .jsonl, .parquet) and record the answers.
 
     Run the same command again, without --overwrite, to go on after whatever ended it. Scorers: exact, exact:COLUMN,
-    fuzzy, fuzzy:COLUMN, json, regex:PATTERN, or module:name of a function.
+    fuzzy, fuzzy:COLUMN, json, regex:PATTERN, or module:name of a function; NAME=exact:COLUMN names its scores.
 
     \b
     dask fmware evaluate flows:rag questions.csv -o answers.parquet --deployment deployment.yaml --score exact
@@ -80,10 +80,11 @@ def evaluate(
     from dask_fmware.cluster.foreground import run_in_foreground
     from dask_fmware.compile.collection import WorkflowFunction
     from dask_fmware.evaluation import scorers as ready
+    from dask_fmware.evaluation.given_scorers import as_scorer
 
     sys.path.insert(0, str(Path.cwd()))  # modules that workflow and scorers come from, for this command's processes
-    made = [_scorer(text) for text in scores]
-    made += [ready.judge(WorkflowFunction(workflow_named(name))) for name in judges]
+    made = [as_scorer(_scorer(text), name) for name, text in map(_named, scores)]
+    made += [ready.judge(WorkflowFunction(workflow_named(text)), name=name) for name, text in map(_named, judges)]
     given = {
         **options,
         "output": output,
@@ -127,6 +128,12 @@ async def _evaluated(
     async with served(address, deployment, ready_s=ready_s) as client:
         done: Evaluation = await run(workflow, data, client=client, **given)
         return done
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    """Take NAME= off an option; what comes after a colon, of a pattern say, is no name."""
+    name, equals, rest = text.partition("=")
+    return (name, rest) if equals and ":" not in name else (None, text)
 
 
 def _scorer(text: str) -> Any:

@@ -15,7 +15,7 @@ from dask_fmware.evaluation.scorers import judge
 from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer
 from dask_fmware.evaluation.sources.source import shown
 
-__all__ = ["as_scorers"]
+__all__ = ["as_scorer", "as_scorers"]
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ .\-]*")
 
@@ -28,8 +28,6 @@ def as_scorers(given: Any, columns: Sequence[str]) -> tuple[list[Scorer], list[J
     SpecError
         If one of them is no scorer, two have one name, or a column is missing.
     """
-    from dask_fmware.compile.collection import WorkflowFunction
-
     if given is None:
         given = []
     items: list[tuple[str | None, Any]]
@@ -38,20 +36,14 @@ def as_scorers(given: Any, columns: Sequence[str]) -> tuple[list[Scorer], list[J
     else:
         listed = list(given) if isinstance(given, (list, tuple)) else [given]
         items = [(None, item) for item in listed]
-    made: list[Scorer | Judge] = []
-    for name, item in items:
-        if isinstance(item, (Scorer, Judge)):
-            made.append(_renamed(item, name))
-        elif isinstance(item, WorkflowFunction):
-            made.append(judge(item, name=name))
-        elif callable(item):
-            made.append(_of_function(item, name))
-        else:
-            raise SpecError(f"a scorer is a function, one of fm.scorers, or a workflow, not a {type(item).__name__}")
+    made = [as_scorer(item, name) for name, item in items]
     names = [item.name for item in made]
     for scorer in made:
         if names.count(scorer.name) > 1:
-            raise SpecError(f"two scorers are named '{scorer.name}'; name them: scorers={{'name': scorer, ...}}")
+            raise SpecError(
+                f"two scorers are named '{scorer.name}'; name them: scorers={{'name': scorer, ...}}, in a shell "
+                "--score NAME=SCORER"
+            )
         if not NAME.fullmatch(scorer.name):
             raise SpecError(f"scorer '{scorer.name}': a name is made of letters, digits, spaces, '_', '-' and '.'")
         if isinstance(scorer, Judge) and ANSWER in columns:
@@ -68,6 +60,25 @@ def as_scorers(given: Any, columns: Sequence[str]) -> tuple[list[Scorer], list[J
                     f"(columns: {shown(columns)})"
                 )
     return [s for s in made if isinstance(s, Scorer)], [s for s in made if isinstance(s, Judge)]
+
+
+def as_scorer(given: Any, name: str | None = None) -> Scorer | Judge:
+    """Return one that a user gave, under a name if there is one.
+
+    Raises
+    ------
+    SpecError
+        If it is no scorer.
+    """
+    from dask_fmware.compile.collection import WorkflowFunction
+
+    if isinstance(given, (Scorer, Judge)):
+        return given if name is None else replace(given, name=name)
+    if isinstance(given, WorkflowFunction):
+        return judge(given, name=name)
+    if callable(given):
+        return _of_function(given, name)
+    raise SpecError(f"a scorer is a function, one of fm.scorers, or a workflow, not a {type(given).__name__}")
 
 
 def _of_function(function: Callable[..., Any], name: str | None) -> Scorer:
@@ -87,7 +98,3 @@ def _of_function(function: Callable[..., Any], name: str | None) -> Scorer:
         return function(*values[:first], **dict(zip(names[first:], values[first:], strict=True)))
 
     return Scorer(called, score, names, str(joined(["function", code_fingerprint(function)])))
-
-
-def _renamed(scorer: Scorer | Judge, name: str | None) -> Scorer | Judge:
-    return scorer if name is None else replace(scorer, name=name)

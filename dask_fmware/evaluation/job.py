@@ -15,8 +15,8 @@ from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer
 from dask_fmware.evaluation.sources.source import DataError, Row, Source, is_missing, shown
 from dask_fmware.profile.arguments import engine_arguments
 from dask_fmware.spec.deployment import Deployment
-from dask_fmware.spec.record import did_you_mean
-from dask_fmware.spec.slo import SLO
+from dask_fmware.spec.record import checked, did_you_mean
+from dask_fmware.spec.slo import SLO, RunOptions
 from dask_fmware.spec.workflow import ModelNode, Workflow
 
 __all__ = ["BACKGROUND_PRIORITY", "Job"]
@@ -57,7 +57,7 @@ class Job:
         Raises
         ------
         SpecError
-            If something is missing or unknown; it names what is there.
+            If something is missing, unknown or out of its bounds; it names what is there.
         """
         if isinstance(workflow, Workflow):
             workflow = WorkflowFunction(workflow)
@@ -65,6 +65,7 @@ class Job:
             raise SpecError(
                 f"workflow is a {type(workflow).__name__}; give a function decorated with @fm.workflow, not called"
             )
+        checked(RunOptions, {"tenant": tenant}, SpecError, "fm.evaluate")
         columns, keep = source.columns, [keep] if isinstance(keep, str) else keep
         for column in (id_column, *keep):
             if column is not None and column not in columns:

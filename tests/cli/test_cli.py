@@ -329,6 +329,11 @@ def test_what_is_asked_wrongly_is_refused_before_any_work(invoke, deployment, ar
         ),
         (["--input", "question=questions", "--score", "regex:"], "--score regex:: give exact"),
         (["--input", "question=questions", "--score", "json:a.json"], "--score json:a.json: give exact"),
+        (
+            ["--input", "question=questions", "--score", "regex:A=", "--score", "regex:B"],
+            "two scorers are named 'matches'; name them: scorers={'name': scorer, ...}, in a shell --score NAME=SCORER",
+        ),
+        (["--input", "question=questions", "--tenant", ""], "fm.evaluate: tenant: "),
         (["--input", "question=questions"], "calls model 'large', which is not deployed"),
         (["--input", "question=questions", "--max-errors", "nan"], "max_errors=nan must be a number of rows"),
         (["--input", "question=questions", "--tenant", "without scipy"], "fm.evaluate needs scipy; pip install"),
@@ -347,6 +352,19 @@ def test_evaluate_refuses_what_does_not_go_together_before_it_starts_a_cluster(
     result = invoke("evaluate", "dask_fmware.demo.rag:rag", data, *where, *arguments)
     assert result.exit_code == 2
     assert said in result.output.replace("\n", " ")
+
+
+def test_scorers_of_one_kind_are_told_apart_by_names(invoke, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("dask_fmware.cluster.foreground.run_in_foreground", lambda work: "done")
+    monkeypatch.setattr("dask_fmware.evaluation.job.Job.of", lambda *_, **given: asked.append(given["scorers"]))
+    (tmp_path / "data.csv").write_text("question\nwhy?\n")
+    scores = ["regex:a=b", "yes=regex:Y=1", "exact=exact:right", "whole=dask_fmware.demo.rag:retrieve"]
+    options = [word for text in scores for word in ("--score", text)]
+    where = [tmp_path / "data.csv", "-o", tmp_path / "out", "--address", "tcp://127.0.0.1:1"]
+    assert invoke("evaluate", "dask_fmware.demo.rag:rag", *where, *options).exit_code == 0
+    assert [scorer.name for scorer in asked[0]] == ["matches", "yes", "exact", "whole"]
+    assert [scorer.function("Y=1") for scorer in asked[0][:2]] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,8 @@ async def test_data_is_not_written_over(cluster: InProcessCluster, tmp_path: Pat
         ({"limit": "3"}, "limit='3' must be a whole number of at least 0"),
         ({"in_flight": 2.5}, "in_flight=2.5 must be a whole number of at least 1"),
         ({"max_errors": float("nan")}, "max_errors=nan must be"),
+        ({"tenant": ""}, r"fm\.evaluate: tenant: .*at least 1 character"),
+        ({"tenant": "a\0"}, r"fm\.evaluate: tenant: "),
         ({"finish_by": -5}, "is in the past"),
         ({"finish_by": float("nan")}, "finish_by=nan: give seconds"),
         ({"finish_by": "8h"}, "finish_by='8h': give seconds"),
