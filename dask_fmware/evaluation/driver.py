@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import time
+from time import monotonic
 
 from distributed import Client
 
@@ -19,10 +19,10 @@ from dask_fmware.evaluation.accounting import add_answer, add_verdict
 from dask_fmware.evaluation.capacity import Capacity, asked_status
 from dask_fmware.evaluation.failures import Failures
 from dask_fmware.evaluation.feed import Feed
-from dask_fmware.evaluation.flight import Flight, promotable
+from dask_fmware.evaluation.flight import Flight
 from dask_fmware.evaluation.job import Job
 from dask_fmware.evaluation.output import Output
-from dask_fmware.evaluation.pace import Pace
+from dask_fmware.evaluation.pacer import Pacer
 from dask_fmware.evaluation.progress import Meter, Progress
 from dask_fmware.evaluation.record import Record
 from dask_fmware.evaluation.recorder import Recorder, describe
@@ -36,9 +36,6 @@ __all__ = ["Driver", "Limits"]
 LOOK_S = 2.0  # between looks at the cluster
 TELL_S = 0.25  # between two figures of progress
 UNRECORDED = 4  # windows of answered rows that may wait to be recorded
-SMOOTHING = 0.05  # of the mean time that a row takes
-JUDGED_S = 10.0  # times a row's own that its judges may take
-PATIENCE = 2.0  # times a row's own that it, or its judges, wait in the background before they are given a deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +77,13 @@ class Driver:
         self._session = Session(client)
         self._broken: asyncio.Future[None] | None = None  # raises what ends the job
         self._recorder = Recorder(output, job.scorers)
-        self._flights: set[Flight] = set()  # until they are answered
         self._rows: set[asyncio.Task[None]] = set()  # until they are recorded
         self._changed = asyncio.Event()
-        self._answered = 0  # rows of this session, judged too
         self._failures = Failures(limits.max_errors)
         self._cost: float | None = None
         self._meter = Meter()
-        self._row_s = 1.0  # a row takes, about
-        self._pace: Pace | None = None
+        to_do = None if total is None else total - len(output.done)
+        self._pacer = Pacer(limits.finish_by, to_do)
 
     async def run(self) -> None:
         """Do all rows that are not done.
@@ -106,8 +101,6 @@ class Driver:
         """
         await self._look()
         self._job.check_models(self._capacity.models)
-        if self._limits.finish_by is not None and self._total is not None:
-            self._pace = Pace(time(), self._limits.finish_by, self._total - len(self._output.done))
         self._broken = asyncio.get_running_loop().create_future()
         feeding = asyncio.ensure_future(self._feed())
         beside = [asyncio.ensure_future(work) for work in (self._recorder.serve(), self._look_on(), self._tell_on())]
@@ -138,7 +131,7 @@ class Driver:
         while True:
             self._failures.check()
             window = self._limits.in_flight or self._capacity.window
-            room = min(window - len(self._flights), UNRECORDED * window - len(self._rows))
+            room = min(window - len(self._pacer.flights), UNRECORDED * window - len(self._rows))
             if room > 0 and not feed.exhausted:
                 for number, row in await feed.take(room):
                     self._start(number, row)
@@ -153,9 +146,8 @@ class Driver:
         row_id = row.get(self._job.id_column) if self._job.id_column is not None else None
         record = Record(number, str(number if row_id is None else row_id))
         record.kept = {name: row.get(name) for name in self._job.kept}
-        flight = Flight(record, row, time())
+        flight = self._pacer.start(record, row)
         self._meter.begin(flight.started_at)
-        self._flights.add(flight)
         task = asyncio.ensure_future(self._row(flight))
         self._rows.add(task)
         task.add_done_callback(self._row_done)
@@ -180,9 +172,8 @@ class Driver:
         except FMwareError as error:  # this row cannot be run; the others can
             record.error = describe(error)
         finally:
-            self._flights.discard(flight)
+            self._pacer.end(flight)
             self._changed.set()
-        self._answered += 1
         await self._recorder.record(record, flight.row)
         self._count(flight)
 
@@ -192,9 +183,9 @@ class Driver:
         async def run(objective: SLO | None) -> Outcome:
             return _served(await self._session.outcome(self._job.bind(flight.row, objective)))
 
-        outcome = await flight.outcome(run, lambda: self._objective(flight))
+        outcome = await flight.outcome(run, lambda: self._pacer.objective(flight))
         add_answer(flight.record, outcome, self._capacity.prices)
-        self._row_s += SMOOTHING * (time() - flight.started_at - self._row_s)
+        self._pacer.ran(flight)
 
     async def _judge(self, flight: Flight) -> None:
         """Run the judges of an answer, as urgent as its row is."""
@@ -218,35 +209,14 @@ class Driver:
             outcome: Outcome = await self._session.outcome(bound)
             return outcome
 
-        return await flight.outcome(run, lambda: SLO(e2e_s=JUDGED_S * self._row_s) if flight.is_urgent else None)
+        return await flight.outcome(run, lambda: self._pacer.judges_objective(flight))
 
     def _count(self, flight: Flight) -> None:
         record = flight.record
         self._failures.count(record)
-        self._meter.add(1, time())
+        self._meter.add(1, monotonic())
         if record.cost is not None:
             self._cost = (self._cost or 0.0) + record.cost
-
-    # -- pace ------------------------------------------------------------------------------------
-
-    def _objective(self, flight: Flight) -> SLO | None:
-        """Return the deadline of a row, or None: it can wait."""
-        pace, now = self._pace, time()
-        if pace is None:
-            return None
-        promised = sum(other.is_urgent for other in self._flights if other is not flight)
-        if not flight.is_promoted and not pace.lag(self._answered, promised, now, self._row_s):
-            return None
-        return SLO(e2e_s=pace.deadline_s(self._answered + promised + 1, now, self._row_s))
-
-    def _promote(self) -> None:
-        """Give rows that wait in the background a deadline, where fresh rows alone do not keep the line."""
-        pace, now = self._pace, time()
-        if pace is None:
-            return
-        lag = pace.lag(self._answered, sum(f.is_urgent for f in self._flights), now, self._row_s)
-        for flight in promotable(self._flights, lag, now, PATIENCE * self._row_s):
-            flight.promote()
 
     # -- the cluster -----------------------------------------------------------------------------
 
@@ -254,7 +224,7 @@ class Driver:
         while True:
             await asyncio.sleep(LOOK_S)
             await self._look()
-            self._promote()
+            self._pacer.promote()
             self._changed.set()
 
     async def _look(self) -> None:
@@ -272,8 +242,8 @@ class Driver:
             total=self._total,
             errors=self._failures.errors,
             score_errors=self._failures.score_errors,
-            running=len(self._flights),
-            rate=self._meter.rate(time()),
+            running=len(self._pacer.flights),
+            rate=self._meter.rate(monotonic()),
             cost=self._cost,
             note=f"no replica of {', '.join(missing)} is ready" if missing else "",
         )

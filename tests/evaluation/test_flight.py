@@ -11,7 +11,7 @@ import pytest
 
 import dask_fmware as fm
 from dask_fmware.client.session import Outcome
-from dask_fmware.evaluation import driver
+from dask_fmware.evaluation import driver, pacer
 from dask_fmware.evaluation.flight import Flight, promotable
 from dask_fmware.evaluation.pace import Pace
 from dask_fmware.evaluation.record import Record
@@ -94,9 +94,9 @@ async def test_judges_that_keep_a_row_from_being_in_time_are_given_a_deadline(
         def lag(self, done: int, promised: int, now: float, horizon_s: float) -> int:
             return 100 if now - self.start > 0.5 else 0
 
-    monkeypatch.setattr(driver, "Pace", Late)
+    monkeypatch.setattr(pacer, "Pace", Late)
     monkeypatch.setattr(driver, "LOOK_S", 0.05)
-    monkeypatch.setattr(driver, "PATIENCE", 0.05)
+    monkeypatch.setattr(pacer, "PATIENCE", 0.05)
     pytest.importorskip("pyarrow")
     rules = [{"when": "Judge", "token_s": 0.2}]
     document = deployment("small", slots=1, text="so it is", rules=rules, router={"policy": "slack"})

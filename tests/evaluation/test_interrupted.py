@@ -8,8 +8,9 @@ import json
 import os
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from time import sleep, time
+from time import monotonic, sleep, time
 from typing import Any
 
 import dask
@@ -19,7 +20,7 @@ import pytest
 import dask_fmware as fm
 from dask_fmware.client.session import Session
 from dask_fmware.errors import RuntimeFaultError
-from dask_fmware.evaluation import driver
+from dask_fmware.evaluation import driver, pacer
 from dask_fmware.evaluation.output import Output, OutputError
 from dask_fmware.evaluation.partitions import Partitions
 from dask_fmware.evaluation.record import Record
@@ -153,7 +154,9 @@ async def test_a_row_that_something_else_cancels_after_it_was_given_a_deadline_i
 
     monkeypatch.setattr(Session, "outcome", cancelled)
     monkeypatch.setattr(driver, "LOOK_S", 0.01)
-    monkeypatch.setattr(driver, "time", lambda: time() + (3600.0 if objectives else 0.0))
+    for clock in (time, monotonic):
+        ahead = partial(lambda now: now() + (3600.0 if objectives else 0.0), clock)
+        monkeypatch.setattr(pacer, clock.__name__, ahead)
     with pytest.raises(RuntimeFaultError, match="cancelled from outside"):
         await asyncio.wait_for(evaluate(cluster, ask, data(1), tmp_path / "out", finish_by=3600.0), 30)
     assert [objective is not None for objective in objectives] == [False, True]
