@@ -370,6 +370,23 @@ def test_an_unreadable_shard_is_named_and_repaired_on_request(tmp_path: Path) ->
     assert [path.name for path in folder.glob("_unreadable*")] == ["_unreadable-part-00001.parquet"]
 
 
+def test_an_unreadable_shard_whose_journal_is_still_there_loses_no_row(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with Output(folder, MANIFEST) as output:
+        output.write([record(0), record(1)])
+        journal = (folder / "_journal-00000.jsonl").read_bytes()
+        output.finish()
+    (folder / "_journal-00000.jsonl").write_bytes(journal)  # the machine stopped before it was removed
+    (folder / "part-00000.parquet").write_bytes(b"PAR1 broken")
+    with pytest.raises(OutputError, match="repair=True"):
+        Output(folder, MANIFEST)
+    with Output(folder, MANIFEST, repair=True) as output:
+        assert len(output.done) == 2
+        output.finish()
+    assert rows_in(folder) == [0, 1]
+    assert not list(folder.glob("_journal-*"))
+
+
 def test_a_shard_that_is_damaged_in_one_column_is_repaired_too(tmp_path: Path) -> None:
     folder, random = tmp_path / "out", Random(0)
     with Output(folder, MANIFEST) as output:

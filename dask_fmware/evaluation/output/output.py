@@ -200,7 +200,6 @@ class Output:
         self._numbers = shard_numbers(self.folder)
         for number in list(self._numbers):
             path = shard_path(self.folder, number)
-            journal_path(self.folder, number).unlink(missing_ok=True)
             try:
                 rows = list(read_numbers(path, whole=repair))
             except OutputError:
@@ -209,6 +208,7 @@ class Output:
                 path.rename(path.with_name(f"_unreadable-{path.name}"))
                 self._numbers.remove(number)
                 continue
+            journal_path(self.folder, number).unlink(missing_ok=True)
             self._take(rows, path)
         for path in sorted(self.folder.glob("_journal-*.jsonl")):
             number = int(path.stem.rpartition("-")[2])
