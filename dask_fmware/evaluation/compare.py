@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_fmware.errors import SpecError
-from dask_fmware.evaluation.mark import is_same
+from dask_fmware.evaluation.fingerprint.mark import is_same
 from dask_fmware.evaluation.output import Manifest, OutputError, read_output
 from dask_fmware.evaluation.record import INPUT, SCORE
 from dask_fmware.evaluation.statistics import CONFIDENCE, Difference, difference, holm

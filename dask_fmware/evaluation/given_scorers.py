@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from dask_fmware.errors import SpecError
-from dask_fmware.evaluation.fingerprint import code_fingerprint
-from dask_fmware.evaluation.mark import joined
+from dask_fmware.evaluation.fingerprint.code import code_fingerprint
+from dask_fmware.evaluation.fingerprint.mark import joined
 from dask_fmware.evaluation.scorers import judge
 from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer
 from dask_fmware.evaluation.sources.source import shown

@@ -8,7 +8,7 @@ from typing import Any
 
 from dask_fmware.compile.collection import BoundWorkflow, WorkflowFunction
 from dask_fmware.errors import SpecError
-from dask_fmware.evaluation.fingerprint import workflow_fingerprint
+from dask_fmware.evaluation.fingerprint.code import workflow_fingerprint
 from dask_fmware.evaluation.given_scorers import as_scorers
 from dask_fmware.evaluation.output.manifest import Manifest
 from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer

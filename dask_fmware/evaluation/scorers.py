@@ -22,8 +22,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from dask_fmware.errors import SpecError
-from dask_fmware.evaluation.fingerprint import code_fingerprint
-from dask_fmware.evaluation.mark import joined
+from dask_fmware.evaluation.fingerprint.code import code_fingerprint
+from dask_fmware.evaluation.fingerprint.mark import joined
 from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer, as_number
 from dask_fmware.evaluation.sources.source import digest, shown
 

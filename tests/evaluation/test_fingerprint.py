@@ -19,7 +19,7 @@ import pytest
 
 import dask_fmware as fm
 from dask_fmware.errors import SpecError
-from dask_fmware.evaluation.fingerprint import code_fingerprint, workflow_fingerprint
+from dask_fmware.evaluation.fingerprint.code import code_fingerprint, workflow_fingerprint
 from dask_fmware.evaluation.given_scorers import as_scorers
 from dask_fmware.evaluation.output import Manifest, Output
 from dask_fmware.evaluation.record import Record

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 import dask_fmware as fm
 from dask_fmware.errors import SpecError
-from dask_fmware.evaluation.fingerprint import code_fingerprint, workflow_fingerprint
+from dask_fmware.evaluation.fingerprint.code import code_fingerprint, workflow_fingerprint
 from dask_fmware.evaluation.given_scorers import as_scorers
 
 

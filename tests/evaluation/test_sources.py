@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dask_fmware.evaluation.mark import is_same
+from dask_fmware.evaluation.fingerprint.mark import is_same
 from dask_fmware.evaluation.sources import DataError, Source, open_source
 
 ROWS = [{"question": f"How {n}?", "expected": f'answer, "{n}"\nwith a second line'} for n in range(40)]

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from dask_fmware.errors import SpecError
-from dask_fmware.evaluation.mark import is_same
+from dask_fmware.evaluation.fingerprint.mark import is_same
 from dask_fmware.evaluation.output.durable import OutputError, replace_durably
 from dask_fmware.spec.record import Record
 

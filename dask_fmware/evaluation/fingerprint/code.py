@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from dask_fmware.compile.collection import WorkflowFunction
-from dask_fmware.evaluation.held import compiled, held, syntax
-from dask_fmware.evaluation.mark import Mark, joined
+from dask_fmware.evaluation.fingerprint.held import compiled, held, syntax
+from dask_fmware.evaluation.fingerprint.mark import Mark, joined
 from dask_fmware.evaluation.sources.source import digest
 
 __all__ = ["code_fingerprint", "workflow_fingerprint"]
