@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from dask_fmware.errors import SpecError
 from dask_fmware.spec.record import Record, checked, misfit, shorten
@@ -14,6 +14,8 @@ from dask_fmware.spec.slo import SLO
 __all__ = ["ChatBody", "Message", "RunBody", "read"]
 
 Kind = TypeVar("Kind", bound=BaseModel)
+
+MOST_MESSAGES = 10_000  # of a chat
 
 # What would make an answer something else than a text, and the values that do not.
 AS_TEXT: dict[str, tuple[Any, ...]] = {
@@ -63,7 +65,8 @@ class ChatBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: str
-    messages: list[Message] = Field(min_length=1)
+    # millions of messages may all be wrong; the first is enough to refuse them
+    messages: Annotated[list[Message], FailFast()] = Field(min_length=1, max_length=MOST_MESSAGES)
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     n: int | None = Field(default=None, ge=1, le=1)

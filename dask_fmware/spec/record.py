@@ -24,6 +24,7 @@ __all__ = [
     "Printable",
     "Record",
     "checked",
+    "complaint",
     "complaints",
     "did_you_mean",
     "misfit",
@@ -33,6 +34,8 @@ __all__ = [
 SHOWN_CHARACTERS = 80
 # Values under these keys are prompts or data of users: their errors never show them.
 PRIVATE = frozenset({"prompt", "content", "value", "default", "description"})
+# Errors that say themselves what was given: those of validators that raise ValueError, and how many items there are.
+TOLD = frozenset({"value_error", "too_long", "too_short"})
 
 
 def _printable(name: str) -> str:
@@ -76,7 +79,7 @@ class Record(BaseModel):
                     raise PydanticCustomError(
                         "unknown_key",
                         "unknown key '{shown}'{hint} (known: {known})",
-                        {"key": name, "shown": shown, "hint": did_you_mean(name, known), "known": ", ".join(known)},
+                        {"key": name, "shown": shown, "hint": did_you_mean(shown, known), "known": ", ".join(known)},
                     )
         return data
 
@@ -94,7 +97,7 @@ class _ByName(ModelMetaclass):
         try:
             return super().__call__(**values)
         except ValidationError as wrong:
-            raise cls.error(f"{name}: {complaints(wrong)[0]}") from None
+            raise cls.error(f"{name}: {complaint(wrong)}") from None
 
 
 class Option(Record, metaclass=_ByName):
@@ -111,7 +114,7 @@ def checked(kind: type[Kind], values: Mapping[str, Any], error: type[SpecError],
     try:
         return kind.model_validate(values)
     except ValidationError as wrong:
-        raise error(f"{what}: {complaints(wrong)[0]}") from None
+        raise error(f"{what}: {complaint(wrong)}") from None
 
 
 def misfit(message: str, *path: str | int) -> PydanticCustomError:
@@ -129,35 +132,39 @@ class Complaint:
     """What is wrong, with the value where it may be shown."""
 
     def __str__(self) -> str:
-        where = ".".join(str(part) for part in self.path if not str(part).startswith("<"))
+        where = ".".join(shorten(str(part)) for part in self.path if not str(part).startswith("<"))
         return f"{where}: {self.message}" if where else self.message
 
 
 def complaints(error: ValidationError) -> list[Complaint]:
     """What pydantic found wrong, in words that neither repeat its jargon nor show prompts."""
-    found = []
-    for item in error.errors(include_url=False):
-        path = item["loc"]
-        message = item["msg"].removeprefix("Value error, ")
-        context = item.get("ctx", {})
-        if item["type"] == "unknown_key":
-            path = (*path, context["key"])
-        elif item["type"] == "misfit":
-            path = (*path, *context["path"])
-        elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
-            # The first added part stands where pydantic puts the kind once it knows it.
-            path = (*path, "<kind>", "kind")
-            given = f"'{shorten(str(context['tag']))}' is none of" if "tag" in context else "is missing; give one of"
-            message = f"{given} {context.get('expected_tags', 'the known kinds')}"
-        elif item["type"] == "missing":
-            message = "is missing; add it"
-        elif item["type"] != "value_error" and not isinstance(item["input"], (Mapping, BaseModel)):
-            # A validator that raises ValueError names its value itself; pydantic's own checks do not.
-            hidden = any(part in PRIVATE for part in path)
-            shown = type(item["input"]).__name__ if hidden else shorten(repr(item["input"]))
-            message = f"{message[0].lower()}{message[1:]}, not {shown}"
-        found.append(Complaint(path, message))
-    return found
+    return [_complaint(item) for item in error.errors(include_url=False)]
+
+
+def complaint(error: ValidationError) -> Complaint:
+    """What pydantic found wrong first, in such words."""
+    return _complaint(error.errors(include_url=False)[0])
+
+
+def _complaint(item: Mapping[str, Any]) -> Complaint:
+    path, context = item["loc"], item.get("ctx", {})
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "unknown_key":
+        path = (*path, context["key"])
+    elif item["type"] == "misfit":
+        path = (*path, *context["path"])
+    elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        # The first added part stands where pydantic puts the kind once it knows it.
+        path = (*path, "<kind>", "kind")
+        given = f"'{shorten(str(context['tag']))}' is none of" if "tag" in context else "is missing; give one of"
+        message = f"{given} {context.get('expected_tags', 'the known kinds')}"
+    elif item["type"] == "missing":
+        message = "is missing; add it"
+    elif item["type"] not in TOLD and not isinstance(item["input"], (Mapping, BaseModel)):
+        hidden = any(part in PRIVATE for part in path)
+        shown = type(item["input"]).__name__ if hidden else shorten(repr(item["input"]))
+        message = f"{message[0].lower()}{message[1:]}, not {shown}"
+    return Complaint(path, message)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ValidationError
 
 from dask_fmware.errors import WorkflowError
-from dask_fmware.spec.record import complaints, shorten
+from dask_fmware.spec.record import complaint, shorten
 from dask_fmware.spec.workflow import AnyNode, Binding, Block, Constant, Dictionary, Reference, Sequence
 
 __all__ = ["Known", "Recording", "Value", "bind", "recorded", "recording", "required"]
@@ -159,7 +159,7 @@ class Recording:
         try:
             node = build()
         except ValidationError as error:
-            raise self.wrong(shorten(name), str(complaints(error)[0])) from None
+            raise self.wrong(shorten(name), str(complaint(error))) from None
         self.scopes[-1].append(node)
         return Value(name, self)
 

@@ -16,7 +16,7 @@ from dask_fmware.spec.calls import Model, Task, task
 from dask_fmware.spec.checks import check
 from dask_fmware.spec.control import loop, map_, switch
 from dask_fmware.spec.function_kind import function_kind
-from dask_fmware.spec.record import complaints, shorten
+from dask_fmware.spec.record import complaint, shorten
 from dask_fmware.spec.recording import Recording, Value, recording
 from dask_fmware.spec.slo import SLO
 from dask_fmware.spec.workflow import Input, Workflow
@@ -65,7 +65,7 @@ def trace(function: Callable[..., Any], *, name: str | None = None, slo: SLO | N
         ).with_code(made.functions, made.schemas)
     except ValidationError as error:
         hint = "; name it with letters, digits, _ and - of ASCII" if name is None else ""
-        raise WorkflowError(f"workflow '{made.workflow}': {complaints(error)[0]}{hint}") from None
+        raise WorkflowError(f"workflow '{made.workflow}': {complaint(error)}{hint}") from None
     check(workflow, code=True)
     return workflow
 
