@@ -12,6 +12,8 @@ from dask_fmware.spec.record import Option, Printable, Record, shorten
 
 __all__ = ["SLO", "RunOptions", "checked_slo"]
 
+LONGEST_S = 10 * 365 * 86_400  # ten years; without a bound, sums of what runs have left may be infinite
+
 
 class SLO(Option):
     """End-to-end objective of a workflow; a run that misses any bound that is set counts as missed.
@@ -19,10 +21,10 @@ class SLO(Option):
     Parameters
     ----------
     ttft_s
-        Seconds from submission to the first token of the answer. For a workflow that ends in plain
+        Seconds from submission to the first token of the answer, at most ten years. For a workflow that ends in plain
         code it is the time to its completion.
     e2e_s
-        Seconds from submission to the complete answer.
+        Seconds from submission to the complete answer, at most ten years.
     finish_by
         A point in time (with a time zone) at which the answer must be complete.
     on_miss
@@ -36,8 +38,8 @@ class SLO(Option):
         With the bound, its value and what it may be.
     """
 
-    ttft_s: float | None = Field(default=None, gt=0)
-    e2e_s: float | None = Field(default=None, gt=0)
+    ttft_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
+    e2e_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
     finish_by: datetime | None = None
     on_miss: Literal["finish", "reject"] = "finish"
 
@@ -49,6 +51,8 @@ class SLO(Option):
             float(given)
         except (TypeError, ValueError):
             return given
+        except OverflowError:  # a number all the same
+            pass
         raise ValueError(
             f"finish_by is a moment with a time zone, not {shorten(repr(given))}; for seconds from submission use e2e_s"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from math import inf
 from typing import Any
 
 import dask.config
@@ -17,6 +18,7 @@ import dask_fmware as fm
 from dask_fmware.errors import NotInstalledError
 from dask_fmware.observe import History
 from dask_fmware.observe.figures import Figures
+from dask_fmware.observe.window import NodeTally
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_scheduler.dashboard.board import Board
 from tests.cluster.flows import one, rag
@@ -115,6 +117,12 @@ def board_of(name: str, now: float) -> Board:
     driver.ready(replica(name))
     driver.submit(plan(name))
     return Board(Figures(history), lambda: now)
+
+
+def test_what_is_no_number_is_null_on_the_page() -> None:
+    board = board_of("r0", 1_795_000_000.0)
+    board.figures.history.window.at(1_795_000_000.0).nodes["rag", "a"] = NodeTally(calls=1, slack_s=inf, with_slack=1)
+    assert json.loads(board.json())["live"]["nodes"]["rag"]["a"][5] is None
 
 
 async def test_routes_bear_strange_queries_and_only_read(cluster: DashboardCluster) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_fmware.model.plan import Objective
-from dask_fmware.runtime.runs.shares import ASKED, AWAY, Level, Shares, _Asked
+from dask_fmware.runtime.runs.shares import ASKED, AWAY, MOST_AWAY_S, Level, Shares, _Asked
 from tests.runtime.builders import Driver, assigned, plan, replica
 
 LEVEL = 0, True  # ordinary priority, with a deadline
@@ -50,6 +50,13 @@ def test_who_asks_for_nothing_any_more_claims_no_share() -> None:
     shares.given("a", LEVEL, 9.0)
     assert shares.submitted("a", LEVEL, 1.0, 9.0) == pytest.approx(9.0)
     assert shares.submitted("a", LEVEL, 1.0, 11.0) == 0.0
+
+
+def test_who_has_objectives_of_centuries_claims_a_share_for_a_day() -> None:
+    shares = Shares()
+    shares.submitted("gone", LEVEL, 3e11, 0.0)
+    shares.submitted("a", LEVEL, 1.0, MOST_AWAY_S + 1.0)
+    assert set(shares._levels[LEVEL].of) == {"a"}
 
 
 def test_who_asks_for_no_more_than_its_share_is_never_ahead() -> None:

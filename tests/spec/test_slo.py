@@ -23,6 +23,9 @@ from dask_fmware.spec.workflow import ModelNode
             "finish_by is a moment with a time zone, not 3600; for seconds from submission use e2e_s",
         ),
         ({"finish_by": "3600.5"}, "finish_by is a moment with a time zone, not '3600.5'"),
+        ({"finish_by": 10**400}, "finish_by is a moment with a time zone, not 1000"),
+        ({"ttft_s": 1.7e308}, "ttft_s: input should be less than or equal to 315360000, not 1.7e\\+308"),
+        ({"e2e_s": 10**400}, "e2e_s: "),
         ({"ttft": 1}, "unknown key 'ttft'; did you mean 'ttft_s'"),
     ],
 )

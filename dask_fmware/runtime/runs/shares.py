@@ -24,6 +24,7 @@ from sortedcontainers import SortedList
 __all__ = ["Level", "Shares"]
 
 AWAY = 10.0  # objectives without a submission after which a tenant claims no share
+MOST_AWAY_S = 86_400.0  # the same in seconds, however long its objectives are
 ASKED = 2.0  # objectives over which what a tenant asks for is averaged
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
@@ -130,7 +131,7 @@ class Shares:
         self._forget_the_absent(now)
         accounts = self._levels.setdefault(level, _Accounts())
         least, weight = accounts.least_but(tenant), self._weights.get(tenant, 1.0)
-        until, over_s = now + AWAY * objective_s, ASKED * objective_s
+        until, over_s = now + min(AWAY * objective_s, MOST_AWAY_S), ASKED * objective_s
         mine = accounts.of.get(tenant)
         if mine is None:
             mine = _Account(least or 0.0, _Asked(now), until)

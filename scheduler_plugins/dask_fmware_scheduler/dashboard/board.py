@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from dask_fmware.observe.figures import Figures
 
 __all__ = ["Board"]
@@ -65,4 +67,9 @@ class Board:
 
 
 def _dump(data: Any) -> str:
-    return json.dumps(data, separators=(",", ":"), allow_nan=False)
+    """Write JSON, in which what is no number is null; that is sought only where there is one."""
+    try:
+        return json.dumps(data, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        known = to_jsonable_python(data, inf_nan_mode="null")
+        return json.dumps(known, separators=(",", ":"), allow_nan=False)
