@@ -14,8 +14,9 @@ from statistics import median
 from typing import Any
 
 from dask_fmware.observe.history import History
+from dask_fmware.observe.late import Who
 from dask_fmware.observe.verdict import CAUSES, RECENT_S, verdict
-from dask_fmware.observe.window import ALL, Bucket, Tally
+from dask_fmware.observe.window import ALL, Bucket, Group, Tally
 
 __all__ = ["COLUMNS", "Figures", "slack_labels"]
 
@@ -54,7 +55,8 @@ class Figures:
         """Return what changes each second."""
         history, machine = self.history, self.history.machine
         recent = history.window.total(now - RECENT_S)
-        tally = recent.tallies[ALL]
+        tally, late = recent.tallies[ALL], history.late(now)
+        late_runs = late.total()
         span_s = min(RECENT_S, now - next(iter(history.window)).start) if history.window.buckets else RECENT_S
         replicas = self._replicas(now, recent)
         serving = [state for state in machine.fleet if not state.draining]
@@ -64,15 +66,16 @@ class Figures:
         return {
             "now": now,
             "policy": machine.policy.name,
-            "verdict": verdict(recent, waiting=machine.held, replicas=len(machine.fleet)),
+            "verdict": verdict(recent, late=late_runs, waiting=machine.held, serving=len(serving)),
             "tiles": {
-                "attainment": tally.attainment,
+                "attainment": tally.goodput(late_runs),
                 "judged": tally.judged,
+                "late": late_runs,
                 "met": tally.met,
                 "missed": tally.missed,
                 "failed": tally.failed,
                 "rejected": tally.rejected,
-                "last_minute": history.window.attainment(now - 60.0),
+                "last_minute": history.window.goodput(now - 60.0, late_runs),
                 "ended_per_s": tally.ended / max(span_s, 1.0),
                 "met_per_s": tally.met / max(span_s, 1.0),
                 "runs": history.live_runs,
@@ -89,7 +92,7 @@ class Figures:
                 else per_hour / 3600 * span_s / tally.met * 1000,
             },
             "series": self._series(now),
-            "groups": _groups(recent),
+            "groups": _groups(recent, late),
             "culprits": _culprits(recent, tally),
             "nodes": self._nodes(recent),
             "slack": slack,
@@ -260,7 +263,7 @@ def _row(bucket: Bucket, span_s: float) -> list[float | None]:
         tally.rejected / span_s,
         tally.unjudged / span_s,
         bucket.submitted / span_s,
-        tally.attainment,
+        tally.goodput(),
         *tally.ttft.quantiles((0.5, 0.95)),
         *tally.e2e.quantiles((0.5, 0.95)),
         float(bucket.held),
@@ -268,19 +271,24 @@ def _row(bucket: Bucket, span_s: float) -> list[float | None]:
     ]
 
 
-def _groups(recent: Bucket) -> list[dict[str, Any]]:
-    groups = [(kind, name, tally) for (kind, name), tally in recent.tallies.items() if kind != "all"]
-    groups.sort(key=lambda group: (group[0] != "workflow", group[2].attainment or 0.0, -group[2].ended))
-    return [_group(kind, name, tally) for kind, name, tally in groups]
+def _groups(recent: Bucket, late: Mapping[Who, int]) -> list[dict[str, Any]]:
+    runs: Counter[Group] = Counter()
+    for (workflow, tenant), count in late.items():
+        runs["workflow", workflow] += count
+        runs["tenant", tenant] += count
+    tallies = {**{group: Tally() for group in runs}, **recent.tallies}
+    made = [_group(*group, tally, runs[group]) for group, tally in tallies.items() if group != ALL]
+    return sorted(made, key=lambda group: (group["kind"] != "workflow", group["attainment"] or 0.0, -group["ended"]))
 
 
-def _group(kind: str, name: str, tally: Tally) -> dict[str, Any]:
+def _group(kind: str, name: str, tally: Tally, late: int) -> dict[str, Any]:
     return {
         "kind": kind,
         "name": name,
         "ended": tally.ended,
         "judged": tally.judged,
-        "attainment": tally.attainment,
+        "late": late,
+        "attainment": tally.goodput(late),
         "ttft": tally.ttft.quantiles((0.5, 0.95)),
         "e2e": tally.e2e.quantiles((0.5, 0.95)),
     }

@@ -6,16 +6,17 @@ number of replicas. Names beyond the bound are counted together.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dask_fmware.model.messages import AttemptEnded
 from dask_fmware.model.plan import Outline, outline
-from dask_fmware.model.report import AttemptReport
+from dask_fmware.model.report import AttemptReport, RunReport
 from dask_fmware.observe.blame import Blame, blame, node_pattern
 from dask_fmware.observe.census import Census
+from dask_fmware.observe.late import Late, Who
 from dask_fmware.observe.layout import GraphNode, graph_of
 from dask_fmware.observe.totals import OTHERS, Totals
 from dask_fmware.observe.window import ALL, Bucket, Culprit, Ended, NodeTally, Window
@@ -92,6 +93,7 @@ class History:
         self.graphs_version = 0
         self._planned: dict[str, Outline] = {}  # workflow -> of that plan
         self._live: set[str] = set()
+        self._late = Late()
         self._takes: dict[type[Event], Callable[[Any, float], None]] = {
             RunSubmitted: self._submitted,
             AttemptEnded: self._attempt_ended,
@@ -137,10 +139,10 @@ class History:
         report = self.machine.report(plan.run_id)
         if report is None:
             return
-        self._live.add(plan.run_id)
-        workflow = self.name("workflow", plan.workflow)
+        who = workflow, _ = self._who(report)
         self.window.at(now).submitted += 1
-        self.totals.submitted[workflow, self.name("tenant", plan.tenant)] += 1
+        self._began(report, who)
+        self.totals.submitted[who] += 1
         if workflow != OTHERS:
             planned = outline(plan.nodes)
             if self._planned.get(workflow) != planned:
@@ -158,18 +160,29 @@ class History:
         run_id, report = event.run_id, self.machine.report(event.run_id)
         if report is None or report.run_id != run_id or report.state != "running" or run_id in self._live:
             return
-        self._live.add(run_id)
-        self.totals.retried[self.name("workflow", report.workflow), self.name("tenant", report.tenant)] += 1
+        who = self._who(report)
+        self._began(report, who)
+        self.totals.retried[who] += 1
+
+    def _who(self, report: RunReport) -> Who:
+        return self.name("workflow", report.workflow), self.name("tenant", report.tenant)
+
+    def _began(self, report: RunReport, who: Who) -> None:
+        self._live.add(report.run_id)
+        self._late.began(report, who)
+        if report.deadline_s is not None:
+            self.totals.promised(*who)
 
     def _over(self, run_id: str, now: float) -> None:
         if run_id not in self._live:
             return
         self._live.discard(run_id)
+        self._late.ended(run_id)
         report = self.machine.report(run_id)
         if report is None:
             return
         bucket, ended = self.window.at(now), Ended.of(report)
-        workflow, tenant = self.name("workflow", report.workflow), self.name("tenant", report.tenant)
+        workflow, tenant = self._who(report)
         for group in (ALL, ("workflow", workflow), ("tenant", tenant)):
             bucket.tally(group).add(ended)
         self.totals.ended(workflow, tenant, report.state, ended)
@@ -183,6 +196,10 @@ class History:
     def live_runs(self) -> int:
         """Runs under way, without the bodies of maps and loops."""
         return len(self._live)
+
+    def late(self, now: float) -> Counter[Who]:
+        """Runs under way that are late already, by workflow and tenant."""
+        return self._late.counts(now)
 
     # -- attempts --------------------------------------------------------------------------------
 

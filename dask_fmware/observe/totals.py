@@ -53,12 +53,16 @@ class Totals:
             float
         )  # sums, to compare with those of call_duration
 
+    def promised(self, workflow: str, tenant: str) -> None:
+        """Have both verdicts from the first run with an SLO: a share of a series that is not there is none."""
+        for verdict in ("met", "missed"):
+            self.verdicts[workflow, tenant, verdict] += 0
+
     def ended(self, workflow: str, tenant: str, state: str, ended: Ended) -> None:
         """Count a run that ended."""
         self.runs[workflow, tenant, state] += 1
-        if ended.met is not None:  # both verdicts from the first: a share of a series that is not there is none
-            self.verdicts[workflow, tenant, "met"] += ended.met
-            self.verdicts[workflow, tenant, "missed"] += not ended.met
+        if ended.met is not None:
+            self.verdicts[workflow, tenant, "met" if ended.met else "missed"] += 1
         if ended.ttft is not None and ended.e2e is not None:
             self.ttft[workflow].add(ended.ttft[1])
             self.e2e[workflow].add(ended.e2e[1])

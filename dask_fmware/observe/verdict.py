@@ -20,22 +20,39 @@ CAUSES = {
 }
 
 
-def verdict(recent: Bucket, *, waiting: int, replicas: int) -> dict[str, str]:
-    """Say in one sentence whether SLOs are met and, if not, which node on which card is to blame."""
+def verdict(recent: Bucket, *, late: int, waiting: int, serving: int) -> dict[str, str]:
+    """Say in one sentence whether SLOs are met and, if not, which node on which card is to blame.
+
+    Parameters
+    ----------
+    recent
+        What happened lately.
+    late, waiting, serving
+        Runs under way that are late already, calls that wait, and replicas that take calls.
+    """
     tally = recent.tallies[ALL]
     minutes = f"the last {RECENT_S / 60:g} minutes"
-    share = tally.attainment
+    share = tally.goodput(late)
+    counts = f"{tally.met} of {tally.judged + late} runs were in time in {minutes}"
+    counts += f"; {late} under way {'is' if late == 1 else 'are'} late already." if late else "."
+    if waiting and not serving:
+        state, detail = "missed" if late else "risk", "" if share is None else counts
+        return {"state": state, "headline": f"No replica serves, {_calls(waiting)}", "detail": detail}
     if share is None:
-        if not replicas:
+        if not serving:
             return {"state": "idle", "headline": "No replica is ready yet", "detail": ""}
         ended = f"{tally.ended} runs without an SLO ended" if tally.ended else "no run ended"
-        busy = f"; {waiting} calls wait" if waiting else ""
+        busy = f"; {_calls(waiting)}" if waiting else ""
         return {"state": "idle", "headline": "No SLO to judge", "detail": f"In {minutes} {ended}{busy}."}
-    counts = f"{tally.met} of {tally.judged} runs were in time in {minutes}"
     if share >= 0.99:
-        return {"state": "met", "headline": "SLOs are met", "detail": f"{counts}."}
+        return {"state": "met", "headline": "SLOs are met", "detail": counts}
     state, headline = ("risk", "SLOs are mostly met") if share >= 0.9 else ("missed", "SLOs are missed")
-    return {"state": state, "headline": headline, "detail": f"{counts}. {_blamed(recent, tally.judged - tally.met)}"}
+    blamed = f" {_blamed(recent, tally.judged - tally.met)}" if recent.misses else ""  # none of what has not ended
+    return {"state": state, "headline": headline, "detail": counts + blamed}
+
+
+def _calls(waiting: int) -> str:
+    return "1 call waits" if waiting == 1 else f"{waiting} calls wait"
 
 
 def _blamed(recent: Bucket, missed: int) -> str:

@@ -93,10 +93,10 @@ class Tally:
         """Finished without an SLO, or cancelled."""
         return self.ended - self.met - self.missed - self.failed - self.rejected
 
-    @property
-    def attainment(self) -> float | None:
-        """Share of runs with an SLO that met it: the goodput."""
-        return self.met / self.judged if self.judged else None
+    def goodput(self, late: int = 0) -> float | None:
+        """Share of runs with an SLO that met it, of those that ended and of some that are late before they end."""
+        asked = self.judged + late
+        return self.met / asked if asked else None
 
 
 @dataclass(slots=True)
@@ -186,11 +186,11 @@ class Window:
             self.buckets.append(Bucket(start))
         return self.buckets[-1]
 
-    def attainment(self, since: float) -> float | None:
-        """Share of runs with an SLO that met it, of those that ended since then."""
+    def goodput(self, since: float, late: int = 0) -> float | None:
+        """Share of runs with an SLO that met it, of those that ended since then and of some that are late before."""
         tallies = [bucket.tallies[ALL] for bucket in self.buckets if bucket.start >= since]
-        judged = sum(tally.judged for tally in tallies)
-        return sum(tally.met for tally in tallies) / judged if judged else None
+        asked = sum(tally.judged for tally in tallies) + late
+        return sum(tally.met for tally in tallies) / asked if asked else None
 
     def total(self, since: float) -> Bucket:
         """Sum of the buckets that begin at `since` or later; what cannot change any more is added up once."""

@@ -64,7 +64,7 @@ def test_runs_are_judged_by_workflow_and_tenant_and_leave_the_window(driver: Dri
     assert recent.output_tokens == 20
     for group in (ALL, ("workflow", "rag"), ("tenant", "default")):
         tally = recent.tallies[group]
-        assert (tally.ended, tally.met, tally.missed, tally.attainment) == (2, 1, 1, 0.5)
+        assert (tally.ended, tally.met, tally.missed, tally.goodput()) == (2, 1, 1, 0.5)
     assert recent.tallies[ALL].ttft.quantiles((0.5, 1.0)) == pytest.approx([0.2, 2.0], rel=0.03)
     [(culprit, figures)] = recent.misses.items()
     assert (culprit.node, culprit.card, culprit.cause) == ("answer", "r0/0", "run")

@@ -163,6 +163,7 @@ def check_history(shell: Shell) -> None:
     ended = sum(history.totals.runs.values())
     begun = sum(history.totals.submitted.values()) + sum(history.totals.retried.values())
     assert begun == ended + history.live_runs
+    assert history.late(shell.now).total() <= history.live_runs
 
 
 def check_ended(shell: Shell) -> None:
@@ -190,6 +191,7 @@ def check_forgotten(shell: Shell) -> None:
     assert not shell.contract.finish(), "\n".join(map(str, shell.contract.breaches))
     assert not shell.history.census.counts
     assert not shell.history.live_runs
+    assert not shell.history.late(shell.now)
     assert not any(replica.running for replica in shell.history.replicas.values())
     for report in machine.runs.reports():
         assert report.state != "running"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 from dask_fmware.observe.exposition import Family
 from dask_fmware.observe.history import History
@@ -12,9 +12,12 @@ from dask_fmware.observe.history import History
 __all__ = ["series"]
 
 KIND = ("model", "accelerator")
+Kind: TypeAlias = tuple[str, str]  # values of these labels
 
 
-def series(history: History, now: float, failed: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
+def series(
+    history: History, now: float, failed: Mapping[str, Mapping[str, Any]], kinds: Iterable[Kind] = ()
+) -> Iterator[Family]:
     """Return all series.
 
     Parameters
@@ -25,13 +28,15 @@ def series(history: History, now: float, failed: Mapping[str, Mapping[str, Any]]
         Seconds of the scheduler's clock.
     failed
         What workers said whose replica failed, by address.
+    kinds
+        Of replicas that there are to be: models and accelerators of the deployment.
     """
-    yield from _runs(history)
+    yield from _runs(history, now)
     yield from _calls(history)
-    yield from _replicas(history, now, failed)
+    yield from _replicas(history, now, failed, kinds)
 
 
-def _runs(history: History) -> Iterator[Family]:
+def _runs(history: History, now: float) -> Iterator[Family]:
     totals = history.totals
     who = ("workflow", "tenant")
     yield Family("fmware_runs_submitted", "counter", "Runs that were submitted", who).add_all(totals.submitted)
@@ -51,6 +56,9 @@ def _runs(history: History) -> Iterator[Family]:
     under_way = Family("fmware_runs_under_way", "gauge", "Runs that were submitted and have not ended")
     under_way.add(history.live_runs)
     yield under_way
+    late = history.late(now)
+    overdue = Family("fmware_runs_late", "gauge", "Runs under way that are late already", who)
+    yield overdue.add_all({known: late[known] for known in totals.submitted})
     first = "Seconds from submission to the first token of the answer, of runs that finished"
     yield Family("fmware_run_time_to_first_token_seconds", "histogram", first, ("workflow",)).add_histograms(
         totals.ttft
@@ -90,9 +98,12 @@ def _known(history: History) -> dict[tuple[str, str, str], int]:
     return counts
 
 
-def _replicas(history: History, now: float, failed: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
-    states: Counter[tuple[str, str, str]] = Counter()
-    slots: Counter[tuple[str, str]] = Counter()
+def _replicas(
+    history: History, now: float, failed: Mapping[str, Mapping[str, Any]], kinds: Iterable[Kind]
+) -> Iterator[Family]:
+    seen = [(known.model, known.accelerator) for known in history.replicas.values()]
+    slots: Counter[Kind] = Counter(dict.fromkeys([*kinds, *seen], 0))  # none is 0 and not unknown
+    states: Counter[tuple[str, str, str]] = Counter({(*kind, "ready"): 0 for kind in slots})
     each = ("replica", *KIND)
     running = Family("fmware_replica_running_calls", "gauge", "Attempts that hold a slot of a replica", each)
     busy = Family("fmware_replica_busy_seconds", "counter", "Seconds that slots of a replica were taken", each)

@@ -67,7 +67,9 @@ class Observing:
         self._web.unmount()
 
     def _series(self) -> Iterator[Family]:
-        return series(self.history, time(), self._router.service(Arrivals).failed)
+        models = self._router.deployment.models.items()
+        kinds = [(name, accelerator) for name, model in models for accelerator in model.on]
+        return series(self.history, time(), self._router.service(Arrivals).failed, kinds)
 
     def explain(self, run_id: str) -> dict[str, Any] | None:
         """Return what `dask_fmware.observe.explain` takes: a report, what it waited for, the time (RPC)."""

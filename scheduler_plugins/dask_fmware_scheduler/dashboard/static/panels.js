@@ -48,8 +48,8 @@
   function overview({ live }) {
     const t = live.tiles, verdict = live.verdict;
     const tiles = [
-      tile("Goodput", percent(t.attainment), t.judged ? `${count(t.met)} of ${count(t.judged)} in SLO · last minute ${percent(t.last_minute)}` : "no run with an SLO ended", grade(t.attainment)),
-      tile("Runs in SLO", `${rate(t.met_per_s)}/s`, `${rate(t.ended_per_s)}/s ended · ${count(t.runs)} under way`),
+      tile("Goodput", percent(t.attainment), t.judged + t.late ? `${count(t.met)} of ${count(t.judged + t.late)} in SLO · last minute ${percent(t.last_minute)}` : "no run with an SLO ended", grade(t.attainment)),
+      tile("Runs in SLO", `${rate(t.met_per_s)}/s`, `${rate(t.ended_per_s)}/s ended · ${count(t.runs)} under way${t.late ? `, ${count(t.late)} late` : ""}`),
       tile("First token p95", seconds(t.ttft[1]), `p50 ${seconds(t.ttft[0])}`),
       tile("Done p95", seconds(t.e2e[1]), `p50 ${seconds(t.e2e[0])}`),
       tile("Waiting calls", count(t.held), t.parked ? `${count(t.parked)} parked: too late already` : "none is parked", t.parked ? "risk" : "none"),
@@ -92,7 +92,7 @@
         named(h("b", {}, c.node || "–"), h("small", {}, c.workflow)),
         named(c.card || "–", h("small", {}, c.accelerator)),
         c.cause, figure(count(c.runs)), bar(c.share, "bad"), figure(c.lost_s > 0 ? seconds(c.lost_s) : "–")]))
-      : empty(live.tiles.judged ? "No run missed its SLO in the last 5 minutes." : "No run with an SLO has ended yet."));
+      : empty(live.tiles.late ? "Runs under way are late: fm.explain(future) says why." : live.tiles.judged ? "No run missed its SLO in the last 5 minutes." : "No run with an SLO has ended yet."));
   }
 
   /* -- workflow ------------------------------------------------------------------------------- */
@@ -262,7 +262,7 @@
     body("groups").replaceChildren(live.groups.length
       ? table(["", "name", "goodput", "", "runs", "first token p50 · p95", "done p50 · p95"], live.groups.slice(0, 40).map((g) => [
         h("td", { class: "fm-soft" }, g.kind), named(h("b", {}, g.name || "–")), figure(percent(g.attainment), grade(g.attainment)),
-        bar(g.attainment === null ? 0 : g.attainment, grade(g.attainment)), figure(count(g.ended)),
+        bar(g.attainment === null ? 0 : g.attainment, grade(g.attainment)), figure(g.late ? `${count(g.ended)} + ${count(g.late)} late` : count(g.ended)),
         figure(`${seconds(g.ttft[0])} · ${seconds(g.ttft[1])}`), figure(`${seconds(g.e2e[0])} · ${seconds(g.e2e[1])}`)]))
       : empty("No run has ended in the last 5 minutes."));
   }
