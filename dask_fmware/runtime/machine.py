@@ -128,6 +128,7 @@ class Machine:
         """Take in what happened and return what is to be done, in order."""
         actions = self._take(event, now)
         self.observers.tell(event, actions, now)
+        self.runs.forget_dropped()
         return actions
 
     def _take(self, event: Event, now: float) -> list[Action]:

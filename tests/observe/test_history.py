@@ -80,6 +80,16 @@ def test_a_run_that_is_dropped_after_its_end_is_counted_once(driver: Driver) -> 
     assert history(driver).live_runs == 0
 
 
+def test_runs_that_are_cancelled_are_counted_also_where_no_reports_are_kept() -> None:
+    driver = Driver("greedy", keep_runs=0)
+    seen = History(driver.machine)
+    driver.machine.observers.append(seen)
+    driver.start("a")
+    driver.tell(RunDropped("a"))
+    assert seen.totals.runs == {("rag", "default", "cancelled"): 1}
+    assert seen.window.total(0.0).tallies[ALL].ended == 1
+
+
 def test_busy_time_is_that_of_slots_also_while_attempts_run_and_when_a_replica_is_lost(driver: Driver) -> None:
     driver.ready(replica("r0", slots=2))
     driver.start("a", "b")

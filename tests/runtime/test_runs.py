@@ -86,6 +86,16 @@ def test_the_history_keeps_the_reports_of_the_runs_that_were_dropped_last() -> N
     assert [report.run_id for report in runs.reports()] == ["b", "c"]
 
 
+def test_where_no_reports_are_kept_that_of_a_run_is_there_while_it_is_dropped() -> None:
+    runs = Runs(keep_runs=0)
+    runs.add(plan("a"), 0.0)
+    runs.drop("a")
+    assert runs.report("a") is not None
+    assert list(runs.reports()) == []
+    runs.forget_dropped()
+    assert runs.report("a") is None
+
+
 def test_a_run_that_was_submitted_again_is_remembered_as_the_last() -> None:
     runs = Runs(keep_runs=2)
     for run_id in "abac":

@@ -224,6 +224,7 @@ class Runs:
         self._plans: dict[str, RunPlan] = {}
         self.calls: dict[str, CallRecord] = {}  # live ones by id
         self._history: OrderedDict[str, PackedReport] = OrderedDict()
+        self._leaving: RunReport | None = None  # of the run that is dropped, where none are kept
         self._sources: dict[Outline, dict[str, tuple[str, ...]]] = {}
         self._keep_runs = keep_runs
 
@@ -313,6 +314,7 @@ class Runs:
         for part in list(run.parts):
             self.drop(part)
         if not self._keep_runs:
+            self._leaving = run.report
             return calls
         self._history[run_id] = run.report.packed()
         self._history.move_to_end(run_id)
@@ -320,8 +322,12 @@ class Runs:
             self._history.popitem(last=False)
         return calls
 
+    def forget_dropped(self) -> None:
+        """Keep no report where none are kept: all have been told that its run was dropped."""
+        self._leaving = None
+
     def report(self, run_id: str) -> RunReport | None:
-        """Return the report of a live or remembered run."""
+        """Return the report of a live or remembered run, or of one that is being dropped."""
         found = self._report_or_packed(run_id)
         return RunReport.unpacked(found) if isinstance(found, PackedReport) else found
 
@@ -343,8 +349,11 @@ class Runs:
         return _packed([*self._history.values(), *live])
 
     def _report_or_packed(self, run_id: str) -> RunReport | PackedReport | None:
-        run = self._runs.get(run_id)
-        return run.report if run is not None else self._history.get(run_id)
+        if (run := self._runs.get(run_id)) is not None:
+            return run.report
+        if self._leaving is not None and self._leaving.run_id == run_id:
+            return self._leaving
+        return self._history.get(run_id)
 
     def reports(self) -> Iterator[RunReport]:
         """Reports of remembered runs, then of live ones."""
