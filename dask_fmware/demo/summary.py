@@ -88,7 +88,7 @@ def percentiles(values: Iterable[float]) -> Percentiles:
 def summarise(runs: Sequence[RunReport], accelerators: Iterable[str] = ()) -> Summary:
     """Return the figures of these runs; `accelerators` are listed even if no call ran there."""
     names = sorted({run.workflow for run in runs})
-    ran = [(run, call) for run in runs for call in run.calls if call.attempts and call.state != "skipped"]
+    ran = [(run, call) for run in runs for call in run.calls if call.state != "skipped" and _tries(call)]
     nodes: dict[tuple[str, str], list[CallReport]] = {}
     for run, call in ran:
         nodes.setdefault((run.workflow, node_of(call)), []).append(call)
@@ -103,7 +103,7 @@ def summarise(runs: Sequence[RunReport], accelerators: Iterable[str] = ()) -> Su
         by_accelerator={**dict.fromkeys(accelerators, 0), **_count([call for _, call in ran], "accelerator")},
         by_replica=_count([call for _, call in ran], "replica"),
         token_s=_token_s([call for _, call in ran]),
-        retries=sum(len(call.attempts) - 1 for _, call in ran),
+        retries=sum(_tries(call) - 1 for _, call in ran),
         failures=tuple(
             f"{run.workflow}: {run.state}{f', {run.reason}' if run.reason else ''}"
             for run in runs
@@ -115,6 +115,10 @@ def summarise(runs: Sequence[RunReport], accelerators: Iterable[str] = ()) -> Su
 def node_of(call: CallReport) -> str:
     """Name of the node in the workflow: ``map[2].pitch`` and ``map[0].pitch`` are calls of ``pitch``."""
     return call.node.rpartition(".")[2]
+
+
+def _tries(call: CallReport) -> int:
+    return sum(attempt.began for attempt in call.attempts)
 
 
 def _workflow(name: str, runs: Sequence[RunReport]) -> WorkflowSummary:

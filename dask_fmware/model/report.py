@@ -51,6 +51,11 @@ class AttemptReport:
     format_tokens: int | None = None  # output tokens that the format took; None: no format was asked for
     cost: float | None = None  # in the currency of the engine's prices; None: it has none
 
+    @property
+    def began(self) -> bool:
+        """Whether its replica took it; one that was not delivered is tried elsewhere and cost nobody anything."""
+        return self.outcome != "undelivered"
+
 
 @dataclass(slots=True)
 class CallReport:

@@ -195,8 +195,8 @@ def _pieces(call: CallReport, end: float, at_token: bool) -> list[Piece]:
     pieces: list[Piece] = []
     clock = call.runnable_at or 0.0
     for attempt in call.attempts:
-        if attempt.outcome == "undelivered" or (attempt.ended_at is not None and attempt.ended_at < clock):
-            continue  # it never began, or was before the result was lost
+        if not attempt.began or (attempt.ended_at is not None and attempt.ended_at < clock):
+            continue  # the latter was before the result was lost
         if attempt.started_at - clock > CLOSE_S:
             pieces.append(_wait(call, clock, attempt.started_at, attempt))
             clock = attempt.started_at

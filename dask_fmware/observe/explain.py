@@ -208,6 +208,8 @@ def waited_for(report: RunReport, others: Iterable[RunReport], now: float | None
     for other in others:
         for call in other.calls:
             for attempt in call.attempts:
+                if not attempt.began:
+                    continue
                 begun = other.submitted + attempt.started_at
                 over = end if attempt.ended_at is None else other.submitted + attempt.ended_at
                 shared = min(over, end) - max(begun, start)

@@ -62,6 +62,13 @@ def test_further_attempts_are_retries_and_the_last_one_counts():
     assert (made.retries, made.by_accelerator) == (1, {"slow": 1})
 
 
+def test_an_attempt_that_never_began_is_no_retry():
+    undelivered = attempt("fast")
+    undelivered.outcome = "undelivered"
+    made = summarise([run(calls=[call("answer", undelivered, attempt("slow", 2)), call("never", undelivered)])])
+    assert (made.retries, made.calls, made.by_accelerator) == (0, 1, {"slow": 1})
+
+
 def test_accelerator_without_calls_is_shown():
     assert summarise([run(calls=[call("answer", attempt())])], ["fast", "slow"]).by_accelerator == {
         "fast": 1,

@@ -234,6 +234,13 @@ def test_items_of_a_map_are_one_neighbour() -> None:
     assert "Meanwhile its replicas ran rag.each[].item x9." in said
 
 
+def test_an_attempt_that_never_began_is_no_neighbour() -> None:
+    waits = run(call("answer", 0.0, attempt(2.0, 2.5, first_token_at=2.2), answers=True))
+    gone = attempt(0.0, 1.5, outcome="undelivered")
+    other = run(call("each", 0.0, gone, attempt(0.0, 1.0, number=2)), ttft_slo_s=None)
+    assert [(n.node, n.attempts, n.busy_s) for n in waited_for(waits, [other])] == [("each", 1, 1.0)]
+
+
 def test_a_wait_without_any_replica_says_so() -> None:
     answer = attempt(2.0, 2.5, first_token_at=2.2)
     lacked = "no replica of model 'large' was ready"

@@ -53,6 +53,13 @@ def test_a_run_is_workflow_node_and_attempts_with_the_names_of_the_conventions(e
     assert node.status.is_ok
 
 
+def test_an_attempt_that_never_began_has_no_span(exported: InMemorySpanExporter) -> None:
+    undelivered = attempt(0.2, 1.0, outcome="undelivered")
+    second = attempt(1.5, 3.0, number=2, first_token_at=2.0)
+    record(run(call("never", 0.1, undelivered), call("answer", 0.1, undelivered, second, answers=True)), lambda _: "")
+    assert [span.name for span in exported.get_finished_spans()] == ["chat large", "answer", "invoke_workflow rag"]
+
+
 def test_a_run_that_failed_or_never_began_is_an_error(exported: InMemorySpanExporter) -> None:
     record(run(state="refused", reason="DeadlineRejectedError: too late"), lambda _: "")
     root = by_name(exported)["invoke_workflow rag"]

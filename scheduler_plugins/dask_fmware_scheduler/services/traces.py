@@ -120,7 +120,7 @@ def record(report: RunReport, engine: Callable[[str], str]) -> None:
     if root.is_recording():
         context = set_span_in_context(root)
         for call in report.calls:
-            attempts = [attempt for attempt in call.attempts if attempt.started_at >= since]
+            attempts = [attempt for attempt in call.attempts if attempt.began and attempt.started_at >= since]
             if call.runnable_at is not None and attempts:
                 _call(report, call, attempts, engine, tracer, context)
         _close(root, report, _end_of(report), report.reason if report.state in FAULTS else "")
