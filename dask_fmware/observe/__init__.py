@@ -4,7 +4,7 @@ Fed by `dask_fmware.runtime.observer`, so cluster and simulator are seen alike. 
 clock, Dask or screen.
 """
 
-from dask_fmware.observe.explain import Explanation, Neighbour, explain, waited_for
+from dask_fmware.observe.explain import Explanation, Neighbour, explain, worst_wait
 from dask_fmware.observe.history import History
 
-__all__ = ["Explanation", "History", "Neighbour", "explain", "waited_for"]
+__all__ = ["Explanation", "History", "Neighbour", "explain", "worst_wait"]

@@ -9,11 +9,11 @@ from html import escape
 from typing import Any
 
 from dask_fmware.model.bounds import bounds, left_s
-from dask_fmware.model.report import RunReport
+from dask_fmware.model.report import AttemptReport, CallReport, RunReport
 from dask_fmware.observe.blame import Piece, blame, critical_path, node_pattern, promised_s
 from dask_fmware.spec.columns import in_columns
 
-__all__ = ["Explanation", "Neighbour", "explain", "waited_for"]
+__all__ = ["Explanation", "Neighbour", "Wait", "explain", "worst_wait"]
 
 SHOWN = 4  # kinds of neighbours named
 LEAST_S = 0.0005  # of a loss that is pointed at; less is shown as nothing
@@ -89,7 +89,7 @@ def explain(report: RunReport, neighbours: Sequence[Neighbour] = (), now: float 
     report
         Of the run, during it or after.
     neighbours
-        From `waited_for`, to say what the run waited for.
+        Of its `worst_wait`, to say what the run waited for.
     now
         Seconds of the scheduler's clock, for a run that is under way.
     """
@@ -187,38 +187,57 @@ def _worst(path: Sequence[Piece]) -> Piece | None:
     return max(path, key=lambda piece: piece.loss_s, default=None)
 
 
-def waited_for(report: RunReport, others: Iterable[RunReport], now: float | None = None) -> tuple[Neighbour, ...]:
-    """Return what held the card, or the replicas of the model, during the wait that cost a run most.
+class Wait:
+    """The wait that cost a run most, and who held the card, or the replicas of the model, meanwhile.
+
+    Attributes
+    ----------
+    begins_at, ends_at
+        Seconds of the scheduler's clock.
+    """
+
+    def __init__(self, piece: Piece, submitted: float) -> None:
+        self.begins_at, self.ends_at = submitted + piece.start_s, submitted + piece.end_s
+        self._card, self._model = piece.card, piece.model
+        self._attempts: Counter[tuple[str, str]] = Counter()
+        self._busy_s: defaultdict[tuple[str, str], float] = defaultdict(float)
+
+    def add(self, other: RunReport, calls: Iterable[CallReport]) -> None:
+        """Count what some calls of a run had of it."""
+        if other.submitted >= self.ends_at:
+            return
+        for call in calls:
+            for attempt in call.attempts:
+                there = attempt.card == self._card if self._card else call.model == self._model
+                if there and attempt.began:
+                    self._count((other.workflow, node_pattern(call.node)), attempt, other.submitted)
+
+    def _count(self, node: tuple[str, str], attempt: AttemptReport, submitted: float) -> None:
+        over = self.ends_at if attempt.ended_at is None else submitted + attempt.ended_at
+        shared_s = min(over, self.ends_at) - max(submitted + attempt.started_at, self.begins_at)
+        if shared_s > 0:
+            self._attempts[node] += 1
+            self._busy_s[node] += shared_s
+
+    @property
+    def neighbours(self) -> tuple[Neighbour, ...]:
+        """Who held slots, most time first."""
+        found = [Neighbour(*node, count, self._busy_s[node]) for node, count in self._attempts.items()]
+        return tuple(sorted(found, key=lambda n: (-n.busy_s, n.workflow, n.node)))
+
+
+def worst_wait(report: RunReport, now: float | None = None) -> Wait | None:
+    """Return the wait of a run that is to blame; None if something else is.
 
     Parameters
     ----------
     report
         Of the run.
-    others
-        Reports of runs that may have been under way at the same time.
     now
         Seconds of the scheduler's clock, for a run that is under way.
     """
     worst = _worst(critical_path(report, None if now is None else now - report.submitted))
-    if worst is None or worst.kind != "wait":
-        return ()
-    start, end = report.submitted + worst.start_s, report.submitted + worst.end_s
-    attempts: Counter[tuple[str, str]] = Counter()
-    busy: defaultdict[tuple[str, str], float] = defaultdict(float)
-    for other in others:
-        for call in other.calls:
-            for attempt in call.attempts:
-                if not attempt.began:
-                    continue
-                begun = other.submitted + attempt.started_at
-                over = end if attempt.ended_at is None else other.submitted + attempt.ended_at
-                shared = min(over, end) - max(begun, start)
-                if shared > 0 and (attempt.card == worst.card if worst.card else call.model == worst.model):
-                    node = other.workflow, node_pattern(call.node)
-                    attempts[node] += 1
-                    busy[node] += shared
-    found = [Neighbour(flow, node, count, busy[flow, node]) for (flow, node), count in attempts.items()]
-    return tuple(sorted(found, key=lambda n: (-n.busy_s, n.workflow, n.node)))
+    return Wait(worst, report.submitted) if worst is not None and worst.kind == "wait" else None
 
 
 def _what(piece: Piece) -> str:

@@ -275,7 +275,7 @@ class Machine:
     def _run_dropped(self, run_id: str, now: float) -> list[Action]:
         self._run_ended(RunEnded(run_id, "cancelled", "nobody waits for its result"), now)  # if it did not end before
         freed = [self._let_go(call, "cancelled", now) for call in self.runs.calls_of(run_id)]
-        self.runs.drop(run_id)
+        self.runs.drop(run_id, now)
         return [action for state in freed if state is not None for action in self.dispatcher.serve(state, now)]
 
     # -- calls -----------------------------------------------------------------------------------

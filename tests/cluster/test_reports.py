@@ -6,11 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from distributed.metrics import time
 
 import dask_fmware as fm
 from dask_fmware.client import asking
 from dask_fmware.model.report import RunReport
-from dask_fmware_scheduler.services import reporting
+from dask_fmware.observe.explain import Wait, worst_wait
+from dask_fmware_scheduler.services import turns
 from tests.cluster.flows import fan, one, rag, shopping
 
 
@@ -215,13 +217,53 @@ async def test_many_reports_keep_the_scheduler_for_no_longer_than_a_turn(
         futures = cluster.client.compute([one(f"{n}") for n in range(100)])
         await cluster.until(lambda: len(cluster.router.machine.runs) == 100)
         monkeypatch.setattr(RunReport, "packed", packing)
-        monkeypatch.setattr(reporting, "time", lambda: packed * 0.0001)
+        monkeypatch.setattr(turns, "time", lambda: packed * 0.0001)
         asked, most, before = asyncio.ensure_future(cluster.scheduler.handlers["fmware_reports"]()), 0, 0
         while not asked.done():
             await asyncio.sleep(0)
             most, before = max(most, packed - before), packed
         assert len(await asked) == packed == 100
         assert most < 30
+        monkeypatch.undo()
+        cluster.engines["small-cpu-0"].resume()
+        await cluster.client.gather(futures)
+        for future in futures:
+            future.release()
+
+
+async def test_an_explanation_keeps_the_scheduler_for_no_longer_than_a_turn(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clocked as above, by the runs that were looked at; those that ended before the wait began are not among them."""
+    looked = 0
+
+    def looking(wait: Wait, other: RunReport, calls: Any) -> None:
+        nonlocal looked
+        looked += 1
+        add(wait, other, calls)
+
+    add = Wait.add
+    async with serving("small", slots=1) as cluster:
+        early = cluster.client.compute(one("early"))
+        await early
+        early.release()
+        await cluster.settled()
+        cluster.engines["small-cpu-0"].pause()
+        futures = cluster.client.compute([one(f"{n}") for n in range(100)])
+        await cluster.until(lambda: cluster.router.machine.held == 99)
+        late = next(call.run.report for call in cluster.router.machine.runs.calls.values() if not call.attempt)
+        await cluster.until(
+            lambda: worst_wait(late, time()) is not None, "it has waited for longer than it took to come"
+        )
+        monkeypatch.setattr(Wait, "add", looking)
+        monkeypatch.setattr(turns, "time", lambda: looked * 0.0001)
+        asked, most, before = asyncio.ensure_future(cluster.scheduler.handlers["fmware_explain"](late.run_id)), 0, 0
+        while not asked.done():
+            await asyncio.sleep(0)
+            most, before = max(most, looked - before), looked
+        assert looked == 100
+        assert most < 30
+        assert [(n["node"], n["attempts"]) for n in (await asked)["neighbours"]] == [("call", 1)]
         monkeypatch.undo()
         cluster.engines["small-cpu-0"].resume()
         await cluster.client.gather(futures)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 
 from dask_fmware.model.report import AttemptReport, CallReport, Failure, RunReport
 from dask_fmware.observe.blame import blame, critical_path, decisive_at, node_pattern
-from dask_fmware.observe.explain import explain, waited_for
+from dask_fmware.observe.explain import Neighbour, explain, worst_wait
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 from tests.simulate.test_world import scenario
@@ -35,6 +36,14 @@ def run(*calls: CallReport, ttft_slo_s: float | None = 1.0, **more: object) -> R
         "state": "finished", "first_token_at": first, "finished_at": end, "calls": list(calls), **more,
     }  # fmt: skip
     return RunReport("run-1", "rag", "default", 0, 100.0, ttft_slo_s=ttft_slo_s, **given)  # type: ignore[arg-type]
+
+
+def waited_for(report: RunReport, others: Sequence[RunReport], now: float | None = None) -> tuple[Neighbour, ...]:
+    wait = worst_wait(report, now)
+    assert wait is not None
+    for other in others:
+        wait.add(other, other.calls)
+    return wait.neighbours
 
 
 REWRITE = attempt(0.0, 0.2, ideal_s=0.2, predicted_s=0.2)

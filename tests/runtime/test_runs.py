@@ -45,17 +45,17 @@ def test_dropping_a_run_drops_its_bodies() -> None:
     runs.add(plan("r", [node("r/a")]), 0.0)
     runs.add(plan("r[0]", [node("r[0]/x")], part_of="r"), 1.0)
     runs.add(plan("r[0][1]", [node("r[0][1]/x")], part_of="r[0]"), 2.0)
-    assert [c.call_id for c in runs.drop("r")] == ["r/a", "r[0]/x", "r[0][1]/x"]
+    assert [c.call_id for c in runs.drop("r", 0.0)] == ["r/a", "r[0]/x", "r[0][1]/x"]
     assert len(runs) == 0
     assert not runs.calls
-    assert runs.drop("r[0]") == []
+    assert runs.drop("r[0]", 0.0) == []
 
 
 def test_dropping_a_body_keeps_its_calls_in_the_report() -> None:
     runs = Runs(10)
     run = runs.add(plan("r", [node("r/a")]), 0.0)
     runs.add(plan("r[0]", [node("r[0]/x")], part_of="r"), 1.0)
-    assert [c.call_id for c in runs.drop("r[0]")] == ["r[0]/x"]
+    assert [c.call_id for c in runs.drop("r[0]", 0.0)] == ["r[0]/x"]
     assert run is not None
     assert not run.parts
     assert [c.call_id for c in run.report.calls] == ["r/a", "r[0]/x"]
@@ -65,7 +65,7 @@ def test_a_key_that_two_plans_name_belongs_to_the_first() -> None:
     runs = Runs(10)
     runs.add(plan("r", [node("shared"), node("r/a")]), 0.0)
     runs.add(plan("s", [node("shared"), node("s/a")]), 0.0)
-    assert [c.call_id for c in runs.drop("s")] == ["s/a"]
+    assert [c.call_id for c in runs.drop("s", 0.0)] == ["s/a"]
     assert "shared" in runs.calls
 
 
@@ -81,7 +81,7 @@ def test_the_history_keeps_the_reports_of_the_runs_that_were_dropped_last() -> N
     runs = Runs(keep_runs=2)
     for run_id in "abc":
         runs.add(plan(run_id), 0.0)
-        runs.drop(run_id)
+        runs.drop(run_id, 0.0)
     assert runs.report("a") is None
     assert [report.run_id for report in runs.reports()] == ["b", "c"]
 
@@ -89,18 +89,35 @@ def test_the_history_keeps_the_reports_of_the_runs_that_were_dropped_last() -> N
 def test_where_no_reports_are_kept_that_of_a_run_is_there_while_it_is_dropped() -> None:
     runs = Runs(keep_runs=0)
     runs.add(plan("a"), 0.0)
-    runs.drop("a")
+    runs.drop("a", 0.0)
     assert runs.report("a") is not None
     assert list(runs.reports()) == []
     runs.forget_dropped()
     assert runs.report("a") is None
 
 
+def test_runs_under_way_since_a_time_are_live_ones_and_those_dropped_after_it() -> None:
+    runs = Runs(keep_runs=10)
+    for at, run_id in enumerate("abcd"):
+        runs.add(plan(run_id), 0.0)
+        if run_id != "d":
+            runs.drop(run_id, float(at))
+    runs.add(plan("d[0]", part_of="d"), 0.0)
+    found = [one if isinstance(one, RunReport) else RunReport.unpacked(one) for one in runs.under_way_since(0.0, 9)]
+    assert [report.run_id for report in found] == ["d", "c", "b"]
+    assert len(list(runs.under_way_since(0.0, 1))) == 2
+    asked = runs.under_way_since(0.0, 0)
+    runs.add(plan("e"), 0.0)
+    assert isinstance(next(asked), RunReport)
+    runs.drop("e", 9.0)
+    assert len(list(asked)) == 1, "it ended meanwhile"
+
+
 def test_a_run_that_was_submitted_again_is_remembered_as_the_last() -> None:
     runs = Runs(keep_runs=2)
     for run_id in "abac":
         runs.add(plan(run_id), 0.0)
-        runs.drop(run_id)
+        runs.drop(run_id, 0.0)
     assert [report.run_id for report in runs.reports()] == ["a", "c"]
 
 
@@ -108,15 +125,15 @@ def test_reports_are_packed_as_runs_are_when_each_is_asked_for_and_once() -> Non
     runs = Runs(keep_runs=10)
     for run_id in "abcd":
         runs.add(plan(run_id), 0.0)
-    runs.drop("a")
+    runs.drop("a", 0.0)
     made = runs.all_packed()
     seen = [RunReport.unpacked(next(made)).run_id]
     run = runs.get("b")
     assert run is not None
     run.end("finished", "", 1.0)
-    runs.drop("b")
+    runs.drop("b", 0.0)
     runs.add(plan("e"), 2.0)
-    runs.drop("c")
+    runs.drop("c", 0.0)
     rest = [RunReport.unpacked(packed) for packed in made]
     assert seen + [report.run_id for report in rest] == ["a", "b", "c", "d"]
     assert [report.state for report in rest] == ["finished", "running", "running"]
@@ -151,7 +168,7 @@ def test_a_body_that_is_submitted_again_starts_without_branches() -> None:
     run = runs.add(plan("r", [node("r/a")]), 0.0)
     body = plan("r[0]", [node("r[0]/x", guards=(Guard("s", 1),))], part_of="r")
     runs.add(replace(body, decided=(("s", 0),)), 0.0)
-    runs.drop("r[0]")
+    runs.drop("r[0]", 0.0)
     runs.add(body, 0.0)
     assert run is not None
     assert run.skips(runs.calls["r[0]/x"]) is None

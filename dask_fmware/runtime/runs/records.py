@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from dask_fmware.model.plan import Outline, PlannedNode, RunPlan, outline
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, Failure, PackedReport, RunReport, RunState
@@ -216,6 +216,13 @@ def sources(nodes: Sequence[PlannedNode]) -> dict[str, tuple[str, ...]]:
     return found
 
 
+class _Kept(NamedTuple):
+    """The report of a run that nobody holds any more."""
+
+    packed: PackedReport
+    dropped_at: float  # seconds since the epoch; nothing of it is later
+
+
 class Runs:
     """Live runs, their calls, and the reports of those that ended last."""
 
@@ -223,7 +230,7 @@ class Runs:
         self._runs: dict[str, RunRecord] = {}  # bodies of maps and loops point to their run
         self._plans: dict[str, RunPlan] = {}
         self.calls: dict[str, CallRecord] = {}  # live ones by id
-        self._history: OrderedDict[str, PackedReport] = OrderedDict()
+        self._history: OrderedDict[str, _Kept] = OrderedDict()
         self._leaving: RunReport | None = None  # of the run that is dropped, where none are kept
         self._sources: dict[Outline, dict[str, tuple[str, ...]]] = {}
         self._keep_runs = keep_runs
@@ -298,7 +305,7 @@ class Runs:
             calls.extend(call for part in run.parts for call in self.calls_of(part))
         return calls
 
-    def drop(self, run_id: str) -> list[CallRecord]:
+    def drop(self, run_id: str, now: float) -> list[CallRecord]:
         """Forget a plan and return its calls; a run's report goes to the history, its bodies go with it."""
         calls = self.calls_of(run_id)
         plan, run = self._plans.pop(run_id, None), self._runs.pop(run_id, None)
@@ -312,11 +319,11 @@ class Runs:
             run.drop_part(run_id)
             return calls
         for part in list(run.parts):
-            self.drop(part)
+            self.drop(part, now)
         if not self._keep_runs:
             self._leaving = run.report
             return calls
-        self._history[run_id] = run.report.packed()
+        self._history[run_id] = _Kept(run.report.packed(), now)
         self._history.move_to_end(run_id)
         while len(self._history) > self._keep_runs:
             self._history.popitem(last=False)
@@ -331,10 +338,20 @@ class Runs:
         found = self._report_or_packed(run_id)
         return RunReport.unpacked(found) if isinstance(found, PackedReport) else found
 
-    def latest(self, remembered: int) -> Iterator[RunReport]:
-        """Reports of live runs, then of those that were dropped last."""
-        yield from (run.report for run_id, run in self._runs.items() if run_id == run.plan.run_id)
-        yield from map(RunReport.unpacked, islice(reversed(self._history.values()), remembered))
+    def under_way_since(self, since: float, remembered: int) -> Iterator[RunReport | PackedReport]:
+        """Reports of live runs, then of those of the ones dropped last that were live since then, the latest first.
+
+        Of those at this moment; runs may come and go meanwhile.
+        """
+        last = islice(reversed(self._history.values()), remembered)
+        dropped = list(takewhile(lambda kept: kept.dropped_at > since, last))
+        for run_id in tuple(self._runs):
+            run = self._runs.get(run_id)
+            if run is None or run.plan.run_id == run_id:  # and no body of a map or loop
+                found = self._report_or_packed(run_id)
+                if found is not None:
+                    yield found
+        yield from (kept.packed for kept in dropped)
 
     def packed(self, run_ids: Iterable[str]) -> Iterator[PackedReport]:
         """Reports of those of these runs that are live or remembered, packed when they are asked for."""
@@ -346,18 +363,19 @@ class Runs:
         Runs may come and go meanwhile.
         """
         live = [run.report for run_id, run in self._runs.items() if run_id == run.plan.run_id]
-        return _packed([*self._history.values(), *live])
+        return _packed([*(kept.packed for kept in self._history.values()), *live])
 
     def _report_or_packed(self, run_id: str) -> RunReport | PackedReport | None:
         if (run := self._runs.get(run_id)) is not None:
             return run.report
         if self._leaving is not None and self._leaving.run_id == run_id:
             return self._leaving
-        return self._history.get(run_id)
+        kept = self._history.get(run_id)
+        return None if kept is None else kept.packed
 
     def reports(self) -> Iterator[RunReport]:
         """Reports of remembered runs, then of live ones."""
-        yield from map(RunReport.unpacked, self._history.values())
+        yield from (RunReport.unpacked(kept.packed) for kept in self._history.values())
         yield from (run.report for run_id, run in self._runs.items() if run_id == run.plan.run_id)
 
 

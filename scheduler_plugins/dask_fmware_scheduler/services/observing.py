@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import dask.config
 from distributed.metrics import time
 
-from dask_fmware.observe import History, waited_for
+from dask_fmware.model.report import RunReport
+from dask_fmware.observe import History, Neighbour, worst_wait
 from dask_fmware.observe.exposition import Family, expose, withdraw
 from dask_fmware.observe.failed import failed_in_words
 from dask_fmware.observe.figures import Figures
@@ -20,6 +21,7 @@ from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_scheduler.services.engine_states import EngineStates
 from dask_fmware_scheduler.services.metrics import series
 from dask_fmware_scheduler.services.provisioning import ProvisioningService
+from dask_fmware_scheduler.services.turns import Turns
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Observing"]
 
 NEIGHBOURS = 1000  # runs that were dropped last, among which an explanation looks for what a run waited for
+CALLS = 100  # of a run that are looked at between two looks at the clock
 
 
 class Observing:
@@ -71,14 +74,26 @@ class Observing:
         kinds = [(name, accelerator) for name, model in models for accelerator in model.on]
         return series(self.history, time(), self._router.service(Arrivals).failed, kinds)
 
-    def explain(self, run_id: str) -> dict[str, Any] | None:
+    async def explain(self, run_id: str) -> dict[str, Any] | None:
         """Return what `dask_fmware.observe.explain` takes: a report, what it waited for, the time (RPC)."""
-        machine, now = self._router.machine, time()
-        report = machine.report(run_id)
+        report, now = self._router.machine.report(run_id), time()
         if report is None:
             return None
-        neighbours = waited_for(report, machine.runs.latest(NEIGHBOURS), now)
-        return {"report": report.to_wire(), "neighbours": [asdict(n) for n in neighbours], "now": now}
+        told = report.to_wire()  # as it is at this time: the run goes on while its neighbours are sought
+        neighbours = await self._neighbours(report, now)
+        return {"report": told, "neighbours": [asdict(n) for n in neighbours], "now": now}
+
+    async def _neighbours(self, report: RunReport, now: float) -> tuple[Neighbour, ...]:
+        """Return what a run waited for; all calls of a thousand runs are looked at, which takes seconds."""
+        wait, turns = worst_wait(report, now), Turns()
+        if wait is None:
+            return ()
+        for found in self._router.machine.runs.under_way_since(wait.begins_at, NEIGHBOURS):
+            other = found if isinstance(found, RunReport) else RunReport.unpacked(found)
+            for first in range(0, len(other.calls), CALLS):
+                wait.add(other, other.calls[first : first + CALLS])
+                await turns.next()
+        return wait.neighbours
 
     def _kv_used(self, replica_id: str) -> float | None:
         return self._router.service(EngineStates).kv_used(replica_id)

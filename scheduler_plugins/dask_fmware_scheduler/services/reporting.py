@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,12 @@ from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_scheduler.services.drift import drift_sentence
 from dask_fmware_scheduler.services.observing import Observing
 from dask_fmware_scheduler.services.provisioning import ProvisioningService
+from dask_fmware_scheduler.services.turns import Turns
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
 
 __all__ = ["Reporting"]
-
-TURN_S = 0.002  # for which the scheduler's loop is kept at once
 
 
 class Reporting:
@@ -78,12 +76,10 @@ class Reporting:
         """
         runs = self._router.machine.runs
         made: list[PackedReport] = []
-        until = time() + TURN_S
+        turns = Turns()
         for report in runs.all_packed() if run_ids is None else runs.packed(run_ids):
             made.append(report)
-            if time() > until:
-                await asyncio.sleep(0)
-                until = time() + TURN_S
+            await turns.next()
         return made
 
     def status(self) -> dict[str, Any]:
