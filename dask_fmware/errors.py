@@ -19,7 +19,7 @@
         ├── NotInstalledError          the plugins are not installed on the cluster
         ├── VersionMismatchError       client, scheduler and worker speak different versions
         ├── AttemptsExhaustedError     every permitted attempt of a call failed
-        └── StreamLostError            a stream cannot be continued
+        └── StreamLostError            the scheduler of a stream was lost, and the run with it
 
 A message names the thing, the value, the bound and the next step. It never holds a prompt or an
 answer: errors travel into logs and dashboards.
@@ -128,4 +128,4 @@ class AttemptsExhaustedError(RuntimeFaultError):
 
 
 class StreamLostError(RuntimeFaultError):
-    """A stream cannot be continued; the result of the run may still arrive."""
+    """The scheduler of a stream was lost, and the run with it; submit it again to a new client."""
