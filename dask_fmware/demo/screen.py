@@ -82,20 +82,23 @@ class Screen:
     async def answer(self, chunks: AsyncIterator[Any]) -> tuple[float, float]:
         """Print an answer while it is generated; return seconds to its first chunk and to its end."""
         start = monotonic()
-        first_s, column, begun = 0.0, 0, False
+        first_s, column, begun, is_apart = 0.0, 0, False, False
         async for chunk in chunks:
             first_s = first_s or monotonic() - start
             if chunk.restarted:
                 begun = False
                 self.console.print(Text(f"\n{INDENT}(the answer starts again)", style="yellow"))
-            for space, word in WORD.findall(_printable(str(chunk.text))):
-                new_word = bool(space) or not begun
+            text = _printable(str(chunk.text))
+            for space, word in WORD.findall(text):
+                new_word = bool(space) or is_apart or not begun
+                is_apart = False
                 if new_word and (not begun or column + 1 + len(word) > self.width):
                     self.console.print(Text(("\n" if begun else "") + INDENT + word), end="", crop=False)
                     column, begun = len(INDENT) + len(word), True
                 else:
                     self.console.print(Text(f" {word}" if new_word else word), end="", crop=False)
                     column += new_word + len(word)
+            is_apart = text[-1:].isspace() or (is_apart and not text)  # from the first word of the next chunk
         self.console.print()
         return first_s, monotonic() - start
 

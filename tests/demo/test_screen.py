@@ -32,6 +32,12 @@ async def test_answer_is_wrapped_at_words_as_it_comes(made):
     assert " ".join(file.getvalue().split()).endswith("word19. xy")
 
 
+async def test_words_of_two_chunks_are_apart_where_white_space_ends_the_first(made):
+    screen, file = made
+    await screen.answer(_chunks("foo ", "bar", "\n\n", "", "baz", "!"))
+    assert file.getvalue().split() == ["foo", "bar", "baz!"]
+
+
 async def test_answer_cannot_steer_the_terminal(made):
     screen, file = made
     await screen.answer(_chunks(" a\x1b[2Jb", " \x07", " [red]c[/red]"))
