@@ -19,6 +19,7 @@ from dask_fmware.errors import NotInstalledError
 from dask_fmware.observe import History
 from dask_fmware.observe.figures import Figures
 from dask_fmware.observe.window import NodeTally
+from dask_fmware.runtime import ReplicaGone
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_scheduler.dashboard.board import Board
 from tests.cluster.flows import one, rag
@@ -107,6 +108,29 @@ def test_a_page_left_open_takes_nothing_of_the_router_before_for_that_of_the_nex
     assert json.loads(boards[1].json(**seen)) == shown[1]
     assert shown[1]["fleet"]["data"][0][0] == "new"
     assert all(0 < version < 1e15 for version in seen.values())  # digits that the route reads and JavaScript keeps
+
+
+def test_columns_over_replicas_are_in_the_order_of_the_fleet_that_a_page_gets_with_them() -> None:
+    driver, now = Driver(), 1_795_000_000.0
+    history = History(driver.machine)
+    driver.machine.observers.append(history)
+    driver.ready(replica("a", slots=2), replica("b"))
+    driver.start("x", "y", "z")
+    board = Board(Figures(history), lambda: now)
+    first = json.loads(board.json())
+    assert first["live"]["fleet"] == first["fleet"]["version"]
+    driver.tell(ReplicaGone("tcp://a"))
+    driver.ready(replica("c", slots=3))
+    driver.start("v", "w")
+    seen = first["fleet"]["version"]
+    now += 0.5  # what was made is fresh for a while: nothing of it is of another moment
+    assert set(json.loads(board.json(fleet=seen))["live"]["replicas"]["running"]) == {2, 1}
+    assert "fleet" not in json.loads(board.json(fleet=seen))
+    now += 0.5
+    later = json.loads(board.json(fleet=seen))
+    assert later["live"]["fleet"] == later["fleet"]["version"] > seen
+    names = [row[0] for row in later["fleet"]["data"]]
+    assert dict(zip(names, later["live"]["replicas"]["running"], strict=True)) == {"b": 1, "c": 2}
 
 
 def board_of(name: str, now: float) -> Board:

@@ -48,9 +48,7 @@ class Board:
         now, history = self._clock(), self.figures.history
         fresh_s = FRESH_S if len(history.machine.fleet) < MANY_REPLICAS else 3 * FRESH_S
         if not 0 <= now - self._live[0] < fresh_s:
-            self._live = now, _dump({**self.figures.live(now), **self._extra()})
-        if self._fleet[0] != (version := self._began + history.fleet_version):
-            self._fleet = version, _dump(self.figures.fleet())
+            self._made(now)
         if self._graphs[0] != (version := self._began + history.graphs_version):
             self._graphs = version, _dump(self.figures.graphs())
         if not 0 <= now - self._predictions[0] < PREDICTIONS_S:
@@ -64,6 +62,13 @@ class Board:
             if version != seen:
                 parts.append(f'"{name}":{{"version":{version},"data":{text}}}')
         return "{" + ",".join(parts) + "}"
+
+    def _made(self, now: float) -> None:
+        """Make what changes each second, and the fleet of that moment, in whose order columns over replicas are."""
+        version = self._began + self.figures.history.fleet_version
+        self._live = now, _dump({**self.figures.live(now), **self._extra(), "fleet": version})
+        if self._fleet[0] != version:
+            self._fleet = version, _dump(self.figures.fleet())
 
 
 def _dump(data: Any) -> str:

@@ -194,7 +194,7 @@
 
   function replicas({ live, fleet }) {
     const now = live.replicas, data = fleet.data;
-    if (data.length !== now.running.length) return;  /* one came or went between the two halves of an answer */
+    if (live.fleet !== fleet.version) return;  /* an answer that was overtaken, of replicas as they were */
     const used = utilisation(live, fleet);
     note("replicas", data.length ? `${many(data.length, "replica")}, ${many(live.light_workers, "light worker")}` : "");
     if (!data.length) {
