@@ -18,7 +18,7 @@ from dask_fmware.compile.promises import awaited, is_promise
 from dask_fmware.compile.template import BlockTemplate, template
 from dask_fmware.errors import WorkflowError
 from dask_fmware.model.plan import Objective
-from dask_fmware.spec.record import checked
+from dask_fmware.spec.record import checked, shorten
 from dask_fmware.spec.recording import Known, Value, recorded
 from dask_fmware.spec.slo import SLO, RunOptions, checked_slo
 from dask_fmware.spec.tracing import trace
@@ -215,6 +215,31 @@ class WorkflowFunction:
         if outer is not None:
             value: BoundWorkflow = self._traced_into(outer.workflow, args, kwargs)  # a handle, as of every call there
             return value
+        values, promised = self._named(args, kwargs), []
+        for name, value in values.items():
+            if not isinstance(value, (str, int, float, bool, type(None))):
+                what = f"workflow '{self.workflow.name}': input '{name}' (a {type(value).__name__})"
+                if is_promise(value):
+                    values[name] = awaited(value, what, _check_sent)
+                    promised.append(name)
+                else:
+                    _check_sent(value, what)
+        return BoundWorkflow(self.workflow, self._template_with(tuple(promised)), values, RunOptions())
+
+    def bind_plain(self, inputs: Mapping[str, Any]) -> BoundWorkflow:
+        """Bind inputs by name that are plain data, as JSON has it.
+
+        They are neither searched for futures nor tried whether they can be sent, which takes seconds for some MiB.
+
+        Raises
+        ------
+        WorkflowError
+            If an input is missing or unknown.
+        """
+        return BoundWorkflow(self.workflow, self._template_with(()), self._named((), inputs), RunOptions())
+
+    def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all inputs by name, with defaults for those that are not given."""
         spec, where = self.workflow, f"workflow '{self.workflow.name}'"
         names = [item.name for item in spec.inputs]
         listed = ", ".join(names) or "none"
@@ -223,7 +248,7 @@ class WorkflowFunction:
         values = dict(zip(names, args, strict=False))
         for name, value in kwargs.items():
             if name not in names:
-                raise WorkflowError(f"{where}: unknown input '{name}' (inputs: {listed})")
+                raise WorkflowError(f"{where}: unknown input '{shorten(name)}' (inputs: {listed})")
             if name in values:
                 raise WorkflowError(f"{where}: input '{name}' is given twice, by position and by name")
             values[name] = value
@@ -232,16 +257,7 @@ class WorkflowFunction:
                 if item.required:
                     raise WorkflowError(f"{where}: input '{item.name}' is missing (inputs: {listed})")
                 values[item.name] = item.default
-        promised: list[str] = []
-        for name, value in values.items():
-            if not isinstance(value, (str, int, float, bool, type(None))):
-                what = f"{where}: input '{name}' (a {type(value).__name__})"
-                if is_promise(value):
-                    values[name] = awaited(value, what, _check_sent)
-                    promised.append(name)
-                else:
-                    _check_sent(value, what)
-        return BoundWorkflow(spec, self._template_with(tuple(promised)), values, RunOptions())
+        return values
 
     def _traced_into(self, outer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         where = f"workflow '{outer}' calls workflow '{self.workflow.name}'"

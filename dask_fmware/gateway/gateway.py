@@ -15,7 +15,7 @@ from dask_fmware.client.asking import checked_client
 from dask_fmware.client.session import Outcome, Session
 from dask_fmware.client.stream import AnswerStream
 from dask_fmware.compile.collection import BoundWorkflow, WorkflowFunction
-from dask_fmware.errors import SpecError, WorkflowError
+from dask_fmware.errors import SpecError
 from dask_fmware.gateway.answers import text_of
 from dask_fmware.model.completion import Chunk
 from dask_fmware.spec.record import checked
@@ -115,7 +115,7 @@ class Gateway:
         name
             Of a workflow that is there.
         inputs
-            Values by name.
+            Values by name, as JSON has them.
         caller
             Tenant of the token that was brought.
         tenant, slo, priority
@@ -132,11 +132,7 @@ class Gateway:
             priority = min(0, self._max_priority)
         if priority > self._max_priority:
             raise SpecError(f"priority {priority}: callers of this gateway may ask for {self._max_priority} at most")
-        spec = self.workflows[name].workflow
-        if unknown := [key for key in inputs if key not in {item.name for item in spec.inputs}]:
-            listed = ", ".join(item.name for item in spec.inputs) or "none"
-            raise WorkflowError(f"workflow '{name}': unknown input '{unknown[0][:80]}' (inputs: {listed})")
-        return self.workflows[name](**inputs).options(slo=slo, tenant=caller or tenant, priority=priority)
+        return self.workflows[name].bind_plain(inputs).options(slo=slo, tenant=caller or tenant, priority=priority)
 
     async def outcome(self, bound: BoundWorkflow) -> Outcome:
         """Run it to its end; who is cancelled cancels it."""

@@ -109,6 +109,9 @@ class Handler(RequestHandler):  # type: ignore[misc]
 
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something that ends when the caller goes."""
+        if self._has_gone:  # while its request was read
+            work.close()
+            return
         self._work = asyncio.create_task(work)
         self.gateway.requests[self._work] = self.application
         self._work.add_done_callback(self.gateway.requests.pop)

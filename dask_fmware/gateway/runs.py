@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import ClassVar, TypeVar
 
@@ -31,6 +31,7 @@ logger = logging.getLogger("dask_fmware.gateway")
 Kind = TypeVar("Kind", bound=BaseModel)
 
 BODY_BYTES = 16 << 20
+LARGE_BYTES = 1 << 20  # from which on a body is read beside the loop
 
 
 def _too_large() -> RefusedError:
@@ -61,13 +62,19 @@ class _Runs(Handler):
         if self.refusal is None and self._body_bytes <= BODY_BYTES:
             self._body += chunk
 
-    def read(self, kind: type[Kind]) -> Kind:
-        """Return the body."""
-        if self.settings[ENDING].is_set():  # while it came
-            raise ending()
+    async def asked(self, kind: type[Kind], bind: Callable[[Kind], BoundWorkflow]) -> tuple[Kind, BoundWorkflow]:
+        """Return the body and the run that it asks for; the streams of others go on while a large one is read."""
         if self._body_bytes > BODY_BYTES:  # of pieces, whose sum was not announced
             raise _too_large()
-        return read(kind, self._body)
+
+        def made() -> tuple[Kind, BoundWorkflow]:
+            body = read(kind, self._body)
+            return body, bind(body)
+
+        found = made() if len(self._body) < LARGE_BYTES else await asyncio.to_thread(made)
+        if self.settings[ENDING].is_set():  # while it came, or was read
+            raise ending()
+        return found
 
     async def run(self, bound: BoundWorkflow, shape: RunShape, *, is_streamed: bool) -> None:
         """Run and answer."""
@@ -139,9 +146,11 @@ class Workflow(_Runs):
         """Run it."""
         if name not in self.gateway.workflows:
             raise RefusedError(404, f"no workflow '{shorten(name)}' here: see GET /workflows")
-        body = self.read(RunBody)
-        bound = self.gateway.bound(
-            name, body.inputs, caller=self.caller, tenant=body.tenant, slo=body.slo, priority=body.priority
+        body, bound = await self.asked(
+            RunBody,
+            lambda body: self.gateway.bound(
+                name, body.inputs, caller=self.caller, tenant=body.tenant, slo=body.slo, priority=body.priority
+            ),
         )
         await self.run(bound, RunShape(name), is_streamed=body.stream)
 
@@ -153,9 +162,11 @@ class Chat(_Runs):
 
     async def posted(self) -> None:
         """Run the workflow that is the model."""
-        body = self.read(ChatBody)
+        body, bound = await self.asked(ChatBody, self._bound)
+        await self.run(bound, ChatShape(body.model, bound.run_id, body.wants_usage), is_streamed=bool(body.stream))
+
+    def _bound(self, body: ChatBody) -> BoundWorkflow:
         if body.model not in self.gateway.workflows:
             raise no_model(body.model)
         inputs = inputs_of(self.gateway.workflows[body.model].workflow, body.messages)
-        bound = self.gateway.bound(body.model, inputs, caller=self.caller)
-        await self.run(bound, ChatShape(body.model, bound.run_id, body.wants_usage), is_streamed=bool(body.stream))
+        return self.gateway.bound(body.model, inputs, caller=self.caller)

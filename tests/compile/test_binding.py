@@ -239,3 +239,17 @@ def test_a_workflow_that_cannot_be_part_of_another_says_what_to_do() -> None:
     loaded = fm.workflow(fm.Workflow.from_json(greet.workflow.to_json()))
     with pytest.raises(WorkflowError, match=r"'greet', which was loaded from a document; give its result as an input"):
         fm.workflow(lambda who: loaded(who), name="outer")
+
+
+def test_plain_data_is_bound_by_name_with_defaults_and_without_a_look_at_it() -> None:
+    @fm.workflow
+    def tuned(who, tone="kind"):
+        return small("{who} {tone}", who=who, tone=tone)
+
+    data = [object()]
+    bound = tuned.bind_plain({"who": data})
+    assert bound._inputs == {"who": data, "tone": "kind"}
+    with pytest.raises(WorkflowError, match=r"workflow 'tuned': unknown input 'whom' \(inputs: who, tone\)"):
+        tuned.bind_plain({"whom": 1})
+    with pytest.raises(WorkflowError, match=r"workflow 'tuned': input 'who' is missing"):
+        tuned.bind_plain({})
