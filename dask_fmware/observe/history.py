@@ -204,10 +204,18 @@ class History:
     # -- attempts --------------------------------------------------------------------------------
 
     def _assigned(self, action: Assign, now: float) -> None:
-        replica = self._replica(action.replica_id, now)
+        attempt, replica = (action.call_id, action.attempt), self._replica(action.replica_id, now)
+        self._lost(attempt, now)  # the same of a run of the same id, which was dropped
         if replica is not None:
-            self._under_way[action.call_id, action.attempt] = action.replica_id, replica
+            self._under_way[attempt] = action.replica_id, replica
             replica.change(+1, now)
+
+    def _lost(self, attempt: tuple[str, int], now: float) -> None:
+        """Close an attempt whose end nobody will tell, if it is under way."""
+        _, replica = self._under_way.pop(attempt, (None, None))
+        if replica is not None:
+            replica.change(-1, now)
+            replica.lost += 1
 
     def _attempt_ended(self, event: AttemptEnded, now: float) -> None:
         call = self.machine.runs.calls.get(event.call_id)
@@ -276,9 +284,7 @@ class History:
         held = state.running if state is not None else {}
         lost = [key for key, (where, _) in self._under_way.items() if where == replica_id and key not in held]
         for attempt in lost:
-            _, replica = self._under_way.pop(attempt)
-            replica.change(-1, now)
-            replica.lost += 1
+            self._lost(attempt, now)
         alive = {state.replica.name for state in self.machine.fleet}
         gone = [name for name in self.replicas if name not in alive]
         for name in gone[: max(0, len(gone) - NAMES)]:

@@ -128,6 +128,20 @@ def test_calls_of_an_engine_that_started_again_are_lost_and_those_that_it_is_giv
     assert (known.finished, known.lost, known.running) == (1, 1, 0)
 
 
+def test_an_attempt_of_a_dropped_run_does_not_hold_its_slot_beside_that_of_the_run_submitted_again(
+    driver: Driver,
+) -> None:
+    driver.ready(replica("r0"))
+    driver.start("a")
+    driver.tell(RunDropped("a"))
+    driver.start("a")  # waits for the slot, which the first still has
+    assert assigned(driver.ready(replace(replica("r0"), incarnation=1))) == [("a", "tcp://r0", 1)]
+    known = history(driver).replicas["r0"]
+    assert (known.lost, known.running) == (1, 1)
+    driver.end("a")
+    assert (known.finished, known.lost, known.running) == (1, 1, 0)
+
+
 def test_names_beyond_the_bound_are_counted_together(driver: Driver) -> None:
     made = history(driver)
     assert [made.name("tenant", f"t{i}") for i in range(NAMES + 2)][-3:] == [f"t{NAMES - 1}", OTHERS, OTHERS]
