@@ -13,7 +13,7 @@ from typing import Any
 
 from dask_fmware.errors import DeploymentError, SpecError
 from dask_fmware.profile.arguments import arguments_digest, engine_arguments
-from dask_fmware.profile.catalog import find
+from dask_fmware.profile.catalog import look_up
 from dask_fmware.profile.emulated_law import find_law
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, Profile
@@ -58,7 +58,7 @@ def known_speed(
     Raises
     ------
     DeploymentError
-        The deployment names a law or an entry of the catalog that there is not.
+        The deployment names a law that there is not, or a model that the catalog does not have.
     """
     wanted = arguments_digest(engine_arguments(deployment, model, accelerator))
     if mine := [p for p in _labelled(deployment, model, accelerator, profiles) if p.key.arguments == wanted]:
@@ -97,10 +97,12 @@ def _not_measured(deployment: Deployment, model: str, accelerator: str) -> Known
 def stated_speed(deployment: Deployment, model: str, accelerator: str) -> KnownSpeed | None:
     """Return what the deployment itself says by naming a law or an entry of the catalog; None if it does not.
 
+    A model of the catalog says nothing of accelerators that the catalog does not have it on.
+
     Raises
     ------
     DeploymentError
-        There is no such law or entry.
+        There is no such law, or no such model in the catalog.
     """
     spec = deployment.models[model]
     arguments = engine_arguments(deployment, model, accelerator)
@@ -125,9 +127,9 @@ def _played(arguments: Mapping[str, Any]) -> KnownSpeed:
     )
 
 
-def _of_catalog(model: str, accelerator: str) -> KnownSpeed:
-    found = find(model, accelerator)
-    return _of(found, f"catalog, {found.key}, {found.provenance.kind}")
+def _of_catalog(model: str, accelerator: str) -> KnownSpeed | None:
+    found = look_up(model, accelerator)
+    return None if found is None else _of(found, f"catalog, {found.key}, {found.provenance.kind}")
 
 
 def _of(profile: Profile, source: str) -> KnownSpeed:

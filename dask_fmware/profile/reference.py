@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dask_fmware.errors import SpecError
+from dask_fmware.profile.catalog import near_cards
 from dask_fmware.profile.known import UNUSED, known_speed, measured_otherwise
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.projection import Projection
@@ -55,12 +56,7 @@ def card_latencies(
         slots = placement.slots or spec.slots
         known = known_speed(deployment, model, accelerator, profiles)
         if known is None:
-            why = f" ({UNUSED})" if measured_otherwise(deployment, model, accelerator, profiles) else ""
-            raise SpecError(
-                f"nothing is known of the speed of model '{model}' on accelerator '{accelerator}' under engine "
-                f"'{spec.engine}'{why}; run dask fmware profile --deployment FILE --model {model}, or give its latency "
-                "or the name it has in the catalog (catalog: NAME) in the deployment"
-            )
+            raise SpecError(_not_known(deployment, model, accelerator, profiles))
         if known.law is not None:
             figures = _by_law(known.law, known.step_tokens, slots, prompt_tokens, output_tokens)
         else:
@@ -73,6 +69,22 @@ def card_latencies(
             )
         )  # fmt: skip
     return tuple(sorted(found, key=lambda card: (card.completion_s, card.accelerator)))
+
+
+def _not_known(deployment: Deployment, model: str, accelerator: str, profiles: Sequence[Profile]) -> str:
+    """Say that nothing is known of a speed, what does not help there, and what would."""
+    spec = deployment.models[model]
+    idle = [UNUSED] if measured_otherwise(deployment, model, accelerator, profiles) else []
+    names_it = " or the name it has in the catalog (catalog: NAME)"
+    if spec.catalog is not None:
+        cards = ", ".join(near_cards(spec.catalog, accelerator))
+        idle, names_it = [*idle, f"the catalog has '{spec.catalog}' on other accelerators only: {cards}"], ""
+    why = f" ({'; '.join(idle)})" if idle else ""
+    return (
+        f"nothing is known of the speed of model '{model}' on accelerator '{accelerator}' under engine "
+        f"'{spec.engine}'{why}; run dask fmware profile --deployment FILE --model {model}, or give its latency"
+        f"{names_it} in the deployment"
+    )
 
 
 def _at_once(deployment: Deployment, accelerator: str, replicas: int, slots: int) -> int:

@@ -119,3 +119,25 @@ async def test_an_engine_that_dies_while_it_loads_is_tried_again(monkeypatch: py
         assert starts == [0, 1, 2]
         assert not (await fm.status(cluster.client))["failed_replicas"]
         assert (await cluster.client.compute(one("x"))).model == "small"
+
+
+async def test_a_model_of_the_catalog_serves_on_a_card_that_the_catalog_does_not_have_it_on() -> None:
+    document = deployment("small")
+    document["models"]["small"]["catalog"] = "Llama-3.1-8B"
+    async with InProcessCluster(document) as cluster:
+        (state,) = cluster.router.machine.fleet
+        assert (state.replica.profile, state.replica.latency.first_token_s) == (None, 0.001)
+        assert (await cluster.client.compute(one("x"))).model == "small"
+
+
+async def test_a_name_that_the_catalog_does_not_have_is_told_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(loading, "create_engine", lambda kind, arguments: loaded.append(kind))
+    document = deployment("small")
+    document["models"]["small"]["catalog"] = "Lama-3.1-8B"
+    async with InProcessCluster(document, wait=False) as cluster:
+        with pytest.raises(DeploymentError, match=r"models\.small\.on\.cpu: the catalog has no figures for model"):
+            await fm.wait_ready(cluster.client, timeout_s=30)
+    assert not loaded

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from dask_fmware.errors import SpecError
-from dask_fmware.profile.catalog import catalog, find, names
+from dask_fmware.profile.catalog import catalog, find, look_up, names
+from dask_fmware.spec.deployment import Deployment
 
 
 def test_the_catalog_covers_ten_cards_and_says_where_each_figure_is_from() -> None:
@@ -27,8 +28,25 @@ def test_a_newer_card_is_faster_than_an_older_one() -> None:
     assert new.step_s(4096, 0, 0) < old.step_s(4096, 0, 0)
 
 
-def test_case_of_a_name_does_not_matter() -> None:
+def test_case_of_a_name_does_not_matter_nor_do_blanks_and_hyphens_of_a_card() -> None:
     assert find("llama-3.1-8b", "h100") is find("Llama-3.1-8B", "H100")
+    for name in ("H100 x2", "h100-x2", "H100_x2", "H100x2"):
+        assert find("Llama-3.1-8B", name).key.accelerator == "H100 x2"
+    with pytest.raises(SpecError, match="H100-x2"):
+        find("Llama-3.1-8B", "H100-x3")
+
+
+def test_each_accelerator_has_a_name_that_a_deployment_may_give_it() -> None:
+    for profile in catalog():
+        written = profile.key.accelerator.replace(" ", "-")
+        Deployment.model_validate({"accelerators": {written: {"cards": 1}}, "models": {"m": {"on": {written: {}}}}})
+        assert find(profile.key.model, written).key.accelerator == profile.key.accelerator
+
+
+def test_a_model_that_is_there_on_other_cards_alone_is_not_found_and_not_refused() -> None:
+    assert look_up("Llama-3.1-8B", "L4") is None
+    with pytest.raises(SpecError, match="no figures for model"):
+        look_up("Llama-3.1-8C", "L4")
 
 
 def test_timed_steps_are_preferred_to_added_up_kernels() -> None:

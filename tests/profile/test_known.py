@@ -95,6 +95,31 @@ def test_the_catalog_stands_in_under_the_name_that_the_deployment_gives() -> Non
     assert known.source.startswith("catalog, Llama-3.1-8B on H100")
 
 
+def test_a_card_that_the_catalog_does_not_have_the_model_on_goes_by_its_latency_figure() -> None:
+    on = {"H100": {}, "L4": {"latency": FIGURE}}
+    mixed = {"engine": "vllm", "catalog": "Llama-3.1-8B", "on": on}
+    cards = {"H100": {"cards": 1}, "L4": {"cards": 1}}
+    made = Deployment.model_validate({"accelerators": cards, "models": {"m": mixed}})
+    assert stated_speed(made, "m", "L4") is None
+    sources = {card.accelerator: card.source for card in card_latencies("m", made, [], 10, 10)}
+    assert sources["L4"] == "latency figure of the deployment"
+    assert sources["H100"].startswith("catalog, Llama-3.1-8B on H100")
+    on["L4"] = {}
+    bare = Deployment.model_validate({"accelerators": cards, "models": {"m": mixed}})
+    assert known_speed(bare, "m", "L4") is None
+    message = r"has 'Llama-3.1-8B' on other accelerators only: L40S.*\); run .* or give its latency in the deployment"
+    with pytest.raises(SpecError, match=message):
+        card_latencies("m", bare, [], 10, 10)
+
+
+def test_several_cards_are_found_under_a_name_that_a_deployment_may_give_them() -> None:
+    named = {"engine": "vllm", "catalog": "Llama-3.1-70B", "on": {"H100-x4": {}}}
+    made = Deployment.model_validate({"accelerators": {"H100-x4": {"cards": 1}}, "models": {"m": named}})
+    known = stated_speed(made, "m", "H100-x4")
+    assert known is not None
+    assert known.law == find("Llama-3.1-70B", "H100 x4").step_law
+
+
 def test_a_name_that_is_not_in_the_catalog_is_refused_with_what_is_near() -> None:
     with pytest.raises(DeploymentError, match=r"models\.m\.on\.H100: the catalog has no"):
         known_speed(deployment(model={"catalog": "llama-8"}), "m", "H100")

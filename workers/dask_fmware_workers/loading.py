@@ -66,6 +66,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         arguments.setdefault("cores", cores)
     if (devices := _of_card(hardware.devices, "devices", accelerator, labels)) is not None:
         see_only(devices)
+    stated = stated_speed(deployment, model, accelerator)  # one that is not there is told before minutes of loading
     start, before = perf_counter(), Footprint.now()
     engine = create_engine(spec.engine, arguments)
     try:
@@ -75,7 +76,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         made = engine.capabilities
         key = profile_key(model, accelerator, made, wanted)
         profile = await asyncio.to_thread(lambda: stored_profile(key, file_bytes(arguments)))
-        if profile is None and (stated := stated_speed(deployment, model, accelerator)) is not None:
+        if profile is None and stated is not None:
             profile = stated.live_profile().to_wire()
         latency = await _latency(engine, placement, profile)
     except BaseException:
