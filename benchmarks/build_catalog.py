@@ -12,6 +12,8 @@ import argparse
 import csv
 import json
 from collections import defaultdict
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from benchmarks.profile_fits import SOURCES, Configuration, load
 from dask_fmware.errors import SpecError
 from dask_fmware.profile.fit import fit_law
 from dask_fmware.profile.law import Curve, StepLaw
+from dask_fmware.profile.points import StepPoint
 from dask_fmware.profile.record import LawRecord, PhaseRecord, Profile, ProfileKey, Provenance
 from dask_fmware.profile.solve import nonnegative_fit
 
@@ -78,8 +81,27 @@ def facts(model: str) -> dict[str, Any]:
     return {"weight_bytes": round(parameters * 2), "kv_bytes_per_token": float(kv_bytes)}
 
 
+def whole_batches(points: Sequence[StepPoint]) -> list[StepPoint]:
+    """Leave out batches of which a card held a part at a time: what was timed there is a step of that part.
+
+    Their prefill took less than half as long as one of fewer prompts of the same length.
+    """
+    prefills = [point for point in points if point.prefilled]
+    parts = {
+        more.prefilled
+        for more, fewer in product(prefills, prefills)
+        if fewer.prefilled < more.prefilled
+        and fewer.prefill_tokens / fewer.prefilled == more.prefill_tokens / more.prefilled
+        and more.step_s < fewer.step_s / 2
+    }
+    return [point for point in points if (point.prefilled or round(point.batch)) not in parts]
+
+
 def from_steps(path: Path, configuration: Configuration, rng: np.random.Generator) -> Profile:
-    fit = fit_law(configuration.points, rng)
+    points = whole_batches(configuration.points)
+    fit = fit_law(points, rng)
+    if fit.law.prefill.slopes_s[-1] <= 0:
+        raise SpecError("its prefill does not grow at the end, where the law goes on beyond what was measured")
     key = key_of(configuration.model, configuration.accelerator, configuration.tp, configuration.engine)
     kind = SOURCES[path.name]
     assert kind in ("measured", "composed")
@@ -93,7 +115,7 @@ def from_steps(path: Path, configuration: Configuration, rng: np.random.Generato
             licence=LICENCES[path.name],
             note=NOTES[path.name],
         ),
-        largest_batch=round(max(point.batch for point in configuration.points)),
+        largest_batch=round(max(point.batch for point in points)),
         **facts(key.model),
     )
 

@@ -74,3 +74,7 @@ def test_names_are_sorted() -> None:
     models, cards = names()
     assert models == sorted(models)
     assert "T4" in cards
+
+
+def test_a_longer_prompt_takes_longer_beyond_what_was_measured() -> None:
+    assert [str(profile.key) for profile in catalog() if profile.step_law.prefill.slopes_s[-1] <= 0] == []
