@@ -6,6 +6,7 @@ times; what the times say, `dask_fmware.profile` finds.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ class _Profiling:
     ) -> None:
         self.client, self.store, self.force, self.repeats = client, store, force, repeats
         self.progress, self.stop = progress, stop
+        self.nonce = secrets.randbits(64)  # prompts of another run may be in the prefix caches of engines
         self.weights: dict[str, int | None] = {}  # worker -> bytes of the files of its weights
 
     async def run(self, models: Sequence[str] | None, accelerators: Sequence[str] | None) -> list[ProfiledModel]:
@@ -244,7 +246,7 @@ class _Profiling:
                 "background": experiment.background,
                 "probes": experiment.probes,
                 "lead_tokens": experiment.lead_tokens,
-                "seed": int(np.random.SeedSequence([*experiment.id.encode()]).generate_state(1)[0]),
+                "seed": int(np.random.SeedSequence([self.nonce, *experiment.id.encode()]).generate_state(1)[0]),
             },
         )
         return tuple(TraceRecord.model_validate(trace) for trace in answer["traces"])

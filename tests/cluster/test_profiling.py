@@ -126,6 +126,23 @@ async def test_what_a_busy_machine_spoiled_is_measured_again(cluster, tmp_path, 
     assert fits[0] == once
 
 
+async def test_prompts_of_an_earlier_measurement_are_in_no_prefix_cache(tmp_path, monkeypatch) -> None:
+    parts, fit = [], PartialProfile.profile
+
+    def keep(part: PartialProfile, *args: Any) -> Profile:
+        parts.append(part)
+        return fit(part, *args)
+
+    monkeypatch.setattr(PartialProfile, "profile", keep)
+    async with InProcessCluster(document(prefix_cache_tokens=10**6)) as cluster:
+        made = [
+            (await profile_models(cluster.client, "small", store=tmp_path, repeats=1, force=True))[0] for _ in range(2)
+        ]
+    traces = [trace for part in parts for found in part.traces.values() for trace in found]
+    assert {trace.cached_tokens for trace in traces} == {0}
+    assert all(item.profile.prefill_tokens[1] > 70 for item in made), "of a context of 96"
+
+
 async def test_a_lease_ends_by_itself(cluster) -> None:
     (state, *_others) = cluster.router.machine.fleet
     cluster.router.service(Leave).drain([state.replica.replica_id], 0.01)
