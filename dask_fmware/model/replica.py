@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import PositiveInt
 
@@ -61,3 +61,7 @@ class Replica:
     profile: str | None = None  # JSON of `dask_fmware.profile.record.LiveProfile`; None: only `latency` is known
     card_slots: int | None = None  # calls at once over all replicas of its card; None: no bound but their slots
     incarnation: int = 0  # engines that died on its worker before; what was meant for those is not for this one
+
+    def serves_on_as(self, other: Replica) -> bool:
+        """Whether `other` is this engine, which serves on and knows its speed anew."""
+        return replace(self, profile=other.profile, latency=other.latency) == other != self

@@ -9,7 +9,6 @@ event, and equal events give equal actions.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import assert_never
 
 from dask_fmware.model.plan import RunPlan
@@ -366,7 +365,7 @@ class Machine:
     def _replica_ready(self, event: ReplicaReady, now: float) -> list[Action]:
         replica = event.replica
         known = self.fleet.get(replica.replica_id)
-        if known is not None and replace(known.replica, profile=replica.profile) == replica != known.replica:
+        if known is not None and known.replica.serves_on_as(replica):
             self.fleet.renew(known, replica)  # it was profiled meanwhile, and serves on
             self.views.replicas_changed(replica.model)
             return []

@@ -12,6 +12,7 @@ import dask
 import pytest
 from distributed.core import Status
 
+import dask_fmware as fm
 from dask_fmware.client import card_lease, profiling
 from dask_fmware.client.profiling import ProfileProgress, profile_models
 from dask_fmware.errors import DeploymentError, EngineCrashedError, SpecError
@@ -21,9 +22,10 @@ from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.progress import PartialProfile
 from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileKey, Provenance
 from dask_fmware.profile.store import ProfileStore
-from dask_fmware.spec.deployment import Deployment
-from dask_fmware.testing import InProcessCluster
+from dask_fmware.spec.deployment import Deployment, Latency
+from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_scheduler.services.leave import Leave
+from tests.cluster.flows import one
 
 pytest.importorskip("scipy")
 
@@ -68,6 +70,34 @@ async def test_replicas_announce_what_was_measured_and_are_back_in_routing(clust
     assert not any(state.draining for state in states.values())
     assert LiveProfile.from_wire(states["small"].replica.profile) == LiveProfile.of(made.profile)
     assert LiveProfile.from_wire(states["large"].replica.profile).source == "the law that its engine plays"
+
+
+async def test_a_latency_figure_is_that_of_the_profile_unless_it_was_given(tmp_path) -> None:
+    made = document()
+    del made["models"]["small"]["on"]["cpu"]["latency"]
+    async with InProcessCluster(made) as cluster:
+        found = await profile_models(cluster.client, store=tmp_path, repeats=1)
+        profiles = {item.key.model: LiveProfile.of(item.profile) for item in found}
+        figures = {state.replica.model: state.replica.latency for state in cluster.router.machine.fleet}
+    assert figures["small"] == profiles["small"].latency()
+    assert figures["large"] == Latency(first_token_s=0.002, output_token_s=0.002)
+
+
+async def test_a_call_under_way_outlasts_what_is_learnt_of_its_replica() -> None:
+    made = deployment("small")
+    del made["models"]["small"]["on"]["cpu"]["latency"]
+    live = LiveProfile(law=LawRecord.of(StepLaw.plain(2e-3, 1e-5, 2e-4, 0.0)))
+    async with InProcessCluster(made) as cluster:
+        (name,) = cluster.engines
+        cluster.engines[name].pause()
+        future = cluster.client.compute(one("x"))
+        (state,) = cluster.router.machine.fleet
+        await cluster.until(lambda: cluster.engines[name].state().running == 1)
+        await cluster.hosts[name].profiled(live.to_wire())
+        assert (state.replica.profile, state.replica.latency) == (live.to_wire(), live.latency())
+        cluster.engines[name].resume()
+        await future
+        assert len((await fm.report(future)).data.calls[0].attempts) == 1
 
 
 async def test_all_replicas_of_the_card_are_on_leave_meanwhile(cluster, tmp_path) -> None:

@@ -121,6 +121,16 @@ def test_a_new_profile_starts_without_what_was_learned_beside_the_old_one() -> N
     assert seen(driver, "a").law == LAW.scaled(3.0, 3.0)
 
 
+def test_a_latency_figure_that_came_with_a_profile_is_used_and_costs_no_call() -> None:
+    driver = Driver()
+    driver.ready(profiled("a", None))
+    driver.submit(plan("run"))
+    driver.runnable("run")
+    figure = LiveProfile.from_wire(PROFILE).latency()
+    driver.tell(ReplicaReady(replace(profiled("a"), latency=figure)))
+    assert (seen(driver, "a").latency, seen(driver, "a").running) == (figure, 1)
+
+
 def test_a_new_replica_starts_with_the_median_of_its_kind() -> None:
     driver = Driver()
     driver.ready(profiled("a"), profiled("b"), profiled("c"))

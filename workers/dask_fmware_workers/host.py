@@ -227,9 +227,9 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
                 self._measured = None
 
     async def profiled(self, profile: str) -> None:
-        """Announce a profile that was made since this worker loaded its engine (RPC)."""
+        """Announce a profile that was made since this worker loaded its engine, and its latency figure (RPC)."""
         if self.loaded is not None:
-            self.loaded = replace(self.loaded, replica=replace(self.loaded.replica, profile=profile))
+            self.loaded = self.loaded.profiled(profile)
             if self.pace is not None:
                 self.pace.profiled(profile)
             await self.presence.announce()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, label
 from dask_fmware.profile.arguments import engine_arguments
 from dask_fmware.profile.known import stated_speed
 from dask_fmware.profile.record import LiveProfile, ProfileKey
-from dask_fmware.spec.deployment import Deployment, Latency, ModelDeployment, Placement
+from dask_fmware.spec.deployment import Deployment, ModelDeployment, Placement
 from dask_fmware_workers.accelerators import see_only
 from dask_fmware_workers.engines import create_engine
 from dask_fmware_workers.profiling import Footprint, file_bytes, profile_key, stored_profile
@@ -46,6 +46,12 @@ class Loaded:
     footprint: Footprint  # memory that it took
     arguments: dict[str, Any]  # it was started with
     profile_key: ProfileKey | None  # what a profile of it is of
+    placement: Placement  # as it is deployed
+
+    def profiled(self, profile: str) -> Loaded:
+        """Return it with a profile that was made since it was loaded, and the latency figure that follows."""
+        latency = self.placement.latency or LiveProfile.from_wire(profile).latency()
+        return replace(self, replica=replace(self.replica, profile=profile, latency=latency.model_dump()))
 
 
 async def load(deployment: Deployment, labels: Labels) -> Loaded:
@@ -78,7 +84,8 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         profile = await asyncio.to_thread(lambda: stored_profile(key, file_bytes(arguments)))
         if profile is None and stated is not None:
             profile = stated.live_profile().to_wire()
-        latency = await _latency(engine, placement, profile)
+        if (latency := placement.latency) is None:
+            latency = await measure_latency(engine) if profile is None else LiveProfile.from_wire(profile).latency()
     except BaseException:
         await engine.close()
         raise
@@ -97,7 +104,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         profile=profile,
         card_slots=hardware.slots_per_card,
     )
-    return Loaded(engine, ready, footprint, arguments, key)
+    return Loaded(engine, ready, footprint, arguments, key, placement)
 
 
 def _wanted(deployment: Deployment, labels: Labels) -> tuple[str, str, ModelDeployment, Placement]:
@@ -119,15 +126,6 @@ def _wanted(deployment: Deployment, labels: Labels) -> tuple[str, str, ModelDepl
             f"which is deployed on: {', '.join(spec.on)}"
         )
     return model, accelerator, spec, placement
-
-
-async def _latency(engine: Engine, placement: Placement, profile: str | None) -> Latency:
-    """Return the latency figure: as the deployment has it, by the profile, or measured now."""
-    if placement.latency is not None:
-        return placement.latency
-    if profile is not None:
-        return LiveProfile.from_wire(profile).latency()
-    return await measure_latency(engine)
 
 
 def _of_card(sets: Sequence[Sequence[T]] | None, kind: str, accelerator: str, labels: Labels) -> list[T] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dask_fmware.model.replica import Replica
 from dask_fmware.runtime.eventlog import Decision
@@ -40,8 +40,8 @@ class Places:
     def ready(self, replica: Replica) -> list[tuple[AttemptKey, bool]] | None:
         """A replica says that it is there; return what `gone` does if it has started again, else None."""
         known = self._places.get(replica.replica_id)
-        if known is not None and replace(known.replica, profile=replica.profile) == replica != known.replica:
-            known.replica = replica  # it knows its profile by now
+        if known is not None and known.replica.serves_on_as(replica):
+            known.replica = replica  # it was profiled meanwhile, and serves on
             return None
         lost = self.gone(replica.replica_id)
         self._places[replica.replica_id] = Place(replica)
