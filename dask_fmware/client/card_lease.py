@@ -7,7 +7,6 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Sequence
 from time import monotonic
 from typing import Any, Self
 
@@ -29,8 +28,8 @@ class CardLease:
     ----------
     client
         Of the cluster.
-    workers
-        Addresses of all replicas that share the card.
+    card
+        Its name: replicas that come to it meanwhile are drained too.
     name
         Of the replica that is to be measured, for errors.
     stop
@@ -42,8 +41,8 @@ class CardLease:
         As it begins: another measures the card, or its calls do not end.
     """
 
-    def __init__(self, client: Client, workers: Sequence[str], name: str, stop: threading.Event) -> None:
-        self._client, self._workers, self._name, self._stop = client, list(workers), name, stop
+    def __init__(self, client: Client, card: str, name: str, stop: threading.Event) -> None:
+        self._client, self._card, self._name, self._stop = client, card, name, stop
         self._holder = f"a profiler on {socket.gethostname()}, process {os.getpid()} (run {secrets.token_hex(3)})"
 
     async def __aenter__(self) -> Self:
@@ -104,6 +103,6 @@ class CardLease:
 
     async def _drain(self, lease_s: float) -> dict[str, Any]:
         answer: dict[str, Any] = await self._client.scheduler.fmware_drain(
-            workers=self._workers, lease_s=lease_s, holder=self._holder
+            card=self._card, lease_s=lease_s, holder=self._holder
         )
         return answer

@@ -136,10 +136,10 @@ class _Profiling:
 
     async def run(self, models: Sequence[str] | None, accelerators: Sequence[str] | None) -> list[ProfiledModel]:
         state = await installed_status(self.client)
-        replicas = state["replicas"]
-        wanted, failed = await self.by_key(_chosen(replicas, models, accelerators, state["failed_replicas"]))
+        chosen = _chosen(state["replicas"], models, accelerators, state["failed_replicas"])
+        wanted, failed = await self.by_key(chosen)
         made = [ProfiledModel(key, "failed", None, why) for key, why in failed.items()]
-        made += [await self.one(key, same, replicas) for key, same in wanted.items()]
+        made += [await self.one(key) for key in wanted]
         return sorted(made, key=lambda item: (item.key.model, item.key.accelerator))
 
     async def by_key(
@@ -149,7 +149,7 @@ class _Profiling:
         found: dict[ProfileKey, list[dict[str, Any]]] = {}
         failed: dict[ProfileKey, str] = {}
         for replica in replicas:
-            labels = ProfileKey(**{name: replica[name] for name in LABELS})
+            labels = _labels(replica)
             try:
                 said = await self.ask(replica["worker"], {"kind": "key"})
                 key, self.weights[replica["worker"]] = ProfileKey.model_validate(said["key"]), said["weight_bytes"]
@@ -159,7 +159,17 @@ class _Profiling:
                 found.setdefault(key, []).append(replica)
         return found, {labels: why for labels, why in failed.items() if not any(map(labels.has_labels_of, found))}
 
-    async def one(self, key: ProfileKey, same: list[dict[str, Any]], replicas: list[dict[str, Any]]) -> ProfiledModel:
+    async def replicas_of(self, key: ProfileKey) -> tuple[list[dict[str, Any]], str]:
+        """Replicas that a profile is of, as they are by now, as others were measured for minutes; else why none."""
+        replicas = (await installed_status(self.client))["replicas"]
+        alike = [r for r in replicas if key.has_labels_of(_labels(r))]
+        found, failed = await self.by_key(alike)
+        return found.get(key, []), next(iter(failed.values()), "none serves any more; profile again when one does")
+
+    async def one(self, key: ProfileKey) -> ProfiledModel:
+        same, why = await self.replicas_of(key)
+        if not same:
+            return ProfiledModel(key, "failed", None, why)
         found, problem = self.store.get(key)
         reason = str(problem or "")
         if found is not None and all(found.is_of_other_weights(self.weights[r["worker"]]) for r in same):
@@ -169,16 +179,15 @@ class _Profiling:
             return ProfiledModel(key, "kept", found)
         self.store.require_writable()
         replica = min(same, key=lambda r: (r["running"] + r["waiting"], r["name"]))
-        shared = [r["worker"] for r in replicas if r["card"] == replica["card"]]
         try:
-            async with CardLease(self.client, shared, replica["name"], self.stop) as lease:
+            async with CardLease(self.client, replica["card"], replica["name"], self.stop) as lease:
                 try:
                     profile = await self.measure(key, replica, lease)
                 except (FMwareError, OSError) as error:
                     return ProfiledModel(key, "failed", None, str(error) or type(error).__name__)
         except CapacityError as error:
             return ProfiledModel(key, "failed", None, str(error))
-        await self.announce(profile, same)
+        await self.announce(profile, (await self.replicas_of(key))[0])
         return ProfiledModel(key, "measured", profile, reason or _doubt(profile))
 
     async def measure(self, key: ProfileKey, replica: dict[str, Any], lease: CardLease) -> Profile:
@@ -265,6 +274,11 @@ class _Profiling:
                 await self.client.rpc(replica["worker"]).fmware_profiled(profile=text)
             except OSError:  # it is gone; its successor reads the store
                 continue
+
+
+def _labels(replica: dict[str, Any]) -> ProfileKey:
+    """What a profile of a replica is of, but for the arguments of its engine."""
+    return ProfileKey(**{name: replica[name] for name in LABELS})
 
 
 def _doubt(profile: Profile) -> str:

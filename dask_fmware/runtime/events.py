@@ -95,6 +95,7 @@ class ReplicaReady:
     """A replica serves."""
 
     replica: Replica
+    draining: bool = False  # it takes no calls yet; of one that serves on as it did, this says nothing
 
 
 @immutable

@@ -370,7 +370,7 @@ class Machine:
             self.views.replicas_changed(replica.model)
             return []
         lost = self._replica_gone(replica.replica_id, "it started again", now) if known is not None else []
-        self.fleet.add(replica)
+        self.fleet.drain(self.fleet.add(replica), event.draining)
         self._hopeless.hope(replica.model)
         if self.views.replicas_changed(replica.model):
             self.dispatcher.reorder(replica.model)

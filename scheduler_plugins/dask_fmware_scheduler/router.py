@@ -20,7 +20,7 @@ from distributed import Scheduler, SchedulerPlugin
 from dask_fmware.errors import AttemptsExhaustedError, FMwareError, NotInstalledError, VersionMismatchError
 from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken, GiveBack, Overdue
 from dask_fmware.model.plan import PlannedNode
-from dask_fmware.model.replica import MODEL_LABEL, read_label
+from dask_fmware.model.replica import MODEL_LABEL, Replica, read_label
 from dask_fmware.policy import create_policy
 from dask_fmware.runtime import (
     CallDropped,
@@ -199,13 +199,16 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def look_at(self, worker: str) -> None:
         """Offer a replica that takes tasks and is not on leave, and no other; place plain code on a light worker."""
         state, takes_tasks = self.machine.fleet.get(worker), self.dask.takes_tasks(worker)
-        is_offered = takes_tasks and not self.service(Leave).has(worker)
-        if state is not None and state.draining is is_offered:
+        if state is not None and state.draining is (is_offered := self.is_offered(state.replica)):
             self.performer.tell(ReplicaDraining(worker, not is_offered))
         if state is not None and not takes_tasks:  # what it has not begun by now would wait for as long as it is paused
             self.dask.send(worker, GiveBack().to_wire())
         elif takes_tasks and worker in self.placement.light:
             self.placement.add_light(worker)
+
+    def is_offered(self, replica: Replica) -> bool:
+        """Whether calls may be given to a replica that serves: its worker takes tasks, and it is not on leave."""
+        return self.dask.takes_tasks(replica.replica_id) and not self.service(Leave).has(replica)
 
     @guarded
     def add_client(self, scheduler: Scheduler, client: str) -> None:

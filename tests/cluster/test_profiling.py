@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import dask
 import pytest
-from distributed.core import Status
 
 import dask_fmware as fm
-from dask_fmware.client import card_lease, profiling
+from dask_fmware.client import profiling
 from dask_fmware.client.profiling import ProfileProgress, profile_models
-from dask_fmware.errors import DeploymentError, EngineCrashedError, SpecError
+from dask_fmware.errors import DeploymentError, SpecError
 from dask_fmware.profile.arguments import arguments_digest, engine_arguments
 from dask_fmware.profile.known import known_speed
 from dask_fmware.profile.law import StepLaw
@@ -24,27 +22,10 @@ from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileK
 from dask_fmware.profile.store import ProfileStore
 from dask_fmware.spec.deployment import Deployment, Latency
 from dask_fmware.testing import InProcessCluster, deployment
-from dask_fmware_scheduler.services.leave import Leave
 from tests.cluster.flows import one
+from tests.cluster.shared_card import document
 
 pytest.importorskip("scipy")
-
-
-def document(**arguments: Any) -> dict[str, Any]:
-    law = {"w0": 2e-3, "w1": 1e-5, "w2": 2e-4, "w3": 0.0}
-    return {
-        "accelerators": {"cpu": {"cards": 1, "replicas_per_card": 2}},
-        "models": {
-            name: {
-                "engine": "emulated",
-                "slots": 2,
-                "context_tokens": 96,
-                "arguments": {"law": law, "stream_interval_s": 0.001, **arguments},
-                "on": {"cpu": {"latency": {"first_token_s": 0.002, "output_token_s": 0.002}}},
-            }
-            for name in ("small", "large")
-        },
-    }
 
 
 @pytest.fixture
@@ -171,118 +152,6 @@ async def test_prompts_of_an_earlier_measurement_are_in_no_prefix_cache(tmp_path
     traces = [trace for part in parts for found in part.traces.values() for trace in found]
     assert {trace.cached_tokens for trace in traces} == {0}
     assert all(item.profile.prefill_tokens[1] > 70 for item in made), "of a context of 96"
-
-
-async def test_a_lease_ends_by_itself(cluster) -> None:
-    (state, *_others) = cluster.router.machine.fleet
-    cluster.router.service(Leave).drain([state.replica.replica_id], 0.01)
-    assert state.draining
-    await cluster.until(lambda: not state.draining, "the replica is back")
-
-
-async def test_a_lease_ends_only_for_who_took_it(cluster) -> None:
-    (state, *_others) = cluster.router.machine.fleet
-    leave, workers = cluster.router.service(Leave), [state.replica.replica_id]
-    assert leave.measure(workers, 60, "one") == {"measured_by": "", "calls": 0}
-    assert leave.measure(workers, 60, "two")["measured_by"] == "one"
-    leave.measure(workers, 0, "two")
-    assert state.draining
-    leave.drain(workers, 60)  # the provisioner is refused nothing
-    leave.measure(workers, 0, "one")
-    assert state.draining
-    leave.drain(workers, 0)
-    assert not state.draining
-
-
-async def test_a_lease_outlasts_a_pause_of_its_worker_and_a_crash_of_its_engine(cluster) -> None:
-    (worker,) = [one for name, one in cluster.workers.items() if name == "small-cpu-0"]
-    leave, fleet = cluster.router.service(Leave), cluster.router.machine.fleet
-    leave.measure([worker.address], 60, "one")
-    for status in (Status.paused, Status.running):
-        worker.status = status
-        await cluster.until(lambda wanted=status: cluster.scheduler.workers[worker.address].status == wanted)
-    await asyncio.sleep(0)  # the router looks a turn later
-    assert fleet.get(worker.address).draining
-
-    def dead() -> None:
-        raise EngineCrashedError("dead")
-
-    cluster.engines["small-cpu-0"].state = dead
-    await cluster.until(lambda: fleet.get(worker.address) is None, "the router knows")
-    await cluster.until(lambda: fleet.get(worker.address) is not None, "it is back")
-    assert fleet.get(worker.address).draining
-    leave.measure([worker.address], 0, "one")
-    assert not fleet.get(worker.address).draining
-
-
-async def test_who_finds_a_card_measured_is_told_by_whom(cluster, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(card_lease, "LEASE_S", 0.1)  # so long it waits, and a second
-    workers = [state.replica.replica_id for state in cluster.router.machine.fleet]
-    cluster.router.service(Leave).measure(workers, 60, "a profiler on alpha, process 7")
-    (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1)
-    assert made.state == "failed"
-    assert "the card of replica 'small-cpu-0' is measured by a profiler on alpha, process 7" in made.reason
-    assert all(state.draining for state in cluster.router.machine.fleet)
-
-
-async def test_two_profilers_measure_one_after_the_other(cluster, tmp_path) -> None:
-    measured: list[set[str]] = []
-
-    def look(_progress: ProfileProgress) -> None:
-        leases = cluster.router.service(Leave)._ends.values()
-        measured.append({holder for ends in leases for holder in ends})
-
-    runs = [
-        profile_models(cluster.client, name, store=tmp_path, repeats=1, progress=look) for name in ("small", "large")
-    ]
-    found = await asyncio.gather(*runs)
-    assert [item.state for (item,) in found] == ["measured", "measured"]
-    assert all(len(holders) == 1 for holders in measured)
-    assert len(set.union(*measured)) == 2
-    assert not any(state.draining for state in cluster.router.machine.fleet)
-
-
-async def test_a_run_that_lost_its_card_to_another_stops(cluster, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(card_lease, "RENEW_S", 0.01)
-    leave = cluster.router.service(Leave)
-    workers = [state.replica.replica_id for state in cluster.router.machine.fleet]
-
-    def lose(progress: ProfileProgress) -> None:
-        if progress.done == 1:
-            leave.close()
-            leave._ends.clear()
-            leave.measure(workers, 60, "a profiler on alpha, process 7")
-
-    (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=2, progress=lose)
-    assert (made.state, made.reason[:40]) == ("failed", "a profiler on alpha, process 7 measures ")
-    assert all(state.draining for state in cluster.router.machine.fleet)
-
-
-async def test_who_gives_up_while_calls_run_on_the_card_gives_it_back(cluster) -> None:
-    stop, drain = threading.Event(), cluster.scheduler.handlers["fmware_drain"]
-
-    def busy(**asked: Any) -> dict[str, Any]:
-        stop.set()
-        return {**drain(**asked), "calls": 1}
-
-    cluster.scheduler.handlers["fmware_drain"] = busy
-    states = list(cluster.router.machine.fleet)
-    lease = card_lease.CardLease(cluster.client, [s.replica.replica_id for s in states], "small-cpu-0", stop)
-    with pytest.raises(asyncio.CancelledError):
-        async with lease:
-            pass
-    assert not any(state.draining for state in states)
-
-
-async def test_a_worker_measures_for_one_at_a_time(cluster) -> None:
-    worker = cluster.workers["small-cpu-0"]
-    ask = worker.handlers["fmware_profile"]
-    question = {"kind": "streams", "background": [(16, 20)], "probes": [], "lead_tokens": 0, "seed": 1}
-    first = asyncio.create_task(ask(question=question))
-    await asyncio.sleep(0)
-    assert "is being measured already" in (await ask(question={"kind": "facts"}))["error"]
-    assert "traces" in await first
-    assert "slots" in await ask(question={"kind": "facts"})
 
 
 async def test_an_unknown_model_is_refused_with_what_there_is(cluster, tmp_path) -> None:

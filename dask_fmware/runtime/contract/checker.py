@@ -130,7 +130,7 @@ class Contract:
             case RunDropped():
                 self._run_dropped(event.run_id)
             case ReplicaReady():
-                self._lost(self._places.ready(event.replica))
+                self._lost(self._places.ready(event.replica, event.draining))
             case ReplicaGone():
                 self._lost(self._places.gone(event.replica_id))
             case ReplicaDraining():

@@ -37,14 +37,14 @@ class Places:
 
     # -- replicas --------------------------------------------------------------------------------
 
-    def ready(self, replica: Replica) -> list[tuple[AttemptKey, bool]] | None:
+    def ready(self, replica: Replica, draining: bool) -> list[tuple[AttemptKey, bool]] | None:
         """A replica says that it is there; return what `gone` does if it has started again, else None."""
         known = self._places.get(replica.replica_id)
         if known is not None and known.replica.serves_on_as(replica):
             known.replica = replica  # it was profiled meanwhile, and serves on
             return None
         lost = self.gone(replica.replica_id)
-        self._places[replica.replica_id] = Place(replica)
+        self._places[replica.replica_id] = Place(replica, draining)
         return lost
 
     def gone(self, replica_id: str) -> list[tuple[AttemptKey, bool]] | None:

@@ -64,7 +64,7 @@ class Arrivals:
             made = ReplicaReady.from_wire(replica).replica(worker)
             if known is None or known.replica != made:
                 logger.info("Replica %s of model %s on %s is ready", made.name, made.model, made.accelerator)
-                self._router.take(ReplicaIsReady(made))
+                self._router.take(ReplicaIsReady(made, draining=not self._router.is_offered(made)))
                 self._router.look_at(worker)
         return {"version": PROTOCOL_VERSION}
 
