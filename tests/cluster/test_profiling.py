@@ -233,11 +233,16 @@ async def test_weights_that_were_replaced_under_the_same_path_are_measured_anew(
     with dask.config.set({"fmware.profiles": str(tmp_path / "store")}):
         async with InProcessCluster(document()) as cluster:
             made = [(await profile_models(cluster.client, "small", repeats=1))[0] for _ in range(2)]
-            weights.write_bytes(b"another")
-            made += [(await profile_models(cluster.client, "small", repeats=1))[0] for _ in range(2)]
+            weights.write_bytes(b"another")  # the engine has the first
+            made += await profile_models(cluster.client, "small", repeats=1, force=True)
+        assert [item.state for item in made] == ["measured", "kept", "failed"]
+        assert "the files of its weights were replaced since it loaded them; start it again" in made[2].reason
+        async with InProcessCluster(document()) as cluster:
+            made = [(await profile_models(cluster.client, "small", repeats=1))[0] for _ in range(2)]
             weights.write_bytes(b"a third")  # of the size of the second
-        assert [item.state for item in made] == ["measured", "kept", "measured", "kept"]
-        assert "its weights were replaced" in made[2].reason
+        assert [item.state for item in made] == ["measured", "kept"]
+        assert made[0].profile.weight_bytes == len(b"another")
+        assert "its weights were replaced" in made[0].reason
         weights.write_bytes(b"one that is longer")
         async with InProcessCluster(document()) as cluster:
             replicas = {state.replica.model: state.replica for state in cluster.router.machine.fleet}
@@ -276,7 +281,8 @@ async def test_an_interrupted_run_of_weights_that_were_replaced_is_not_taken_up(
 
     async with InProcessCluster(document()) as cluster:
         await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1, progress=interrupt)
-        size, seen[:] = 6, []
+    size, seen[:] = 6, []
+    async with InProcessCluster(document()) as cluster:
         (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1, progress=interrupt)
     assert (made.state, made.profile.weight_bytes, seen[0]) == ("measured", 6, 0)
 

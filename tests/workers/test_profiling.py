@@ -33,7 +33,8 @@ class Made:
 
 
 async def facts(arguments: dict[str, Any], footprint: Footprint) -> dict[str, Any]:
-    return await measure(Made(), {"kind": "facts"}, footprint, arguments)  # type: ignore[arg-type]
+    of_files = file_bytes(arguments)
+    return await measure(Made(), {"kind": "facts"}, footprint, arguments, of_files)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("kept", "told"), [("0a", "there is: 0a"), ("", "there is: one of an earlier version")])
@@ -144,9 +145,35 @@ async def test_a_cache_of_half_width_takes_half_the_bytes(tmp_path: Path, option
 
 
 async def test_without_files_the_weights_are_what_loading_took() -> None:
-    assert (await facts({"model": "an/id-of-a-hub"}, Footprint(GIB, 15 * GIB)))["weight_bytes"] == 15 * GIB
+    assert (await facts({}, Footprint(GIB, 15 * GIB)))["weight_bytes"] == 15 * GIB
     found = await facts({}, Footprint(GIB))
     assert (found["weight_bytes"], found["kv_bytes_per_token"]) == (GIB, None)
+
+
+HUB = "an/id-of-a-hub"
+
+
+async def test_what_loading_took_is_not_the_weights_of_a_model_that_is_loaded_with_its_cache() -> None:
+    found = await facts({"model": HUB}, Footprint(GIB, 72 * GIB))
+    assert (found["weight_bytes"], found["kv_bytes_per_token"]) == (None, None)
+
+
+@pytest.mark.parametrize("options", [None, {"revision": "v2"}, ["--revision", "v2"]])
+async def test_the_weights_of_a_model_of_a_hub_are_those_of_the_copy_that_was_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--an--id-of-a-hub"
+    for revision, commit, size in (("main", "a" * 40, 1500), ("v2", "b" * 40, 700)):
+        files = folder / "snapshots" / commit
+        files.mkdir(parents=True)
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / revision).write_text(commit)
+        (files / "config.json").write_text(json.dumps(SHAPE))
+        (files / "model.safetensors").write_bytes(bytes(size))
+    found = await facts({"model": HUB, "options": options}, Footprint(GIB, 72 * GIB))
+    assert (found["weight_bytes"], found["kv_bytes_per_token"]) == (1500 if options is None else 700, 256.0)
 
 
 class Breaks(Made):

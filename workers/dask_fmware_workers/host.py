@@ -212,8 +212,10 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             key = loaded.profile_key
             if key is None:
                 return {"error": "its engine tells no name or version"}
-            weight_bytes = await asyncio.to_thread(file_bytes, loaded.arguments)
-            return {"key": key.model_dump(), "weight_bytes": weight_bytes}
+            size, size_now = loaded.weight_bytes, await asyncio.to_thread(file_bytes, loaded.arguments)
+            if None not in (size, size_now) and size != size_now:
+                return {"error": "the files of its weights were replaced since it loaded them; start it again"}
+            return {"key": key.model_dump(), "weight_bytes": size}
         if self._measured is loaded.engine:  # for somebody whose lease ended while this went on
             return {
                 "error": f"worker '{self.dask.name}' is being measured already: an experiment of an earlier profiler "
@@ -221,7 +223,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             }
         self._measured = loaded.engine
         try:
-            return await measure(loaded.engine, question, loaded.footprint, loaded.arguments)
+            return await measure(loaded.engine, question, loaded.footprint, loaded.arguments, loaded.weight_bytes)
         finally:
             if self._measured is loaded.engine:
                 self._measured = None

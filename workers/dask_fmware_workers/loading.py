@@ -44,6 +44,7 @@ class Loaded:
     engine: Engine
     replica: ReplicaReady  # how it is announced
     footprint: Footprint  # memory that it took
+    weight_bytes: int | None  # of the files of its weights; None where there are none here
     arguments: dict[str, Any]  # it was started with
     profile_key: ProfileKey | None  # what a profile of it is of
     placement: Placement  # as it is deployed
@@ -81,7 +82,8 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         footprint = Footprint.now().beyond(before)
         made = engine.capabilities
         key = profile_key(model, accelerator, made, wanted)
-        profile = await asyncio.to_thread(lambda: stored_profile(key, file_bytes(arguments)))
+        weight_bytes = await asyncio.to_thread(file_bytes, arguments)
+        profile = await asyncio.to_thread(stored_profile, key, weight_bytes)
         if profile is None and stated is not None:
             profile = stated.live_profile().to_wire()
         if (latency := placement.latency) is None:
@@ -104,7 +106,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         profile=profile,
         card_slots=hardware.slots_per_card,
     )
-    return Loaded(engine, ready, footprint, arguments, key, placement)
+    return Loaded(engine, ready, footprint, weight_bytes, arguments, key, placement)
 
 
 def _wanted(deployment: Deployment, labels: Labels) -> tuple[str, str, ModelDeployment, Placement]:

@@ -27,7 +27,7 @@ from dask_fmware.profile.known import UNUSED
 from dask_fmware.profile.record import LiveProfile, ProfileKey
 from dask_fmware_workers.accelerators import nvidia_bytes, nvidia_cards
 from dask_fmware_workers.engines.gguf_header import model_parts, read_header
-from dask_fmware_workers.engines.model_files import ModelFiles
+from dask_fmware_workers.engines.model_files import ModelFiles, find_model
 
 __all__ = ["Footprint", "file_bytes", "measure", "profile_key", "stored_profile"]
 
@@ -114,7 +114,11 @@ def stored_profile(key: ProfileKey | None, weight_bytes: int | None = None) -> s
 
 
 async def measure(
-    engine: Engine, question: Mapping[str, Any], footprint: Footprint, arguments: Mapping[str, Any]
+    engine: Engine,
+    question: Mapping[str, Any],
+    footprint: Footprint,
+    arguments: Mapping[str, Any],
+    of_files: int | None = None,
 ) -> dict[str, Any]:
     """Answer one question of the Profiler in plain values.
 
@@ -128,6 +132,8 @@ async def measure(
         What loading the engine added.
     arguments
         Of the engine in the deployment.
+    of_files
+        Bytes of the files of its weights as they were loaded, see `file_bytes`.
     """
     try:
         if question["kind"] == "facts":
@@ -135,7 +141,7 @@ async def measure(
             return {
                 "slots": made.slots,
                 "context_tokens": made.context_tokens,
-                "weight_bytes": await asyncio.to_thread(_weight_bytes, arguments, footprint),
+                "weight_bytes": _weight_bytes(arguments, footprint, of_files),
                 "kv_bytes_per_token": await asyncio.to_thread(_kv_bytes_per_token, arguments),
                 "process_bytes": footprint.process_bytes,
                 "gpu_bytes": footprint.gpu_bytes,
@@ -246,17 +252,21 @@ def _weights_file(arguments: Mapping[str, Any]) -> Path | None:
 
 
 def _model_files(arguments: Mapping[str, Any]) -> ModelFiles | None:
-    """The directory of a model that an engine serves, if it serves one."""
-    path = Path(str(arguments["model"])).expanduser() if "model" in arguments else None
-    return ModelFiles(path) if path is not None and (path / "config.json").exists() else None
+    """The directory of a model that an engine serves, if it serves one that is here."""
+    if "model" not in arguments:
+        return None
+    options = arguments.get("options")
+    return find_model(str(arguments["model"]), _option(options, "revision"), _option(options, "download_dir"))
 
 
-def _weight_bytes(arguments: Mapping[str, Any], footprint: Footprint) -> int | None:
+def _weight_bytes(arguments: Mapping[str, Any], footprint: Footprint, of_files: int | None) -> int | None:
     """Size of the weights: of their files, else what loading took on the GPUs, else in the processes.
 
-    Loading takes the KV cache too, so files come first.
+    Engines that load a model by its name take memory for a whole KV cache with it: there the files count alone.
     """
-    return file_bytes(arguments) or footprint.gpu_bytes or footprint.process_bytes or None
+    if of_files or "model" in arguments:
+        return of_files
+    return footprint.gpu_bytes or footprint.process_bytes or None
 
 
 def file_bytes(arguments: Mapping[str, Any]) -> int | None:
@@ -274,16 +284,14 @@ def _kv_bytes_per_token(arguments: Mapping[str, Any]) -> float | None:
         return read_header(path).kv_bytes_per_token
     if directory is None:
         return None
-    dtype = _cache_dtype(arguments.get("options"))
+    dtype = _option(arguments.get("options"), "kv_cache_dtype") or "auto"  # "auto": as the activations
     return directory.kv_bytes_per_token(str(arguments.get("dtype", "auto")) if dtype == "auto" else dtype)
 
 
-def _cache_dtype(options: Any) -> str:
-    """What vLLM keeps keys and values in, as its options say; ``"auto"``: as the activations.
-
-    Those of an engine in the worker are a mapping, those of a server its words.
-    """
+def _option(options: Any, name: str) -> str | None:
+    """What an option of vLLM says: those of an engine in the worker are a mapping, those of a server its words."""
     if isinstance(options, Mapping):
-        return str(options.get("kv_cache_dtype") or "auto")
+        return str(options.get(name) or "") or None
     words = [part for word in options or () for part in str(word).split("=", 1)]
-    return next((value for name, value in pairwise(words) if name == "--kv-cache-dtype"), "auto")
+    flag = "--" + name.replace("_", "-")
+    return next((value for word, value in pairwise(words) if word == flag), None)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ModelFiles", "kv_bytes_per_token"]
+__all__ = ["ModelFiles", "find_model", "kv_bytes_per_token"]
 
 ITEM_BYTES = {"float32": 4, "float": 4, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}  # all others that are served have two
 FULL = "full_attention"
@@ -61,6 +62,27 @@ class ModelFiles:
         except (OSError, ValueError):
             return None
         return kv_bytes_per_token(config, dtype) if isinstance(config, dict) else None
+
+
+def find_model(name: str, revision: str | None = None, cache: str | None = None) -> ModelFiles | None:
+    """Return the directory of a model: the one of that path, else the copy that a library has loaded from a hub.
+
+    Parameters
+    ----------
+    name
+        A path, or as a hub names it.
+    revision, cache
+        Of the hub, and the directory of its copies; left out, those that libraries use.
+    """
+    path = Path(name).expanduser()
+    if (path / "config.json").exists():
+        return ModelFiles(path)
+    try:
+        hub = import_module("huggingface_hub")
+        found = hub.try_to_load_from_cache(name, "config.json", cache_dir=cache, revision=revision)
+    except (ImportError, ValueError):  # no such library, or no name of a hub
+        return None
+    return ModelFiles(Path(found).parent) if isinstance(found, str) else None
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], dtype: str = "auto") -> float | None:
