@@ -41,6 +41,7 @@ def budgets(
     *,
     slo: SLO | None = None,
     assumptions: Assumptions | None = None,
+    to_come: bool = False,
 ) -> Budgets:
     """Split the SLO of a workflow over its nodes.
 
@@ -56,13 +57,15 @@ def budgets(
         Instead of the workflow's own.
     assumptions
         Token counts, odds and counts to plan with.
+    to_come
+        Replicas are to come, see `card_latencies`.
 
     Raises
     ------
     SpecError
         The workflow has no SLO in seconds, or nothing is known of a model's speed on a card.
     """
-    return _Plan(workflow, deployment, profiles, slo, assumptions or Assumptions()).made()
+    return _Plan(workflow, deployment, profiles, slo, assumptions or Assumptions(), to_come).made()
 
 
 class _Plan:
@@ -75,6 +78,7 @@ class _Plan:
         profiles: Sequence[Profile],
         slo: SLO | None,
         assumptions: Assumptions,
+        to_come: bool,
     ) -> None:
         workflow.check()
         self.workflow, self.assume = workflow, assumptions
@@ -83,7 +87,7 @@ class _Plan:
         self.answers, self.ends = answer_nodes(workflow), output_nodes(workflow)
         self.deadlines_s = _deadlines(workflow, slo or workflow.slo)
         self.cards = {
-            name: card_latencies(place.node.model, deployment, profiles, *self.tokens(place.node))
+            name: card_latencies(place.node.model, deployment, profiles, *self.tokens(place.node), to_come=to_come)
             for name, place in self.found.items()
             if isinstance(place.node, ModelNode)
         }

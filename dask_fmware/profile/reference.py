@@ -35,28 +35,42 @@ class CardLatency:
 
 
 def card_latencies(
-    model: str, deployment: Deployment, profiles: Sequence[Profile], prompt_tokens: int, output_tokens: int
+    model: str,
+    deployment: Deployment,
+    profiles: Sequence[Profile],
+    prompt_tokens: int,
+    output_tokens: int,
+    *,
+    to_come: bool = False,
 ) -> tuple[CardLatency, ...]:
-    """Return the figures of one call on every accelerator that `model` is deployed on, quickest first.
+    """Return the figures of one call on the accelerators of `model`, quickest first.
+
+    Those are all that it has replicas on, or may have some on where it has none.
+
+    Parameters
+    ----------
+    to_come
+        Replicas may come to each accelerator that it may have some on, so that all count, as far as its speed is known.
 
     Raises
     ------
     SpecError
-        The model is not deployed, or nothing is known of its speed on one of the accelerators.
+        The model is not deployed, or nothing is known of its speed on one of the accelerators; with `to_come`, on any.
     """
     spec = deployment.models.get(model)
     if spec is None:
         raise SpecError(
             f"model '{model}' is not deployed (deployed: {', '.join(deployment.models)}); add it to the deployment"
         )
-    placed = {name: p for name, p in spec.on.items() if p.replicas} or spec.on
-    found = []
+    placed = {name: p for name, p in spec.on.items() if p.replicas or to_come} or spec.on
+    found, unknown = [], []
     for accelerator, placement in placed.items():
         price = deployment.accelerators[accelerator].price_per_hour
         slots = placement.slots or spec.slots
         known = known_speed(deployment, model, accelerator, profiles)
         if known is None:
-            raise SpecError(_not_known(deployment, model, accelerator, profiles))
+            unknown.append(accelerator)
+            continue
         if known.law is not None:
             figures = _by_law(known.law, known.step_tokens, slots, prompt_tokens, output_tokens)
         else:
@@ -68,6 +82,8 @@ def card_latencies(
                 price, known.source,
             )
         )  # fmt: skip
+    if unknown and not (to_come and found):
+        raise SpecError(_not_known(deployment, model, unknown[0], profiles))
     return tuple(sorted(found, key=lambda card: (card.completion_s, card.accelerator)))
 
 

@@ -159,7 +159,7 @@ def classes_of(
     for load in loads:
         if not 0 < load.rate < inf:
             raise SpecError(f"workflow '{load.workflow.name}': rate={load.rate:g}; give runs a second above 0")
-        split = budgets(load.workflow, deployment, profiles, slo=load.slo, assumptions=assumptions)
+        split = budgets(load.workflow, deployment, profiles, slo=load.slo, assumptions=assumptions, to_come=True)
         _check_feasible(split)
         assumed |= dict.fromkeys(split.assumed)
         for node in split.nodes:

@@ -69,6 +69,29 @@ def test_more_load_costs_no_less() -> None:
     assert costs == sorted(costs)
 
 
+def test_a_card_type_without_replicas_is_planned_with_where_another_has_some() -> None:
+    there = document()
+    for model in there["models"].values():
+        model["on"]["slow"]["replicas"] = 1
+    slo = fm.SLO(ttft_s=0.35)  # the slow cards need 0.41 s
+    assert set(fm.plan(there, rag, rate=1, slo=slo, profiles=()).best.cards) == {"fast"}
+    assert not rag.budgets(there, (), slo=slo).feasible, "budgets are of the replicas that are deployed"
+
+
+def test_a_card_type_of_unknown_speed_is_left_out_of_a_plan() -> None:
+    there = document()
+    for model in there["models"].values():
+        model["engine"] = "vllm"
+        del model["on"]["fast"]["latency"]
+    plan = fm.plan(there, rag, rate=1, profiles=())
+    assert set(plan.best.cards) == {"slow"}
+    assert "left out, as nothing is known of their speed: large on fast, small on fast" in plan.assumed
+    for model in there["models"].values():
+        del model["on"]["slow"]["latency"]
+    with pytest.raises(SpecError, match="nothing is known of the speed of model"):
+        fm.plan(there, rag, rate=1, profiles=())
+
+
 def test_an_objective_below_the_best_possible_says_what_is_possible() -> None:
     with pytest.raises(SpecError, match=r"ttft_s=0\.1 is below the best possible, 0\.\d+ s.*rewrite > answer"):
         fm.plan(document(), rag, rate=1, slo=fm.SLO(ttft_s=0.1), profiles=())
