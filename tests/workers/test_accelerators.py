@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -179,6 +180,7 @@ def test_a_cpu_card_is_its_cores_and_what_its_group_may_take(monkeypatch: pytest
 
 def test_a_replica_sees_the_devices_of_its_card_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     monkeypatch.setitem(sys.modules, "torch", Torch(started=False))
     see_only([2, "GPU-3"])
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,GPU-3"
@@ -186,6 +188,23 @@ def test_a_replica_sees_the_devices_of_its_card_alone(monkeypatch: pytest.Monkey
     see_only([2, "GPU-3"])  # as it is already
     with pytest.raises(EngineLoadError, match=r"uses CUDA already, with CUDA_VISIBLE_DEVICES='2,GPU-3', .*devices 0,1"):
         see_only([0, 1])
+
+
+ASKED = "import os; print(os.environ['CUDA_DEVICE_ORDER'], os.environ['CUDA_VISIBLE_DEVICES'])"
+
+
+@pytest.mark.parametrize("asked", [None, "FASTEST_FIRST"])
+def test_devices_are_numbered_as_nvml_numbers_them_unless_it_was_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", asked or "")
+    if asked is None:
+        monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    see_only([1])
+    assert os.environ["CUDA_DEVICE_ORDER"] == (asked or "PCI_BUS_ID")
+    child = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=True)
+    assert child.stdout.split() == [asked or "PCI_BUS_ID", "1"]
 
 
 class Torch:
@@ -198,6 +217,7 @@ class Torch:
 
 async def test_a_placement_on_several_devices_shows_them_to_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     document = deployment("small")
     document["accelerators"]["cpu"]["devices"] = [[4, 5]]
     async with InProcessCluster(document) as cluster:

@@ -152,6 +152,8 @@ def _nvml() -> Iterator[Any]:
 def see_only(devices: Sequence[int | str]) -> None:
     """Let this process, and what it starts, use these CUDA devices and no others.
 
+    CUDA counts the quickest first unless it is told to; then numbers are those of NVML and ``nvidia-smi``.
+
     Raises
     ------
     EngineLoadError
@@ -164,6 +166,7 @@ def see_only(devices: Sequence[int | str]) -> None:
             f"this worker uses CUDA already, with CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')!r}, and "
             f"its card is made of devices {wanted}; give each replica a worker process of its own"
         )
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     os.environ["CUDA_VISIBLE_DEVICES"] = wanted
 
 
