@@ -18,6 +18,7 @@ from dask_fmware.profile.record import LawRecord, Profile, ProfileKey, Provenanc
 from dask_fmware.profile.store import ProfileStore
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.testing import InProcessCluster
+from dask_fmware_scheduler.services.provisioning import ProvisioningService
 
 COEFFICIENTS = {"w0": 0.008, "w1": 1e-5, "w2": 1e-4, "w3": 0.0}
 LAW = StepLaw.plain(**COEFFICIENTS)
@@ -85,23 +86,35 @@ async def test_a_slowed_replica_is_told_in_status_log_and_events_and_reckoned_wi
     assert unslowed[0] == pytest.approx(unslowed[1], rel=0.15), "policies see what was learnt, within a step of it"
 
 
+async def steps_take(cluster: InProcessCluster, name: str, times: float) -> None:
+    """Let the worker of a replica report steps that took so many times their profile."""
+    host = cluster.hosts[name]
+    mark = fingerprint(host.loaded.replica.profile)
+    host.dask.send(StepsTimed(host.dask.address, mark, ((0.1, 0.0, 0.1 * times, 10.0),) * 20).to_wire())
+    await asyncio.sleep(0.01)
+
+
+async def test_a_provisioner_takes_no_slow_replica_for_its_kind(cluster) -> None:
+    cluster.cluster.adapt(fm.Provisioning(mode="manual", interval_s=0.05))
+    service = cluster.router.service(ProvisioningService)
+    await cluster.until(lambda: service._planner is not None, "it provisions")
+    first = next(iter(cluster.router.machine.fleet)).replica.name
+    while (await status_of(cluster, first))["correction"]["decode"] < 2.8:
+        await steps_take(cluster, first, 3.0)
+    usual = LAW.step_s(0, 1, 100)
+    await cluster.until(lambda: service._planner.inventory.kinds["small", "cpu"].law.step_s(0, 1, 100) > 1.5 * usual)
+    assert service._planner.inventory.kinds["small", "cpu"].law.step_s(0, 1, 100) < 2.5 * usual, "of two, the mean"
+
+
 async def test_a_replica_that_is_well_again_is_told_too(cluster) -> None:
     name = min(cluster.engines)
     told: list[str] = []
     cluster.client.subscribe_topic("fmware-drift", lambda event: told.append(event[1]["text"]))
-
-    async def steps_take(times: float) -> None:
-        """Let the worker of the replica report steps that took so many times their profile."""
-        host = cluster.hosts[name]
-        mark = fingerprint(host.loaded.replica.profile)
-        host.dask.send(StepsTimed(host.dask.address, mark, ((0.1, 0.0, 0.1 * times, 10.0),) * 20).to_wire())
-        await asyncio.sleep(0.01)
-
     while (await status_of(cluster, name))["drift"] is None:
-        await steps_take(3.0)
+        await steps_take(cluster, name, 3.0)
     assert (await status_of(cluster, name))["correction"]["decode"] > 2
     while (await status_of(cluster, name))["drift"] is not None:
-        await steps_take(1.0)
+        await steps_take(cluster, name, 1.0)
     await cluster.until(lambda: any("runs at the pace of its profile again" in text for text in told))
     while (await status_of(cluster, name))["correction"]["decode"] > 1.1:
-        await steps_take(1.0)
+        await steps_take(cluster, name, 1.0)

@@ -46,6 +46,18 @@ def test_policies_see_a_slowed_replica_as_it_runs_and_the_others_as_they_are() -
     assert sound.law.step_s(0, 4, 100) == pytest.approx(LAW.step_s(0, 4, 100), rel=0.02)
 
 
+def test_one_slow_replica_is_not_the_speed_of_its_kind() -> None:
+    driver = Driver()
+    three = [profiled(name) for name in "abc"]
+    driver.ready(*three)
+    driver.tell(steps("a", 3.0, count=200))
+    corrections = driver.machine.fleet.corrections
+    assert corrections.usual(three) == LAW
+    assert corrections.usual(three[:1]).step_s(0, 4, 100) == pytest.approx(3 * LAW.step_s(0, 4, 100), rel=0.02)
+    assert corrections.usual([]) is None
+    assert corrections.usual([replica("d", "another")]) is None
+
+
 def test_a_slowed_replica_is_of_another_kind_so_that_policies_look_at_both() -> None:
     driver = Driver("greedy")
     driver.ready(profiled("a"), profiled("b"))

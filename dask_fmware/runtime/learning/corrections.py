@@ -7,7 +7,7 @@ accelerator and band of load. It decides nothing, and a profile stands for exact
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log
 from statistics import median
@@ -170,6 +170,17 @@ class Corrections:
         except KeyError:
             made = self._replicas[replica.replica_id] = self._made(replica)
             return made
+
+    def usual(self, replicas: Sequence[Replica]) -> StepLaw | None:
+        """Return the law of replicas of one kind as most of them run; None without a profile of the kind.
+
+        One of them may be slow, so its factors are not those of the kind.
+        """
+        known = [found for replica in replicas if (found := self.of(replica)) is not None]
+        if not known:
+            return None
+        usual = Correction(median(one.decode for one in known), median(one.prefill for one in known))
+        return usual.corrected(known[0].profiled)
 
     def _made(self, replica: Replica) -> CorrectedReplica | None:
         text = replica.profile or self._profiles.get(_kind(replica))

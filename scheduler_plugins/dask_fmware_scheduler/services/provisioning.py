@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import time
 
 from dask_fmware.errors import DeploymentError, FMwareError
+from dask_fmware.model.replica import Replica
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.provisioning import Observation, Plan, Planner, Step, inventory_of
 from dask_fmware.provisioning.inventory import law_of_latency
@@ -238,17 +239,17 @@ class ProvisioningService:
     def _speeds(self) -> dict[tuple[str, str], StepLaw]:
         """What ready replicas say of kinds whose speed nothing else tells, or have measured as a profile."""
         assert self._planner is not None
-        found: dict[tuple[str, str], StepLaw] = {}
+        kinds: dict[tuple[str, str], list[Replica]] = {}
         for state in self._router.machine.fleet:
-            replica = state.replica
-            key = replica.model, replica.accelerator
-            kind = self._planner.inventory.kinds.get(key)
-            if kind is None or key in found:
-                continue
-            if replica.profile is not None and (law := self._router.machine.fleet.law(replica)) is not None:
+            kinds.setdefault((state.replica.model, state.replica.accelerator), []).append(state.replica)
+        found: dict[tuple[str, str], StepLaw] = {}
+        for key, replicas in kinds.items():
+            known = self._planner.inventory.kinds.get(key)
+            law = self._router.machine.fleet.corrections.usual([r for r in replicas if r.profile is not None])
+            if known is not None and law is not None:
                 found[key] = law
-            elif kind.law is None:
-                found[key] = law_of_latency(replica.latency)
+            elif known is not None and known.law is None:
+                found[key] = law_of_latency(replicas[0].latency)
         return found
 
     def _desired(self) -> Mapping[tuple[str, str], int]:
