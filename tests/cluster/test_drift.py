@@ -11,6 +11,7 @@ import dask
 import pytest
 
 import dask_fmware as fm
+from dask_fmware.errors import EngineCrashedError
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.profile.arguments import arguments_digest, engine_arguments
 from dask_fmware.profile.law import StepLaw
@@ -18,6 +19,7 @@ from dask_fmware.profile.record import LawRecord, Profile, ProfileKey, Provenanc
 from dask_fmware.profile.store import ProfileStore
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.testing import InProcessCluster
+from dask_fmware_scheduler.services.drift import DriftWatch
 from dask_fmware_scheduler.services.provisioning import ProvisioningService
 
 COEFFICIENTS = {"w0": 0.008, "w1": 1e-5, "w2": 1e-4, "w3": 0.0}
@@ -118,3 +120,25 @@ async def test_a_replica_that_is_well_again_is_told_too(cluster) -> None:
     await cluster.until(lambda: any("runs at the pace of its profile again" in text for text in told))
     while (await status_of(cluster, name))["correction"]["decode"] > 1.1:
         await steps_take(cluster, name, 1.0)
+
+
+async def test_what_was_told_of_an_engine_is_not_said_to_be_over_once_that_has_died(cluster) -> None:
+    name = min(cluster.engines)
+    told: list[str] = []
+    cluster.client.subscribe_topic("fmware-drift", lambda event: told.append(event[1]["text"]))
+    while (await status_of(cluster, name))["drift"] is None:
+        await steps_take(cluster, name, 3.0)
+    fleet, address = cluster.router.machine.fleet, cluster.workers[name].address
+
+    def dead() -> None:
+        raise EngineCrashedError("dead")
+
+    cluster.engines[name].state = dead
+    await cluster.until(lambda: fleet.get(address) is None, "the router knows")
+    assert not cluster.router.service(DriftWatch)._told
+    await cluster.until(lambda: fleet.get(address) is not None, "it is back")
+    for _ in range(3):
+        await steps_take(cluster, name, 1.0)
+    await cluster.until(lambda: told)
+    assert len(told) == 1
+    assert "times its profile since" in told[0]

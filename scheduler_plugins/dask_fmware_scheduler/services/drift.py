@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
 from dask_fmware.profile.drift import Drift
-from dask_fmware.runtime import Action, Event
+from dask_fmware.runtime import Action, Event, ReplicaGone, ReplicaReady
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
@@ -36,7 +36,7 @@ def drift_sentence(replica: Replica, drift: Drift) -> str:
 class DriftWatch:
     """Tells when a replica leaves its profile and when it is back; a `Service` and an observer of the machine."""
 
-    watches = frozenset({StepsTimed})
+    watches = frozenset({StepsTimed, ReplicaGone, ReplicaReady})
 
     def __init__(self, router: ReplicaRouter) -> None:
         self._router = router
@@ -66,23 +66,29 @@ class DriftWatch:
             self._router.take(StepsTimed.from_wire(message))
 
     def observe(self, event: Event, actions: Sequence[Action], now: float) -> None:
-        """Compare a replica that was timed with what was told of it."""
-        if not isinstance(event, StepsTimed) or not event.steps:
-            return
-        state = self._router.machine.fleet.get(event.replica_id)
+        """Compare a replica that was timed with what was told of it; what was told of an engine before says nothing."""
+        match event:
+            case ReplicaGone(replica_id):
+                self._told.pop(replica_id, None)
+            case ReplicaReady(replica):
+                self._told.pop(replica.replica_id, None)
+            case StepsTimed() if event.steps:
+                self._compare(event.replica_id)
+
+    def _compare(self, replica_id: str) -> None:
+        state = self._router.machine.fleet.get(replica_id)
         if state is None:
-            self._told.pop(event.replica_id, None)
             return
-        drift = self._router.machine.fleet.corrections.drift(event.replica_id)
-        told = self._told.get(event.replica_id)
+        drift = self._router.machine.fleet.corrections.drift(replica_id)
+        told = self._told.get(replica_id)
         if drift is None and told is not None:
-            del self._told[event.replica_id]
+            del self._told[replica_id]
             self._tell(
                 state.replica,
                 f"replica {state.replica.name} on {state.replica.accelerator} runs at the pace of its profile again",
             )
         elif drift is not None and told is not (drift.ratio > 1.0):
-            self._told[event.replica_id] = drift.ratio > 1.0
+            self._told[replica_id] = drift.ratio > 1.0
             self._tell(state.replica, drift_sentence(state.replica, drift), drift)
 
     def _tell(self, replica: Replica, text: str, drift: Drift | None = None) -> None:
