@@ -51,12 +51,14 @@ class ProfileStore:
     Parameters
     ----------
     location
-        A directory (made when needed) or an fsspec URL such as ``s3://bucket/profiles``.
+        A directory (made when needed, ``~`` is the user's) or an fsspec URL such as ``s3://bucket/profiles``.
     """
 
     def __init__(self, location: str | os.PathLike[str]) -> None:
-        self.location = os.fspath(location)
-        self._files: _Files = _Remote(self.location) if "://" in self.location else _Local(Path(self.location))
+        named = os.fspath(location)
+        is_remote = "://" in named
+        self.location = named if is_remote else os.path.expanduser(named)
+        self._files: _Files = _Remote(named) if is_remote else _Local(Path(self.location))
 
     def get(self, key: ProfileKey) -> tuple[Profile | None, StoreProblem | None]:
         """Return the profile of exactly `key`, or None and, where something lies there, what is wrong with it."""

@@ -5,8 +5,10 @@ import os
 import sys
 from pathlib import Path
 
+import dask
 import pytest
 
+from dask_fmware.compile.profiles import open_store
 from dask_fmware.errors import SpecError
 from dask_fmware.profile.fit import Fit, PhaseFit
 from dask_fmware.profile.law import Curve, StepLaw
@@ -49,6 +51,16 @@ def test_a_profile_survives_the_store_unchanged(store: ProfileStore) -> None:
     assert found is not None
     assert found.step_law == LAW
     assert found.step_points == (StepPoint(0.012, batch=2, context_tokens=100), StepPoint(0.05, 512, 1))
+
+
+def test_a_store_at_home_is_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    with dask.config.set({"fmware.profiles": "~/profiles"}):
+        made = open_store()
+    made.put(profile())
+    assert made.location == str(tmp_path / "profiles")
+    assert entry(tmp_path).exists()
 
 
 def test_profiles_of_other_arguments_lie_side_by_side(store: ProfileStore) -> None:
