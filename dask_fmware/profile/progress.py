@@ -11,18 +11,17 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from dask_fmware.profile.experiments import (
-    Experiment,
+from dask_fmware.profile.experiments import Experiment, experiments_for
+from dask_fmware.profile.fit import fit_law
+from dask_fmware.profile.meter import MeteredStep
+from dask_fmware.profile.observed_steps import (
     RequestTrace,
-    experiments_for,
     largest_batch,
     points_of,
     step_tokens_of,
     steps_of,
     without_bursts,
 )
-from dask_fmware.profile.fit import fit_law
-from dask_fmware.profile.meter import MeteredStep
 from dask_fmware.profile.record import Profile, ProfileKey, Provenance, Seconds, _Record
 
 __all__ = ["EngineFacts", "PartialProfile", "TraceRecord"]
@@ -39,7 +38,7 @@ class EngineFacts(_Record):
 
 
 class TraceRecord(_Record):
-    """An `experiments.RequestTrace`."""
+    """An `observed_steps.RequestTrace`."""
 
     submitted_s: Seconds
     prompt_tokens: int = Field(ge=0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 
-from dask_fmware.profile.experiments import Experiment, RequestTrace
+from dask_fmware.profile.experiments import Experiment
 from dask_fmware.profile.law import StepLaw, chunk_pairs
+from dask_fmware.profile.observed_steps import RequestTrace
 
 
 def played(

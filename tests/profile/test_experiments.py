@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_fmware.errors import SpecError
-from dask_fmware.profile.experiments import experiments_for, points_of, step_tokens_of, steps_of, without_bursts
+from dask_fmware.profile.experiments import experiments_for
 from dask_fmware.profile.law import Curve, StepLaw
+from dask_fmware.profile.observed_steps import points_of, step_tokens_of, steps_of, without_bursts
 from dask_fmware.profile.points import StepPoint
 from dask_fmware.profile.progress import EngineFacts, PartialProfile, TraceRecord
 from dask_fmware.profile.record import Profile, ProfileKey

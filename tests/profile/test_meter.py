@@ -3,9 +3,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_fmware.profile.experiments import Experiment, steps_of
+from dask_fmware.profile.experiments import Experiment
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.meter import StepMeter
+from dask_fmware.profile.observed_steps import steps_of
 from tests.profile.playing import played
 
 LAW = StepLaw.plain(0.010, 1e-4, 1e-3, 1e-6)

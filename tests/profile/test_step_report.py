@@ -6,9 +6,10 @@ import pytest
 
 from dask_fmware.profile.correction import Correction
 from dask_fmware.profile.emulation import FIRST, EmulatedBatch
-from dask_fmware.profile.experiments import Experiment, steps_of
+from dask_fmware.profile.experiments import Experiment
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.meter import StepMeter
+from dask_fmware.profile.observed_steps import steps_of
 from dask_fmware.profile.replica import Limits
 from dask_fmware.profile.step_report import StepReporter
 from tests.profile.playing import played
