@@ -41,7 +41,8 @@ from dask_fmware.profile.record import Profile, ProfileKey
 from dask_fmware.profile.replica import Limits
 from dask_fmware.profile.step_report import StepReporter
 from dask_fmware_workers.engines import create_engine
-from dask_fmware_workers.profiling import WORDS, Footprint, measure
+from dask_fmware_workers.memory import Footprint
+from dask_fmware_workers.profiling import WORDS, measure
 
 MESSAGE_S = 0.001  # a message to the scheduler
 WARM = 100  # calls that are not judged

@@ -229,7 +229,6 @@ async def test_weights_that_were_replaced_under_the_same_path_are_measured_anew(
     weights.write_bytes(b"first")
     for module in ("host", "loading"):
         monkeypatch.setattr(f"dask_fmware_workers.{module}.file_bytes", lambda _arguments: weights.stat().st_size)
-    monkeypatch.setattr("dask_fmware_workers.profiling.file_bytes", lambda _arguments: weights.stat().st_size)
     with dask.config.set({"fmware.profiles": str(tmp_path / "store")}):
         async with InProcessCluster(document()) as cluster:
             made = [(await profile_models(cluster.client, "small", repeats=1))[0] for _ in range(2)]
@@ -270,7 +269,7 @@ async def test_an_interrupted_run_of_another_model_is_not_taken_up(tmp_path) -> 
 
 async def test_an_interrupted_run_of_weights_that_were_replaced_is_not_taken_up(tmp_path, monkeypatch) -> None:
     size = 5
-    for module in ("host", "loading", "profiling"):
+    for module in ("host", "loading"):
         monkeypatch.setattr(f"dask_fmware_workers.{module}.file_bytes", lambda _arguments: size)
     seen: list[int] = []
 

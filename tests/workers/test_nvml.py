@@ -18,7 +18,7 @@ ASKING = """
 import json, os
 from dataclasses import asdict
 from dask_fmware_workers.accelerators import nvidia_cards
-from dask_fmware_workers.profiling import Footprint
+from dask_fmware_workers.memory import Footprint
 os.environ.setdefault("FAKE_NVML_PID", str(os.getpid()))
 print(json.dumps({"cards": [asdict(card) for card in nvidia_cards()], "footprint": asdict(Footprint.now())}))
 """

@@ -19,7 +19,9 @@ from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.record import LawRecord, LiveProfile, Profile, ProfileKey, Provenance
 from dask_fmware.profile.store import ProfileStore, entry_name
 from dask_fmware_workers.engines.model_files import ModelFiles, kv_bytes_per_token
-from dask_fmware_workers.profiling import Footprint, file_bytes, measure, stored_profile
+from dask_fmware_workers.memory import Footprint, file_bytes
+from dask_fmware_workers.profiling import measure
+from dask_fmware_workers.stored_profiles import stored_profile
 
 GIB = 1 << 30
 SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64}

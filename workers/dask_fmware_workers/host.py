@@ -32,10 +32,11 @@ from dask_fmware.spec.deployment import Deployment
 from dask_fmware_workers.bodies import BodyClient
 from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 from dask_fmware_workers.loading import Labels, Loaded, load
+from dask_fmware_workers.memory import file_bytes
 from dask_fmware_workers.metrics import WorkerMetrics
 from dask_fmware_workers.pace import EnginePace
 from dask_fmware_workers.presence import FIRST_RETRY_S, LAST_RETRY_S, Presence
-from dask_fmware_workers.profiling import file_bytes, measure
+from dask_fmware_workers.profiling import measure
 from dask_fmware_workers.runner import CallRunner
 from dask_fmware_workers.state_reports import StateReports
 

@@ -18,7 +18,8 @@ from dask_fmware.profile.record import LiveProfile, ProfileKey
 from dask_fmware.spec.deployment import Deployment, ModelDeployment, Placement
 from dask_fmware_workers.accelerators import see_only
 from dask_fmware_workers.engines import create_engine
-from dask_fmware_workers.profiling import Footprint, file_bytes, profile_key, stored_profile
+from dask_fmware_workers.memory import Footprint, file_bytes
+from dask_fmware_workers.stored_profiles import profile_key, stored_profile
 from dask_fmware_workers.warmup import measure_latency
 
 T = TypeVar("T")
