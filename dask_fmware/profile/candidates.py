@@ -49,12 +49,10 @@ class CandidateTable:
 
     def __init__(self, sums: StepSums) -> None:
         self._sums = sums
-        rows = np.array(sums.rows)
-        self._first = np.array([row[0] for row in sums.rows], dtype=np.int64)
-        self._start_s, self._linear_s, self._square_s = rows[:, 1], rows[:, 2], rows[:, 3]
-        self._spare = np.array([row[4] for row in sums.rows], dtype=np.int64)
-        self._room = np.array([row[5] for row in sums.rows], dtype=np.int64)
-        self._own_s, self._each_s, self._marginal_s, self._more_s = rows[:, 6], rows[:, 7], rows[:, 8], rows[:, 9]
+        first, start_s, linear_s, square_s, spare, room, *costs_s = zip(*sums.rows, strict=True)
+        self._first, self._spare, self._room = (np.array(column, dtype=np.int64) for column in (first, spare, room))
+        self._start_s, self._linear_s, self._square_s = map(np.array, (start_s, linear_s, square_s))
+        self._own_s, self._each_s, self._marginal_s, self._more_s = map(np.array, costs_s)
         self._offset_s = np.array([offset_s for offset_s, _taken in sums.partial])
         self._taken = np.array([taken for _offset_s, taken in sums.partial], dtype=np.int64)
         self._next_open = np.array(sums.next_open, dtype=np.int64)

@@ -174,8 +174,8 @@ class StepSums:
     def last_token(self, step: int, i: int, base_s: float, steps: int, context: int) -> float:
         """Seconds to decode `steps` tokens from `step` (in segment `i`, at `base_s`), the first with `context`."""
         last = step + steps
-        row = self.rows[i]
-        spent_s = -row[8] - (step - row[0]) * row[9] - base_s
+        first, _start_s, _linear_s, _square_s, _spare, _room, _own_s, _each_s, marginal_s, more_s = self.rows[i]
+        spent_s = -marginal_s - (step - first) * more_s - base_s
         end = bisect_right(self._first, last, i) - 1
         first, start_s, linear_s, square_s, _spare, _room, _own_s, _each_s, marginal_s, more_s = self.rows[end]
         inside = last - first
