@@ -9,9 +9,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from itertools import islice
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from dask_fmware.observe.history import History
 from dask_fmware.observe.late import Who
@@ -23,6 +24,45 @@ __all__ = ["COLUMNS", "Figures", "slack_labels"]
 SAMPLE = 400  # waiting calls looked at
 SLACK_EDGES_S = (-10.0, -5.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 SHOWN = 7  # culprits
+
+
+class _Row(NamedTuple):
+    """One bucket of the series: runs and tokens a second, shares, seconds."""
+
+    time: float  # its start, in ms since the epoch
+    met: float = 0.0
+    missed: float = 0.0
+    failed: float = 0.0
+    rejected: float = 0.0
+    unjudged: float = 0.0
+    submitted: float = 0.0
+    attainment: float | None = None
+    ttft50: float | None = None
+    ttft95: float | None = None
+    e2e50: float | None = None
+    e2e95: float | None = None
+    held: float = 0.0
+    tokens: float = 0.0
+
+
+COLUMNS = _Row._fields
+
+
+@dataclass(slots=True)
+class _Node:
+    """One node of a workflow: calls now, and what those were that ended lately."""
+
+    node: str
+    running: int = 0
+    waiting: int = 0
+    calls: int = 0
+    waited_s: float | None = None  # mean
+    ran_s: float | None = None  # mean
+    slack_s: float | None = None  # mean, when they started
+    misses: int = 0
+
+
+NODE_COLUMNS = tuple(one.name for one in fields(_Node))
 
 
 class Figures:
@@ -47,7 +87,7 @@ class Figures:
         self.history = history
         self._kv_used = kv_used
         self.prices = dict(prices or {})
-        self._closed: dict[float, list[float | None]] = {}  # start of a bucket that is over -> its series
+        self._closed: dict[float, _Row] = {}  # start of a bucket that is over -> its series
 
     # -- what changes each second ----------------------------------------------------------------
 
@@ -107,14 +147,14 @@ class Figures:
 
     def _series(self, now: float) -> dict[str, Any]:
         """Columns over time, one row for each bucket up to now, empty ones too; and when the history begins."""
-        window, rows = self.history.window, []
+        window, rows = self.history.window, list[_Row]()
         buckets = {bucket.start: bucket for bucket in window}
         last = now - now % window.step_s
         count = window.buckets.maxlen or 1
         for start in (last - window.step_s * (count - 1 - i) for i in range(count)):
             bucket = buckets.get(start)
             if bucket is None:
-                rows.append([start * 1e3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None, None, None, None, None, 0.0, 0.0])
+                rows.append(_Row(start * 1e3))
             elif start == last:
                 rows.append(_row(bucket, max(now - start, 1.0)))
             else:
@@ -123,30 +163,32 @@ class Figures:
                 rows.append(self._closed[start])
         if len(self._closed) > 2 * count:
             self._closed = {start: row for start, row in self._closed.items() if start in buckets}
-        columns: dict[str, Any] = {name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}
+        columns: dict[str, Any] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
         return {**columns, "since": max(min(buckets, default=last), last - window.step_s * count) * 1e3}
 
-    def _nodes(self, recent: Bucket) -> dict[str, dict[str, list[float | None]]]:
-        """By workflow and node: running, waiting, calls, mean wait, mean run, mean slack at start, misses."""
-        nodes: dict[str, dict[str, list[float | None]]] = {}
+    def _nodes(self, recent: Bucket) -> dict[str, dict[str, list[Any]]]:
+        """By workflow: columns over its nodes."""
+        nodes: dict[str, dict[str, _Node]] = {}
 
-        def of(workflow: str, node: str) -> list[float | None]:
-            return nodes.setdefault(workflow, {}).setdefault(node, [0, 0, 0, None, None, None, 0])
+        def of(workflow: str, node: str) -> _Node:
+            return nodes.setdefault(workflow, {}).setdefault(node, _Node(node))
 
         for (workflow, node, state), count in self.history.census.counts.items():
-            of(workflow, node)[0 if state == "running" else 1] = count
+            setattr(of(workflow, node), state, count)  # running or waiting
         for (workflow, node), tally in recent.nodes.items():
             row = of(workflow, node)
-            row[2] = tally.calls
+            row.calls = tally.calls
             if tally.calls:
-                row[3], row[4] = tally.waited_s / tally.calls, tally.ran_s / tally.calls
+                row.waited_s, row.ran_s = tally.waited_s / tally.calls, tally.ran_s / tally.calls
             if tally.with_slack:
-                row[5] = tally.slack_s / tally.with_slack
+                row.slack_s = tally.slack_s / tally.with_slack
         for culprit, (runs, _) in recent.misses.items():
             if culprit.node:
-                row = of(culprit.workflow, culprit.node)
-                row[6] = (row[6] or 0) + runs
-        return nodes
+                of(culprit.workflow, culprit.node).misses += int(runs)
+        return {
+            workflow: {name: [getattr(row, name) for row in rows.values()] for name in NODE_COLUMNS}
+            for workflow, rows in nodes.items()
+        }
 
     def _slack(self, now: float) -> dict[str, Any]:
         """How much time waiting calls have until they must start, from a sample of them."""
@@ -247,28 +289,26 @@ def slack_labels() -> list[str]:
     return [f"< {SLACK_EDGES_S[0]:g}", *(f"{edge:g}" for edge in SLACK_EDGES_S)]
 
 
-COLUMNS = (
-    "time", "met", "missed", "failed", "rejected", "unjudged", "submitted", "attainment", "ttft50", "ttft95", "e2e50",
-    "e2e95", "held", "tokens",
-)  # fmt: skip
-
-
-def _row(bucket: Bucket, span_s: float) -> list[float | None]:
+def _row(bucket: Bucket, span_s: float) -> _Row:
     tally = bucket.tallies[ALL]
-    return [
-        bucket.start * 1e3,
-        tally.met / span_s,
-        tally.missed / span_s,
-        tally.failed / span_s,
-        tally.rejected / span_s,
-        tally.unjudged / span_s,
-        bucket.submitted / span_s,
-        tally.goodput(),
-        *tally.ttft.quantiles((0.5, 0.95)),
-        *tally.e2e.quantiles((0.5, 0.95)),
-        float(bucket.held),
-        bucket.output_tokens / span_s,
-    ]
+    ttft50, ttft95 = tally.ttft.quantiles((0.5, 0.95))
+    e2e50, e2e95 = tally.e2e.quantiles((0.5, 0.95))
+    return _Row(
+        time=bucket.start * 1e3,
+        met=tally.met / span_s,
+        missed=tally.missed / span_s,
+        failed=tally.failed / span_s,
+        rejected=tally.rejected / span_s,
+        unjudged=tally.unjudged / span_s,
+        submitted=bucket.submitted / span_s,
+        attainment=tally.goodput(),
+        ttft50=ttft50,
+        ttft95=ttft95,
+        e2e50=e2e50,
+        e2e95=e2e95,
+        held=float(bucket.held),
+        tokens=bucket.output_tokens / span_s,
+    )
 
 
 def _groups(recent: Bucket, late: Mapping[Who, int]) -> list[dict[str, Any]]:

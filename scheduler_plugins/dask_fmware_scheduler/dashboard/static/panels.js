@@ -103,13 +103,14 @@
 
   function statistics(rows, name) {
     const sum = { running: 0, waiting: 0, calls: 0, slack: null, misses: 0, ran: null, waited: null };
-    for (const [node, row] of Object.entries(rows || {})) {
-      if (node.split("[")[0] !== name) continue;
-      sum.running += row[0]; sum.waiting += row[1]; sum.calls += row[2]; sum.misses += row[6];
-      if (row[3] !== null) sum.waited = Math.max(sum.waited || 0, row[3]);
-      if (row[4] !== null) sum.ran = Math.max(sum.ran || 0, row[4]);
-      if (row[5] !== null) sum.slack = sum.slack === null ? row[5] : Math.min(sum.slack, row[5]);
-    }
+    (rows ? rows.node : []).forEach((node, i) => {
+      if (node.split("[")[0] !== name) return;
+      for (const column of ["running", "waiting", "calls", "misses"]) sum[column] += rows[column][i];
+      const waited = rows.waited_s[i], ran = rows.ran_s[i], slack = rows.slack_s[i];
+      if (waited !== null) sum.waited = Math.max(sum.waited || 0, waited);
+      if (ran !== null) sum.ran = Math.max(sum.ran || 0, ran);
+      if (slack !== null) sum.slack = sum.slack === null ? slack : Math.min(sum.slack, slack);
+    });
     return sum;
   }
 
@@ -160,8 +161,8 @@
       body("workflow").replaceChildren(empty("No run has been submitted yet. Submit one: client.compute(workflow(...))"));
       return;
     }
-    const missesOf = (name) => Object.values(live.nodes[name] || {}).reduce((sum, row) => sum + row[6], 0);
-    const callsOf = (name) => Object.values(live.nodes[name] || {}).reduce((sum, row) => sum + row[0] + row[1] + row[2], 0);
+    const total = (name, ...columns) => columns.flatMap((column) => (live.nodes[name] || {})[column] || []).reduce((sum, one) => sum + one, 0);
+    const missesOf = (name) => total(name, "misses"), callsOf = (name) => total(name, "running", "waiting", "calls");
     note("workflow", "calls now; slack when they start, and misses, in the last 5 minutes");
     const chosen = names.includes(shown) ? [shown]
       : [...names].sort((a, b) => missesOf(b) - missesOf(a) || callsOf(b) - callsOf(a) || a.localeCompare(b)).slice(0, AT_ONCE);
