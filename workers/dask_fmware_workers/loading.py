@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, TypeVar
@@ -83,8 +83,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         footprint = Footprint.now().beyond(before)
         made = engine.capabilities
         key = profile_key(model, accelerator, made, wanted)
-        weight_bytes = await asyncio.to_thread(file_bytes, arguments)
-        profile = await asyncio.to_thread(stored_profile, key, weight_bytes)
+        weight_bytes, profile = await asyncio.to_thread(_on_disk, key, arguments)
         if profile is None and stated is not None:
             profile = stated.live_profile().to_wire()
         if (latency := placement.latency) is None:
@@ -129,6 +128,12 @@ def _wanted(deployment: Deployment, labels: Labels) -> tuple[str, str, ModelDepl
             f"which is deployed on: {', '.join(spec.on)}"
         )
     return model, accelerator, spec, placement
+
+
+def _on_disk(key: ProfileKey | None, arguments: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    """Size of the files of the weights, and what the store has to announce of an engine with them."""
+    size = file_bytes(arguments)
+    return size, stored_profile(key, size)
 
 
 def _of_card(sets: Sequence[Sequence[T]] | None, kind: str, accelerator: str, labels: Labels) -> list[T] | None:
