@@ -231,6 +231,8 @@ async def test_a_worker_whose_preload_has_another_deployment_serves_the_one_that
         await cluster.until(lambda: cluster.engines)
         await fm.install(cluster.client, second)
         await fm.wait_ready(cluster.client)
+        (replica,) = cluster.router.machine.fleet
+        assert replica.replica.incarnation == 1, "the first is told to be gone before the other loads"
         assert await answers(cluster) == {"second"}
         of_late = ModelHost(load_deployment(first))
         late = Worker(cluster.scheduler.address, name="late", nthreads=6, resources=labels, plugins=[of_late])

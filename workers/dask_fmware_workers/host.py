@@ -56,14 +56,17 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         Where engine, arguments and slots of the model are found.
     stream_interval_s
         Pause between two messages to the scheduler, or None for Dask's own (2 ms).
+    incarnation
+        Of its first engine: above those of a host that it replaces, whose grants are not for it.
     """
 
     name = HOST
     idempotent = True
 
-    def __init__(self, deployment: Deployment, *, stream_interval_s: float | None = None) -> None:
+    def __init__(self, deployment: Deployment, *, stream_interval_s: float | None = None, incarnation: int = 0) -> None:
         self.deployment = deployment
         self.stream_interval_s = stream_interval_s
+        self._first_incarnation = incarnation
 
     def setup(self, worker: Worker) -> None:
         """Begin; returns at once."""
@@ -88,6 +91,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self.runner = CallRunner(
             self.metrics.counting(self.dask.send), self._crashed, self.metrics.counting(self.dask.send_with_result)
         )
+        self.runner.incarnation = self._first_incarnation
         expose(self.metrics.series)
         self.dask.serve(
             {
@@ -114,6 +118,13 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         self._unload()
         if loaded is not None and not await self._closed(loaded.engine):
             logger.error("Worker '%s' closes without its engine, which hangs", self.dask.name)
+
+    def replaced(self) -> int:
+        """Tell the router that this host serves no more, as another takes its place; return that one's incarnation."""
+        if self.loaded is not None:
+            why = DeploymentError("another deployment is installed on its cluster, whose engine it loads instead")
+            self.presence.tell_failure(why, will_retry=True, incarnation=self.runner.incarnation)
+        return self.runner.incarnation + 1
 
     def _unload(self) -> None:
         self.loaded = None

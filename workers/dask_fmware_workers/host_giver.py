@@ -36,5 +36,9 @@ class HostGiver(WorkerPlugin):  # type: ignore[misc]
         """Add a host, instead of one of another deployment if that is there."""
         dask = WorkerInternals(worker)
         host: ModelHost | None = dask.plugin(HOST)
-        if host is None or host.deployment != self.deployment:
-            await dask.add_plugin(ModelHost(self.deployment, stream_interval_s=self.stream_interval_s))
+        if host is not None and host.deployment == self.deployment:
+            return
+        incarnation = host.replaced() if host is not None else 0
+        await dask.add_plugin(
+            ModelHost(self.deployment, stream_interval_s=self.stream_interval_s, incarnation=incarnation)
+        )
