@@ -24,16 +24,16 @@ from typing import Any, TextIO
 from rich.progress import Progress
 
 from benchmarks import paper_tables
+from benchmarks.paper_tables import HEADLINE, OTHERS
 from benchmarks.support.environment import environment
 from benchmarks.support.systems import SYSTEMS, Running, System, card_server, ray_python, run_cell, running
 from benchmarks.support.trial import Cell, plan
 
-__all__ = ["HEADLINE", "is_stalled"]
+__all__ = ["is_stalled"]
 
 WORKFLOWS = ("rag", "shopping")
 COUNTS = (5, 8, 10, 12, 15, 20, 30)
 FIRST_SEED = 1000
-HEADLINE = ("ray", "greedy", "slack")
 WARM_SEED = 90_000  # of runs before the first cell, that no result holds
 WARM_COUNT = 10
 LATE_S, STALL_S = 0.015, 0.2  # 95th percentile of the engines' lateness, worst stall: above these a cell is discarded
@@ -54,12 +54,7 @@ def suites(asked: argparse.Namespace) -> list[Suite]:
     headline = tuple(Cell(workflow, count, 0) for workflow in WORKFLOWS for count in counts)
     made = [Suite(HEADLINE, headline)]
     if asked.full:
-        made.append(
-            Suite(
-                ("target", "least_outstanding", "ray local", "ray ongoing 1", "ray ongoing 100", "ray throughput"),
-                headline,
-            )
-        )
+        made.append(Suite(OTHERS, headline))
         for lengths, plus_s in (("drawn", 1.0), ("deterministic", 0.5), ("deterministic", 2.0)):
             cells = tuple(Cell(cell.workflow, cell.count, 0, lengths, plus_s) for cell in headline)
             made.append(Suite(HEADLINE, cells))

@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -29,7 +29,7 @@ from dask_fmware.simulate.tally import measure
 from dask_fmware.simulate.workload import Workload
 from dask_fmware.simulate.world import World
 
-__all__ = ["headline", "make", "out_of_turn", "readme_with"]
+__all__ = ["HEADLINE", "OTHERS", "headline", "make", "other_settings", "out_of_turn", "readme_with"]
 
 CELLS = RESULTS / "paper_cells.jsonl"
 README = Path(__file__).parent.parent / "README.md"
@@ -38,6 +38,8 @@ STANDS_FOR = {"ray": "power_of_two"}  # policy of the simulator that a system is
 PAPER = {"greedy": ("-33.8 %", "-33 %", "+26.4 %", "10 to 7")}  # latency, TTFT, goodput, largest N, against Ray Serve
 LIGHT = 8  # runs, about what Ray Serve carries
 SHARES = ("goodput", "fast_share")  # metrics that are no times
+HEADLINE = ("ray", "greedy", "slack")
+OTHERS = ("target", "least_outstanding", "ray local", "ray ongoing 1", "ray ongoing 100", "ray throughput")
 
 
 def _beside_the_paper(curves: Curves) -> list[str]:
@@ -135,13 +137,49 @@ def _seconds(curves: Curves, metric: str, most: float, system: str, workflow: st
     return f"{fmean(curves.average(system, workflow, metric, most)):.2f} s"
 
 
-def out_of_turn(path: Path) -> str:
-    """Say in a sentence which systems were played in another run than others; empty if all took turns."""
+def other_settings(cells: list[dict[str, Any]], path: Path) -> list[str]:
+    """Ray Serve's other settings and ours, over the seeds that all of them have; nothing where none was played."""
+    played = {cell["system"] for cell in cells} & {*OTHERS}
+    curves = Curves(cells, [name for name in (*HEADLINE, *OTHERS) if name in {*HEADLINE, *played}])
+    if not played or not curves.workflows:
+        return []
+    best = []
+    for workflow, seeds in curves.seeds.items():
+        of_ray = [name for name in curves.systems if name.startswith("ray")]
+        goodput = {name: fmean(curves.average(name, workflow, "goodput")) for name in of_ray}
+        name = max(of_ray, key=goodput.__getitem__)
+        ours = _percent(curves.ratio("slack", name, workflow, "goodput"), seeds)
+        times, low, high = curves.n_ratio("slack", name, workflow)
+        best.append(
+            f"{workflow}: `{name}` with {goodput[name]:.3f} in time over N, `slack` {ours} beside it, its largest N "
+            f"{times:.2f}{within(low, high, '.2f', seeds)} times as large"
+        )
+    return [
+        "## Other settings of Ray Serve, and other policies",
+        "",
+        "`ray local` prefers replicas of the caller's node, `ray ongoing N` gives a replica up to N requests (5 is its "
+        "default), `ray throughput` is `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`. Seeds "
+        + ", ".join(f"{workflow} {_listed(seeds)}" for workflow, seeds in curves.seeds.items())
+        + f". {out_of_turn(path, curves.systems)}",
+        "",
+        *_comparison(curves, "ray"),
+        "",
+        f"Ray Serve's best setting: {'; '.join(best)}.",
+        "",
+    ]
+
+
+def _listed(seeds: list[int]) -> str:
+    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+
+
+def out_of_turn(path: Path, systems: Collection[str] = HEADLINE) -> str:
+    """Say in a sentence which of these systems were played in another run than others; empty if all took turns."""
     runs: dict[str, set[int]] = defaultdict(set)
     run = 0
     for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         run += "environment" in line
-        if "count" in line and not line.get("discarded"):
+        if "count" in line and not line.get("discarded") and line["system"] in systems:
             runs[line["system"]].add(run)
     groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for system, played in runs.items():
@@ -229,15 +267,13 @@ def make(path: Path, *, write_results: bool, plays: bool = True) -> str:
 
     cells = kept(path, "deterministic", 1.0)
     present = {cell["system"] for cell in cells}
-    systems = [name for name in ("ray", "greedy", "slack") if name in present]
+    systems = [name for name in HEADLINE if name in present]
     curves = Curves(cells, systems)
     if not curves.workflows:
         return "no cell that all systems have"
     made = simulated(curves, "deterministic", 1.0) if plays else kept_result("paper")["simulated_cells"]
     other = Curves(made, systems)
-    environments = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    where = [line["environment"] for line in environments if "environment" in line][-1]
-    ray = next((line["ray"] for line in environments if "ray" in line), "?")
+    where, ray = _played_with(path, systems)
     seeds = {workflow: len(found) for workflow, found in curves.seeds.items()}
     lines = [
         "# The paper's experiment: Ray Serve and dask-fmware on the same emulated cards",
@@ -291,6 +327,7 @@ def make(path: Path, *, write_results: bool, plays: bool = True) -> str:
     ):
         for workflow in curves.workflows:
             lines += _cell_table(curves, other, workflow, metric, title)
+    lines += other_settings(cells, path)
     lines += ["## Timing of the engines", "", *_discarded(path), ""]
     text = "\n".join(lines)
     if write_results:
@@ -298,6 +335,16 @@ def make(path: Path, *, write_results: bool, plays: bool = True) -> str:
         write("paper", found, text)
         draw(curves, other, RESULTS / "paper.png")
     return text
+
+
+def _played_with(path: Path, systems: Collection[str]) -> tuple[dict[str, Any], str]:
+    """Where these systems were played last, and the version of Ray."""
+    now: dict[str, Any] = {}
+    where, ray = now, "?"
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        now, ray = line.get("environment", now), line.get("ray", ray)
+        where = now if line.get("system") in systems else where
+    return where, ray
 
 
 def simulated_rows(curves: Curves) -> dict[str, Any]:
@@ -321,7 +368,7 @@ def main() -> None:
     asked = parser.parse_args()
     print(make(CELLS, write_results=True, plays=not asked.table))
     if asked.readme:
-        curves = Curves(kept(CELLS, "deterministic", 1.0), ("ray", "greedy", "slack"))
+        curves = Curves(kept(CELLS, "deterministic", 1.0), HEADLINE)
         table = headline(curves, out_of_turn(CELLS))
         README.write_text(readme_with(README.read_text(encoding="utf-8"), table), encoding="utf-8")
 

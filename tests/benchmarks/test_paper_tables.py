@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks import paper
-from benchmarks.paper import HEADLINE, is_stalled
-from benchmarks.paper_tables import CELLS, README, headline, out_of_turn, readme_with
+from benchmarks.paper import is_stalled
+from benchmarks.paper_tables import CELLS, HEADLINE, README, headline, other_settings, out_of_turn, readme_with
 from benchmarks.support.curves import Curves, kept, saturation
 
 
@@ -67,6 +67,17 @@ def test_systems_that_did_not_take_turns_are_named(tmp_path: Path) -> None:
     assert out_of_turn(path) == "Not played in turns: first `ray` and `greedy`; in a later run `slack`."
     path.write_text("\n".join(map(json.dumps, [where, ray, slack, where, ray, slack])))
     assert out_of_turn(path) == ""
+
+
+def test_ray_is_also_compared_in_its_best_setting(tmp_path: Path) -> None:
+    path, goodput = tmp_path / "cells.jsonl", {"ray": 0.5, "greedy": 0.6, "slack": 0.9, "ray local": 0.45}
+    cells = [cell(system, count, 1, share) for system, share in goodput.items() for count in (5, 15)]
+    path.write_text("\n".join(map(json.dumps, [{"environment": {}}, *cells])))
+    told = "\n".join(other_settings(cells, path))
+    assert "`ray` with 0.500 in time over N, `slack` +80 % beside it" in told
+    cells = [{**one, "goodput": 0.75} if one["system"] == "ray local" else one for one in cells]
+    assert "`ray local` with 0.750 in time over N, `slack` +20 % beside it" in "\n".join(other_settings(cells, path))
+    assert other_settings([one for one in cells if one["system"] != "ray local"], path) == []
 
 
 @pytest.mark.parametrize(("late_s", "stall_s", "stalled"), [(0.001, 0.01, False), (0.1, 0.01, True), (0.0, 0.5, True)])
