@@ -33,11 +33,11 @@ from dask_fmware.policy.price import Price, Prices
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Rank, ReplicaView, Wait
 from dask_fmware.policy.slack import Slack
 from dask_fmware.profile.quantiles import RatioQuantile
-from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.run import saturation
-from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.report import interval
+from dask_fmware.simulation.run import saturation
+from dask_fmware.simulation.scenario import PoissonArrivals, Scenario, load_scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 __all__ = ["PARTS", "Without"]
 

@@ -25,13 +25,13 @@ from benchmarks.support.slot_time import SlotTime
 from benchmarks.support.within import within
 from dask_fmware.evaluation.job import BACKGROUND_PRIORITY
 from dask_fmware.policy.protocol import Policy
-from dask_fmware.simulate.arrivals import Arrival
-from dask_fmware.simulate.closed_loop import ClosedLoop, slots
-from dask_fmware.simulate.course import Outcome
-from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.sampled import SampledRun
-from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
-from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulation.arrivals import Arrival
+from dask_fmware.simulation.closed_loop import ClosedLoop, slots
+from dask_fmware.simulation.course import Outcome
+from dask_fmware.simulation.report import interval
+from dask_fmware.simulation.sampled import SampledRun
+from dask_fmware.simulation.scenario import PoissonArrivals, Scenario, load_scenario
+from dask_fmware.simulation.workload import Workload
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 JOB = "batch"

@@ -34,11 +34,11 @@ from benchmarks.support.environment import RESULTS, environment, write
 from benchmarks.support.processes import Cluster, resident
 from dask_fmware.observe import History
 from dask_fmware.runtime.demand import Demand
-from dask_fmware.simulate.course import Outcome
-from dask_fmware.simulate.sampled import SampledRun
-from dask_fmware.simulate.scenario import Failure, PoissonArrivals, load_scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.course import Outcome
+from dask_fmware.simulation.sampled import SampledRun
+from dask_fmware.simulation.scenario import Failure, PoissonArrivals, load_scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 from dask_fmware.testing.indexes import entries, instances
 
 SCENARIO = Path(__file__).parent / "scenarios" / "bounded.yaml"

@@ -31,13 +31,13 @@ from dask_fmware.runtime import Assign, AttemptEnded, Move
 from dask_fmware.runtime.learning.corrections import Prediction
 from dask_fmware.runtime.replicas.slots import Stay
 from dask_fmware.runtime.runs import attempts
-from dask_fmware.simulate.course import Live
-from dask_fmware.simulate.replicas import Attempt, VirtualCard
-from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.run import saturation
-from dask_fmware.simulate.scenario import Scenario, load_scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.course import Live
+from dask_fmware.simulation.replicas import Attempt, VirtualCard
+from dask_fmware.simulation.report import interval
+from dask_fmware.simulation.run import saturation
+from dask_fmware.simulation.scenario import Scenario, load_scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 LOADS = (0.3, 0.5, 0.7, 0.9)

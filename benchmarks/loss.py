@@ -28,12 +28,12 @@ import dask_fmware as fm
 from benchmarks.support.environment import TABLE, environment, kept, write
 from benchmarks.support.trial import planned
 from benchmarks.support.within import within
-from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.run import saturation
-from dask_fmware.simulate.sampled import SampledRun
-from dask_fmware.simulate.scenario import Failure, Scenario, load_scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.report import interval
+from dask_fmware.simulation.run import saturation
+from dask_fmware.simulation.sampled import SampledRun
+from dask_fmware.simulation.scenario import Failure, Scenario, load_scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 SCENARIO = load_scenario(Path(__file__).parent / "scenarios" / "loss.yaml")
 POLICIES = ("greedy", "slack", "target", "least_outstanding", "power_of_two", "round_robin")

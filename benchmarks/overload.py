@@ -24,10 +24,10 @@ from benchmarks.support.environment import RESULTS, environment, write
 from benchmarks.support.systems import SYSTEMS, Running, card_server, ray_python, running
 from benchmarks.support.trial import FAST, WINDOW_S, Cell, Clock, PlannedRun, planned, scenario_of
 from benchmarks.support.within import within
-from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.scenario import PoissonArrivals
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.report import interval
+from dask_fmware.simulation.scenario import PoissonArrivals
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 __all__ = ["drawn", "summary"]
 

@@ -21,12 +21,12 @@ from typing import Any
 from benchmarks.support.environment import environment, write
 from benchmarks.support.within import within
 from dask_fmware.policy.schedule import Line, Task, place_jobs
-from dask_fmware.simulate.clairvoyant import true_tasks
-from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.sampled import SampledRun
-from dask_fmware.simulate.scenario import Scenario, WindowArrivals, load_scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.clairvoyant import true_tasks
+from dask_fmware.simulation.report import interval
+from dask_fmware.simulation.sampled import SampledRun
+from dask_fmware.simulation.scenario import Scenario, WindowArrivals, load_scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 SCENARIO = Path(__file__).parent / "scenarios" / "paper.yaml"
 BASELINE = "power_of_two"

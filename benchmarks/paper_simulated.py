@@ -20,11 +20,11 @@ from rich.progress import track
 from benchmarks.support.environment import TABLE, asked_then, environment, kept, write
 from benchmarks.support.trial import FAST, Cell, scenario_of
 from benchmarks.support.within import within
-from dask_fmware.simulate.report import crossing, interval
-from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.tally import Measured, measure
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.report import crossing, interval
+from dask_fmware.simulation.scenario import Scenario
+from dask_fmware.simulation.tally import Measured, measure
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 __all__ = ["SETTINGS", "Setting"]
 

@@ -24,10 +24,10 @@ from benchmarks.support.environment import RESULTS, TABLE, write
 from benchmarks.support.environment import kept as kept_result
 from benchmarks.support.trial import FAST, Cell, scenario_of
 from benchmarks.support.within import within
-from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.tally import measure
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.report import interval
+from dask_fmware.simulation.tally import measure
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 __all__ = ["HEADLINE", "OTHERS", "headline", "make", "other_settings", "out_of_turn", "readme_with"]
 

@@ -21,9 +21,9 @@ from distributed import Client
 
 import dask_fmware as fm
 from benchmarks.support.environment import environment, write
-from dask_fmware.simulate.agreement import Agreement, agreement
-from dask_fmware.simulate.recorded import read_recorded
-from dask_fmware.simulate.replay import replay
+from dask_fmware.simulation.agreement import Agreement, agreement
+from dask_fmware.simulation.recorded import read_recorded
+from dask_fmware.simulation.replay import replay
 
 FAST = {"w0": 0.012, "w1": 1e-4, "w2": 2e-4, "w3": 0.0}
 SLOW = {name: 2.2 * value for name, value in FAST.items()}

@@ -19,11 +19,11 @@ from benchmarks.support.environment import TABLE, asked_then, environment, kept,
 from benchmarks.support.within import within
 from dask_fmware.policy.protocol import CallView, Choice, Policy, ReplicaView
 from dask_fmware.policy.slack import Slack
-from dask_fmware.simulate.replicas import Attempt
-from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.scenario import Scenario, load_scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.replicas import Attempt
+from dask_fmware.simulation.report import interval
+from dask_fmware.simulation.scenario import Scenario, load_scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 CARDS = Path(__file__).parent / "scenarios" / "batching2.yaml"
 CACHED = 0.9  # of a prompt, where the turn before was served

@@ -45,7 +45,7 @@ from benchmarks.support.scaling import (
     static_day,
     static_peak,
 )
-from dask_fmware.simulate.report import interval
+from dask_fmware.simulation.report import interval
 from dask_fmware.spec.provisioning import Provisioning
 
 

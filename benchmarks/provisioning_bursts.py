@@ -16,11 +16,11 @@ from statistics import fmean
 from rich.progress import track
 
 from benchmarks.support.scaling import POLICY
-from dask_fmware.simulate.arrivals import Arrival
-from dask_fmware.simulate.provisioned import ProvisioningController
-from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.arrivals import Arrival
+from dask_fmware.simulation.provisioned import ProvisioningController
+from dask_fmware.simulation.scenario import Scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 from dask_fmware.spec.provisioning import Bounds, Provisioning
 
 Times = Callable[[random.Random], Iterator[float]]

@@ -27,7 +27,7 @@ import dask_fmware as fm
 from benchmarks.support.environment import environment, write
 from dask_fmware.cluster.local import LocalModelCluster
 from dask_fmware.runtime.contract import check_log
-from dask_fmware.simulate.replay import open_log
+from dask_fmware.simulation.replay import open_log
 
 SLO_S = 1.0
 CARDS = 8

@@ -22,11 +22,11 @@ from typing import Any
 
 from benchmarks.support.environment import environment, write
 from dask_fmware.runtime import Action, Event
-from dask_fmware.simulate.agenda import Agenda
-from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
-from dask_fmware.simulate.tally import Tally
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.agenda import Agenda
+from dask_fmware.simulation.scenario import PoissonArrivals, Scenario, load_scenario
+from dask_fmware.simulation.tally import Tally
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 SCENARIO = Path(__file__).parent / "scenarios" / "batching64.yaml"
 RATE = 200.0  # runs a second on 64 cards: busy, and every policy keeps up

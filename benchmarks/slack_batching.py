@@ -2,9 +2,9 @@
 
     python -m benchmarks.slack_batching SCENARIO [--seeds 5] [--loads 0.2 0.5 0.8 1 1.5 2 3] [--duration 60]
 
-Saturation is what a steady stream of runs can just be served at (`simulate.run.saturation`). All policies get the same
-runs, and every run is played to its end. Each simulation is a line of `results/slack_SCENARIO_cells.jsonl`; what is
-there by the same settings is not played again, so it can be broken off. Remove the file when code has changed.
+Saturation is what a steady stream of runs can just be served at (`simulation.run.saturation`). All policies get the
+same runs, and every run is played to its end. Each simulation is a line of `results/slack_SCENARIO_cells.jsonl`; what
+is there by the same settings is not played again, so it can be broken off. Remove the file when code has changed.
 `slack_batching SCENARIO --table` makes the table again from that file and plays nothing.
 """
 
@@ -20,9 +20,9 @@ from rich.progress import Progress
 
 from benchmarks.support.environment import RESULTS, TABLE, asked_then, environment, kept, write
 from benchmarks.support.within import within
-from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.run import play, saturation
-from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
+from dask_fmware.simulation.report import interval
+from dask_fmware.simulation.run import play, saturation
+from dask_fmware.simulation.scenario import PoissonArrivals, Scenario, load_scenario
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 POLICIES = ("slack", "greedy", "target", "least_outstanding", "power_of_two", "round_robin")

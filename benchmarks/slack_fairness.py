@@ -18,12 +18,12 @@ from typing import Any
 
 from benchmarks.support.environment import TABLE, asked_then, kept, write
 from benchmarks.support.within import within
-from dask_fmware.simulate.course import Outcome
-from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.run import saturation
-from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.course import Outcome
+from dask_fmware.simulation.report import interval
+from dask_fmware.simulation.run import saturation
+from dask_fmware.simulation.scenario import PoissonArrivals, Scenario, load_scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 HERE = Path(__file__).parent
 

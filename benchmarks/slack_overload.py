@@ -21,11 +21,11 @@ from rich.progress import Progress
 from benchmarks.slack_batching import SCENARIOS, Cells
 from benchmarks.support.environment import RESULTS, TABLE, asked_then, environment, kept, write
 from benchmarks.support.within import within
-from dask_fmware.simulate.hindsight import most_served_in_time
-from dask_fmware.simulate.report import interval
-from dask_fmware.simulate.run import saturation
-from dask_fmware.simulate.scenario import PoissonArrivals, load_scenario
-from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulation.hindsight import most_served_in_time
+from dask_fmware.simulation.report import interval
+from dask_fmware.simulation.run import saturation
+from dask_fmware.simulation.scenario import PoissonArrivals, load_scenario
+from dask_fmware.simulation.workload import Workload
 
 POLICIES = ("slack", "greedy", "least_outstanding", "power_of_two")
 HINDSIGHT = "with hindsight"

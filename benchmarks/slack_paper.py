@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.support.environment import TABLE, kept, write
-from dask_fmware.simulate.bound import most_possible
-from dask_fmware.simulate.clairvoyant import most_in_time
-from dask_fmware.simulate.report import crossing, interval
-from dask_fmware.simulate.scenario import WindowArrivals, load_scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.bound import most_possible
+from dask_fmware.simulation.clairvoyant import most_in_time
+from dask_fmware.simulation.report import crossing, interval
+from dask_fmware.simulation.scenario import WindowArrivals, load_scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 HERE = Path(__file__).parent
 POLICIES = ("power_of_two_100", "power_of_two", "least_outstanding", "greedy", "target", "slack")

@@ -22,9 +22,9 @@ from typing import Any
 
 from benchmarks.support.environment import environment, write
 from benchmarks.support.within import within
-from dask_fmware.simulate.report import Cell, paired
-from dask_fmware.simulate.run import play, saturation
-from dask_fmware.simulate.scenario import Scenario, load_scenario
+from dask_fmware.simulation.report import Cell, paired
+from dask_fmware.simulation.run import play, saturation
+from dask_fmware.simulation.scenario import Scenario, load_scenario
 
 POLICIES = ("slack", "greedy", "target", "least_outstanding", "power_of_two", "round_robin")
 CARDS = Path(__file__).parent / "scenarios" / "batching6.yaml"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dask_fmware.evaluation.evaluate import evaluate as evaluate
     from dask_fmware.model.completion import Chunk as Chunk
     from dask_fmware.model.completion import Completion as Completion
-    from dask_fmware.simulate.run import simulate as simulate
+    from dask_fmware.simulation.run import simulate as simulate
     from dask_fmware.spec.deployment import Deployment as Deployment
     from dask_fmware.spec.provisioning import Provisioning as Provisioning
     from dask_fmware.spec.slo import SLO as SLO
@@ -77,7 +77,7 @@ _NAMES = {
     "reports": "dask_fmware.client.report",
     "scorers": "dask_fmware.evaluation:scorers",
     "scale": "dask_fmware.client.scaling",
-    "simulate": "dask_fmware.simulate.run",
+    "simulate": "dask_fmware.simulation.run",
     "status": "dask_fmware.client.install",
     "stream": "dask_fmware.client.stream",
     "switch": "dask_fmware.spec.tracing",

@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from benchmarks.ray_serve.app import CARDS, application
 from benchmarks.support.trial import SCENARIO, PlannedRun
 from benchmarks.support.worker_protocol import reserve_stdout, serve
-from dask_fmware.simulate.scenario import load_scenario
+from dask_fmware.simulation.scenario import load_scenario
 
 STORE_BYTES = 100 * 1024 * 1024
 

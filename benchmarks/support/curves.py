@@ -11,10 +11,10 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks.support.trial import WINDOW_S, Cell, model_of, scenario_of
-from dask_fmware.simulate.alone import alone_s
-from dask_fmware.simulate.report import crossing
-from dask_fmware.simulate.sampled import SampledRun
-from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulation.alone import alone_s
+from dask_fmware.simulation.report import crossing
+from dask_fmware.simulation.sampled import SampledRun
+from dask_fmware.simulation.workload import Workload
 
 __all__ = ["METRICS", "Curves", "Estimate", "kept", "saturation"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-from dask_fmware.simulate.arrivals import Arrival
+from dask_fmware.simulation.arrivals import Arrival
 
 __all__ = ["Around", "Load", "MeasuredDay", "Sine", "Trace", "TraceOverDay"]
 

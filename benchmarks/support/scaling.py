@@ -9,12 +9,12 @@ from benchmarks.support.day_loads import Around, Load, Trace, TraceOverDay
 from dask_fmware.provisioning.capacity import CallClass
 from dask_fmware.provisioning.sizing import size
 from dask_fmware.runtime import Machine
-from dask_fmware.simulate.fleet import VirtualFleet
-from dask_fmware.simulate.provisioned import ProvisioningController, inventory_of_scenario
-from dask_fmware.simulate.sampled import SampledRun
-from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import Outcome, World
+from dask_fmware.simulation.fleet import VirtualFleet
+from dask_fmware.simulation.provisioned import ProvisioningController, inventory_of_scenario
+from dask_fmware.simulation.sampled import SampledRun
+from dask_fmware.simulation.scenario import Scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import Outcome, World
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = [

@@ -16,7 +16,7 @@ from dask_fmware.runtime import RunEnded as Ended
 from dask_fmware.runtime import RunSubmitted as Submitted
 from dask_fmware.runtime.eventlog import Decision
 from dask_fmware.runtime.events import CallDropped, CallWithdrawn, RunDropped
-from dask_fmware.simulate.replay import open_log
+from dask_fmware.simulation.replay import open_log
 
 __all__ = ["SlotTime", "read_slot_times"]
 

@@ -14,10 +14,10 @@ from time import perf_counter
 from typing import Any, Literal
 
 from benchmarks.support.card_engine import planned_prompt
-from dask_fmware.simulate.alone import alone_s
-from dask_fmware.simulate.sampled import SampledNode, SampledRun
-from dask_fmware.simulate.scenario import Scenario, WindowArrivals, load_scenario
-from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulation.alone import alone_s
+from dask_fmware.simulation.sampled import SampledNode, SampledRun
+from dask_fmware.simulation.scenario import Scenario, WindowArrivals, load_scenario
+from dask_fmware.simulation.workload import Workload
 
 __all__ = ["LABELS", "Cell", "Clock", "PlannedCall", "PlannedRun", "Seen", "drive", "model_of", "plan", "scenario_of"]
 

@@ -143,7 +143,7 @@ def _show_workflow(workflow: Workflow) -> None:
 
 
 def _show_scenario(file: Path) -> None:
-    from dask_fmware.simulate.scenario import load_scenario
+    from dask_fmware.simulation.scenario import load_scenario
     from dask_fmware.spec.documents import blaming
 
     scenario = load_scenario(file)
@@ -163,7 +163,7 @@ def _show_scenario(file: Path) -> None:
 
 def _show_log(file: Path, *, is_over: bool) -> None:
     from dask_fmware.runtime.contract import check_log
-    from dask_fmware.simulate.replay import open_log
+    from dask_fmware.simulation.replay import open_log
 
     with open_log(file) as (head, lines):
         contract = check_log(head, lines, is_over=is_over)

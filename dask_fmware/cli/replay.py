@@ -11,7 +11,7 @@ import click
 from dask_fmware.cli.output import UNANSWERED, console, json_text
 
 if TYPE_CHECKING:
-    from dask_fmware.simulate.recorded import Recorded
+    from dask_fmware.simulation.recorded import Recorded
 
 __all__ = ["replay", "show_answers"]
 
@@ -31,11 +31,11 @@ def replay(log: Path, policies: tuple[str, ...], seed: int | None, as_json: bool
     dask fmware replay run.jsonl.gz
     dask fmware replay run.jsonl.gz --policy greedy
     """
-    from dask_fmware.simulate.replay import replay as again
+    from dask_fmware.simulation.replay import replay as again
 
     if policies:
-        from dask_fmware.simulate.recorded import read_recorded
-        from dask_fmware.simulate.whatif import what_if
+        from dask_fmware.simulation.recorded import read_recorded
+        from dask_fmware.simulation.whatif import what_if
 
         recorded = read_recorded(log)
         show_answers(list(what_if(recorded, policies, seed=seed)), recorded, as_json)
@@ -63,7 +63,7 @@ def show_answers(answers: list[Any], recorded: Recorded, as_json: bool) -> None:
         return
     from rich.table import Table
 
-    from dask_fmware.simulate.report import shown
+    from dask_fmware.simulation.report import shown
 
     unanswered = [name for name in UNANSWERED if any(getattr(one.measured, name) for one in answers)]
     table = Table("", "policy", "runs", *[UNANSWERED[name] for name in unanswered], "goodput", "TTFT p50", "p99",

@@ -19,7 +19,7 @@ def schema(document: str) -> None:
     \b
     dask fmware schema deployment > deployment.schema.json
     """
-    from dask_fmware.simulate.scenario import Scenario
+    from dask_fmware.simulation.scenario import Scenario
     from dask_fmware.spec.deployment import Deployment
     from dask_fmware.spec.record import Record
     from dask_fmware.spec.workflow import Workflow

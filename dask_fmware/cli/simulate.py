@@ -129,8 +129,8 @@ def _what_if(
     from dataclasses import asdict
 
     from dask_fmware.cli.replay import show_answers
-    from dask_fmware.simulate.recorded import read_recorded
-    from dask_fmware.simulate.whatif import what_if
+    from dask_fmware.simulation.recorded import read_recorded
+    from dask_fmware.simulation.whatif import what_if
 
     recorded = read_recorded(record)
     answers: list[Any] = []
@@ -157,16 +157,16 @@ def _play(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from dask_fmware.cli.processes import cores, pool
-    from dask_fmware.simulate.left import check_has_objectives
-    from dask_fmware.simulate.run import cells, own_load, with_hindsight
-    from dask_fmware.simulate.scenario import load_scenario
-    from dask_fmware.simulate.study import Study
+    from dask_fmware.simulation.left import check_has_objectives
+    from dask_fmware.simulation.run import cells, own_load, with_hindsight
+    from dask_fmware.simulation.scenario import load_scenario
+    from dask_fmware.simulation.study import Study
 
     scenario = load_scenario(path)
     wanted = tuple(dict.fromkeys(policies)) or ("slack", "greedy", "least_outstanding", "power_of_two")
     at = tuple(dict.fromkeys(loads or (own_load(scenario),)))
     if html_path is not None:
-        from dask_fmware.simulate.pictures import check_installed
+        from dask_fmware.simulation.pictures import check_installed
 
         check_installed()
     if hindsight:
@@ -211,8 +211,8 @@ def _show(study: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from dask_fmware.simulate.page import counted
-    from dask_fmware.simulate.report import shown
+    from dask_fmware.simulation.page import counted
+    from dask_fmware.simulation.report import shown
 
     scenario, first, rows = study.scenario, study.policies[0], study.rows
     unanswered = [name for name in UNANSWERED if any(row[name] for row in rows)]

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.ablation import PARTS, Without
 from benchmarks.support.trial import Cell, scenario_of
 from dask_fmware.policy.protocol import Policy
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 
 
 def ends(policy: str | Policy) -> list[float]:

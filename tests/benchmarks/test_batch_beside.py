@@ -7,7 +7,7 @@ import json
 from benchmarks.batch_beside import SCENARIOS, of_seed
 from benchmarks.batch_beside_real import render
 from benchmarks.support.environment import RESULTS
-from dask_fmware.simulate.scenario import PoissonArrivals, Scenario, load_scenario
+from dask_fmware.simulation.scenario import PoissonArrivals, Scenario, load_scenario
 
 CAPACITY = 11.9  # runs a second
 

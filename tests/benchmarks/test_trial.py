@@ -15,7 +15,7 @@ from benchmarks.support.card_server import ask
 from benchmarks.support.dask_system import deployment, start
 from benchmarks.support.trial import Cell, PlannedRun, drive, plan, scenario_of
 from benchmarks.support.worker_protocol import _read
-from dask_fmware.simulate.workload import Workload
+from dask_fmware.simulation.workload import Workload
 from dask_fmware.testing import InProcessCluster
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from dask_fmware.cli.check import check
 from dask_fmware.errors import SpecError
 from dask_fmware.policy import POLICIES
-from tests.simulate.test_replay import record
+from tests.simulation.test_replay import record
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

@@ -17,7 +17,7 @@ import yaml
 from click.testing import CliRunner
 
 from dask_fmware.cli import fmware
-from tests.simulate.test_world import SERIAL
+from tests.simulation.test_world import SERIAL
 
 WAIT_S = 60.0
 

@@ -14,7 +14,7 @@ from distributed import Client
 
 import dask_fmware as fm
 from dask_fmware.runtime.contract import check_log
-from dask_fmware.simulate.replay import open_log
+from dask_fmware.simulation.replay import open_log
 from dask_fmware.testing.leaks import scheduler_leaks
 
 __all__ = ["PATIENCE_S", "assert_kept", "command", "descendants", "kept", "leftovers", "none_left", "pids", "until"]

@@ -11,9 +11,9 @@ import pytest
 
 import dask_fmware as fm
 from benchmarks.parity import chain, deployment
-from dask_fmware.simulate.agreement import agreement
-from dask_fmware.simulate.recorded import read_recorded
-from dask_fmware.simulate.replay import replay
+from dask_fmware.simulation.agreement import agreement
+from dask_fmware.simulation.recorded import read_recorded
+from dask_fmware.simulation.replay import replay
 
 STALL_S = 0.03  # later than this, and the times that the router learns from are not the engines' own
 

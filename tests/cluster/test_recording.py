@@ -10,9 +10,9 @@ import pytest
 import dask_fmware as fm
 from dask_fmware.errors import RuntimeFaultError, SpecError
 from dask_fmware.runtime.eventlog import EventLog
-from dask_fmware.simulate.recorded import read_recorded
-from dask_fmware.simulate.replay import replay
-from dask_fmware.simulate.whatif import what_if
+from dask_fmware.simulation.recorded import read_recorded
+from dask_fmware.simulation.replay import replay
+from dask_fmware.simulation.whatif import what_if
 from dask_fmware_scheduler.services import recorder
 from dask_fmware_scheduler.services.recorder import Recorder
 from tests.cluster.flows import rag, shopping

@@ -12,7 +12,7 @@ import pytest
 import dask_fmware as fm
 from dask_fmware.errors import EngineError
 from dask_fmware.runtime.contract import check_log
-from dask_fmware.simulate.replay import open_log, replay
+from dask_fmware.simulation.replay import open_log, replay
 from dask_fmware_scheduler.services.observing import Observing
 from tests.cluster.flows import fan, one, rag, small
 

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulation.scenario import Scenario
 
 __all__ = ["HEALED_S", "Fault", "Kind", "draw_faults", "draw_scenario"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dask_fmware.simulate.agenda import Agenda
-from dask_fmware.simulate.fleet import VirtualFleet
-from dask_fmware.simulate.replicas import VirtualReplica
-from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulation.agenda import Agenda
+from dask_fmware.simulation.fleet import VirtualFleet
+from dask_fmware.simulation.replicas import VirtualReplica
+from dask_fmware.simulation.scenario import Scenario
 from tests.faults.drawing import HEALED_S, Fault
 
 __all__ = ["ReplicaFaults"]

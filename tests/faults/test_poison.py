@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dask_fmware.simulate.scenario import Scenario
+from dask_fmware.simulation.scenario import Scenario
 from tests.faults.world import FaultyWorld
 from tests.runtime.builders import POLICY_NAMES
 

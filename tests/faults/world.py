@@ -26,11 +26,11 @@ from dask_fmware.runtime import (
 )
 from dask_fmware.runtime.contract import Contract
 from dask_fmware.runtime.replicas.slots import Stay
-from dask_fmware.simulate.course import Live, Outcome
-from dask_fmware.simulate.replicas import Attempt, VirtualReplica
-from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.course import Live, Outcome
+from dask_fmware.simulation.replicas import Attempt, VirtualReplica
+from dask_fmware.simulation.scenario import Scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 from tests.faults.drawing import Fault, draw_faults, draw_scenario
 from tests.faults.replicas import ReplicaFaults
 

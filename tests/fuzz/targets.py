@@ -22,10 +22,10 @@ from dask_fmware.policy import create_policy
 from dask_fmware.runtime import AttemptEnded, CallRunnable, Machine, RunSubmitted
 from dask_fmware.runtime import ReplicaReady as ReplicaIsReady
 from dask_fmware.runtime.contract import check_log
-from dask_fmware.simulate.replay import open_log, replay
-from dask_fmware.simulate.scenario import Scenario, load_scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.replay import open_log, replay
+from dask_fmware.simulation.scenario import Scenario, load_scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 from dask_fmware.spec.documents import deployment_from_text, load_workflow, workflow_from_text
 from tests.fuzz.inputs import anything, damaged, damaged_bytes, documents
 from tests.runtime.builders import node, plan

@@ -10,9 +10,9 @@ import pytest
 from dask_fmware.model.report import AttemptReport, CallReport, Failure, RunReport
 from dask_fmware.observe.blame import blame, critical_path, decisive_at, node_pattern
 from dask_fmware.observe.explain import Neighbour, explain, worst_wait
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
-from tests.simulate.test_world import scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
+from tests.simulation.test_world import scenario
 
 
 def attempt(start: float, end: float | None, *, number: int = 1, card: str = "fast-0", **more: object) -> AttemptReport:

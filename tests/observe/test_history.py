@@ -24,12 +24,12 @@ from dask_fmware.runtime import (
     RunEnded,
     Tick,
 )
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 from tests.runtime.builders import Driver, assigned, node, plan, replica
 from tests.runtime.test_ahead import CALL_S, taught
 from tests.runtime.test_corrections import PROFILE
-from tests.simulate.test_world import scenario
+from tests.simulation.test_world import scenario
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dask_fmware.policy.price import NEARLY_ALL, Price
 from dask_fmware.policy.protocol import Bind, Wait
 from dask_fmware.policy.slack import Slack
-from dask_fmware.simulate.run import play
-from dask_fmware.simulate.scenario import PoissonArrivals, load_scenario
+from dask_fmware.simulation.run import play
+from dask_fmware.simulation.scenario import PoissonArrivals, load_scenario
 from tests.policy.views import call, replica
 
 SCENARIOS = Path(__file__).parents[2] / "benchmarks" / "scenarios"

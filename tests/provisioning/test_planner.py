@@ -10,11 +10,11 @@ from dask_fmware.provisioning import ModelLoad, NodeDemand, Planner, ReplicaNow,
 from dask_fmware.provisioning.forecast import ArrivalRate
 from dask_fmware.provisioning.inventory import Inventory
 from dask_fmware.provisioning.views import Observation, Plan
-from dask_fmware.simulate.arrivals import Arrival
-from dask_fmware.simulate.provisioned import ProvisioningController
-from dask_fmware.simulate.scenario import Scenario
-from dask_fmware.simulate.workload import Workload
-from dask_fmware.simulate.world import World
+from dask_fmware.simulation.arrivals import Arrival
+from dask_fmware.simulation.provisioned import ProvisioningController
+from dask_fmware.simulation.scenario import Scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 from dask_fmware.spec.provisioning import Bounds, Provisioning
 from tests.provisioning.builders import flow, inventory, ready, seen
 

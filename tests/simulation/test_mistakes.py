@@ -1,0 +1,74 @@
+"""Scenarios with mistakes in them: refused in words when they are read, not by a traceback while they are played."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from dask_fmware.cli import fmware
+from dask_fmware.errors import SpecError
+from dask_fmware.simulation.scenario import load_scenario
+
+SOUND: dict[str, Any] = {
+    "cards": {"A": {"count": 1}, "B": {"count": 1}},
+    "models": {"m": {"on": {"A": {"plain": {"w0": 0.01}}}}},
+    "workflows": {
+        "w": {"slo": {"ttft_s": 1.0}, "nodes": {"a": {"model": "m", "prompt": 10, "output": 10, "answers": True}}}
+    },
+    "arrivals": {"kind": "poisson", "rate": 2.0, "duration_s": 10.0},
+}
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    document = copy.deepcopy(SOUND)
+    *above, last = path.split(".")
+    at: dict[str, Any] = document
+    for key in above:
+        at = at[key]
+    at[last] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("workflows.w.nodes.a.prompt", {"lognormal": [0, 0.3]}, "median above 0"),
+        ("workflows.w.nodes.a.prompt", {"lognormal": [50, 1000]}, "deviation of its log"),
+        ("workflows.w.nodes.a.prompt", {"lognormal": [50, -0.3]}, "deviation of its log"),
+        ("workflows.w.nodes.a.output", {"uniform": [20, 10]}, "write the smaller one first"),
+        ("workflows.w.nodes.a.output", {"values": [-3, 10]}, "not below 0"),
+        ("workflows.w.nodes.a.output", {"fixed": 5, "least": 10, "most": 2}, r"most \(2\) is below least \(10\)"),
+        ("workflows.w.nodes.a.decides", {"x": 0, "y": 0}, "a.decides: probabilities"),
+        ("workflows.w.nodes.a.decides", {"x": 1, "y": -0.5}, "a.decides: probabilities"),
+        ("workflows.w.nodes.b", {"prompt": 10, "output": 5}, "say which model"),
+        ("workflows.w.share", 0, "nothing arrives"),
+        ("workflows.w.slo", {"on": "Z"}, r"no card 'Z'.*\(such cards: A\)"),
+        ("workflows.w.slo", {"on": "B"}, r"no card 'B'.*\(such cards: A\)"),
+        ("workflows.w.slo", {"factor": 0}, "factor of 0 needs plus_s"),
+        ("workflows.w.slo", {"e2e_s": 1.0, "plus_s": 5.0}, "leave out e2e_s, or on, factor and plus_s"),
+    ],
+)
+def test_a_mistake_is_said_when_the_scenario_is_read(path: str, value: object, said: str) -> None:
+    load_scenario(SOUND)
+    with pytest.raises(SpecError, match=said):
+        load_scenario(changed(path, value))
+
+
+def test_an_objective_is_not_reckoned_by_a_first_card_that_does_not_host_the_model() -> None:
+    document = changed("workflows.w.slo", {"plus_s": 1.0})
+    document["cards"] = {"B": {"count": 1}, "A": {"count": 1}}
+    with pytest.raises(SpecError, match=r"w\.slo\.on: no card 'B'"):
+        load_scenario(document)
+
+
+def test_check_refuses_more_replicas_than_cards(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(json.dumps(changed("models.m.on.A.replicas", 5), indent=1), encoding="utf-8")
+    asked = CliRunner().invoke(fmware, ["check", str(path), "--as", "scenario"])
+    assert asked.exit_code == 2
+    assert "wants 5 replicas on 1 cards" in asked.output
