@@ -144,15 +144,22 @@ class Workload:
     def _template(self, name: str, workflow: WorkflowScenario) -> tuple[_Template, ...]:
         index = {node_name: i for i, node_name in enumerate(workflow.nodes)}
         branches = {node_name: list(node.decides or ()) for node_name, node in workflow.nodes.items()}
+        guards: dict[str, tuple[Guard, ...]] = {}  # of each node, those of the switches around its own first
+        after: dict[str, tuple[str, ...]] = {}
+        for node_name, node in workflow.nodes.items():
+            around = [guard for decider in node.when for guard in guards[decider]]
+            own = [Guard(decider, branches[decider].index(branch)) for decider, branch in node.when.items()]
+            guards[node_name] = tuple(dict.fromkeys([*around, *own]))
+            after[node_name] = tuple(dict.fromkeys([*node.after, *(guard.switch for guard in guards[node_name])]))
         return tuple(
             _Template(
                 workflow=name,
                 name=node_name,
                 model=node.model,
-                after=tuple(dict.fromkeys(index[other] for other in (*node.after, *node.when))),
-                after_names=tuple(dict.fromkeys((*node.after, *node.when))),
+                after=tuple(index[other] for other in after[node_name]),
+                after_names=after[node_name],
                 when=tuple((index[decider], branches[decider].index(branch)) for decider, branch in node.when.items()),
-                guards=tuple(Guard(decider, branches[decider].index(branch)) for decider, branch in node.when.items()),
+                guards=guards[node_name],
                 odds=tuple(node.decides.values()) if node.decides else (),
                 prompt=self._sampler(node.prompt),
                 output=self._sampler(node.output),
