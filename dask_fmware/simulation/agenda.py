@@ -7,6 +7,8 @@ from heapq import heappop, heappush
 
 __all__ = ["Agenda"]
 
+ROUNDING_S = 1e-6  # by which a time that was worked out may lie before what it is about
+
 
 class Agenda:
     """Things to do, least time first; equal times in the order in which they were noted."""
@@ -20,7 +22,17 @@ class Agenda:
         self.noted = 0  # in all, by which equal times are ordered
 
     def at(self, when: float, do: Callable[..., None], *arguments: object) -> None:
-        """Call ``do(*arguments)`` at `when`, which is not in the past."""
+        """Call ``do(*arguments)`` at `when`.
+
+        Raises
+        ------
+        ValueError
+            That is past, by more than the last bit of a sum.
+        """
+        if when < self.now:
+            if when < self.now - ROUNDING_S:
+                raise ValueError(f"it is {self.now} s, nothing can be noted for {when} s")
+            when = self.now
         self.noted += 1
         heappush(self._heap, (when, self.noted, do, arguments))
 

@@ -253,9 +253,10 @@ class World:
                 raise action.error
 
     def _wake(self, at: float) -> None:
-        """Note the next tick, at a time of the machine's clock."""
+        """Note the next tick, at a time of the machine's clock; at once, if what it waits for is due already."""
         if self.clock_ahead_s:  # not before it by a rounding error
-            at = max(at - self.clock_ahead_s + 1e-6, self._agenda.now)
+            at += 1e-6 - self.clock_ahead_s
+        at = max(at, self._agenda.now)
         if at < self._ticks_at:
             self._ticks_at = at
             self._agenda.at(at, self._tick, at)
