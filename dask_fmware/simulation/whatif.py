@@ -49,14 +49,19 @@ def what_if(
         Runs come so many times as fast.
     seed
         Of the policies that draw; the recorded one if left out.
+
+    Raises
+    ------
+    SpecError
+        No card of a type was recorded, or fewer than are to be taken away; said before anything is played.
     """
     head = recorded.head
     drawn = head.seed if seed is None else seed
+    fleet = recorded.with_cards(add) if add else recorded.fleet
     yield Answer("recorded", head.policy, measure(recorded.fleet, recorded.outcomes))
     yield Answer("simulated", head.policy, _play(recorded, recorded.fleet, head.policy, recorded.runs, drawn))
     runs = recorded.runs if slo_s is None else recorded.with_slo(slo_s)
     runs = runs if load == 1.0 else recorded.with_load(load, runs)
-    fleet = recorded.with_cards(add) if add else recorded.fleet
     changes = [f"{name}{count:+d}" for name, count in (add or {}).items()]
     changes += [f"SLO {slo_s:g} s"] if slo_s is not None else []
     changes += [f"load x{load:g}"] if load != 1.0 else []

@@ -143,3 +143,25 @@ def test_replicas_that_came_and_went_are_told_and_as_many_simulated_as_there_wer
     assert "3 replicas came, went or drained while it was recorded" in told
     told = CliRunner().invoke(fmware, ["replay", log, "--policy", "greedy", "--json"]).output
     assert json.loads(told)["changed_replicas"] == 3
+
+
+def test_a_card_more_hosts_a_replica_more_where_models_have_cards_of_their_own(tmp_path: Path) -> None:
+    hosted = {"on": {"L4": {"plain": {"w0": 0.01}, "replicas": 2}}}
+    node = {"prompt": 10, "output": 5}
+    nodes = {"a": {"model": "m", **node}, "b": {"model": "n", "after": ["a"], "answers": True, **node}}
+    recorded = of_cluster(
+        tmp_path,
+        cards={"L4": {"count": 4}},
+        models={"m": hosted, "n": hosted},
+        workflows={"two": {"nodes": nodes}},
+    )
+    hosts = {more: [card for _, card in recorded.with_cards({"L4": more}).placement()] for more in (1, 2, -1, -2)}
+    assert {more: (len(cards), len(set(cards))) for more, cards in hosts.items()} == {
+        1: (5, 5), 2: (6, 6), -1: (3, 3), -2: (2, 2)
+    }  # fmt: skip
+
+
+def test_an_unknown_card_is_refused_before_anything_is_played(tmp_path: Path) -> None:
+    recorded = of_cluster(tmp_path)
+    with pytest.raises(SpecError, match="no card 'H9' was recorded"):
+        next(what_if(recorded, ["slack"], add={"H9": 1}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import floor, inf
 
 from dask_fmware.errors import SpecError
 from dask_fmware.model.plan import Objective
@@ -13,7 +13,7 @@ from dask_fmware.runtime.eventlog import Head
 from dask_fmware.simulation.course import Outcome
 from dask_fmware.simulation.recorded.facts import Assigned
 from dask_fmware.simulation.sampled import SampledRun
-from dask_fmware.simulation.scenario import FleetScenario
+from dask_fmware.simulation.scenario import FleetScenario, Hosting
 from dask_fmware.simulation.world import World
 
 __all__ = ["Recorded"]
@@ -95,15 +95,29 @@ class Recorded:
             if card.count + count < 0:
                 raise SpecError(f"{card.count} cards '{accelerator}' were recorded, {-count} cannot be taken away")
             cards[accelerator] = card.model_copy(update={"count": card.count + count})
+            told = [spec.on[accelerator] for spec in models.values() if accelerator in spec.on]
+            counts = iter(_scaled(told, card.count, card.count + count))
             for name, spec in models.items():
-                hosting = spec.on.get(accelerator)
-                if hosting is not None and hosting.replicas is not None:
-                    of_card = hosting.replicas / card.count if card.count else hosting.per_card
-                    room = (card.count + count) * hosting.per_card
-                    replicas = min(max(round(of_card * (card.count + count)), 0), room)
-                    on = {**spec.on, accelerator: hosting.model_copy(update={"replicas": replicas})}
+                if (hosting := spec.on.get(accelerator)) is not None:
+                    on = {**spec.on, accelerator: hosting.model_copy(update={"replicas": next(counts)})}
                     models[name] = spec.model_copy(update={"on": on})
         return self.fleet.model_copy(update={"cards": cards, "models": models})
+
+
+def _scaled(hostings: Sequence[Hosting], cards: int, then: int) -> list[int | None]:
+    """Return how many replicas each hosting of a type of card has on another number of cards; None stays as it is.
+
+    As many for each card in all as there were, and each model its part of them, by largest remainder: where models
+    shared cards out among themselves, a card more is one replica more and not none, or one of each.
+    """
+    if not cards:
+        return [None if one.replicas is None else then * one.per_card for one in hostings]
+    told = {i: one.replicas for i, one in enumerate(hostings) if one.replicas is not None}
+    made = {i: count * then // cards for i, count in told.items()}
+    total = floor(sum(told.values()) * then / cards + 0.5)
+    for i in sorted(told, key=lambda i: -(told[i] * then % cards))[: total - sum(made.values())]:
+        made[i] += 1
+    return [made.get(i) for i in range(len(hostings))]
 
 
 def _moved(run: SampledRun, arrival: float) -> SampledRun:
