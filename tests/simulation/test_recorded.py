@@ -165,3 +165,17 @@ def test_an_unknown_card_is_refused_before_anything_is_played(tmp_path: Path) ->
     recorded = of_cluster(tmp_path)
     with pytest.raises(SpecError, match="no card 'H9' was recorded"):
         next(what_if(recorded, ["slack"], add={"H9": 1}))
+
+
+def test_a_simulation_that_began_with_loading_is_played_again_at_its_own_times(tmp_path: Path) -> None:
+    models = {
+        m: {"on": {card: {"plain": {"w0": 0.01}, "load_s": 5.0} for card in ("fast", "slow")}}
+        for m in ("small", "large")
+    }
+    arrivals = {"kind": "window", "count": 12, "window_s": 20.0}
+    world = record(tmp_path / "a.jsonl", "greedy", models=models, arrivals=arrivals)
+    recorded = read_recorded(tmp_path / "a.jsonl")
+    assert [run.arrival for run in recorded.runs] == [one.run.arrival for one in world.outcomes]
+    was, simulated = list(what_if(recorded))
+    assert simulated.measured.ttft_mean_s == pytest.approx(was.measured.ttft_mean_s)
+    assert simulated.measured.latest_s == pytest.approx(was.measured.latest_s)

@@ -175,8 +175,7 @@ def test_a_recorded_run_with_two_bounds_is_held_to_both(second: str, tmp_path: P
     since_1970 = 1.7e9
     log = []
     for line in map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines()):
-        if "at" in line:
-            line["at"] += since_1970
+        line["at" if "at" in line else "started"] += since_1970
         plan = line.get("is", {}).get("plan", {})
         if "objective" in plan:
             spent_s = ends[plan["run_id"]] + since_1970 - line["at"]

@@ -50,7 +50,7 @@ class CallFacts:
 class Facts:
     """What is known of all; times are seconds since the first event."""
 
-    begin: float | None = None  # of the log, on the machine's clock
+    begin: float | None = None  # of the log, on the machine's clock; left out: the first event
     presence: Presence = field(default_factory=Presence)  # of replicas
     by_id: dict[str, Replica] = field(default_factory=dict)
     submitted: dict[str, float] = field(default_factory=dict)  # plan -> when

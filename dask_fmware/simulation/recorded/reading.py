@@ -23,8 +23,8 @@ def read_recorded(path: str | Path) -> Recorded:
     SpecError
         It is no event log, or nothing in it can be simulated.
     """
-    facts = Facts()
     with open_log(path) as (head, lines):
+        facts = Facts(None if head.scenario is None else head.started)  # what befalls its cards is told from there on
         facts.read(lines)
     if not facts.presence.replicas:
         raise SpecError(
