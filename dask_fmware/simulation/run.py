@@ -91,7 +91,7 @@ def simulate(
 
 
 def with_hindsight(study: Study, seeds: Sequence[int]) -> Study:
-    """Add what hindsight has in time at each load; see `simulate.left`."""
+    """Add what hindsight has in time at each load; see `simulation.left`."""
     numbers = list(dict.fromkeys(seeds))
     for load in study.loads:
         of_load = [study.cell(policy, load) for policy in study.policies]
@@ -193,8 +193,9 @@ def saturation(scenario: Scenario, seed: int = 0) -> float:
     """Return the runs a second that the cluster completes when it is never idle: the load that it can just bear.
 
     Twice as many runs as there are slots are under way at any time, workflows in their shares; counted are those that
-    end after as many have ended. Completions of a backlog that is submitted at once would overstate it by a quarter
-    to a third: in its middle the first calls of all runs are done already, and the last ones of many are not.
+    end after as many have ended, and none is rejected. Completions of a backlog that is submitted at once would
+    overstate it by a quarter to a third: in its middle the first calls of all runs are done already, and the last ones
+    of many are not.
     It is the better of two simple policies, so that it does not depend on the ones that are compared.
 
     Raises
@@ -204,7 +205,9 @@ def saturation(scenario: Scenario, seed: int = 0) -> float:
     """
     spec = scenario.arrivals
     trace = version(spec) if isinstance(spec, TraceArrivals) else None
-    return _saturation(scenario.model_dump_json(), seed, trace)  # a document is a key, a scenario is none
+    served = {name: flow.model_copy(update={"on_miss": "finish"}) for name, flow in scenario.workflows.items()}
+    kept = scenario.model_copy(update={"workflows": served})  # runs that are rejected would be no load
+    return _saturation(kept.model_dump_json(), seed, trace)  # a document is a key, a scenario is none
 
 
 @lru_cache(maxsize=8)

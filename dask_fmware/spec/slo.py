@@ -29,7 +29,8 @@ class SLO(Option):
         A point in time (with a time zone) at which the answer must be complete.
     on_miss
         What happens to a run that can no longer make it: ``"finish"`` serves it when there is room,
-        ``"reject"`` ends it with `DeadlineRejectedError`. The policy `slack` finds such runs; others serve all.
+        ``"reject"`` ends it with `DeadlineRejectedError`. The policy `slack` finds such runs; others end those of
+        which a call begins after the deadline.
         One that has finished is not rejected any more: where its result is lost, it is made again, however late.
 
     Raises

@@ -146,6 +146,17 @@ def test_saturation_and_arrivals_are_of_the_trace_that_is_there_now(tmp_path: Pa
     assert found[1] < 0.5 * found[0]
 
 
+def test_runs_that_would_rather_be_rejected_are_as_much_load_as_others() -> None:
+    """Of three calls in a chain, with hardly more time than they take alone: nearly all are late at saturation."""
+    call = {"model": "small", "prompt": 20, "output": 5}
+    nodes = {"a": call, "b": {**call, "after": ["a"]}, "c": {**call, "after": ["b"], "answers": True}}
+    flow = {"nodes": nodes, "slo": {"on": "fast", "factor": 1.05}}
+    finish, reject = (
+        saturation(scenario(workflows={"w": {**flow, "on_miss": on_miss}})) for on_miss in ("finish", "reject")
+    )
+    assert finish == reject > 0.0
+
+
 def test_saturation_is_what_a_steady_stream_can_just_be_served_at() -> None:
     made = scenario(arrivals={"kind": "poisson", "duration_s": 150.0})
 
