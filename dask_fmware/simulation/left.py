@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import inf
 
 from dask_fmware.errors import SpecError
 from dask_fmware.simulation.bound import most_possible
-from dask_fmware.simulation.clairvoyant import most_in_time
+from dask_fmware.simulation.clairvoyant import most_in_time, true_calls
 from dask_fmware.simulation.hindsight import most_served_in_time
 from dask_fmware.simulation.report import Cell
 from dask_fmware.simulation.sampled import SampledRun
@@ -49,22 +49,29 @@ def left(scenario: Scenario, rate: float | None, seeds: Sequence[int], cells: Se
     """
     best: list[float] = []
     bounds: list[float | None] = []
+    hosted = {model for model, _ in scenario.placement()}  # others come by a controller alone, if at all
     for number, seed in enumerate(seeds):
         runs = [run for run in Workload(scenario, seed).drawn(rate=rate) if run.deadline < inf]
         known = max(round(cell.measured[number].goodput * len(runs)) for cell in cells)
-        found, bound = _most(scenario, runs, known) if runs else (0, 0)
+        served = [run for run in runs if _is_served(run, hosted)]
+        found, bound = _most(scenario, served, known, seed) if served else (0, 0)
         best.append(found / len(runs) if runs else 1.0)
         bounds.append(None if bound is None else bound / len(runs) if runs else 1.0)
     known_bounds = [bound for bound in bounds if bound is not None]
     return Left(_mean(best), _mean(known_bounds) if len(known_bounds) == len(bounds) else None)
 
 
-def _most(scenario: Scenario, runs: Sequence[SampledRun], known: int) -> tuple[int, int | None]:
+def _is_served(run: SampledRun, hosted: Set[str]) -> bool:
+    """Whether each model that a run calls has a replica."""
+    return all(model in hosted for node in run.nodes for model, _ in true_calls(node))
+
+
+def _most(scenario: Scenario, runs: Sequence[SampledRun], known: int, seed: int) -> tuple[int, int | None]:
     """Runs of the best schedule that was found, and the bound."""
     try:
         found = most_in_time(scenario, runs, known)
     except SpecError:  # not serial, or not the same all the time: what its engines play is a schedule as well
-        return most_served_in_time(scenario, runs, known=known), None
+        return most_served_in_time(scenario, runs, known=known, seed=seed), None
     if found == len(runs):
         return found, found
     return found, most_possible(scenario, runs) if find_spec("scipy") is not None else None

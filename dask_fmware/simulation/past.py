@@ -33,7 +33,7 @@ def _teach_run(machine: Machine, run: SampledRun) -> None:
         for prompt, output in node.calls:
             knowledge.observe_call(run.workflow, node.name, prompt, output)
         if node.calls:
-            knowledge.nodes.observe_pause(run.workflow, node.name, _pause_s(run.nodes, node))
+            knowledge.nodes.observe_pause(run.workflow, node.name, node.seconds + _pause_s(run.nodes, node))
     knowledge.nodes.observe_pause(run.workflow, THE_END, _tail_s(run.nodes))
 
 

@@ -203,6 +203,7 @@ class Workload:
                 for group in groups:
                     ttft_s, all_s = alone_s(hosting.step_law, hosting.limits, group)
                     spent_s += all_s
+                start += node.seconds  # of plain code right before
                 done.append(start + spent_s)
                 if node.answers:
                     first_s = max(first_s, start + ttft_s)

@@ -13,7 +13,11 @@ from click.testing import CliRunner
 import dask_fmware as fm
 from dask_fmware.cli import fmware
 from dask_fmware.errors import SpecError
+from dask_fmware.simulation.hindsight import most_served_in_time
 from dask_fmware.simulation.page import summary, table
+from dask_fmware.simulation.scenario import Scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 from tests.simulation.test_world import SERIAL
 
 BATCHING: dict[str, Any] = {
@@ -81,3 +85,27 @@ def test_the_command_shows_it_below_the_policies_of_each_load(tmp_path: Path) ->
     pytest.importorskip("matplotlib")
     CliRunner().invoke(fmware, [*asked, "--hindsight", "--html", str(tmp_path / "page.html")])
     assert "--hindsight</code>" in (tmp_path / "page.html").read_text(), "the command that made it"
+
+
+def test_runs_of_a_model_without_a_replica_are_in_no_schedule() -> None:
+    """A provisioner might start one; the simulation of a study has none."""
+    pytest.importorskip("scipy")
+    node = {"model": "rare", "prompt": 50, "output": 10, "answers": True}
+    document = {
+        **SERIAL,
+        "cards": {**SERIAL["cards"], "B": {"count": 0, "most": 1, "slots": 1}},
+        "models": {**SERIAL["models"], "rare": {"on": {"B": {"plain": {"w0": 0.01}}}}},
+        "workflows": {**SERIAL["workflows"], "other": {"slo": {"ttft_s": 1.0}, "nodes": {"n": node}}},
+    }
+    (row,) = fm.simulate(document, ["slack"], 12, seeds=1, hindsight=True).rows
+    assert 0.0 < row["goodput"] <= row["hindsight"] <= row["no_schedule_above"] < 1.0
+
+
+def test_a_schedule_with_hindsight_has_the_load_times_of_the_policies() -> None:
+    model = {"on": {"A": {"slots": 4, "plain": {"w0": 0.02}, "load_s": {"uniform": [1, 30]}}}}
+    flow = {**BATCHING["workflows"]["chat"], "slo": {"ttft_s": 9.0}}
+    made = Scenario.model_validate({**BATCHING, "models": {"m": model}, "workflows": {"chat": flow}})
+    runs = Workload(made, 0).runs()
+    some = [any(one.met for one in World(made, "slack", runs, seed).play()) for seed in range(8)]
+    assert set(some) == {True, False}
+    assert [most_served_in_time(made, runs, tries=3, seed=seed) > 0 for seed in range(8)] == some

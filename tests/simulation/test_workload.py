@@ -14,7 +14,9 @@ from dask_fmware.profile.law import Curve, StepLaw
 from dask_fmware.profile.replica import Limits
 from dask_fmware.simulation.alone import _emulated_s, alone_s
 from dask_fmware.simulation.arrivals import arrivals
-from dask_fmware.simulation.scenario import GammaArrivals
+from dask_fmware.simulation.scenario import GammaArrivals, Scenario
+from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World, new_machine
 
 BENT = StepLaw(
     0.01, Curve((1e-3, 2e-3), (4.0,)), Curve((1e-6, 3e-6), (900.0,)), 0.002, Curve((1e-5, 4e-5), (256.0,)),
@@ -45,3 +47,26 @@ def test_bursts_of_any_size_that_the_window_holds_are_drawn(burstiness: float) -
 def test_a_burst_larger_than_all_arrivals_is_refused_in_words(burstiness: float, rate: float | None) -> None:
     with pytest.raises(SpecError, match=r"burstiness=\S+ is more than the (60|30) runs .* a longer duration_s"):
         gamma(burstiness, rate)
+
+
+def test_plain_code_right_before_a_call_counts_in_what_a_run_takes_alone() -> None:
+    call = {"model": "m", "prompt": 20, "output": 5}
+
+    def unloaded_s(**told: float) -> float:
+        nodes = {"a": call, "b": {**call, **told, "after": ["a"], "answers": True}}
+        made = Scenario.model_validate(
+            {
+                "cards": {"A": {}},
+                "models": {"m": {"on": {"A": {"plain": {"w0": 0.01}}}}},
+                "workflows": {"w": {"nodes": nodes, "slo": {"factor": 2.0}}},
+                "arrivals": {"kind": "window", "count": 1, "window_s": 1.0},
+            }
+        )
+        (run,) = Workload(made, 0).runs()
+        (outcome,) = World(made, "greedy", [run]).play()
+        assert outcome.first_token_at - run.arrival == pytest.approx(run.unloaded_s)
+        pause_s = new_machine(made, "slack").knowledge.nodes.pause_s("w", "b")
+        assert pause_s == pytest.approx(told.get("seconds", 0.0))
+        return run.unloaded_s
+
+    assert unloaded_s(seconds=1.0) == pytest.approx(unloaded_s() + 1.0)
