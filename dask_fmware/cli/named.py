@@ -36,13 +36,15 @@ def import_named(name: str) -> Any:
         raise WorkflowError(f"'{name}': '{module}' is no name of a module; give module:name, such as flows:{attribute}")
     sys.path.insert(0, "")  # as `python -m` does: modules of the working directory
     try:
-        return getattr(import_module(module), attribute)
+        found = import_module(module)
     except ImportError as error:
         raise WorkflowError(f"'{name}': cannot import '{module}' ({error}); give module:name or a document") from None
-    except AttributeError:
-        raise WorkflowError(f"'{name}': module '{module}' has no '{attribute}'") from None
     finally:
         sys.path.remove("")
+    try:
+        return getattr(found, attribute)
+    except AttributeError:
+        raise WorkflowError(f"'{name}': module '{module}' has no '{attribute}'") from None
 
 
 def workflow_named(name: str) -> Workflow:

@@ -207,6 +207,14 @@ def test_draw_says_what_it_cannot_find(invoke, name, said):
     assert said in result.output
 
 
+def test_an_error_of_a_module_is_its_own_and_not_that_a_name_is_missing(invoke, tmp_path, monkeypatch):
+    (tmp_path / "mistyped_flows.py").write_text("import math\nmath.squareroot(4)\n")
+    monkeypatch.chdir(tmp_path)
+    result = invoke("draw", "mistyped_flows:rag")
+    assert isinstance(result.exception, AttributeError)
+    assert "squareroot" in str(result.exception)
+
+
 def test_draw_writes_only_what_the_ending_of_the_file_says(invoke, tmp_path):
     picture = tmp_path / "rag.png"
     result = invoke("draw", "dask_fmware.demo.rag:rag", "-o", picture)
