@@ -4,10 +4,10 @@
     python -m benchmarks.slack_overload --table
 
 All policies get the same runs, and every run is played to its end. *With hindsight* is the best feasible schedule that
-was found by the true lengths of the runs (`simulate.hindsight`), and no worse than any policy's own. Wanted of `slack`:
-0.35 above `power_of_two` (lower 95 % bound), 0.9 of hindsight, as many runs completed, and none later than three times
-the latest under `greedy`. Each simulation is a line of `results/slack_overload_cells.jsonl`, so it can be broken off;
-remove the file when code has changed.
+was found by the true lengths of the runs (`simulation.hindsight`), and no worse than any policy's own. Wanted of
+`slack`: 0.35 above `power_of_two` (lower 95 % bound), 0.9 of hindsight, as many runs completed, and none later than
+three times the latest under `greedy`. Each simulation is a line of `results/slack_overload_cells.jsonl`, so it can be
+broken off; remove the file when code has changed.
 """
 
 from __future__ import annotations

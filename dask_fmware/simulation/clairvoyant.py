@@ -3,7 +3,7 @@
 Runs are placed one after the other into the gaps of the cards' timelines, each call where it is done first (the
 answer also on the slowest card that is in time); a run that would be late is left out and served after all others.
 The order of placing, and which runs take the slow card for their answer, is improved by seeded local search. Every
-schedule it looks at is feasible, so the count is one that some policy could have reached; `simulate.bound` tells how
+schedule it looks at is feasible, so the count is one that some policy could have reached; `simulation.bound` tells how
 many no schedule exceeds.
 """
 

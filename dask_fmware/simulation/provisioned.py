@@ -29,7 +29,7 @@ def inventory_of_scenario(scenario: Scenario) -> Inventory:
 
 
 class ProvisioningController:
-    """A `simulate.fleet.Controller` that does what a planner says.
+    """A `simulation.fleet.Controller` that does what a planner says.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def open_log(path: str | Path) -> Iterator[tuple[Head, Iterator[Line]]]:
     try:
         with opened(path, "rt", encoding="utf-8") as file:
             yield read_log(_lines(file), f"event log {path}")
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise SpecError(f"event log {path} cannot be read ({reason}); give a file that fm.record wrote") from error
 
@@ -93,7 +94,7 @@ def replay(path: str | Path) -> Replayed:
     ------
     SpecError
         The log does not begin with the machine, so that nobody knows its state then; it can still be
-        played under a policy in virtual time (`simulate.recorded`).
+        played under a policy in virtual time (`simulation.recorded`).
     """
     with open_log(path) as (head, lines):
         if not head.is_complete:

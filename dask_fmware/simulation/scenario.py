@@ -286,7 +286,7 @@ class FleetScenario(Record):
         for number, failure in enumerate(self.failures):
             accelerator, _, index = failure.card.rpartition("-")
             card = self.cards.get(accelerator)
-            if card is None or not index.isdecimal() or int(index) >= card.limit:
+            if card is None or index not in map(str, range(card.limit)):
                 known = ", ".join(f"{name}-0 to {name}-{card.limit - 1}" for name, card in self.cards.items())
                 raise misfit(f"no card '{failure.card}' (known: {known})", "failures", number, "card")
         return self

@@ -20,9 +20,7 @@ WAY_S = 0.02  # there and back
 CALL_S = 0.2
 
 
-def scenario(
-    slots: int = 1, output: Any = 20, delivery_s: float = WAY_S / 2, call_s: float = CALL_S
-) -> Scenario:
+def scenario(slots: int = 1, output: Any = 20, delivery_s: float = WAY_S / 2, call_s: float = CALL_S) -> Scenario:
     """One card that gets 60 calls within a second."""
     return Scenario.model_validate(
         {

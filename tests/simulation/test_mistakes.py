@@ -72,3 +72,8 @@ def test_check_refuses_more_replicas_than_cards(tmp_path: Path) -> None:
     asked = CliRunner().invoke(fmware, ["check", str(path), "--as", "scenario"])
     assert asked.exit_code == 2
     assert "wants 5 replicas on 1 cards" in asked.output
+
+
+def test_a_failure_names_its_card_as_it_is_called() -> None:
+    with pytest.raises(SpecError, match=r"no card 'A-00' \(known: A-0 to A-0"):
+        load_scenario({**SOUND, "failures": [{"card": "A-00", "at_s": 1.0}]})

@@ -190,3 +190,13 @@ def test_a_recorded_run_with_two_bounds_is_held_to_both(second: str, tmp_path: P
     assert [was.scale_99, again.scale_99] == pytest.approx([2.0, 2.0], abs=1e-4)
     assert was.judged == later.judged == 12
     assert later.goodput == was.goodput, "each has as much time as it had, and the cluster was not full"
+
+
+@pytest.mark.parametrize("read", [replay, read_recorded])
+def test_a_compressed_log_that_is_damaged_is_told_in_words(read: Any, tmp_path: Path) -> None:
+    record(tmp_path / "a.jsonl.gz")
+    data = bytearray((tmp_path / "a.jsonl.gz").read_bytes())
+    data[200:400] = bytes(200)
+    (tmp_path / "a.jsonl.gz").write_bytes(data)
+    with pytest.raises(SpecError, match=r"event log \S+a\.jsonl\.gz"):
+        read(tmp_path / "a.jsonl.gz")
