@@ -25,6 +25,8 @@ from dask_fmware.model.engine import Message, Sampling, Usage
 from dask_fmware.model.messages import AttemptEnded, Grant
 from dask_fmware_workers.engines import create_engine
 from dask_fmware_workers.engines.openai_server import OpenAIEngine
+from dask_fmware_workers.loading import Labels
+from dask_fmware_workers.metrics import WorkerMetrics
 from dask_fmware_workers.runner import CallRunner
 from tests.engines.asking import ask, collect, text_of
 from tests.engines.openai_stub import (
@@ -32,6 +34,7 @@ from tests.engines.openai_stub import (
     Asked,
     Write,
     answering,
+    event,
     piece,
     serving_again_and_again,
     serving_http,
@@ -265,6 +268,36 @@ async def test_an_answer_that_is_cut_out_of_its_format_is_reported_with_its_toke
     assert (ended.outcome, ended.format_tokens) == ("failed", 5)
     assert (ended.prompt_tokens, ended.output_tokens, ended.cached_tokens) == (8000, 5, 1000)
     assert ended.cost == pytest.approx((7000 * 2 + 1000 * 0.5 + 5 * 10) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("told", "counts"),
+    [
+        ({"prompt_tokens": 12.0, "completion_tokens": 5.0}, (12, 5, 0)),
+        ({"prompt_tokens": 12, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 90}}, (12, 5, 12)),
+        ({"prompt_tokens": -1, "completion_tokens": -1}, (6, 1, 0)),  # no usage: estimated, and counted by events
+        ({"prompt_tokens": "12"}, (6, 1, 0)),
+        ({}, (6, 1, 0)),
+    ],
+)
+async def test_whatever_a_server_counts_the_slot_is_given_back_with_whole_numbers(
+    told: dict[str, Any], counts: tuple[int, int, int]
+) -> None:
+    async def odd(asked: Asked, write: Write) -> None:
+        await write(STREAM + piece("fine", "stop") + event({"choices": [], "usage": told}) + b"data: [DONE]\n\n")
+
+    sent: list[dict[str, Any]] = []
+    metrics = WorkerMetrics(Labels("w", "tcp://w", "tiny", "api", None), lambda: None)
+    runner = CallRunner(metrics.counting(sent.append), lambda engine, error: None)
+    call = ModelCall("triage", "judge", "tiny", (Template("Tell me about the sea"),), 5)
+    async with answering(odd) as address, started(address) as engine:
+        runner.grant(Grant("k", 1))
+        await runner.run(engine, call, "k", {})
+    ended = AttemptEnded.from_wire(sent[-1])
+    assert ended.outcome == "finished"
+    assert (ended.prompt_tokens, ended.output_tokens, ended.cached_tokens) == counts
+    assert all(type(count) is int for count in (ended.prompt_tokens, ended.output_tokens, ended.cached_tokens))
+    assert "fmware_worker_attempts" in {family.name for family in metrics.series()}
 
 
 async def test_the_key_comes_from_environment_or_file_and_shows_nowhere(

@@ -41,9 +41,9 @@ class WorkerMetrics:
         """Return what sends messages to the scheduler and counts the attempts among them."""
 
         def counted(message: dict[str, Any]) -> None:
-            if message.get("op") == AttemptEnded.op:
-                self._ended(AttemptEnded.from_wire({k: v for k, v in message.items() if k != "op"}))
-            send(message)
+            send(message)  # first: the slot of an attempt is not free until that has left
+            if message.get("op") == AttemptEnded.op:  # made here, so there is nothing to check
+                self._ended(AttemptEnded(**{k: v for k, v in message.items() if k != "op"}))
 
         return counted
 

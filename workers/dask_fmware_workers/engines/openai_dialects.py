@@ -19,6 +19,7 @@ from dask_fmware_workers.engines.vllm_priority import urgency
 __all__ = ["DIALECTS", "Answer", "Dialect"]
 
 CHOICE = "choice"  # the only property of the document that stands for a choice, where only schemas are taken
+MOST_TOKENS = 2**40  # no answer has more; what a server says beyond it is no count
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +156,12 @@ class Answer:
             has_content = bool(text or delta.get("reasoning_content") or delta.get("reasoning"))
             if choice.get("finish_reason") is not None:
                 self.finish_reason = self._reason(choice["finish_reason"])
-        usage = event.get("usage")
+        usage = _usage(event.get("usage"))
         if usage is not None:
-            cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-            self.usage = Usage(usage["prompt_tokens"], usage.get("completion_tokens") or 0, cached)
-            self.tokens = max(self.tokens, self.usage.output_tokens)
-        elif "timings" in event:
-            self.tokens = max(self.tokens, event["timings"]["predicted_n"])
+            self.usage = usage
+            self.tokens = max(self.tokens, usage.output_tokens)
+        elif (made := _count(_of(event.get("timings"), "predicted_n"))) is not None:
+            self.tokens = max(self.tokens, made)
         elif has_content and self.dialect.counts == "chunks":
             self.tokens += 1
         if self._is_wrapped:
@@ -189,6 +189,26 @@ class Answer:
         except (ValueError, TypeError, KeyError):
             return text
         return label if isinstance(label, str) else text
+
+
+def _usage(told: object) -> Usage | None:
+    """Return what a server says that it counted; None where that cannot be: some send -1, or nothing."""
+    prompt, output = _count(_of(told, "prompt_tokens")), _count(_of(told, "completion_tokens") or 0)
+    if prompt is None or output is None:
+        return None
+    cached = _count(_of(_of(told, "prompt_tokens_details"), "cached_tokens")) or 0
+    return Usage(prompt, output, min(cached, prompt))
+
+
+def _of(told: object, name: str) -> object:
+    return told.get(name) if isinstance(told, Mapping) else None
+
+
+def _count(told: object) -> int | None:
+    """Return a number of tokens, which some write with a decimal point; None if it is none."""
+    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 <= told < MOST_TOKENS:
+        return None
+    return int(told) if told == int(told) else None
 
 
 def _choice_schema(choices: tuple[str, ...]) -> dict[str, Any]:
