@@ -163,6 +163,17 @@ async def test_an_answer_may_hold_any_end_of_line(end: str) -> None:
         assert text_of(await collect(engine, ask())) == f"a{end}\nb"
 
 
+async def test_an_answer_that_is_whole_stays_so_when_its_connection_ends_untidily() -> None:
+    async def torn(asked: Asked, write: Write) -> None:
+        said = piece("fine", "stop") + usage(5, 1) + b"data: [DONE]\n\n"
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await write(head + b"%x\r\n%b\r\n" % (len(said), said))  # and no last chunk
+
+    async with answering(torn) as address, started(address) as engine:
+        deltas = await collect(engine, ask())
+        assert (text_of(deltas), deltas[-1].usage) == ("fine", Usage(5, 1))
+
+
 async def test_one_connection_serves_one_call_after_another() -> None:
     async with serving_again_and_again() as (address, connections), started(address) as engine:
         for name in "abcdef":

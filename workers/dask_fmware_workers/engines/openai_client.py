@@ -136,7 +136,7 @@ class OpenAIClient:
                 event = line[5:].strip()
                 if event == "[DONE]":
                     limit.reschedule(None)
-                    with suppress(TimeoutError):
+                    with suppress(Exception):  # the answer is whole, however its connection ends
                         async with asyncio.timeout(END_S):
                             async for _ in lines:
                                 pass
