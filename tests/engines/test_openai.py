@@ -335,15 +335,19 @@ async def test_the_key_comes_from_environment_or_file_and_shows_nowhere(
     assert keys == [f"Bearer {KEY}"] * 2
 
 
-async def test_what_the_environment_holds_for_openai_goes_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("header", [f"X-Token: {KEY}", f"Authorization: Bearer {KEY}", f"authorization: Bearer {KEY}"])
+async def test_what_the_environment_holds_for_openai_goes_nowhere_else(
+    header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
         monkeypatch.setenv(f"OPENAI_{name}", KEY)
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Token: {KEY}")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", header)
     async with stubbed("vllm", text="fine") as (engine, stub):
         await collect(engine, ask(max_tokens=4))
         await engine.count_tokens(ask())
         assert {asked.path for asked in stub.seen} == {"/v1/completions", "/tokenize"}
         assert KEY not in str([asked.headers for asked in stub.seen])
+        assert {asked.headers["authorization"] for asked in stub.seen} == {"Bearer none"}
 
 
 async def test_an_expired_key_is_told_when_the_replica_starts() -> None:

@@ -32,6 +32,7 @@ SENT = re.compile(  # the client finds notes to itself among the last
     "accept|accept-encoding|authorization|connection|content-.*|host|transfer-encoding|user-agent|x-stainless-.*"
 )
 SENT_TO_OPENAI = re.compile("openai-(organization|project)")
+NO_KEY = "none"
 
 
 class OpenAIClient:
@@ -81,13 +82,13 @@ class OpenAIClient:
         )
         http = openai.AsyncOpenAI(
             base_url=self._base_url,
-            api_key=key or "none",  # without one, the client would look into the environment
+            api_key=key or NO_KEY,  # without one, the client would look into the environment
             max_retries=0,
             timeout=self._first_s,
             http_client=openai.DefaultAsyncHttpxClient(
                 limits=limits,
                 trust_env=not needs_no_proxy(self._base_url),
-                event_hooks={"request": [_keep_to_the_protocol]},
+                event_hooks={"request": [partial(_keep_to_the_protocol, key or NO_KEY)]},
             ),
         )
         try:
@@ -229,11 +230,13 @@ async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
             yield line.decode()
 
 
-async def _keep_to_the_protocol(request: Any) -> None:
-    """Take out of an HTTP request what its server has no need of.
+async def _keep_to_the_protocol(key: str, request: Any) -> None:
+    """Take out of an HTTP request what its server has no need of, and any key but that of the deployment.
 
     The client sends to any server what the environment holds for OpenAI's own: OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS.
     """
+    if "authorization" in request.headers:  # not where a redirection to elsewhere took it out
+        request.headers["authorization"] = f"Bearer {key}"
     is_openai = request.url.host.endswith(".openai.com")
     for name in list(request.headers):
         if not (SENT.fullmatch(name) or (is_openai and SENT_TO_OPENAI.fullmatch(name))):
