@@ -148,6 +148,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
                 await self.presence.announce_failure(
                     error, will_retry=not hopeless, incarnation=self.runner.incarnation
                 )
+                self.runner.incarnation += 1  # the router takes none that is not above what failed
                 if hopeless:
                     return
                 await asyncio.sleep(wait_s)

@@ -75,6 +75,8 @@ class CallRunner:
         """The scheduler lets a call run here; its task follows on the same stream."""
         if grant.incarnation == self.incarnation:
             self._grants[grant.call_id] = grant
+        else:  # its slot is held by nobody
+            self._send(AttemptEnded(grant.call_id, grant.attempt, "undelivered").to_wire())
 
     def is_granted(self, call_id: str) -> bool:
         """Whether a call may begin here."""

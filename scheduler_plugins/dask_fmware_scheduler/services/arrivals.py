@@ -59,9 +59,13 @@ class Arrivals:
         """Take in a worker's model host and, if its engine serves, its replica (RPC)."""
         check_version(version, f"worker {worker}")
         if replica is not None and self._router.dask.is_known(worker):
-            self.failed.pop(worker, None)
-            known = self._router.machine.fleet.get(worker)
+            known, said = self._router.machine.fleet.get(worker), self.failed.get(worker)
             made = ReplicaReady.from_wire(replica).replica(worker)
+            if said is not None and made.incarnation <= said["incarnation"]:
+                return {"version": PROTOCOL_VERSION}  # its engine has died since, and that was heard first
+            if known is not None and made.incarnation < known.replica.incarnation:
+                return {"version": PROTOCOL_VERSION}  # and another was started
+            self.failed.pop(worker, None)
             if known is None or known.replica != made:
                 logger.info("Replica %s of model %s on %s is ready", made.name, made.model, made.accelerator)
                 self._router.take(ReplicaIsReady(made, draining=not self._router.is_offered(made)))
