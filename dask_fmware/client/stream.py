@@ -175,7 +175,9 @@ async def _follow(client: Client, where: dict[str, Any]) -> AsyncGenerator[tuple
             if not isinstance(message, dict) or "end" in message:
                 yield "", message["end"] if isinstance(message, dict) else None
                 return
-            yield message["text"], None
+            if not isinstance(text := message.get("text"), str):
+                return  # its worker failed to send it
+            yield text, None
     except OSError:
         return
     finally:

@@ -174,6 +174,27 @@ async def test_an_answer_that_is_whole_stays_so_when_its_connection_ends_untidil
         assert (text_of(deltas), deltas[-1].usage) == ("fine", Usage(5, 1))
 
 
+@pytest.mark.parametrize(
+    ("events", "text"),
+    [
+        (["a\\ud83d", "\\ude00b"], "a\N{GRINNING FACE}b"),
+        (["\\ud83d", "", "\\ude00"], "\N{GRINNING FACE}"),
+        (["a\\ud83d"], "a\N{REPLACEMENT CHARACTER}"),  # its other half never comes
+        (["\\ude00b"], "\N{REPLACEMENT CHARACTER}b"),
+    ],
+)
+async def test_a_character_may_come_in_two_events(events: list[str], text: str) -> None:
+    async def cut(asked: Asked, write: Write) -> None:
+        raw = [b'data: {"choices": [{"delta": {"content": "%b"}}]}\n\n' % part.encode() for part in events]
+        await write(STREAM + b"".join(raw) + piece("", "stop") + b"data: [DONE]\n\n")
+
+    async with answering(cut) as address, started(address) as engine:
+        deltas = await collect(engine, ask())
+    assert text_of(deltas) == text
+    for delta in deltas:
+        delta.text.encode()
+
+
 async def test_one_connection_serves_one_call_after_another() -> None:
     async with serving_again_and_again() as (address, connections), started(address) as engine:
         for name in "abcdef":

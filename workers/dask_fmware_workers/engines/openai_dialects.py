@@ -132,6 +132,7 @@ class Answer:
     usage: Usage | None = None
     finish_reason: FinishReason | None = None
     _held: list[str] = field(default_factory=list, repr=False)  # text of a wrapped choice
+    _half: str = field(default="", repr=False)  # of a character that an event ends within
 
     @property
     def _is_wrapped(self) -> bool:
@@ -164,10 +165,17 @@ class Answer:
             self.tokens = max(self.tokens, made)
         elif has_content and self.dialect.counts == "chunks":
             self.tokens += 1
+        text = self._whole(text)
         if self._is_wrapped:
             self._held.append(text)
             text = ""
         return text, self.tokens - before
+
+    def _whole(self, text: str) -> str:
+        """Return the characters that are complete: some servers cut one in two, as halves of UTF-16."""
+        text = self._half + text
+        self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        return _joined(text[: len(text) - len(self._half)])
 
     def _reason(self, reason: str) -> FinishReason:
         match reason:
@@ -180,10 +188,11 @@ class Answer:
         )
 
     def rest(self) -> str:
-        """Text that was held back: the label out of its document, or what came instead of one."""
+        """Text that was held back: half a character, and the label out of its document, or what came instead of one."""
+        half, self._half = _joined(self._half), ""
         if not self._is_wrapped:
-            return ""
-        text = "".join(self._held)
+            return half
+        text = "".join([*self._held, half])
         try:
             label = json.loads(text)[CHOICE]
         except (ValueError, TypeError, KeyError):
@@ -209,6 +218,15 @@ def _count(told: object) -> int | None:
     if isinstance(told, bool) or not isinstance(told, int | float) or not 0 <= told < MOST_TOKENS:
         return None
     return int(told) if told == int(told) else None
+
+
+def _joined(text: str) -> str:
+    """Make one character of two halves; a half that is alone is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _choice_schema(choices: tuple[str, ...]) -> dict[str, Any]:
