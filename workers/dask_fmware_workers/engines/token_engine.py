@@ -34,7 +34,7 @@ from dask_fmware_workers.engines.engine_calls import EngineCalls
 from dask_fmware_workers.engines.request_checks import check_context, check_request, template_refuses
 from dask_fmware_workers.engines.slot_queue import SlotQueue
 
-__all__ = ["Backend", "Piece", "TokenEngine", "share_interpreter"]
+__all__ = ["Backend", "Piece", "RequestFaultError", "TokenEngine", "share_interpreter"]
 
 SWITCH_S = 0.0005
 
@@ -66,6 +66,20 @@ class _Answer:
             self._call.put(Delta(piece.text, piece.tokens))
 
 
+class RequestFaultError(Exception):
+    """Something went wrong with one request, and the others of its backend go on.
+
+    Parameters
+    ----------
+    fault
+        What was raised; its words may hold the prompt.
+    """
+
+    def __init__(self, fault: Exception) -> None:
+        super().__init__(type(fault).__name__)
+        self.fault = fault
+
+
 def share_interpreter() -> None:
     """Let the event loop have the interpreter soon while a thread of this process steps a model.
 
@@ -87,7 +101,8 @@ class Backend(Protocol):
     ) -> None:
         """Generate, handing pieces to `take` as they come, on the event loop; returns after the last.
 
-        `number` is unique. Cancelling aborts. Raises what the library raises.
+        `number` is unique. Cancelling aborts. Raises `RequestFaultError` if the others go on,
+        else what the library raises.
         """
 
     def state(self) -> EngineState:
@@ -178,6 +193,8 @@ class TokenEngine:
             If prompt plus ``max_tokens`` exceed the context.
         OutputFormatError
             If no grammar can be made of the choices or the schema.
+        EngineError
+            If this request fails, and no other.
         EngineCrashedError
             If the engine is not serving or fails.
         """
@@ -296,8 +313,11 @@ class TokenEngine:
     def _failure(self, error: Exception, request: Request) -> FMwareError:
         """Name what the library raised; its message may hold the prompt."""
         what = f"{self.name}: '{self._model}': request '{request.request_id}'"
-        if isinstance(error, ValueError) and (request.choices is not None or request.json_schema is not None):
+        fault = error.fault if isinstance(error, RequestFaultError) else error
+        if isinstance(fault, ValueError) and (request.choices is not None or request.json_schema is not None):
             return OutputFormatError(f"{what}: its choices or schema are refused; simplify them")
+        if fault is not error:
+            return EngineError(f"{what} failed ({type(fault).__name__}), and no other; change its prompt or sampling")
         return EngineCrashedError(f"{what} failed ({type(error).__name__}); try again")
 
 

@@ -21,7 +21,7 @@ from dask_fmware.errors import DeploymentError, EngineCrashedError
 from dask_fmware.model.engine import EngineState, FinishReason, Request
 from dask_fmware_workers.accelerators import Need, check_memory, cpu_card, nvidia_cards
 from dask_fmware_workers.engines.text_stream import TextStream
-from dask_fmware_workers.engines.token_engine import Piece, share_interpreter
+from dask_fmware_workers.engines.token_engine import Piece, RequestFaultError, share_interpreter
 
 if TYPE_CHECKING:
     from dask_fmware_workers.engines.transformers_sampling import Sampler
@@ -31,6 +31,7 @@ __all__ = ["Loop", "Plan"]
 T = TypeVar("T")
 STOP_S = 3.0  # a nanny kills after four
 LEAST_TOKENS = 2  # what ends in its first step leaves nothing in the prefix cache
+BEFORE = 8  # tokens of a prompt that the text of an answer is read after: a word may begin with a blank or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +179,8 @@ class Loop:
             draw = sampler.draw(request, seed)
         else:  # a grammar takes time to compile; who is cancelled meanwhile leaves nothing behind
             draw = await self._loop.run_in_executor(self._side_thread, sampler.draw, request, seed)
-        decoder = DecodeStream(ids=list(tokens[-8:]), skip_special_tokens=True)
-        text = TextStream(partial(decoder.step, self.tokenizer.backend_tokenizer), request.sampling.stop)
+        decoder = Decoder(DecodeStream, self.tokenizer.backend_tokenizer, tokens)
+        text = TextStream(decoder.step, request.sampling.stop)
         answer = self._answers[number] = _Answer(
             text, request.max_tokens, sampler.ends, take, self._loop.create_future()
         )
@@ -202,7 +203,7 @@ class Loop:
                 try:
                     answer.add(output, self._cached.get(output.request_id, 0))
                 except Exception as error:  # of this request; the others go on
-                    answer.over.set_exception(error)
+                    answer.over.set_exception(RequestFaultError(error))
 
     def state(self) -> EngineState:
         """What the scheduler of transformers holds; read while its thread runs, so a step old."""
@@ -233,6 +234,36 @@ class Loop:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+class Decoder:
+    """Text of tokens as they come, after those of a prompt.
+
+    Parameters
+    ----------
+    make
+        Makes a stream of the tokenizers library, its `DecodeStream`.
+    tokenizer
+        Of that library.
+    prompt
+        Tokens that come before.
+    """
+
+    def __init__(self, make: Callable[..., Any], tokenizer: Any, prompt: Sequence[int]) -> None:
+        self._make, self._tokenizer = partial(make, skip_special_tokens=True), tokenizer
+        before = list(prompt[-BEFORE:])
+        if tokenizer.decode(before, skip_special_tokens=True).endswith("\ufffd"):
+            before = []  # half a character: what completes it would not continue this text
+        self._stream = self._make(ids=before)
+
+    def step(self, token: int) -> str | None:
+        """Return the text that a token completes, or None."""
+        try:
+            made: str | None = self._stream.step(self._tokenizer, token)
+        except Exception:  # the text of its tokens so far is not how that of all begins, which some tokenizers do
+            self._stream = self._make(ids=[])
+            made = self._stream.step(self._tokenizer, token)
+        return made
 
 
 class _Answer:
@@ -266,10 +297,11 @@ class _Answer:
         self.has_ended = False  # for the manager, too
 
     def add(self, output: Any, cached_tokens: int) -> None:
-        """Take in the tokens of a step; raises if they are none."""
+        """Take in the tokens of a step; raises if they cannot be made into text."""
         if output.error is not None:
             self.has_ended = True
-            raise RuntimeError("a step of the model failed")
+            self.over.set_exception(RuntimeError("a step of the model failed"))  # which was of all requests
+            return
         made, shown = output.generated_tokens[self._read : self._most], ""
         finish_reason: FinishReason | None = None
         self.has_ended = output.is_finished()

@@ -18,7 +18,7 @@ from typing import Any
 
 from dask_fmware.errors import DeploymentError, EngineCrashedError
 from dask_fmware.model.engine import EngineState, Request
-from dask_fmware_workers.engines.token_engine import Backend, Piece, share_interpreter
+from dask_fmware_workers.engines.token_engine import Backend, Piece, RequestFaultError, share_interpreter
 from dask_fmware_workers.engines.vllm_priority import urgency
 from dask_fmware_workers.engines.vllm_stats import EngineStats
 from dask_fmware_workers.engines.vllm_watch import OWNER
@@ -166,7 +166,7 @@ class OneProcess:
                 try:
                     request.take(piece(output))
                 except Exception as error:  # of this request; the others go on
-                    request.end(error)
+                    request.end(RequestFaultError(error))
                 if output.finished:
                     request.end()
 
@@ -187,7 +187,7 @@ class OneProcess:
             try:
                 engine.add_request(number, {"prompt_token_ids": list(tokens)}, sampling, priority=priority)
             except Exception as error:  # of this request; the others go on
-                self._loop.call_soon_threadsafe(opened.end, error)
+                self._loop.call_soon_threadsafe(opened.end, RequestFaultError(error))
 
         self._tell(add)
         try:
