@@ -57,9 +57,7 @@ class Backend:
         over = self._loop.create_future()
         self._batches._answers[number] = _Answer(TextStream(decode), 4, {END}, take, over)
         error = self._step_error if request.request_id == "bad" else None
-        output = SimpleNamespace(
-            request_id=number, generated_tokens=[1, 2, END], error=error, is_finished=lambda: True
-        )
+        output = SimpleNamespace(request_id=number, generated_tokens=[1, 2, END], error=error, is_finished=lambda: True)
         self._loop.call_soon(self._batches._hand_out, [output])
         await over
 

@@ -88,7 +88,9 @@ class Router:
 
 def announced(incarnation: int) -> dict[str, Any]:
     latency = {"first_token_s": 0.1, "prompt_token_s": 0.0, "output_token_s": 0.01}
-    ready = ReplicaReady("w", "small", "L4", "L4-0", 1, 2048, 16, "scripted", "1", latency, 1.0, incarnation=incarnation)
+    ready = ReplicaReady(
+        "w", "small", "L4", "L4-0", 1, 2048, 16, "scripted", "1", latency, 1.0, incarnation=incarnation
+    )
     message = ready.to_wire()
     del message["op"]
     return message
