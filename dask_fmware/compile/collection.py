@@ -13,6 +13,7 @@ from dask.base import DaskMethodsMixin
 from dask.delayed import single_key
 from dask.threaded import get as threaded_get
 
+from dask_fmware.compile.dask_internals import AsDelayed
 from dask_fmware.compile.graph import Graph, instantiate, new_run_id
 from dask_fmware.compile.promises import awaited, is_promise
 from dask_fmware.compile.template import BlockTemplate, template
@@ -121,7 +122,7 @@ class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
     def __dask_tokenize__(self) -> str:
         return self.run_id
 
-    __dask_optimize__ = None  # nothing to fuse or cull: the compiler has done it
+    __dask_optimize__ = AsDelayed()  # nothing to fuse or cull: the compiler has done it
     __dask_scheduler__ = staticmethod(threaded_get)
 
     def __dask_postcompute__(self) -> tuple[Callable[..., Any], tuple[()]]:
