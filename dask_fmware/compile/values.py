@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from typing import Any
+
+import cloudpickle
 
 from dask_fmware.model.completion import Completion
 from dask_fmware.spec.workflow import Binding, Constant, Dictionary, Reference, Sequence
@@ -11,22 +14,46 @@ from dask_fmware.spec.workflow import Binding, Constant, Dictionary, Reference, 
 __all__ = ["Private", "Slot", "fill", "open_values", "plain", "slots"]
 
 Slot = Any  # a JSON value in which `_Ref` stands for a value that a task brings
+OPEN = (str, bytes, int, float, bool, type(None))  # types whose values travel as they are: no code makes them
 
 
 class Private:
-    """A user's value inside a Dask graph, which logs and dashboards show as its type and size only."""
+    """A user's value inside a Dask graph, which logs and dashboards show as its type and size only.
 
-    __slots__ = ("value",)
+    It travels as bytes that the scheduler does not open: there a class may be missing or fail, which would end all runs
+    of the message, and a large value would hold up its loop.
+    """
+
+    __slots__ = ("_bytes", "_shown", "_value")
 
     def __init__(self, value: Any) -> None:
-        self.value = value
+        self._value = value
+        self._bytes: bytes | None = None
+        self._shown = ""
+
+    @property
+    def value(self) -> Any:
+        """The value; where it has travelled, a new one each time."""
+        return self._value if self._bytes is None else pickle.loads(self._bytes)
 
     def __repr__(self) -> str:
-        size = f" of length {len(self.value)}" if isinstance(self.value, (str, bytes, list, dict)) else ""
-        return f"<private {type(self.value).__name__}{size}>"
+        if self._bytes is not None:
+            return self._shown
+        size = f" of length {len(self._value)}" if isinstance(self._value, (str, bytes, list, dict)) else ""
+        return f"<private {type(self._value).__name__}{size}>"
 
-    def __reduce__(self) -> tuple[type[Private], tuple[Any]]:
-        return (Private, (self.value,))
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        if self._bytes is not None:
+            return _sealed, (self._bytes, self._shown)
+        if type(self._value) in OPEN:
+            return Private, (self._value,)
+        return _sealed, (cloudpickle.dumps(self._value), repr(self))
+
+
+def _sealed(data: bytes, shown: str) -> Private:
+    private = Private(None)
+    private._bytes, private._shown = data, shown
+    return private
 
 
 class _Ref:

@@ -14,6 +14,8 @@ from dask._task_spec import Task
 
 import dask_fmware as fm
 from dask_fmware.compile.draft import PlanDraft
+from dask_fmware.compile.steps import run_plain_async
+from dask_fmware.compile.values import Private
 from dask_fmware.errors import NotInstalledError, WorkflowError
 from dask_fmware.model.plan import RunPlan
 
@@ -191,3 +193,24 @@ def test_plain_code_that_exits_fails_its_run_and_ends_no_worker() -> None:
         with pytest.raises(WorkflowError, match=r"'flow', node '\w+': its function called sys\.exit") as caught:
             bound.compute(scheduler="sync")
         assert SECRET not in str(caught.value)
+
+
+class Loud:
+    """Says that it was made anew."""
+
+    def __setstate__(self, state: object) -> None:
+        raise RuntimeError("opened")
+
+    def __getstate__(self) -> str:
+        return "state"
+
+
+def test_values_are_opened_where_they_are_used_alone() -> None:
+    private = Private([Loud(), SECRET])
+    for _ in range(2):  # from the client to the scheduler, and on to a worker
+        private = pickle.loads(pickle.dumps(private))
+    assert repr(private) == "<private list of length 2>"
+    with pytest.raises(RuntimeError, match="opened"):
+        _ = private.value
+    assert pickle.loads(pickle.dumps(Private({"a": [1]}))).value == {"a": [1]}
+    assert len(pickle.dumps(Private("short"))) < 100
