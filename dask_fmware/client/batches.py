@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -48,15 +49,20 @@ class Batches(Generic[Item, Made]):
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Made] = loop.create_future()
         self._waiting.append((item, waiter))
-        if not self._is_called:
-            self._is_called = True
-            loop.call_at(self._not_before, self._start)  # not at once: others of this moment come along
+        self._call()
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:  # it came with the cancellation
                 self._drop(waiter.result())
             raise
+
+    def _call(self) -> None:
+        """Have the next batch begin: not at once, as others of this moment come along; in the context of no caller."""
+        if not self._is_called:
+            self._is_called = True
+            loop = asyncio.get_running_loop()
+            loop.call_at(self._not_before, self._start, context=contextvars.Context())
 
     def _start(self) -> None:
         self._is_called = False
@@ -71,9 +77,8 @@ class Batches(Generic[Item, Made]):
 
     def _next(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
-        if self._waiting and not self._is_called:
-            self._is_called = True
-            asyncio.get_running_loop().call_at(self._not_before, self._start)
+        if self._waiting:
+            self._call()
 
     async def _make(self, batch: Sequence[tuple[Item, asyncio.Future[Made]]]) -> None:
         try:

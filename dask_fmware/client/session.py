@@ -5,11 +5,12 @@ One message for twenty runs costs client and scheduler little more than one for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from dataclasses import dataclass
 from typing import Any
 
+import dask
 from distributed import Client, Future
 
 from dask_fmware.client.asking import checked_client, run_id_of
@@ -60,7 +61,7 @@ class Session:
 
     def __init__(self, client: Client) -> None:
         self._client = checked_client(client, "Session")
-        self._submitted: Batches[BoundWorkflow, Future] = Batches(self._submit, pause_s=BATCH_S, discard=Future.release)
+        self._submitted: Batches[_Asked, Future] = Batches(self._submit, pause_s=BATCH_S, discard=Future.release)
         self._reports: Batches[str, RunReport | None] = Batches(self._ask, REPORTS_AT_ONCE)
 
     def run(self, bound: BoundWorkflow) -> Any:
@@ -72,7 +73,7 @@ class Session:
             What ended the run; `RuntimeFaultError` if the cluster is lost or somebody else cancelled it. What plain
             code raised is raised as it is.
         """
-        return self._client.sync(self._run, _checked(bound, "run"))
+        return self._client.sync(self._run, _asked(bound, "run"))
 
     def outcome(self, run: BoundWorkflow | Future) -> Any:
         """Run a workflow and return an `Outcome`: its result or its error, and its report.
@@ -86,7 +87,7 @@ class Session:
         """
         if isinstance(run, Future):
             return self._client.sync(self._ended, run)
-        return self._client.sync(self._outcome, _checked(run, "outcome"))
+        return self._client.sync(self._outcome, _asked(run, "outcome"))
 
     def submit(self, bound: BoundWorkflow) -> Any:
         """Submit a workflow and return the future of its result, as ``client.compute`` does, to stream its answer.
@@ -98,19 +99,19 @@ class Session:
         RuntimeFaultError
             If the cluster is lost.
         """
-        return self._client.sync(self._submitted.made, _checked(bound, "submit"))
+        return self._client.sync(self._submitted.made, _asked(bound, "submit"))
 
     # -- on the loop of the client ---------------------------------------------------------------
 
-    async def _run(self, bound: BoundWorkflow) -> Any:
-        future = await self._submitted.made(bound)
+    async def _run(self, asked: _Asked) -> Any:
+        future = await self._submitted.made(asked)
         try:
             return await self._result(future)
         finally:
             future.release()
 
-    async def _outcome(self, bound: BoundWorkflow) -> Outcome:
-        future = await self._submitted.made(bound)
+    async def _outcome(self, asked: _Asked) -> Outcome:
+        future = await self._submitted.made(asked)
         try:
             return await self._ended(future)
         finally:
@@ -126,20 +127,36 @@ class Session:
             failure = error
         return Outcome(run_id, value, failure, await self._reports.made(run_id))
 
-    async def _submit(self, bound: Sequence[BoundWorkflow]) -> list[Future | Exception]:
+    async def _submit(self, asked: Sequence[_Asked]) -> list[Future | Exception]:
+        made: dict[int, Future | Exception] = {}
+        for message in _messages(asked):
+            with dask.annotate(**asked[message[0]].annotations):
+                made |= zip(message, self._send([asked[n].bound for n in message]), strict=True)
+        return [made[n] for n in range(len(asked))]
+
+    def _send(self, bound: Sequence[BoundWorkflow]) -> list[Future | Exception]:
+        """Submit runs in one message."""
         if len(bound) > 1:
             try:
-                return list(self._client.compute(list(bound)))
+                return self._apart(self._client.compute(list(bound)))
             except Exception:  # one of them cannot be submitted: find out which
                 pass
-        return [self._submit_one(one) for one in bound]
+        return [self._send_one(one) for one in bound]
 
-    def _submit_one(self, bound: BoundWorkflow) -> Future | Exception:
+    def _send_one(self, bound: BoundWorkflow) -> Future | Exception:
         try:
             future: Future = self._client.compute(bound)
         except Exception as error:
             return error if self._client.status == "running" else self._lost()
         return future
+
+    def _apart(self, futures: Sequence[Future]) -> list[Future | Exception]:
+        """Return a future for each caller: of a run that was asked for twice Dask's client makes one."""
+        made, taken = list[Future | Exception](), set[int]()
+        for one in futures:
+            made.append(Future(one.key, self._client) if id(one) in taken else one)
+            taken.add(id(one))
+        return made
 
     async def _result(self, future: Future) -> Any:
         try:
@@ -150,7 +167,8 @@ class Session:
             if isinstance(error, OSError) or self._client.status != "running":
                 raise self._lost() from error
             raise RuntimeFaultError(
-                f"run {run_id_of(future)} was cancelled, by another client or a restart of the cluster; submit it again"
+                f"run {run_id_of(future)} was cancelled, by another client, a restart of the cluster or the loss of an "
+                "input; submit it again"
             ) from error
 
     async def _ask(self, run_ids: Sequence[str]) -> list[RunReport | Exception | None]:
@@ -171,9 +189,33 @@ class Session:
         return RuntimeFaultError(f"the connection to {address} was lost")
 
 
-def _checked(bound: Any, method: str) -> BoundWorkflow:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A run that a caller asks for, with the annotations of ``dask.annotate`` around the call."""
+
+    bound: BoundWorkflow
+    annotations: Mapping[str, Any]
+
+
+def _messages(asked: Sequence[_Asked]) -> Iterator[list[int]]:
+    """Yield the numbers of those that go in one message: with equal annotations, which hold for all of a message.
+
+    Whoever waits for an input goes alone: where that is lost, the scheduler cancels all of its message.
+    """
+    together: list[list[int]] = []
+    for n, one in enumerate(asked):
+        if one.bound.waits:
+            yield [n]
+        elif (message := next((m for m in together if asked[m[0]].annotations == one.annotations), None)) is not None:
+            message.append(n)
+        else:
+            together.append([n])
+    yield from together
+
+
+def _asked(bound: Any, method: str) -> _Asked:
     if isinstance(bound, BoundWorkflow):
-        return bound
+        return _Asked(bound, dask.get_annotations())
     spec = getattr(bound, "workflow", None)
     example = f"{spec.name}({', '.join(f'{item.name}=...' for item in spec.inputs)})" if spec else "rag(question=...)"
     raise TypeError(

@@ -15,7 +15,7 @@ from dask.threaded import get as threaded_get
 
 from dask_fmware.compile.dask_internals import AsDelayed
 from dask_fmware.compile.graph import Graph, instantiate, new_run_id
-from dask_fmware.compile.promises import awaited, is_promise
+from dask_fmware.compile.promises import Awaited, awaited, is_promise
 from dask_fmware.compile.template import BlockTemplate, template
 from dask_fmware.errors import WorkflowError
 from dask_fmware.model.plan import Objective
@@ -92,6 +92,11 @@ class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
         wanted = {**dict(self.run_options), **{name: value for name, value in given.items() if value is not None}}
         merged = checked(RunOptions, wanted, WorkflowError, f"workflow '{self.workflow.name}'")
         return BoundWorkflow(self.workflow, self._template, self._inputs, merged)
+
+    @property
+    def waits(self) -> bool:
+        """Whether an input of it is still to be computed."""
+        return any(isinstance(value, Awaited) for value in self._inputs.values())
 
     def _made(self) -> Graph:
         if self._graph is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 
@@ -128,3 +129,18 @@ async def test_who_waits_for_work_that_is_cancelled_does_not_wait_for_ever() -> 
     made = await asyncio.wait_for(asyncio.gather(*map(batches.made, (13, 4)), return_exceptions=True), 5)
     assert [type(one) for one in made] == [asyncio.CancelledError] * 2
     assert await batches.made(5) == 5
+
+
+async def test_a_batch_is_made_in_the_context_of_nobody() -> None:
+    caller: ContextVar[str] = ContextVar("caller", default="nobody")
+
+    async def work(items: Sequence[str]) -> list[str | Exception]:
+        return [f"{item}: {caller.get()}" for item in items]
+
+    batches = Batches[str, str](work)
+
+    async def called(name: str) -> str:
+        caller.set(name)
+        return await batches.made(name)
+
+    assert await asyncio.gather(called("Ada"), called("Bob")) == ["Ada: nobody", "Bob: nobody"]

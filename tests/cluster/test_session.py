@@ -24,6 +24,11 @@ def ask(question):
 
 
 @fm.workflow
+def about(document):
+    return small("{document}", document=document)
+
+
+@fm.workflow
 def elsewhere(question):
     return fm.Model("unknown")("{question}", question=question)
 
@@ -137,3 +142,71 @@ async def test_what_plain_code_raises_is_not_taken_for_a_lost_cluster(cluster: I
     outcome = await session.outcome(connecting(question="why"))
     assert isinstance(outcome.error, ConnectionRefusedError)
     assert outcome.report.state == "failed"
+
+
+async def test_a_lost_input_ends_no_run_of_another_caller(cluster: InProcessCluster) -> None:
+    session = fm.Session(cluster.client)
+    lost = cluster.client.submit(str, "document")
+    await lost
+    bound = about(document=lost)
+    await cluster.client.cancel([lost])
+    made = await asyncio.gather(session.run(bound), session.run(ask(question="why")), return_exceptions=True)
+    assert isinstance(made[0], RuntimeFaultError)
+    assert "the loss of an input" in str(made[0])
+    assert isinstance(made[1], fm.Completion)
+
+
+class Unreadable:
+    """What cannot be made where it arrives, as where its module is missing."""
+
+    def __getstate__(self) -> str:
+        return "state"
+
+    def __setstate__(self, state: str) -> None:
+        raise ModuleNotFoundError("no such module here")
+
+
+@fm.task
+def first_of(documents):
+    return documents[0]
+
+
+@fm.workflow
+def first(documents):
+    return small("{document}", document=first_of(documents))
+
+
+async def test_an_input_that_cannot_be_read_fails_its_run_alone(cluster: InProcessCluster) -> None:
+    session = fm.Session(cluster.client)
+    made = await asyncio.gather(
+        session.run(first(documents=[Unreadable()])), session.run(ask(question="why")), return_exceptions=True
+    )
+    assert isinstance(made[0], ModuleNotFoundError)
+    assert isinstance(made[1], fm.Completion)
+
+
+async def test_annotations_are_those_of_the_caller(cluster: InProcessCluster) -> None:
+    session = fm.Session(cluster.client)
+
+    async def submitted(**annotations: int) -> Future:
+        with dask.annotate(**annotations):
+            return await session.submit(ask(question="why"))
+
+    futures = await asyncio.gather(submitted(retries=2), submitted(), submitted(retries=2), submitted(retries=3))
+    await asyncio.gather(*futures)
+    found = [cluster.scheduler.tasks[future.key].annotations or {} for future in futures]
+    assert [annotations.get("retries") for annotations in found] == [2, None, 2, 3]
+    for future in futures:
+        future.release()
+
+
+async def test_a_run_that_two_callers_ask_for_is_cancelled_by_one_for_itself_alone() -> None:
+    async with InProcessCluster(deployment("small", token_s=0.02), validate=True) as cluster:
+        session = fm.Session(cluster.client)
+        bound = ask(question="why")
+        callers = [asyncio.ensure_future(session.run(bound)) for _ in range(2)]
+        await cluster.until(cluster.requests)
+        callers[0].cancel()
+        assert isinstance(await callers[1], fm.Completion)
+        assert cluster.requests() == 1
+        await cluster.settled()

@@ -143,6 +143,8 @@ def test_options_make_another_run_and_leave_the_first_alone() -> None:
     assert other.options(priority=4).run_options.tenant == "lab"
 
 
+
+
 @pytest.mark.parametrize(("option", "value"), [("priority", 10_000), ("priority", "high"), ("tenant", "")])
 def test_a_bad_option_is_named_with_its_value(option: str, value: Any) -> None:
     with pytest.raises(WorkflowError, match=rf"workflow 'greet': {option}: .*, not {value!r}"):
