@@ -119,7 +119,7 @@ class BlockTemplate:
 
 
 def _functions(payload: Payload) -> Iterator[Callable[..., Any]]:
-    """Return the functions of tasks in a payload."""
+    """Return the code in a payload: functions of tasks, and classes that answers are validated by."""
     match payload:
         case PlainStep():
             yield from (made.function for made in payload.operations if isinstance(made, Function))
@@ -127,7 +127,7 @@ def _functions(payload: Payload) -> Iterator[Callable[..., Any]]:
             for step in payload.body.steps:
                 yield from _functions(step.payload)
         case CallStep():
-            pass
+            yield from [payload.call.schema] if payload.call.schema is not None else []
 
 
 def given(name: str) -> str:

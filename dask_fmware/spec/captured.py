@@ -5,51 +5,26 @@ Such a function would run with the handle instead of the value that it stands fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import partial
 from inspect import getattr_static
-from itertools import islice
 from types import FunctionType, MethodType
 from typing import Any
 
+from dask_fmware.spec.reach import behind, reach
 from dask_fmware.spec.recording import Value
 
 __all__ = ["captured"]
 
-MOST = 10_000  # objects that are looked at: a closure may hold an index of documents
+MOST = 10_000  # items of containers that are looked at
 
 
 def captured(function: Any) -> Value | None:
     """Return a handle that `function` refers to, if any."""
-    waiting, seen = [function], set[int]()
-    while waiting and len(seen) < MOST:
-        held = waiting.pop()
-        if isinstance(held, Value):
-            return held
-        if id(held) not in seen:
-            seen.add(id(held))
-            waiting.extend(islice(_parts(held), MOST))
-    return None
+    return next((held for held in reach([function], _behind, MOST) if isinstance(held, Value)), None)
 
 
-def _parts(held: Any) -> Iterator[Any]:
-    match held:
-        case FunctionType():
-            yield from held.__defaults__ or ()
-            yield from (held.__kwdefaults__ or {}).values()
-            yield held.__dict__.get("__wrapped__")
-            for cell in held.__closure__ or ():
-                try:
-                    yield cell.cell_contents
-                except ValueError:  # not assigned so far
-                    continue
-        case MethodType():
-            yield held.__func__
-        case list() | tuple() | set() | frozenset():
-            yield from held
-        case dict():
-            yield from held.values()
-        case partial():
-            yield from (held.func, held.args, held.keywords)
-        case _:
-            yield getattr_static(held, "__wrapped__", None)  # another task; what stands for an object is not asked
+def _behind(held: Any) -> Iterable[Any]:
+    if isinstance(held, FunctionType | MethodType | partial):
+        return behind(held)
+    return (getattr_static(held, "__wrapped__", None),)  # another task; what stands for an object is not asked

@@ -11,9 +11,11 @@ from typing import Any
 
 __all__ = ["behind", "reach"]
 
+PLAIN = (str, bytes, int, float, bool, type(None))  # what leads to nothing, and fills most containers
+
 
 def reach(start: Iterable[Any], behind: Callable[[Any], Iterable[Any]], most: int) -> Iterator[Any]:
-    """Yield some objects and all that they lead to, each once.
+    """Yield some objects and all that they lead to, each once, but for texts and numbers in containers.
 
     Parameters
     ----------
@@ -22,14 +24,15 @@ def reach(start: Iterable[Any], behind: Callable[[Any], Iterable[Any]], most: in
     behind
         What an object leads to that is no container.
     most
-        Items of containers that are looked at, of those that lead furthest last: one may be an index of documents.
+        Items of containers that are looked at, once nothing else is left: one may be an index of documents.
     """
     waiting, containers, seen = list(start), deque[Any](), set[int]()
     while waiting or containers:
         if not waiting:
             held = containers.popleft()
-            waiting += islice(held.values() if isinstance(held, dict) else held, most)
-            most -= len(waiting)
+            items = list(islice(held.values() if isinstance(held, dict) else held, most))
+            most -= len(items)
+            waiting = [item for item in items if type(item) not in PLAIN]
             continue
         held = waiting.pop()
         if id(held) not in seen:

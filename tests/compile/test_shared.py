@@ -12,7 +12,9 @@ from dask_fmware.compile import shared
 from dask_fmware.compile.shared import Shared
 
 CELL = """
+import functools
 import dask_fmware as fm
+from pydantic import BaseModel, field_validator
 TIMES = 2
 def shout(text):
     return text.upper()
@@ -51,6 +53,23 @@ def with_class(query):
 @fm.task
 def with_object(query):
     return reader.read(query)
+LIMIT = 3
+def short(text, limit=None):
+    return text[:LIMIT]
+RULES = {"short": [short]}
+fixed = functools.partial(short, limit=1)
+class Table:
+    def __init__(self):
+        self.rules = RULES
+table = Table()
+LABELS = ["a", "b"]
+class Label(BaseModel):
+    text: str
+    @field_validator("text")
+    @classmethod
+    def known(cls, text):
+        assert text in LABELS
+        return text
 """
 
 
@@ -86,6 +105,40 @@ def test_what_methods_use_is_seen(notebook: dict[str, Any], task: str) -> None:
     assert step.shared._as_bytes() is before
     exec("def shout(text):\n    return text + '!'", notebook)
     assert step.shared._as_bytes() != before
+
+
+@pytest.mark.parametrize("code", ["RULES['short'][0]", "fixed", "table.rules['short'][0]"])
+def test_what_is_reached_through_containers_partials_and_objects_is_seen(notebook: dict[str, Any], code: str) -> None:
+    exec(f"@fm.task\ndef cut(text):\n    return {code}(text)", notebook)
+    made = fm.workflow(lambda text: notebook["cut"](text), name="flow")
+    (step,) = made._template_with(()).steps
+
+    def cut() -> str:
+        return str(pickle.loads(pickle.dumps(step.shared)).value.operations[0].function("abcdef"))
+
+    assert cut() == "abc"
+    exec("LIMIT = 5", notebook)
+    assert cut() == "abcde"
+
+
+def test_what_validators_of_a_schema_use_is_seen(notebook: dict[str, Any]) -> None:
+    small = fm.Model("small")
+    made = fm.workflow(lambda text: small("{text}", text=text, schema=notebook["Label"]), name="flow")
+    (step,) = made._template_with(()).steps
+    before = step.shared._as_bytes()
+    assert step.shared._as_bytes() is before
+    exec("LABELS = ['c']", notebook)
+    assert step.shared._as_bytes() != before
+
+
+def test_an_index_of_documents_hides_no_constant(notebook: dict[str, Any]) -> None:
+    exec("DOCUMENTS = [[str(n)] for n in range(50_000)]", notebook)
+    exec("@fm.task\ndef cut(text):\n    return DOCUMENTS and short(text)", notebook)
+    (step,) = fm.workflow(lambda text: notebook["cut"](text), name="flow")._template_with(()).steps
+    before = step.shared._as_bytes()
+    exec("LIMIT = 5", notebook)
+    assert step.shared._as_bytes() != before
+    assert len(step.shared._used) < 2000
 
 
 def test_code_that_did_not_change_is_pickled_once(notebook: dict[str, Any]) -> None:
