@@ -7,7 +7,10 @@ when it is cancelled.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
 
 from dask_fmware.compile.shared import Shared
 from dask_fmware.compile.steps import decide, model_host, passes
@@ -77,6 +80,11 @@ async def run_loop(
 def _is_done(value: Any, where: str) -> bool:
     if isinstance(value, str):
         raise WorkflowError(f"{where}: until is a text, and 'no' is true as well; compare it and return True or False")
+    if isinstance(value, BaseModel | Mapping):
+        raise WorkflowError(
+            f"{where}: until is a {type(value).__name__}, which is true whatever it says; return True or False by its "
+            "content"
+        )
     return bool(value)
 
 

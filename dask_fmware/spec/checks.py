@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import networkx as nx
 
@@ -255,10 +256,14 @@ class _Check:
                 "use the state, add until, or run the block once without a loop",
             )
         place = self.found.get(node.until.source) if node.until is not None else None
-        if place is not None and isinstance(place.node, ModelNode) and place.node.json_schema is None:
+        if place is None or not isinstance(place.node, ModelNode):
+            return
+        schema = place.node.json_schema
+        if schema is None or place.node.name in self.workflow.schemas or not _may_be_false(schema):
+            kind = "text" if schema is None else "an object"
             raise self.wrong(
                 node.name,
-                f"until is the output of model node '{place.node.name}': its value is text, which is always true; "
+                f"until is the output of model node '{place.node.name}': its value is {kind}, which is always true; "
                 "compare it in a function decorated with @fm.task",
             )
 
@@ -316,6 +321,13 @@ def _user(node: AnyNode, source: str) -> str:
             if any(name == source for _, name in uses(deep)):
                 return f"'{deep.name}' inside '{node.name}'"
     return f"the output inside '{node.name}'"
+
+
+def _may_be_false(schema: Mapping[str, Any]) -> bool:
+    """Whether values of a JSON schema are truth values or numbers, by its type."""
+    kinds = schema.get("type")
+    listed = kinds if isinstance(kinds, list) else [kinds]
+    return bool(listed) and all(kind in ("boolean", "integer", "number", "null") for kind in listed)
 
 
 def _mentioned(block: Block) -> set[str]:

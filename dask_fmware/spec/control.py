@@ -132,7 +132,8 @@ def loop(
     max_iterations
         Bound of the rounds; that it was reached is no error.
     until
-        Takes the handle of the state; the loop ends once its value is true. A text is refused, as ``"no"`` is true.
+        Takes the handle of the state; the loop ends once its value is true. A text or an object is refused, as both are
+        always true.
     name
         Of the node.
 
@@ -144,7 +145,8 @@ def loop(
     Raises
     ------
     WorkflowError
-        If `function` or `until` does not return the value of a node, or `until` that of a model node, which is text.
+        If `function` or `until` does not return the value of a node, or `until` that of a model node which is text or
+        an object.
     """
     made = required("fm.loop")
     node = made.name(name, "loop")

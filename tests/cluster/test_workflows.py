@@ -183,10 +183,18 @@ async def test_a_loop_runs_on_its_own_output_until_its_condition_holds(serving: 
         future.release()
 
 
-async def test_a_loop_whose_condition_is_text_fails_instead_of_taking_no_for_an_end(serving: Any) -> None:
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ("no", "until is a text, and 'no' is true as well; compare"),
+        ({"done": False}, "until is a dict, which is true whatever it says"),
+    ],
+    ids=["text", "object"],
+)
+async def test_a_loop_whose_condition_is_always_true_fails(serving: Any, says: Any, message: str) -> None:
     @fm.task
-    def verdict(text: str) -> str:
-        return "no"
+    def verdict(text: str) -> Any:
+        return says
 
     @fm.workflow
     def refine(text):
@@ -194,7 +202,7 @@ async def test_a_loop_whose_condition_is_text_fails_instead_of_taking_no_for_an_
 
     async with serving("small") as cluster:
         future = cluster.client.compute(refine("zero"))
-        with pytest.raises(fm.FMwareError, match=r"node 'again': until is a text, and 'no' is true as well; compare"):
+        with pytest.raises(fm.FMwareError, match=f"node 'again': {message}"):
             await future
         future.release()
 

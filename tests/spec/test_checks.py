@@ -144,6 +144,14 @@ REFUSED = {
         workflow(repeated("loop", "l", "q", "s", model("b", "s"), output="b", until={"from": "b"})),
         "node 'l': until is the output of model node 'b': its value is text, which is always true; compare it",
     ),
+    "until that is an object": (
+        workflow(
+            repeated(
+                "loop", "l", "q", "s", model("b", "s", json_schema={"type": "object"}), output="b", until={"from": "b"}
+            )
+        ),
+        "node 'l': until is the output of model node 'b': its value is an object, which is always true; compare it",
+    ),
     "loop that ignores its state": (
         workflow(repeated("loop", "l", "q", "s", model("b", "q"), output="b")),
         "node 'l': the block never uses the state 's'",
@@ -194,8 +202,9 @@ def test_tasks_need_their_functions_only_when_asked():
 def test_loop_may_ignore_its_state_if_it_tries_until_it_is_good():
     task = {"kind": "task", "name": "t", "function": "m:f", "args": [{"from": "b"}]}
     check(workflow(repeated("loop", "l", "q", "s", model("b", "q"), task, output="b", until={"from": "t"})))
-    of_schema = model("b", "q", json_schema={"type": "boolean"})
-    check(workflow(repeated("loop", "l", "q", "s", of_schema, output="b", until={"from": "b"})))
+    for kind in ("boolean", ["integer", "null"]):
+        of_schema = model("b", "q", json_schema={"type": kind})
+        check(workflow(repeated("loop", "l", "q", "s", of_schema, output="b", until={"from": "b"})))
 
 
 def test_order_of_a_cycle_names_its_nodes():

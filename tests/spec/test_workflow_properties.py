@@ -84,6 +84,8 @@ def workflow_data(draw) -> dict:
                 state = fresh("state")
                 held = block(inside, depth - 1, [state])
                 (ends,) = (node for node in held["nodes"] if node["name"] == held["output"]["from"])
+                if ends["kind"] == "model" and "json_schema" in ends:
+                    ends["json_schema"]["type"] = draw(st.sampled_from(["boolean", "integer", ["number", "null"]]))
                 is_text = ends["kind"] == "model" and "json_schema" not in ends
                 until = {"until": held["output"]} if draw(st.booleans()) and not is_text else {}
                 nodes.append(
