@@ -6,7 +6,9 @@ code itself, hands model calls to the model host of its worker, and leaves maps 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -197,7 +199,11 @@ def _value(result: Any, where: str, operation: Operation) -> Any:
 
 
 class _Noted:
-    """Adds the node's name to an exception that leaves its code; an exit would end the worker, time and again."""
+    """Adds the node's name to an exception that leaves its code.
+
+    What is no `Exception` becomes one: an exit would end the worker, time and again, and Dask would take a cancellation
+    for that of the run by its user.
+    """
 
     __slots__ = ("operation", "step")
 
@@ -208,13 +214,31 @@ class _Noted:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, SystemExit):
-            raise WorkflowError(
-                f"workflow '{self.step.workflow}', node '{self.operation.name}': its function called sys.exit, which "
-                "would end its worker and the work of others there; raise an exception instead"
-            ) from None
         if isinstance(error, Exception):
             error.add_note(f"in workflow '{self.step.workflow}', node '{self.operation.name}'")
+        elif error is not None and not _is_from_outside(error):
+            what = (
+                "called sys.exit, which would end its worker and the work of others there"
+                if isinstance(error, SystemExit)
+                else f"raised {type(error).__name__}, by which Python stops what runs"
+            )
+            raise WorkflowError(
+                f"workflow '{self.step.workflow}', node '{self.operation.name}': its function {what}; raise an "
+                "exception instead"
+            ) from None
+
+
+def _is_from_outside(error: BaseException) -> bool:
+    """Whether an exception that is no error comes of who runs the code, and not of the code."""
+    if isinstance(error, KeyboardInterrupt):
+        return threading.current_thread() is threading.main_thread()
+    if not isinstance(error, asyncio.CancelledError):
+        return isinstance(error, GeneratorExit)
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # a thread, which nobody cancels
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def decide(step: Any, run_id: str, value: Any) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import dask
 import pytest
 from distributed import Client, Future
 
 import dask_fmware as fm
-from dask_fmware.errors import RuntimeFaultError, UnknownModelError
+from dask_fmware.errors import RuntimeFaultError, UnknownModelError, WorkflowError
 from dask_fmware.testing import InProcessCluster, deployment
 from tests.cluster.flows import rag
 
@@ -210,3 +211,27 @@ async def test_a_run_that_two_callers_ask_for_is_cancelled_by_one_for_itself_alo
         assert isinstance(await callers[1], fm.Completion)
         assert cluster.requests() == 1
         await cluster.settled()
+
+
+@fm.task
+def give_up(text):
+    raise asyncio.CancelledError
+
+
+@fm.workflow
+def giving_up(text):
+    return give_up(text)
+
+
+@fm.workflow
+def giving_up_each(texts):
+    return fm.map(give_up, texts)
+
+
+@pytest.mark.parametrize("bound", [giving_up("a"), giving_up_each(["a", "b"])], ids=["alone", "in a map"])
+async def test_plain_code_that_raises_a_cancellation_fails_alone(cluster: InProcessCluster, bound: Any) -> None:
+    session = fm.Session(cluster.client)
+    outcome = await session.outcome(bound)
+    assert isinstance(outcome.error, WorkflowError)
+    assert "node 'give_up': its function raised CancelledError" in str(outcome.error)
+    assert isinstance(await session.run(ask(question="why")), fm.Completion)

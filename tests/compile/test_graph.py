@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import shutil
 import sys
@@ -214,3 +215,41 @@ def test_values_are_opened_where_they_are_used_alone() -> None:
         _ = private.value
     assert pickle.loads(pickle.dumps(Private({"a": [1]}))).value == {"a": [1]}
     assert len(pickle.dumps(Private("short"))) < 100
+
+
+def test_plain_code_that_raises_a_cancellation_fails_its_run() -> None:
+    @fm.task
+    def stop(text):
+        raise asyncio.CancelledError(text)
+
+    @fm.task
+    async def stop_later(text):
+        await asyncio.sleep(0)
+        raise asyncio.CancelledError(text)
+
+    for task in (stop, stop_later):
+        bound = fm.workflow(lambda text: task(text), name="flow")("abc")  # noqa: B023 - traced at once
+        with pytest.raises(WorkflowError, match=r"'flow', node '\w+': its function raised CancelledError, by which"):
+            bound.compute(scheduler="sync")
+
+
+async def test_a_step_that_is_cancelled_is_cancelled() -> None:
+    @fm.task
+    async def wait(text):
+        await asyncio.sleep(60)
+
+    (step,) = fm.workflow(lambda text: wait(text), name="flow")("abc").__dask_graph__().values()
+    running = asyncio.ensure_future(run_plain_async(*step.args))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+def test_an_interrupt_by_the_user_is_none_of_the_code() -> None:
+    @fm.task
+    def interrupted(text):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fm.workflow(lambda text: interrupted(text), name="flow")("abc").compute(scheduler="sync")
