@@ -20,7 +20,7 @@ from dask_fmware.compile.template import BlockTemplate, template
 from dask_fmware.errors import WorkflowError
 from dask_fmware.model.plan import Objective
 from dask_fmware.spec.record import checked, shorten
-from dask_fmware.spec.recording import Known, Value, recorded
+from dask_fmware.spec.recording import Known, Recording, Value, recorded
 from dask_fmware.spec.slo import SLO, RunOptions, checked_slo
 from dask_fmware.spec.tracing import trace
 from dask_fmware.spec.workflow import Workflow
@@ -219,7 +219,7 @@ class WorkflowFunction:
         """
         outer = recorded()
         if outer is not None:
-            value: BoundWorkflow = self._traced_into(outer.workflow, args, kwargs)  # a handle, as of every call there
+            value: BoundWorkflow = self._traced_into(outer, args, kwargs)  # a handle, as of every call there
             return value
         values, promised = self._named(args, kwargs), []
         for name, value in values.items():
@@ -265,8 +265,8 @@ class WorkflowFunction:
                 values[item.name] = item.default
         return values
 
-    def _traced_into(self, outer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        where = f"workflow '{outer}' calls workflow '{self.workflow.name}'"
+    def _traced_into(self, outer: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        where = f"workflow '{outer.workflow}' calls workflow '{self.workflow.name}'"
         if self._function is None:
             raise WorkflowError(
                 f"{where}, which was loaded from a document; give its result as an input of the run instead, or write "
@@ -279,7 +279,8 @@ class WorkflowFunction:
             raise WorkflowError(f"{where}: {error} (inputs: {listed})") from None
         given.apply_defaults()
         handles = {n: v if isinstance(v, Value) else Known(n, v) for n, v in given.arguments.items()}
-        return self._function(**handles)
+        with outer.calling():
+            return self._function(**handles)
 
     def _template_with(self, promised: tuple[str, ...]) -> BlockTemplate:
         if promised not in self._templates:

@@ -125,27 +125,29 @@ class Recording:
     schemas: dict[str, type[BaseModel]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     """How often a base of names has been used."""
+    called: int = 0
+    """How many workflows are traced that it calls, one in another; their nodes may be named as others are."""
 
     def wrong(self, node: str, what: str) -> WorkflowError:
         """Make an error about a node."""
         return WorkflowError(f"workflow '{self.workflow}', node '{node}': {what}")
 
     def name(self, wanted: object, base: str) -> str:
-        """Take the name that was asked for, or one made from `base`."""
+        """Take the name that was asked for, or one made from `base`; those of a called workflow are counted on."""
         if isinstance(wanted, Value):
             raise WorkflowError(
                 f"workflow '{self.workflow}': name=... names the node and takes text, not {wanted!r}; "
                 "give the field of the prompt another name"
             )
-        if wanted is not None:
+        if wanted is None:
+            base = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in base)[:MAX_NAME_CHARACTERS]
+            base = base if base and (base[0].isalpha() or base[0] == "_") else f"_{base}"
+        else:
             if not isinstance(wanted, str):
                 raise WorkflowError(f"workflow '{self.workflow}': a node is named by text, not {shorten(repr(wanted))}")
-            if wanted in self.taken:
+            if wanted in self.taken and not self.called:
                 raise self.wrong(shorten(wanted), "the name is taken; give each node a name of its own")
-            self.taken.add(wanted)
-            return wanted
-        base = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in base)[:MAX_NAME_CHARACTERS]
-        base = base if base and (base[0].isalpha() or base[0] == "_") else f"_{base}"
+            base = wanted
         # Counting on from the last use keeps ten thousand calls of one model linear.
         n = self.counts.get(base, 0) + 1
         while (name := base if n == 1 else f"{base}_{n}") in self.taken:
@@ -166,6 +168,15 @@ class Recording:
     def value(self, name: str) -> Value:
         """Return a handle for an input, item or state."""
         return Value(name, self)
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Trace a workflow that this one calls, perhaps not for the first time."""
+        self.called += 1
+        try:
+            yield
+        finally:
+            self.called -= 1
 
     @contextmanager
     def scope(self) -> Iterator[list[AnyNode]]:

@@ -14,6 +14,7 @@ import dask_fmware as fm
 from dask_fmware.compile.template import MapStep
 from dask_fmware.compile.values import fill
 from dask_fmware.errors import WorkflowError
+from dask_fmware.spec.scopes import uses
 from dask_fmware.spec.workflow import Constant
 
 small = fm.Model("small")
@@ -166,6 +167,23 @@ def test_a_workflow_that_is_called_in_another_becomes_part_of_it() -> None:
 
     assert list(twice.workflow.nodes) == ["small", "small_2", "answer"]
     assert [node.name for node in fm.workflow(lambda who: greet(who), name="only").workflow.block.nodes] == ["small"]
+
+
+@fm.workflow
+def answered(who):
+    return small("Answer {query}", query=small("Query of {who}", who=who, name="query"), name="answer")
+
+
+def test_a_workflow_with_named_nodes_is_called_more_than_once_in_another() -> None:
+    twice = fm.workflow(lambda who: answered(answered(who)), name="twice").workflow
+    assert list(twice.nodes) == ["query", "answer", "query_2", "answer_2"]
+    assert [source for _, source in uses(twice.nodes["answer_2"])] == ["query_2"]
+    either = fm.workflow(
+        lambda who: fm.switch(who, a=lambda: answered(who), default=lambda: greet(answered(who))), name="either"
+    ).workflow
+    assert list(either.nodes) == ["switch", "query", "answer", "query_2", "answer_2", "small"]
+    with pytest.raises(WorkflowError, match=r"workflow 'own', node 'answer': the name is taken"):
+        fm.workflow(lambda who: small("{x}", x=answered(who), name="answer"), name="own")
 
 
 @fm.workflow
