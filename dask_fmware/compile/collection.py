@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundWorkflow", "WorkflowFunction", "workflow"]
 
+_OWN: Any = object()  # an option that is left as it is
 _picklable: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -70,14 +71,14 @@ class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
         return f"<{self.workflow.name} run {self.run_id[:8]}, inputs: {', '.join(self._inputs) or 'none'}>"
 
     def options(
-        self, *, slo: SLO | None = None, tenant: str | None = None, priority: int | None = None
+        self, *, slo: SLO | None = _OWN, tenant: str | None = None, priority: int | None = None
     ) -> BoundWorkflow:
         """Return another run of the same workflow and inputs with other options.
 
         Parameters
         ----------
         slo
-            Replaces the workflow's objective.
+            Replaces the workflow's objective; with None the run has none.
         tenant
             Who is accounted and weighted.
         priority
@@ -88,8 +89,10 @@ class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
         WorkflowError
             If one of them is out of its bounds.
         """
-        given = {"slo": slo, "tenant": tenant, "priority": priority}
+        given = {"tenant": tenant, "priority": priority}
         wanted = {**dict(self.run_options), **{name: value for name, value in given.items() if value is not None}}
+        if slo is not _OWN:
+            wanted["slo"] = slo
         merged = checked(RunOptions, wanted, WorkflowError, f"workflow '{self.workflow.name}'")
         return BoundWorkflow(self.workflow, self._template, self._inputs, merged)
 
@@ -100,12 +103,11 @@ class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
 
     def _made(self) -> Graph:
         if self._graph is None:
-            slo = self.run_options.slo or self.workflow.slo
             self._graph, keys = instantiate(
                 self._template,
                 self._inputs,
                 self.run_id,
-                objective=_objective(slo),
+                objective=_objective(self.run_options.slo),
                 tenant=self.run_options.tenant,
                 priority=self.run_options.priority,
             )
@@ -230,7 +232,7 @@ class WorkflowFunction:
                     promised.append(name)
                 else:
                     _check_sent(value, what)
-        return BoundWorkflow(self.workflow, self._template_with(tuple(promised)), values, RunOptions())
+        return self._bound(tuple(promised), values)
 
     def bind_plain(self, inputs: Mapping[str, Any]) -> BoundWorkflow:
         """Bind inputs by name that are plain data, as JSON has it.
@@ -242,7 +244,11 @@ class WorkflowFunction:
         WorkflowError
             If an input is missing or unknown.
         """
-        return BoundWorkflow(self.workflow, self._template_with(()), self._named((), inputs), RunOptions())
+        return self._bound((), self._named((), inputs))
+
+    def _bound(self, promised: tuple[str, ...], inputs: Mapping[str, Any]) -> BoundWorkflow:
+        options = RunOptions(slo=self.workflow.slo)
+        return BoundWorkflow(self.workflow, self._template_with(promised), inputs, options)
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return all inputs by name, with defaults for those that are not given."""

@@ -122,8 +122,9 @@ class Job:
         return self._options(judge.workflow(**answers, **values), objective)
 
     def _options(self, bound: BoundWorkflow, objective: SLO | None) -> BoundWorkflow:
-        priority = BACKGROUND_PRIORITY if objective is None else 0
-        return bound.options(slo=objective, tenant=self.tenant, priority=priority)
+        if objective is None:
+            return bound.options(tenant=self.tenant, priority=BACKGROUND_PRIORITY)
+        return bound.options(slo=objective, tenant=self.tenant, priority=0)
 
     def _values(self, workflow: WorkflowFunction, columns: Mapping[str, str], row: Row) -> dict[str, Any]:
         """Return what a row has for inputs of a workflow; those with a default take that where it has nothing."""

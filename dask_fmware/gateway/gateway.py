@@ -132,7 +132,8 @@ class Gateway:
             priority = min(0, self._max_priority)
         if priority > self._max_priority:
             raise SpecError(f"priority {priority}: callers of this gateway may ask for {self._max_priority} at most")
-        return self.workflows[name].bind_plain(inputs).options(slo=slo, tenant=caller or tenant, priority=priority)
+        bound = self.workflows[name].bind_plain(inputs).options(tenant=caller or tenant, priority=priority)
+        return bound.options(slo=slo) if slo is not None else bound
 
     async def outcome(self, bound: BoundWorkflow) -> Outcome:
         """Run it to its end; who is cancelled cancels it."""

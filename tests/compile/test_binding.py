@@ -144,6 +144,13 @@ def test_options_make_another_run_and_leave_the_first_alone() -> None:
     assert other.options(priority=4).run_options.tenant == "lab"
 
 
+def test_the_objective_of_a_workflow_can_be_taken_from_a_run() -> None:
+    prompt = fm.workflow(slo=fm.SLO(ttft_s=2.0), name="prompt")(lambda who: small("{who}", who=who))
+    assert prompt("Ada").options(tenant="lab").run_options.slo == fm.SLO(ttft_s=2.0)
+    background = prompt("Ada").options(slo=None)
+    (plan,) = [task.kwargs["plan"].plan() for task in background.__dask_graph__().values() if "plan" in task.kwargs]
+    assert plan.objective is None
+    assert background.options(priority=3).run_options.slo is None
 
 
 @pytest.mark.parametrize(("option", "value"), [("priority", 10_000), ("priority", "high"), ("tenant", "")])
