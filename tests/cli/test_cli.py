@@ -165,6 +165,33 @@ def test_check_recognises_a_workflow(invoke, tmp_path):
     assert "ttft_s=2.5" in result.output
 
 
+def test_check_tells_documents_in_one_line_and_prompts_with_colons(invoke, tmp_path):
+    import json
+
+    import dask_fmware as fm
+
+    made = fm.workflow(
+        lambda q: fm.Model("m")("Which cards for {q}?\naccelerators: the list\n", q=q, name="answer"), name="plans"
+    ).workflow
+    scenario = {
+        "name": "two",
+        "cards": {"fast": {"count": 2}},
+        "models": {"m": {"on": {"fast": {"plain": {"w0": 0.01}}}}},
+        "workflows": {"chat": {"nodes": {"say": {"model": "m", "prompt": 20, "output": 5, "answers": True}}}},
+        "arrivals": {"kind": "poisson", "duration_s": 10},
+    }
+    documents = {
+        "line.json": (json.dumps(json.loads(made.to_json())), "workflow 'plans': 1 nodes, sound"),
+        "prompt.yaml": (made.to_yaml(), "workflow 'plans': 1 nodes, sound"),
+        "scenario.json": (json.dumps(scenario), "scenario 'two': 1 workflows, sound"),
+    }
+    for name, (text, said) in documents.items():
+        (tmp_path / name).write_text(text)
+        result = invoke("check", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        assert said in result.output
+
+
 def test_check_of_a_missing_file_says_so(invoke, tmp_path):
     result = invoke("check", tmp_path / "nothing.yaml")
     assert result.exit_code == 2
