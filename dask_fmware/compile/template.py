@@ -192,7 +192,7 @@ class _Compiler:
         }
         for i, name in enumerate(outputs):
             if name not in steps:  # an input or an outer value is handed through
-                outputs[i] = f"{name}_value"
+                outputs[i] = f"value of {name}"  # no node has such a name
                 steps[outputs[i]] = PlainStep(self.workflow.name, (Identity(outputs[i], name),), (name,))
         decides: dict[str, list[SwitchRule]] = {}
         for name, rule in rules.items():

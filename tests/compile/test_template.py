@@ -137,8 +137,23 @@ def test_a_switch_on_an_input_is_decided_when_the_run_is_submitted() -> None:
 
 def test_an_output_that_is_an_input_gets_a_step() -> None:
     made = template(lambda x: x)
-    assert made.outputs == ("x_value",)
-    assert [step.name for step in made.steps] == ["x_value"]
+    assert made.outputs == ("value of x",)
+    assert [step.name for step in made.steps] == ["value of x"]
+
+
+def test_such_a_step_takes_the_place_of_no_node() -> None:
+    @fm.task
+    def draft_value(text: Any) -> bool:
+        return bool(text)
+
+    def outer(x: Any) -> Any:
+        draft = small("{x}", x=x, name="draft")
+        return fm.loop(lambda state: draft, x, until=lambda _: draft_value(draft), max_iterations=3)
+
+    loop = steps(outer)["loop"].payload
+    assert isinstance(loop, LoopStep)
+    assert loop.body.outputs == ("value of draft", "draft_value")
+    assert {step.name for step in loop.body.steps} == {"value of draft", "draft_value"}
 
 
 def test_maps_capture_outer_values_and_hold_the_template_of_their_body() -> None:
