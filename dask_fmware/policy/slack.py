@@ -69,7 +69,7 @@ class Slack:
         self._plan: Plan | None = None  # for the decisions of this moment
         self._background = Background(self.rank, self._typical, self._ahead)
         self._state: tuple[RankedReplicas | None, int, float] = None, 0, 0.0  # replicas as `_looks` saw them
-        self._looks: dict[tuple[object, ...], tuple[float, str, float, bool]] = {}
+        self._looks: dict[tuple[object, ...], tuple[float, str, float, bool, float]] = {}
 
     # -- order -----------------------------------------------------------------------------------
 
@@ -135,9 +135,9 @@ class Slack:
         """Bind in time, wait as long as a replica will be, or park."""
         price = self._prices.of(call)
         kept = 0.0 if call.begun else max(min(FOR_BEGUN, self._lost.get(call.model, 0.0)), price.kept(call.run_s))
-        best, replica_id, soonest, any_room = self._look(call, replicas, now, kept)
+        best, replica_id, soonest, any_room, left_at = self._look(call, replicas, now, kept)
         in_time = best <= due
-        fits = in_time and (self._plan is None or best <= self._plan.free_until.get(replica_id, inf))
+        fits = in_time and (self._plan is None or left_at <= self._plan.free_until.get(replica_id, inf))
         if self._plan is not None and not fits and (in_time or soonest <= due):
             latest = due - call.own_s
             if latest > now:
@@ -162,13 +162,24 @@ class Slack:
 
     def _look(
         self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float
-    ) -> tuple[float, str, float, bool]:
-        """Return the earliest end on a replica that takes a call, its id, the earliest elsewhere, and if any has room.
+    ) -> tuple[float, str, float, bool, float]:
+        """Return the earliest end on a replica that takes a call, its id, the earliest elsewhere, if any has room.
+
+        The end of an answer is that of its first token. When it leaves that replica comes last, where runs are planned.
 
         Calls of equal lengths that are asked for in the same state of the replicas share one look.
         """
-        cached = call.home, call.cached_tokens
-        key = (call.prompt_tokens, call.output_tokens, call.answers, call.begun, call.excess > 0.0, kept, cached)
+        cached, is_planned = (call.home, call.cached_tokens), self._plan is not None
+        key = (
+            call.prompt_tokens,
+            call.output_tokens,
+            call.answers,
+            call.begun,
+            call.excess > 0.0,
+            kept,
+            cached,
+            is_planned,
+        )
         if isinstance(replicas, RankedReplicas):
             seen, changes, at = self._state
             if seen is not replicas or changes != replicas.changes or at != now:
@@ -183,23 +194,27 @@ class Slack:
 
     def _compare(
         self, call: CallView, replicas: Sequence[ReplicaView], now: float, kept: float
-    ) -> tuple[float, str, float, bool]:
+    ) -> tuple[float, str, float, bool, float]:
         rooms = [replica.has_room for replica in replicas]
         any_room = True in rooms
         if not any_room and self._plan is None:
-            return inf, "", inf, False  # it waits, whichever would be free first
+            return inf, "", inf, False, inf  # it waits, whichever would be free first
         tokens = 0.0 if call.answers else call.output_tokens
-        best, soonest = (inf, "", ""), inf
+        best, soonest, left_at = (inf, "", ""), inf, inf
         for replica, has_room in zip(replicas, rooms, strict=True):
             own_s = expected_s(call.prompt_at(replica.replica_id), tokens, replica, now)
             own_s = own_s + replica.delay_s if call.answers else own_s * replica.stretch
             free_at = replica.slot_free_at
             end = (free_at if free_at > now else now) + own_s
             if has_room and self._takes(call, replica, now, kept):
-                best = min(best, (end, replica.name, replica.replica_id))
+                if (found := (end, replica.name, replica.replica_id)) < best:
+                    best, left_at = found, end
+                    if call.answers and self._plan is not None:  # it keeps its slot to its last token
+                        all_s = expected_s(call.prompt_at(replica.replica_id), call.output_tokens, replica, now)
+                        left_at = end - own_s + all_s * replica.stretch
             elif end < soonest:
                 soonest = end
-        return best[0], best[2], soonest, any_room
+        return best[0], best[2], soonest, any_room, left_at
 
     def _takes(self, call: CallView, replica: ReplicaView, now: float, kept: float) -> bool:
         """Whether a replica has room for a call in time, by what is kept for others."""

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from dask_fmware.policy.lookahead import LookAhead
 from dask_fmware.policy.outlook import Job, JobCall, JobStep, Lane
-from dask_fmware.policy.protocol import ReplicaView
-from dask_fmware.policy.slack import _cost
-from tests.policy.views import replica
+from dask_fmware.policy.protocol import Bind, ReplicaView, Wait
+from dask_fmware.policy.slack import Slack, _cost
+from tests.policy.views import call, replica
 
 NOW = 10.0
 
@@ -88,6 +88,17 @@ def test_nothing_is_given_away_while_nobody_knows_what_may_come() -> None:
     ahead = LookAhead(cost)
     ahead.plan(Shown([lane("a"), lane("b")]), NOW)
     assert not ahead.leaves_room("a", 0.001, NOW)
+
+
+@pytest.mark.parametrize(("output_tokens", "is_lent"), [(50.0, True), (200.0, False)])
+def test_a_card_is_lent_to_an_answer_only_if_it_ends_before_the_plan_needs_it(
+    output_tokens: float, is_lent: bool
+) -> None:
+    """Its first token, by which it is judged, comes after 0.15 s in both cases; the card is needed after 1 s."""
+    slack, card = Slack(), replica("a")
+    slack.plan(Shown([Lane(0.0, {"small": card})], [job("next", 1.0, due=12.0, at=NOW + 1.0)]), NOW)
+    choice = slack.choose(call(answers=True, output_tokens=output_tokens, deadline=13.0), [card], NOW)
+    assert isinstance(choice, Bind if is_lent else Wait)
 
 
 jobs = st.lists(st.tuples(st.floats(0.1, 2.0), st.floats(0.0, 4.0)), min_size=1, max_size=6)
