@@ -74,4 +74,4 @@ def expected_parts_s(
 def free_first(replica: ReplicaView) -> Rank:
     """Order of equally fast replicas by when they could start one more call."""
     queue_s = replica.waiting_s / (replica.card_slots or replica.slots)
-    return (replica.slot_free_at + queue_s, replica.card_running, replica.name, replica.replica_id)
+    return (replica.slot_free_at + queue_s, replica.card_outstanding, replica.name, replica.replica_id)

@@ -39,7 +39,7 @@ class Greedy:
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """Pick by ``l_est``."""
         costs = [(estimate(call, r, now), r) for r in leaders(replicas, self.rank)]
-        cost, best = min(costs, key=lambda c: (c[0].l_est, c[1].card_running, c[1].name, c[1].replica_id))
+        cost, best = min(costs, key=lambda c: (c[0].l_est, c[1].card_outstanding, c[1].name, c[1].replica_id))
         return Bind(
             best.replica_id,
             f"least estimate {cost.l_est:.3f} s (own {cost.l_x:.3f}, queue {cost.l_q:.3f}, running {cost.l_r:.3f})",

@@ -3,8 +3,8 @@
 **Why choose it.** The best cheap heuristic: no profile, yet it adapts to speed, because slow replicas
 keep their calls longer.
 **Inputs.** Running and waiting calls of each replica and of its card, relative to slots.
-**What it does.** Least outstanding calls for each slot; ties go to the card with less running on it,
-then to the accelerator with the lower latency figure, then to the first name.
+**What it does.** Least outstanding calls for each slot; ties go to where more of them are about to end, then to the
+card with less running on it, to the accelerator with the lower latency figure, then to the first name.
 **Configuration.** None.
 **Trade-offs.** It uses a slow idle card before a fast one with one call on it, and knows no deadline.
 """
@@ -29,9 +29,15 @@ class LeastOutstanding:
         return (-call.priority,)
 
     def rank(self, replica: ReplicaView) -> Rank:
-        """By outstanding calls for each slot, card load, speed and name."""
-        outstanding = replica.outstanding / replica.slots
-        return (outstanding, replica.card_running, replica.latency.output_token_s, replica.name, replica.replica_id)
+        """By outstanding calls for each slot, those about to end among them, card load, speed and name."""
+        return (
+            replica.outstanding / replica.slots,
+            -replica.ending / replica.slots,
+            replica.card_outstanding,
+            replica.latency.output_token_s,
+            replica.name,
+            replica.replica_id,
+        )
 
     def choose(self, call: CallView, replicas: Sequence[ReplicaView], now: float) -> Choice:
         """Pick the first by `rank`."""

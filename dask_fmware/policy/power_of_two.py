@@ -47,7 +47,7 @@ class PowerOfTwo:
 
     def rank(self, replica: ReplicaView) -> Rank:
         """Fewest ongoing calls, relative to the bound."""
-        return (replica.outstanding - self._bound(replica), replica.name, replica.replica_id)
+        return (_ongoing(replica) - self._bound(replica), replica.name, replica.replica_id)
 
     def _bound(self, replica: ReplicaView) -> int:
         return max(self._most_ongoing, replica.slots)
@@ -64,11 +64,16 @@ class PowerOfTwo:
             second = int(self._draw() * (count - 1))
             second += second >= first
             drawn = [replicas[first]] if count == 1 else [replicas[first], replicas[second]]
-            fits = [r for r in drawn if r.outstanding < self._bound(r)]
+            fits = [r for r in drawn if _ongoing(r) < self._bound(r)]
             if fits:
-                best = min(fits, key=lambda r: r.outstanding)  # a tie goes to the one drawn first, as in Ray
-                return Bind(best.replica_id, f"fewer ongoing calls ({best.outstanding}) of two drawn")
+                best = min(fits, key=_ongoing)  # a tie goes to the one drawn first, as in Ray
+                return Bind(best.replica_id, f"fewer ongoing calls ({_ongoing(best)}) of two drawn")
         best = min(leaders(replicas, self.rank), key=self.rank)
-        if best.outstanding >= self._bound(best):
+        if _ongoing(best) >= self._bound(best):
             return Wait(f"all {count} replicas are at their bound of ongoing calls")
-        return Bind(best.replica_id, f"{best.outstanding} ongoing calls, after three draws of full replicas")
+        return Bind(best.replica_id, f"{_ongoing(best)} ongoing calls, after three draws of full replicas")
+
+
+def _ongoing(replica: ReplicaView) -> int:
+    """Calls that hold a slot and are not about to end, and those that wait for one."""
+    return replica.running + replica.waiting

@@ -77,7 +77,7 @@ class ReplicaView:
     slots: int
     running: int  # attempts that hold a slot and are not about to end
     waiting: int  # calls bound to it that wait for a slot
-    card_running: int  # attempts on all replicas of its card
+    card_running: int  # attempts on all replicas of its card that are not about to end
     latency: Latency  # of its model on its accelerator
     slot_free_at: float  # when a slot is expected to be free, also where there is room; 0 if one is
     waiting_s: float  # expected work of the calls that wait, in seconds of one slot
@@ -89,11 +89,18 @@ class ReplicaView:
     stretch: float = 1.0  # measured over expected duration of calls on replicas like it, the median
     background: int = 0  # of the running attempts, those of runs without an objective
     delay_s: float = 0.0  # from a decision to the first token, beyond the engine's own time; a high quantile
+    ending: int = 0  # attempts that are about to end: they count as work, and leave room for a successor
+    card_ending: int = 0  # of all replicas of its card
 
     @property
     def outstanding(self) -> int:
-        """Calls it has not finished: running and waiting."""
-        return self.running + self.waiting
+        """Calls it has not finished: running, also those about to end, and waiting."""
+        return self.running + self.ending + self.waiting
+
+    @property
+    def card_outstanding(self) -> int:
+        """Attempts on all replicas of its card."""
+        return self.card_running + self.card_ending
 
     @property
     def has_room(self) -> bool:

@@ -98,7 +98,7 @@ class Slack:
             not replica.has_room,
             replica.slot_free_at,
             load,
-            replica.card_running,
+            replica.card_outstanding,
             replica.name,
             replica.replica_id,
         )

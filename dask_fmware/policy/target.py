@@ -45,8 +45,8 @@ class Target:
         left_s = 0.0 if call.budget_due is None else call.budget_due - now
         fits = [c for c in costs if c[0].l_est < left_s]
         if fits:
-            cost, best = min(fits, key=lambda c: (-c[0].l_est, c[1].card_running, c[1].name, c[1].replica_id))
+            cost, best = min(fits, key=lambda c: (-c[0].l_est, c[1].card_outstanding, c[1].name, c[1].replica_id))
             return Bind(best.replica_id, f"estimate {cost.l_est:.3f} s fits the {left_s:.3f} s of its budget best")
-        cost, best = min(costs, key=lambda c: (c[0].l_est, c[1].card_running, c[1].name, c[1].replica_id))
+        cost, best = min(costs, key=lambda c: (c[0].l_est, c[1].card_outstanding, c[1].name, c[1].replica_id))
         why = "no budget" if call.budget_due is None else f"none within the {left_s:.3f} s of its budget"
         return Bind(best.replica_id, f"least estimate {cost.l_est:.3f} s ({why})")

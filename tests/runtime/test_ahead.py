@@ -15,9 +15,11 @@ WAY_S = 0.02
 CALL_S = 0.2  # of `builders.LATENCY` and `builders.plan`
 
 
-def taught(*replicas: object, way_s: float = WAY_S, errors_s: tuple[float, ...] = (), **options: object) -> Driver:
+def taught(
+    *replicas: object, way_s: float = WAY_S, errors_s: tuple[float, ...] = (), policy: str = "greedy", **options: object
+) -> Driver:
     """A machine that has seen calls end: each took `CALL_S` in its engine, and `way_s` to it and back."""
-    driver = Driver("greedy", **options)
+    driver = Driver(policy, **options)
     driver.ready(*replicas)  # type: ignore[arg-type]
     for number, error_s in enumerate(errors_s or (0.0,) * 10):
         began = 10.0 * number
@@ -80,6 +82,27 @@ def test_policies_see_when_it_will_be_free() -> None:
     [view] = driver.machine.fleet.views("small")
     assert view.has_room
     assert view.slot_free_at == pytest.approx(1000.0 + CALL_S + WAY_S)
+
+
+@pytest.mark.parametrize("policy", ["slack", "greedy", "least_outstanding"])
+def test_attempts_that_are_about_to_end_are_work_all_the_same(policy: str) -> None:
+    """Calls that take less than the way are about to end from the start: all of them went to the first replica."""
+    driver = taught(replica("a", slots=4), replica("b", slots=4), policy=policy)
+    first = assigned(driver.start("a/x"))
+    driver.tell(Tick(), at=1000.0 + CALL_S + 0.001)
+    second = assigned(driver.start("b/x"))
+    assert {where for _, where, _ in first + second} == {"tcp://a", "tcp://b"}
+    [idle] = assigned(driver.start("c/x"))
+    assert idle[1] == first[0][1], "one that is about to end leaves sooner"
+
+
+def test_where_all_are_busy_the_next_call_goes_to_what_is_about_to_end() -> None:
+    driver = taught(replica("a"), replica("b"), policy="least_outstanding")
+    driver.start("a/x")
+    driver.now = 1000.0 + CALL_S / 2
+    driver.start("b/x")
+    driver.tell(Tick(), at=1000.0 + CALL_S + 0.001)
+    assert assigned(driver.start("c/x")) == [("c/x", "tcp://a", 1)]
 
 
 @pytest.mark.parametrize(
