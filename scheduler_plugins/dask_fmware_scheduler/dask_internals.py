@@ -285,13 +285,13 @@ class SchedulerInternals:
 
     def release_held(self, keys: Iterable[str], stimulus_id: str) -> None:
         """Send held tasks to the workers that they were pinned to. Never call it inside a transition."""
-        ready = {key: "processing" for key in keys if self.is_parked(key)}
+        ready = {key: "processing" for key in keys if self.is_unrunnable(key)}
         if ready:
             self.scheduler.transitions(ready, stimulus_id)
 
     def fail_held(self, key: str, error: Exception, stimulus_id: str) -> None:
         """End a held task with an error. Never call it inside a transition."""
-        if self.is_parked(key):
+        if self.is_unrunnable(key):
             recommendations = self.scheduler.transition(
                 key,
                 "erred",
@@ -303,8 +303,8 @@ class SchedulerInternals:
             )
             self.scheduler.transitions(recommendations, stimulus_id)
 
-    def is_parked(self, key: str) -> bool:
-        """Whether a task is in ``no-worker``."""
+    def is_unrunnable(self, key: str) -> bool:
+        """Whether a task is in ``no-worker``, which Dask calls unrunnable (Scheduler.unrunnable)."""
         task = self.scheduler.tasks.get(key)
         return task is not None and task.state == "no-worker"
 

@@ -1,7 +1,7 @@
 """Puts tasks where they are to run, and takes back what never got there.
 
 It owns the time between a decision and a running task: grants that wait for their task to leave the
-scheduler, tasks that are parked in ``no-worker``, errors that wait until Dask's own transition is
+scheduler, tasks that are unrunnable for now (in ``no-worker``), errors that wait until Dask's own transition is
 over. It does not know why a call goes where it goes.
 """
 
@@ -39,8 +39,8 @@ class Placement:
         self._had_light = False
         self._light_timer: asyncio.TimerHandle | None = None
         self._undelivered: dict[str, Assign] = {}  # assigned calls whose task has not left for its worker
-        self._parked: dict[str, None] = {}  # plain tasks that wait for a light worker
-        self._moving: list[str] = []  # parked tasks that have been pinned and wait for the next flush
+        self._await_light: dict[str, None] = {}  # plain tasks that wait for a light worker
+        self._moving: list[str] = []  # unrunnable tasks that have been pinned and wait for the next flush
         self._failing: list[tuple[str, FMwareError]] = []
         self._flushing = False
         self._renewal: asyncio.TimerHandle | None = None
@@ -61,7 +61,7 @@ class Placement:
 
     def left(self, key: str) -> None:
         """A task is on its way to its worker: let its grant, if it has one, go ahead of it."""
-        self._parked.pop(key, None)
+        self._await_light.pop(key, None)
         action = self._undelivered.pop(key, None)
         if action is not None:
             self._dask.send(
@@ -79,7 +79,7 @@ class Placement:
 
     def take_back(self, key: str) -> Assign | None:
         """A task will not run for now; return the assignment that its replica has never heard of."""
-        self._parked.pop(key, None)
+        self._await_light.pop(key, None)
         return self._undelivered.pop(key, None)
 
     def take_back_from(self, replica_id: str) -> list[Assign]:
@@ -103,14 +103,14 @@ class Placement:
             self._dask.pin(task, light)
         elif self._had_light and (self._light_timer is not None or self.light):
             self._dask.hold(task)
-            self._parked[task.key] = None
+            self._await_light[task.key] = None
         else:
             self._dask.loosen(task)
 
-    def parked(self, task: Any) -> None:
+    def unrunnable(self, task: Any) -> None:
         """A task has come to ``no-worker``; if it is plain code, its light workers are gone."""
         if not (self._dask.is_held(task) or self._dask.has_place(task) or task.key in self._undelivered):
-            self._parked[task.key] = None
+            self._await_light[task.key] = None
 
     def add_light(self, worker: str) -> None:
         """A light worker has come, or takes tasks again."""
@@ -120,7 +120,7 @@ class Placement:
         if self._light_timer is not None:
             self._light_timer.cancel()
             self._light_timer = None
-        self._place_parked()
+        self._place_again()
 
     def remove_light(self, worker: str) -> None:
         """A worker has gone."""
@@ -129,27 +129,27 @@ class Placement:
         self.light.remove(worker)
         if not self.light:
             self._light_timer = asyncio.get_running_loop().call_later(LIGHT_PATIENCE_S, self._give_up_light)
-        self._place_parked()
+        self._place_again()
 
     def _give_up_light(self) -> None:
         self._light_timer = None
-        self._place_parked()
+        self._place_again()
 
-    def _place_parked(self) -> None:
-        parked, self._parked = self._parked, {}
-        for key in parked:
+    def _place_again(self) -> None:
+        waited, self._await_light = self._await_light, {}
+        for key in waited:
             task = self._dask.task(key)
-            if task is not None and self._dask.is_parked(key):
+            if task is not None and self._dask.is_unrunnable(key):
                 self.to_light(task)
-                if key not in self._parked:
+                if key not in self._await_light:
                     self._flush_soon(key)
 
-    # -- moving what is parked -------------------------------------------------------------------
+    # -- moving what is unrunnable ---------------------------------------------------------------
 
     def move_soon(self, key: str) -> None:
-        """Let Dask move a task that is parked, outside of the transition that may be under way.
+        """Let Dask move an unrunnable task, outside of the transition that may be under way.
 
-        A task that is just becoming runnable is not parked; it takes its pin along without this.
+        A task that is just becoming runnable is not of these; it takes its pin along without this.
         """
         self._flush_soon(key)
 
@@ -158,8 +158,8 @@ class Placement:
         self._failing.append((key, error))
         self._flush_soon()
 
-    def fail_parked(self, keys: Iterable[str], error: FMwareError) -> None:
-        """End all of these that are parked, at once."""
+    def fail_unrunnable(self, keys: Iterable[str], error: FMwareError) -> None:
+        """End all of these that are unrunnable, at once."""
         for key in keys:
             self._dask.fail_held(key, error, "fmware-fail")
 
@@ -168,7 +168,7 @@ class Placement:
         for timer in (self._light_timer, self._renewal):
             if timer is not None:
                 timer.cancel()
-        for owned in (self._undelivered, self._parked, self._moving, self._failing):
+        for owned in (self._undelivered, self._await_light, self._moving, self._failing):
             owned.clear()
 
     def _flush_soon(self, key: str | None = None) -> None:
@@ -183,7 +183,7 @@ class Placement:
         moving, self._moving = self._moving, []
         failing, self._failing = self._failing, []
         self._dask.release_held(moving, "fmware-assign")
-        stuck = [key for key in moving if key in self._undelivered and self._dask.is_parked(key)]
+        stuck = [key for key in moving if key in self._undelivered and self._dask.is_unrunnable(key)]
         if stuck:
             self._put_back([self._undelivered.pop(key) for key in dict.fromkeys(stuck)])
         for key, error in failing:

@@ -165,7 +165,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         """Fail what is held, since nobody will place it any more, and stop routing."""
         self.performer.stop()
         error = NotInstalledError("the dask-fmware runtime was uninstalled while this run was under way")
-        self.placement.fail_parked(list(self._nodes), error)
+        self.placement.fail_unrunnable(list(self._nodes), error)
         await self.close()
 
     # -- workers and clients ---------------------------------------------------------------------
@@ -271,7 +271,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             case "processing":
                 self.placement.left(key)
             case "no-worker":
-                self.placement.parked(task)
+                self.placement.unrunnable(task)
             case "memory":
                 for dependent in self.dask.runnable_dependents(task):
                     if (other := self._nodes.get(dependent.key)) is not None:

@@ -65,7 +65,7 @@ async def test_a_task_restricted_to_a_worker_that_never_exists_parks_and_is_rele
     cluster: InProcessCluster, dask: SchedulerInternals, plugin: _Hold
 ) -> None:
     future = cluster.client.submit(len, "abc", key="held-1")
-    await cluster.until(lambda: dask.is_parked("held-1"))
+    await cluster.until(lambda: dask.is_unrunnable("held-1"))
     task = dask.task("held-1")
     assert task is not None
     assert dask.is_held(task)
@@ -83,7 +83,7 @@ async def test_places_that_a_submitter_names_neither_free_a_held_task_nor_keep_a
     light = cluster.workers["light-1"].address
     for key, place in (("held-r", {"resources": {"scanner": 1}}), ("held-w", {"workers": get_address_host(light)})):
         future = cluster.client.submit(len, "abc", key=key, **place)
-        await cluster.until(lambda key=key: dask.is_parked(key))
+        await cluster.until(lambda key=key: dask.is_unrunnable(key))
         task = dask.task(key)
         assert task is not None
         assert dask.has_place(task)
@@ -95,11 +95,11 @@ async def test_places_that_a_submitter_names_neither_free_a_held_task_nor_keep_a
         assert dask.holders(key) == {light}
 
 
-async def test_a_parked_task_can_be_failed_with_an_error_that_the_client_gets(
+async def test_an_unrunnable_task_can_be_failed_with_an_error_that_the_client_gets(
     cluster: InProcessCluster, dask: SchedulerInternals, plugin: _Hold
 ) -> None:
     future = cluster.client.submit(len, "abc", key="held-2")
-    await cluster.until(lambda: dask.is_parked("held-2"))
+    await cluster.until(lambda: dask.is_unrunnable("held-2"))
     dask.fail_held("held-2", KeyError("reason"), "test")
     with pytest.raises(KeyError, match="reason"):
         await future
@@ -113,13 +113,13 @@ async def test_the_time_of_a_held_task_can_begin_anew_and_that_of_others_goes_on
     assert dask.unrunnable_s == 0.5
     held = cluster.client.submit(len, "abc", key="held-3")
     lost = cluster.client.submit(len, "abc", key="lost", resources={"scanner": 1})
-    await cluster.until(lambda: dask.is_parked("held-3") and dask.is_parked("lost"))
-    while dask.is_parked("lost"):
+    await cluster.until(lambda: dask.is_unrunnable("held-3") and dask.is_unrunnable("lost"))
+    while dask.is_unrunnable("lost"):
         dask.renew_held()
         await asyncio.sleep(0.1)
     with pytest.raises(NoValidWorkerError, match="scanner"):
         await lost
-    assert dask.is_parked("held-3")
+    assert dask.is_unrunnable("held-3")
     with pytest.raises(NoValidWorkerError, match="fmware-hold"):  # nobody renews it any more
         await held
 
