@@ -117,7 +117,7 @@ class Machine:
         self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views, self.to_come, assigner, max_attempts)
         self.max_attempts = max_attempts
         self.max_held = max_held
-        self._hopeless = Hopeless(max_attempts)
+        self.hopeless = Hopeless(max_attempts)
         self._lessons = Lessons(self.fleet, self.knowledge, predicts)
         self._arrivals = 0
 
@@ -301,7 +301,7 @@ class Machine:
             report.runnable_at = now - run.report.submitted
             self._arrivals += 1
             call.arrival = self._arrivals
-        if (failed := self._hopeless.ended(call, now)) is not None:
+        if (failed := self.hopeless.ended(call, now)) is not None:
             return [failed]
         call.parked = False
         actions = self.dispatcher.arrive(call, now)
@@ -370,8 +370,8 @@ class Machine:
             self.views.replicas_changed(replica.model)
             return []
         lost = self._replica_gone(replica.replica_id, "it started again", now) if known is not None else []
-        self.fleet.drain(self.fleet.add(replica), event.draining)
-        self._hopeless.hope(replica.model)
+        self.fleet.restate(self.fleet.add(replica), is_draining=event.draining)
+        self.hopeless.hope(replica.model)
         if self.views.replicas_changed(replica.model):
             self.dispatcher.reorder(replica.model)
         return [*lost, *self.dispatcher.offer((replica.model,), now)]
@@ -398,8 +398,8 @@ class Machine:
         return self.dispatcher.rehold(state, now) if draining else self.dispatcher.serve(state, now)
 
     def _model_abandoned(self, event: ModelAbandoned) -> list[Action]:
-        self._hopeless.hope(event.model)
+        self.hopeless.hope(event.model)
         if not event.reason or self.fleet.of(event.model):
             return []
-        self._hopeless.abandon(event.model, event.reason)
-        return [self._hopeless.unserved(call) for call in self.dispatcher.give_up(event.model)]
+        self.hopeless.abandon(event.model, event.reason)
+        return [self.hopeless.unserved(call) for call in self.dispatcher.give_up(event.model)]

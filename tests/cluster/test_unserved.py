@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from distributed.worker import Worker
@@ -11,13 +12,15 @@ from distributed.worker import Worker
 import dask_fmware as fm
 from dask_fmware.cluster.dask_internals import start_worker
 from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware.runtime import ReplicaGone
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware.testing.scripted import ScriptedEngine
 from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_scheduler.services.provisioning import ProvisioningService
-from dask_fmware_scheduler.services.unserved import _in_words
+from dask_fmware_scheduler.services.unserved import Unserved, _in_words
 from dask_fmware_workers import loading
 from tests.cluster.flows import one
+from tests.runtime.builders import Driver, replica
 
 WHY = r"no replica of model 'small' will come: small-cpu-0 gave up: .*'/nowhere/model.gguf' does not exist"
 
@@ -96,6 +99,28 @@ async def test_whoever_starts_replicas_may_start_another() -> None:
         future = cluster.client.compute(one("y"))
         await cluster.until(lambda: cluster.router.machine.held)
         await future.cancel()
+
+
+def test_a_model_whose_replica_came_after_all_and_failed_for_good_is_given_up_again() -> None:
+    """The machine knows what it has given up, also when a replica that came has changed that without a word here."""
+    driver, failed = Driver(), {"tcp://x": {"name": "x", "model": "small", "error": "no file", "will_retry": False}}
+    asked = SimpleNamespace(failed=failed, is_asked=False)
+    router = SimpleNamespace(
+        machine=driver.machine,
+        service=lambda _: asked,
+        take=driver.tell,
+        deployment=SimpleNamespace(models={}),
+        dask=SimpleNamespace(workers=list),
+    )
+    unserved = Unserved(cast(Any, router))
+    unserved.look("small")
+    assert list(driver.machine.hopeless.models) == ["small"]
+    driver.ready(replica("x"))
+    driver.tell(ReplicaGone("tcp://x"))
+    assert not driver.machine.hopeless.models
+    unserved.look("small")
+    driver.start("a")
+    assert driver.state("a") == "failed"
 
 
 def test_equal_reasons_are_said_once() -> None:

@@ -5,6 +5,8 @@ It is asked each time that a call becomes runnable, and once for those that wait
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from dask_fmware.errors import AttemptsExhaustedError, EngineLoadError
 from dask_fmware.runtime.actions import Fail
 from dask_fmware.runtime.runs import attempts
@@ -25,6 +27,11 @@ class Hopeless:
     def __init__(self, max_attempts: int) -> None:
         self._max_attempts = max_attempts
         self._abandoned: dict[str, str] = {}  # model that nobody will serve -> why
+
+    @property
+    def models(self) -> Collection[str]:
+        """Models that nobody will serve."""
+        return self._abandoned
 
     def abandon(self, model: str, reason: str) -> None:
         """No replica of a model will come."""

@@ -29,7 +29,6 @@ class Unserved:
 
     def __init__(self, router: ReplicaRouter) -> None:
         self._router = router
-        self._told: set[str] = set()
 
     def rpcs(self) -> Mapping[str, Callable[..., Any]]:
         """None."""
@@ -50,12 +49,11 @@ class Unserved:
     def look(self, model: str) -> None:
         """Workers that host a model have changed, or what they say of it."""
         reason = self._reason(model)
-        if bool(reason) is not (model in self._told):
-            (self._told.add if reason else self._told.discard)(model)
+        if bool(reason) is not (model in self._router.machine.hopeless.models):
             self._router.take(ModelAbandoned(model, reason))
 
     def _look_again(self) -> None:
-        for model in list(self._told):
+        for model in list(self._router.machine.hopeless.models):
             self.look(model)
 
     def _reason(self, model: str) -> str:
