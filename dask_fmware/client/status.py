@@ -43,7 +43,7 @@ class RuntimeStatus(dict[str, Any]):
 
     @property
     def _facts(self) -> str:
-        count, serving = len(self["replicas"]), sum(not replica["draining"] for replica in self["replicas"])
+        count, serving = len(self["replicas"]), sum(_serves(one) for one in self["replicas"])
         return (
             f"{serving:,}{f' of {count:,}' if serving < count else ''} replicas ready · policy {self['policy']} · "
             f"{self['runs']:,} runs under way · {self['held']:,} calls held · {self['light_workers']:,} light workers"
@@ -105,15 +105,18 @@ class _Table:
         )
 
 
+def _serves(replica: _Replica) -> bool:
+    """Whether it takes calls."""
+    return replica["state"] not in ("draining", "shut")
+
+
 def _state(replica: _Replica) -> str:
     """In one or two words, beside those of `RuntimeStatus.troubles`."""
     if replica.get("paused"):
         return "paused"
-    if replica["draining"]:
-        return "draining"
-    if replica.get("shut"):
-        return "rate limit"
-    return "off profile" if replica.get("drift") else "ready"
+    if replica["state"] == "ready" and replica.get("drift"):
+        return "off profile"
+    return str(replica["state"])
 
 
 def _kv_used(replica: _Replica) -> str:

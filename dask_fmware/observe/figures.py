@@ -99,7 +99,7 @@ class Figures:
         late_runs = late.total()
         span_s = min(RECENT_S, now - next(iter(history.window)).start) if history.window.buckets else RECENT_S
         replicas = self._replicas(now, recent)
-        serving = [state for state in machine.fleet if not state.draining]
+        serving = [state for state in machine.fleet if state.standing.serves(now)]
         slack = self._slack(now)
         ttft, e2e = tally.ttft.quantiles((0.5, 0.95)), tally.e2e.quantiles((0.5, 0.95))
         per_hour = self._price_per_hour()
@@ -221,6 +221,7 @@ class Figures:
             misses[culprit.card] += int(runs)
         fleet, histories = self.history.machine.fleet, self.history.replicas
         states = list(fleet)
+        words = [(index, state.standing) for index, state in enumerate(states)]
         known = [histories.get(state.replica.name) for state in states]
         used = [self._kv_used(state.replica.replica_id) for state in states]
         drifts = [(index, fleet.corrections.drift(state.replica.replica_id)) for index, state in enumerate(states)]
@@ -229,7 +230,7 @@ class Figures:
             "waiting": [state.waiting for state in states],
             "busy_ms": [int(1e3 * replica.busy_s(now)) if replica is not None else 0 for replica in known],
             "kv": [round(100 * share) if share is not None else None for share in used],
-            "draining": [int(state.draining) for state in states],
+            "standing": {index: one.in_words(now) for index, one in words if one.word(now) != "ready"},
             "misses": [misses[state.replica.card] for state in states],
             "drift": {index: drift.ratio for index, drift in drifts if drift is not None},
         }

@@ -338,7 +338,7 @@ class Machine:
         if is_finished:
             self.fleet.trust(state)
         elif event.outcome == "retry" and not event.is_sound:
-            state.is_shaky = True
+            self.fleet.restate(state, is_shaky=True)
         self._begun(now)
         if event.shut_s:
             self.fleet.shut(state, now + event.shut_s)
@@ -380,7 +380,7 @@ class Machine:
         state = self.fleet.remove(replica_id, now)
         if state is None:
             return []
-        if state.running or state.is_shaky:
+        if state.running or state.standing.is_shaky:
             self.fleet.distrust(state.replica.name)
         self._begun(now)
         for place, (call_id, number) in enumerate(state.running):
@@ -394,7 +394,7 @@ class Machine:
         state = self.fleet.get(replica_id)
         if state is None:
             return []
-        self.fleet.drain(state, draining)
+        self.fleet.restate(state, is_draining=draining)
         return self.dispatcher.rehold(state, now) if draining else self.dispatcher.serve(state, now)
 
     def _model_abandoned(self, event: ModelAbandoned) -> list[Action]:

@@ -136,7 +136,7 @@ class InProcessCluster:
             machine.max_attempts, is_complete=False, report=machine.report, wake_at=lambda: machine.wake_at
         )
         for state in machine.fleet:
-            contract.observe(ReplicaReady(state.replica, state.draining), (), 0.0)
+            contract.observe(ReplicaReady(state.replica, state.standing.is_draining), (), 0.0)
         machine.observers.append(contract)
         return contract
 

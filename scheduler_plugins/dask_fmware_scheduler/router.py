@@ -199,7 +199,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def look_at(self, worker: str) -> None:
         """Offer a replica that takes tasks and is not on leave, and no other; place plain code on a light worker."""
         state, takes_tasks = self.machine.fleet.get(worker), self.dask.takes_tasks(worker)
-        if state is not None and state.draining is (is_offered := self.is_offered(state.replica)):
+        if state is not None and state.standing.is_draining is (is_offered := self.is_offered(state.replica)):
             self.performer.tell(ReplicaDraining(worker, not is_offered))
         if state is not None and not takes_tasks:  # what it has not begun by now would wait for as long as it is paused
             self.dask.send(worker, GiveBack().to_wire())

@@ -43,8 +43,8 @@ async def cluster():
 async def test_a_lease_ends_by_itself(cluster) -> None:
     (state, *_others) = cluster.router.machine.fleet
     cluster.router.service(Leave).drain([state.replica.replica_id], 0.01)
-    assert state.draining
-    await cluster.until(lambda: not state.draining, "the replica is back")
+    assert state.standing.is_draining
+    await cluster.until(lambda: not state.standing.is_draining, "the replica is back")
 
 
 async def test_a_lease_ends_only_for_who_took_it(cluster) -> None:
@@ -53,12 +53,12 @@ async def test_a_lease_ends_only_for_who_took_it(cluster) -> None:
     assert leave.measure(CARD, 60, "one") == {"measured_by": "", "calls": 0}
     assert leave.measure(CARD, 60, "two")["measured_by"] == "one"
     leave.measure(CARD, 0, "two")
-    assert state.draining
+    assert state.standing.is_draining
     leave.drain(workers, 60)  # the provisioner is refused nothing
     leave.measure(CARD, 0, "one")
-    assert state.draining
+    assert state.standing.is_draining
     leave.drain(workers, 0)
-    assert not state.draining
+    assert not state.standing.is_draining
 
 
 async def test_a_lease_outlasts_a_pause_of_its_worker_and_a_crash_of_its_engine(cluster) -> None:
@@ -69,7 +69,7 @@ async def test_a_lease_outlasts_a_pause_of_its_worker_and_a_crash_of_its_engine(
         worker.status = status
         await cluster.until(lambda wanted=status: cluster.scheduler.workers[worker.address].status == wanted)
     await asyncio.sleep(0)  # the router looks a turn later
-    assert fleet.get(worker.address).draining
+    assert fleet.get(worker.address).standing.is_draining
 
     def dead() -> None:
         raise EngineCrashedError("dead")
@@ -77,9 +77,9 @@ async def test_a_lease_outlasts_a_pause_of_its_worker_and_a_crash_of_its_engine(
     cluster.engines["small-cpu-0"].state = dead
     await cluster.until(lambda: fleet.get(worker.address) is None, "the router knows")
     await cluster.until(lambda: fleet.get(worker.address) is not None, "it is back")
-    assert fleet.get(worker.address).draining
+    assert fleet.get(worker.address).standing.is_draining
     leave.measure(CARD, 0, "one")
-    assert not fleet.get(worker.address).draining
+    assert not fleet.get(worker.address).standing.is_draining
 
 
 async def test_who_finds_a_card_measured_is_told_by_whom(cluster, tmp_path, monkeypatch) -> None:
@@ -88,7 +88,7 @@ async def test_who_finds_a_card_measured_is_told_by_whom(cluster, tmp_path, monk
     (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1)
     assert made.state == "failed"
     assert "the card of replica 'small-cpu-0' is measured by a profiler on alpha, process 7" in made.reason
-    assert all(state.draining for state in cluster.router.machine.fleet)
+    assert all(state.standing.is_draining for state in cluster.router.machine.fleet)
 
 
 async def test_two_profilers_measure_one_after_the_other(cluster, tmp_path) -> None:
@@ -105,7 +105,7 @@ async def test_two_profilers_measure_one_after_the_other(cluster, tmp_path) -> N
     assert [item.state for (item,) in found] == ["measured", "measured"]
     assert all(len(holders) == 1 for holders in measured)
     assert len(set.union(*measured)) == 2
-    assert not any(state.draining for state in cluster.router.machine.fleet)
+    assert not any(state.standing.is_draining for state in cluster.router.machine.fleet)
 
 
 async def test_a_run_that_lost_its_card_to_another_stops(cluster, tmp_path, monkeypatch) -> None:
@@ -120,7 +120,7 @@ async def test_a_run_that_lost_its_card_to_another_stops(cluster, tmp_path, monk
 
     (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=2, progress=lose)
     assert (made.state, made.reason[:40]) == ("failed", "a profiler on alpha, process 7 measures ")
-    assert all(state.draining for state in cluster.router.machine.fleet)
+    assert all(state.standing.is_draining for state in cluster.router.machine.fleet)
 
 
 async def test_who_gives_up_while_calls_run_on_the_card_gives_it_back(cluster) -> None:
@@ -136,7 +136,7 @@ async def test_who_gives_up_while_calls_run_on_the_card_gives_it_back(cluster) -
     with pytest.raises(asyncio.CancelledError):
         async with lease:
             pass
-    assert not any(state.draining for state in states)
+    assert not any(state.standing.is_draining for state in states)
 
 
 async def test_a_worker_measures_for_one_at_a_time(cluster) -> None:
@@ -160,7 +160,7 @@ async def test_a_replica_that_comes_to_a_card_that_is_measured_gets_no_calls_bef
         await cluster.until(lambda: cluster.router.machine.held == 1)
         async with Worker(cluster.client.scheduler.address, name="late", nthreads=4, resources=labels("large")):
             await cluster.until(lambda: len(fleet) == 2)
-            assert all(state.draining for state in fleet)
+            assert all(state.standing.is_draining for state in fleet)
             await asyncio.sleep(0.05)
             assert not held.done()
             assert leave.measure(CARD, 60, "one") == {"measured_by": "", "calls": 0}

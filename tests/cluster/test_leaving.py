@@ -64,7 +64,7 @@ async def test_a_paused_replica_gets_no_calls_and_gets_them_again_when_it_resume
     async with serving("small", on={"a": 1, "b": 1}, router={"policy": "power_of_two"}) as cluster:  # it binds late
         worker, engine = cluster.workers["small-a-0"], cluster.engines["small-a-0"]
         worker.status = Status.paused
-        await cluster.until(lambda: cluster.router.machine.fleet.get(worker.address).draining)
+        await cluster.until(lambda: cluster.router.machine.fleet.get(worker.address).standing.is_draining)
         state = await fm.status(cluster.client)
         assert {one["name"]: one["paused"] for one in state["replicas"]} == {"small-a-0": True, "small-b-0": False}
         [said] = state.troubles

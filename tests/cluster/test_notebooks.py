@@ -59,7 +59,7 @@ async def test_the_state_of_a_runtime_is_shown_as_a_table(serving: Any) -> None:
 
 
 def test_many_replicas_are_summed_up_and_troubles_are_shown_escaped() -> None:
-    replica = {"model": "large", "accelerator": "L4", "slots": 8, "running": 3, "waiting": 1, "draining": False}
+    replica = {"model": "large", "accelerator": "L4", "slots": 8, "running": 3, "waiting": 1, "state": "ready"}
     state = RuntimeStatus(
         replicas=[{**replica, "name": f"large-{n}"} for n in range(1000)],
         policy="slack",

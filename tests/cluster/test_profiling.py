@@ -48,7 +48,7 @@ async def test_each_model_is_measured_once_and_kept(cluster, tmp_path) -> None:
 async def test_replicas_announce_what_was_measured_and_are_back_in_routing(cluster, tmp_path) -> None:
     (made,) = await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1)
     states = {state.replica.model: state for state in cluster.router.machine.fleet}
-    assert not any(state.draining for state in states.values())
+    assert not any(state.standing.is_draining for state in states.values())
     assert LiveProfile.from_wire(states["small"].replica.profile) == LiveProfile.of(made.profile)
     assert LiveProfile.from_wire(states["large"].replica.profile).source == "the law that its engine plays"
 
@@ -85,7 +85,7 @@ async def test_all_replicas_of_the_card_are_on_leave_meanwhile(cluster, tmp_path
     seen: list[bool] = []
 
     def look(_progress: ProfileProgress) -> None:
-        seen.append(all(state.draining for state in cluster.router.machine.fleet))
+        seen.append(all(state.standing.is_draining for state in cluster.router.machine.fleet))
 
     await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1, progress=look)
     assert seen
@@ -102,7 +102,7 @@ async def test_an_interrupted_run_is_taken_up_where_it_was(cluster, tmp_path) ->
 
     with pytest.raises(Enough):
         await profile_models(cluster.client, ["small"], store=tmp_path, repeats=1, progress=interrupt)
-    assert not any(state.draining for state in cluster.router.machine.fleet)
+    assert not any(state.standing.is_draining for state in cluster.router.machine.fleet)
     assert len(list(tmp_path.glob("*.points"))) == 1
     seen: list[int] = []
     (made,) = await profile_models(

@@ -99,7 +99,7 @@ async def test_who_waits_for_replicas_on_other_cards_waits_until_they_have_loade
         kinds = (await fm.status(world.client))["provisioning"]["replicas"]
         assert {kind["accelerator"]: kind["desired"] for kind in kinds} == {"A100": 2, "L4": 0}, "before it is planned"
         await fm.wait_ready(world.client)
-        serving = [s.replica.accelerator for s in world.router.machine.fleet if not s.draining]
+        serving = [s.replica.accelerator for s in world.router.machine.fleet if not s.standing.is_draining]
         assert serving.count("A100") == 2
 
 
@@ -161,7 +161,7 @@ async def test_a_replica_is_drained_before_it_is_stopped_and_no_call_runs_twice(
     futures = [world.client.compute(ask(question=f"q{i}")) for i in range(8)]
     await world.until(lambda: sum(len(s.running) for s in world.router.machine.fleet) == 8)
     await fm.scale(world.client, {"m": {"cpu": 0}})
-    await world.until(lambda: all(state.draining for state in world.router.machine.fleet))
+    await world.until(lambda: all(state.standing.is_draining for state in world.router.machine.fleet))
     assert sum(len(state.running) for state in world.router.machine.fleet) == 8
     await asyncio.gather(*futures)
     await reached(world, 0, 0, 0)

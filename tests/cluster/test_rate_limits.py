@@ -68,7 +68,7 @@ async def test_a_limit_beyond_the_bound_is_waited_out_and_ends_the_attempt_that_
         second = cluster.client.compute(one("second"))
         await cluster.until(lambda: cluster.router.machine.held == 2)
         (replica,) = (await fm.status(cluster.client))["replicas"]
-        assert replica["shut"]
+        assert (replica["shut"], replica["state"]) == (True, "shut")
         assert "no replica of model 'small' was within its rate limit" in str(await fm.report(first))
         await asyncio.sleep(1.0)
         assert (len(asked), first.done()) == (1, False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -77,7 +77,12 @@ def _a_slot_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _drained_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fleet, "drain", lambda fleet, state, draining: None)
+    restate = Fleet.restate
+
+    def undrained(fleet: Fleet, state: ReplicaState, **changes: Any) -> None:
+        restate(fleet, state, **{name: value for name, value in changes.items() if name != "is_draining"})
+
+    monkeypatch.setattr(Fleet, "restate", undrained)
 
 
 def _tries_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from dask_fmware.model.engine import EngineState
 from dask_fmware.model.messages import AttemptEnded
 from dask_fmware.observe import exposition
 from dask_fmware.observe.exposition import Family
+from dask_fmware.runtime import ReplicaDraining
 from dask_fmware_scheduler.services.metrics import series
 from dask_fmware_workers.loading import Labels
 from dask_fmware_workers.metrics import WorkerMetrics
@@ -89,6 +90,16 @@ def test_runs_calls_and_replicas_are_counted(driver: Driver, monkeypatch: pytest
     assert found["fmware_replicas,accelerator=cpu,model=large,state=failed"] == 1
     assert found["fmware_slots,accelerator=cpu,model=small"] == 3
     assert found["fmware_replica_busy_seconds_total,accelerator=cpu,model=small,replica=r0"] == pytest.approx(10.4)
+
+
+def test_replicas_are_counted_by_how_they_stand_to_calls(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver.ready(replica("r0"), replica("r1"), replica("r2"))
+    driver.start("a")
+    driver.end("a", "retry", is_sound=True, shut_s=30.0)
+    driver.tell(ReplicaDraining("tcp://r1"))
+    found = scraped(lambda: series(history(driver), 10.0, {}), monkeypatch=monkeypatch)
+    states = {name.rpartition("=")[2]: count for name, count in found.items() if name.startswith("fmware_replicas,")}
+    assert states == {"ready": 1, "draining": 1, "shut": 1}
 
 
 def test_names_of_users_are_escaped(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,6 +309,22 @@ def test_slots_in_use_are_of_those_that_take_calls(driver: Driver) -> None:
     assert live["replicas"]["running"] == [4, 1]
 
 
+def test_a_replica_that_is_shut_by_a_rate_limit_is_not_shown_as_ready(driver: Driver) -> None:
+    driver.ready(replica("r0", slots=4), replica("r1", slots=1))
+    driver.start("a")
+    for attempt in (1, 2):
+        driver.end("a", "retry", attempt, is_sound=True, shut_s=30.0)
+        driver.runnable("a")
+    driver.tell(ReplicaDraining("tcp://r1"))
+    live = Figures(history(driver)).live(10.0)
+    assert live["replicas"]["standing"] == {0: "shut by its rate limit for 20 s", 1: "draining"}
+    assert live["tiles"]["slots"] == 0
+    assert live["verdict"]["headline"] == "No replica serves, 1 call waits"
+    driver.tell(ReplicaDraining("tcp://r1", draining=False))
+    live = Figures(history(driver)).live(30.0)  # before the machine has looked again
+    assert (live["replicas"]["standing"], live["tiles"]["slots"]) == ({}, 5)
+
+
 def test_slack_of_waiting_calls_is_what_is_left_before_they_must_start(driver: Driver) -> None:
     driver.ready(replica("r0"))
     for i, slo_s in enumerate((100.0, 7.0, 0.5)):

@@ -38,7 +38,7 @@ def check(shell: Shell) -> None:
         assert all(one.began_at is not None for one in stays if one.is_ending)
         assert len(stays) <= 2 * state.replica.slots
         assert state.waiting == 0 or state.free_slots <= 0, "a call waits for a replica that has a free slot"
-        assert state.waiting == 0 or not state.draining
+        assert state.waiting == 0 or not state.standing.is_draining
         assert state.waiting == len(state._expected_s)
         assert state.waiting_s == pytest.approx(sum(state._expected_s.values()), abs=1e-9)
     # places: each call is in one place, and only calls of live runs are anywhere
@@ -58,9 +58,13 @@ def check(shell: Shell) -> None:
             places.setdefault(call_id, []).append("held")
             assert machine.runs.calls[call_id].node.model == model
     for state in fleet:
-        assert state.kept == (state in apart._kept.get(state.replica.model, ()))
-        assert not state.kept or state.is_alone or apart.waiting(state.replica.model), "kept for nobody"
-        assert not state.on_trial or state.begun <= 1
+        standing = state.standing
+        is_kept = standing.kept_for is not None
+        assert is_kept == (state in apart._kept.get(state.replica.model, ()))
+        assert not is_kept or state.is_alone or apart.waiting(state.replica.model), "kept for nobody"
+        assert not standing.is_on_trial or state.begun <= 1
+        assert (state.slots, state.is_single) == (standing.slots(state.replica.slots), standing.is_single)
+        assert (state.replica.replica_id in fleet._shut) == bool(standing.opens_at)
     assert machine.dispatcher._waiting == set(places)
     assert machine.held == len(places)
     for call_id, record in machine.runs.calls.items():
@@ -107,7 +111,7 @@ def check(shell: Shell) -> None:
     assert not shell.contract.breaches, "\n".join(map(str, shell.contract.breaches))
     # views: what policies see is what is there
     for model in ("small", "large", "extra"):
-        states = [s for s in fleet if s.replica.model == model and s.is_open]
+        states = [s for s in fleet if s.replica.model == model and s.standing.is_offered]
         views = fleet.views(model)
         assert [v.replica_id for v in views] == [
             r.replica_id for r in sorted((s.replica for s in states), key=lambda r: (r.name, r.replica_id))
@@ -116,13 +120,13 @@ def check(shell: Shell) -> None:
             state = fleet.get(view.replica_id)
             assert state is not None
             neighbours = [s for s in fleet if s.replica.card == view.card]
-            busy = len(state.running) if state.on_trial else state.busy
+            busy = len(state.running) if state.standing.is_on_trial else state.busy
             assert (view.slots, view.running, view.waiting) == (state.slots, busy, state.waiting)
             assert view.card_running == sum(s.busy for s in neighbours)
             assert state.card.ending == sum(s.ending for s in neighbours)
             assert len(state.card.ahead) == sum(len(s.running) - s.begun for s in neighbours)
             assert view.waiting_s == pytest.approx(state.waiting_s, abs=1e-9)
-            is_ending = state.free_slots > 0 if not state.on_trial else state.busy < state.slots
+            is_ending = state.free_slots > 0 if not state.standing.is_on_trial else state.busy < state.slots
             ends = [stay.expected_end for stay in state.running.values() if stay.is_ending is is_ending]
             is_open = len(state.running) < state.slots
             assert view.slot_free_at == (0.0 if is_open else min(ends))

@@ -117,6 +117,29 @@ def test_a_replica_that_drains_and_comes_back_is_kept_until_the_call_that_is_alo
     assert running(driver, "z") == ["fresh", "more"]
 
 
+def test_a_replica_is_emptied_of_its_last_call_before_the_next_one_is_emptied() -> None:
+    driver = Driver()
+    twice_lost(driver)
+    driver.ready(*[replica(f"r{n}", slots=2) for n in range(4)])
+    driver.start(*[f"k{n}" for n in range(4)])
+    driver.runnable("a", "b", "c")
+    (kept,) = [state for state in driver.machine.fleet if state.standing.kept_for is not None]
+    (last,) = running(driver, kept.replica.name)  # it is not a call that is to be alone
+    driver.end(last)
+    assert running(driver, kept.replica.name) == ["a"]
+
+
+def test_a_replica_that_is_emptied_for_nobody_any_more_takes_calls_beside_its_last_one() -> None:
+    driver = Driver()
+    twice_lost(driver)
+    driver.ready(replica("z", slots=3))
+    driver.start("k")
+    driver.runnable("a")
+    driver.tell(RunDropped("a"))
+    driver.start("fresh")
+    assert running(driver, "z") == ["k", "fresh"]
+
+
 def test_for_the_next_call_another_replica_is_emptied_while_the_one_that_is_kept_drains() -> None:
     driver = Driver()
     twice_lost(driver)
@@ -138,11 +161,11 @@ def test_at_most_half_of_the_replicas_are_kept() -> None:
     driver.ready(*[replica(f"r{n}", slots=2) for n in range(4)])
     driver.start(*[f"k{n}" for n in range(8)])
     driver.runnable("a", "b", "c")
-    assert sum(state.kept for state in driver.machine.fleet) == 1  # one is emptied at a time
+    assert sum(state.standing.kept_for is not None for state in driver.machine.fleet) == 1  # one is emptied at a time
     for n in range(8):
         driver.end(f"k{n}")
         driver.start(f"more{n}")
-    kept = [state for state in driver.machine.fleet if state.kept]
+    kept = [state for state in driver.machine.fleet if state.standing.kept_for is not None]
     assert 1 <= len(kept) <= 2
     assert all(len(state.running) == 1 for state in kept)
 
@@ -156,7 +179,7 @@ def test_where_calls_run_one_at_a_time_none_is_kept_apart() -> None:
         driver.ready(replica(name))
         crash(driver, before, back=False)
     assert running(driver, "z") == ["a"]
-    assert not any(state.kept for state in driver.machine.fleet)
+    assert not any(state.standing.kept_for is not None for state in driver.machine.fleet)
 
 
 @pytest.mark.parametrize("policy", POLICY_NAMES)

@@ -91,7 +91,7 @@ def test_a_replica_that_is_gone_takes_its_slots_along() -> None:
 def test_a_draining_replica_is_hosted_but_not_offered() -> None:
     fleet = Fleet()
     state = fleet.add(replica("a"))
-    fleet.drain(state, True)
+    fleet.restate(state, is_draining=True)
     assert fleet.views("small") == []
     assert fleet.hosts("small")
     assert fleet.models == ["small"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dask_fmware.runtime.replicas.fleet import Fleet
 from dask_fmware.runtime.replicas.slots import ReplicaState
+from dask_fmware.runtime.replicas.standing import WHOEVER
 from dask_fmware.runtime.runs.records import CallRecord
 
 __all__ = ["Apart"]
@@ -84,8 +85,7 @@ class Apart:
         del there[call_id]
         if not there:
             del self._waiting[model]
-        if not state.kept:
-            self._keep(model, state)
+        self._keep(state, call_id)
         return call_id, state
 
     def settle(self, model: str) -> ReplicaState | None:
@@ -95,10 +95,10 @@ class Apart:
         kept = self._kept.get(model, [])
         for state in list(kept):
             is_there = self._fleet.get(state.replica.replica_id) is state
-            is_wanted = state.is_alone or (model in self._waiting and state.takes_calls)
+            is_wanted = state.is_alone or (model in self._waiting and state.standing.takes_calls)
             if not (is_there and is_wanted):
                 kept.remove(state)
-                self._fleet.keep(state, False)
+                self._fleet.restate(state, kept_for=None)
         if not kept:
             self._kept.pop(model, None)
         open_ = self._candidates(model)
@@ -107,25 +107,26 @@ class Apart:
         if not self._may_keep(model):
             return None
         state = min(open_, key=lambda one: (len(one.running), one.replica.name, one.replica.replica_id))
-        self._keep(model, state)
+        self._keep(state, WHOEVER)
         return state
 
-    def _keep(self, model: str, state: ReplicaState) -> None:
-        self._kept.setdefault(model, []).append(state)
-        self._fleet.keep(state, True)
+    def _keep(self, state: ReplicaState, call_id: str) -> None:
+        if state.standing.kept_for is None:
+            self._kept.setdefault(state.replica.model, []).append(state)
+        self._fleet.restate(state, kept_for=call_id)
 
     def _candidates(self, model: str) -> list[ReplicaState]:
         """Replicas that may be kept: those on trial only if there are no others."""
-        open_ = [state for state in self._fleet.of(model) if state.is_open]
-        return [state for state in open_ if not state.on_trial] or open_
+        open_ = [state for state in self._fleet.of(model) if state.standing.is_offered]
+        return [state for state in open_ if not state.standing.is_on_trial] or open_
 
     def _may_keep(self, model: str) -> bool:
         """Whether one more replica may be kept; those that take no calls serve nobody else anyhow."""
-        kept = [state for state in self._kept.get(model, ()) if state.takes_calls]
+        kept = [state for state in self._kept.get(model, ()) if state.standing.takes_calls]
         return len(kept) < max(len(self._fleet.of(model)) // 2, 1)
 
     def _empty(self, model: str) -> ReplicaState | None:
-        kept = [state for state in self._kept.get(model, ()) if state.takes_calls]
+        kept = [state for state in self._kept.get(model, ()) if state.standing.takes_calls]
         more = self._candidates(model) if self._may_keep(model) else []
         for state in kept + more:
             if not state.running and not state.waiting and state.free_slots > 0:

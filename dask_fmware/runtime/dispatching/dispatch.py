@@ -365,7 +365,7 @@ class Dispatcher:
     def _bind(self, call: CallRecord, choice: Bind, now: float) -> list[Action]:
         """Give a call to the replica that the policy chose: a slot if one is free, else its queue."""
         state = self._fleet.get(choice.replica_id)
-        if state is None or not state.is_open or state.replica.model != call.node.model:
+        if state is None or not state.standing.is_offered or state.replica.model != call.node.model:
             self._waiting.discard(call.call_id)
             error = RuntimeFaultError(
                 f"workflow '{call.run.plan.workflow}', node '{call.node.name}': policy '{self.policy.name}' chose "

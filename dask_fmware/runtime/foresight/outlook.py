@@ -101,7 +101,7 @@ class ToCome:
         for states in self._fleet.lanes:
             stays = [stay for state in states for stay in state.running.values()]
             free_at = max((_expected(one.expected_end, now) for one in stays), default=0.0)
-            replicas = {s.replica.model: self._fleet.view(s) for s in states if s.is_open}
+            replicas = {s.replica.model: self._fleet.view(s) for s in states if s.standing.is_offered}
             found.append(Lane(free_at, replicas, all(one.is_ending for one in stays)))
         return found
 

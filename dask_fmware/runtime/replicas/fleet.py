@@ -8,7 +8,9 @@ from __future__ import annotations
 from bisect import insort
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import inf
+from typing import Unpack
 
 from dask_fmware.model.messages import StepsTimed
 from dask_fmware.model.replica import Replica
@@ -18,6 +20,7 @@ from dask_fmware.profile.law import StepLaw
 from dask_fmware.runtime.learning.corrections import Corrections
 from dask_fmware.runtime.replicas.ahead import Ahead
 from dask_fmware.runtime.replicas.slots import AttemptKey, Card, ReplicaState, Stay
+from dask_fmware.runtime.replicas.standing import Changes, Standing
 from dask_fmware.spec.deployment import Latency
 
 __all__ = ["Fleet"]
@@ -120,8 +123,9 @@ class Fleet:
         card = self._cards.setdefault(replica.card, Card())
         if replica.card_slots is not None:
             card.slots = min(replica.card_slots, card.slots or replica.card_slots)
-        state = ReplicaState(replica, card, self.corrections.pace(replica.model, replica.accelerator))
-        state.on_trial = self._dead.pop(replica.name, 0) is None and replica.slots > 1
+        is_on_trial = self._dead.pop(replica.name, 0) is None and replica.slots > 1
+        pace = self.corrections.pace(replica.model, replica.accelerator)
+        state = ReplicaState(replica, card, pace, Standing(is_on_trial=is_on_trial))
         self.corrections.add(replica)
         card.replicas.append(state)
         self._replicas[replica.replica_id] = state
@@ -164,15 +168,24 @@ class Fleet:
 
     def trust(self, state: ReplicaState) -> None:
         """A replica has finished a call."""
-        state.is_shaky = False
-        if state.on_trial:
-            state.on_trial = False
-            self.changed(state)
+        if state.standing.is_doubted:
+            self.restate(state, is_on_trial=False, is_shaky=False)
 
-    def keep(self, state: ReplicaState, kept: bool) -> None:
-        """Offer a replica no more, as it is kept for calls that run alone, or again."""
-        state.kept = kept
-        self._offered.pop(state.replica.model, None)
+    def restate(self, state: ReplicaState, **changes: Unpack[Changes]) -> None:
+        """Let a replica stand otherwise to calls: the one door, which tells whoever keeps something by it."""
+        was = state.standing
+        standing = replace(was, **changes)
+        if standing == was:
+            return
+        state.stand(standing)
+        if standing.opens_at and not was.opens_at:
+            self._shut[state.replica.replica_id] = state
+        elif was.opens_at and not standing.opens_at:
+            del self._shut[state.replica.replica_id]
+        if standing.is_offered is not was.is_offered:
+            self._offered.pop(state.replica.model, None)
+        elif standing.is_single is not was.is_single:
+            self.changed(state)
 
     def renew(self, state: ReplicaState, replica: Replica) -> None:
         """Take note that a replica knows its profile by now, and is otherwise the same."""
@@ -209,7 +222,7 @@ class Fleet:
     def comes_at(self) -> float:
         """When a replica is expected to have room next without an event; infinity if that is not known of any."""
         ends = self.ahead.next_at
-        return min(ends, *(state.opens_at for state in self._shut.values())) if self._shut else ends
+        return min(ends, *(state.standing.opens_at for state in self._shut.values())) if self._shut else ends
 
     def come(self, now: float) -> list[ReplicaState]:
         """Let the successors come of attempts that are about to end, and open what was shut until now.
@@ -217,10 +230,8 @@ class Fleet:
         Returns the replicas that have room by it.
         """
         states = [state for state in self.ahead.come(now) if self._replicas.get(state.replica.replica_id) is state]
-        for state in [state for state in self._shut.values() if state.opens_at <= now]:
-            del self._shut[state.replica.replica_id]
-            state.opens_at = 0.0
-            self._offered.pop(state.replica.model, None)
+        for state in [state for state in self._shut.values() if not state.standing.is_shut(now)]:
+            self.restate(state, opens_at=0.0)
             states.append(state)
         for state in states:
             self.changed(state)
@@ -228,13 +239,11 @@ class Fleet:
 
     def shut(self, state: ReplicaState, until: float) -> None:
         """Offer a replica no more until a time, as its engine has no room for any call."""
-        state.opens_at = max(until, state.opens_at)
-        self._shut[state.replica.replica_id] = state
-        self._offered.pop(state.replica.model, None)
+        self.restate(state, opens_at=max(until, state.standing.opens_at))
 
     def opens_at(self, model: str) -> float:
         """When the first replica of a model that is shut opens again; infinity if none is."""
-        return min((state.opens_at for state in self.of(model) if state.opens_at), default=inf)
+        return min((at for state in self.of(model) if (at := state.standing.opens_at)), default=inf)
 
     def late(self, state: ReplicaState) -> None:
         """An attempt could not wait for its slot any longer: attempts that should have ended let nobody come."""
@@ -289,11 +298,6 @@ class Fleet:
         self.changed(state)
         return state, stay
 
-    def drain(self, state: ReplicaState, draining: bool) -> None:
-        """Offer a replica no more, or again."""
-        state.draining = draining
-        self._offered.pop(state.replica.model, None)
-
     def changed(self, state: ReplicaState) -> None:
         """Take note that a replica's load is another, and with it that of its card."""
         self._dirty(state)
@@ -315,7 +319,7 @@ class Fleet:
             states = self._by_model.get(model, ())
             for state in states:
                 state.position = -1
-            open_ = [state for state in states if state.is_open]
+            open_ = [state for state in states if state.standing.is_offered]
             for position, state in enumerate(open_):
                 state.position = position
             offered = self._offered[model] = RankedReplicas(map(self.view, open_), self._rank)
@@ -345,7 +349,7 @@ class Fleet:
             replica.accelerator,
             replica.card,
             state.slots,
-            len(state.running) if state.on_trial else state.busy,
+            len(state.running) if state.is_single else state.busy,
             state.waiting,
             card.running - card.ending,
             replica.latency if known is None else known.latency,

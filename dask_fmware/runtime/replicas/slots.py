@@ -13,6 +13,7 @@ from typing import TypeAlias
 from dask_fmware.model.replica import Replica
 from dask_fmware.runtime.learning.corrections import Pace
 from dask_fmware.runtime.replicas.queue import CallQueue, Ticket
+from dask_fmware.runtime.replicas.standing import READY, Standing
 
 __all__ = ["AttemptKey", "Card", "ReplicaState", "Stay"]
 
@@ -83,20 +84,21 @@ class ReplicaState:
     """One replica: attempts that hold its slots, calls that wait for one."""
 
     __slots__ = (
-        "_ends", "_expected_s", "_queue", "background", "begun", "card", "context_tokens", "draining", "ending",
-        "is_shaky", "kept", "moved", "on_trial", "opens_at", "pace", "position", "prefill_until", "prompts_s",
-        "replica", "running", "waiting", "waiting_s",
+        "_ends", "_expected_s", "_queue", "background", "begun", "card", "context_tokens", "ending", "is_single",
+        "moved", "pace", "position", "prefill_until", "prompts_s", "replica", "running", "slots", "standing",
+        "waiting", "waiting_s",
     )  # fmt: skip
 
-    def __init__(self, replica: Replica, card: Card | None = None, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        card: Card | None = None,
+        pace: Pace | None = None,
+        standing: Standing = READY,
+    ) -> None:
         self.replica = replica
         self.card = card or Card()
         self.pace = pace or Pace()  # of its kind
-        self.draining = False
-        self.opens_at = 0.0  # it is shut until then, as its engine has no room for any call; 0: it is not
-        self.kept = False  # for calls that run alone, see `Apart`
-        self.on_trial = False  # it died under calls and has finished none since: it takes one at a time
-        self.is_shaky = False  # an attempt was taken by its engine, and none has finished since
         self.moved = 0  # attempts that were moved away in a row, without a token of any
         self.position = -1  # among the views of its model; -1 while it is not offered
         self.running: dict[AttemptKey, Stay] = {}  # those that are ahead come last
@@ -111,28 +113,21 @@ class ReplicaState:
         self._ends: list[tuple[float, AttemptKey]] = []  # a heap of expected ends; some attempts are over
         self._queue = CallQueue()
         self._expected_s: dict[str, float] = {}  # call id -> expected seconds, of those in the queue
+        self.stand(standing)
 
     # -- attempts --------------------------------------------------------------------------------
 
-    @property
-    def slots(self) -> int:
-        """Attempts that it may run at once as things stand."""
-        return 1 if self.on_trial or self.kept else self.replica.slots
-
-    @property
-    def takes_calls(self) -> bool:
-        """Whether it takes any call at present."""
-        return not self.draining and not self.opens_at
-
-    @property
-    def is_open(self) -> bool:
-        """Whether policies may give it calls."""
-        return self.takes_calls and not self.kept
+    def stand(self, standing: Standing) -> None:
+        """Stand otherwise to calls; said by `Fleet.restate` alone, which knows who must hear of it."""
+        self.standing = standing
+        self.is_single = standing.is_single
+        self.slots = standing.slots(self.replica.slots)  # attempts at once; each decision asks for it
 
     @property
     def is_alone(self) -> bool:
-        """Whether it runs a call that must be alone."""
-        return self.kept and len(self.running) == 1
+        """Whether it runs the call that it is kept for, and is not just being emptied of others."""
+        kept_for = self.standing.kept_for
+        return kept_for is not None and any(call_id == kept_for for call_id, _ in self.running)
 
     @property
     def is_shared(self) -> bool:
@@ -149,7 +144,7 @@ class ReplicaState:
         """Slots that are free or about to be, as far as the card has room for one."""
         if self.card.is_full:
             return 0
-        return 1 - len(self.running) if self.on_trial or self.kept else self.replica.slots - self.busy
+        return self.slots - (len(self.running) if self.is_single else self.busy)
 
     @property
     def is_taken(self) -> bool:

@@ -109,7 +109,7 @@ def _replicas(
     busy = Family("fmware_replica_busy_seconds", "counter", "Seconds that slots of a replica were taken", each)
     for state in history.machine.fleet:
         replica = state.replica
-        states[replica.model, replica.accelerator, "draining" if state.draining else "ready"] += 1
+        states[replica.model, replica.accelerator, state.standing.word(now)] += 1
         slots[replica.model, replica.accelerator] += replica.slots
         labels = {"replica": replica.name, "model": replica.model, "accelerator": replica.accelerator}
         running.add_with(labels, state.begun)

@@ -109,7 +109,7 @@ class Recorder:
         )
         log = EventLog(head, self._write)
         for state in machine.fleet:
-            log.observe(ReplicaReady(state.replica, state.draining), (), head.started)
+            log.observe(ReplicaReady(state.replica, state.standing.is_draining), (), head.started)
         self._flush()
         if self._file is None:  # not even that could be written
             path.unlink(missing_ok=True)

@@ -101,7 +101,7 @@ class Reporting:
         }
 
     def _replica(self, state: ReplicaState) -> dict[str, Any]:
-        replica = state.replica
+        replica, now = state.replica, time()
         return {
             "worker": replica.replica_id,
             "name": replica.name,
@@ -111,8 +111,9 @@ class Reporting:
             "slots": replica.slots,
             "running": state.begun,
             "waiting": state.waiting,
-            "draining": state.draining,
-            "shut": state.opens_at > time(),  # by the rate limit of its server
+            "state": state.standing.word(now),
+            "draining": state.standing.is_draining,
+            "shut": state.standing.is_shut(now),  # by the rate limit of its server
             "paused": self._router.dask.is_paused(replica.replica_id),
             "engine": replica.engine,
             "engine_version": replica.engine_version,

@@ -206,10 +206,10 @@
     else heat(data, now, used);
   }
 
-  function health(draining, drift) {
+  function health(standing, drift) {
     const slow = drift !== undefined && drift > 1;
-    const text = draining ? "draining" : drift === undefined ? "ready" : `${(slow ? drift : 1 / drift).toFixed(1)} times ${slow ? "slower" : "faster"} than its profile`;
-    return h("td", {}, h("span", { class: "fm-health", "data-grade": draining || slow ? "risk" : "good" }, text));
+    const text = standing !== undefined ? standing : drift === undefined ? "ready" : `${(slow ? drift : 1 / drift).toFixed(1)} times ${slow ? "slower" : "faster"} than its profile`;
+    return h("td", {}, h("span", { class: "fm-health", "data-grade": standing !== undefined || slow ? "risk" : "good" }, text));
   }
 
   function rows(data, now, used) {
@@ -218,7 +218,7 @@
       ["replica", "model", "card", "health", "running", "waiting", "utilisation", "", "KV", "misses"],
       order.map((i) => {
         const [replica, model, accelerator, card, slots, engine] = data[i];
-        return [named(h("b", { title: engine }, replica)), named(model), named(card, h("small", {}, accelerator)), health(now.draining[i], now.drift[i]),
+        return [named(h("b", { title: engine }, replica)), named(model), named(card, h("small", {}, accelerator)), health(now.standing[i], now.drift[i]),
           figure(`${now.running[i]} / ${slots}`), figure(count(now.waiting[i]), now.waiting[i] ? "risk" : null),
           bar(used[i]), figure(percent(used[i], 0)), figure(now.kv[i] === null ? "–" : `${now.kv[i]} %`), figure(count(now.misses[i]), now.misses[i] ? "bad" : null)];
       })));
@@ -238,13 +238,13 @@
         h("div", { class: "fm-cells" }, ...members.map((i) => (cells[i] = h("i", {}))))));
       body("replicas").replaceChildren(...blocks, h("p", { class: "fm-legend" },
         h("span", {}, "utilisation of the last minute: idle"), h("i", { class: "fm-scale" }), h("span", {}, "full"),
-        h("span", {}, "· red border: runs missed their SLO there · hollow: draining")));
+        h("span", {}, "· red border: runs missed their SLO there · hollow: not ready")));
     }
     data.forEach((row, i) => {
       const cell = cells[i];
       cell.style.setProperty("--used", Math.max(0, Math.min(1, used[i])).toFixed(3));
-      cell.dataset.grade = now.misses[i] ? "bad" : now.draining[i] ? "risk" : "";
-      cell.title = `${row[0]} on card ${row[3]}: ${now.running[i]} of ${row[4]} slots, ${now.waiting[i]} waiting, ` +
+      cell.dataset.grade = now.misses[i] ? "bad" : now.standing[i] !== undefined ? "risk" : "";
+      cell.title = `${row[0]} on card ${row[3]}: ${now.standing[i] ?? "ready"}, ${now.running[i]} of ${row[4]} slots, ${now.waiting[i]} waiting, ` +
         `${percent(used[i], 0)} used, ${now.misses[i]} misses`;
     });
     for (const [kind, members] of kinds) {
