@@ -34,7 +34,7 @@ class Failures:
                 if (replica.name, replica.since) not in self._known:
                     self._known[replica.name, replica.since] = None
                     self._failed(key, replica, now)
-            elif replica.state == "ready" and key in self._count:
+            elif replica.has_loaded and key in self._count:
                 since = max(replica.since, self._last.get(key, 0.0))
                 if now - since > HEALED_S or (replica.since > self._last.get(key, 0.0) and self._count[key] == 1):
                     self._forget(key)

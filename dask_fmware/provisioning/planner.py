@@ -331,7 +331,7 @@ class Planner:
         latest: dict[Key, ReplicaNow] = {}
         for known in replicas:
             key = known.model, known.accelerator
-            if known.state == "ready" and known.load_s > 0 and (key not in latest or latest[key].since < known.since):
+            if known.has_loaded and known.load_s > 0 and (key not in latest or latest[key].since < known.since):
                 latest[key] = known
         for key, known in latest.items():
             measured_s = known.load_s + self.options.boot_s

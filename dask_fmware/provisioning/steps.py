@@ -24,7 +24,7 @@ Key: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """Replicas that are there or on their way, by kind; draining and failed ones do not count."""
+    """Replicas that are there or on their way, by kind: not those that drain or failed."""
 
     counts: Mapping[Key, int]
     ready: Mapping[Key, int]
@@ -32,7 +32,7 @@ class Stock:
     @classmethod
     def of(cls, replicas: Sequence[ReplicaNow]) -> Self:
         """Count replicas."""
-        counts = Counter((r.model, r.accelerator) for r in replicas if r.state in ("starting", "ready"))
+        counts = Counter((r.model, r.accelerator) for r in replicas if r.is_there)
         ready = Counter((r.model, r.accelerator) for r in replicas if r.state == "ready")
         return cls(dict(counts), dict(ready))
 
@@ -60,7 +60,7 @@ def steps_to(
     held: list[ReplicaNow] = []  # that would go if the others of their model were ready
     missing: list[tuple[Key, int]] = []
     for key in sorted({*desired, *by_kind}):
-        there = [r for r in by_kind[key] if r.state in ("starting", "ready")]
+        there = [r for r in by_kind[key] if r.is_there]
         surplus = len(there) - desired.get(key, 0)
         if surplus > 0:
             least = sorted((r for r in there if r.is_ours), key=lambda r: _least_loss(r, now))[:surplus]
@@ -108,7 +108,7 @@ def _starts(key: Key, count: int, going: list[ReplicaNow], room: Room, reasons: 
     model, accelerator = key
     steps = []
     for _ in range(count):
-        swapped = next((r for r in going if r.accelerator == accelerator and r.state == "ready"), None)
+        swapped = next((r for r in going if r.accelerator == accelerator and r.has_loaded), None)
         if room.holds(key):
             room.used[key] += 1
             steps.append(Step("start", model, accelerator, _why(reasons, key)))
@@ -145,9 +145,9 @@ def _exchanged(
     now: float,
 ) -> list[Step]:
     """The cards of replicas that stay for the sake of others, where these wait for them in turn."""
-    freed = {r.accelerator for r in replicas if r.state not in ("starting", "ready") or r.name in leaving}
+    freed = {r.accelerator for r in replicas if not r.is_there or r.name in leaving}
     ready = Counter(r.model for r in replicas if r.state == "ready" and r.name not in leaving)
-    first = sorted((r for r in held if r.state == "ready"), key=lambda r: _least_loss(r, now))
+    first = sorted((r for r in held if r.has_loaded), key=lambda r: _least_loss(r, now))
     loading = {r.model for r in replicas if r.state == "starting"}
     unplaced = [key for key in short if not room.has_place(key[1])]
     unpaid = {key: _payers(key, first, room) for key in short if room.has_place(key[1])}

@@ -19,7 +19,7 @@ __all__ = [
     "WorkflowDemand",
 ]
 
-ReplicaState: TypeAlias = Literal["starting", "ready", "draining", "failed", "stopping"]
+ReplicaState: TypeAlias = Literal["starting", "ready", "shut", "draining", "failed", "stopping"]
 StepKind: TypeAlias = Literal["start", "swap", "drain", "resume", "stop"]
 
 
@@ -79,6 +79,16 @@ class ReplicaNow:
     error: str = ""
     is_hopeless: bool = False  # it failed in a way that no retry mends
     is_ours: bool = True  # else someone else started it: it counts, and is never stopped
+
+    @property
+    def has_loaded(self) -> bool:
+        """Whether its engine is there and may stay; one that is shut has no room until its rate limit is over."""
+        return self.state in ("ready", "shut")
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it counts: it serves, or is on its way."""
+        return self.state == "starting" or self.has_loaded
 
 
 @dataclass(frozen=True, slots=True)

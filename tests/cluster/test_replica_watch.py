@@ -112,3 +112,15 @@ def test_a_replica_that_is_lost_is_waited_for_as_long_as_it_took_to_load() -> No
     assert look(1.0 + 300 + 29).state == "starting"
     late = look(1.0 + 300 + 31)
     assert (late.state, late.error) == ("failed", "it did not come within 330 s")
+
+
+def test_a_replica_that_is_shut_by_a_rate_limit_is_not_ready_and_has_not_come_anew_when_it_opens() -> None:
+    pool = Pool()
+    pool.comes("pod-1")
+    pool.driver.start("a")
+    assert [(r.state, r.since) for r in pool.look(1, 1.0)] == [("ready", 1.0)]
+    pool.driver.end("a", "retry", is_sound=True, shut_s=30.0)
+    assert [(r.state, r.since) for r in pool.look(1, 2.0)] == [("shut", 1.0)]
+    assert pool.watch.counts() == {CPU: (1, 0)}
+    assert [(r.state, r.since) for r in pool.look(1, 31.0)] == [("ready", 1.0)]
+    assert pool.watch.counts() == {CPU: (1, 1)}

@@ -9,6 +9,7 @@ import pytest
 from dask_fmware.provisioning import ModelLoad, NodeDemand, Planner, ReplicaNow, WorkflowDemand
 from dask_fmware.provisioning.forecast import ArrivalRate
 from dask_fmware.provisioning.inventory import Inventory
+from dask_fmware.provisioning.steps import Stock
 from dask_fmware.provisioning.views import Observation, Plan
 from dask_fmware.simulation.arrivals import Arrival
 from dask_fmware.simulation.provisioned import ProvisioningController
@@ -90,6 +91,15 @@ def test_a_replica_with_work_is_drained_and_stopped_only_when_it_is_done() -> No
     assert not planner.plan(seen(replicas=stock(1, state="draining", running=1)), 11.0).steps
     assert not planner.plan(seen(replicas=stock(1, state="draining", waiting=1)), 11.0).steps
     assert kinds(planner.plan(seen(replicas=stock(1, state="draining")), 12.0)) == ["stop"]
+
+
+def test_a_replica_that_is_shut_counts_as_there_and_not_as_ready() -> None:
+    """Another one behind the same rate limit would be shut as well, and what is to go in its favour stays meanwhile."""
+    found = Stock.of(stock(2, state="shut"))
+    assert (found.counts, found.ready) == ({("m", "slow"): 2}, {})
+    planner = Planner(inventory(), Provisioning())
+    wanted = planner.plan(seen(flow(1.0)), 0.0).desired["m", "slow"]
+    assert not planner.plan(seen(flow(1.0), replicas=stock(wanted, state="shut", running=1)), 1.0).steps
 
 
 def test_a_draining_replica_is_taken_back_when_its_model_is_asked_for_again() -> None:

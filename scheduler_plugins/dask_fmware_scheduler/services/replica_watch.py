@@ -26,6 +26,7 @@ __all__ = ["ReplicaWatch"]
 LOSSES, LOSSES_S = 3, 300.0  # a replica that is lost so often in so many seconds has failed
 STOPPED_S = 90.0  # after which an executor is told once more to stop a replica, and a pool to shrink
 BACK_S = 30.0  # beside its load time, within which a lost replica comes back
+THERE = ("ready", "shut", "draining")
 
 
 class _Known:
@@ -41,10 +42,12 @@ class _Known:
 
     def become(self, state: ReplicaState, now: float) -> None:
         if state != self.state:
-            if self.state in ("ready", "draining") and state == "starting":
+            if self.state in THERE and state == "starting":
                 self.losses.append(now)
-            self.state, self.since = state, now
-        if state in ("ready", "draining"):
+            if not {state, self.state} <= {"ready", "shut"}:  # a limit is nothing that begins anew
+                self.since = now
+            self.state = state
+        if state in THERE:
             self.had_served = True
 
 
@@ -176,7 +179,8 @@ class ReplicaWatch:
                 known.is_draining = False  # another worker of the same name
             self._addresses[name] = address
             known.load_s = state.replica.load_s
-            known.become("draining" if known.is_draining else "ready", now)
+            serving: ReplicaState = "shut" if state.standing.is_shut(now) else "ready"
+            known.become("draining" if known.is_draining else serving, now)
             running = len(state.running)
             idle_since = demand.idle_since(address, running, known.since, now)
             return ReplicaNow(
