@@ -363,6 +363,6 @@ class Fleet:
             state.pace.stretch.factor,
             state.background,
             state.pace.handover.delay_s,
-            0 if state.on_trial else state.ending,
+            0 if state.is_single else state.ending,
             card.ending,
         )
