@@ -13,9 +13,9 @@ from typing import Any
 import dask
 from distributed import Client, Future
 
+from dask_fmware.client.arriving import ArrivedResults
 from dask_fmware.client.asking import checked_client, run_id_of
 from dask_fmware.client.batches import Batches
-from dask_fmware.client.fetching import fetched
 from dask_fmware.compile.collection import BoundWorkflow
 from dask_fmware.errors import DeadlineRejectedError, NotInstalledError, RuntimeFaultError, VersionMismatchError
 from dask_fmware.model.report import RunReport
@@ -61,6 +61,7 @@ class Session:
 
     def __init__(self, client: Client) -> None:
         self._client = checked_client(client, "Session")
+        self._arrived = ArrivedResults.of(client)
         self._submitted: Batches[_Asked, Future] = Batches(self._submit, pause_s=BATCH_S, discard=Future.release)
         self._reports: Batches[str, RunReport | None] = Batches(self._ask, REPORTS_AT_ONCE)
 
@@ -108,14 +109,14 @@ class Session:
         try:
             return await self._result(future)
         finally:
-            future.release()
+            self._arrived.release(future)
 
     async def _outcome(self, asked: _Asked) -> Outcome:
         future = await self._submitted.made(asked)
         try:
             return await self._ended(future)
         finally:
-            future.release()
+            self._arrived.release(future)
 
     async def _ended(self, future: Future) -> Outcome:
         run_id, value, failure = run_id_of(future), None, None
@@ -129,9 +130,13 @@ class Session:
 
     async def _submit(self, asked: Sequence[_Asked]) -> list[Future | Exception]:
         made: dict[int, Future | Exception] = {}
+        self._arrived.ask(self._client)
         for message in _messages(asked):
             with dask.annotate(**asked[message[0]].annotations):
                 made |= zip(message, self._send([asked[n].bound for n in message]), strict=True)
+        for one in made.values():
+            if isinstance(one, Future):
+                self._arrived.began(one)
         return [made[n] for n in range(len(asked))]
 
     def _send(self, bound: Sequence[BoundWorkflow]) -> list[Future | Exception]:
@@ -160,7 +165,7 @@ class Session:
 
     async def _result(self, future: Future) -> Any:
         try:
-            return await fetched(future.result())
+            return await self._arrived.result(future)
         except (OSError, FutureCancelledError) as error:
             if _is_its_own(future):
                 raise

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from dask_fmware.compile.shared import Shared
-from dask_fmware.compile.steps import decide, model_host, passes
+from dask_fmware.compile.steps import model_host, passes, skipped, tell
 from dask_fmware.compile.values import fill, open_values, plain
 from dask_fmware.errors import NotInstalledError, WorkflowError
-from dask_fmware.model.call import SKIPPED
 
 if TYPE_CHECKING:
     from dask_fmware.compile.template import LoopStep, MapStep
@@ -33,7 +32,7 @@ async def run_map(
     step = shared.value
     named = open_values(step.sources, values)
     if not passes(step.guards, named):
-        return SKIPPED
+        return skipped(run_id, key)
     items = fill(step.over, named)
     where = f"workflow '{step.workflow}', node '{step.node}'"
     if not isinstance(items, (list, tuple)):
@@ -51,7 +50,7 @@ async def run_map(
         outputs += keys
     results = await _submit(graph, outputs, key, where) if outputs else []
     result = [plain(value) for value in results]
-    decide(step, run_id, result)
+    tell(step, run_id, key, result)
     return result
 
 
@@ -64,7 +63,7 @@ async def run_loop(
     step = shared.value
     named = open_values(step.sources, values)
     if not passes(step.guards, named):
-        return SKIPPED
+        return skipped(run_id, key)
     where = f"workflow '{step.workflow}', node '{step.node}'"
     state = fill(step.initial, named)
     for i in range(step.max_iterations):
@@ -73,7 +72,7 @@ async def run_loop(
         state, *until = await _submit(graph, keys, key, where)
         if until and _is_done(plain(until[0]), where):
             break
-    decide(step, run_id, plain(state))
+    tell(step, run_id, key, state)
     return state
 
 

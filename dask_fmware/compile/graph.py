@@ -87,9 +87,9 @@ def instantiate(
             case CallStep():
                 task = coroutine_task(key, start_call, shared, run_id, key, *values, **extra)
             case PlainStep() if payload.is_async:
-                task = coroutine_task(key, start_plain, shared, run_id, *values, **extra)
+                task = coroutine_task(key, start_plain, shared, run_id, key, *values, **extra)
             case PlainStep():
-                task = Task(key, run_plain, shared, run_id, *values, **extra)
+                task = Task(key, run_plain, shared, run_id, key, *values, **extra)
             case MapStep():
                 args = (shared, part_of or run_id, run_id, key, prefix, *values)
                 task = coroutine_task(key, start_map, *args, **extra)

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from dask_fmware.compile.shared import Shared
 from dask_fmware.compile.values import Slot, fill, open_values, plain
 from dask_fmware.errors import NotInstalledError, WorkflowError
-from dask_fmware.model.call import SKIPPED, ModelCall
+from dask_fmware.model.call import SKIPPED, ModelCall, Skipped
 from dask_fmware.model.plan import SwitchRule
 
 __all__ = [
@@ -27,12 +27,13 @@ __all__ = [
     "Merge",
     "PlainStep",
     "StepGuard",
-    "decide",
     "model_host",
     "passes",
     "run_call",
     "run_plain",
     "run_plain_async",
+    "skipped",
+    "tell",
 ]
 
 HOST = "fmware-model-host"  # name of the worker plugin that runs calls
@@ -151,30 +152,30 @@ async def run_call(shared: Shared[CallStep], run_id: str, call_id: str, /, *valu
         )
     if not taken:
         host.skip(call_id)
-        return SKIPPED
+        return skipped(run_id, call_id)
     return await host.call(step.call, run_id, call_id, {k: fill(slot, named) for k, slot in step.fields.items()})
 
 
-def run_plain(shared: Shared[PlainStep], run_id: str, /, *values: Any, plan: Any = None) -> Any:
+def run_plain(shared: Shared[PlainStep], run_id: str, key: str, /, *values: Any, plan: Any = None) -> Any:
     """Run plain code in a worker thread."""
     step = shared.value
     named = open_values(step.sources, values)
     if not passes(step.guards, named):
-        return SKIPPED
+        return skipped(run_id, key)
     result: Any = None
     for operation in step.operations:
         with _Noted(step, operation):
             result = named[operation.name] = _value(operation.call(named), f"workflow '{step.workflow}'", operation)
-    decide(step, run_id, result)
+    tell(step, run_id, key, result)
     return result
 
 
-async def run_plain_async(shared: Shared[PlainStep], run_id: str, /, *values: Any, plan: Any = None) -> Any:
+async def run_plain_async(shared: Shared[PlainStep], run_id: str, key: str, /, *values: Any, plan: Any = None) -> Any:
     """Run coroutine functions on the worker's event loop."""
     step = shared.value
     named = open_values(step.sources, values)
     if not passes(step.guards, named):
-        return SKIPPED
+        return skipped(run_id, key)
     result: Any = None
     for operation in step.operations:
         with _Noted(step, operation):
@@ -182,7 +183,7 @@ async def run_plain_async(shared: Shared[PlainStep], run_id: str, /, *values: An
             if inspect.isawaitable(result):
                 result = await result
             named[operation.name] = _value(result, f"workflow '{step.workflow}'", operation)
-    decide(step, run_id, result)
+    tell(step, run_id, key, result)
     return result
 
 
@@ -241,10 +242,17 @@ def _is_from_outside(error: BaseException) -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def decide(step: Any, run_id: str, value: Any) -> None:
-    """Tell the router which branches the value of a step takes, before its result arrives there."""
-    if step.decides and (host := model_host()) is not None:
-        host.branched(run_id, step.decides, plain(value))
+def tell(step: Any, run_id: str, key: str, value: Any) -> None:
+    """Tell the router of a step, before its result arrives there: which branches are taken, and the value."""
+    if (host := model_host()) is not None:
+        host.made(run_id, key, step.decides, value)
+
+
+def skipped(run_id: str, key: str) -> Skipped:
+    """Return the value of a step on a branch that was not taken; the router knows by then what was decided."""
+    if (host := model_host()) is not None:
+        host.made(run_id, key, (), SKIPPED)
+    return SKIPPED
 
 
 def model_host() -> Any:

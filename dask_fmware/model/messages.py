@@ -1,7 +1,8 @@
 """Messages between client, scheduler and workers: plain dictionaries with a version, built and read here.
 
 Worker streams carry them in order, so a message sent before a task's result is handled before it.
-They hold ids, counts and durations, never a prompt or an answer.
+They hold ids, counts and durations, never a prompt or an answer; `Carried` alone holds a value, which is opened where
+it is needed and nowhere on its way.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "AttemptEnded",
     "Branched",
+    "Carried",
     "EngineStateReport",
     "FirstToken",
     "GiveBack",
@@ -34,7 +36,7 @@ __all__ = [
     "check_version",
 ]
 
-PROTOCOL_VERSION = 12  # raise it also when a default changes: a field with its default does not travel
+PROTOCOL_VERSION = 13  # raise it also when a default changes: a field with its default does not travel
 TRAVELS = "travels"  # of a field that is sent even if it has its default
 ENDLESS = "endless"  # of a number that may be infinite
 
@@ -132,7 +134,7 @@ def _rule(hint: Any, is_endless: bool = False) -> Rule:
         return lambda value: isinstance(value, int) and value >= 0
     if hint is float:
         return lambda value: isinstance(value, (float, int)) and (abs(value) < inf or (is_endless and value == value))
-    assert hint in (str, bool), f"{hint} has no rule"
+    assert hint in (str, bool, bytes), f"{hint} has no rule"
     return lambda value: isinstance(value, hint)
 
 
@@ -240,6 +242,15 @@ class Branched(_Message):
     run_id: str
     switch: str
     branch: int | None  # None: no branch at all (the value was skipped or matched nothing)
+
+
+@immutable
+class Carried(_Message):
+    """A small result that needs not be fetched: to the scheduler ahead of its end, to a worker ahead of its use."""
+
+    op: ClassVar[str] = "fmware-carried"
+    key: str
+    value: bytes = field(repr=False)  # pickled
 
 
 @immutable

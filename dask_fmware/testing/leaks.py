@@ -17,6 +17,8 @@ def scheduler_leaks(scheduler: Any) -> Iterator[str]:
     if router.failures:
         yield f"hooks of the router failed: {dict(router.failures)}"
     yield from (f"task {task.key} is left in {task.state}" for task in scheduler.tasks.values())
+    if router.carrier:
+        yield f"{len(router.carrier)} small results are kept for those who need them"
     if machine.held:
         yield f"{machine.held} calls are held"
     yield from (f"call {call_id} is known to the machine" for call_id in machine.runs.calls)

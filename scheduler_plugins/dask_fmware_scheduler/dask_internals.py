@@ -15,6 +15,7 @@ from dask.utils import key_split
 from distributed.core import Status, _expects_comm
 from distributed.metrics import monotonic, time
 from distributed.protocol.pickle import dumps
+from distributed.protocol.serialize import Serialized
 from distributed.scheduler import Scheduler, TaskState, heartbeat_interval
 from distributed.worker import Worker
 
@@ -117,6 +118,45 @@ class SchedulerInternals:
         answer = await self.scheduler.rpc(worker).run(function=dumps(function), kwargs=dumps(arguments))
         if answer["status"] != "OK":
             raise RuntimeError(f"{worker}: {function.__name__} failed ({answer.get('exception_text')})")
+
+    # -- results: Scheduler.{handlers, gather, client_comms}; protocol.Serialized; TaskState.{processing_on,
+    #    dependencies, who_has, who_wants} -------------------------------------------------------
+
+    def answer_fetches(self, answer: Callable[..., Any] | None) -> None:
+        """Have clients that fetch results answered so; None: as stock Dask does."""
+        self.scheduler.handlers["gather"] = answer or self.scheduler.gather
+
+    async def fetch(self, keys: Collection[str], serializers: list[str] | None) -> dict[str, Any]:
+        """Ask workers for results, as stock Dask answers a client: ``status``, ``data`` or the ``keys`` that failed."""
+        answer: dict[str, Any] = await self.scheduler.gather(keys=keys, serializers=serializers)
+        return answer
+
+    @staticmethod
+    def pickled(value: bytes) -> Serialized:
+        """A pickled value for an answer, which its reader is given opened; its header is changed on the way."""
+        return Serialized({"serializer": "pickle", "writeable": ()}, [value])
+
+    def is_run_by(self, key: str, worker: str) -> bool:
+        """Whether a worker runs a task."""
+        task = self.scheduler.tasks.get(key)
+        return task is not None and task.processing_on is not None and bool(task.processing_on.address == worker)
+
+    def lacking(self, task: TaskState) -> tuple[str, list[str]]:
+        """The worker that a task is on its way to, and what it needs of results that are not there."""
+        worker = task.processing_on
+        assert worker is not None
+        return worker.address, [d.key for d in task.dependencies if worker not in (d.who_has or ())]
+
+    @staticmethod
+    def wanted_by(task: TaskState) -> list[str]:
+        """Clients that hold a future of a task."""
+        return [client.client_key for client in task.who_wants or ()]
+
+    def tell_client(self, client: str, message: dict[str, Any]) -> None:
+        """Send a message to a client, ahead of what Dask tells it of the transition under way; none if it has gone."""
+        comm = self.scheduler.client_comms.get(client)
+        if comm is not None and not comm.closed():
+            comm.send(message)
 
     # -- settings: Scheduler.allowed_failures, stream_comms, client_comms; BatchedSend.interval, recent_message_log --
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from distributed import Scheduler, SchedulerPlugin
 
 from dask_fmware.errors import AttemptsExhaustedError, FMwareError, NotInstalledError, VersionMismatchError
-from dask_fmware.model.messages import AttemptEnded, Branched, FirstToken, GiveBack, Overdue
+from dask_fmware.model.messages import AttemptEnded, Branched, Carried, FirstToken, GiveBack, Overdue
 from dask_fmware.model.plan import PlannedNode
 from dask_fmware.model.replica import MODEL_LABEL, Replica, read_label
 from dask_fmware.policy import create_policy
@@ -38,6 +38,7 @@ from dask_fmware.runtime import (
 )
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware_scheduler.answers import AnswerBoard
+from dask_fmware_scheduler.carrier import Carrier
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.guard import Guard, guarded
 from dask_fmware_scheduler.installed import ROUTER
@@ -103,6 +104,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.performer = Performer(self.machine, self.dask, self.guard, self._assigned)
         self.placement = self.performer.placement
         self.placement.keep_held()
+        self.carrier = Carrier(self.dask)
         self.results = ResultMover(self.dask, lambda: self.placement.light)
         self._nodes: dict[str, tuple[str, PlannedNode]] = {}  # key -> (run id, node)
         self._outputs: dict[str, str] = {}  # key of a result -> run id
@@ -114,6 +116,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.services = tuple(make(self) for make in SERVICES)
         self._listen(
             {message.op: partial(self._told, message) for message in (FirstToken, AttemptEnded, Branched, Overdue)}
+            | {Carried.op: self._carried}
         )
         for service in self.services:
             self._listen(service.messages())
@@ -128,6 +131,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _handlers(self) -> dict[str, Callable[..., Any]]:
         handlers: dict[str, Callable[..., Any]] = {
             "fmware_answer": self.answers.find,
+            "fmware_carry": self.carrier.asked,
             "fmware_knows": self.knows,
         }
         for service in self.services:
@@ -156,6 +160,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         for service in reversed(self.services):
             service.close()
         self.results.close()
+        self.carrier.close()
         self.placement.close()
         self.guard.close()
         self.dask.stop_serving(self._served)
@@ -182,6 +187,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def remove_worker(self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any) -> None:
         """Forget a worker. Dask has moved its tasks by now."""
         self.placement.remove_light(worker)
+        self.carrier.worker_left(worker)
         self.service(Arrivals).left(worker)
         self.replica_gone(worker)
 
@@ -214,6 +220,11 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def add_client(self, scheduler: Scheduler, client: str) -> None:
         """Take in a client; its stream exists only after this hook."""
         asyncio.get_running_loop().call_soon(lambda: self._tune(client=client))
+
+    @guarded
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """Forget a client."""
+        self.carrier.client_left(client)
 
     def _tune(self, *, worker: str | None = None, client: str | None = None) -> None:
         self.dask.keep_no_messages(worker=worker, client=client)
@@ -270,6 +281,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                     self._runnable(task, run_id, node)
             case "processing":
                 self.placement.left(key)
+                self.carrier.send_ahead(task)
             case "no-worker":
                 self.placement.unrunnable(task)
             case "memory":
@@ -277,14 +289,17 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                     if (other := self._nodes.get(dependent.key)) is not None:
                         self._runnable(dependent, *other)
                 if key in self._outputs:
+                    self.carrier.send_home(task)
                     self._run_ended(self._outputs[key], "finished")
                 if node.model is not None and start == "processing" and (worker := kwargs.get("worker")) is not None:
                     self._result_made(key, worker)
             case "erred":
+                self.carrier.drop(key)
                 self.performer.take_back(key)
                 if key in self._outputs:
                     self._run_failed(self._outputs[key], key)
             case "released":
+                self.carrier.drop(key)
                 self._was_erred = key if start == "erred" else None
                 if node.model is not None and start != "memory":
                     self.performer.sync_replica_of(key)
@@ -303,6 +318,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
 
     def _forgotten(self, key: str, node: PlannedNode) -> None:
         del self._nodes[key]
+        self.carrier.drop(key)
         if node.model is not None:
             self.performer.tell(CallDropped(key))
         self.performer.take_back(key)
@@ -365,6 +381,11 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self, message: type[FirstToken | AttemptEnded | Branched | Overdue], /, worker: str, **fields: Any
     ) -> None:
         self.performer.tell(message.from_wire(fields))
+
+    def _carried(self, /, worker: str, **fields: Any) -> None:
+        message = Carried.from_wire(fields)
+        if message.key in self._nodes:
+            self.carrier.take(message, worker)
 
     @guarded
     def take(self, event: Event) -> None:

@@ -6,6 +6,7 @@ This is what its scheduler does, and what travels between it and workers; `test_
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any, ClassVar
 
 import pytest
@@ -222,6 +223,7 @@ async def test_a_message_can_wait_for_the_result_that_follows_and_goes_alone_if_
     dask.listen({"fmware-test": hear})
     worker = cluster.workers["light-0"]
     internals, stream = WorkerInternals(worker), worker.batched_stream
+    stream.recent_message_log = deque(maxlen=10)  # as stock Dask has it
     internals.send_with_result({"op": "fmware-test", "number": 1})
     internals.send({"op": "fmware-test", "number": 2})
     assert [await heard.get(), await heard.get()] == [1, 2]

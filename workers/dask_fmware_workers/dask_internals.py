@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Mapping
 from time import time
 from typing import Any
 
 import dask.config
 from distributed import Client, Reschedule, Worker, WorkerPlugin
-from distributed.worker_state_machine import SecedeEvent
+from distributed.worker_state_machine import SecedeEvent, UpdateDataEvent
 
 from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.model.replica import in_sight
@@ -78,27 +79,49 @@ class WorkerInternals:
 
         (Worker.batched_send. On the loop it must not be deferred: the task's result would overtake it.)
         """
-        try:
-            on_loop = asyncio.get_running_loop() is self.worker.loop.asyncio_loop
-        except RuntimeError:
-            on_loop = False
-        if on_loop:
-            self.worker.batched_send(message)
-        else:
-            self.worker.loop.add_callback(self.worker.batched_send, message)
+        self._on_loop(self.worker.batched_send, message)
 
     def send_with_result(self, message: dict[str, Any]) -> None:
-        """Send a message in one batch with the result of the task that calls this on the loop.
+        """Send a message in one batch with the result of the task that calls this, from any thread.
 
         The result follows a moment later; sent apart, the two cost each process a wake-up more. If none follows, the
-        message goes alone soon after. (Worker.batched_stream; BatchedSend.{buffer, message_count, waker}.)
+        message goes alone soon after.
         """
+        self._on_loop(self._add, message)
+
+    def _on_loop(self, send: Callable[[dict[str, Any]], None], message: dict[str, Any]) -> None:
+        try:
+            is_there = asyncio.get_running_loop() is self.worker.loop.asyncio_loop
+        except RuntimeError:
+            is_there = False
+        if is_there:
+            send(message)
+        else:
+            self.worker.loop.add_callback(send, message)
+
+    def _add(self, message: dict[str, Any]) -> None:
+        """Let a message go with the next (Worker.batched_stream; BatchedSend.{buffer, message_count, waker})."""
         stream = self.worker.batched_stream
         if stream.comm is None or stream.comm.closed():
             return  # as Worker.batched_send does
         stream.buffer.append(message)
         stream.message_count += 1
         asyncio.get_running_loop().call_later(RESULT_FOLLOWS_S, stream.waker.set)
+
+    def hold(self, key: str, value: Any) -> None:
+        """Hold a result that another worker made, as if it had been fetched from there, and tell the scheduler.
+
+        One that is held already, or on its way, is left alone. (Worker.handle_stimulus, UpdateDataEvent, which tells
+        nobody; WorkerState.tasks; message "add-keys", to which the scheduler says if nobody needs it any more.)
+        """
+        if key not in self.worker.state.tasks:
+            stimulus_id = f"fmware-hold-{time()}"
+            self.worker.handle_stimulus(UpdateDataEvent(data={key: value}, stimulus_id=stimulus_id))
+            self._add({"op": "add-keys", "keys": [key], "stimulus_id": stimulus_id})
+
+    def keep_no_messages(self) -> None:
+        """Do not remember what was sent: stock Dask keeps the last 1,000 messages (BatchedSend.recent_message_log)."""
+        self.worker.batched_stream.recent_message_log = deque(maxlen=0)
 
     def send_back(self, key: str) -> None:
         """Have the scheduler take back a task that has not begun, as after `Reschedule` (message "reschedule")."""

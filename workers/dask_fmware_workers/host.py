@@ -20,11 +20,13 @@ from typing import Any
 from distributed import Worker, WorkerPlugin
 
 from dask_fmware.compile.steps import HOST
+from dask_fmware.compile.values import plain
 from dask_fmware.errors import DeploymentError, EngineCrashedError, NotInstalledError
 from dask_fmware.model.call import ModelCall
+from dask_fmware.model.carrying import pack, unpack
 from dask_fmware.model.completion import Completion
 from dask_fmware.model.engine import Engine
-from dask_fmware.model.messages import Branched, GiveBack, GiveUp, Grant, ReplicaReady
+from dask_fmware.model.messages import Branched, Carried, GiveBack, GiveUp, Grant, ReplicaReady
 from dask_fmware.model.plan import SwitchRule
 from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, MODEL_LABEL, read_label
 from dask_fmware.observe.exposition import expose, withdraw
@@ -100,7 +102,14 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
                 "fmware_profiled": self.profiled,
             }
         )
-        self.dask.listen({Grant.op: self._on_grant, GiveUp.op: self._on_give_up, GiveBack.op: self._on_give_back})
+        self.dask.listen(
+            {
+                Grant.op: self._on_grant,
+                GiveUp.op: self._on_give_up,
+                GiveBack.op: self._on_give_back,
+                Carried.op: self._on_carried,
+            }
+        )
         self.dask.give_up_dead_peers_after(2.0)
         self._begin(self._serve())
 
@@ -207,6 +216,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         return None if self.loaded is None else replace(self.loaded.replica, incarnation=self.runner.incarnation)
 
     def _connected(self) -> None:
+        self.dask.keep_no_messages()
         if self.loaded is not None:
             self.state_reports.follow(self.loaded.engine)
         if self.stream_interval_s is not None:
@@ -271,7 +281,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             self.runner.withdraw(call_id)
             raise await self._sent_back(call, call_id)
         completion = await self.runner.run(self.loaded.engine, call, call_id, values, self.pace)
-        self.branched(run_id, call.decides, completion.value)
+        self.made(run_id, call_id, call.decides, completion)
         return completion
 
     async def _sent_back(self, call: ModelCall, call_id: str) -> Exception:
@@ -295,12 +305,19 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         """A call is on a branch that was not taken."""
         self.runner.skip(call_id)
 
-    def branched(self, run_id: str, rules: tuple[SwitchRule, ...], value: Any) -> None:
-        """Tell the router which branches a value takes; callable from any thread."""
+    def made(self, run_id: str, key: str, rules: tuple[SwitchRule, ...], value: Any) -> None:
+        """Tell the router what a value decides, and give it the value if that is small; callable from any thread."""
         if not self.presence.is_known:
             return
         for rule in rules:
-            self.dask.send(Branched(run_id, rule.switch, rule.branch(value)).to_wire())
+            self.dask.send(Branched(run_id, rule.switch, rule.branch(plain(value))).to_wire())
+        if (packed := pack(value)) is not None:
+            self.dask.send_with_result(Carried(key, packed).to_wire())
+
+    def _on_carried(self, **message: Any) -> None:
+        """Another worker made a small result that a task needs which is to come here."""
+        carried = Carried.from_wire(message)
+        self.dask.hold(carried.key, unpack(carried.value))
 
     async def submit(self, graph: dict[str, Any], keys: list[str], key: str) -> list[Any]:
         """Run the bodies of a map or loop, for the task `key`."""

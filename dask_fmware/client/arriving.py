@@ -1,0 +1,80 @@
+"""Small results that arrive along with the news that they are there, so that a client fetches nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary, ref
+
+from distributed import Client, Future
+
+from dask_fmware.client.dask_internals import connection, ended, holds, listen
+from dask_fmware.client.fetching import fetched
+from dask_fmware.model.carrying import unpack
+from dask_fmware.model.messages import Carried
+
+__all__ = ["ArrivedResults"]
+
+FEW = 64  # results whose futures may be gone
+
+
+class ArrivedResults:
+    """Results that came to a client by themselves, for as long as it holds their futures."""
+
+    _of: ClassVar[WeakKeyDictionary[Client, ArrivedResults]] = WeakKeyDictionary()
+
+    def __init__(self, client: Client) -> None:
+        self._client = ref(client)
+        self._values: dict[str, bytes] = {}
+        self._room = FEW
+        self._connection: Any = None
+        self._asking: asyncio.Future[Any] | None = None
+        listen(client, Carried.op, self._take)
+
+    @classmethod
+    def of(cls, client: Client) -> ArrivedResults:
+        """Return those of a client."""
+        if (one := cls._of.get(client)) is None:
+            one = cls._of[client] = cls(client)
+        return one
+
+    def ask(self, client: Client) -> None:
+        """Ask the scheduler for them, once for each connection; one that does not answer has them fetched."""
+        if (there := connection(client)) is not self._connection:
+            self._connection = there
+            self._asking = asyncio.ensure_future(client.scheduler.fmware_carry(client=client.id))
+            self._asking.add_done_callback(_seen)
+
+    def began(self, future: Future) -> None:
+        """A task was submitted; what came of an earlier one of that name counts no more."""
+        self._values.pop(future.key, None)
+
+    def release(self, future: Future) -> None:
+        """Release a future, and its result if nobody else holds one."""
+        future.release()  # in the next turn of the loop
+        asyncio.get_running_loop().call_soon(self._released, future.key)
+
+    def _released(self, key: str) -> None:
+        if (client := self._client()) is None or not holds(client, key):
+            self._values.pop(key, None)
+
+    async def result(self, future: Future) -> Any:
+        """Return the result of a task or raise its error, as ``await future.result()`` would."""
+        if await ended(future) and (value := self._values.get(future.key)) is not None:
+            return unpack(value)
+        return await fetched(future.result())
+
+    def _take(self, **message: Any) -> None:
+        """Take a result, ahead of the news (message of the scheduler)."""
+        carried, client = Carried.from_wire(message), self._client()
+        if client is not None and holds(client, carried.key):
+            self._values[carried.key] = carried.value
+            if len(self._values) > self._room:
+                self._values = {key: value for key, value in self._values.items() if holds(client, key)}
+                self._room = max(FEW, 2 * len(self._values))
+
+
+def _seen(asking: asyncio.Future[Any]) -> None:
+    """Take note of how a question ended: where it failed, the connection is lost, as the next message will find."""
+    if not asking.cancelled():
+        asking.exception()
