@@ -113,8 +113,10 @@ class OpenAIClient:
         if http is not None:
             await http.close()
 
-    async def stream(self, request: Request, body: dict[str, Any], put: Callable[[Delta], None]) -> Answer:
-        """Send a request and hand over its text as it comes; return the answer when it is complete."""
+    async def stream(
+        self, request: Request, body: dict[str, Any], put: Callable[[Delta], None], taken: Callable[[], None]
+    ) -> Answer:
+        """Send a request, tell that it is taken, hand over its text as it comes; return the answer when it is whole."""
         answer = Answer(self._dialect, request, f"openai: {self.where}: request '{request.request_id}'")
         loop = asyncio.get_running_loop()
         kind = self._http.chat.completions if "messages" in body else self._http.completions
@@ -130,6 +132,7 @@ class OpenAIClient:
         )
         async with asyncio.timeout(self._first_s) as limit, AsyncExitStack() as open_:
             response = await _sent(lambda: open_.enter_async_context(create()))
+            taken()
             lines = _lines(response.iter_bytes())
             async for line in lines:
                 if not line.startswith("data:"):

@@ -14,14 +14,14 @@ What it does
     request could overflow (a token has at least one byte, so most need no question); else they are
     estimated at four bytes a token and the server has the last word.
     A rate limit (HTTP 429, or 503 with Retry-After) holds all requests of the replica for as long as the
-    server says, within `rate_limit_wait_s` for each request; meanwhile they say a few times a second that they
-    live (a delta without text), so that nobody takes the limit for a hang. Beyond that it is a `CapacityError`,
-    with the time until which the router gives this replica no calls; so is an exhausted quota, which no waiting
-    mends. Nothing else is retried here: retries belong to the router, which knows other
-    replicas. What says that the server is not well (HTTP 5xx, no connection, a refused key, a hang, a
-    stream that is cut or garbled) is an `EngineCrashedError`: the call runs elsewhere and the replica
-    comes back when `start` has reached the server again. What says that the request is wrong stays an
-    error of that request.
+    server says, longer with each refusal in a row, within `rate_limit_wait_s` for each request; meanwhile they say
+    a few times a second that they live (a delta without text), so that nobody takes the limit for a hang. When it
+    is over one request goes first. Beyond the bound it is a `CapacityError`, with the time until which the router
+    gives this replica no calls; so is an exhausted quota, which no waiting mends. Nothing else is retried here:
+    retries belong to the router, which knows other replicas. What says that the server is not well (HTTP 5xx, no
+    connection, a refused key, a hang, a stream that is cut or garbled) is an `EngineCrashedError`: the call runs
+    elsewhere and the replica comes back when `start` has reached the server again. What says that the request is
+    wrong stays an error of that request.
 
 Configuration
     See `OpenAIEngine`. ``dialect: openai`` fits paid APIs and most servers, ``vllm`` and ``llama.cpp`` bring
@@ -299,18 +299,19 @@ class OpenAIEngine:
         """Send a request until the server takes it, and hand its answer over."""
         import openai
 
-        request, waited_s = call.request, 0.0
+        request = call.request
         what = f"openai: {self._where}: request '{request.request_id}'"
+        turn = self._limit.turn(what, lambda: call.put(Delta("")))
         while True:
-            waited_s = await self._limit.passed(waited_s, what, lambda: call.put(Delta("")))
+            await turn.comes()
             try:
-                answer = await self._client.stream(request, body, call.put)
+                answer = await self._client.stream(request, body, call.put, turn.taken)
                 break
             except openai.APIStatusError as error:
                 wait_s = retry_after_s(error.status_code, error.response.headers, error.body, time())
                 if wait_s is None or call.given:
                     raise
-                self._limit.told(wait_s)
+                turn.refused(wait_s)
         usage = answer.usage or Usage(call.prompt_tokens, answer.tokens)
         self._look_at_limit(request, usage)
         self._account(usage)
