@@ -202,7 +202,7 @@ async def test_a_server_that_is_gone_is_a_crash_and_cannot_be_started() -> None:
 )
 async def test_what_start_finds_is_told_with_the_next_step(listed: bytes, message: str) -> None:
     async def handle(asked: Asked, write: Write) -> None:
-        await write(listed)
+        await write(listed if asked.path == "/v1/models" else whole(404, {}))
 
     async with serving_http(handle) as address:
         engine = OpenAIEngine(base_url=address, model="missing")
@@ -219,15 +219,37 @@ async def test_a_server_that_hangs_at_start_is_given_up() -> None:
         await engine.close()
 
 
-async def test_a_server_without_a_list_of_models_is_taken_at_its_word() -> None:
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 501])
+async def test_a_server_need_not_show_a_list_of_models(status: int) -> None:
     async def handle(asked: Asked, write: Write) -> None:
         if asked.path == "/v1/models":
-            await write(whole(404, {}))
+            await write(whole(status, {}))
         else:
             await sound(write)
 
     async with serving_http(handle) as address, started(address) as engine:
         assert text_of(await collect(engine, ask())) == "fine"
+
+
+async def test_a_name_that_is_not_listed_is_asked_for_a_token_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    bodies: list[Any] = []
+
+    async def answer(asked: Asked, write: Write) -> None:
+        bodies.append(asked.body)
+        await sound(write)
+
+    extra = {"reasoning_effort": "low"}
+    async with answering(answer) as address, started(address, model="alias", extra=extra) as engine:
+        assert [(body["model"], body["max_completion_tokens"]) for body in bodies] == [("alias", 1)]
+        assert bodies[0]["reasoning_effort"] == "low"
+        assert text_of(await collect(engine, ask())) == "fine"
+    assert "is not in its list (it has: other, tiny)" in caplog.text
+
+
+def test_a_balance_that_is_used_up_sends_calls_elsewhere_as_a_quota_does() -> None:
+    fault = fault_of(402, {"error": {"code": "insufficient_balance"}}, ask(), "here", "file 'k'")
+    assert type(fault) is CapacityError
+    assert retry_after_s(402, {"retry-after": "3"}, None, 0.0) is None
 
 
 def test_a_retry_is_told_in_seconds_milliseconds_or_as_a_date() -> None:

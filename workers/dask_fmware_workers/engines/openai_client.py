@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -25,6 +26,8 @@ from dask_fmware_workers.engines.openai_faults import fault_of
 
 __all__ = ["BYTES_PER_TOKEN", "OpenAIClient", "prompt_bytes"]
 
+logger = logging.getLogger("dask_fmware.engines")
+
 BYTES_PER_TOKEN = 4  # of prompts that nobody counts
 IDLE_S = 2.0  # after which a connection is not used again: servers close theirs, vLLM after 5 s
 END_S = 0.1  # for what follows the last event: a connection is used again if its answer was read to the end
@@ -33,6 +36,7 @@ SENT = re.compile(  # the client finds notes to itself among the last
 )
 SENT_TO_OPENAI = re.compile("openai-(organization|project)")
 NO_KEY = "none"
+NO_LIST = (400, 403, 404, 405, 501)  # of models, say some servers, or show it to other keys
 
 
 class OpenAIClient:
@@ -61,8 +65,8 @@ class OpenAIClient:
         """Of the protocol as it is spoken."""
         return f"{self._dialect.name} through openai {importlib.metadata.version('openai')}"
 
-    async def connect(self) -> None:
-        """Read the key and find the model.
+    async def connect(self, body: dict[str, Any]) -> None:
+        """Read the key and find the model; `body` asks it for a token, where the server does not list it.
 
         Raises
         ------
@@ -94,9 +98,8 @@ class OpenAIClient:
         try:
             async with asyncio.timeout(self._first_s):
                 models = await self._models(http)
-            if models and self._model not in models:
-                known = ", ".join(sorted(models)[:8])
-                raise EngineLoadError(f"openai: {self.where} is not served there (it has: {known}); correct 'model'")
+                if self._model not in models:
+                    await self._try(http, body, models)
         except BaseException as error:
             await http.close()
             if isinstance(error, Exception) and not isinstance(error, FMwareError):
@@ -119,19 +122,8 @@ class OpenAIClient:
         """Send a request, tell that it is taken, hand over its text as it comes; return the answer when it is whole."""
         answer = Answer(self._dialect, request, f"openai: {self.where}: request '{request.request_id}'")
         loop = asyncio.get_running_loop()
-        kind = self._http.chat.completions if "messages" in body else self._http.completions
-        asked = {name: body[name] for name in ("messages", "prompt") if name in body}
-        others = {name: value for name, value in body.items() if name not in asked and name != "stream"}
-        create = partial(
-            kind.with_streaming_response.create,
-            model=self._model,
-            stream=True,
-            extra_body=others,
-            timeout=None,
-            **asked,
-        )
         async with asyncio.timeout(self._first_s) as limit, AsyncExitStack() as open_:
-            response = await _sent(lambda: open_.enter_async_context(create()))
+            response = await _sent(lambda: open_.enter_async_context(self._asking(self._http, body)))
             taken()
             lines = _lines(response.iter_bytes())
             async for line in lines:
@@ -152,6 +144,14 @@ class OpenAIClient:
         if answer.finish_reason is None:
             raise EngineCrashedError(f"openai: {self.where}: the stream of '{request.request_id}' was cut; try again")
         return answer
+
+    def _asking(self, http: Any, body: dict[str, Any]) -> Any:
+        """Return the HTTP request of a body, as a context that gives its answer."""
+        kind = http.chat.completions if "messages" in body else http.completions
+        asked = {name: body[name] for name in ("messages", "prompt") if name in body}
+        others = {name: value for name, value in body.items() if name not in asked and name != "stream"}
+        create = kind.with_streaming_response.create
+        return create(model=self._model, stream=True, extra_body=others, timeout=None, **asked)
 
     async def count(self, request: Request) -> int:
         """Prompt tokens as the server counts them, or estimated where the dialect cannot ask."""
@@ -193,7 +193,7 @@ class OpenAIClient:
         try:
             listed = await http.get("/models", cast_to=object)
         except openai.APIStatusError as error:
-            if error.status_code in (404, 405):
+            if error.status_code in NO_LIST:
                 return set()
             fault = fault_of(error.status_code, error.body, Request("start", 1), self.where, self._key.source)
             raise EngineLoadError(str(fault)) from None
@@ -205,6 +205,24 @@ class OpenAIClient:
                 f"openai: {self.where} does not speak OpenAI's protocol; base_url usually ends in /v1"
             )
         return {str(name) for entry in entries for name in (entry["id"], *(entry.get("aliases") or ()))}
+
+    async def _try(self, http: Any, body: dict[str, Any], models: set[str]) -> None:
+        """Ask for one token: a list may lack aliases, or be kept from a key that is for chats alone."""
+        import openai
+
+        listed = "it has: " + ", ".join(sorted(models)[:8]) if models else "it lists none"
+        try:
+            async with self._asking(http, body):
+                pass
+        except openai.APIStatusError as error:
+            status = error.status_code
+            if status == 404:
+                raise EngineLoadError(f"openai: {self.where} is not served there ({listed}); correct 'model'") from None
+            if status in (401, 403) or status >= 500:
+                fault = fault_of(status, error.body, Request("start", 1), self.where, self._key.source)
+                raise EngineLoadError(str(fault)) from None  # any other is of this one question
+        if models:
+            logger.warning("openai: %s is not in its list (%s), and is asked all the same", self.where, listed)
 
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Ask one of the server's own questions, which lie beside the protocol."""

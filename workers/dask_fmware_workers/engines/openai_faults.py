@@ -78,6 +78,8 @@ def fault_of(status: int, body: object, request: Request, where: str, key: str) 
             f"openai: {where} refuses the key from {key} (HTTP {status}): it is wrong, expired or lacks a right; "
             "renew it"
         )
+    if status == 402:
+        return CapacityError(f"{what} is refused as the balance of its key is used up (HTTP 402 {kind}); fill it up")
     if status == 429:
         return CapacityError(
             f"{what} is over the rate limit or quota of its key (HTTP 429 {kind}); lower slots or wait"

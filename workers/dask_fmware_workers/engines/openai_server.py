@@ -51,7 +51,7 @@ from time import time
 from typing import Any
 
 from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineError, FMwareError
-from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request, Usage
+from dask_fmware.model.engine import Capabilities, Delta, EngineState, Message, Request, Usage
 from dask_fmware.spec.deployment import LONGEST_TOKEN_BYTES
 from dask_fmware_workers.engines.api_key import ApiKey
 from dask_fmware_workers.engines.engine_call import EngineCall
@@ -254,7 +254,8 @@ class OpenAIEngine:
             raise EngineCrashedError(f"openai: {self._where} is not serving; start it, or try another replica")
 
     async def _connect(self) -> None:
-        await self._client.connect()
+        greeting = Request("start", 1, messages=(Message("user", "Hi"),))
+        await self._client.connect(self._dialect.body(greeting, 0) | self._extra)
         self._capabilities = Capabilities(
             engine="openai",
             engine_version=self._client.version,
