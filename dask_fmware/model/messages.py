@@ -189,7 +189,7 @@ class Overdue(_Message):
 
 @immutable
 class FirstToken(_Message):
-    """Worker to scheduler: the engine produced the first token of an attempt."""
+    """Worker to scheduler: the first text of an answer is there; what a model thinks before it nobody sees."""
 
     op: ClassVar[str] = "fmware-first-token"
     call_id: str
@@ -212,7 +212,7 @@ class AttemptEnded(_Message):
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
-    ttft_s: float | None = None
+    ttft_s: float | None = None  # of the engine, whoever sees it
     latency_s: float | None = None  # in the engine
     waited_s: float = 0.0  # for a slot, before that
     error: str = ""  # type and message of the cause, for "failed" and "retry"
@@ -221,6 +221,7 @@ class AttemptEnded(_Message):
     cost: float | None = None  # in the currency of the engine's prices; None: it has none
     is_sound: bool = False  # "retry": the answer or a bound was the cause, which says nothing against the engine
     shut_s: float = 0.0  # "retry": for so long its engine has no room for any call
+    hidden_s: float = 0.0  # from the first token of an answer to the first text of it: it was thought, or held back
 
 
 @immutable

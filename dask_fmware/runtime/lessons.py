@@ -52,9 +52,9 @@ class Lessons:
             pace.stretch.observe(attempt.by_law_s, attempt.ended_at - attempt.started_at)
         elif replica.slots == 1 and attempt.first_token_at is not None:
             first_s = execution_s(self._fleet.latency(replica), event.prompt_tokens, 0.0)
-            pace.handover.observe(attempt.first_token_at - attempt.started_at - first_s)
+            pace.handover.observe(attempt.first_token_at - event.hidden_s - attempt.started_at - first_s)
         if self._predicts:
-            pace.observe(attempt)
+            pace.observe(attempt, event.hidden_s)
 
     def _served(self, call: CallRecord, replica_id: str, cached_tokens: int, history: NodeHistory) -> None:
         """Learn how much of a prompt the replica has that served its run before, and how much the others have."""

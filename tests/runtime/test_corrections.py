@@ -112,6 +112,14 @@ def test_what_followers_do_to_tokens_is_not_laid_on_the_first_one() -> None:
     assert long.bound_s >= long.latency_s
 
 
+def test_what_a_model_thinks_before_it_says_a_word_is_a_part_of_its_tokens() -> None:
+    pace = Pace()
+    for _ in range(20):
+        pace.observe(finished(2.1, 1.0, pace.predict(2, 0.1, 3.0)), hidden_s=2.0)
+    told = pace.predict(2, 0.1, 3.0)
+    assert (told.ttft_s, told.latency_s) == (pytest.approx(0.1), pytest.approx(3.1))
+
+
 def test_steps_beside_another_profile_teach_nothing() -> None:
     driver = Driver()
     driver.ready(profiled("a"))

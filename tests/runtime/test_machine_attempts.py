@@ -208,6 +208,28 @@ def test_the_first_first_token_counts() -> None:
     assert first_token_s(d.machine.report("x")) == 0.5  # type: ignore[arg-type]
 
 
+def test_an_answer_without_a_word_is_seen_when_it_ends() -> None:
+    d = Driver()
+    d.ready(replica("a"))
+    d.start("x")
+    d.now = 3.0
+    d.end("x", ttft_s=0.5, latency_s=2.5, hidden_s=2.0)
+    assert d.call("x").ttft_s == 2.5
+
+
+def test_the_way_to_an_engine_is_as_long_whether_its_model_thinks_or_not() -> None:
+    def delay_s(hidden_s: float) -> float:
+        d = Driver()
+        d.ready(replica("a"))
+        for n in range(10):
+            d.start(f"x{n}")
+            d.tell(FirstToken(f"x{n}", 1, 0.3 + hidden_s), at=d.now + 0.3 + hidden_s)
+            d.end(f"x{n}", output_tokens=2, ttft_s=0.3, latency_s=0.3 + hidden_s, hidden_s=hidden_s)
+        return d.machine.fleet.get("tcp://a").pace.handover.delay_s  # type: ignore[union-attr]
+
+    assert delay_s(5.0) == pytest.approx(delay_s(0.0)) == pytest.approx(0.2)
+
+
 def test_a_first_token_of_an_attempt_that_was_lost_is_not_counted() -> None:
     d = Driver()
     d.ready(replica("a"), replica("b"))

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from dask_fmware.errors import CapacityError, EngineCrashedError, OutputFormatError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.completion import Completion, Timing
-from dask_fmware.model.engine import Engine, FinishReason, Request, Usage
+from dask_fmware.model.engine import Delta, Engine, FinishReason, Request, Usage
 from dask_fmware.model.messages import AttemptEnded, FirstToken, Grant, Overdue
 from dask_fmware_workers.output import format_tokens, output_of
 from dask_fmware_workers.pace import EnginePace
@@ -58,8 +58,10 @@ class Attempt:
         self.is_given_up = False  # as it has no token, to be tried elsewhere
         self.waited_s = 0.0  # for a slot
         self.began_at: float | None = None  # when it had one
-        self.ttft_s: float | None = None
+        self.ttft_s: float | None = None  # of the engine: laws, stalls and hedging go by it
+        self.hidden_s = 0.0  # of an answer: from there to its first text, or to its end; objectives go by what is seen
         self.is_whole = False  # the answer came to its own end
+        self._is_seen = False  # its first text was told, or nobody waits for it
         self._deltas = 0  # from its engine so far
         self._output_tokens = 0  # in them
         self._usage = Usage()  # as the engine counted in the end
@@ -97,6 +99,7 @@ class Attempt:
             self._cost,
             isinstance(fault, OutputFormatError | CapacityError),
             fault.shut_s if isinstance(fault, CapacityError) else 0.0,
+            self.hidden_s,
         )
 
     async def generate(
@@ -149,7 +152,7 @@ class Attempt:
         self, engine: Engine, request: Request, pace: EnginePace | None, start: float
     ) -> tuple[FinishReason | None, Usage | None]:
         """Take in what the engine gives, to the end of its stream; return what it said at the end."""
-        grant, stream, is_told = self.grant, self.stream, self.call.answers
+        grant, stream = self.grant, self.stream
         overdue = Overdue(self.call_id, grant.attempt).to_wire()
         finish_reason, usage = None, None
         async with (
@@ -160,10 +163,8 @@ class Attempt:
             async for delta in deltas:
                 self._deltas += 1
                 self._alive()
-                if self.ttft_s is None and (delta.text or delta.tokens):
-                    self.ttft_s = perf_counter() - start
-                    if is_told:  # others say it when they end
-                        self._send(FirstToken(self.call_id, grant.attempt, self.ttft_s).to_wire())
+                if not self._is_seen:
+                    self._begins(delta, perf_counter() - start)
                 if delta.tokens:
                     self._output_tokens += delta.tokens
                     if pace is not None:
@@ -173,6 +174,18 @@ class Attempt:
                 if delta.finish_reason is not None:
                     finish_reason, usage = delta.finish_reason, delta.usage
         return finish_reason, usage
+
+    def _begins(self, delta: Delta, after_s: float) -> None:
+        """Take note of the first token, and tell of the first text of an answer; others say it when they end."""
+        if self.ttft_s is None and (delta.text or delta.tokens):
+            self.ttft_s = after_s
+        if self.ttft_s is None:
+            return
+        self._is_seen = bool(delta.text) or not self.call.answers
+        if self.call.answers:
+            self.hidden_s = after_s - self.ttft_s
+            if delta.text:
+                self._send(FirstToken(self.call_id, self.grant.attempt, after_s).to_wire())
 
     def _completion(
         self, finish_reason: FinishReason, latency_s: float, prices: Mapping[str, float] | None

@@ -116,15 +116,19 @@ class Pace:
         latency_s = ttft_s + rest_s * self.rest.factor(band)
         return Prediction(band, first_s, first_s + rest_s, ttft_s, latency_s, latency_s * self.bound.factor(band))
 
-    def observe(self, attempt: AttemptReport) -> None:
-        """Take note of a call that has finished, and of what was predicted of it."""
+    def observe(self, attempt: AttemptReport, hidden_s: float = 0.0) -> None:
+        """Take note of a call that has finished, and of what was predicted of it.
+
+        The first token of its engine came `hidden_s` before the first that was seen.
+        """
         first_s, by_law_s, predicted_s = attempt.first_by_law_s, attempt.by_law_s, attempt.predicted_s
         if first_s is None or by_law_s is None or predicted_s is None or attempt.ended_at is None:
             return
         if attempt.first_token_at is not None:
-            self.first.observe(attempt.band, first_s, attempt.first_token_at - attempt.started_at)
+            first_at = attempt.first_token_at - hidden_s
+            self.first.observe(attempt.band, first_s, first_at - attempt.started_at)
             if attempt.output_tokens > 1:
-                self.rest.observe(attempt.band, by_law_s - first_s, attempt.ended_at - attempt.first_token_at)
+                self.rest.observe(attempt.band, by_law_s - first_s, attempt.ended_at - first_at)
         self.bound.observe(attempt.band, predicted_s, attempt.ended_at - attempt.started_at, attempt.bound_s)
 
 

@@ -59,7 +59,7 @@ def begun(call: CallRecord, number: int, now: float) -> None:
 
 
 def first_token(call: CallRecord, number: int, now: float) -> None:
-    """The engine has given the first token of an attempt, if it is still the one that counts."""
+    """The first text of an attempt is there, if it is still the one that counts."""
     attempt = call.attempt
     if attempt is None or attempt.attempt != number or attempt.first_token_at is not None:
         return
@@ -85,7 +85,7 @@ def end(call: CallRecord, event: AttemptEnded, now: float, ahead_since: float | 
         given_at, had_s = ahead_since - call.run.report.submitted, event.latency_s
         attempt.started_at = max(min(attempt.started_at, attempt.ended_at - had_s), given_at)
     if attempt.first_token_at is None and event.ttft_s is not None:  # only answers report it when it comes
-        attempt.first_token_at = min(attempt.started_at + event.ttft_s, attempt.ended_at)
+        attempt.first_token_at = min(attempt.started_at + event.ttft_s + event.hidden_s, attempt.ended_at)
     match event.outcome:
         case "finished":
             call.becomes("finished")
