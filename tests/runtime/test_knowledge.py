@@ -161,3 +161,19 @@ def test_calls_of_a_loop_within_a_map_count_as_often_as_it_goes_round_in_their_p
         "m[1].sum": 0.0,
     }
     assert {name: knowledge.after_s(shape, name, frozenset()) for name in after_s} == pytest.approx(after_s)
+
+
+def test_a_branch_on_which_no_node_is_counts_for_what_is_expected() -> None:
+    """Of a switch whose default passes a value on, or that takes no branch at all, nodes name one branch alone."""
+    knowledge = Knowledge(lambda _model, _prompt, output: (0.0, output), lambda _model, _prompt, output: output)
+    chain = node("r/chain", after=("which",), guards=(Guard("which", 0),), max_tokens=100)
+    shape = knowledge.shape(plan("r", [node("r/which"), chain]))
+    assert knowledge.after_s(shape, "which", frozenset()) == pytest.approx(50.0), "two branches, while nothing is known"
+    for branch in [0, *[1] * 89, *[None] * 10]:
+        knowledge.branches.observe("rag", "which", branch)
+    knowledge.forget_paths()
+    odds = 1.5 / 101
+    assert knowledge.after_s(shape, "which", frozenset()) == pytest.approx(odds * 100.0)
+    assert knowledge.work(shape, frozenset()).total_s == pytest.approx(10.0 + odds * 100.0)
+    assert knowledge.paths_quantile_s(shape, frozenset(), 0.9)["which"] == 0.0
+    assert knowledge.after_s(shape, "which", frozenset({("which", 0)})) == pytest.approx(100.0)

@@ -1,4 +1,4 @@
-"""Switches of scenarios within branches."""
+"""Switches of scenarios: branches without a node, and switches within branches."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 from dask_fmware.model.plan import Guard
 from dask_fmware.policy import POLICIES
 from dask_fmware.simulation.recorded import read_recorded
+from dask_fmware.simulation.scenario import Scenario
 from dask_fmware.simulation.whatif import what_if
 from dask_fmware.simulation.workload import Workload
+from dask_fmware.simulation.world import World
 from tests.simulation.test_replay import record
 from tests.simulation.test_world import play, scenario
 
@@ -27,6 +29,28 @@ NESTED = {
         },
     }
 }
+
+
+def test_runs_that_may_take_a_long_branch_are_not_taken_for_lost() -> None:
+    """One run in twenty searches, which takes longer than its objective; the others pass what they have on."""
+    call = {"model": "m", "prompt": 10, "output": 4}
+    nodes = {
+        "which": {**call, "decides": {"search": 0.05, "none": 0.95}},
+        "search": {**call, "output": 80, "when": {"which": "search"}},
+        "answer": {**call, "after": ["which", "search"], "answers": True},
+    }
+    made = Scenario.model_validate(
+        {
+            "cards": {"A": {"count": 2, "slots": 1}},
+            "models": {"m": {"on": {"A": {"plain": {"w0": 0.05}}}}},
+            "workflows": {name: {"slo": {"ttft_s": 2.0}, "nodes": nodes} for name in ("one", "two")},
+            "arrivals": {"kind": "poisson", "rate": 1.0, "duration_s": 100.0},
+        }
+    )
+    outcomes = World(made, "slack", Workload(made, 1).runs(), 1).play()
+    assert len(outcomes) > 50
+    assert sum(outcome.parked for outcome in outcomes) < len(outcomes) / 4
+    assert sum(outcome.met for outcome in outcomes) > 0.85 * len(outcomes)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

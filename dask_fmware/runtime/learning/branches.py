@@ -50,23 +50,28 @@ class Branches:
         workflow
             Its name.
         branches
-            Its switches, and how many branches each has.
+            Its switches, and how many branches of each have nodes, as far as nodes say it.
         decided
             Switches that are open no more.
         """
         known = dict(decided)
-        open_ = [switch for switch in branches if switch not in known]
-        if prod(branches[switch] for switch in open_) > MOST_OUTCOMES:
-            open_ = []
-        odds = [self._odds(workflow, switch, branches[switch]) for switch in open_]
-        for outcome in product(*[range(branches[switch]) for switch in open_]):
-            weight = prod(chances[branch] for chances, branch in zip(odds, outcome, strict=True))
-            yield weight, known | dict(zip(open_, outcome, strict=True))
+        open_ = {name: self._odds(workflow, name, count) for name, count in branches.items() if name not in known}
+        if prod(len(odds) for odds in open_.values()) > MOST_OUTCOMES:
+            open_ = {}
+        for outcome in product(*[odds.items() for odds in open_.values()]):
+            weight = prod(chance for _, chance in outcome)
+            yield weight, known | dict(zip(open_, [branch for branch, _ in outcome], strict=True))
 
-    def _odds(self, workflow: str, switch: str, branches: int) -> list[float]:
+    def _odds(self, workflow: str, switch: str, branches: int) -> dict[int | None, float]:
+        """Chances of the branches that nodes are on, and of none of these (None), as where a value is passed on."""
         counts = self._counts.get((workflow, switch), {})
-        weights = [counts.get(branch, 0.0) + 0.5 for branch in range(branches)]
-        return [weight / sum(weights) for weight in weights]
+        weights: dict[int | None, float] = {branch: counts.get(branch, 0.0) + 0.5 for branch in range(branches)}
+        others = sum(count for branch, count in counts.items() if branch not in weights)
+        others += 0.5 if branches < 2 else 0.0  # a switch has two branches at least
+        if others:
+            weights[None] = others
+        total = sum(weights.values())
+        return {branch: weight / total for branch, weight in weights.items()}
 
 
 def is_taken(taken: Mapping[str, int | None], node: PlannedNode) -> bool:

@@ -41,7 +41,7 @@ class Shape:
 
     workflow: str
     nodes: tuple[PlannedNode, ...]
-    branches: dict[str, int]  # switch -> branches it has
+    branches: dict[str, int]  # switch -> branches it has, as far as nodes say it
     after: dict[Decided, tuple[int, dict[str, float]]] = field(default_factory=dict)  # with when to look again
     share: tuple[int, dict[str, float]] | None = None  # of the objective, used up when a node has ended; the same
     work: dict[Decided, Work] = field(default_factory=dict)
