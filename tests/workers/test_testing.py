@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Any
 
-import jsonschema
 import pytest
-from pydantic import BaseModel
 
 from dask_fmware.errors import EngineCrashedError, EngineError, EngineLoadError
 from dask_fmware.model.engine import Request
 from dask_fmware.testing import ScriptedEngine
-from dask_fmware_workers.engines.samples import sample
 
 
 async def _started(**arguments: Any) -> ScriptedEngine:
@@ -80,21 +77,3 @@ async def test_a_request_that_hangs_ends_when_it_is_aborted() -> None:
 async def test_it_can_refuse_to_load() -> None:
     with pytest.raises(EngineLoadError, match="no memory left"):
         await _started(load_error="no memory left")
-
-
-class _Inner(BaseModel):
-    kind: Literal["a", "b"]
-    tags: list[str]
-
-
-class _Outer(BaseModel):
-    inner: _Inner
-    maybe: int | None
-    sure: bool
-    share: float
-
-
-def test_samples_fit_what_pydantic_writes() -> None:
-    schema = _Outer.model_json_schema()
-    jsonschema.validate(sample(schema), schema)
-    _Outer.model_validate(sample(schema))
