@@ -11,7 +11,7 @@ import pytest
 
 from dask_fmware.errors import EngineCrashedError, EngineError, OutputFormatError
 from dask_fmware.model.engine import EngineState, Request
-from dask_fmware_workers.engines.text_stream import TextStream
+from dask_fmware_workers.engines.detokenizer import Detokenizer
 from dask_fmware_workers.engines.token_engine import Piece, RequestFaultError, TokenEngine
 from dask_fmware_workers.engines.transformers_loop import Decoder, Loop, _Answer
 from tests.engines.asking import ask, collect, text_of
@@ -55,7 +55,7 @@ class Backend:
             return f"{token} "
 
         over = self._loop.create_future()
-        self._batches._answers[number] = _Answer(TextStream(decode), 4, {END}, take, over)
+        self._batches._answers[number] = _Answer(Detokenizer(decode), 4, {END}, take, over)
         error = self._step_error if request.request_id == "bad" else None
         output = SimpleNamespace(request_id=number, generated_tokens=[1, 2, END], error=error, is_finished=lambda: True)
         self._loop.call_soon(self._batches._hand_out, [output])

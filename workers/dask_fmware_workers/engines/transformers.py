@@ -10,7 +10,7 @@ Inputs
 What it does
     See `TokenEngine` for the queue before its slots. The model, its paged KV cache and its prefix cache are
     those of transformers' continuous batching, stepped by a thread of this process. Text, stop strings,
-    sampling with a seed for each request and formats are ours: see `TextStream` and `transformers_sampling`.
+    sampling with a seed for each request and formats are ours: see `Detokenizer` and `transformers_sampling`.
     The cache holds `slots` requests of the whole context, so no request is ever swapped out.
 
 Configuration

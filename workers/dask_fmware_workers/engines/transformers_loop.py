@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dask_fmware.errors import DeploymentError, EngineCrashedError
 from dask_fmware.model.engine import EngineState, FinishReason, Request
 from dask_fmware_workers.accelerators import Need, check_memory, cpu_card, nvidia_cards
-from dask_fmware_workers.engines.text_stream import TextStream
+from dask_fmware_workers.engines.detokenizer import Detokenizer
 from dask_fmware_workers.engines.token_engine import Piece, RequestFaultError, share_interpreter
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Loop:
         else:  # a grammar takes time to compile; who is cancelled meanwhile leaves nothing behind
             draw = await self._loop.run_in_executor(self._side_thread, sampler.draw, request, seed)
         decoder = Decoder(DecodeStream, self.tokenizer.backend_tokenizer, tokens)
-        text = TextStream(decoder.step, request.sampling.stop)
+        text = Detokenizer(decoder.step, request.sampling.stop)
         answer = self._answers[number] = _Answer(
             text, request.max_tokens, sampler.ends, take, self._loop.create_future()
         )
@@ -285,7 +285,7 @@ class _Answer:
 
     def __init__(
         self,
-        text: TextStream,
+        text: Detokenizer,
         most: int,
         ends: Container[int],
         take: Callable[[Piece], None],

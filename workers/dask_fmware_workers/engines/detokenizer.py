@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-__all__ = ["TextStream"]
+__all__ = ["Detokenizer"]
 
 
-class TextStream:
-    """The text of one answer.
+class Detokenizer:
+    """Makes the text of one answer.
 
     Parameters
     ----------
@@ -22,10 +22,10 @@ class TextStream:
 
     Examples
     --------
-    >>> stream = TextStream({0: "one", 1: " tw", 2: "o", 3: " three"}.get, [" two"])
-    >>> stream.add(0), stream.add(1), stream.is_stopped
+    >>> text = Detokenizer({0: "one", 1: " tw", 2: "o", 3: " three"}.get, [" two"])
+    >>> text.add(0), text.add(1), text.is_stopped
     ('one', '', False)
-    >>> stream.add(2), stream.is_stopped
+    >>> text.add(2), text.is_stopped
     ('', True)
     """
 
