@@ -13,6 +13,7 @@ from dask_fmware.errors import CapacityError, EngineError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.engine import Delta, Request
 from dask_fmware.model.messages import AttemptEnded, Grant
+from dask_fmware_workers.engine_slots import EngineSlots
 from dask_fmware_workers.runner import CallRunner
 
 SECRET = "the patient's diagnosis"
@@ -66,3 +67,21 @@ def test_a_fault_that_is_not_ours_is_told_without_its_words(caplog: pytest.LogCa
     assert "raise self.fault" in caplog.text
     assert SECRET not in f"{error!r} {error.__cause__} {caplog.text}"
     assert error.__suppress_context__
+
+
+async def test_an_answer_is_not_lost_with_the_message_of_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    class Answers:
+        async def generate(self, request: Request) -> AsyncIterator[Delta]:
+            yield Delta("fine", 1, "stop")
+
+    def fails(message: dict[str, Any]) -> None:
+        raise OSError(SECRET)
+
+    runner = CallRunner(lambda message: None, lambda engine, error: None, fails)
+    runner.slots = EngineSlots(1)
+    for name in "ab":
+        runner.grant(Grant(name, 1))
+        completion = await runner.run(Answers(), ModelCall("w", "n", "small", (), 16), name, {})  # type: ignore[arg-type]
+        assert completion.text == "fine"
+    assert "the end of attempt 1 could not be told (OSError)" in caplog.text
+    assert SECRET not in caplog.text

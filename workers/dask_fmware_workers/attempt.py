@@ -61,6 +61,9 @@ class Attempt:
         self.ttft_s: float | None = None  # of the engine: laws, stalls and hedging go by it
         self.hidden_s = 0.0  # of an answer: from there to its first text, or to its end; objectives go by what is seen
         self.is_whole = False  # the answer came to its own end
+        self.outcome: Outcome = "failed"  # until something else is known
+        self.error = ""  # in the words of the cause, for "failed" and "retry"
+        self.fault: Exception | None = None  # what it came of
         self._is_seen = False  # its first text was told, or nobody waits for it
         self._deltas = 0  # from its engine so far
         self._output_tokens = 0  # in them
@@ -81,19 +84,20 @@ class Attempt:
             self.is_given_up = True
             self.withdraw()
 
-    def ended(self, outcome: Outcome, error: str, fault: Exception | None) -> AttemptEnded:
-        """Return what is told of its end; `fault` is what it came of, if it failed."""
+    def ended(self) -> AttemptEnded:
+        """Return what is told of its end."""
+        fault = self.fault
         return AttemptEnded(
             self.call_id,
             self.grant.attempt,
-            outcome,
+            self.outcome,
             self._usage.prompt_tokens,
             self._output_tokens,
             self._usage.cached_tokens,
             self.ttft_s,
             None if self.began_at is None else perf_counter() - self.began_at,
             self.waited_s,
-            error,
+            self.error,
             self._is_repaired,
             self._format_tokens,
             self._cost,

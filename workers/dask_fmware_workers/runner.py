@@ -133,39 +133,53 @@ class CallRunner:
             raise Reschedule(f"{call.where}: not granted here")
         stream = self.streams.open(call_id, grant.attempt) if call.answers else TextStream()
         attempt = self._attempts[call_id] = Attempt(call, call_id, grant, stream, self._send, self._alive)
-        outcome: Outcome = "failed"
-        error, slots = "", self.slots
-        cause: Exception | None = None
+        slots = self.slots
         try:
-            attempt.waited_s = await slots.take(grant.wait_s)
+            return await self._generate(engine, attempt, slots, values, pace)
+        finally:
+            self._report(attempt, slots)
+
+    async def _generate(
+        self, engine: Engine, attempt: Attempt, slots: EngineSlots, values: Mapping[str, Any], pace: EnginePace | None
+    ) -> Completion:
+        """Generate in a slot, note the outcome, and raise what Dask is to make of it."""
+        call = attempt.call
+        try:
+            attempt.waited_s = await slots.take(attempt.grant.wait_s)
             attempt.began_at = perf_counter()
             completion = await attempt.generate(engine, values, pace, self.prices)
-            outcome = "finished"
-            return completion
         except asyncio.CancelledError:
-            outcome = "aborted"
+            attempt.outcome = "aborted"
             if not attempt.is_withdrawn or attempt.task is None:  # the worker closes
                 raise
             attempt.task.uncancel()
             if attempt.is_given_up:
-                outcome, error = "retry", "no token in time; tried elsewhere (see router.hedge_budget)"
+                attempt.outcome, attempt.error = "retry", "no token in time; tried elsewhere (see router.hedge_budget)"
             raise Reschedule(f"{call.where}: aborted") from None
         except Exception as fault:
-            cause = fault
-            outcome, error = self._failed(engine, attempt, fault)
-            if outcome == "failed":
-                if not isinstance(fault, FMwareError):
-                    raise _stranger(call, fault) from None
-                raise
-            raise Reschedule(error or f"{call.where}: {fault}") from fault
-        finally:
-            if self._attempts.get(call_id) is attempt:
-                del self._attempts[call_id]
-            ended = attempt.ended(outcome, error, cause)
-            if attempt.began_at is not None:
-                slots.give()
-            stream.end(outcome)
-            self._send_with_result(ended.to_wire())
+            attempt.fault = fault
+            attempt.outcome, attempt.error = self._failed(engine, attempt, fault)
+            if attempt.outcome != "failed":
+                raise Reschedule(attempt.error or f"{call.where}: {fault}") from fault
+            if not isinstance(fault, FMwareError):
+                raise _stranger(call, fault) from None
+            raise
+        attempt.outcome = "finished"
+        return completion
+
+    def _report(self, attempt: Attempt, slots: EngineSlots) -> None:
+        """Give the slot back and tell how the attempt ended; what goes wrong here is none of the call."""
+        call_id = attempt.call_id
+        if self._attempts.get(call_id) is attempt:
+            del self._attempts[call_id]
+        if attempt.began_at is not None:
+            slots.give()
+        attempt.stream.end(attempt.outcome)
+        try:
+            self._send_with_result(attempt.ended().to_wire())
+        except Exception as error:
+            what = attempt.call.where, attempt.grant.attempt, type(error).__name__
+            logger.error("%s: the end of attempt %d could not be told (%s)", *what)
 
     def _failed(self, engine: Engine, attempt: Attempt, fault: Exception) -> tuple[Outcome, str]:
         """Say what a fault makes of an attempt, and in which words; an engine that is to blame is started again."""
