@@ -228,6 +228,7 @@ LIVE_TARGETS: dict[str, Target] = {
             "fmware-overdue",
             "fmware-steps",
             "fmware-branched",
+            "fmware-carried",
             "fmware-replica-failed",
             "fmware-engine-state",
         ),

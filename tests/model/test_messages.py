@@ -12,6 +12,7 @@ from dask_fmware.model.messages import (
     PROTOCOL_VERSION,
     AttemptEnded,
     Branched,
+    Carried,
     EngineStateReport,
     FirstToken,
     GiveBack,
@@ -50,6 +51,7 @@ MESSAGES = st.one_of(
         st.lists(st.tuples(text, number, number), max_size=3).map(tuple),
     ),
     st.builds(Branched, text, text, st.none() | number),
+    st.builds(Carried, text, st.binary(max_size=20)),
     st.builds(ReplicaFailed, text, text, text, text, st.booleans()),
     st.builds(EngineStateReport, *[number] * 2, st.none() | share, *[st.none() | number] * 3),
     st.builds(
@@ -87,7 +89,7 @@ def plain(value: object) -> bool:
         return all(isinstance(k, str) and plain(v) for k, v in value.items())
     if isinstance(value, tuple):
         return all(map(plain, value))
-    return value is None or type(value) in (str, int, float, bool)
+    return value is None or type(value) in (str, int, float, bool, bytes)
 
 
 @few
@@ -121,7 +123,7 @@ def test_what_an_older_sender_leaves_out_has_its_default_or_is_another_version(m
 def test_every_message_has_an_op_of_its_own() -> None:
     kinds = [getattr(messages, name) for name in messages.__all__]
     ops = [kind.op for kind in kinds if hasattr(kind, "op")]
-    assert len(ops) == len(set(ops)) == 11
+    assert len(ops) == len(set(ops)) == 12
     assert all(op.startswith("fmware-") for op in ops)
 
 
