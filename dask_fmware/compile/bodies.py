@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from dask_fmware.compile.shared import Shared
-from dask_fmware.compile.steps import model_host, passes, skipped, tell
-from dask_fmware.compile.values import fill, open_values, plain
+from dask_fmware.compile.steps import Taken, model_host, opened, passes, skipped, tell
+from dask_fmware.compile.values import fill, plain
 from dask_fmware.errors import NotInstalledError, WorkflowError
 
 if TYPE_CHECKING:
@@ -24,13 +24,21 @@ __all__ = ["run_loop", "run_map"]
 
 
 async def run_map(
-    shared: Shared[MapStep], top_id: str, run_id: str, key: str, prefix: str, /, *values: Any, plan: Any = None
+    shared: Shared[MapStep],
+    top_id: str,
+    run_id: str,
+    key: str,
+    prefix: str,
+    /,
+    *values: Any,
+    plan: Any = None,
+    taken: Taken | None = None,
 ) -> Any:
     """Run the body once for each item, all at once, and return the list of plain outputs."""
     from dask_fmware.compile.graph import instantiate, new_run_id
 
     step = shared.value
-    named = open_values(step.sources, values)
+    named = opened(step.sources, values, taken)
     if not passes(step.guards, named):
         return skipped(run_id, key)
     items = fill(step.over, named)
@@ -55,13 +63,21 @@ async def run_map(
 
 
 async def run_loop(
-    shared: Shared[LoopStep], top_id: str, run_id: str, key: str, prefix: str, /, *values: Any, plan: Any = None
+    shared: Shared[LoopStep],
+    top_id: str,
+    run_id: str,
+    key: str,
+    prefix: str,
+    /,
+    *values: Any,
+    plan: Any = None,
+    taken: Taken | None = None,
 ) -> Any:
     """Run the body on its own output until the condition holds or the bound is reached."""
     from dask_fmware.compile.graph import instantiate, new_run_id
 
     step = shared.value
-    named = open_values(step.sources, values)
+    named = opened(step.sources, values, taken)
     if not passes(step.guards, named):
         return skipped(run_id, key)
     where = f"workflow '{step.workflow}', node '{step.node}'"

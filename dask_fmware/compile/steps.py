@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from dask_fmware.compile.shared import Shared
 from dask_fmware.compile.values import Slot, fill, open_values, plain
-from dask_fmware.errors import NotInstalledError, WorkflowError
+from dask_fmware.errors import NotInstalledError, RuntimeFaultError, WorkflowError
 from dask_fmware.model.call import SKIPPED, ModelCall, Skipped
 from dask_fmware.model.plan import SwitchRule
 
@@ -27,7 +27,9 @@ __all__ = [
     "Merge",
     "PlainStep",
     "StepGuard",
+    "Taken",
     "model_host",
+    "opened",
     "passes",
     "run_call",
     "run_plain",
@@ -38,6 +40,11 @@ __all__ = [
 
 HOST = "fmware-model-host"  # name of the worker plugin that runs calls
 HOST_GIVER = "fmware-hosting"  # name of the one that adds it where there is none
+TAKEN = "branches taken"  # beside the values of a step; no node has such a name
+
+Taken: TypeAlias = Mapping[str, int | None]
+"""Switch -> the branch that its run keeps to, whatever the value that decides is; None: no branch at all."""
+NONE_TAKEN: Taken = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +57,7 @@ class StepGuard:
 
     def passes(self, values: Mapping[str, Any]) -> bool:
         """Whether the branch is taken."""
-        value = values[self.source]
-        return value is not SKIPPED and self.rule.branch(plain(value)) == self.branch
+        return values[self.source] is not SKIPPED and _branch(self.rule, self.source, values) == self.branch
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +87,20 @@ class Merge:
 
     def call(self, values: Mapping[str, Any]) -> Any:
         """Pick the output; `WorkflowError` if no branch fits, without showing the value."""
-        value = plain(values[self.source])
-        branch = self.rule.branch(value)
+        branch = _branch(self.rule, self.source, values)
         if branch is None:
+            value = plain(values[self.source])
             raise WorkflowError(
                 f"node '{self.name}': a value of {len(str(value))} characters matches none of its labels "
                 f"({', '.join(self.rule.labels)}); add a default, or give the node that decides choices=[...]"
             )
-        return values[self.outputs[branch]]
+        output = values[self.outputs[branch]]
+        if output is SKIPPED:  # the router, which has a run keep to its branch, has not heard of the first one
+            raise RuntimeFaultError(
+                f"node '{self.name}': the value that decides was lost, and computed again it takes a branch that "
+                "had been skipped; submit the run again"
+            )
+        return output
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,34 +144,58 @@ class CallStep:
     guards: tuple[StepGuard, ...] = ()
 
 
+def opened(sources: tuple[str, ...], values: tuple[Any, ...], taken: Taken | None) -> dict[str, Any]:
+    """Pair the values that a step takes with their names, beside the branches that its run keeps to."""
+    named = open_values(sources, values)
+    if taken:
+        named[TAKEN] = taken
+    return named
+
+
+def _branch(rule: SwitchRule, source: str, values: Mapping[str, Any]) -> int | None:
+    """Number of the branch that a run takes: the one that it keeps to, else that of the value that decides."""
+    taken: Taken = values.get(TAKEN, NONE_TAKEN)
+    return taken[rule.switch] if rule.switch in taken else rule.branch(plain(values[source]))
+
+
 def passes(guards: tuple[StepGuard, ...], values: Mapping[str, Any]) -> bool:
     """Whether a step is on branches that are taken."""
     return all(guard.passes(values) for guard in guards)
 
 
-async def run_call(shared: Shared[CallStep], run_id: str, call_id: str, /, *values: Any, plan: Any = None) -> Any:
+async def run_call(
+    shared: Shared[CallStep],
+    run_id: str,
+    call_id: str,
+    /,
+    *values: Any,
+    plan: Any = None,
+    taken: Taken | None = None,
+) -> Any:
     """Run a model call on the replica of this worker, or skip it."""
     step = shared.value
-    named = open_values(step.sources, values)
+    named = opened(step.sources, values, taken)
     host = model_host()
-    taken = passes(step.guards, named)
+    is_taken = passes(step.guards, named)
     if host is None:
-        if not taken:
+        if not is_taken:
             return SKIPPED
         raise NotInstalledError(
             f"workflow '{step.call.workflow}', node '{step.call.node}': the dask-fmware runtime is not installed where "
             "this runs; start a cluster with fm.LocalModelCluster(deployment) or call fm.install(client, deployment)"
         )
-    if not taken:
+    if not is_taken:
         host.skip(call_id)
         return skipped(run_id, call_id)
     return await host.call(step.call, run_id, call_id, {k: fill(slot, named) for k, slot in step.fields.items()})
 
 
-def run_plain(shared: Shared[PlainStep], run_id: str, key: str, /, *values: Any, plan: Any = None) -> Any:
+def run_plain(
+    shared: Shared[PlainStep], run_id: str, key: str, /, *values: Any, plan: Any = None, taken: Taken | None = None
+) -> Any:
     """Run plain code in a worker thread."""
     step = shared.value
-    named = open_values(step.sources, values)
+    named = opened(step.sources, values, taken)
     if not passes(step.guards, named):
         return skipped(run_id, key)
     result: Any = None
@@ -170,10 +206,12 @@ def run_plain(shared: Shared[PlainStep], run_id: str, key: str, /, *values: Any,
     return result
 
 
-async def run_plain_async(shared: Shared[PlainStep], run_id: str, key: str, /, *values: Any, plan: Any = None) -> Any:
+async def run_plain_async(
+    shared: Shared[PlainStep], run_id: str, key: str, /, *values: Any, plan: Any = None, taken: Taken | None = None
+) -> Any:
     """Run coroutine functions on the worker's event loop."""
     step = shared.value
-    named = open_values(step.sources, values)
+    named = opened(step.sources, values, taken)
     if not passes(step.guards, named):
         return skipped(run_id, key)
     result: Any = None

@@ -286,6 +286,13 @@ class SchedulerInternals:
         draft: PlanDraft = arguments.pop("plan")
         return draft.plan()
 
+    def take_branch(self, key: str, switch: str, branch: int | None) -> None:
+        """Have a task of a run, when it is sent, go by a branch whatever the value that decides is (see `Taken`)."""
+        task = self.scheduler.tasks.get(key)
+        arguments = getattr(getattr(task, "run_spec", None), "kwargs", None)
+        if arguments is not None:
+            arguments["taken"] = {**arguments.get("taken", {}), switch: branch}
+
     def disregard_places(self, key: str) -> None:
         """Forget where the submitter wants a task to run (TaskState.annotations)."""
         task = self.scheduler.tasks.get(key)

@@ -39,6 +39,7 @@ from dask_fmware.runtime import (
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware_scheduler.answers import AnswerBoard
 from dask_fmware_scheduler.carrier import Carrier
+from dask_fmware_scheduler.choices import Choices
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.guard import Guard, guarded
 from dask_fmware_scheduler.installed import ROUTER
@@ -105,6 +106,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.placement = self.performer.placement
         self.placement.keep_held()
         self.carrier = Carrier(self.dask)
+        self.choices = Choices(self.machine, self.dask)
         self.results = ResultMover(self.dask, lambda: self.placement.light)
         self._nodes: dict[str, tuple[str, PlannedNode]] = {}  # key -> (run id, node)
         self._outputs: dict[str, str] = {}  # key of a result -> run id
@@ -380,7 +382,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _told(
         self, message: type[FirstToken | AttemptEnded | Branched | Overdue], /, worker: str, **fields: Any
     ) -> None:
-        self.performer.tell(message.from_wire(fields))
+        told = message.from_wire(fields)
+        self.performer.tell(self.choices.settled(told) if isinstance(told, Branched) else told)
 
     def _carried(self, /, worker: str, **fields: Any) -> None:
         message = Carried.from_wire(fields)

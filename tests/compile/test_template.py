@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 import dask_fmware as fm
-from dask_fmware.compile.steps import CallStep, PlainStep
+from dask_fmware.compile.steps import CallStep, PlainStep, run_plain
 from dask_fmware.compile.template import BlockTemplate, LoopStep, MapStep, Step
+from dask_fmware.errors import RuntimeFaultError
+from dask_fmware.model.call import SKIPPED
 
 small, large = fm.Model("small"), fm.Model("large")
 
@@ -220,3 +224,17 @@ def test_the_fixed_text_of_a_prompt_is_counted() -> None:
     made = steps(lambda x: small("Grüße, {x}!", x=x))
     assert made["small"].prompt_bytes == len("Grüße, !".encode())
     assert made["small"].inputs_in_prompt == ("x",)
+
+
+def test_a_step_goes_by_the_branch_that_its_run_keeps_to_and_never_hands_on_what_was_skipped() -> None:
+    made = steps(lambda x: fm.switch(small("{x}", x=x, name="pick"), a=lambda: first(x), b=lambda: second(x)))
+    merge, guarded = made["switch"], made["first"]
+    values = {"pick": "b", "first": "done", "second": SKIPPED, "x": "x"}
+    given = [values[source] for source in merge.payload.sources]
+    assert run_plain(merge.shared, "run", "key", *given, taken={"switch": 0}) == "done"
+    assert run_plain(merge.shared, "run", "key", *given, taken={"another": 0, "switch": 0}) == "done"
+    with pytest.raises(RuntimeFaultError, match=r"'switch': the value that decides was lost, .* submit the run again"):
+        run_plain(merge.shared, "run", "key", *given)
+    given = [values[source] for source in guarded.payload.sources]
+    assert run_plain(guarded.shared, "run", "key", *given, taken={"switch": 0}) == "first x"
+    assert run_plain(guarded.shared, "run", "key", *given) is SKIPPED

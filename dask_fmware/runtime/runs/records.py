@@ -292,6 +292,10 @@ class Runs:
         """Return the live run that a plan belongs to."""
         return self._runs.get(run_id)
 
+    def plan(self, run_id: str) -> RunPlan | None:
+        """Return a plan that is live: that of a run, or of a body of a map or loop."""
+        return self._plans.get(run_id)
+
     def calls_of(self, run_id: str) -> list[CallRecord]:
         """Return the live calls of a plan, and of its bodies if it is that of a run."""
         plan, run = self._plans.get(run_id), self._runs.get(run_id)
