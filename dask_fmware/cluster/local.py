@@ -113,7 +113,6 @@ class LocalModelCluster(OrderlyCluster):
                     "port": scheduler_port,
                     "dashboard": dashboard is not None,
                     "dashboard_address": dashboard or "127.0.0.1:0",
-                    "allowed_failures": 1000,
                     **tls,
                 },
             },

@@ -26,6 +26,7 @@ __all__ = ["NOWHERE", "SchedulerInternals"]
 
 NOWHERE = "tcp://fmware-hold.invalid:1"  # a worker that never exists: a task restricted to it stays in no-worker
 KEPT = 100  # entries of finished work in each of Dask's books
+PARDONED = 1000  # deaths of workers that a task of a run may see beyond what Dask allows all tasks
 TTL_S = 300.0  # of a worker without a heartbeat, where the configuration has no worker-ttl
 _DEFAULT = ("default",)  # span of work that has none of its own
 
@@ -158,14 +159,7 @@ class SchedulerInternals:
         if comm is not None and not comm.closed():
             comm.send(message)
 
-    # -- settings: Scheduler.allowed_failures, stream_comms, client_comms; BatchedSend.interval, recent_message_log --
-
-    def tolerate_worker_deaths(self, deaths: int) -> None:
-        """Do not blame tasks for the death of their worker: the machine counts attempts itself.
-
-        Stock Dask fails every task that was on `allowed-failures` (3) dying workers, innocent ones too.
-        """
-        self.scheduler.allowed_failures = max(self.scheduler.allowed_failures, deaths)
+    # -- settings: Scheduler.stream_comms, client_comms; BatchedSend.interval, recent_message_log --
 
     def send_at_once(self, *, worker: str | None = None, client: str | None = None, interval_s: float) -> None:
         """Lower the pause between two messages to a worker or client (5 and 2 ms in stock Dask)."""
@@ -368,9 +362,23 @@ class SchedulerInternals:
             del unrunnable[task]
             unrunnable[task] = monotonic()
 
+    def pardon(self, key: str) -> None:
+        """Do not blame a task for the death of its worker (TaskState.suspicious): the machine counts attempts itself.
+
+        Stock Dask fails every task that was on `allowed-failures` (3) dying workers, innocent ones too. Its bound is
+        left as it is for the tasks of others.
+        """
+        if (task := self.scheduler.tasks.get(key)) is not None:
+            task.suspicious = -PARDONED
+
+    def pardon_no_more(self, key: str) -> None:
+        """Leave a task to stock Dask, with the deaths that it has seen."""
+        if (task := self.scheduler.tasks.get(key)) is not None:
+            task.suspicious = self.deaths(task)
+
     def deaths(self, task: TaskState) -> int:
-        """How many workers have died while a task was on them (TaskState.suspicious)."""
-        return int(task.suspicious)
+        """How many workers have died while a task was on them."""
+        return int(task.suspicious) + (PARDONED if task.suspicious < 0 else 0)
 
     def failure(self, key: str) -> tuple[str, str]:
         """The task whose error a task has, maybe its own, and that error in one line."""

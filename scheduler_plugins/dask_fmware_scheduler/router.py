@@ -113,7 +113,6 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self._submitted = 0  # runs
         self._was_erred: Any = None  # key of the task that was released last, if it had failed
         self._closed = False
-        self.dask.tolerate_worker_deaths(1000)
         self.retries = Retries(self.dask)
         self.services = tuple(make(self) for make in SERVICES)
         self._listen(
@@ -173,6 +172,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.performer.stop()
         error = NotInstalledError("the dask-fmware runtime was uninstalled while this run was under way")
         self.placement.fail_unrunnable(list(self._nodes), error)
+        for key in self._nodes:
+            self.dask.pardon_no_more(key)
         await self.close()
 
     # -- workers and clients ---------------------------------------------------------------------
@@ -248,6 +249,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 continue
             for node in plan.nodes:
                 self._nodes[node.key] = (plan.run_id, node)
+                self.dask.pardon(node.key)
                 if node.model is not None:
                     self.dask.disregard_places(node.key)
             self._outputs[plan.output] = plan.run_id

@@ -10,13 +10,15 @@ from collections import deque
 from typing import Any, ClassVar
 
 import pytest
+from dask import config
 from distributed import SchedulerPlugin, WorkerPlugin
 from distributed.comm.addressing import get_address_host
 from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
-from distributed.scheduler import NoValidWorkerError, Scheduler, TaskState
+from distributed.scheduler import KilledWorker, NoValidWorkerError, Scheduler, TaskState
 from distributed.worker import Worker
 
+import dask_fmware as fm
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware_scheduler import retries
@@ -276,13 +278,46 @@ async def test_resources_of_a_worker_serve_as_labels(cluster: InProcessCluster, 
     assert dask.resources("tcp://127.0.0.1:1") == {}
 
 
-async def test_deaths_of_workers_are_counted_and_tolerated(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
-    assert cluster.scheduler.allowed_failures >= 1000
-    future = cluster.client.submit(len, "abc", key="counted")
-    await future
-    task = dask.task("counted")
-    assert task is not None
-    assert dask.deaths(task) == 0
+@fm.task
+async def wait(text: str) -> int:
+    from tests.cluster.calls import call_local as here  # of this process, and no copy
+
+    return int(await here("wait"))
+
+
+@fm.workflow
+def waiting(text):
+    return wait(text)
+
+
+async def test_tasks_of_runs_alone_outlive_more_deaths_of_workers_than_dask_allows(
+    cluster: InProcessCluster, dask: SchedulerInternals
+) -> None:
+    assert cluster.scheduler.allowed_failures == config.get("distributed.scheduler.allowed-failures")
+    cluster.scheduler.allowed_failures = 0
+    may_end = asyncio.Event()
+
+    async def until_told() -> int:
+        await may_end.wait()
+        return 3
+
+    local["wait"] = until_told
+    bound = waiting("x")
+    ours, key = cluster.client.compute(bound), f"waiting.wait-{bound.run_id}"
+    await cluster.until(lambda: key in cluster.scheduler.tasks and cluster.scheduler.tasks[key].processing_on)
+    own = cluster.scheduler.tasks[key]
+    dead = own.processing_on.address
+    theirs = cluster.client.submit(call_local, "wait", key="theirs", workers=[dead])
+    await cluster.until(lambda: "theirs" in cluster.scheduler.tasks and cluster.scheduler.tasks["theirs"].processing_on)
+    assert dask.deaths(own) == dask.deaths(cluster.scheduler.tasks["theirs"]) == 0
+    await cluster.scheduler.remove_worker(dead, stimulus_id="test")
+    with pytest.raises(KilledWorker):
+        await theirs
+    assert (dask.deaths(own), own.state) == (1, "processing")
+    dask.pardon_no_more(key)
+    assert own.suspicious == dask.deaths(own) == 1
+    may_end.set()
+    assert await ours == 3
 
 
 @pytest.mark.parametrize("stock", [False, True])
