@@ -78,7 +78,7 @@ class RunEnded:
 
 @immutable
 class RunRetried:
-    """A user wants a run that has failed or was rejected tried again: it goes on, and ends once more."""
+    """A user wants a run tried again that has failed, was rejected or refused: it goes on, and ends once more."""
 
     run_id: str
 

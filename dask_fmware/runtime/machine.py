@@ -147,7 +147,11 @@ class Machine:
                 return self._run_ended(event, now)
             case RunRetried():
                 run = self.runs.get(event.run_id)
-                if run is not None and run.plan.run_id == event.run_id and run.report.state in ("failed", "rejected"):
+                if run is None or run.plan.run_id != event.run_id:
+                    return []
+                if run.report.state == "refused":
+                    return self._judged(run.plan, run, now)
+                if run.report.state in ("failed", "rejected"):
                     run.reopen(now)
                 return []
             case RunDropped():
@@ -225,6 +229,10 @@ class Machine:
         run = self.runs.add(plan, now)
         if run is None:
             return [] if is_known else [Refuse(plan.run_id, orphaned(plan))]
+        return self._judged(plan, run, now)
+
+    def _judged(self, plan: RunPlan, run: RunRecord, now: float) -> list[Action]:
+        """Accept a plan, or refuse it as things stand; a run that was refused before is under way from now on."""
         error = refusal(
             plan,
             limits=self.views.limits,
@@ -232,18 +240,20 @@ class Machine:
             held=self.held,
             max_held=self.max_held,
         )
-        if error is None:
-            if plan.part_of is not None:
-                self._body_submitted(plan, run, now)
-            else:
-                self.views.aim(run)
-                objective_s = 1.0 if run.deadline is None else run.deadline - now
-                asked = self.views.work(run).by_model, self.views.capacity
-                run.excess = self.shares.submitted(plan.tenant, run.level, objective_s, now, *asked)
+        if error is not None:
+            if plan.part_of is None:
+                run.report.state, run.report.reason, run.report.finished_at = "refused", str(error), 0.0
+            return [Refuse(plan.run_id, error)]
+        if plan.part_of is not None:
+            self._body_submitted(plan, run, now)
             return []
-        if plan.part_of is None:
-            run.report.state, run.report.reason, run.report.finished_at = "refused", str(error), 0.0
-        return [Refuse(plan.run_id, error)]
+        if run.report.state == "refused":
+            run.reopen(now)
+        self.views.aim(run)
+        objective_s = 1.0 if run.deadline is None else max(run.deadline - now, 0.0)
+        asked = self.views.work(run).by_model, self.views.capacity
+        run.excess = self.shares.submitted(plan.tenant, run.level, objective_s, now, *asked)
+        return []
 
     def _body_submitted(self, plan: RunPlan, run: RunRecord, now: float) -> None:
         within = owners(plan.nodes[0].name) if plan.nodes else []

@@ -315,7 +315,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _retried(self, key: str, run_id: str, node: PlannedNode) -> None:
         """A user has a task that failed tried again: the first of a run, whatever it is, opens that run."""
         report = self.machine.report(run_id)
-        if report is not None and report.state in ("failed", "rejected"):
+        if report is not None and report.run_id == run_id and report.state in ("failed", "rejected", "refused"):
+            self.performer.refused.pop(run_id, None)  # it is judged anew
             self.performer.tell(RunRetried(run_id))
         if node.model is not None:
             self.performer.tell(CallRetried(key))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import dask_fmware as fm
-from dask_fmware.errors import EngineError
+from dask_fmware.errors import CapacityError, EngineError
 from dask_fmware.runtime.contract import check_log
 from dask_fmware.simulation.replay import open_log, replay
 from dask_fmware_scheduler.services.observing import Observing
@@ -154,3 +154,33 @@ async def test_a_map_of_which_an_item_failed_runs_again(serving: Any) -> None:
         assert [row["state"] for row in last] == ["finished"] * 3, "one row for each item"
         assert "before the retry" in str(report)
         future.release()
+
+
+async def test_a_run_that_was_refused_is_judged_anew_when_it_is_retried(serving: Any, tmp_path: Path) -> None:
+    path = tmp_path / "passage"
+    path.write_text("It is blue.")
+    async with serving("small", slots=1, router={"max_held": 1}) as cluster:
+        engine, history = cluster.engines["small-cpu-0"], cluster.router.service(Observing).history
+        engine.pause()
+        served = [cluster.client.compute(one("first"))]
+        await cluster.until(lambda: engine.state().running == 1)
+        served.append(cluster.client.compute(one("second")))
+        await cluster.until(lambda: cluster.router.machine.held == 1)
+        future = cluster.client.compute(looked_up(path=str(path)))
+        with pytest.raises(CapacityError):
+            await asyncio.wait_for(future, 20)
+        await future.retry()
+        with pytest.raises(CapacityError):
+            await asyncio.wait_for(future, 20)
+        data = (await fm.report(future)).data
+        assert (data.state, data.failures, history.live_runs) == ("refused", (), 2)
+        engine.resume()
+        await cluster.client.gather(served)
+        await future.retry()
+        assert (await asyncio.wait_for(future, 20)).model == "small"
+        data = (await fm.report(future)).data
+        assert (data.state, data.reason, len(data.failures)) == ("finished", "", 1)
+        assert "1 calls are held already" in data.failures[0].reason
+        assert sum(history.totals.retried.values()) == 1
+        for ended in [*served, future]:
+            ended.release()

@@ -71,6 +71,16 @@ def test_a_run_that_failed_may_be_retried_and_ends_once_more() -> None:
     assert (contract.breaches, contract.counts["runs retried"]) == ([], 0)
 
 
+def test_a_run_that_was_refused_may_be_retried_and_is_refused_again_or_ends() -> None:
+    refuse = [Refuse("r", CapacityError("full"))]
+    contract = checked((READY, ()), (SUBMITTED, refuse), (RunRetried("r"), refuse))
+    assert (contract.breaches, contract.counts["runs refused"]) == ([], 2)
+    contract = checked((READY, ()), (SUBMITTED, refuse), (RunRetried("r"), ()))
+    assert any("was accepted and never ended" in breach.what for breach in contract.breaches)
+    contract = checked((READY, ()), (SUBMITTED, refuse), (RunRetried("r"), ()), *SERVED[2:])
+    assert (contract.breaches, contract.counts["runs finished"]) == ([], 1)
+
+
 @pytest.mark.parametrize(
     ("course", "point", "what"),
     [

@@ -113,6 +113,23 @@ def test_a_run_that_failed_goes_on_when_it_is_retried_and_ends_once_more() -> No
     )
 
 
+def test_a_run_that_was_refused_is_judged_anew_when_it_is_retried() -> None:
+    d = Driver()
+    (refuse,) = d.submit(plan("x", [node("x/a", "extra", answers=True)], objective=Objective(e2e_s=5.0)))
+    assert [again.reason for again in d.tell(RunRetried("x"), at=1.0)] == [refuse.reason], "nothing has changed"
+    report = d.machine.report("x")
+    assert report is not None
+    assert (report.state, report.finished_at, report.failures) == ("refused", 0.0, ())
+    d.ready(replica("a", "extra"))
+    assert d.tell(RunRetried("x"), RunRetried("x"), at=2.0) == []
+    assert (report.state, report.reason, report.finished_at) == ("running", "", None)
+    assert report.failures == ((refuse.reason, 0.0, 2.0),)
+    assert assigned(d.runnable("x/a")) == [("x/a", "tcp://a", 1)]
+    d.end("x/a")
+    d.tell(RunEnded("x", "finished"), at=6.0)
+    assert (report.state, report.met) == ("finished", False), "late since its submission"
+
+
 @pytest.mark.parametrize("state", ["finished", "cancelled"])
 def test_only_a_run_that_failed_is_opened_by_a_retry(state: str) -> None:
     d = Driver()

@@ -198,9 +198,9 @@ class Contract:
         self._reported(run)
 
     def _run_retried(self, run_id: str) -> None:
-        """A run that failed is to end once more; the time that it takes still counts from its submission."""
+        """A run that failed or was refused is to end once more; its time still counts from its submission."""
         run = self._runs.get(run_id)
-        if run is not None and run.state in ("failed", "rejected") and run.plan.run_id == run_id:
+        if run is not None and run.state in ("failed", "rejected", "refused") and run.plan.run_id == run_id:
             run.state = "live"
             self.counts["runs retried"] += 1
 

@@ -126,7 +126,7 @@ class RunRecord:
         report.first_token_at = max(firsts, default=report.finished_at if state == "finished" else None)
 
     def reopen(self, now: float) -> None:
-        """It failed and is tried again: its objective counts from its submission, its pauses and bodies from here."""
+        """It is tried again: its objective counts from its submission, its pauses and bodies from here."""
         report, at = self.report, now - self.report.submitted
         failed_at = at if report.finished_at is None else report.finished_at
         report.failures = (*report.failures, Failure(report.reason, failed_at, at))

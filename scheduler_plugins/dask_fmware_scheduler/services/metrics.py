@@ -40,7 +40,7 @@ def _runs(history: History, now: float) -> Iterator[Family]:
     totals = history.totals
     who = ("workflow", "tenant")
     yield Family("fmware_runs_submitted", "counter", "Runs that were submitted", who).add_all(totals.submitted)
-    retried = "Retries of runs that had failed, each of which ends once more"
+    retried = "Retries of runs that had failed or been refused, each of which ends once more"
     yield Family("fmware_runs_retried", "counter", retried, who).add_all(totals.retried)
     yield Family("fmware_runs_ended", "counter", "Runs that ended, by state", (*who, "state")).add_all(totals.runs)
     yield Family("fmware_runs_judged", "counter", "Runs with an SLO that ended, by verdict", (*who, "verdict")).add_all(
