@@ -7,9 +7,12 @@ and nothing between calls. The piece that lost most is to blame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from math import inf
+from typing import Literal, NamedTuple, TypeAlias
 
 from dask_fmware.model.bounds import bounds, first_token_s
 from dask_fmware.model.report import AttemptReport, CallReport, RunReport
@@ -133,12 +136,12 @@ def _path(report: RunReport, at: float) -> list[Piece]:
         end = at
     if at - end > CLOSE_S:
         pieces.append(Piece("between", "", "", end, at))
-    seen: set[str] = set()
+    ends, seen = _Ends(calls), set[str]()
     while True:
         seen.add(call.call_id)
         pieces.extend(reversed(_pieces(call, end, ends_at_token)))
         begin = call.runnable_at or 0.0
-        before = _before(calls, call, begin, seen)
+        before = ends.before(call, begin, seen)
         end = before.last.ended_at if before is not None and before.last and before.last.ended_at is not None else 0.0
         if begin - end > CLOSE_S:
             pieces.append(Piece("between", call.node, "", end, begin))
@@ -173,21 +176,41 @@ def _last(calls: Sequence[CallReport], at: float, at_token: bool) -> CallReport 
     return max(begun, key=rank, default=None)
 
 
-def _before(calls: Sequence[CallReport], call: CallReport, begin: float, seen: set[str]) -> CallReport | None:
-    """The call whose end made this one runnable: the latest of those it takes values from."""
-    ended = [
-        other
-        for other in calls
-        if other.call_id not in seen
-        and other.last is not None
-        and other.last.ended_at is not None
-        and other.last.ended_at <= begin + CLOSE_S
-    ]
-    named = [other for other in ended if other.node in call.after or other.node.partition("[")[0] in call.after]
-    in_body = "[" in call.node  # what a body takes from outside is known to its map or loop only
-    return max(
-        named or (ended if in_body else []), key=lambda c: c.last.ended_at or 0.0 if c.last else 0.0, default=None
-    )
+class _Ended(NamedTuple):
+    ended_at: float
+    place: int  # negative, among the calls of the run: of those that ended at one time the first is the latest
+    call: CallReport
+
+
+class _Ends:
+    """When the calls of a run ended, in order: a run may have thousands, one after the other."""
+
+    def __init__(self, calls: Sequence[CallReport]) -> None:
+        self._all = sorted(
+            _Ended(call.last.ended_at, -place, call)
+            for place, call in enumerate(calls)
+            if call.last is not None and call.last.ended_at is not None
+        )
+        self._named: defaultdict[str, list[_Ended]] = defaultdict(list)  # by node, and by map or loop
+        for ended in self._all:
+            for name in {ended.call.node, ended.call.node.partition("[")[0]}:
+                self._named[name].append(ended)
+
+    def before(self, call: CallReport, begin: float, seen: Collection[str]) -> CallReport | None:
+        """The call whose end made this one runnable: the latest of those it takes values from."""
+        named = [_latest(self._named[name], begin, seen) for name in call.after if name in self._named]
+        found = max((ended for ended in named if ended is not None), default=None)
+        if found is None and "[" in call.node:  # what a body takes from outside is known to its map or loop only
+            found = _latest(self._all, begin, seen)
+        return found.call if found is not None else None
+
+
+def _latest(ended: Sequence[_Ended], begin: float, seen: Collection[str]) -> _Ended | None:
+    """The last that ended by a time, of those that have not been seen."""
+    place = bisect_right(ended, (begin + CLOSE_S, inf))
+    while place and ended[place - 1].call.call_id in seen:
+        place -= 1
+    return ended[place - 1] if place else None
 
 
 def _pieces(call: CallReport, end: float, at_token: bool) -> list[Piece]:

@@ -8,7 +8,7 @@ event, and equal events give equal actions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import assert_never
 
 from dask_fmware.model.plan import RunPlan
@@ -200,11 +200,11 @@ class Machine:
         """Return what is known of a run, or None."""
         return self.runs.report(run_id)
 
-    def slack(self, run_id: str, now: float, quantile: float = 0.9) -> dict[str, CallSlack]:
-        """Return what the calls of a live run have left at `now`, by call id."""
+    def slack(self, run_id: str, now: float, quantile: float = 0.9) -> Iterator[tuple[str, CallSlack]]:
+        """Yield what the calls of a live run have left at `now`, with their ids; the run may go on meanwhile."""
         run = self.runs.get(run_id)
         if run is None:
-            return {}
+            return iter(())
         calls = [self.runs.calls[call.call_id] for call in run.report.calls if call.call_id in self.runs.calls]
         return live_slack(run, calls, self.views, self.fleet, now, quantile)
 

@@ -12,6 +12,7 @@ import dask_fmware as fm
 from dask_fmware.client import asking
 from dask_fmware.model.report import RunReport
 from dask_fmware.observe.explain import Wait, worst_wait
+from dask_fmware.runtime import machine
 from dask_fmware_scheduler.services import turns
 from tests.cluster.flows import fan, one, rag, shopping
 
@@ -229,6 +230,38 @@ async def test_many_reports_keep_the_scheduler_for_no_longer_than_a_turn(
         await cluster.client.gather(futures)
         for future in futures:
             future.release()
+
+
+async def test_a_report_of_a_wide_map_keeps_the_scheduler_for_no_longer_than_a_turn(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clocked as above, by the calls whose slack was worked out."""
+    looked = 0
+
+    def looking(*args: Any) -> Any:
+        nonlocal looked
+        for one_call in live_slack(*args):
+            looked += 1
+            yield one_call
+
+    live_slack = machine.live_slack
+    async with serving("small", slots=1) as cluster:
+        cluster.engines["small-cpu-0"].pause()
+        future = cluster.client.compute(fan([f"{n}" for n in range(100)]).options(slo=fm.SLO(e2e_s=60.0)))
+        await cluster.until(lambda: cluster.router.machine.held == 99)
+        monkeypatch.setattr(machine, "live_slack", looking)
+        monkeypatch.setattr(turns, "time", lambda: looked * 0.0001)
+        run_id = asking.run_id_of(future)
+        asked, most, before = asyncio.ensure_future(cluster.scheduler.handlers["fmware_report"](run_id)), 0, 0
+        while not asked.done():
+            await asyncio.sleep(0)
+            most, before = max(most, looked - before), looked
+        assert [call["live_slack_s"] > 0.0 for call in (await asked)["calls"]] == [True] * looked == [True] * 100
+        assert most < 30
+        monkeypatch.undo()
+        cluster.engines["small-cpu-0"].resume()
+        await future
+        future.release()
 
 
 async def test_an_explanation_keeps_the_scheduler_for_no_longer_than_a_turn(

@@ -299,3 +299,24 @@ def test_paths_of_simulated_runs_have_no_gap_and_end_at_the_decisive_moment(poli
 
 def test_base_names() -> None:
     assert node_pattern("a[3].b[12].c") == "a[].b[].c"
+
+
+def test_the_path_of_a_loop_of_twice_as_many_rounds_takes_twice_as_many_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def looking(of: CallReport) -> AttemptReport | None:
+        nonlocal looks
+        looks += 1
+        return last(of)
+
+    def looks_at(rounds: int) -> int:
+        nonlocal looks
+        looks = 0
+        turns = [call(f"loop[{n}].turn", float(n), attempt(n + 0.1, n + 0.9, ideal_s=0.5)) for n in range(rounds)]
+        path = critical_path(run(*turns, e2e_slo_s=1.0))
+        assert [piece.node for piece in path if piece.kind == "run"] == [turn.node for turn in turns]
+        return looks
+
+    last = CallReport.last.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(CallReport, "last", property(looking))
+    assert looks_at(400) < 3 * looks_at(200)

@@ -253,7 +253,7 @@ def test_a_first_token_of_an_answer_that_broke_off_is_none_of_the_run() -> None:
     assert due(report) is not None
     d.ready(replica("b"))
     d.runnable("x")
-    assert d.machine.slack("x", 1.0).keys() == {"x"}
+    assert dict(d.machine.slack("x", 1.0)).keys() == {"x"}
     d.tell(FirstToken("x", 2, 0.5), at=1.5)
     d.end("x", attempt=2)
     d.tell(RunEnded("x", "finished"))

@@ -11,6 +11,7 @@ from dask_fmware.model.messages import PROTOCOL_VERSION
 from dask_fmware.model.replica import Replica
 from dask_fmware.model.report import PackedReport
 from dask_fmware.profile.record import LiveProfile
+from dask_fmware.runtime.foresight.live_slack import CallSlack
 from dask_fmware.runtime.replicas.slots import ReplicaState
 from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_scheduler.services.drift import drift_sentence
@@ -44,15 +45,22 @@ class Reporting:
     def close(self) -> None:
         """Nothing to end."""
 
-    def report(self, run_id: str) -> dict[str, Any] | None:
-        """Return the report of a run, or None (RPC); during the run with what its calls have left."""
+    async def report(self, run_id: str) -> dict[str, Any] | None:
+        """Return the report of a run, or None (RPC); during the run with what its calls have left.
+
+        All is as it is at one time but that, which takes longest: a map may have thousands of calls that wait, and the
+        loop of the scheduler gets its turn in between.
+        """
         machine, now = self._router.machine, time()
         report = machine.report(run_id)
         if report is None:
             return None
-        wire, slack = report.to_wire(), machine.slack(run_id, now)
+        wire, slacks, turns = report.to_wire(), dict[str, CallSlack](), Turns()
+        for call_id, slack in machine.slack(run_id, now):
+            slacks[call_id] = slack
+            await turns.next()
         for call in wire["calls"]:
-            if (left := slack.get(call["call_id"])) is not None:
+            if (left := slacks.get(call["call_id"])) is not None:
                 call["latest_start_at"] = left.latest_start - report.submitted
                 call["live_slack_s"] = left.slack_s
             if call.get("lacked") and call["state"] == "held":
