@@ -36,6 +36,7 @@ class Placement:
         self._dask = dask
         self._put_back = put_back
         self.light: list[str] = []
+        self._all_light: set[str] = set()  # one for all tasks, which hold on to it: it is made anew and never changed
         self._had_light = False
         self._light_timer: asyncio.TimerHandle | None = None
         self._undelivered: dict[str, Assign] = {}  # assigned calls whose task has not left for its worker
@@ -98,9 +99,8 @@ class Placement:
         """
         if self._dask.has_place(task):
             return
-        light = {worker for worker in self.light if self._dask.is_known(worker)}
-        if light:
-            self._dask.pin(task, light)
+        if any(map(self._dask.is_known, self.light)):  # Dask passes over one that has just died
+            self._dask.pin(task, self._all_light)
         elif self._had_light and (self._light_timer is not None or self.light):
             self._dask.hold(task)
             self._await_light[task.key] = None
@@ -116,6 +116,7 @@ class Placement:
         """A light worker has come, or takes tasks again."""
         if worker not in self.light:
             self.light.append(worker)
+            self._all_light = set(self.light)
         self._had_light = True
         if self._light_timer is not None:
             self._light_timer.cancel()
@@ -127,6 +128,7 @@ class Placement:
         if worker not in self.light:
             return
         self.light.remove(worker)
+        self._all_light = set(self.light)
         if not self.light:
             self._light_timer = asyncio.get_running_loop().call_later(LIGHT_PATIENCE_S, self._give_up_light)
         self._place_again()

@@ -56,6 +56,27 @@ async def test_plain_code_runs_where_dask_is_asked_to_run_it(serving: Any) -> No
         assert await client.compute(located("x"), resources={"scanner": 1}) == "small-cpu-0"
 
 
+async def test_plain_tasks_share_one_set_of_light_workers_and_run_on_those_that_are_left(serving: Any) -> None:
+    async with serving("small", light_workers=2) as cluster:
+        dask, placement, pinned = cluster.router.dask, cluster.router.placement, []
+        dask.pin = lambda task, workers: pinned.append(workers) or SchedulerInternals.pin(dask, task, workers)  # type: ignore[method-assign]
+        both = {cluster.workers[name].address for name in ("light-0", "light-1")}
+        futures = [cluster.client.compute(fm.workflow(lambda: where(), name="only")()) for _ in range(3)]
+        ran_on = await cluster.client.gather(futures)
+        assert all(workers is pinned[0] for workers in pinned)
+        assert pinned[0] == both == set(placement.light)
+        dead = cluster.workers[ran_on[0]].address
+        await cluster.scheduler.remove_worker(dead, stimulus_id="test")  # its results are made again at once
+        (left,) = both - {dead}
+        assert await futures[0] == next(name for name, worker in cluster.workers.items() if worker.address == left)
+        more = cluster.client.compute(fm.workflow(lambda: where(), name="only")())
+        await more
+        assert pinned[0] == both, "tasks from before hold on to it"
+        assert pinned[-1] == {left}
+        for future in [*futures, more]:
+            future.release()
+
+
 async def test_plain_code_waits_for_the_worker_that_it_is_to_run_on(serving: Any) -> None:
     async with serving("small", light_workers=2) as cluster:
         future = cluster.client.compute(located("x"), resources={"scanner": 1})
