@@ -393,10 +393,10 @@ class Machine:
         if state.running or state.standing.is_shaky:
             self.fleet.distrust(state.replica.name)
         self._begun(now)
-        for place, (call_id, number) in enumerate(state.running):
+        for (call_id, number), stay in state.running.items():
             call = self.runs.calls.get(call_id)
             if call is not None and (attempt := call.attempt) is not None and attempt.attempt == number:
-                attempts.lose(call, now, reason, began=place < state.replica.slots)
+                attempts.lose(call, now, reason, began=stay.began_at is not None)
         self.views.replicas_changed(state.replica.model)
         return self.dispatcher.rehold(state, now)
 

@@ -155,6 +155,16 @@ def test_it_is_no_try_if_the_replica_dies_first_but_only_once() -> None:
     assert driver.state("b/x") == "failed"
 
 
+def test_it_is_no_try_either_where_it_waited_for_a_slot_of_its_card() -> None:
+    driver = taught(replace(replica("a", slots=4), card_slots=1))
+    driver.start("a/x", "b/x")
+    [ahead] = driver.tell(Tick(), at=driver.machine.wake_at)
+    assert ahead.call_id == "b/x"  # type: ignore[union-attr]
+    driver.tell(ReplicaGone("tcp://a"))
+    calls = [driver.machine.runs.calls[call_id] for call_id in ("a/x", "b/x")]
+    assert [(call.tries, call.spared, call.avoid) for call in calls] == [(1, False, {"tcp://a"}), (0, True, set())]
+
+
 def test_an_attempt_that_is_cancelled_lets_the_next_one_begin() -> None:
     driver = taught(replica("a"))
     driver.start("a/x", "b/x")

@@ -152,6 +152,19 @@ def test_a_call_that_was_ahead_when_its_replica_died_has_had_no_try_but_only_onc
     assert any("one more than the 2" in b.what for b in checked(*course).breaches)
 
 
+def test_so_it_is_where_it_waited_for_a_slot_of_another_replica_of_its_card() -> None:
+    pair = [replace(replica(name, card="c"), card_slots=1) for name in ("a", "b")]
+    course: list[tuple[Event, Sequence[Action]]] = [*((ReplicaReady(one), ()) for one in pair)]
+    course += three([assign("s/x"), ahead("s/y", "tcp://b")])
+    lost = [*course, (ReplicaGone("tcp://b"), ()), (ReplicaReady(pair[1]), ())]
+    again = [assign("s/y", attempt, on="tcp://b") for attempt in (2, 3, 4)]
+    tried = [(CallRunnable("s/y"), [again[0]]), (ended("s/y", 2, "retry"), ()), (CallRunnable("s/y"), [again[1]])]
+    free = [(ended("s/x"), ())]
+    assert not [b for b in checked(*lost, *free, *tried).breaches if "permitted" in b.what]
+    begun = [*course, *free, (ReplicaGone("tcp://b"), ()), (ReplicaReady(pair[1]), ())]
+    assert any("one more than the 2" in b.what for b in checked(*begun, *tried).breaches), "it had the slot by then"
+
+
 def test_replicas_of_one_card_share_its_slots() -> None:
     pair = [replace(replica(name, card="c"), card_slots=1) for name in ("a", "b")]
     course: list[tuple[Event, Sequence[Action]]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 from dask_fmware.model.replica import Replica
 from dask_fmware.runtime.eventlog import Decision
@@ -18,7 +19,13 @@ class Place:
 
     replica: Replica
     drains: bool = False
-    running: dict[AttemptKey, None] = field(default_factory=dict)  # those beyond its slots have not begun
+    running: dict[AttemptKey, None] = field(default_factory=dict)
+    ahead: int = 0  # of the running, those that have not begun
+
+    @property
+    def begun(self) -> int:
+        """Attempts that have had a slot."""
+        return len(self.running) - self.ahead
 
 
 class Places:
@@ -34,6 +41,7 @@ class Places:
         self._broken = broken
         self._places: dict[str, Place] = {}
         self._slots: dict[AttemptKey, Place] = {}
+        self._ahead: dict[str, dict[AttemptKey, Place]] = {}  # card -> attempts that have not begun, in order
 
     # -- replicas --------------------------------------------------------------------------------
 
@@ -52,9 +60,13 @@ class Places:
         place = self._places.pop(replica_id, None)
         if place is None:
             return None
+        card = place.replica.card
+        lost = [(key, key not in self._ahead.get(card, ())) for key in place.running]
         for key in place.running:
             del self._slots[key]
-        return [(key, number < place.replica.slots) for number, key in enumerate(place.running)]
+            self._ahead.get(card, {}).pop(key, None)
+        self._begin(card)
+        return lost
 
     def drain(self, replica_id: str, draining: bool) -> None:
         """A replica takes no calls, or takes some again."""
@@ -77,18 +89,33 @@ class Places:
         each = 2 if made.wait_s > 0 else 1  # attempts for a slot: one runs and one is ahead
         if len(place.running) >= each * replica.slots:
             self._broken(f"{what} was assigned to '{made.replica_id}', whose {replica.slots} slots are taken")
-        self._check_card(replica, what, each)
+        there, bound = self._card(replica)
+        on_card = sum(len(other.running) for other in there)
+        if on_card >= each * bound:
+            self._broken(f"{what} was assigned to card '{replica.card}', whose {bound:g} slots are taken")
         key = made.of, made.attempt
+        if len(place.running) >= replica.slots or on_card >= bound:
+            place.ahead += 1
+            self._ahead.setdefault(replica.card, {})[key] = place
         place.running[key] = None
         self._slots[key] = place
 
-    def _check_card(self, replica: Replica, what: str, each: int) -> None:
+    def _card(self, replica: Replica) -> tuple[list[Place], float]:
+        """Replicas that share the slots of a card with one, and how many these are; none without a bound."""
         if replica.card_slots is None:
-            return
+            return [], inf
         there = [place for place in self._places.values() if place.replica.card == replica.card]
-        bound = min(p.replica.card_slots for p in there if p.replica.card_slots is not None)
-        if sum(len(place.running) for place in there) >= each * bound:
-            self._broken(f"{what} was assigned to card '{replica.card}', whose {bound} slots are taken")
+        return there, min(p.replica.card_slots for p in there if p.replica.card_slots is not None)
+
+    def _begin(self, card: str) -> None:
+        """Let attempts begin that have not, as far as slots are free by now."""
+        for key, place in list(self._ahead.get(card, {}).items()):
+            there, bound = self._card(place.replica)
+            if place.begun < place.replica.slots and sum(other.begun for other in there) < bound:
+                place.ahead -= 1
+                del self._ahead[card][key]
+        if not self._ahead.get(card, True):
+            del self._ahead[card]
 
     def free(self, key: AttemptKey) -> bool:
         """An attempt has ended; False if that was said before, or its replica was lost."""
@@ -96,6 +123,10 @@ class Places:
         if place is None:
             return False
         del place.running[key]
+        card = place.replica.card
+        if self._ahead.get(card, {}).pop(key, None) is not None:
+            place.ahead -= 1
+        self._begin(card)
         return True
 
     def of(self, key: AttemptKey) -> Place | None:
