@@ -21,6 +21,7 @@ __all__ = ["Arrivals"]
 logger = logging.getLogger("dask_fmware.router")
 
 GREETING_S = 30.0  # that a worker may take to answer
+FIRST_AGAIN_S, LAST_AGAIN_S = 1.0, 60.0  # before it is greeted once more
 
 
 class Arrivals:
@@ -46,14 +47,22 @@ class Arrivals:
         """Nothing to end."""
 
     async def greet(self, worker: str) -> None:
-        """Tell a worker that there is a router, in case it announced itself before."""
+        """Tell a worker that there is a router, in case it announced itself before; again until it has heard or left.
+
+        A host that was asked by nobody waits: without an answer it would never have calls, nor say why.
+        """
         if (model := read_label(self._router.dask.resources(worker), MODEL_LABEL)) is not None:
             self.changed(model)
-        greeting = self._router.dask.run(worker, greet_host, version=PROTOCOL_VERSION)
-        try:  # a host that comes later announces itself
-            await asyncio.wait_for(greeting, GREETING_S)
-        except (OSError, TimeoutError) as error:
-            logger.info("Worker %s did not answer the router's greeting: %r", worker, error)
+        again_s = FIRST_AGAIN_S
+        while self._router.dask.is_known(worker):
+            greeting = self._router.dask.run(worker, greet_host, version=PROTOCOL_VERSION)
+            try:  # a host that comes later announces itself
+                await asyncio.wait_for(greeting, GREETING_S)
+                return
+            except (OSError, TimeoutError) as error:
+                logger.info("Worker %s did not answer the router's greeting, again in %g s: %r", worker, again_s, error)
+            await asyncio.sleep(again_s)
+            again_s = min(2.0 * again_s, LAST_AGAIN_S)
 
     def announce(self, worker: str, version: int, replica: dict[str, Any] | None) -> dict[str, Any]:
         """Take in a worker's model host and, if its engine serves, its replica (RPC)."""
