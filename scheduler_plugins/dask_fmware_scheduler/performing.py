@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
-from distributed.metrics import time
-
 from dask_fmware.errors import FMwareError, RuntimeFaultError
 from dask_fmware.model.messages import GiveUp
 from dask_fmware.runtime import (
@@ -30,6 +28,7 @@ from dask_fmware.runtime import (
     Skip,
     Tick,
 )
+from dask_fmware_scheduler.clock import Clock
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.guard import Guard, guarded
 from dask_fmware_scheduler.placement import Placement
@@ -50,6 +49,8 @@ class Performer:
         Of what Dask and timers call.
     assigned
         Called with the id of each call that was given to a replica.
+    clock
+        The time that the machine is told.
 
     Attributes
     ----------
@@ -60,7 +61,7 @@ class Performer:
     """
 
     def __init__(
-        self, machine: Machine, dask: SchedulerInternals, guard: Guard, assigned: Callable[[str], None]
+        self, machine: Machine, dask: SchedulerInternals, guard: Guard, assigned: Callable[[str], None], clock: Clock
     ) -> None:
         self.placement = Placement(dask, self._put_back)
         self.refused: dict[str, FMwareError] = {}
@@ -71,6 +72,7 @@ class Performer:
         self._machine = machine
         self._dask = dask
         self._assigned = assigned
+        self._clock = clock
         self._wakes_at: float | None = None  # when the machine is told that its time has come
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -86,7 +88,7 @@ class Performer:
         self._is_performing = True
         try:
             while self._events and not self.stopped:
-                for action in self._machine.handle(self._events.popleft(), time()):
+                for action in self._machine.handle(self._events.popleft(), self._clock()):
                     self._perform(action)
         finally:
             self._is_performing = False
@@ -185,7 +187,7 @@ class Performer:
         if self._alarm is not None:
             self._alarm.cancel()
         self._wakes_at = wake_at
-        self._alarm = asyncio.get_running_loop().call_later(max(wake_at - time(), 0.0), self._wake)
+        self._alarm = asyncio.get_running_loop().call_later(max(wake_at - self._clock(), 0.0), self._wake)
 
     @guarded
     def _wake(self) -> None:

@@ -40,6 +40,7 @@ from dask_fmware.spec.deployment import Deployment
 from dask_fmware_scheduler.answers import AnswerBoard
 from dask_fmware_scheduler.carrier import Carrier
 from dask_fmware_scheduler.choices import Choices
+from dask_fmware_scheduler.clock import Clock
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.guard import Guard, guarded
 from dask_fmware_scheduler.installed import ROUTER
@@ -85,7 +86,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     async def start(self, scheduler: Scheduler) -> None:
         """Begin to route; workers that are there already are asked who they are."""
         router = self.deployment.router
-        self.dask = SchedulerInternals(scheduler)
+        self.dask, self.clock = SchedulerInternals(scheduler), Clock()
         self.machine = Machine(
             create_policy(router.policy, random.Random(router.seed).random),
             models={
@@ -102,7 +103,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         )
         self.machine.observers.failed = self.guard.observer_failed
         self.answers = AnswerBoard(self.machine)
-        self.performer = Performer(self.machine, self.dask, self.guard, self._assigned)
+        self.performer = Performer(self.machine, self.dask, self.guard, self._assigned, self.clock)
         self.placement = self.performer.placement
         self.placement.keep_held()
         self.carrier = Carrier(self.dask)
@@ -253,7 +254,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 if node.model is not None:
                     self.dask.disregard_places(node.key)
             self._outputs[plan.output] = plan.run_id
-            self.performer.tell(RunSubmitted(plan))
+            self.performer.tell(RunSubmitted(self.clock.of(plan)))
             self.answers.wake(plan.run_id)
             self._submitted += 1
             if self._submitted % TIDY == 0:

@@ -11,6 +11,7 @@ from distributed.metrics import time
 
 import dask_fmware as fm
 from dask_fmware.runtime import Action, CallRunnable, Event, Hold, Tick
+from dask_fmware_scheduler.clock import Clock
 from dask_fmware_scheduler.guard import Guard
 from dask_fmware_scheduler.performing import Performer
 from tests.cluster.flows import one
@@ -31,7 +32,7 @@ async def test_only_the_latest_wait_keeps_a_timer(monkeypatch) -> None:
     call_later = loop.call_later
     monkeypatch.setattr(loop, "call_later", lambda *args: handles.append(call_later(*args)) or handles[-1])
     machine = Waiting()
-    performer = Performer(machine, None, Guard(), lambda _: None)  # type: ignore[arg-type]
+    performer = Performer(machine, None, Guard(), lambda _: None, Clock())  # type: ignore[arg-type]
     for later_s in range(1, 101):
         machine.wake_at = time() + 3600.0 - later_s
         performer.tell(Tick())
@@ -57,7 +58,7 @@ def test_what_an_action_brings_about_is_told_when_all_actions_are_performed() ->
             if action.call_id == "first":
                 self.tell(Tick())
 
-    performer = Answering(TwoActions(), None, Guard(), lambda _: None)  # type: ignore[arg-type]
+    performer = Answering(TwoActions(), None, Guard(), lambda _: None, Clock())  # type: ignore[arg-type]
     performer.tell(CallRunnable("first"))
     assert happened == [CallRunnable("first"), "first", "second", Tick()]
 

@@ -218,7 +218,7 @@ async def test_many_reports_keep_the_scheduler_for_no_longer_than_a_turn(
         futures = cluster.client.compute([one(f"{n}") for n in range(100)])
         await cluster.until(lambda: len(cluster.router.machine.runs) == 100)
         monkeypatch.setattr(RunReport, "packed", packing)
-        monkeypatch.setattr(turns, "time", lambda: packed * 0.0001)
+        monkeypatch.setattr(turns, "monotonic", lambda: packed * 0.0001)
         asked, most, before = asyncio.ensure_future(cluster.scheduler.handlers["fmware_reports"]()), 0, 0
         while not asked.done():
             await asyncio.sleep(0)
@@ -250,7 +250,7 @@ async def test_a_report_of_a_wide_map_keeps_the_scheduler_for_no_longer_than_a_t
         future = cluster.client.compute(fan([f"{n}" for n in range(100)]).options(slo=fm.SLO(e2e_s=60.0)))
         await cluster.until(lambda: cluster.router.machine.held == 99)
         monkeypatch.setattr(machine, "live_slack", looking)
-        monkeypatch.setattr(turns, "time", lambda: looked * 0.0001)
+        monkeypatch.setattr(turns, "monotonic", lambda: looked * 0.0001)
         run_id = asking.run_id_of(future)
         asked, most, before = asyncio.ensure_future(cluster.scheduler.handlers["fmware_report"](run_id)), 0, 0
         while not asked.done():
@@ -289,7 +289,7 @@ async def test_an_explanation_keeps_the_scheduler_for_no_longer_than_a_turn(
             lambda: worst_wait(late, time()) is not None, "it has waited for longer than it took to come"
         )
         monkeypatch.setattr(Wait, "add", looking)
-        monkeypatch.setattr(turns, "time", lambda: looked * 0.0001)
+        monkeypatch.setattr(turns, "monotonic", lambda: looked * 0.0001)
         asked, most, before = asyncio.ensure_future(cluster.scheduler.handlers["fmware_explain"](late.run_id)), 0, 0
         while not asked.done():
             await asyncio.sleep(0)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import dask.config
-from distributed.metrics import time
 
 from dask_fmware.model.report import RunReport
 from dask_fmware.observe import History, Neighbour, worst_wait
@@ -46,7 +45,7 @@ class Observing:
         self.history = History(router.machine)
         accelerators = router.deployment.accelerators
         prices = {name: card.price_per_hour for name, card in accelerators.items() if card.price_per_hour is not None}
-        self.board = Board(Figures(self.history, prices, self._kv_used), time, self._beside)
+        self.board = Board(Figures(self.history, prices, self._kv_used), router.clock, self._beside)
         self._web = DashboardInternals(router.dask.scheduler)
 
     def rpcs(self) -> Mapping[str, Callable[..., Any]]:
@@ -72,11 +71,11 @@ class Observing:
     def _series(self) -> Iterator[Family]:
         models = self._router.deployment.models.items()
         kinds = [(name, accelerator) for name, model in models for accelerator in model.on]
-        return series(self.history, time(), self._router.service(Arrivals).failed, kinds)
+        return series(self.history, self._router.clock(), self._router.service(Arrivals).failed, kinds)
 
     async def explain(self, run_id: str) -> dict[str, Any] | None:
         """Return what `dask_fmware.observe.explain` takes: a report, what it waited for, the time (RPC)."""
-        report, now = self._router.machine.report(run_id), time()
+        report, now = self._router.machine.report(run_id), self._router.clock()
         if report is None:
             return None
         told = report.to_wire()  # as it is at this time: the run goes on while its neighbours are sought
@@ -104,6 +103,7 @@ class Observing:
             "failed": failed_in_words(self._router.service(Arrivals).failed.values()),
             "light_workers": len(self._router.placement.light),
             "faults": dict(self._router.failures),
+            "clock_set_s": round(self._router.clock.set_by_s, 1),  # as the page is read beside the wall clock
             **self._provisioning(),
         }
 

@@ -14,8 +14,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distributed.metrics import time
-
 from dask_fmware.errors import DeploymentError, FMwareError
 from dask_fmware.model.replica import Replica
 from dask_fmware.profile.law import StepLaw
@@ -149,7 +147,7 @@ class ProvisioningService:
         return {
             "mode": "manual" if self._planner.wanted is not None else self._planner.options.mode,
             "manager": self._manager,
-            "asked_at": self._asked_at,
+            "asked_at": self._asked_at + self._router.clock.set_by_s,
             "error": self._error,
             "is_planned": self._plan is not None or self._planner.wanted is not None,
             "cost_per_hour": self._plan.cost_per_hour if self._plan is not None else 0.0,
@@ -169,7 +167,7 @@ class ProvisioningService:
 
     def going(self) -> set[str] | None:
         """Workers whose replicas have been drained to be stopped; None while nothing is to be stopped."""
-        return self._watch.going(time()) if self._watch is not None else None
+        return self._watch.going(self._router.clock()) if self._watch is not None else None
 
     # -- one look --------------------------------------------------------------------------------
 
@@ -190,7 +188,7 @@ class ProvisioningService:
         assert self._planner is not None
         assert self._watch is not None
         assert self._demand is not None
-        now = self._asked_at = time()
+        now = self._asked_at = self._router.clock()
         for key, law in self._speeds().items():
             self._planner.learn_speed(key, law)
         replicas = self._watch.look(requested, pools, self._demand, now)

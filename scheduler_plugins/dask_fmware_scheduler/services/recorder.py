@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from distributed.metrics import time
-
 from dask_fmware.errors import RuntimeFaultError, SpecError
 from dask_fmware.runtime import ReplicaReady
 from dask_fmware.runtime.eventlog import EventLog, Head
@@ -105,7 +103,7 @@ class Recorder:
             tenants=machine.tenants,
             hedge_budget=machine.hedging.budget,
             unhedged=tuple(sorted(machine.hedging.exempt)),
-            started=time(),
+            started=self._router.clock(),
         )
         log = EventLog(head, self._write)
         for state in machine.fleet:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from distributed.metrics import time
-
 from dask_fmware.model.messages import PROTOCOL_VERSION
 from dask_fmware.model.replica import Replica
 from dask_fmware.model.report import PackedReport
@@ -51,7 +49,7 @@ class Reporting:
         All is as it is at one time but that, which takes longest: a map may have thousands of calls that wait, and the
         loop of the scheduler gets its turn in between.
         """
-        machine, now = self._router.machine, time()
+        machine, now = self._router.machine, self._router.clock()
         report = machine.report(run_id)
         if report is None:
             return None
@@ -109,7 +107,7 @@ class Reporting:
         }
 
     def _replica(self, state: ReplicaState) -> dict[str, Any]:
-        replica, now = state.replica, time()
+        replica, now = state.replica, self._router.clock()
         return {
             "worker": replica.replica_id,
             "name": replica.name,

@@ -10,6 +10,7 @@ Without a tracer provider in the scheduler's process nothing is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask.config
@@ -82,7 +83,8 @@ class Traces:
         self._live.discard(run_id)
         report = self._router.machine.report(run_id)
         if report is not None and is_traced():
-            record(report, self._engine)
+            submitted = report.submitted + self._router.clock.set_by_s  # spans of other processes go by the wall clock
+            record(replace(report, submitted=submitted), self._engine)
 
     def _engine(self, replica_id: str) -> str:
         state = self._router.machine.fleet.get(replica_id)

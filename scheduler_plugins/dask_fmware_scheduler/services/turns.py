@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from distributed.metrics import time
+from distributed.metrics import monotonic
 
 __all__ = ["TURN_S", "Turns"]
 
@@ -15,10 +15,10 @@ class Turns:
     """Those of one answer; the first begins at once."""
 
     def __init__(self) -> None:
-        self._until = time() + TURN_S
+        self._until = monotonic() + TURN_S
 
     async def next(self) -> None:
         """Let the loop go on if this turn has been long enough."""
-        if time() > self._until:
+        if monotonic() > self._until:
             await asyncio.sleep(0)
-            self._until = time() + TURN_S
+            self._until = monotonic() + TURN_S

@@ -30,15 +30,16 @@
 
   function series(doc, live) {
     const source = doc.get_model_by_name("series-data"), column = live.series;
+    const set = (live.clock_set_s ?? 0) * 1000;
     if (source) {
       const data = {};
       for (const name of Object.keys(source.data)) data[name] = column[name].map(number);
-      data.time = column.time.map((start) => start + HALF_BUCKET_MS);
+      data.time = column.time.map((start) => start + HALF_BUCKET_MS + set);
       source.data = data;
     }
     const now = live.now * 1000, first = Math.min(column.since ?? now, now - LEAST_MS);
     for (const plot of doc.roots()) {
-      if (plot.x_range.name === "time") plot.x_range.setv({ start: first, end: now });
+      if (plot.x_range.name === "time") plot.x_range.setv({ start: first + set, end: now + set });
     }
   }
 
