@@ -237,9 +237,16 @@ class Shell:
         self._end(self.runs[task.plan_id], state, reason)
 
     def retry(self, run: Submitted) -> None:
-        """The client has a run that failed tried again: what erred begins anew when its inputs are there."""
-        run.ended = None
+        """The client has a run that failed tried again: what erred begins anew when its inputs are there.
+
+        One that was refused is judged first, and nothing begins where it is refused again.
+        """
+        was_refused, run.ended, run.refused = run.refused, None, False
         self._due.append(RunRetried(run.plan.run_id))
+        if was_refused:
+            self.flush()
+        if run.refused:
+            return
         for task in run.tasks.values():
             if task.state == "erred":
                 task.state, task.tries, task.spared = "waiting", 0, False

@@ -100,7 +100,7 @@ class World(RuleBasedStateMachine):
 
     def failed(self) -> list:
         runs = [run for run in self.shell.runs.values() if run.root]
-        return [run for run in runs if self.shell.machine.report(run.plan.run_id).state == "failed"]  # type: ignore[union-attr]
+        return [run for run in runs if self.shell.machine.report(run.plan.run_id).state in ("failed", "refused")]  # type: ignore[union-attr]
 
     @initialize(
         shapes=st.lists(st.sampled_from(SHAPES), max_size=4), slots=st.integers(1, 2), replicas=st.integers(0, 3)
