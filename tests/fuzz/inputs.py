@@ -128,10 +128,10 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 def _damage(value: Any, draws: random.Random, odd: Any) -> Any:
     """Change one place of a document; of what is none any more, nothing."""
     if not isinstance(value, (dict, list)):
-        return odd
+        return copy.deepcopy(odd)  # which may be damaged next
     places = list(_places(value))
     if not places:
-        return odd
+        return copy.deepcopy(odd)
     container, key = draws.choice(places)
     other, other_key = draws.choice(places)
     match draws.randrange(12):
