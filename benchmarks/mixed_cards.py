@@ -95,7 +95,7 @@ def calls(fleet: Fleet, sizes: str, objective: str, rate: float) -> list[CallCla
     first_s, token_s = OBJECTIVES[objective]
     return [
         CallClass(
-            f"{sizes}-{prompt}.call", fleet.model, share * rate, prompt, output,
+            f"{sizes}-{prompt}", "call", fleet.model, share * rate, prompt, output,
             first_s * (1 + prompt / 1000) + token_s * output, answers=False,
         )
         for share, prompt, output in SIZES[sizes]

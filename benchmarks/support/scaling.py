@@ -110,7 +110,7 @@ class Foreseen:
             lengths = [length for run in some for node in run.nodes for length in node.calls]
             prompt, output = (sum(one[i] for one in lengths) / len(lengths) for i in (0, 1))
             rate = len(some) / min(self.window_s, self.case.load.length_s - part * self.window_s)
-            calls = CallClass("chat.answer", "llm", rate, prompt, output, self.case.ttft_s, answers=True)
+            calls = CallClass("chat", "answer", "llm", rate, prompt, output, self.case.ttft_s, answers=True)
             self._counts[part] = sum(size(inventory, [calls], options).mix.replicas.values())
 
     def needed(self, now: float) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from inspect import isawaitable
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ from dask_fmware.cluster.dask_internals import (
 )
 from dask_fmware.cluster.places import free_place, place_of
 from dask_fmware.errors import DeploymentError
-from dask_fmware.model.replica import ACCELERATOR_LABEL, MODEL_LABEL, label
+from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, MODEL_LABEL, label, read_label
 from dask_fmware.spec.deployment import Deployment, ReplicaSpec
 
 __all__ = ["Backend", "GroupBackend", "SpecBackend", "WorkerSpec"]
@@ -91,14 +92,18 @@ class SpecBackend:
         self._timeout_s = start_timeout_s
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, str] = {}
+        self._failures = Counter[str]()  # card -> starts and replicas lost since one was stopped there that served
         for keep in (spare, count_apart):
             keep(cluster, lambda name: place_of(deployment, name) is not None)
 
     def requested(self) -> list[dict[str, str]]:
-        """Replicas among the workers of the cluster; a manager that was restarted finds its own by their names."""
+        """Replicas among the workers of the cluster; a manager that was restarted finds its own by their names.
+
+        One that closes is among them until it has: so long it has its place.
+        """
         found = []
-        for name in [*self._cluster.worker_spec, *self._failed]:
-            place = place_of(self._deployment, str(name))
+        for name in dict.fromkeys([*self._cluster.worker_spec, *self._cluster.workers, *self._failed]):
+            place = self._place(str(name))
             if place is None:
                 continue
             error = self._failed.get(name, "")
@@ -115,16 +120,35 @@ class SpecBackend:
         """Nothing: each worker has its name."""
 
     def start(self, model: str, accelerator: str) -> bool:
-        """Begin to start a replica on the first free place."""
+        """Begin to start a replica on the best free place."""
         taken = [*map(str, self._cluster.worker_spec), *map(str, self._cluster.workers), *self._starting]
         names = {*taken, *self._failed, *worker_names(self._cluster)}
-        replica = free_place(self._deployment, model, accelerator, taken, names)
+        replica = free_place(
+            self._deployment, model, accelerator, taken, names, others=self._others(), failures=self._failures
+        )
         if replica is None:
             return False
         task = asyncio.ensure_future(self._start(replica))
         self._starting[replica.name] = task
         task.add_done_callback(lambda _: self._starting.pop(replica.name, None))
         return True
+
+    def _others(self) -> list[str]:
+        """Cards of the replicas that somebody else has started, under names of their own."""
+        labels = [dict.fromkeys(of) for name, of in worker_labels(self._cluster) if self._place(name) is None]
+        return [card for of in labels if (card := read_label(of, CARD_LABEL)) is not None]
+
+    def _place(self, name: str) -> ReplicaSpec | None:
+        return place_of(self._deployment, name)
+
+    def _judge(self, name: str, served: bool) -> None:
+        """Remember of a card whether replicas come to serve on it: one that is broken is tried last."""
+        if (place := self._place(name)) is None:
+            return
+        if served:
+            self._failures.pop(place.card, None)
+        else:
+            self._failures[place.card] += 1
 
     async def _start(self, replica: ReplicaSpec) -> None:
         try:
@@ -137,7 +161,8 @@ class SpecBackend:
             self._failed[replica.name] = text
 
     async def stop(self, name: str, model: str, accelerator: str, worker: str) -> None:
-        """Let Dask retire a replica, then end its worker."""
+        """Let Dask retire a replica, then end its worker; one without an address has never served, or is lost."""
+        self._judge(name, served=bool(worker))
         if worker:
             tell = not is_ours_to_end(self._cluster, name)
             retired = self._cluster.scheduler_comm.retire_workers(workers=[worker], remove=tell, close_workers=tell)
@@ -213,7 +238,7 @@ class GroupBackend:
         counts = {}
         for model, accelerator in kinds:
             wanted = {label(MODEL_LABEL, model), label(ACCELERATOR_LABEL, accelerator)}
-            if count := sum(wanted <= labels for labels in worker_labels(self._cluster)):
+            if count := sum(wanted <= labels for _, labels in worker_labels(self._cluster)):
                 counts[model, accelerator] = count
         return counts
 

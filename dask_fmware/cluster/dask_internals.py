@@ -23,6 +23,7 @@ from distributed.utils import import_term
 from dask_fmware.errors import DeploymentError
 
 __all__ = [
+    "REPLACED",
     "close_worker",
     "count_apart",
     "is_ours_to_end",
@@ -36,6 +37,8 @@ __all__ = [
     "worker_labels",
     "worker_names",
 ]
+
+REPLACED = "another takes over"  # why a scaler is stopped
 
 
 async def start_worker(cluster: SpecCluster, name: str, spec: Mapping[str, Any], timeout_s: float) -> None:
@@ -182,7 +185,7 @@ def stop_scaler(cluster: Any) -> None:
     """Stop whatever scales a cluster by itself, if something does (Cluster._adaptive)."""
     scaler = getattr(cluster, "_adaptive", None)
     if scaler is not None:
-        scaler.stop(reason="replaced")
+        scaler.stop(reason=REPLACED)
 
 
 def let_scale(cluster: Any, scaler: Adaptive) -> None:
@@ -215,9 +218,8 @@ def worker_names(cluster: Any) -> set[str]:
     return {str(info["name"]) for info in cluster.scheduler_info["workers"].values()}
 
 
-def worker_labels(cluster: Any) -> list[set[str]]:
-    """Names of the resources of each worker that is not leaving, as the cluster last heard (Cluster.scheduler_info)."""
+def worker_labels(cluster: Any) -> list[tuple[str, set[str]]]:
+    """Name of each worker that is not leaving, and those of its resources, as last heard (Cluster.scheduler_info)."""
     leaving = {Status.closing_gracefully.name, Status.closing.name, Status.closed.name}
-    return [
-        set(info["resources"]) for info in cluster.scheduler_info["workers"].values() if info["status"] not in leaving
-    ]
+    there = cluster.scheduler_info["workers"].values()
+    return [(str(info["name"]), set(info["resources"])) for info in there if info["status"] not in leaving]

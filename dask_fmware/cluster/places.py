@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 
 from dask_fmware.spec.deployment import Deployment, ReplicaSpec
 
@@ -25,9 +26,18 @@ def place_of(deployment: Deployment, name: str) -> ReplicaSpec | None:
 
 
 def free_place(
-    deployment: Deployment, model: str, accelerator: str, taken: Iterable[str], names: Collection[str]
+    deployment: Deployment,
+    model: str,
+    accelerator: str,
+    taken: Iterable[str],
+    names: Collection[str],
+    *,
+    others: Iterable[str] = (),
+    failures: Mapping[str, int] | None = None,
 ) -> ReplicaSpec | None:
-    """The first free place for a replica, or None while all are taken.
+    """The best free place for a replica, or None while all are taken.
+
+    A card on which fewer starts failed comes first, then one that is paid for already, then the lowest number.
 
     Parameters
     ----------
@@ -39,15 +49,21 @@ def free_place(
         Names of the replicas that have a place.
     names
         Names that may not be used, since a worker of that name is still known somewhere.
+    others
+        Cards of the replicas that have no such name, as somebody else has started them; one for each.
+    failures
+        Starts that have failed, by card.
     """
-    used = {
-        int(name.rpartition("-")[2])
-        for name in taken
-        if (place := place_of(deployment, name)) is not None and place.accelerator == accelerator
-    }
-    card = deployment.accelerators[accelerator]
-    for number in range(card.cards * card.replicas_per_card):
-        replica = deployment.replica(model, accelerator, number)
-        if number not in used and replica.name not in names:
-            return replica
-    return None
+    card, failures = deployment.accelerators[accelerator], failures or {}
+    places = [place_of(deployment, name) for name in set(taken)]
+    mine = [place for place in places if place is not None and place.accelerator == accelerator]
+    used = {int(place.name.rpartition("-")[2]) for place in mine}
+    there = Counter(deployment.replica(model, accelerator, number).card for number in used) + Counter(others)
+    free = [
+        (failures.get(replica.card, 0), card.price_per_hour is not None and not there[replica.card], number, replica)
+        for number in range(card.cards * card.replicas_per_card)
+        if number not in used
+        and (replica := deployment.replica(model, accelerator, number)).name not in names
+        and there[replica.card] < card.replicas_per_card
+    ]
+    return min(free, key=lambda place: place[:3])[3] if free else None

@@ -71,6 +71,7 @@ def provision(
     options = _chosen(options, made)
     backend: Backend
     if isinstance(cluster, SpecCluster):
+        _check_hosts(hosts or {}, made)
         spec = worker_spec or spec_maker(cluster, hosts)
         backend = SpecBackend(cluster, made, spec, options.start_timeout_s)
         cluster.loop.add_callback(listen_to, cluster)
@@ -99,6 +100,19 @@ def _chosen(given: object, deployment: Deployment) -> Provisioning:
     if not isinstance(given, Provisioning):
         raise DeploymentError(f"{shorten(repr(given))} are no options; give them as fm.Provisioning(quantile=0.95)")
     return given
+
+
+def _check_hosts(hosts: Mapping[str, Sequence[str]], deployment: Deployment) -> None:
+    """Refuse hosts with which starts would fail one by one: each card has one."""
+    for name, mine in hosts.items():
+        if name not in deployment.accelerators:
+            known = ", ".join(deployment.accelerators)
+            raise DeploymentError(f"hosts['{name}']: no such accelerator in the deployment (known: {known})")
+        if len(mine) < (cards := deployment.accelerators[name].cards):
+            raise DeploymentError(
+                f"hosts['{name}'] names {len(mine)} of {cards} cards; name one for each card of the deployment, one "
+                "with several cards as often, or lower cards"
+            )
 
 
 def _begin(cluster: Any, backend: Backend, deployment: Deployment, options: Provisioning) -> Provisioner:

@@ -9,17 +9,21 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from distributed.deploy.adaptive import Adaptive
 
 from dask_fmware.cluster.backends import Backend
+from dask_fmware.cluster.dask_internals import REPLACED
 from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["Provisioner"]
 
 logger = logging.getLogger("dask_fmware.provisioning")
+
+OVER_S = 5.0  # that a scheduler may take to hear of the end
 
 
 class Provisioner(Adaptive):  # type: ignore[misc]
@@ -41,6 +45,7 @@ class Provisioner(Adaptive):  # type: ignore[misc]
         self.manager = f"{type(cluster).__name__}-{uuid.uuid4().hex[:8]}"
         self.error: str | None = None  # why there is no plan now
         self._has_begun = False
+        self._is_replaced = False
         self._looking = asyncio.Lock()
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._closing: asyncio.Task[None] | None = None
@@ -80,7 +85,7 @@ class Provisioner(Adaptive):  # type: ignore[misc]
             return
         if answer.get("is_over"):
             logger.warning("Provisioner %s stops: %s", self.manager, answer["error"])
-            self.stop(reason="another provisioner has taken over")
+            self.stop(reason=REPLACED)
             return
         if answer.get("wants_options"):
             self._has_begun = False
@@ -118,6 +123,7 @@ class Provisioner(Adaptive):  # type: ignore[misc]
     def stop(self, reason: str = "unknown") -> None:
         """Start and stop nothing any more; what is there stays. Callable from any thread."""
         super().stop(reason=reason)
+        self._is_replaced = reason == REPLACED
         self.loop.add_callback(self._end)  # of the cluster, as the tasks that it is to end
 
     def _end(self) -> None:
@@ -128,6 +134,9 @@ class Provisioner(Adaptive):  # type: ignore[misc]
         for task in list(self._stopping.values()):
             task.cancel()
         await self.backend.close()
+        if self.scheduler is not None and not self._is_replaced:
+            with suppress(OSError, TimeoutError):  # its cluster may be closing
+                await asyncio.wait_for(self.scheduler.fmware_provision_over(manager=self.manager), OVER_S)
 
     async def ready(self) -> None:
         """Wait for the first answer of the scheduler.

@@ -13,7 +13,7 @@ from dask_fmware.profile.record import Profile
 from dask_fmware.provisioning.capacity import CallClass
 from dask_fmware.provisioning.inventory import Inventory, inventory_of
 from dask_fmware.provisioning.mix import NoMixError
-from dask_fmware.provisioning.sizing import Sizing, size
+from dask_fmware.provisioning.sizing import Sizing, size, together
 from dask_fmware.spec.columns import in_columns
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.provisioning import Provisioning
@@ -42,7 +42,7 @@ class Offer:
     replicas: Mapping[tuple[str, str], int]  # (model, accelerator) -> replicas
     cards: Mapping[str, int]  # accelerator -> cards; part of the last one may be free
     cost_per_hour: float  # of these cards
-    goodput: float  # expected share of runs in time
+    goodput: float  # expected share of runs in time, of the workflow that fares worst
     load: float  # of the busiest model's replicas
 
     def to_wire(self) -> dict[str, object]:
@@ -79,9 +79,10 @@ class FleetPlan:
         offers = self.offers if self.enough is None else (*self.offers, self.enough)
         rows = [head, *(self._row(offer) for offer in offers)]
         left_out = [f"left out, as cards and bounds conflict: {', '.join(self.impossible)}"] if self.impossible else []
+        each = " of each workflow" if len(self.rates) > 1 else ""
         attained = "" if self.best.goodput >= self.quantile else f"; NO mix of these cards attains {self.quantile:.0%}"
         return "\n".join([
-            f"for {asked}, {self.quantile:.0%} of the runs in time{attained}",
+            f"for {asked}, {self.quantile:.0%} of the runs{each} in time{attained}",
             *in_columns(rows), *left_out, "assumed:", *(f"  - {text}" for text in self.assumed),
         ])  # fmt: skip
 
@@ -168,7 +169,7 @@ def classes_of(
             answers = first_s < inf
             classes.append(
                 CallClass(
-                    f"{load.workflow.name}.{node.node}", node.model, load.rate * node.executions,
+                    load.workflow.name, node.node, node.model, load.rate * node.executions,
                     float(node.prompt_tokens), float(max(node.output_tokens, 1)),
                     first_s if answers else end_s, answers, end_s if answers else inf,
                 )
@@ -203,7 +204,8 @@ def offers(
         No mix of all card types keeps all bounds.
     """
     best = size(inventory, classes, options)
-    found = [_offer("any mix", inventory, best)]  # sizes are found step by step, so a narrower choice may end cheaper
+    # sizes are found step by step, so a narrower choice may end cheaper
+    found = [_offer("any mix", inventory, classes, best)]
     names = list(inventory.cards)
     choices: dict[tuple[str, ...], str] = {(name,): f"{name} alone" for name in names}
     for name in found[0].cards:
@@ -214,7 +216,7 @@ def offers(
         if set(part.models) != set(inventory.models) or len(kept) == len(names):
             continue
         try:
-            offer = _offer(title, inventory, size(part, classes, options))
+            offer = _offer(title, inventory, classes, size(part, classes, options))
         except NoMixError:
             impossible.append(title)
             continue
@@ -230,7 +232,7 @@ def _with_more_cards(inventory: Inventory, classes: Sequence[CallClass], options
     """The best mix if there were any number of cards; None if that does not attain the quantile either."""
     cards = {name: replace(card, cards=MANY_CARDS) for name, card in inventory.cards.items()}
     more = Inventory(cards, inventory.kinds)
-    offer = _offer("with more cards", more, size(more, classes, options))
+    offer = _offer("with more cards", more, classes, size(more, classes, options))
     return offer if offer.goodput >= options.quantile else None
 
 
@@ -239,13 +241,18 @@ def _only(inventory: Inventory, names: Sequence[str]) -> Inventory:
     return Inventory(cards, {key: kind for key, kind in inventory.kinds.items() if key[1] in cards})
 
 
-def _offer(title: str, inventory: Inventory, sizing: Sizing) -> Offer:
+def _offer(title: str, inventory: Inventory, classes: Sequence[CallClass], sizing: Sizing) -> Offer:
     replicas = {key: n for key, n in sizing.mix.replicas.items() if n}
     return Offer(
         title,
         replicas,
         {name: count for name, count in inventory.needed(replicas).items() if count},
         inventory.cost_per_hour(replicas),
-        prod(sizing.attainment.values()),
+        _goodput(classes, sizing.attainment),
         max(sizing.load.values(), default=0.0),
     )
+
+
+def _goodput(classes: Sequence[CallClass], attainment: Mapping[str, float]) -> float:
+    """Expected share of runs in time of the workflow that fares worst; a run is late if it is at any of its models."""
+    return min((prod(attainment[model] for model in models) for models in together(classes)), default=1.0)

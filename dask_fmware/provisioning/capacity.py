@@ -26,7 +26,8 @@ MOST_LOAD = 0.92  # of its capacity: steps vary, and a replica that is always fu
 class CallClass:
     """Calls that are alike."""
 
-    name: str  # workflow.node
+    workflow: str  # empty: of any, they are under way or can wait, and no more are expected
+    node: str
     model: str
     rate: float  # calls a second
     prompt_tokens: float
@@ -34,6 +35,11 @@ class CallClass:
     budget_s: float  # from runnable to the first token (answers) or completion; infinity: no objective
     answers: bool
     end_budget_s: float = inf  # to completion, where `budget_s` is to the first token
+
+    @property
+    def name(self) -> str:
+        """What they are called in words."""
+        return f"{self.workflow}.{self.node}" if self.workflow else f"{self.model} (under way)"
 
 
 @dataclass(frozen=True, slots=True)

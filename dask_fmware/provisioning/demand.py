@@ -45,7 +45,8 @@ def unloaded_s(workflow: WorkflowDemand, inventory: Inventory) -> float:
 
 def _call(workflow: WorkflowDemand, node: NodeDemand) -> CallClass:
     return CallClass(
-        f"{workflow.name}.{node.name}",
+        workflow.name,
+        node.name,
         node.model or "",
         workflow.rate * node.calls,
         max(node.prompt_tokens, 1.0),

@@ -47,7 +47,7 @@ class Filling:
     >>> from dask_fmware.profile.law import StepLaw
     >>> from dask_fmware.profile.replica import Limits
     >>> kind = Kind("m", "L4", StepLaw.plain(0.02, 0.0, 0.0, 0.0), Limits(32), load_s=5.0, price_per_hour=1.0)
-    >>> minute = CallClass("flow.answer", "m", 10.0, 100.0, 3000.0, 1.0, answers=True)
+    >>> minute = CallClass("flow", "answer", "m", 10.0, 100.0, 3000.0, 1.0, answers=True)
     >>> seen = Soon(Inventory({}, {kind.key: kind}), {}, {}, {"m": 5.0}, {"m": 120.0}, {}, now=0.0)
     >>> round(Filling().observe([minute], seen)["m"], 2)  # 50 calls of 600 are expected, 64 not ruled out
     0.11
@@ -73,12 +73,12 @@ class Filling:
             full = short = coming = prompts = 0.0
             for calls in (calls for calls in classes if calls.model == model):
                 kind, most, whole_s = _soonest(kinds, calls)
-                lasts = calls.rate * soon.believed.get(calls.name.partition(".")[0], 1.0)
+                lasts = calls.rate * soon.believed.get(calls.workflow, 1.0)
                 full += calls.rate * whole_s
                 short += calls.rate * stay_s(kind, calls, min(batch, most))
                 coming += lasts * soon.lead_s[model]
                 prompts += lasts * min(most * kind.law.prefill_s(calls.prompt_tokens), whole_s) if kind.law else 0.0
-            there = load.running * full / short + load.held + coming
+            there = load.running_urgent * full / short + load.held_urgent + coming
             likely = there + NOISE * sqrt(there)
             likely = self._peaks.setdefault(model, Peak()).observe(soon.now, likely, soon.stays_s[model])
             shares[model] = max(likely, prompts / EXECUTION_SHARE) / full

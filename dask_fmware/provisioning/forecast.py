@@ -44,6 +44,8 @@ class ArrivalRate:
         second = int(now)
         if self._first is None:
             self._first = now
+        if self._seconds and second < self._seconds[-1] - 1:
+            self._set_back(self._seconds[-1] - second)
         if self._seconds and self._seconds[-1] >= second:
             self._sums[-1] += arrivals
             return
@@ -52,6 +54,11 @@ class ArrivalRate:
         if len(self._seconds) > 2 * MEMORY_S:
             old = bisect_left(self._seconds, second - MEMORY_S)
             del self._seconds[:old], self._sums[:old]
+
+    def _set_back(self, by_s: int) -> None:
+        """The clock was set back: what was counted has come as long ago as before."""
+        self._seconds = [second - by_s for second in self._seconds]
+        self._first = None if self._first is None else self._first - by_s
 
     def now(self, now: float) -> float:
         """Arrivals a second: the mean of the longest time that looks like one load, brought up to date by the trend.

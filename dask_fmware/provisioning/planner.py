@@ -1,57 +1,40 @@
 """The planner: from what is asked for and what is there to what to do now, each step with its reason.
 
-It remembers what a single look cannot tell: the peak of the last minutes, which starts failed, how much more room
-than expected was found to be needed. `plan` is its one door; equal observations give equal plans.
+It remembers what a single look cannot tell: what is expected (`expected`), which starts failed, whose turn it is.
+`plan` is its one door; equal observations give equal plans.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import TypeAlias
 
 from dask_fmware.profile.law import StepLaw
-from dask_fmware.provisioning.capacity import CallClass
-from dask_fmware.provisioning.demand import call_classes
 from dask_fmware.provisioning.exchanges import Exchanges
+from dask_fmware.provisioning.expected import Asked, Expectation, Expected
 from dask_fmware.provisioning.failures import Failures
-from dask_fmware.provisioning.filling import Filling, Soon, filled
-from dask_fmware.provisioning.forecast import Peak, spread
+from dask_fmware.provisioning.forecast import spread
 from dask_fmware.provisioning.inventory import Inventory
-from dask_fmware.provisioning.passing import Passing
-from dask_fmware.provisioning.pressure import Pressure
 from dask_fmware.provisioning.queue_length import QueueLength
 from dask_fmware.provisioning.room import Room
 from dask_fmware.provisioning.simple import Simple
 from dask_fmware.provisioning.sizing import Sizing, size
 from dask_fmware.provisioning.steps import Stock, steps_to
-from dask_fmware.provisioning.surprise import Surprise
+from dask_fmware.provisioning.times import Times
 from dask_fmware.provisioning.turns import Look, Turns
-from dask_fmware.provisioning.views import ModelLoad, Observation, Plan, ReplicaNow, WorkflowDemand
+from dask_fmware.provisioning.views import ModelLoad, Observation, Plan, ReplicaNow
 from dask_fmware.spec.provisioning import Provisioning
 
 __all__ = ["Planner"]
 
 Key: TypeAlias = tuple[str, str]
-CATCH_UP_S = 10.0  # in which calls that wait are worked off, unless loading takes longer: they make others late
 SAME = 0.03  # change of a rate that gives no new mix
 NOISE = 2.0  # standard deviations of a rate that are no reason to let a replica go
 MOST_NOISE = 0.5
-UNDER_WAY = " (under way)"  # after a model: its calls of which no more are expected
-FEWEST_CALLS = 1e-3  # of these, that keep the last replica
 LOOK_AGAIN_S = 30.0  # after which the mix is worked out again all the same
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What there has to be replicas for; see `sizing.size`."""
-
-    classes: tuple[CallClass, ...]
-    bursts: Mapping[str, float]
-    pressure: Mapping[str, float]
-    backlog: Mapping[str, float]
 
 
 class Planner:
@@ -71,11 +54,7 @@ class Planner:
         self.failures = Failures(options)
         self.wanted: dict[Key, int] | None = None  # by hand; replaces what the mode wants
         self._kept: dict[Key, int] | None = None  # what there was when the manual mode began
-        self._pressure = Pressure(1 - options.quantile)
-        self._peaks: dict[str, Peak] = {}
-        self._surprises: dict[str, Surprise] = {}
-        self._passing: dict[str, Passing] = {}
-        self._filling = Filling()
+        self._expectation = Expectation(1 - options.quantile)
         self._started: dict[str, float] = {}  # model -> last start
         self._begun: float | None = None
         self._turns = Turns(options)
@@ -102,7 +81,7 @@ class Planner:
         stock = Stock.of(seen.replicas)
         barred = self.failures.barred(self.inventory, now)
         if self.options.mode == "manual" and self._kept is None:
-            self._kept = dict(stock.counts)
+            self._kept = dict(Stock.of([replace(replica, takes_calls=True) for replica in seen.replicas]).counts)
         if (wanted := self.wanted if self.wanted is not None else self._kept) is not None:
             desired = dict(wanted)
             reasons = dict.fromkeys((model for model, _ in desired), "asked for by hand")
@@ -116,122 +95,31 @@ class Planner:
                 return self._made(desired, reasons, seen, stock, barred, now, {})
         return self._projected(seen, stock, barred, now)
 
+    @property
+    def _times(self) -> Times:
+        return Times(self.inventory, self.options)
+
     # -- projection ------------------------------------------------------------------------------
 
     def _projected(self, seen: Observation, stock: Stock, barred: frozenset[Key], now: float) -> Plan:
-        classes, notes = self._classes(seen, now)
-        shares = self._filling.observe(classes, self._soon(seen, stock, now))
-        young = filled(classes, shares)
-        asked = _Asked(
-            tuple(young), _bursts(seen.workflows), self._pressure.update(seen.models, stock, now),
-            self._backlog(young, seen.models, shares),
-        )  # fmt: skip
-        sizing = self._sized(asked, stock, barred, now)
+        expected = self._expectation.observe(seen, stock, self._times, now)
+        sizing = self._sized(expected.soon, stock, barred, now)
         reasons = {}
         for model in self.inventory.models:
-            reasons[model] = self._reason(model, classes, sizing, notes, seen.models.get(model))
-            if (share := shares.get(model, 1.0)) < 1:
+            reasons[model] = self._reason(model, expected, sizing, seen.models.get(model))
+            if (share := expected.shares.get(model, 1.0)) < 1:
                 reasons[model] += f", {share:.0%} as full as it will be if it lasts"
             if (below := sizing.mix.below.get(model)) is not None:
                 least = self.options.bounds(model).min_replicas
                 reasons[model] += f", {below} below min_replicas={least} for now, as starts fail"
-        full = replace(asked, classes=tuple(classes))
-        desired, fewer = self._steady(sizing.mix.replicas, full, stock, barred, now)
+        desired, fewer = self._steady(sizing.mix.replicas, expected.full, stock, barred, now)
         _add(reasons, fewer)
         settled = [model for model in self.inventory.models if not self._has_just_started(model, now)]
         desired, turns = self._turns.taken(desired, Look(self.inventory, seen.models, stock, barred, settled, now))
         reasons |= turns
         return self._made(desired, reasons, seen, stock, barred, now, sizing.attainment)
 
-    def _soon(self, seen: Observation, stock: Stock, now: float) -> Soon:
-        """What is there, and how much of what comes is to be believed."""
-        believed = {}
-        for flow in seen.workflows:
-            passing = self._passing.setdefault(flow.name, Passing())
-            believed[flow.name] = passing.observe(now, flow.rate, self._lead_s(flow), self._flow_stays_s(flow))
-        models = self.inventory.models
-        lead_s = {model: self._load_s(model) + 2 * self.options.interval_s for model in models}
-        stays_s = {model: self._stays_s(model) for model in models}
-        return Soon(self.inventory, seen.models, stock.ready, lead_s, stays_s, believed, now)
-
-    def _classes(self, seen: Observation, now: float) -> tuple[list[CallClass], dict[str, str]]:
-        """Classes of calls at the peak of the forecast, and calls under way of which no more are expected."""
-        loads, notes = [], {}
-        for workflow in seen.workflows:
-            lead_s = self._lead_s(workflow)
-            if self._is_quiet(workflow, seen.models, now):
-                self._peaks.pop(workflow.name, None)
-                continue
-            coming = workflow.rate + max(workflow.trend, 0.0) * lead_s
-            coming = min(coming, 2 * workflow.rate) if workflow.rate else coming
-            stays_s = self._flow_stays_s(workflow)
-            peak = self._peaks.setdefault(workflow.name, Peak()).observe(now, coming, stays_s)
-            surprise = self._surprises.setdefault(workflow.name, Surprise(1 - self.options.quantile))
-            room = surprise.observe(now, lead_s, peak, workflow.rate, _late(workflow, seen.models))
-            loads.append(replace(workflow, rate=peak * room))
-            if coming > 1.05 * workflow.rate:
-                notes[workflow.name] = f"{coming:.3g} runs/s expected in {lead_s:.0f} s"
-            if room > 1.01:
-                more = f"{room:.2f} times that, as more came before than was foreseen"
-                notes[workflow.name] = ", ".join(filter(None, (notes.get(workflow.name), more)))
-        classes = call_classes([load for load in loads if load.rate > 0], self.inventory)
-        known = {calls.model for calls in classes}
-        for model, load in seen.models.items():
-            if model not in known and self.inventory.of(model) and not self._is_idle(model, load, now):
-                rate = max(load.held, FEWEST_CALLS) / self._catch_up_s(model)
-                classes.append(CallClass(f"{model}{UNDER_WAY}", model, rate, 512, 128, inf, False))
-                if not load.held:
-                    notes[classes[-1].name] = f"its last calls run, or ended less than {self._stays_s(model):.0f} s ago"
-        return classes, notes
-
-    def _is_quiet(self, workflow: WorkflowDemand, loads: Mapping[str, ModelLoad], now: float) -> bool:
-        """Whether no model of a workflow has had a call in all of the idle period, however high the load was before."""
-        found = {node.model: loads.get(node.model) for node in workflow.nodes if node.model is not None}
-        had_calls = any(load is not None and load.last_call > -inf for load in found.values())
-        return had_calls and all(load is not None and self._is_idle(name, load, now) for name, load in found.items())
-
-    def _is_idle(self, model: str, load: ModelLoad, now: float) -> bool:
-        """Whether a model has had no call in all of the idle period."""
-        return not load.held and not load.running and now - load.last_call >= self._stays_s(model)
-
-    def _backlog(
-        self, classes: Sequence[CallClass], loads: Mapping[str, ModelLoad], filling: Mapping[str, float]
-    ) -> dict[str, float]:
-        """Calls a second that work off what waits, as a share of what comes, by model.
-
-        It takes no room of its own for variance: replicas that have room work a backlog off with it.
-        """
-        asked: dict[str, float] = {}
-        for calls in classes:
-            asked[calls.model] = asked.get(calls.model, 0.0) + calls.rate
-        shares = {}
-        for model, rate in asked.items():
-            waiting = loads.get(model, ModelLoad()).held - rate  # what waits for a second is no backlog
-            if waiting > 0:
-                most = max(filling.get(model, inf), 1.0) - 1  # no more slots than calls
-                shares[model] = round(min(waiting / self._catch_up_s(model) / rate, most), 2)
-        return shares
-
-    def _lead_s(self, workflow: WorkflowDemand) -> float:
-        """How far ahead a start must be asked for."""
-        models = {node.model for node in workflow.nodes if node.model is not None}
-        return max((self._load_s(model) for model in models), default=self.options.load_s) + 2 * self.options.interval_s
-
-    def _load_s(self, model: str) -> float:
-        return max((kind.load_s for kind in self.inventory.of(model)), default=self.options.load_s)
-
-    def _stays_s(self, model: str) -> float:
-        """For how long a replica of a model stays that is not needed."""
-        return self.options.patience_s(self._load_s(model))
-
-    def _flow_stays_s(self, workflow: WorkflowDemand) -> float:
-        models = {node.model for node in workflow.nodes if node.model is not None}
-        return max((self._stays_s(model) for model in models), default=self.options.patience_s())
-
-    def _catch_up_s(self, model: str) -> float:
-        return max(CATCH_UP_S, self._load_s(model))
-
-    def _sized(self, asked: _Asked, stock: Stock, barred: frozenset[Key], now: float) -> Sizing:
+    def _sized(self, asked: Asked, stock: Stock, barred: frozenset[Key], now: float) -> Sizing:
         """Size for a load, or take what was found before if the question is the same."""
         rest = (tuple(sorted(stock.counts.items())), barred, sorted(asked.pressure.items()), asked.backlog)
         question = (tuple((c.name, c.rate) for c in asked.classes), *rest)
@@ -241,19 +129,19 @@ class Planner:
         self._solved, self._lower = (now, question, made), None
         return made
 
-    def _size(self, asked: _Asked, stock: Stock, barred: frozenset[Key]) -> Sizing:
+    def _size(self, asked: Asked, stock: Stock, barred: frozenset[Key]) -> Sizing:
         return size(
             self.inventory, asked.classes, self.options, current=stock.counts, barred=barred,
             burstiness=asked.bursts, pressure=asked.pressure, backlog=asked.backlog,
         )  # fmt: skip
 
     def _steady(
-        self, mix: Mapping[Key, int], asked: _Asked, stock: Stock, barred: frozenset[Key], now: float
+        self, mix: Mapping[Key, int], asked: Asked, stock: Stock, barred: frozenset[Key], now: float
     ) -> tuple[dict[Key, int], dict[str, str]]:
         """Return the replicas of a mix with those that are kept for stability, and by model, which are not.
 
-        Fewer are desired than there are only where a margin more, grown full, would need fewer too. Two mixes may keep
-        the bound of the cost each and not together: then it is the one with the margin that is desired.
+        Fewer are desired than there are only where a margin more, grown full, would need fewer too. What is kept of two
+        mixes may cost more than the one with the margin, or be more than a model may have: then that one is desired.
         """
         shrinking = [key for key, count in stock.counts.items() if mix.get(key, 0) < count]
         if not shrinking:
@@ -261,7 +149,7 @@ class Planner:
         lower = self._with_margin(asked, stock, barred)
         kept = {key: min(max(mix.get(key, 0), lower.get(key, 0)), stock.counts[key]) for key in shrinking}
         desired = {**mix, **kept}
-        if not self.inventory.is_within(desired, self.options.max_cost_per_hour):
+        if not self._is_worth_keeping(desired, lower):
             desired = dict(lower)
         reasons: dict[str, str] = {}
         for key, count in stock.counts.items():
@@ -271,11 +159,20 @@ class Planner:
             if self._is_young(model, now):
                 desired[key] = count
             elif not any(desired.get(k, 0) > n for k, n in stock.counts.items() if k[0] == model):
-                why = f"{fewer} on {key[1]} not needed for {self._stays_s(model):.0f} s"
+                why = f"{fewer} on {key[1]} not needed for {self._times.stays_s(model):.0f} s"
                 _add(reasons, {model: why})
         return desired, reasons
 
-    def _with_margin(self, asked: _Asked, stock: Stock, barred: frozenset[Key]) -> Mapping[Key, int]:
+    def _is_worth_keeping(self, desired: Mapping[Key, int], lower: Mapping[Key, int]) -> bool:
+        """Whether replicas cost no more than those for a margin more of the load, and no model has too many of them."""
+        if not self.inventory.is_within(desired, self.inventory.cost_per_hour(lower)):
+            return False
+        counts = Counter[str]()
+        for (model, _), count in desired.items():
+            counts[model] += count
+        return all(count <= (self.options.bounds(model).max_replicas or inf) for model, count in counts.items())
+
+    def _with_margin(self, asked: Asked, stock: Stock, barred: frozenset[Key]) -> Mapping[Key, int]:
         """Replicas for a margin more of a load."""
         if self._lower is None:
             more = [replace(calls, rate=calls.rate * (1 + self._margin(calls.rate))) for calls in asked.classes]
@@ -284,7 +181,7 @@ class Planner:
 
     def _is_young(self, model: str, now: float) -> bool:
         """Whether all replicas of a model stay, as the planner has just begun, or one of them was started just now."""
-        is_new = self._begun is not None and now - self._begun < self._stays_s(model)
+        is_new = self._begun is not None and now - self._begun < self._times.stays_s(model)
         return is_new or self._has_just_started(model, now)
 
     def _has_just_started(self, model: str, now: float) -> bool:
@@ -294,27 +191,21 @@ class Planner:
         """How much more load what is left must bear: few arrivals do not tell their rate well."""
         return max(self.options.margin, min(NOISE * spread(rate), MOST_NOISE))
 
-    def _reason(
-        self,
-        model: str,
-        classes: Sequence[CallClass],
-        sizing: Sizing,
-        notes: Mapping[str, str],
-        load: ModelLoad | None,
-    ) -> str:
+    def _reason(self, model: str, expected: Expected, sizing: Sizing, load: ModelLoad | None) -> str:
+        classes = expected.full.classes
         rate = sum(calls.rate for calls in classes if calls.model == model)
         if not rate:
             least = self.options.bounds(model).min_replicas
-            return f"no calls for {self._stays_s(model):.0f} s" + (f", min_replicas={least}" if least else "")
-        if (note := notes.get(f"{model}{UNDER_WAY}")) is not None:
-            return note
-        words = [f"{rate:.3g} calls/s at the peak of {self._stays_s(model):.0f} s"]
-        flows = {calls.name.partition(".")[0] for calls in classes if calls.model == model}
-        words += [notes[flow] for flow in sorted(flows & notes.keys())]
+            return f"no calls for {self._times.stays_s(model):.0f} s" + (f", min_replicas={least}" if least else "")
+        if (why := expected.kept.get(model)) is not None:
+            return why
+        words = [f"{rate:.3g} calls/s at the peak of {self._times.stays_s(model):.0f} s"]
+        flows = {calls.workflow for calls in classes if calls.model == model}
+        words += [expected.notes[flow] for flow in sorted(flows & expected.notes.keys())]
         if load is not None and load.held:
             words.append(f"{load.held} calls wait")
         words.append(f"{sizing.attainment.get(model, 1.0):.1%} in time, {sizing.load.get(model, 0.0):.0%} loaded")
-        if (pressed := self._pressure.of(model)) > 1.01:
+        if (pressed := expected.full.pressure.get(model, 1.0)) > 1.01:
             words.append(f"{pressed:.2f} times the room, as runs were late")
         late = [classes[c].name for c in sizing.mix.best_effort if classes[c].model == model]
         if late:
@@ -368,22 +259,6 @@ def _add(reasons: dict[str, str], words: Mapping[str, str]) -> None:
     """Say more of some models."""
     for model, why in words.items():
         reasons[model] = f"{reasons.get(model, '')}; {why}".removeprefix("; ")
-
-
-def _late(workflow: WorkflowDemand, loads: Mapping[str, ModelLoad]) -> float | None:
-    """Share of the runs of the last minute that were late, at the model that fared worst; None if none ended."""
-    models = {node.model for node in workflow.nodes if node.model is not None}
-    found = [loads[model] for model in models if model in loads]
-    return max((load.missed / load.ended for load in found if load.ended), default=None)
-
-
-def _bursts(workflows: Sequence[WorkflowDemand]) -> dict[str, float]:
-    bursts: dict[str, float] = {}
-    for workflow in workflows:
-        for node in workflow.nodes:
-            if node.model is not None:
-                bursts[node.model] = max(bursts.get(node.model, 1.0), workflow.burstiness)
-    return bursts
 
 
 def _alike(known: object, asked: tuple[object, ...]) -> bool:

@@ -36,12 +36,12 @@ class QueueLength:
         desired, reasons = dict(stock.counts), {}
         for model in inventory.models:
             load, bounds = seen.models.get(model, ModelLoad()), self._options.bounds(model)
-            ongoing = self._averaged(model, load.held + load.running, now)
+            ongoing = self._averaged(model, load.held_urgent + load.running_urgent, now)
             have = sum(n for key, n in desired.items() if key[0] == model)
             wanted = max(ceil(ongoing / self._options.target_ongoing), bounds.min_replicas)
             if bounds.max_replicas is not None:
                 wanted = min(wanted, bounds.max_replicas)
-            if have == 0 and load.held:
+            if load.held or load.running:  # background work has one replica, as any call has
                 wanted = max(wanted, 1)
             reasons[model] = f"{ongoing:.3g} calls, {self._options.target_ongoing:g} for each replica"
             if not self._is_due(model, wanted, have, now):

@@ -48,7 +48,7 @@ class Simple:
                 continue
             for replica in seen.replicas:
                 idle_since = replica.idle_since
-                if replica.model != model or replica.state != "ready" or idle_since is None or load.held:
+                if replica.model != model or not replica.counts or idle_since is None or load.held:
                     continue
                 if now - idle_since >= self._options.patience_s() and have > bounds.min_replicas:
                     desired[model, replica.accelerator] -= 1

@@ -16,7 +16,7 @@ from dask_fmware.provisioning.inventory import Inventory
 from dask_fmware.provisioning.mix import Key, Mix, cheapest_mix
 from dask_fmware.spec.provisioning import Provisioning
 
-__all__ = ["Sizing", "attained", "size"]
+__all__ = ["Sizing", "attained", "size", "together"]
 
 ROUNDS = 4
 EVEN = 0.02  # change of the room, below which it is settled
@@ -97,14 +97,20 @@ def size(
 
 def _misses(classes: Sequence[CallClass], miss: float) -> dict[str, float]:
     """Share of a model's calls that may be late: a run is late if it is at any of the models of its workflow."""
+    most = dict.fromkeys((calls.model for calls in classes), 1)
+    for models in together(classes):
+        for model in models:
+            most[model] = max(most[model], len(models))
+    return {model: miss / count for model, count in most.items()}
+
+
+def together(classes: Sequence[CallClass]) -> list[set[str]]:
+    """Models of each workflow: a run is late if it is at any of them."""
     models: dict[str, set[str]] = {}
     for calls in classes:
-        models.setdefault(calls.name.partition(".")[0], set()).add(calls.model)
-    most: dict[str, int] = {}
-    for together in models.values():
-        for model in together:
-            most[model] = max(most.get(model, 1), len(together))
-    return {model: miss / count for model, count in most.items()}
+        if calls.workflow:
+            models.setdefault(calls.workflow, set()).add(calls.model)
+    return list(models.values())
 
 
 def attained(

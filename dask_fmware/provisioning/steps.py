@@ -24,7 +24,7 @@ Key: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """Replicas that are there or on their way, by kind: not those that drain or failed."""
+    """Replicas that are there or on their way, by kind; none that drains, has failed, is on leave or paused."""
 
     counts: Mapping[Key, int]
     ready: Mapping[Key, int]
@@ -32,8 +32,8 @@ class Stock:
     @classmethod
     def of(cls, replicas: Sequence[ReplicaNow]) -> Self:
         """Count replicas."""
-        counts = Counter((r.model, r.accelerator) for r in replicas if r.is_there)
-        ready = Counter((r.model, r.accelerator) for r in replicas if r.state == "ready")
+        counts = Counter((r.model, r.accelerator) for r in replicas if r.counts)
+        ready = Counter((r.model, r.accelerator) for r in replicas if r.is_ready)
         return cls(dict(counts), dict(ready))
 
 
@@ -59,11 +59,12 @@ def steps_to(
     going: list[ReplicaNow] = []
     held: list[ReplicaNow] = []  # that would go if the others of their model were ready
     missing: list[tuple[Key, int]] = []
+    on_card = Counter(r.card for r in replicas)
     for key in sorted({*desired, *by_kind}):
-        there = [r for r in by_kind[key] if r.is_there]
+        there = [r for r in by_kind[key] if r.counts]
         surplus = len(there) - desired.get(key, 0)
         if surplus > 0:
-            least = sorted((r for r in there if r.is_ours), key=lambda r: _least_loss(r, now))[:surplus]
+            least = _least([r for r in there if r.is_ours], surplus, on_card, now)
             (held if _awaits_others(key, desired, by_kind) else going).extend(least)
         elif surplus < 0:
             back = [r for r in by_kind[key] if _serves_yet(r)][:-surplus]
@@ -145,9 +146,9 @@ def _exchanged(
     now: float,
 ) -> list[Step]:
     """The cards of replicas that stay for the sake of others, where these wait for them in turn."""
-    freed = {r.accelerator for r in replicas if not r.is_there or r.name in leaving}
-    ready = Counter(r.model for r in replicas if r.state == "ready" and r.name not in leaving)
-    first = sorted((r for r in held if r.has_loaded), key=lambda r: _least_loss(r, now))
+    freed = {r.accelerator for r in replicas if not r.has_card or r.name in leaving}
+    ready = Counter(r.model for r in replicas if r.is_ready and r.name not in leaving)
+    first = sorted((r for r in held if r.has_loaded), key=lambda r: _loss(r, now))
     loading = {r.model for r in replicas if r.state == "starting"}
     unplaced = [key for key in short if not room.has_place(key[1])]
     unpaid = {key: _payers(key, first, room) for key in short if room.has_place(key[1])}
@@ -178,15 +179,27 @@ def _payers(key: Key, held: Sequence[ReplicaNow], room: Room) -> tuple[ReplicaNo
 def _awaits_others(key: Key, desired: Mapping[Key, int], by_kind: Mapping[Key, Sequence[ReplicaNow]]) -> bool:
     """Whether a kind must stay because others of its model, which replace it, do not serve yet."""
     for other, count in desired.items():
-        if other[0] == key[0] and other != key and sum(r.state == "ready" for r in by_kind.get(other, ())) < count:
+        serving = [r for r in by_kind.get(other, ()) if r.is_ready]
+        if other[0] == key[0] and other != key and len(serving) < count:
             return True
     return False
 
 
-def _least_loss(replica: ReplicaNow, now: float) -> tuple[object, ...]:
-    """Order in which replicas go: what has not begun to serve, what is idle longest, what has fewest calls."""
+def _least(replicas: Sequence[ReplicaNow], count: int, on_card: Counter[str], now: float) -> list[ReplicaNow]:
+    """The replicas that go first; `on_card`, how many there are on each card, is of those that stay afterwards."""
+    left, found = list(replicas), list[ReplicaNow]()
+    while left and len(found) < count:
+        found.append(first := min(left, key=lambda r: _loss(r, now, on_card[r.card] if r.card else 1)))
+        left.remove(first)
+        on_card[first.card] -= 1
+    return found
+
+
+def _loss(replica: ReplicaNow, now: float, on_card: int = 1) -> tuple[object, ...]:
+    """Order in which replicas go: what has not begun to serve, has fewest calls, frees its card, is idle longest."""
     idle_s = now - replica.idle_since if replica.idle_since is not None else -1.0
-    return (replica.state != "starting", replica.running + replica.waiting, -idle_s, -replica.since, replica.name)
+    calls = replica.running + replica.waiting
+    return (replica.state != "starting", calls, on_card, -idle_s, -replica.since, replica.name)
 
 
 def _why(reasons: Mapping[str, str], key: Key) -> str:

@@ -40,15 +40,20 @@ class NodeDemand:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowDemand:
-    """How often a workflow is asked for, and by when it must answer."""
+    """How often a workflow is asked for with one kind of objective, and by when it must answer."""
 
-    name: str
+    name: str  # of the workflow; where it is asked for with several kinds of objectives, no two have the same
     nodes: tuple[NodeDemand, ...]
     rate: float  # runs a second
     slo_s: float = inf  # to the first token of nodes that answer, to the end of all others
     trend: float = 0.0  # runs a second, for each second; 0 where no trend is certain
     burstiness: float = 1.0  # variance over mean of arrivals; 1: Poisson
     end_s: float = inf  # to the end of all nodes, beside `slo_s`
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Models of its nodes."""
+        return frozenset(node.model for node in self.nodes if node.model is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,18 @@ class ModelLoad:
     missed: int = 0  # of these, past their SLO
     exhausted: int = 0  # calls that wait and can no longer make it
     last_call: float = -inf  # when one was last there: came, ran or ended
+    held_in_background: int = 0  # of `held`, calls of runs without an objective
+    running_in_background: int = 0
+
+    @property
+    def held_urgent(self) -> int:
+        """Calls that wait, of runs with an objective."""
+        return self.held - self.held_in_background
+
+    @property
+    def running_urgent(self) -> int:
+        """Calls that run, of runs with an objective."""
+        return self.running - self.running_in_background
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +95,9 @@ class ReplicaNow:
     load_s: float = 0.0  # what its engine took to load; 0: not known
     error: str = ""
     is_hopeless: bool = False  # it failed in a way that no retry mends
-    is_ours: bool = True  # else someone else started it: it counts, and is never stopped
+    is_ours: bool = True  # else someone else started it or uses it: it is not stopped
+    takes_calls: bool = True  # else it is on leave or paused: it has its place, and does not count
+    card: str = ""  # replicas with equal cards share one; empty: not known
 
     @property
     def has_loaded(self) -> bool:
@@ -86,9 +105,19 @@ class ReplicaNow:
         return self.state in ("ready", "shut")
 
     @property
-    def is_there(self) -> bool:
-        """Whether it counts: it serves, or is on its way."""
+    def has_card(self) -> bool:
+        """Whether its card is its own until it is drained."""
         return self.state == "starting" or self.has_loaded
+
+    @property
+    def counts(self) -> bool:
+        """Whether it serves, or will without a further step."""
+        return self.has_card and self.takes_calls
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it serves."""
+        return self.state == "ready" and self.takes_calls
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 m, n = fm.Model("m"), fm.Model("n")
 
 
-@fm.workflow
+@fm.workflow(slo=fm.SLO(ttft_s=2.0))
 def ask(question: str) -> Any:
     return m("{question}", question=question, max_tokens=8)
 
 
-@fm.workflow
+@fm.workflow(slo=fm.SLO(ttft_s=2.0))
 def ask_other(question: str) -> Any:
     return n("{question}", question=question, max_tokens=8)
 

@@ -177,3 +177,20 @@ def test_bounds_that_no_mix_keeps_are_refused() -> None:
     bounds = {"default": {"min_replicas": 2}, "max_cost_per_hour": 3}
     with pytest.raises(SpecError, match=r"no mix of cards keeps all bounds .* raise max_cost_per_hour"):
         fm.plan({**document(), "provisioning": bounds}, rag, rate=1, profiles=())
+
+
+@fm.workflow(slo=fm.SLO(ttft_s=0.8))
+def summary(text: str) -> Any:
+    return small("Sum up {text}", text=text, max_tokens=100, name="sum")
+
+
+@pytest.mark.parametrize("rate", [1, 4, 10, 20])
+def test_workflows_on_models_of_their_own_are_each_judged_by_these(rate: float) -> None:
+    serial = document()
+    for model in serial["models"].values():
+        model["slots"] = 1
+    slo = fm.SLO(ttft_s=0.8)
+    plan = fm.plan(serial, answer, rate=rate, slo=slo, others=[(summary, rate)], profiles=())
+    assert plan.best.goodput >= 0.95
+    assert "NO mix" not in str(plan)
+    assert "95% of the runs of each workflow in time" in str(plan)

@@ -17,7 +17,7 @@ def kind(slots: int) -> Kind:
 
 
 def calls(budget_s: float = inf, *, answers: bool = False) -> CallClass:
-    return CallClass("w.n", "m", 1.0, 400, 80, budget_s, answers)
+    return CallClass("w", "n", "m", 1.0, 400, 80, budget_s, answers)
 
 
 @pytest.mark.parametrize("slots", [1, 4, 16])

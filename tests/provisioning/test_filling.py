@@ -13,7 +13,7 @@ LEAD_S = 7.0
 
 
 def answers(rate: float, output: float = 3000.0) -> CallClass:
-    return CallClass("flow.answer", "m", rate, 500.0, output, 2.0, answers=True)
+    return CallClass("flow", "answer", "m", rate, 500.0, output, 2.0, answers=True)
 
 
 def soon(now: float = 0.0, *, ready: int = 1, believed: float = 1.0, **load: int) -> Soon:
@@ -46,7 +46,7 @@ def test_a_load_that_has_lasted_is_full_however_empty_the_batches_are(replicas: 
 
 
 def test_prompts_keep_their_replicas_however_young_the_load_is() -> None:
-    prompts = CallClass("flow.answer", "m", 10.0, 4000.0, 3000.0, 20.0, answers=True)
+    prompts = CallClass("flow", "answer", "m", 10.0, 4000.0, 3000.0, 20.0, answers=True)
     share = Filling().observe([prompts], soon(believed=1.0))["m"]
     kind = CARDS.kinds[KEY]
     assert kind.law is not None

@@ -101,3 +101,11 @@ def test_a_step_up_and_down_is_no_clump(seed: int) -> None:
         poisson(rate, 12 if 30 <= second < 60 else 3, range(second, second + 1), draw)
         if second >= 98:
             assert rate.now(second + 1.0) < 4.5
+
+
+def test_a_clock_that_is_set_back_makes_no_burst() -> None:
+    rate = ArrivalRate()
+    for second in (*range(600), *range(300, 600)):
+        rate.observe(float(second))
+        assert second < 10 or rate.now(second + 1.0) == pytest.approx(1.0, rel=0.1)
+    assert rate.now(605.0) == pytest.approx(1.0, rel=0.1)

@@ -2,18 +2,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from math import ceil
+from math import ceil, inf
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dask_fmware.errors import SpecError
-from dask_fmware.provisioning.capacity import bearing
+from dask_fmware.provisioning.capacity import CallClass, bearing
 from dask_fmware.provisioning.demand import call_classes, unloaded_s
 from dask_fmware.provisioning.inventory import CardType, Inventory
 from dask_fmware.provisioning.mix import cheapest_mix
-from dask_fmware.provisioning.sizing import size
+from dask_fmware.provisioning.sizing import size, together
 from dask_fmware.provisioning.views import NodeDemand, WorkflowDemand
 from dask_fmware.spec.provisioning import Bounds, Provisioning
 from tests.provisioning.builders import flow, inventory
@@ -234,3 +234,9 @@ def test_calls_without_any_kind_of_card_are_unserved() -> None:
     nothing = Inventory({}, {})
     mix = cheapest_mix(nothing, call_classes([flow(1.0)], inventory()), OPTIONS)
     assert mix.unserved == pytest.approx({0: 1.0})
+
+
+def test_models_whose_calls_are_under_way_are_of_no_workflow_whatever_they_are_called() -> None:
+    under_way = [CallClass("", "", model, 0.1, 512, 128, inf, False) for model in ("llama-3.1", "llama-3.2")]
+    both = call_classes([flow(1.0), flow(1.0, model="n", name="flow-m")], inventory(models=("m", "n")))
+    assert together([*under_way, *both]) == [{"m", "n"}]

@@ -394,3 +394,64 @@ def test_the_bursts_of_long_answers_of_a_simulated_hour_take_a_few_cards() -> No
     outcomes = world.play()
     assert all(outcome.met for outcome in outcomes)
     assert world.card_seconds["L40S"] / world.end_s < 3
+
+
+def test_of_idle_replicas_those_go_first_whose_cards_become_free() -> None:
+    cards = {"m-0": "A-0", "m-1": "A-1", "m-2": "A-0", "m-3": "A-1", "m-4": "A-2"}
+    there = tuple(ready(name, idle_since=float(i), card=card) for i, (name, card) in enumerate(cards.items()))
+    for most, gone in ((4, {"m-4"}), (3, {"m-4", "m-0"}), (2, {"m-4", "m-0", "m-2"})):
+        planner = Planner(inventory(cards=3, per_card=2), Provisioning(mode="manual"))
+        planner.wanted = {("m", "slow"): most}
+        assert {step.replica for step in planner.plan(seen(replicas=there), 60.0).steps} == gone
+
+
+@pytest.mark.parametrize("mode", ["projection", "simple", "queue_length"])
+def test_a_replica_that_takes_no_calls_keeps_its_place_and_counts_for_nothing_else(mode: str) -> None:
+    options = {"mode": mode, "idle_s": 20, "cool_down_s": 0, "downscale_delay_s": 5, "upscale_delay_s": 0}
+    away = ready("m-0", idle_since=0.0, is_ours=False, takes_calls=False)
+    planner = Planner(inventory(), Provisioning.model_validate(options))
+    for now in range(60):
+        assert not planner.plan(seen(replicas=(away,), m=ModelLoad()), float(now)).steps
+    planner = Planner(inventory(cards=2), Provisioning.model_validate({**options, "default": {"min_replicas": 1}}))
+    assert kinds(planner.plan(seen(replicas=(away,)), 0.0)) == ["start"]
+    for now in range(10, 60):
+        there = (away, ready("m-1", idle_since=0.0))
+        assert not planner.plan(seen(replicas=there, m=ModelLoad(last_call=0.0)), float(now)).steps
+
+
+def test_by_hand_a_replica_that_takes_no_calls_at_the_beginning_is_kept() -> None:
+    planner = Planner(inventory(), Provisioning(mode="manual"))
+    planner.plan(seen(replicas=(ready("m-0", is_ours=False, takes_calls=False), ready("m-1"))), 0.0)
+    assert not planner.plan(seen(replicas=stock(2)), 10.0).steps
+
+
+@pytest.mark.parametrize("mode", ["projection", "simple", "queue_length"])
+def test_background_work_has_one_replica_and_no_more(mode: str) -> None:
+    options = {"mode": mode, "upscale_delay_s": 0, "downscale_delay_s": 5, "idle_s": 20, "cool_down_s": 0}
+    planner, have = Planner(inventory(), Provisioning.model_validate(options)), stock(0)
+    for now in range(120):
+        running = 8 * len(have)
+        job = ModelLoad(
+            held=16, running=running, last_call=float(now), held_in_background=16, running_in_background=running
+        )
+        plan = planner.plan(seen(replicas=have, m=job), float(now))
+        assert kinds(plan) == ([] if have else ["start"])
+        have = stock(1, running=8)
+
+
+def test_a_job_in_a_closed_loop_takes_what_is_there_and_starts_nothing() -> None:
+    node = {"model": "m", "answers": True, "prompt": {"fixed": 200}, "output": {"fixed": 100}}
+    hosting = {"slots": 8, "catalog": ["Llama-3.1-8B", "L40S"], "load_s": 5.0}
+    scenario = Scenario.model_validate({
+        "cards": {"L40S": {"count": 1, "most": 10}},
+        "models": {"m": {"on": {"L40S": hosting}}},
+        "workflows": {"job": {"nodes": {"answer": node}}},
+        "arrivals": {"kind": "poisson", "rate": 1.0, "duration_s": 1.0},
+        "warm_start": True,
+    })  # fmt: skip
+    controller = ProvisioningController(scenario, Provisioning(load_s=5.0))
+    workload = Workload(scenario, 1)
+    runs = (workload.run("job", f"r{i}", Arrival(i / 20)) for i in range(4000))  # more than one replica serves
+    world = World(scenario, "slack", runs, 1, controller=controller)
+    world.play(200.0)
+    assert world.card_seconds["L40S"] == pytest.approx(world.now)

@@ -11,6 +11,8 @@ from dask_fmware.runtime import Refuse, ReplicaGone, ReplicaReady, RunDropped, R
 from dask_fmware.runtime.demand import Demand
 from tests.runtime.builders import Driver, node, plan, replica
 
+SOON = Objective(ttft_s=2.0)
+
 
 def test_of_a_lost_replica_nothing_is_kept() -> None:
     driver = Driver()
@@ -44,7 +46,7 @@ def test_lengths_are_those_of_many_calls_and_before_any_has_ended_what_the_plan_
     found = []
     for i in range(900):
         driver.now, call = float(i), f"r{i}/answer"
-        driver.submit(plan(f"r{i}", [node(call, answers=True)]))
+        driver.submit(plan(f"r{i}", [node(call, answers=True)], objective=SOON))
         found.append(demand.workflows(driver.now)[0].nodes[0].prompt_tokens)
         driver.runnable(call)
         driver.end(call, prompt_tokens=round(draw.uniform(1, 200 if i < 600 else 600)), output_tokens=10)
@@ -58,12 +60,58 @@ def test_a_workflow_has_the_objectives_of_its_first_token_and_of_its_end() -> No
     driver = Driver()
     demand = Demand(driver.machine)
     driver.machine.observers.append(demand)
-    expected = {Objective(ttft_s=2, e2e_s=9): (2, 9), Objective(ttft_s=2): (2, inf), Objective(e2e_s=9): (9, inf)}
+    expected = {
+        Objective(ttft_s=2, e2e_s=9): (2, 9),
+        Objective(ttft_s=2): (2, inf),
+        Objective(e2e_s=9): (9, inf),
+        Objective(ttft_s=2, e2e_s=900, finish_by=100.0): (2, 100),
+        Objective(finish_by=300.0): (300, inf),
+    }
     for number, (objective, bounds) in enumerate(expected.items()):
         driver.submit(plan(f"r{number}", [node(f"r{number}/answer", answers=True)], objective=objective))
-        flow = demand.workflows(0.0)[0]
+        flow = demand.workflows(0.0)[-1]
         assert (flow.slo_s, flow.end_s) == bounds
         assert flow.nodes[0].answers is (objective.ttft_s is not None)
+
+
+def test_rows_of_a_job_change_neither_the_rate_nor_the_objective_of_urgent_runs() -> None:
+    driver = Driver()
+    demand = Demand(driver.machine)
+    driver.machine.observers.append(demand)
+    driver.submit(plan("urgent", [node("urgent/answer", answers=True)], objective=SOON))
+    (alone,) = demand.workflows(0.0)
+    driver.submit(plan("row", [node("row/answer", answers=True)], objective=Objective(e2e_s=3000.0)))
+    for n in range(300):
+        driver.submit(plan(f"r{n}", [node(f"r{n}/answer", answers=True)]))
+        driver.runnable(f"r{n}/answer")
+    urgent, row = demand.workflows(0.0)
+    assert urgent == alone
+    assert (row.slo_s, row.rate) == (3000.0, alone.rate)
+    assert row.name != urgent.name
+    driver.runnable("urgent/answer")
+    load = demand.models(0.0)["small"]
+    assert (load.held, load.held_urgent) == (301, 1)
+    driver.ready(replica("a", slots=301))
+    load = demand.models(0.0)["small"]
+    assert (load.running, load.running_urgent) == (301, 1)
+
+
+def test_each_kind_of_objective_has_the_lengths_of_its_own_calls() -> None:
+    driver = Driver()
+    demand = Demand(driver.machine)
+    driver.machine.observers.append(demand)
+    driver.ready(replica("a"))
+    for i in range(600):
+        is_row, call = i % 3 > 0, f"r{i}/answer"
+        driver.now = float(i)
+        objective = Objective(e2e_s=3000.0 - i) if is_row else SOON
+        driver.submit(plan(f"r{i}", [node(call, answers=True)], objective=objective))
+        driver.runnable(call)
+        driver.end(call, prompt_tokens=1000 if is_row else 100, output_tokens=10)
+        driver.tell(RunEnded(f"r{i}", "finished"))
+    urgent, rows = (flow.nodes[0].prompt_tokens for flow in demand.workflows(600.0))
+    assert 100 <= urgent < 200
+    assert 900 < rows <= 1000
 
 
 def test_runs_that_no_replica_can_serve_are_not_asked_for_and_those_for_which_there_is_no_room_are() -> None:
@@ -75,12 +123,12 @@ def test_runs_that_no_replica_can_serve_are_not_asked_for_and_those_for_which_th
         assert isinstance(refused, Refuse)
         driver.tell(RunEnded(f"long{n}", "failed"), RunDropped(f"long{n}"), at=driver.now + 0.05)
     assert demand.workflows(driver.now) == ()
-    driver.submit(plan("waits", [node("waits/answer", answers=True)]))
+    driver.submit(plan("waits", [node("waits/answer", answers=True)], objective=SOON))
     driver.runnable("waits/answer")
     (before,) = demand.workflows(driver.now)
-    (refused,) = driver.submit(plan("more", [node("more/answer", answers=True)]))
+    (refused,) = driver.submit(plan("more", [node("more/answer", answers=True)], objective=SOON))
     assert isinstance(refused, Refuse)
-    driver.submit(plan("long", [node("long/answer", prompt_bytes=8000)]))
+    driver.submit(plan("long", [node("long/answer", prompt_bytes=8000)], objective=SOON))
     (after,) = demand.workflows(driver.now)
     assert after.rate == 2 * before.rate > 0.0
     assert after.nodes == before.nodes

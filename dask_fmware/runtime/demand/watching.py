@@ -100,18 +100,22 @@ class Demand:
     # -- what is said ----------------------------------------------------------------------------
 
     def workflows(self, now: float) -> tuple[WorkflowDemand, ...]:
-        """Return what every workflow asks for."""
-        return tuple(workflow.demand(now) for workflow in self._workflows.values())
+        """Return what every workflow asks for, with each kind of objective."""
+        return tuple(flow for workflow in self._workflows.values() for flow in workflow.demands(now))
 
     def models(self, now: float) -> dict[str, ModelLoad]:
         """Return what is going on at every model."""
         machine = self._machine
         ended, missed = self._judged.counts(now)
         running: Counter[str] = Counter()
+        in_background: Counter[str] = Counter()
         waiting: Counter[str] = Counter()
         for state in machine.fleet:
-            running[state.replica.model] += len(state.running)
-            waiting[state.replica.model] += state.waiting
+            model = state.replica.model
+            running[model] += len(state.running)
+            in_background[model] += sum(stay.is_background for stay in state.running.values())
+            waiting[model] += state.waiting
+        held_in_background = self._held_in_background()
         exhausted = self._exhausted(now)
         return {
             model: ModelLoad(
@@ -121,6 +125,8 @@ class Demand:
                 missed[model],
                 exhausted[model],
                 self._last_call.get(model, -inf),
+                held_in_background[model],
+                in_background[model],
             )
             for model in sorted({*machine.models, *running, *self._last_call})
         }
@@ -135,6 +141,12 @@ class Demand:
     def forget(self, replica_id: str) -> None:
         """A replica is gone."""
         self._busy.pop(replica_id, None)
+
+    def _held_in_background(self) -> Counter[str]:
+        """Calls that wait and may wait on, as their runs have no objective, by model."""
+        calls = self._machine.runs.calls
+        waiting = (calls[call_id] for call_id in self._machine.dispatcher.waiting if call_id in calls)
+        return Counter(call.report.model for call in waiting if call.run.deadline is None)
 
     def _exhausted(self, now: float) -> Counter[str]:
         """Calls that wait although they should have started, by model; of the first that are under way."""

@@ -3,7 +3,7 @@ and stop.
 
 The executor lives beside the cluster object (`dask_fmware.cluster.provisioner`) and asks by RPC; it may be restarted
 or replaced at any time, as all that is known is here or on the workers. Replicas are drained by lease: if nobody asks
-any more, they are given calls again.
+any more, for three looks at the least, they are given calls again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ logger = logging.getLogger("dask_fmware.provisioning")
 
 TOPIC = "fmware-provisioning"  # of Dask's event log
 KEPT = 200  # steps that the status shows
-LEASE_S = 30.0  # of a drained replica, renewed by each look
+LEASE_S = 30.0  # of a drained replica, renewed by each look; who has not asked for so long is gone
+LOOKS = 3  # that it lasts for at least
 
 
 class ProvisioningService:
@@ -49,14 +50,16 @@ class ProvisioningService:
         self._reasons: dict[str, str] = {}
         self._log: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._manager = ""
+        self.is_asked = False  # whether somebody starts and stops replicas, and has asked of late
         self._asked_at = 0.0
         self._error = ""
         self._busy = asyncio.Lock()
-        self.began: Callable[[], None] = lambda: None  # told when somebody begins to start and stop replicas
+        self._lapse: asyncio.TimerHandle | None = None
+        self.changed: Callable[[], None] = lambda: None  # told when `is_asked` has
 
     def rpcs(self) -> Mapping[str, Callable[..., Any]]:
         """What executors and clients ask."""
-        return {"fmware_provision": self.provision, "fmware_scale": self.scale}
+        return {"fmware_provision": self.provision, "fmware_provision_over": self.over, "fmware_scale": self.scale}
 
     def messages(self) -> Mapping[str, Callable[..., Any]]:
         """None."""
@@ -67,14 +70,12 @@ class ProvisioningService:
         self._demand = Demand(self._router.machine)
         self._router.machine.observers.append(self)
 
-    @property
-    def is_asked(self) -> bool:
-        """Whether somebody starts and stops replicas."""
-        return self._planner is not None
-
     def close(self) -> None:
         """Forget; replicas on leave come back by themselves."""
         self._planner = None
+        self.is_asked = False
+        if self._lapse is not None:
+            self._lapse.cancel()
 
     def observe(self, event: Event, actions: Sequence[Action], now: float) -> None:
         """Take note of an event of the machine."""
@@ -116,11 +117,20 @@ class ProvisioningService:
                 return {"error": f"another provisioner ({self._manager}) has taken over", "is_over": True}
             return await self._look(requested, pools)
 
+    def over(self, manager: str) -> None:
+        """Take note that an executor has ended: what has drained serves again when its lease ends (RPC)."""
+        if manager == self._manager and self._watch is not None:
+            self._manager = ""
+            self._watch.tell_again()
+            self._asked(False)
+
     def scale(self, wanted: Sequence[Sequence[Any]] | None) -> dict[str, Any]:
         """Keep so many replicas of each model and accelerator, by hand; None: decide by load again (RPC)."""
         try:
-            if self._planner is None:
+            if self._planner is None or not self.is_asked:
                 why = "nothing on this cluster starts or stops replicas"
+                if self._planner is not None:
+                    why += f" any more: nobody has asked what to do for {self._router.clock() - self._asked_at:.0f} s"
                 return {
                     "error": f"{why}; call cluster.adapt(fm.Provisioning()) or fm.provision(cluster) first",
                     "is_early": True,
@@ -167,9 +177,23 @@ class ProvisioningService:
 
     def going(self) -> set[str] | None:
         """Workers whose replicas have been drained to be stopped; None while nothing is to be stopped."""
-        return self._watch.going(self._router.clock()) if self._watch is not None else None
+        return self._watch.going(self._router.clock()) if self._watch is not None and self.is_asked else None
 
     # -- one look --------------------------------------------------------------------------------
+
+    @property
+    def _lease_s(self) -> float:
+        """For how long an answer holds: some looks, however far apart they are."""
+        return max(LEASE_S, LOOKS * self._planner.options.interval_s) if self._planner is not None else LEASE_S
+
+    def _asked(self, is_asked: bool) -> None:
+        """Somebody asks, and is awaited again within a lease; or nobody does any more."""
+        if self._lapse is not None:
+            self._lapse.cancel()
+        self._lapse = asyncio.get_running_loop().call_later(self._lease_s, self._asked, False) if is_asked else None
+        if is_asked is not self.is_asked:
+            self.is_asked = is_asked
+            self.changed()
 
     def _begin(self, manager: str, text: str) -> None:
         options = Provisioning.model_validate_json(text)
@@ -182,13 +206,14 @@ class ProvisioningService:
         self._watch.tell_again()
         self._manager = manager
         logger.info("Provisioner %s decides by %s", manager, options.mode)
-        self.began()
 
     async def _look(self, requested: Sequence[Mapping[str, Any]], pools: Sequence[Sequence[Any]]) -> dict[str, Any]:
         assert self._planner is not None
         assert self._watch is not None
         assert self._demand is not None
         now = self._asked_at = self._router.clock()
+        self._asked(True)
+        self._watch.renew(self._lease_s)
         for key, law in self._speeds().items():
             self._planner.learn_speed(key, law)
         replicas = self._watch.look(requested, pools, self._demand, now)
@@ -199,14 +224,13 @@ class ProvisioningService:
             if str(error) != self._error:
                 logger.error("No plan: %s", error)
             self._error = str(error)
-            return {"error": self._error, "interval_s": self._planner.options.interval_s, "steps": []}
+            return {"error": self._error, "steps": []}
         self._error = ""
         self._plan, self._reasons = plan, dict(plan.reasons)
-        self._watch.renew(LEASE_S)
         told = [wire for step in plan.steps if (wire := self._perform(step, now)) is not None]
         starts = Counter((wire["model"], wire["accelerator"]) for wire in told if wire["step"] == "start")
         sizes = [[*key, count] for key, count in self._watch.sizes(starts).items()]
-        return {"steps": told, "sizes": sizes, "interval_s": self._planner.options.interval_s}
+        return {"steps": told, "sizes": sizes}
 
     def _perform(self, step: Step, now: float) -> dict[str, Any] | None:
         """Do what is the scheduler's, return what is the executor's."""
@@ -221,7 +245,7 @@ class ProvisioningService:
         self._say(wire)
         match step.kind:
             case "drain" | "swap":  # the card of a swap is free when its replica has gone; then the start follows
-                self._watch.drain(step.replica, LEASE_S)
+                self._watch.drain(step.replica, self._lease_s)
                 return None
             case "resume":
                 self._watch.resume(step.replica)

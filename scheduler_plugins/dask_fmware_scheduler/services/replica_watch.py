@@ -6,7 +6,7 @@ that was ready once and is lost is waited for, as a nanny brings it back; one th
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from dask_fmware.runtime.demand import Demand
 from dask_fmware.spec.provisioning import Provisioning
 from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_scheduler.services.leave import Leave
+from dask_fmware_scheduler.services.pools import Key, Pools
 
 if TYPE_CHECKING:
     from dask_fmware_scheduler.router import ReplicaRouter
@@ -30,9 +31,19 @@ THERE = ("ready", "shut", "draining")
 
 
 class _Known:
-    __slots__ = ("had_served", "is_draining", "load_s", "losses", "since", "state")
+    """What is known of one replica."""
 
-    def __init__(self, now: float) -> None:
+    __slots__ = (
+        "address", "had_served", "is_draining", "is_ours", "is_overdue", "kind", "load_s", "losses", "since", "state",
+        "told_at",
+    )  # fmt: skip
+
+    def __init__(self, kind: Key, now: float) -> None:
+        self.kind = kind
+        self.address = ""  # of its worker; empty if it has none
+        self.is_ours = False  # an executor has asked for it
+        self.told_at: float | None = None  # when an executor was told to stop it
+        self.is_overdue = False  # told to be stopped long ago, and still there at this look
         self.state: ReplicaState = "starting"
         self.since = now
         self.had_served = False
@@ -66,14 +77,7 @@ class ReplicaWatch:
         self.options = options
         self._router = router
         self._known: dict[str, _Known] = {}
-        self._kinds: dict[str, tuple[str, str]] = {}
-        self._addresses: dict[str, str] = {}
-        self._going: dict[str, float] = {}  # name -> when an executor was told to stop it
-        self._overdue: set[str] = set()  # told to stop long ago, and still there
-        self._ours: set[str] = set()
-        self._pooled: set[tuple[str, str]] = set()  # kinds of which workers are asked for by number
-        self._awaited: dict[tuple[str, str], list[str]] = {}  # kind -> placeholders of those that have not come
-        self._placeholders = 0  # so many were ever named
+        self._pools = Pools()
         self._shrinks_until = 0.0  # a pool whose worker has not come yet gets smaller
 
     def look(
@@ -81,64 +85,55 @@ class ReplicaWatch:
     ) -> tuple[ReplicaNow, ...]:
         """Return every replica as it is; see `ProvisioningService.provision` for the arguments."""
         fleet = {state.replica.name: state for state in self._router.machine.fleet}
-        asked: dict[str, tuple[str, str, str]] = {
-            str(one["name"]): (str(one["model"]), str(one["accelerator"]), str(one.get("error") or ""))
-            for one in requested
-        }
-        pooled = {(str(model), str(accelerator)): int(count) for model, accelerator, count in pools}
-        self._pooled = set(pooled)
-        for name, key in self._of_pools(pooled, fleet):
-            asked[name] = (*key, "")
-        self._ours = set(asked)
+        asked = {str(one["name"]): (str(one["model"]), str(one["accelerator"])) for one in requested}
+        errors = {str(one["name"]): str(one.get("error") or "") for one in requested}
+        asked |= self._of_pools({(str(model), str(on)): int(count) for model, on, count in pools}, fleet)
+        ours = set(asked)
         for name, state in fleet.items():  # started by someone else: they serve, and are not ours to stop
-            asked.setdefault(name, (state.replica.model, state.replica.accelerator, ""))
+            asked.setdefault(name, (state.replica.model, state.replica.accelerator))
         self._forget_all_but(asked, now)
         made = []
-        for name, (model, accelerator, error) in asked.items():
-            known = self._known.setdefault(name, _Known(now))
-            self._kinds[name] = (model, accelerator)
-            replica = self._one(name, known, fleet.get(name), error, model, accelerator, demand, now)
-            if name in self._going:  # its executor has not finished with it; it still takes its place
+        for name, kind in asked.items():
+            known = self._known.setdefault(name, _Known(kind, now))
+            known.kind, known.is_ours = kind, name in ours
+            replica = self._one(name, known, fleet.get(name), errors.get(name, ""), demand, now)
+            if known.told_at is not None:  # its executor has not finished with it; it still takes its place
                 replica = replace(replica, state="stopping")
-            made.append(replica if name in self._ours else replace(replica, is_ours=False))
+            made.append(replica if known.is_ours else replace(replica, is_ours=False))
         return tuple(made)
 
-    def counts(self) -> dict[tuple[str, str], tuple[int, int]]:
+    def counts(self) -> dict[Key, tuple[int, int]]:
         """Requested and ready replicas by kind."""
-        requested: Counter[tuple[str, str]] = Counter()
-        ready: Counter[tuple[str, str]] = Counter()
-        for name, known in self._known.items():
-            requested[self._kinds[name]] += 1
-            ready[self._kinds[name]] += known.state == "ready"
+        requested = Counter(known.kind for known in self._known.values())
+        ready = Counter(known.kind for known in self._known.values() if known.state == "ready")
         return {key: (count, ready[key]) for key, count in requested.items()}
 
-    def sizes(self, starts: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    def sizes(self, starts: Mapping[Key, int]) -> dict[Key, int]:
         """How many workers there are to be of each kind that is asked for by number, with those to be started now."""
-        staying = Counter(self._kinds[name] for name in self._ours if name not in self._going)
-        return {key: staying[key] + starts.get(key, 0) for key in {*self._pooled, *starts}}
+        staying = Counter(known.kind for known in self._known.values() if known.is_ours and known.told_at is None)
+        return {key: staying[key] + starts.get(key, 0) for key in {*self._pools, *starts}}
 
     def address(self, name: str) -> str:
         """Address of a replica's worker; empty if it has none."""
-        return self._addresses.get(name, "")
+        return known.address if (known := self._known.get(name)) is not None else ""
 
     # -- leave -----------------------------------------------------------------------------------
 
     def drain(self, name: str, lease_s: float) -> None:
         """Give a replica no more calls."""
-        if (known := self._known.get(name)) is not None and (address := self.address(name)):
+        if (known := self._known.get(name)) is not None and known.address:
             known.is_draining = True
-            self._router.service(Leave).drain([address], lease_s)
+            self._router.service(Leave).drain([known.address], lease_s)
 
     def resume(self, name: str) -> None:
         """Give a replica calls again."""
-        if (known := self._known.get(name)) is not None and (address := self.address(name)):
+        if (known := self._known.get(name)) is not None and known.address:
             known.is_draining = False
-            self._router.service(Leave).drain([address], 0.0)
+            self._router.service(Leave).drain([known.address], 0.0)
 
     def renew(self, lease_s: float) -> None:
         """Keep those on leave that are."""
-        on_leave = [self._addresses[n] for n, k in self._known.items() if k.is_draining and n in self._addresses]
-        if on_leave:
+        if on_leave := [known.address for known in self._known.values() if known.is_draining and known.address]:
             self._router.service(Leave).drain(on_leave, lease_s)
 
     def stopping(self, name: str, now: float) -> bool:
@@ -147,48 +142,53 @@ class ReplicaWatch:
         Who shrinks a pool is let choose among what may go, whatever its pool: so pools shrink one at a time. One that
         it did not choose is counted in once more before it is told again: who is told the same number hears nothing.
         """
-        key = self._kinds[name]
-        if key in self._pooled:
-            if name in self._overdue:
+        known = self._known[name]
+        if known.kind in self._pools:
+            others = [other for other in self._going() if other.address and other.kind != known.kind]
+            if known.is_overdue or others:
                 return False
-            if any(self._kinds[other] != key for other in self._going if other in self._addresses):
-                return False
-            if name not in self._addresses:
+            if not known.address:
                 self._shrinks_until = now + STOPPED_S
-        self._going[name] = now
+        known.told_at = now
         return True
 
     def tell_again(self) -> None:
         """A new executor knows nothing of what the one before it was told to stop."""
-        self._going.clear()
+        for known in self._known.values():
+            known.told_at = None
 
     def going(self, now: float) -> set[str] | None:
         """Addresses of the workers whose replicas are to be stopped; None while none is."""
-        if not self._going and now >= self._shrinks_until:
+        going = self._going()
+        if not going and now >= self._shrinks_until:
             return None
-        return {self._addresses[name] for name in self._going if name in self._addresses}
+        return {known.address for known in going if known.address}
 
     # -- details ---------------------------------------------------------------------------------
 
-    def _one(
-        self, name: str, known: _Known, state: Any, error: str, model: str, accelerator: str, demand: Demand, now: float
-    ) -> ReplicaNow:
+    def _going(self) -> list[_Known]:
+        return [known for known in self._known.values() if known.told_at is not None]
+
+    def _one(self, name: str, known: _Known, state: Any, error: str, demand: Demand, now: float) -> ReplicaNow:
+        model, accelerator = known.kind
         if state is not None:
             address = state.replica.replica_id
-            if self._addresses.get(name, address) != address:
+            if known.address and known.address != address:
                 known.is_draining = False  # another worker of the same name
-            self._addresses[name] = address
+            known.address = address
             known.load_s = state.replica.load_s
             serving: ReplicaState = "shut" if state.standing.is_shut(now) else "ready"
             known.become("draining" if known.is_draining else serving, now)
             running = len(state.running)
             idle_since = demand.idle_since(address, running, known.since, now)
+            is_away = state.standing.is_draining and not known.is_draining  # somebody measures its card, or Dask has paused it
             return ReplicaNow(
                 name, model, accelerator, known.state, known.since, running, state.waiting, idle_since,
-                state.replica.load_s,
+                state.replica.load_s, is_ours=not is_away, takes_calls=not is_away, card=state.replica.card,
             )  # fmt: skip
-        if (address := self._addresses.pop(name, None)) is not None:
-            demand.forget(address)
+        if known.address:
+            demand.forget(known.address)
+            known.address = ""
         if known.is_draining:  # lost on its way out: there is nothing to wait for
             known.become("draining", now)
             return ReplicaNow(name, model, accelerator, "draining", known.since)
@@ -214,31 +214,16 @@ class ReplicaWatch:
             return f"it did not come within {patience_s:.0f} s", False
         return "", False
 
-    def _of_pools(
-        self, pools: Mapping[tuple[str, str], int], fleet: Mapping[str, Any]
-    ) -> list[tuple[str, tuple[str, str]]]:
-        """Names of the replicas of pools: those that are there, and a placeholder for each that is to come.
-
-        One that comes takes the place of who was asked for first. Those that are to go count no more, and have none.
-        """
-        found = []
-        for key, count in pools.items():
-            there = [name for name, s in fleet.items() if (s.replica.model, s.replica.accelerator) == key]
-            awaited = self._awaited.setdefault(key, [])
-            del awaited[: sum(name not in self._known for name in there)]
-            to_come = max(count - sum(name not in self._going for name in there), 0)
-            while len(awaited) > to_come:
-                awaited.remove(next((name for name in awaited if name in self._going), awaited[0]))
-            while len(awaited) < to_come:
-                self._placeholders += 1
-                awaited.append(f"{key[0]}-{key[1]}-pending-{self._placeholders}")
-            found += [(name, key) for name in (*there, *awaited)]
-        return found
+    def _of_pools(self, sizes: Mapping[Key, int], fleet: Mapping[str, Any]) -> dict[str, Key]:
+        there: dict[Key, list[str]] = defaultdict(list)
+        for name, state in fleet.items():
+            there[state.replica.model, state.replica.accelerator].append(name)
+        going = {name for name, known in self._known.items() if known.told_at is not None}
+        return dict(self._pools.names(sizes, there, self._known, going))
 
     def _forget_all_but(self, asked: Mapping[str, Any], now: float) -> None:
-        for name in [name for name in self._known if name not in asked]:
-            del self._known[name]
-            self._kinds.pop(name, None)
-            self._addresses.pop(name, None)
-        self._overdue = {name for name, since in self._going.items() if name in asked and now - since >= STOPPED_S}
-        self._going = {n: since for n, since in self._going.items() if n in asked and n not in self._overdue}
+        self._known = {name: known for name, known in self._known.items() if name in asked}
+        for known in self._known.values():
+            known.is_overdue = known.told_at is not None and now - known.told_at >= STOPPED_S
+            if known.is_overdue:
+                known.told_at = None

@@ -41,7 +41,7 @@ class Unserved:
     def start(self) -> None:
         """All may come yet."""
         self._router.service(Arrivals).changed = self.look
-        self._router.service(ProvisioningService).began = self._look_again
+        self._router.service(ProvisioningService).changed = self._look_again
 
     def close(self) -> None:
         """Nothing to end."""
@@ -53,7 +53,7 @@ class Unserved:
             self._router.take(ModelAbandoned(model, reason))
 
     def _look_again(self) -> None:
-        for model in list(self._router.machine.hopeless.models):
+        for model in list(self._router.deployment.models):
             self.look(model)
 
     def _reason(self, model: str) -> str:
