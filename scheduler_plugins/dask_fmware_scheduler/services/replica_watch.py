@@ -181,7 +181,9 @@ class ReplicaWatch:
             known.become("draining" if known.is_draining else serving, now)
             running = len(state.running)
             idle_since = demand.idle_since(address, running, known.since, now)
-            is_away = state.standing.is_draining and not known.is_draining  # somebody measures its card, or Dask has paused it
+            is_away = (
+                state.standing.is_draining and not known.is_draining
+            )  # somebody measures its card, or Dask has paused it
             return ReplicaNow(
                 name, model, accelerator, known.state, known.since, running, state.waiting, idle_since,
                 state.replica.load_s, is_ours=not is_away, takes_calls=not is_away, card=state.replica.card,
