@@ -46,7 +46,7 @@ async def call_of(future: Any) -> Any:
 async def test_calls_wait_out_a_limit_that_lasts_longer_than_an_engine_may_be_silent(serving: Any) -> None:
     answer, asked = limited(4, Retry_After="2")
     async with answering(answer) as address:
-        document = behind(address, {"stall_s": 0.5}, rate_limit_wait_s=5)  # 1.3 s without a token are permitted
+        document = behind(address, {"stall_s": 0.5}, rate_limit_wait_s=20)  # 1.3 s without a token are permitted
         async with serving(document=document) as cluster:
             engine = cluster.engines["small-cpu-0"]
             futures = [cluster.client.compute(one(f"{n}")) for n in range(4)]
