@@ -15,14 +15,14 @@ from distributed import Client, Future
 
 from dask_fmware.client.arriving import ArrivedResults
 from dask_fmware.client.asking import checked_client, run_id_of
-from dask_fmware.client.batches import Batches
+from dask_fmware.client.batches import Batches, Pace
 from dask_fmware.compile.collection import BoundWorkflow
 from dask_fmware.errors import DeadlineRejectedError, NotInstalledError, RuntimeFaultError, VersionMismatchError
 from dask_fmware.model.report import RunReport
 
 __all__ = ["Outcome", "Session"]
 
-BATCH_S = 0.005  # between two batches of runs under load: a message costs about as much as twenty runs in it
+PAUSE_S = 0.02  # between two messages with runs where hundreds come in a second
 REPORTS_AT_ONCE = 2  # batches of reports that are fetched side by side
 FATAL = (NotInstalledError, VersionMismatchError)  # no run will do better
 
@@ -62,7 +62,7 @@ class Session:
     def __init__(self, client: Client) -> None:
         self._client = checked_client(client, "Session")
         self._arrived = ArrivedResults.of(client)
-        self._submitted: Batches[_Asked, Future] = Batches(self._submit, pause_s=BATCH_S, discard=Future.release)
+        self._submitted: Batches[_Asked, Future] = Batches(self._submit, pace=Pace(PAUSE_S), discard=Future.release)
         self._reports: Batches[str, RunReport | None] = Batches(self._ask, REPORTS_AT_ONCE)
 
     def run(self, bound: BoundWorkflow) -> Any:

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from dask_fmware.client.batches import Batches
+from dask_fmware.client.batches import Batches, Pace
 
 
 class Work:
@@ -82,10 +82,40 @@ async def test_who_gave_up_before_its_batch_began_is_left_out() -> None:
         await gone
 
 
+@pytest.mark.parametrize(
+    ("items", "every_s", "pause_s"),
+    [
+        (1, 1.0, 0.0),
+        (1, 0.011, 0.0),  # one caller after the other: there is nothing to put together
+        (20, 0.25, 0.0),
+        (1, 1 / 150, 0.01),
+        (10, 10 / 150, 0.01),
+        (1, 1 / 300, 0.02),
+        (50, 0.05, 0.02),
+    ],
+)
+def test_the_faster_items_come_the_longer_a_batch_waits(items: int, every_s: float, pause_s: float) -> None:
+    pace, now = Pace(0.02), 0.0
+    assert pace.began(1, now) == now  # nothing is known yet
+    for _ in range(50):
+        now += every_s
+        next_at = pace.began(items, now)
+    assert next_at - now == pytest.approx(pause_s, abs=1e-6)
+
+
+def test_a_burst_after_a_while_waits_for_nothing() -> None:
+    pace = Pace(0.02)
+    pace.began(1, 0.0)
+    assert pace.began(100, 100.0) == 100.0
+
+
 async def test_batches_keep_their_distance() -> None:
     work = Work()
     work.go_on.set()
-    batches = Batches[int, int](work, pause_s=0.05)
+    pace = Pace(0.05)
+    for n in range(100):
+        pace.began(10, now=0.01 * n)
+    batches = Batches[int, int](work, pace=pace)
     loop = asyncio.get_running_loop()
     assert await batches.made(1) == 2
     began = loop.time()
