@@ -161,8 +161,11 @@ async def test_a_report_survives_its_future_and_tells_that_it_was_cancelled(serv
         assert states == {"finished", "cancelled"}
 
 
-async def test_a_run_that_was_cancelled_before_it_reached_the_scheduler_is_said_to_be(serving: Any) -> None:
+async def test_a_run_that_was_cancelled_before_it_reached_the_scheduler_is_said_to_be(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with serving("small") as cluster:
+        monkeypatch.setitem(cluster.scheduler.stream_handlers, "update-graph", lambda **graph: None)
         future = cluster.client.compute(one("a"))
         await future.cancel()
         for ask in (fm.report, fm.explain):
