@@ -9,10 +9,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 OVERHEAD = (
-    ("chain of three calls, p50 | 22.9 ms | 11.2 ms | 11.4 ms | 10.7 ms", "p50 ms | 22.9 | 11.22 | 11.43 | 10.74"),
-    ("tasks a second, flat graph | 1426 | 1381 | 1173 | 1250", "tasks/s, flat graph | 1426 | 1381 | 1173 | 1250"),
-    ("tasks a second, chains of three | 2021 | 1891 | 1563 | 1790", "tasks/s, chains of 3 | 2021 | 1891 | 1563 | 1790"),
-    ("585 us | 594 us | 712 us | 643 us", "CPU us/task, flat graph | 585 | 594.1 | 712.2 | 642.7"),
+    ("chain of three calls, p50 | 31.8 ms | 18.8 ms | 18.1 ms | 18.9 ms", "p50 ms | 31.82 | 18.8 | 18.12 | 18.95"),
+    ("tasks a second, flat graph | 932 | 844 | 680 | 674", "tasks/s, flat graph | 931.9 | 844.2 | 679.7 | 673.8"),
+    ("tasks a second, chains of three | 982 | 1042 | 858 | 972", "tasks/s, chains of 3 | 982.5 | 1042 | 858.3 | 972.5"),
+    ("895 us | 955 us | 1167 us | 1179 us", "CPU us/task, flat graph | 895.4 | 955.3 | 1167 | 1179"),
 )  # fmt: skip
 
 FIGURES = (
