@@ -226,10 +226,16 @@ async def test_a_message_can_wait_for_the_result_that_follows_and_goes_alone_if_
     worker = cluster.workers["light-0"]
     internals, stream = WorkerInternals(worker), worker.batched_stream
     stream.recent_message_log = deque(maxlen=10)  # as stock Dask has it
-    internals.send_with_result({"op": "fmware-test", "number": 1})
-    internals.send({"op": "fmware-test", "number": 2})
+
+    def send() -> None:
+        internals.send_with_result({"op": "fmware-test", "number": 1})
+        internals.send({"op": "fmware-test", "number": 2})
+
+    send()
     assert [await heard.get(), await heard.get()] == [1, 2]
     assert [message["number"] for message in stream.recent_message_log[-1]] == [1, 2]
+    await asyncio.to_thread(send)
+    assert [await asyncio.wait_for(heard.get(), 10) for _ in range(2)] == [1, 2]
     internals.send_with_result({"op": "fmware-test", "number": 3})
     assert await asyncio.wait_for(heard.get(), 10) == 3
 
