@@ -1,8 +1,8 @@
 """Small results, packed where they are made and opened where they are needed: they travel with messages.
 
 Dask has the worker of a dependent ask the one that made the result, and a client the scheduler, which asks the worker.
-That is two messages each way between processes and takes as long as what lies between two calls otherwise. A small
-result goes with the message that tells of its end, and on with the one that brings its dependent.
+A small result goes with the message that tells of its end, and on with the one that brings its dependent, or the news
+of it to a client.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def pack(value: Any) -> bytes | None:
 
 
 def unpack(packed: bytes) -> Any:
-    """Return what was packed."""
+    """Return what `pack` has packed. As with any pickle, bytes of another source may run code."""
     return pickle.loads(packed)
 
 
