@@ -33,6 +33,7 @@ async def run_map(
     *values: Any,
     plan: Any = None,
     taken: Taken | None = None,
+    stays: bool = False,
 ) -> Any:
     """Run the body once for each item, all at once, and return the list of plain outputs."""
     from dask_fmware.compile.graph import instantiate, new_run_id
@@ -58,7 +59,7 @@ async def run_map(
         outputs += keys
     results = await _submit(graph, outputs, key, where) if outputs else []
     result = [plain(value) for value in results]
-    tell(step, run_id, key, result)
+    tell(step, run_id, key, result, stays=stays)
     return result
 
 
@@ -72,6 +73,7 @@ async def run_loop(
     *values: Any,
     plan: Any = None,
     taken: Taken | None = None,
+    stays: bool = False,
 ) -> Any:
     """Run the body on its own output until the condition holds or the bound is reached."""
     from dask_fmware.compile.graph import instantiate, new_run_id
@@ -88,7 +90,7 @@ async def run_loop(
         state, *until = await _submit(graph, keys, key, where)
         if until and _is_done(plain(until[0]), where):
             break
-    tell(step, run_id, key, state)
+    tell(step, run_id, key, state, stays=stays)
     return state
 
 

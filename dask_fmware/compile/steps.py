@@ -171,6 +171,7 @@ async def run_call(
     *values: Any,
     plan: Any = None,
     taken: Taken | None = None,
+    stays: bool = False,
 ) -> Any:
     """Run a model call on the replica of this worker, or skip it."""
     step = shared.value
@@ -187,11 +188,19 @@ async def run_call(
     if not is_taken:
         host.skip(call_id)
         return skipped(run_id, call_id)
-    return await host.call(step.call, run_id, call_id, {k: fill(slot, named) for k, slot in step.fields.items()})
+    prompt_values = {k: fill(slot, named) for k, slot in step.fields.items()}
+    return await host.call(step.call, run_id, call_id, prompt_values, stays=stays)
 
 
 def run_plain(
-    shared: Shared[PlainStep], run_id: str, key: str, /, *values: Any, plan: Any = None, taken: Taken | None = None
+    shared: Shared[PlainStep],
+    run_id: str,
+    key: str,
+    /,
+    *values: Any,
+    plan: Any = None,
+    taken: Taken | None = None,
+    stays: bool = False,
 ) -> Any:
     """Run plain code in a worker thread."""
     step = shared.value
@@ -202,12 +211,19 @@ def run_plain(
     for operation in step.operations:
         with _Noted(step, operation):
             result = named[operation.name] = _value(operation.call(named), f"workflow '{step.workflow}'", operation)
-    tell(step, run_id, key, result)
+    tell(step, run_id, key, result, stays=stays)
     return result
 
 
 async def run_plain_async(
-    shared: Shared[PlainStep], run_id: str, key: str, /, *values: Any, plan: Any = None, taken: Taken | None = None
+    shared: Shared[PlainStep],
+    run_id: str,
+    key: str,
+    /,
+    *values: Any,
+    plan: Any = None,
+    taken: Taken | None = None,
+    stays: bool = False,
 ) -> Any:
     """Run coroutine functions on the worker's event loop."""
     step = shared.value
@@ -221,7 +237,7 @@ async def run_plain_async(
             if inspect.isawaitable(result):
                 result = await result
             named[operation.name] = _value(result, f"workflow '{step.workflow}'", operation)
-    tell(step, run_id, key, result)
+    tell(step, run_id, key, result, stays=stays)
     return result
 
 
@@ -280,10 +296,13 @@ def _is_from_outside(error: BaseException) -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def tell(step: Any, run_id: str, key: str, value: Any) -> None:
-    """Tell the router of a step, before its result arrives there: which branches are taken, and the value."""
+def tell(step: Any, run_id: str, key: str, value: Any, *, stays: bool) -> None:
+    """Tell the router of a step, before its result arrives there: which branches are taken, and the value.
+
+    The value of a step that `stays` is needed by no other step and awaited by nobody alone; it is fetched if at all.
+    """
     if (host := model_host()) is not None:
-        host.made(run_id, key, step.decides, value)
+        host.made(run_id, key, step.decides, value, stays=stays)
 
 
 def skipped(run_id: str, key: str) -> Skipped:

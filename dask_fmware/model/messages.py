@@ -36,7 +36,7 @@ __all__ = [
     "check_version",
 ]
 
-PROTOCOL_VERSION = 14  # raise it also when a default changes: a field with its default does not travel
+PROTOCOL_VERSION = 15  # raise it also when a default changes: a field with its default does not travel
 TRAVELS = "travels"  # of a field that is sent even if it has its default
 ENDLESS = "endless"  # of a number that may be infinite
 

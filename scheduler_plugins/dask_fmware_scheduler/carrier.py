@@ -25,16 +25,21 @@ class Carrier:
         self._dask = dask
         self._values: dict[str, bytes] = {}
         self._bytes = 0
-        self._takers: set[str] = set()  # workers that know such messages, since they sent one
+        self._takers: set[str] = set()  # workers with a model host: others would close their stream at such a message
         self._askers: set[str] = set()  # clients that asked for them
         dask.answer_fetches(self.fetch)
 
     def __len__(self) -> int:
         return len(self._values)
 
+    def expect(self, outputs: Collection[str], client: str) -> None:
+        """Have results of runs that came in one message stay where they are made if they will be fetched together."""
+        if len(outputs) > 1 and client not in self._askers:
+            for key in outputs:
+                self._dask.leave_result(key)
+
     def take(self, message: Carried, worker: str) -> None:
         """Take the result of a task from the worker that runs it, and from no other."""
-        self._takers.add(worker)
         if self._dask.is_run_by(message.key, worker):
             self.drop(message.key)
             self._values[message.key] = message.value
@@ -64,6 +69,10 @@ class Carrier:
             for client in self._dask.wanted_by(task):
                 if client in self._askers:
                     self._dask.tell_client(client, Carried(task.key, value).to_wire())
+
+    def worker_came(self, worker: str) -> None:
+        """A worker has a model host of our version."""
+        self._takers.add(worker)
 
     def worker_left(self, worker: str) -> None:
         """A worker is gone; whoever comes at its address may be of another version."""

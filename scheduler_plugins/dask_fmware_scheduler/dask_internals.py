@@ -273,8 +273,7 @@ class SchedulerInternals:
 
     def take_plan(self, key: str) -> RunPlan | None:
         """Take the plan of a run out of the task that carries it, so that it does not travel on."""
-        task = self.scheduler.tasks.get(key)
-        arguments = getattr(getattr(task, "run_spec", None), "kwargs", None)
+        arguments = self._arguments(key)
         if not arguments or not isinstance(arguments.get("plan"), PlanDraft):
             return None
         draft: PlanDraft = arguments.pop("plan")
@@ -282,10 +281,17 @@ class SchedulerInternals:
 
     def take_branch(self, key: str, switch: str, branch: int | None) -> None:
         """Have a task of a run, when it is sent, go by a branch whatever the value that decides is (see `Taken`)."""
-        task = self.scheduler.tasks.get(key)
-        arguments = getattr(getattr(task, "run_spec", None), "kwargs", None)
-        if arguments is not None:
+        if (arguments := self._arguments(key)) is not None:
             arguments["taken"] = {**arguments.get("taken", {}), switch: branch}
+
+    def leave_result(self, key: str) -> None:
+        """Have the result of a task stay where it is made, unless another task needs it (see `steps.tell`)."""
+        if (arguments := self._arguments(key)) is not None and not self.scheduler.tasks[key].dependents:
+            arguments["stays"] = True
+
+    def _arguments(self, key: str) -> Any:
+        """Return what a task of a run is called with by name."""
+        return getattr(getattr(self.scheduler.tasks.get(key), "run_spec", None), "kwargs", None)
 
     def disregard_places(self, key: str) -> None:
         """Forget where the submitter wants a task to run (TaskState.annotations)."""

@@ -238,8 +238,9 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     # -- graphs and transitions ------------------------------------------------------------------
 
     @guarded
-    def update_graph(self, scheduler: Scheduler, *, tasks: list[Any], **kwargs: Any) -> None:
+    def update_graph(self, scheduler: Scheduler, *, tasks: list[Any], client: str, **kwargs: Any) -> None:
         """Find the runs in a submitted graph."""
+        outputs = []
         for key in tasks:
             try:
                 plan = self.dask.take_plan(key)
@@ -254,11 +255,13 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
                 if node.model is not None:
                     self.dask.disregard_places(node.key)
             self._outputs[plan.output] = plan.run_id
+            outputs.append(plan.output)
             self.performer.tell(RunSubmitted(self.clock.of(plan)))
             self.answers.wake(plan.run_id)
             self._submitted += 1
             if self._submitted % TIDY == 0:
                 self.dask.forget_finished_work()
+        self.carrier.expect(outputs, client)
 
     def _refuse(self, output: str, tasks: list[Any], error: FMwareError) -> None:
         """Fail a run whose plan cannot be read: all that is known of it are the keys of its tasks, which end alike."""

@@ -70,10 +70,8 @@ async def cluster() -> Any:
 
 
 async def known(cluster: InProcessCluster) -> None:
-    """Let each worker make a result, after which the scheduler knows that it understands such messages."""
-    client, taken = cluster.client, cluster.router.carrier._takers
-    while len(taken) < len(cluster.workers):
-        await client.gather(client.compute([rag(question=f"{n}?") for n in range(4)]))
+    """Wait until each worker has said that it understands such messages."""
+    await cluster.until(lambda: len(cluster.router.carrier._takers) == len(cluster.workers))
 
 
 @pytest.mark.parametrize("flow", [rag, helps])
@@ -115,9 +113,40 @@ async def test_some_of_a_fetch_are_carried_and_some_are_not(cluster: InProcessCl
     assert text == "not of a workflow"
 
 
+async def test_results_of_runs_that_came_together_stay_where_they_are_made(cluster: InProcessCluster) -> None:
+    """They are fetched together; what a step needs of another one is carried."""
+    await known(cluster)
+    taken, take = list[str](), cluster.router.carrier._dask.is_run_by
+
+    def noted(key: str, worker: str) -> bool:
+        taken.append(key.split("-")[0])
+        return take(key, worker)
+
+    cluster.router.carrier._dask.is_run_by = noted  # type: ignore[method-assign]
+    runs = [rag(question=f"{n}?") for n in range(4)]
+    output = runs[0].__dask_keys__()[0].split("-")[0]
+    answers = await cluster.client.gather(cluster.client.compute(runs))
+    assert all(answer.text for answer in answers)
+    assert taken
+    assert output not in taken
+    assert (await cluster.client.compute(rag(question="alone?"))).text
+    assert output in taken
+
+
+async def test_a_result_that_another_run_waits_for_is_carried_even_if_it_came_among_others(
+    cluster: InProcessCluster,
+) -> None:
+    await known(cluster)
+    first = rag(question="What is Dask?")
+    before = fetches(cluster)
+    answers = await cluster.client.gather(cluster.client.compute([rag(question=first), first]))
+    assert all(answer.text for answer in answers)
+    assert fetches(cluster) <= before + 2  # of two replicas, by the scheduler that gathers for the client
+
+
 async def test_nothing_is_left_of_results_that_are_released(cluster: InProcessCluster) -> None:
     client = cluster.client
-    futures = client.compute([flow for n in range(4) for flow in (rag(question=f"{n}?"), heavy(question=f"{n}?"))])
+    futures = [client.compute(flow(question=f"{n}?")) for n in range(4) for flow in (rag, heavy)]
     await client.gather(futures)
     assert len(cluster.router.carrier) >= 4  # what is large is not there
     for future in futures:
@@ -148,7 +177,7 @@ async def test_the_oldest_go_when_there_are_too_many(
 ) -> None:
     monkeypatch.setattr(carrier, "LIMIT_BYTES", 2000)
     client = cluster.client
-    futures = client.compute([rag(question=f"{n}?") for n in range(20)])
+    futures = [client.compute(rag(question=f"{n}?")) for n in range(20)]
     answers = await client.gather(futures)
     assert all(answer.text for answer in answers)
     assert 0 < len(cluster.router.carrier) < 20
@@ -279,13 +308,14 @@ class Wire:
         self.sent.append((worker, message["key"]))
 
 
-def test_a_worker_that_never_sent_a_result_is_sent_none() -> None:
+def test_a_worker_that_has_not_announced_itself_is_sent_none() -> None:
     """A worker without a model host does not know the message and would close its stream."""
     wire: Any = Wire()
     carries = carrier.Carrier(wire)
     carries.take(carrier.Carried("a", b"1"), "maker")
     carries.send_ahead(None)
     assert wire.sent == []
+    carries.worker_came("worker")
     carries.take(carrier.Carried("of another", b"2"), "worker")  # which does not run that task
     assert len(carries) == 1
     carries.send_ahead(None)

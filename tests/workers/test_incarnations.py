@@ -72,6 +72,7 @@ class Router:
         self.taken: dict[str, Any] = {}
         self.dask = SimpleNamespace(is_known=lambda worker: True)
         self.machine = SimpleNamespace(fleet=self.taken)
+        self.carrier = SimpleNamespace(worker_came=lambda worker: None)
 
     def is_offered(self, replica: Replica) -> bool:
         return True

@@ -271,7 +271,9 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         for call_id in self.runner.give_back():
             self.dask.send_back(call_id)
 
-    async def call(self, call: ModelCall, run_id: str, call_id: str, values: Mapping[str, Any]) -> Completion:
+    async def call(
+        self, call: ModelCall, run_id: str, call_id: str, values: Mapping[str, Any], *, stays: bool = False
+    ) -> Completion:
         """Run a granted call on this worker's engine."""
         if not self.presence.is_known:
             raise NotInstalledError(
@@ -281,7 +283,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
             self.runner.withdraw(call_id)
             raise await self._sent_back(call, call_id)
         completion = await self.runner.run(self.loaded.engine, call, call_id, values, self.pace)
-        self.made(run_id, call_id, call.decides, completion)
+        self.made(run_id, call_id, call.decides, completion, stays=stays)
         return completion
 
     async def _sent_back(self, call: ModelCall, call_id: str) -> Exception:
@@ -305,13 +307,16 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         """A call is on a branch that was not taken."""
         self.runner.skip(call_id)
 
-    def made(self, run_id: str, key: str, rules: tuple[SwitchRule, ...], value: Any) -> None:
-        """Tell the router what a value decides, and give it the value if that is small; callable from any thread."""
+    def made(self, run_id: str, key: str, rules: tuple[SwitchRule, ...], value: Any, *, stays: bool = False) -> None:
+        """Tell the router what a value decides, and give it the value if that is small; callable from any thread.
+
+        What `stays` is kept here until somebody fetches it.
+        """
         if not self.presence.is_known:
             return
         for rule in rules:
             self.dask.send(Branched(run_id, rule.switch, rule.branch(plain(value))).to_wire())
-        if (packed := pack(value)) is not None:
+        if not stays and (packed := pack(value)) is not None:
             self.dask.send_with_result(Carried(key, packed).to_wire())
 
     def _on_carried(self, **message: Any) -> None:

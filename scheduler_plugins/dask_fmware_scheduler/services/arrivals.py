@@ -67,7 +67,10 @@ class Arrivals:
     def announce(self, worker: str, version: int, replica: dict[str, Any] | None) -> dict[str, Any]:
         """Take in a worker's model host and, if its engine serves, its replica (RPC)."""
         check_version(version, f"worker {worker}")
-        if replica is not None and self._router.dask.is_known(worker):
+        if not self._router.dask.is_known(worker):
+            return {"version": PROTOCOL_VERSION}
+        self._router.carrier.worker_came(worker)
+        if replica is not None:
             known, said = self._router.machine.fleet.get(worker), self.failed.get(worker)
             made = ReplicaReady.from_wire(replica).replica(worker)
             if said is not None and made.incarnation <= said["incarnation"]:
