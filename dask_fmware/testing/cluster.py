@@ -204,7 +204,11 @@ class InProcessCluster:
         yield from scheduler_leaks(self.scheduler)
         for name, host in self.hosts.items():
             yield from host_leaks(name, host)
-        yield from (f"worker {name} holds {list(worker.data)}" for name, worker in self.workers.items() if worker.data)
+        for name, worker in self.workers.items():
+            if (
+                worker.data and worker.address in self.scheduler.workers
+            ):  # who was removed keeps what it has until it ends
+                yield f"worker {name} holds {list(worker.data)}"
 
     async def settled(self) -> None:
         """Wait until nothing is left of runs whose futures were released; say what is if that does not come."""

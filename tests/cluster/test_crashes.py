@@ -107,6 +107,7 @@ async def test_a_run_whose_attempts_are_used_up_has_all_of_them_again_when_its_u
         future.release()
 
 
+@pytest.mark.slow
 async def test_neighbours_of_calls_that_crash_every_engine_are_served(serving: Any) -> None:
     async with serving("small", on={"cpu": 2}, rules=[{"when": "boom", "fault": "crash", "at_token": 1}]) as cluster:
         neighbours, poison = [], []

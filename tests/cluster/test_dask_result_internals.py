@@ -6,7 +6,6 @@ import asyncio
 import pickle
 from collections import deque
 from collections.abc import Collection
-from time import sleep
 from typing import Any
 
 import pytest
@@ -151,7 +150,7 @@ async def test_what_a_plugin_tells_a_client_of_a_result_comes_before_the_news(
 async def test_the_end_of_a_task_without_a_result_is_none(cluster: InProcessCluster) -> None:
     failed = cluster.client.submit(int, "none")
     assert not await internals.ended(failed)
-    cancelled = cluster.client.submit(sleep, 60)
+    cancelled = cluster.client.submit(asyncio.sleep, 60)
     await cancelled.cancel()
     assert not await internals.ended(cancelled)
 

@@ -116,6 +116,7 @@ def test_interrupt_at_any_moment_leaves_no_process(start, scripted, moment):
     _interrupt(process)
 
 
+@pytest.mark.slow
 def test_demo_of_a_trace_is_recorded_and_kept_until_it_is_interrupted(start, scripted, tmp_path):
     trace, file = tmp_path / "trace.csv", tmp_path / "runs.json"
     trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{n},{9000 * n},{n}\n" for n in range(1, 9)))

@@ -129,6 +129,7 @@ def changing(**more: object) -> Planner:
     return Planner(cards, Provisioning.model_validate(options))
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(
     there=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["slow", "fast"])), max_size=8),

@@ -268,8 +268,8 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     path = tmp_path / "scenario.yaml"
     path.write_text(yaml.safe_dump(SERIAL, sort_keys=False))
     for seeds, shown in (("1", False), ("2", True)):
-        asked = ("--policy", "greedy", "--policy", "slack", "--seeds", seeds, "--html", str(tmp_path / "page.html"))
-        result = simulate(str(path), *asked)
+        asked = ("--policy", "greedy", "--policy", "slack", "--load", "6", "--seeds", seeds)
+        result = simulate(str(path), *asked, "--html", str(tmp_path / "page.html"))
         assert (" - " in result.output, " to " in result.output) == (shown, shown)
         assert ("<td></td><td></td>" in (tmp_path / "page.html").read_text()) is not shown
 

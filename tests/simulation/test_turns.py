@@ -30,7 +30,10 @@ def scenario(slots: int, cards: int, load: float, length_s: float) -> dict[str, 
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("slots", "cards", "load"), [(8, 2, 1.5), (8, 2, 3.0), (1, 10, 1.5), (1, 2, 3.0)])
+@pytest.mark.parametrize(
+    ("slots", "cards", "load"),
+    [(8, 2, 1.5), (8, 2, 3.0), (1, 10, 1.5), pytest.param(1, 2, 3.0, marks=pytest.mark.slow)],
+)
 def test_while_urgent_calls_take_each_slot_those_behind_have_their_turns(slots: int, cards: int, load: float) -> None:
     length_s = STARTS * CALL_S / slots / cards
     spec = load_scenario(scenario(slots, cards, load, length_s))
