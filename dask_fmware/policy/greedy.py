@@ -9,7 +9,7 @@ at once and waits in that replica's queue if it is full.
 **Trade-offs.** It hands the fast cards to calls that could afford a slow one, and under overload every
 call is equally late.
 
-Source: the paper, section 4.2, Algorithm 1 (greedy mode), in the reading of DESIGN.md.
+Source: the paper, section 4.2, Algorithm 1 (greedy mode), in the reading of DESIGN.md, section 5.
 """
 
 from __future__ import annotations

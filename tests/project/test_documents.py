@@ -13,7 +13,7 @@ from dask_fmware.spec.checks import GENERATION
 from dask_fmware.spec.deployment import Deployment
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -28,8 +28,9 @@ def test_links_lead_to_files_and_headings(document: Path) -> None:
         target = document.parent / path if path else document
         assert target.exists(), f"{document.name} points to {link}"
         if heading and target.suffix == ".md":
-            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
-            assert heading in {re.sub(r"[^\w -]", "", text).strip().lower().replace(" ", "-") for text in headings}
+            headings = re.findall(r"^#+ (.*)$", CODE.sub("", target.read_text(encoding="utf-8")), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", text).strip().lower().replace(" ", "-") for text in headings}
+            assert heading in anchors, f"{document.name} points to {link}"
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/deployment.md", "docs/engines.md"])
@@ -59,6 +60,16 @@ def test_every_page_of_the_documentation_is_linked_from_the_readme_or_a_page() -
         for link in LINK.findall(document.read_text(encoding="utf-8"))
     }
     assert {page.name for page in pages if page.resolve() not in linked} == set()
+
+
+def test_every_chapter_of_the_design_is_linked_from_its_entry_under_its_number() -> None:
+    entry = (ROOT / "DESIGN.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^(\d+)\. (.*(?:\n .*)*)", entry.partition("\n## The sections\n")[2], re.MULTILINE))
+    assert list(sections) == [str(number) for number in range(1, 15)]
+    for chapter in ROOT.glob("docs/design/*.md"):
+        number = re.match(r"# (\d+)\. ", chapter.read_text(encoding="utf-8"))
+        assert number, f"{chapter.name} begins without the number of its section"
+        assert f"](docs/design/{chapter.name})" in sections[number[1]]
 
 
 def test_every_public_name_command_and_way_to_sample_is_on_a_page() -> None:
