@@ -16,6 +16,7 @@ from dask_fmware.model.messages import Carried
 __all__ = ["ArrivedResults"]
 
 FEW = 64  # results whose futures may be gone
+RELEASE_S = 0.02  # after which futures that were done with are released together
 
 
 class ArrivedResults:
@@ -29,6 +30,7 @@ class ArrivedResults:
         self._room = FEW
         self._connection: Any = None
         self._asking: asyncio.Future[Any] | None = None
+        self._done_with: list[Future] = []
         listen(client, Carried.op, self._take)
 
     @classmethod
@@ -50,13 +52,30 @@ class ArrivedResults:
         self._values.pop(future.key, None)
 
     def release(self, future: Future) -> None:
-        """Release a future, and its result if nobody else holds one."""
-        future.release()  # in the next turn of the loop
-        asyncio.get_running_loop().call_soon(self._released, future.key)
+        """Release a future, and its result if nobody else holds one: at once if that cancels it or lets it run anew.
 
-    def _released(self, key: str) -> None:
-        if (client := self._client()) is None or not holds(client, key):
-            self._values.pop(key, None)
+        One that has its result waits a little for others. Released by itself, it would have scheduler and worker forget
+        it before they come to the next run of its caller.
+        """
+        if future.status != "finished":
+            self._let_go([future])
+            return
+        if not self._done_with:
+            asyncio.get_running_loop().call_later(RELEASE_S, self._let_go, self._done_with)
+        self._done_with.append(future)
+
+    def _let_go(self, futures: list[Future]) -> None:
+        keys = [future.key for future in futures]
+        for future in futures:
+            future.release()  # in the next turn of the loop
+        futures.clear()
+        asyncio.get_running_loop().call_soon(self._released, keys)
+
+    def _released(self, keys: list[str]) -> None:
+        client = self._client()
+        for key in keys:
+            if client is None or not holds(client, key):
+                self._values.pop(key, None)
 
     async def result(self, future: Future) -> Any:
         """Return the result of a task or raise its error, as ``await future.result()`` would."""

@@ -5,12 +5,14 @@ Verified with distributed 2026.8; `tests/cluster/test_dask_result_internals.py` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dask._expr import LLGExpr
 from distributed import Client, Future
+from distributed.client import SpanMetadata
 
-__all__ = ["connection", "ended", "holds", "listen"]
+__all__ = ["connection", "ended", "holds", "listen", "submit"]
 
 
 def connection(client: Client) -> Any:
@@ -32,3 +34,18 @@ async def ended(future: Future) -> bool:
     """Wait until a task has ended, and return whether it has a result (Future._state)."""
     await future._state.wait()
     return bool(future.status == "finished")
+
+
+def submit(client: Client, graph: Mapping[str, Any], keys: Sequence[str]) -> list[Future]:
+    """Submit tasks and return the futures of `keys`, one object for equal ones, as ``Client.get`` does with no wait.
+
+    Tasks have the priorities that their order says. Otherwise Dask works some out, for which the scheduler hands the
+    graph to another thread and back (Client._graph_to_futures, internal_priority).
+    """
+    futures: dict[str, Future] = client._graph_to_futures(
+        LLGExpr(dict(graph)),
+        set(keys),
+        span_metadata=SpanMetadata(collections=[{"type": "low-level-graph"}]),
+        internal_priority={key: number for number, key in enumerate(graph)},
+    )
+    return [futures[key] for key in keys]

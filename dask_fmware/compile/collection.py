@@ -66,6 +66,7 @@ class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
         self._inputs = inputs
         self._graph: Graph | None = None
         self._keys: list[str] = []
+        self._is_persisted = False
 
     def __repr__(self) -> str:
         return f"<{self.workflow.name} run {self.run_id[:8]}, inputs: {', '.join(self._inputs) or 'none'}>"
@@ -100,6 +101,11 @@ class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
     def waits(self) -> bool:
         """Whether an input of it is still to be computed."""
         return any(isinstance(value, Awaited) for value in self._inputs.values())
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its graph has its own tasks alone: no other collection to compute, and no future."""
+        return not self.waits and not self._is_persisted
 
     def _made(self) -> Graph:
         if self._graph is None:
@@ -152,7 +158,7 @@ def _persisted(
     made = BoundWorkflow(bound.workflow, bound._template, bound._inputs, bound.run_options, bound.run_id)
     key = bound.__dask_keys__()[0]
     made._keys = [(rename or {}).get(key, key)]
-    made._graph = dict(graph)
+    made._graph, made._is_persisted = dict(graph), True
     return made
 
 

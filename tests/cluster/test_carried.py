@@ -252,6 +252,28 @@ async def test_a_run_that_is_asked_for_again_has_the_result_of_its_second_time(
     assert len(fetched) == 1
 
 
+async def test_runs_that_are_done_with_are_released_together_and_those_that_failed_at_once(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, _ = await session(cluster, monkeypatch)
+    await cluster.settled()
+    monkeypatch.setattr(arriving, "RELEASE_S", 0.2)
+    released: list[int] = []
+    let_go = ArrivedResults._let_go
+    monkeypatch.setattr(ArrivedResults, "_let_go", lambda self, done: released.append(len(done)) or let_go(self, done))
+    assert [await served.run(said()) for _ in range(3)] == ["one"] * 3
+    await cluster.until(lambda: released)
+    assert released == [3]
+    await cluster.settled()
+    monkeypatch.delenv("TO_SAY")
+    bound = said()
+    with pytest.raises(KeyError):
+        await served.run(bound)
+    assert released == [3, 1]
+    monkeypatch.setenv("TO_SAY", "two")
+    assert await served.run(bound) == "two"
+
+
 async def test_results_that_nobody_waits_for_any_more_are_forgotten(
     cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
+from dask._task_spec import Task, TaskRef
+from dask.tokenize import TokenizationError
 from distributed import SchedulerPlugin
 
 from dask_fmware.client import dask_internals as internals
@@ -153,6 +155,35 @@ async def test_the_end_of_a_task_without_a_result_is_none(cluster: InProcessClus
     cancelled = cluster.client.submit(asyncio.sleep, 60)
     await cancelled.cancel()
     assert not await internals.ended(cancelled)
+
+
+async def test_tasks_are_submitted_with_the_priorities_of_their_order(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(**_: Any) -> None:
+        raise AssertionError("Dask works out an order")
+
+    monkeypatch.setattr("dask.order.order", search)
+    graph = {
+        "late": Task("late", str, TaskRef("early")),
+        "early": Task("early", str, "a"),
+        "other": Task("other", str, 1),
+    }
+    one, other, same = internals.submit(cluster.client, graph, ["late", "other", "late"])
+    assert one is same
+    assert await cluster.client.gather([one, other]) == ["a", "1"]
+    tasks = cluster.scheduler.tasks
+    assert tasks["late"].priority < tasks["other"].priority
+    one.release()
+    other.release()
+    await cluster.until(lambda: not {"late", "early", "other"} & set(tasks))
+
+
+async def test_a_graph_that_cannot_be_sent_is_refused_before_anything_is_sent(cluster: InProcessCluster) -> None:
+    graph = {"whole": Task("whole", str, 1), "torn": Task("torn", str, (n for n in "ab"))}
+    with pytest.raises(TokenizationError):
+        internals.submit(cluster.client, graph, ["whole", "torn"])
+    assert "whole" not in cluster.scheduler.tasks
 
 
 async def test_a_client_has_another_connection_after_each_loss(cluster: InProcessCluster) -> None:

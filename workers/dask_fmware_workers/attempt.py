@@ -180,7 +180,10 @@ class Attempt:
         return finish_reason, usage
 
     def _begins(self, delta: Delta, after_s: float) -> None:
-        """Take note of the first token, and tell of the first text of an answer; others say it when they end."""
+        """Take note of the first token, and tell of the first text of an answer.
+
+        Other calls say it when they end, and so do answers that come in one piece.
+        """
         if self.ttft_s is None and (delta.text or delta.tokens):
             self.ttft_s = after_s
         if self.ttft_s is None:
@@ -188,7 +191,7 @@ class Attempt:
         self._is_seen = bool(delta.text) or not self.call.answers
         if self.call.answers:
             self.hidden_s = after_s - self.ttft_s
-            if delta.text:
+            if delta.text and delta.finish_reason is None:
                 self._send(FirstToken(self.call_id, self.grant.attempt, after_s).to_wire())
 
     def _completion(
