@@ -195,7 +195,7 @@ class Figures:
         machine = self.history.machine
         held, parked = [0] * (len(SLACK_EDGES_S) + 1), [0] * (len(SLACK_EDGES_S) + 1)
         seen = without = 0
-        for call_id in islice(machine.dispatcher.waiting, SAMPLE):
+        for call_id in islice(machine.waiting.ids, SAMPLE):
             call = machine.runs.calls[call_id]
             seen += 1
             view = machine.view(call)

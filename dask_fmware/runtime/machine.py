@@ -2,8 +2,8 @@
 
 It owns the life of runs and calls and the contract of both: attempts are bounded, every accepted run ends once,
 and once more after each retry.
-Who waits where and what starts is the dispatcher's. It knows no Dask, no engine and no clock: `now` comes with each
-event, and equal events give equal actions.
+Who waits where and what starts is decided in `dispatching`. It knows no Dask, no engine and no clock: `now` comes with
+each event, and equal events give equal actions.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from dask_fmware.model.report import CallState, RunReport
 from dask_fmware.policy.protocol import CallView, Policy
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.runtime.actions import Action, Hold, Refuse, Skip
+from dask_fmware.runtime.dispatching.apart import Apart
 from dask_fmware.runtime.dispatching.assigning import Assigner
 from dask_fmware.runtime.dispatching.dispatch import Dispatcher
 from dask_fmware.runtime.dispatching.hedging import Hedging
+from dask_fmware.runtime.dispatching.waiting import Waiting
 from dask_fmware.runtime.events import (
     AttemptEnded,
     Branched,
@@ -113,8 +115,10 @@ class Machine:
         self.tenants = dict(tenants or {})
         self.shares = Shares(self.tenants)
         self.hedging = Hedging(self.fleet, self.views, hedge_budget, unhedged, max_attempts)
+        seen = self.fleet, self.runs, self.views, self.to_come
+        self.waiting = Waiting(policy, *seen, Apart(self.fleet, max_attempts))
         assigner = Assigner(self.fleet, self.views, self.shares, self.hedging, stall_s)
-        self.dispatcher = Dispatcher(policy, self.fleet, self.runs, self.views, self.to_come, assigner, max_attempts)
+        self.dispatcher = Dispatcher(policy, *seen, self.waiting, assigner)
         self.max_attempts = max_attempts
         self.max_held = max_held
         self.hopeless = Hopeless(max_attempts)
@@ -211,7 +215,7 @@ class Machine:
     @property
     def held(self) -> int:
         """Calls that wait, centrally or in the queue of a replica."""
-        return len(self.dispatcher)
+        return len(self.waiting)
 
     @property
     def wake_at(self) -> float | None:
@@ -383,7 +387,7 @@ class Machine:
         self.fleet.restate(self.fleet.add(replica), is_draining=event.draining)
         self.hopeless.hope(replica.model)
         if self.views.replicas_changed(replica.model):
-            self.dispatcher.reorder(replica.model)
+            self.waiting.reorder(replica.model)
         return [*lost, *self.dispatcher.offer((replica.model,), now)]
 
     def _replica_gone(self, replica_id: str, reason: str, now: float) -> list[Action]:
@@ -412,4 +416,4 @@ class Machine:
         if not event.reason or self.fleet.of(event.model):
             return []
         self.hopeless.abandon(event.model, event.reason)
-        return [self.hopeless.unserved(call) for call in self.dispatcher.give_up(event.model)]
+        return [self.hopeless.unserved(call) for call in self.waiting.give_up(event.model)]

@@ -122,7 +122,7 @@ class FaultyWorld(World):
         found += [
             f"run '{run_id}' ended {self._ends[run_id]} times" for run_id in self.expected if self._ends[run_id] != 1
         ]
-        if machine.runs.calls or machine.held or machine.dispatcher.models:
+        if machine.runs.calls or machine.held or machine.waiting.models:
             found.append(f"left over: calls {list(machine.runs.calls)}, {machine.held} held")
         for state in machine.fleet:
             if state.running or state.waiting or state.context_tokens or state.card.running or state.card.waiting:

@@ -24,7 +24,7 @@ WAITS_ON_PURPOSE = ("an urgent call is likely", "only a busy replica", "other ca
 def check(shell: Shell) -> None:
     """Hold the machine to its contract, against the books of Dask and of the workers."""
     machine, due = shell.machine, {e.call_id for e in shell._due if isinstance(e, CallRunnable)}
-    fleet, queues = machine.fleet, machine.dispatcher._queues
+    fleet, queues = machine.fleet, machine.waiting.queues
     # slots: what runs where is what the workers say
     if not any(isinstance(e, ReplicaGone | ReplicaReady) for e in shell._due):
         assert {s.replica.replica_id: sorted(s.running) for s in fleet} == {
@@ -52,7 +52,7 @@ def check(shell: Shell) -> None:
         for call_id in state._expected_s:
             places.setdefault(call_id, []).append("queued")
             assert machine.runs.calls[call_id].queued_on == state.replica.replica_id
-    apart = machine.dispatcher._apart
+    apart = machine.waiting.apart
     for model, there in apart._waiting.items():
         for call_id in there:
             places.setdefault(call_id, []).append("held")
@@ -65,7 +65,7 @@ def check(shell: Shell) -> None:
         assert not standing.is_on_trial or state.begun <= 1
         assert (state.slots, state.is_single) == (standing.slots(state.replica.slots), standing.is_single)
         assert (state.replica.replica_id in fleet._shut) == bool(standing.opens_at)
-    assert machine.dispatcher._waiting == set(places)
+    assert machine.waiting._ids == set(places)
     assert machine.held == len(places)
     for call_id, record in machine.runs.calls.items():
         if record.attempt is not None:
@@ -186,8 +186,8 @@ def check_ended(shell: Shell) -> None:
 def check_forgotten(shell: Shell) -> None:
     """Everybody has let go of everything: nothing of it is left but reports."""
     machine = shell.machine
-    assert not machine.dispatcher._queues
-    assert not machine.dispatcher._waiting
+    assert not machine.waiting.queues
+    assert not machine.waiting._ids
     assert not machine.runs.calls
     assert len(machine.runs) == 0
     assert not machine.runs._runs

@@ -59,7 +59,7 @@ def test_a_dropped_run_leaves_nothing_behind(policy: str) -> None:
     d.start("x", "y")
     d.tell(RunDropped("x"), RunDropped("y"))
     assert d.machine.held == 0
-    assert not d.machine.dispatcher._queues
+    assert not d.machine.waiting.queues
     assert "x" not in d.machine.runs.calls
     assert d.ready(replica("a")) == []
 
@@ -105,4 +105,4 @@ def test_calls_that_come_and_go_behind_one_that_stays_are_forgotten() -> None:
         d.start(str(i))
         d.tell(RunDropped(str(i)))
     assert d.machine.held == 1
-    assert len(d.machine.dispatcher._queues["small"]) == 1
+    assert len(d.machine.waiting.queues["small"]) == 1

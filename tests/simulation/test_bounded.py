@@ -12,7 +12,7 @@ BY_RUN = [
     *(f"Runs.{name}" for name in ("_runs", "_plans", "calls", "_history")),
     *(f"ToCome.{name}" for name in ("_fresh", "_begun", "_places")),
     *("Fleet._slots", "ReplicaState.running", "ReplicaState._expected_s", "CallQueue._tickets"),
-    *("Dispatcher._queues", "Dispatcher._waiting", "History._live", "History._under_way"),
+    *("Waiting.queues", "Waiting._ids", "History._live", "History._under_way"),
 ]
 
 

@@ -119,7 +119,7 @@ class Demand:
         exhausted = self._exhausted(now)
         return {
             model: ModelLoad(
-                machine.dispatcher.held(model) + waiting[model],
+                machine.waiting.held(model) + waiting[model],
                 running[model],
                 ended[model],
                 missed[model],
@@ -145,7 +145,7 @@ class Demand:
     def _held_in_background(self) -> Counter[str]:
         """Calls that wait and may wait on, as their runs have no objective, by model."""
         calls = self._machine.runs.calls
-        waiting = (calls[call_id] for call_id in self._machine.dispatcher.waiting if call_id in calls)
+        waiting = (calls[call_id] for call_id in self._machine.waiting.ids if call_id in calls)
         return Counter(call.report.model for call in waiting if call.run.deadline is None)
 
     def _exhausted(self, now: float) -> Counter[str]:

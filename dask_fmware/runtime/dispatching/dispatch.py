@@ -1,26 +1,26 @@
-"""Which calls wait where, and which start now: the central queues, the queues of replicas, the slots.
+"""Which calls start now, and on which replica.
 
 A policy proposes; this checks the proposal against the contract (a ready replica of the call's model, slots never
-exceeded) and performs it. It does not know why calls come or go, nor what an assignment says beside who runs where.
+exceeded) and performs it. It does not know why calls come or go, how those are kept that wait, nor what an assignment
+says beside who runs where.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence
 from math import inf
 
 from dask_fmware.errors import RuntimeFaultError
-from dask_fmware.policy import estimate
 from dask_fmware.policy.kinds import candidates
 from dask_fmware.policy.outlook import Planner
 from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Policy, ReplicaView, TakesTurns, Wait
 from dask_fmware.runtime.actions import Action, Assign
-from dask_fmware.runtime.dispatching.apart import Apart
 from dask_fmware.runtime.dispatching.assigning import Assigner
+from dask_fmware.runtime.dispatching.waiting import Waiting
 from dask_fmware.runtime.foresight.outlook import ToCome
 from dask_fmware.runtime.foresight.views import CallViews
 from dask_fmware.runtime.replicas.fleet import Fleet
-from dask_fmware.runtime.replicas.queue import Cursor, Queues, Ticket
+from dask_fmware.runtime.replicas.queue import Cursor
 from dask_fmware.runtime.replicas.slots import ReplicaState
 from dask_fmware.runtime.runs import attempts
 from dask_fmware.runtime.runs.records import CallRecord, Runs
@@ -28,7 +28,6 @@ from dask_fmware.runtime.runs.records import CallRecord, Runs
 __all__ = ["Dispatcher"]
 
 LOOK_AHEAD = 8  # calls that may be passed in one go, which bounds what a decision costs
-BEHIND = "other calls of its model are served first"
 
 
 def _others(views: Sequence[ReplicaView], avoided: Collection[str]) -> Sequence[ReplicaView]:
@@ -37,7 +36,7 @@ def _others(views: Sequence[ReplicaView], avoided: Collection[str]) -> Sequence[
 
 
 class Dispatcher:
-    """Calls that wait and replicas that take them.
+    """Gives calls to replicas.
 
     Parameters
     ----------
@@ -51,10 +50,10 @@ class Dispatcher:
         How policies see them.
     to_come
         What policies that plan are shown.
+    waiting
+        The calls that wait.
     assigner
         Makes the assignments.
-    max_attempts
-        Tries of one call.
     """
 
     def __init__(
@@ -64,8 +63,8 @@ class Dispatcher:
         runs: Runs,
         views: CallViews,
         to_come: ToCome,
+        waiting: Waiting,
         assigner: Assigner,
-        max_attempts: int = 3,
     ) -> None:
         self.policy = policy
         self._planner: Planner | None = policy if isinstance(policy, Planner) else None
@@ -75,28 +74,8 @@ class Dispatcher:
         self._runs = runs
         self._views = views
         self._to_come = to_come
+        self._waiting = waiting
         self._assigner = assigner
-        self._apart = Apart(fleet, max_attempts)
-        self._queues = Queues()  # of the calls that are held
-        self._waiting: set[str] = set()  # calls in any queue
-
-    def __len__(self) -> int:
-        """Calls that wait, centrally or in the queue of a replica."""
-        return len(self._waiting)
-
-    @property
-    def waiting(self) -> Set[str]:
-        """Ids of the calls that wait, centrally or in the queue of a replica."""
-        return self._waiting
-
-    @property
-    def models(self) -> list[str]:
-        """Models of which calls are held centrally."""
-        return list(dict.fromkeys([*self._queues, *self._apart.models]))
-
-    def held(self, model: str) -> int:
-        """Calls of a model that are held centrally."""
-        return len(self._queues.get(model, ())) + self._apart.waiting(model)
 
     @property
     def wake_at(self) -> float | None:
@@ -109,7 +88,7 @@ class Dispatcher:
     def look(self, now: float) -> list[Action]:
         """The time has come that calls have waited for."""
         self._look_at = None
-        return self._come(now) + self.offer(self.models, now)
+        return self._come(now) + self.offer(self._waiting.models, now)
 
     def _come(self, now: float) -> list[Action]:
         """Let calls take the slots that are about to be free, and those of replicas that open again."""
@@ -123,16 +102,16 @@ class Dispatcher:
 
     def _arrive(self, call: CallRecord, now: float) -> list[Action]:
         model = call.node.model or ""
-        if self._apart.concerns(call):
-            self._comes(call)
+        if self._waiting.apart.concerns(call):
+            self._waiting.comes(call)
             call.report.reason = "waits for a replica of its own: it has one attempt left"
-            self._apart.push(call)
+            self._waiting.apart.push(call)
             return self.offer((model,), now)
-        if model in self._queues or (self._planner is not None and self._fleet.lanes):
-            self.hold(call)
+        if model in self._waiting.queues or (self._planner is not None and self._fleet.lanes):
+            self._waiting.hold(call)
             return self.offer((model,), now)
-        self._comes(call)
-        ticket = self._ticket(call)
+        self._waiting.comes(call)
+        ticket = self._waiting.ticket(call)
         if self._planner is not None:
             self._planner.plan(self._to_come, now)  # no lanes, no plan
         while True:
@@ -142,26 +121,11 @@ class Dispatcher:
             if isinstance(choice, Wait):
                 call.report.reason = choice.reason
                 self._look_again_at(choice.until)
-                self._push(call, ticket)
+                self._waiting.push(call, ticket)
                 return []
             if (rejected := self._park(call, choice, now)) is not None:
                 return [rejected]
-            ticket = self._ticket(call)
-
-    def hold(self, call: CallRecord) -> None:
-        """Put a call into the central queue of its model."""
-        self._comes(call)
-        self._push(call, self._ticket(call))
-
-    def _comes(self, call: CallRecord) -> None:
-        self._waiting.add(call.call_id)
-        call.becomes("held", BEHIND)
-        if not self._fleet.views(model := call.node.model or ""):
-            lacked = "within its rate limit" if self._fleet.opens_at(model) < inf else "ready"
-            call.report.lacked = f"no replica of model '{model}' was {lacked}"
-        call.view = None
-        if self._planner is not None:
-            self._to_come.add(call.run)
+            ticket = self._waiting.ticket(call)
 
     def withdraw(self, call: CallRecord, now: float) -> ReplicaState | None:
         """Take a call out of whatever queue it is in and close an attempt that is under way.
@@ -169,48 +133,13 @@ class Dispatcher:
         The slot of such an attempt stays taken until its worker says that it is free. Returns the
         replica in whose queue it waited.
         """
-        self._queues.remove(call.node.model or "", call.call_id)
-        self._waiting.discard(call.call_id)
         attempts.close(call, now)
-        state = self._fleet.get(call.queued_on) if call.queued_on is not None else None
-        call.queued_on = None
-        if state is not None and state.withdraw(call.call_id):
-            self._fleet.changed(state)
-            return state
-        return self._apart.remove(call)
+        return self._waiting.remove(call)
 
     def rehold(self, state: ReplicaState, now: float) -> list[Action]:
         """Decide again for the calls that waited on a replica."""
-        for call_id in state.evict():
-            call = self._runs.calls[call_id]
-            call.queued_on = None
-            self.hold(call)
-        self._fleet.changed(state)
+        self._waiting.rehold(state)
         return self.serve(state, now)
-
-    def give_up(self, model: str) -> list[CallRecord]:
-        """Let no call of a model wait centrally any more; return them, in the order of the policy."""
-        queue, ids = self._queues.pop(model, None), self._apart.give_up(model)
-        while queue is not None and (ticket := queue.pop()) is not None:
-            ids.append(ticket[2])
-        self._waiting.difference_update(ids)
-        return [self._runs.calls[call_id] for call_id in ids]
-
-    def reorder(self, model: str) -> None:
-        """Look anew at the held calls of a model that has a replica now: it is known how long they take."""
-        queue = self._queues.pop(model, None)
-        while queue is not None and (ticket := queue.pop()) is not None:
-            call = self._runs.calls[ticket[2]]
-            call.view = None
-            if not call.parked:
-                call.report.reason = BEHIND
-            self._push(call, self._ticket(call))
-
-    def _push(self, call: CallRecord, ticket: Ticket) -> None:
-        self._queues.push(call.node.model or "", ticket)
-
-    def _ticket(self, call: CallRecord) -> Ticket:
-        return self.policy.order(self._views.view(call)), call.arrival, call.call_id
 
     # -- calls that start ------------------------------------------------------------------------
 
@@ -234,15 +163,16 @@ class Dispatcher:
         A call lets others pass if the policy says so, and if it waits only because it failed on the
         replicas that have room.
         """
-        actions = [] if self._apart.is_empty else self._start_apart(models, now)
-        if not self._queues:
+        actions = [] if self._waiting.apart.is_empty else self._start_apart(models, now)
+        queues = self._waiting.queues
+        if not queues:
             return actions
         if self._turns is not None and (places := self._turns.turns()):
             actions += self._start_turn(self._turns, places, models, now)
         if self._planner is not None:
             actions += self._start_planned(self._planner, now)
         calls, fleet = self._runs.calls, self._fleet
-        open_ = [Cursor(queue) for model in models if (queue := self._queues.get(model)) is not None]
+        open_ = [Cursor(queue) for model in models if (queue := queues.get(model)) is not None]
         look_ahead = LOOK_AHEAD
         while open_:
             cursor = open_[0] if len(open_) == 1 else min(open_, key=Cursor.order)
@@ -270,8 +200,8 @@ class Dispatcher:
                     if (rejected := self._park(call, choice, now)) is not None:
                         actions.append(rejected)
                     else:
-                        self._push(call, self._ticket(call))
-        self._queues.forget_empty(models)
+                        self._waiting.push(call, self._waiting.ticket(call))
+        queues.forget_empty(models)
         return actions
 
     def _choice(self, call: CallRecord, model: str, now: float) -> Choice:
@@ -290,10 +220,9 @@ class Dispatcher:
     def _park(self, call: CallRecord, choice: Park, now: float) -> Action | None:
         """Let a call go behind those that can still be in time, or reject it if its run asks for that."""
         if self._rejects(call, now):
-            self._waiting.discard(call.call_id)
+            self._waiting.ends(call)
             return attempts.reject(call, choice.reason)
-        call.parked, call.view, call.report.reason = True, None, choice.reason
-        self._to_come.remove(call.run)
+        self._waiting.park(call, choice.reason)
         return None
 
     def _rejects(self, call: CallRecord, now: float) -> bool:
@@ -321,10 +250,10 @@ class Dispatcher:
         """Start calls that must be alone where a replica is empty, and empty another one if one more is needed."""
         actions: list[Action] = []
         for model in models:
-            while (found := self._apart.next(model)) is not None:
+            while (found := self._waiting.apart.next(model)) is not None:
                 call = self._runs.calls[found[0]]
                 actions.append(self._assign(call, found[1], "alone: it has one attempt left", now))
-            if (state := self._apart.settle(model)) is not None:
+            if (state := self._waiting.apart.settle(model)) is not None:
                 actions += self.rehold(state, now)
         return actions
 
@@ -333,7 +262,7 @@ class Dispatcher:
     ) -> list[Action]:
         """Start a call before others, if one is found at these places of the order and the policy still wants it."""
         for model in models:
-            queue = self._queues.get(model)
+            queue = self._waiting.queues.get(model)
             for ticket in filter(None, map(queue.after, places)) if queue is not None else ():
                 call = self._runs.calls[ticket[2]]
                 if call.parked and self._rejects(call, now):
@@ -341,7 +270,7 @@ class Dispatcher:
                 views = _others(self._fleet.views(model), call.avoid) if call.avoid else self._fleet.views(model)
                 choice = policy.take_turn(self._views.view(call), views, now) if views else None
                 if choice is not None:
-                    self._queues.remove(model, ticket[2])
+                    self._waiting.queues.remove(model, ticket[2])
                     return self._bind(call, choice, now)
         return []
 
@@ -353,7 +282,7 @@ class Dispatcher:
             return actions
         for start in plan.starts:
             call = self._runs.calls[start.call_id]
-            if self._queues.remove(call.node.model or "", start.call_id):
+            if self._waiting.queues.remove(call.node.model or "", start.call_id):
                 actions.extend(self._bind(call, Bind(start.replica_id, start.reason, start.priority), now))
         self._look_again_at(plan.wake_at)
         return actions
@@ -366,7 +295,7 @@ class Dispatcher:
         """Give a call to the replica that the policy chose: a slot if one is free, else its queue."""
         state = self._fleet.get(choice.replica_id)
         if state is None or not state.standing.is_offered or state.replica.model != call.node.model:
-            self._waiting.discard(call.call_id)
+            self._waiting.ends(call)
             error = RuntimeFaultError(
                 f"workflow '{call.run.plan.workflow}', node '{call.node.name}': policy '{self.policy.name}' chose "
                 f"'{choice.replica_id}', which is no ready replica of model '{call.node.model}'; "
@@ -376,13 +305,7 @@ class Dispatcher:
         call.report.reason = choice.reason
         if state.free_slots > 0 and not state.waiting and (state.card.slots is None or not state.card.waiting):
             return [self._assign(call, state, choice.reason, now, choice.priority)]
-        call.becomes("queued")
-        call.queued_on = choice.replica_id
-        view = self._views.view(call)
-        figure = self._fleet.latency(state.replica)
-        expected_s = estimate.execution_s(figure, view.prompt_tokens, view.output_tokens)
-        state.enqueue(self._ticket(call), expected_s)
-        self._fleet.changed(state)
+        self._waiting.enqueue(call, state)
         return []
 
     def _start_next(self, call_id: str, state: ReplicaState, now: float) -> Assign:
@@ -392,8 +315,5 @@ class Dispatcher:
     def _assign(
         self, call: CallRecord, state: ReplicaState, reason: str, now: float, priority: float | None = None
     ) -> Assign:
-        call.queued_on = None
-        self._waiting.discard(call.call_id)
-        if not call.run.begun:
-            self._to_come.begun(call.run)
+        self._waiting.starts(call)
         return self._assigner.assign(call, state, reason, now, priority)
