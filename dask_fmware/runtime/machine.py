@@ -1,9 +1,8 @@
 """The machine that decides where and when every model call runs: events in, actions out.
 
-It owns the life of runs and calls and the contract of both: attempts are bounded, every accepted run ends once,
-and once more after each retry.
-Who waits where and what starts is decided in `dispatching`. It knows no Dask, no engine and no clock: `now` comes with
-each event, and equal events give equal actions.
+It owns the life of calls and the contract of calls and runs: attempts are bounded, every accepted run ends once, and
+once more after each retry. Who waits where and what starts is decided in `dispatching`. It knows no Dask, no engine and
+no clock: `now` comes with each event, and equal events give equal actions.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import assert_never
 
-from dask_fmware.model.plan import RunPlan
 from dask_fmware.model.report import CallState, RunReport
 from dask_fmware.policy.protocol import CallView, Policy
 from dask_fmware.profile.law import StepLaw
-from dask_fmware.runtime.actions import Action, Hold, Refuse, Skip
+from dask_fmware.runtime.actions import Action, Hold, Skip
 from dask_fmware.runtime.dispatching.apart import Apart
 from dask_fmware.runtime.dispatching.assigning import Assigner
 from dask_fmware.runtime.dispatching.dispatch import Dispatcher
@@ -45,16 +43,15 @@ from dask_fmware.runtime.events import (
 from dask_fmware.runtime.foresight.live_slack import CallSlack, live_slack
 from dask_fmware.runtime.foresight.outlook import ToCome
 from dask_fmware.runtime.foresight.views import CallViews
-from dask_fmware.runtime.learning.histories import owners
-from dask_fmware.runtime.learning.knowledge import THE_END
 from dask_fmware.runtime.lessons import Lessons
 from dask_fmware.runtime.observer import Observers
 from dask_fmware.runtime.replicas.fleet import Fleet
 from dask_fmware.runtime.replicas.slots import ReplicaState, Stay
+from dask_fmware.runtime.run_life import RunLife
 from dask_fmware.runtime.runs import attempts
-from dask_fmware.runtime.runs.admission import ModelLimits, orphaned, refusal
+from dask_fmware.runtime.runs.admission import ModelLimits
 from dask_fmware.runtime.runs.hopeless import Hopeless
-from dask_fmware.runtime.runs.records import TERMINAL, CallRecord, RunRecord, Runs
+from dask_fmware.runtime.runs.records import TERMINAL, CallRecord, Runs
 from dask_fmware.runtime.runs.shares import Shares
 
 __all__ = ["Machine", "ModelLimits"]
@@ -122,6 +119,7 @@ class Machine:
         self.max_attempts = max_attempts
         self.max_held = max_held
         self.hopeless = Hopeless(max_attempts)
+        self._run_life = RunLife(self.runs, self.views, self.to_come, self.shares, self.waiting, max_held)
         self._lessons = Lessons(self.fleet, self.knowledge, predicts)
         self._arrivals = 0
 
@@ -146,24 +144,16 @@ class Machine:
                 self.fleet.processed(event.call_id, event.attempt, now)
                 return []
             case RunSubmitted():
-                return self._run_submitted(event.plan, now)
+                return self._run_life.submitted(event.plan, now)
             case RunEnded():
-                return self._run_ended(event, now)
-            case RunRetried():
-                run = self.runs.get(event.run_id)
-                if run is None or run.plan.run_id != event.run_id:
-                    return []
-                if run.report.state == "refused":
-                    return self._judged(run.plan, run, now)
-                if run.report.state in ("failed", "rejected"):
-                    run.reopen(now)
+                self._run_life.ended(event, now)
                 return []
+            case RunRetried():
+                return self._run_life.retried(event.run_id, now)
             case RunDropped():
                 return self._run_dropped(event.run_id, now)
             case Branched():
-                if (run := self.runs.get(event.run_id)) is not None:
-                    run.take(event.run_id, event.switch, event.branch)
-                    self.knowledge.branches.observe(run.plan.workflow, event.switch, event.branch)
+                self._run_life.branched(event)
                 return []
             case CallWithdrawn():
                 return self._call_gone(event.call_id, now, dropped=False)
@@ -226,71 +216,6 @@ class Machine:
         """Return a call as policies see it."""
         return self.views.view(call)
 
-    # -- runs ------------------------------------------------------------------------------------
-
-    def _run_submitted(self, plan: RunPlan, now: float) -> list[Action]:
-        is_known = self.runs.get(plan.run_id) is not None
-        run = self.runs.add(plan, now)
-        if run is None:
-            return [] if is_known else [Refuse(plan.run_id, orphaned(plan))]
-        return self._judged(plan, run, now)
-
-    def _judged(self, plan: RunPlan, run: RunRecord, now: float) -> list[Action]:
-        """Accept a plan, or refuse it as things stand; a run that was refused before is under way from now on."""
-        error = refusal(
-            plan,
-            limits=self.views.limits,
-            hosted=lambda: {*self.models, *self.fleet.models},
-            held=self.held,
-            max_held=self.max_held,
-        )
-        if error is not None:
-            if plan.part_of is None:
-                run.report.state, run.report.reason, run.report.finished_at = "refused", str(error), 0.0
-            return [Refuse(plan.run_id, error)]
-        if plan.part_of is not None:
-            self._body_submitted(plan, run, now)
-            return []
-        if run.report.state == "refused":
-            run.reopen(now)
-        self.views.aim(run)
-        objective_s = 1.0 if run.deadline is None else max(run.deadline - now, 0.0)
-        asked = self.views.work(run).by_model, self.views.capacity
-        run.excess = self.shares.submitted(plan.tenant, run.level, objective_s, now, *asked)
-        return []
-
-    def _body_submitted(self, plan: RunPlan, run: RunRecord, now: float) -> None:
-        within = owners(plan.nodes[0].name) if plan.nodes else []
-        if not within:
-            return
-        self.knowledge.observe_body(run.plan.workflow, within[-1], plan.nodes)
-        if within[0] not in run.bodies:
-            self._paused(run, within[0], now)
-        run.add_body(within, [self.runs.calls[node.key].report for node in plan.nodes if node.model is not None])
-
-    def _paused(self, run: RunRecord, node: str, now: float) -> None:
-        """Learn what plain code took before a node; a run that is over makes lost results again at any time."""
-        if run.report.state == "running":
-            self.knowledge.nodes.observe_pause(run.plan.workflow, node, now - run.idle_since)
-
-    def _run_ended(self, event: RunEnded, now: float) -> list[Action]:
-        run = self.runs.get(event.run_id)
-        if run is None or run.plan.run_id != event.run_id or run.report.state != "running":
-            return []
-        if event.state == "finished":
-            self._paused(run, THE_END, now)
-            for owner, rounds in run.rounds.items():  # of runs that were broken off they would be too few
-                self.knowledge.nodes.observe_rounds(run.plan.workflow, owner, rounds, run.bodies[owner] / rounds)
-        run.end(event.state, event.reason, now)
-        self.to_come.ended(run)
-        return []
-
-    def _run_dropped(self, run_id: str, now: float) -> list[Action]:
-        self._run_ended(RunEnded(run_id, "cancelled", "nobody waits for its result"), now)  # if it did not end before
-        freed = [self._let_go(call, "cancelled", now) for call in self.runs.calls_of(run_id)]
-        self.runs.drop(run_id, now)
-        return [action for state in freed if state is not None for action in self.dispatcher.serve(state, now)]
-
     # -- calls -----------------------------------------------------------------------------------
 
     def _call_runnable(self, call_id: str, now: float) -> list[Action]:
@@ -310,7 +235,7 @@ class Machine:
         if is_remade:
             call.forget_tries()  # its result was lost, which is no failure of the call
         if is_new and call.plan_id == run.plan.run_id:
-            self._paused(run, call.node.name, now)
+            self._run_life.paused(run, call.node.name, now)
         if is_new or is_remade:
             report.runnable_at = now - run.report.submitted
             self._arrivals += 1
@@ -327,6 +252,13 @@ class Machine:
         call = self.runs.calls.get(call_id)
         on = self._let_go(call, "cancelled" if dropped else "planned", now) if call is not None else None
         return self.dispatcher.serve(on, now) if on is not None else []
+
+    def _run_dropped(self, run_id: str, now: float) -> list[Action]:
+        unwanted = RunEnded(run_id, "cancelled", "nobody waits for its result")
+        self._run_life.ended(unwanted, now)  # if it did not end before
+        freed = [self._let_go(call, "cancelled", now) for call in self.runs.calls_of(run_id)]
+        self.runs.drop(run_id, now)
+        return [action for state in freed if state is not None for action in self.dispatcher.serve(state, now)]
 
     def _let_go(self, call: CallRecord, becomes: CallState, now: float) -> ReplicaState | None:
         """Withdraw a call unless it is over already."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from dask_fmware.policy.estimate import execution_s
 from dask_fmware.policy.protocol import CallView
@@ -78,6 +78,10 @@ class CallViews:
                 return None  # whoever names models that nobody has fills no memory
             self._limits[model] = limits
         return self._limits[model]
+
+    def hosted(self) -> Set[str]:
+        """Return the models that are deployed or hosted."""
+        return {*self._models, *self._fleet.models}
 
     def replicas_changed(self, model: str) -> bool:
         """Another replica of a model is the fastest, or has the longest tokens, maybe.
