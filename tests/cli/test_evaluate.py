@@ -1,0 +1,75 @@
+"""`fmware evaluate` before its cluster is there, and after it was interrupted."""
+
+import importlib.util
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "has no column 'question'; did you mean 'questions'? (input 'question' of workflow 'rag' takes it"),
+        (
+            ["--input", "question=questions", "--input", "question=answer"],
+            "'question' is given twice, as questions and",
+        ),
+        (["--input", "question=questions", "--id", "number"], "has no column 'number'"),
+        (["--input", "question=questions", "--score", "exact"], "expected"),
+        (
+            ["--input", "question=questions", "--score", "regex"],
+            "--score regex: give exact, fuzzy, json, regex:PATTERN",
+        ),
+        (["--input", "question=questions", "--score", "regex:"], "--score regex:: give exact"),
+        (["--input", "question=questions", "--score", "json:a.json"], "--score json:a.json: give exact"),
+        (
+            ["--input", "question=questions", "--score", "regex:A=", "--score", "regex:B"],
+            "two scorers are named 'matches'; name them: scorers={'name': scorer, ...}, in a shell --score NAME=SCORER",
+        ),
+        (["--input", "question=questions", "--tenant", ""], "fm.evaluate: tenant: "),
+        (["--input", "question=questions"], "calls model 'large', which is not deployed"),
+        (["--input", "question=questions", "--max-errors", "nan"], "max_errors=nan must be a number of rows"),
+        (["--input", "question=questions", "--tenant", "without scipy"], "fm.evaluate needs scipy; pip install"),
+    ],
+)
+def test_evaluate_refuses_what_does_not_go_together_before_it_starts_a_cluster(
+    invoke, deployment, tmp_path, monkeypatch, arguments, said
+):
+    monkeypatch.setattr("dask_fmware.cluster.foreground.run_in_foreground", lambda work: pytest.fail("was started"))
+    if "without scipy" in arguments:
+        found = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "scipy" else found(name))
+    data = tmp_path / "data.csv"
+    data.write_text("questions,answer\nwhy?,because\n")
+    where = ["-o", tmp_path / "out", "--deployment", deployment]
+    result = invoke("evaluate", "dask_fmware.demo.rag:rag", data, *where, *arguments)
+    assert result.exit_code == 2
+    assert said in result.output.replace("\n", " ")
+
+
+def test_scorers_of_one_kind_are_told_apart_by_names(invoke, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("dask_fmware.cluster.foreground.run_in_foreground", lambda work: "done")
+    monkeypatch.setattr("dask_fmware.evaluation.job.Job.of", lambda *_, **given: asked.append(given["scorers"]))
+    (tmp_path / "data.csv").write_text("question\nwhy?\n")
+    scores = ["regex:a=b", "yes=regex:Y=1", "exact=exact:right", "whole=dask_fmware.demo.rag:retrieve"]
+    options = [word for text in scores for word in ("--score", text)]
+    where = [tmp_path / "data.csv", "-o", tmp_path / "out", "--address", "tcp://127.0.0.1:1"]
+    assert invoke("evaluate", "dask_fmware.demo.rag:rag", *where, *options).exit_code == 0
+    assert [scorer.name for scorer in asked[0]] == ["matches", "yes", "exact", "whole"]
+    assert [scorer.function("Y=1") for scorer in asked[0][:2]] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [([], "run the same command again to go on"), (["--overwrite"], "again, without --overwrite, to go on")],
+)
+def test_an_interrupted_evaluation_says_how_to_go_on(invoke, tmp_path, monkeypatch, options, said):
+    def interrupted(work):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dask_fmware.cluster.foreground.run_in_foreground", interrupted)
+    (tmp_path / "data.csv").write_text("question\nwhy?\n")
+    asked = [tmp_path / "data.csv", "-o", tmp_path / "out", "--address", "tcp://127.0.0.1:1", *options]
+    result = invoke("evaluate", "dask_fmware.demo.rag:rag", *asked)
+    assert result.exit_code == 130
+    assert said in result.output
