@@ -1,4 +1,4 @@
-"""Small inventories and observations."""
+"""Small inventories and observations, and what plans have in common."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dask_fmware.provisioning import (
     ReplicaNow,
     WorkflowDemand,
 )
+from dask_fmware.provisioning.views import Plan
 
 LAW = StepLaw.plain(0.02, 2e-4, 5e-4, 1e-7)
 
@@ -53,3 +54,11 @@ def seen(*flows: WorkflowDemand, replicas: tuple[ReplicaNow, ...] = (), **loads:
 
 def ready(name: str, accelerator: str = "slow", model: str = "m", state: Any = "ready", **more: Any) -> ReplicaNow:
     return ReplicaNow(name, model, accelerator, state, more.pop("since", 0.0), **more)
+
+
+def kinds(plan: Plan) -> list[str]:
+    return [step.kind for step in plan.steps]
+
+
+def stock(count: int, **more: object) -> tuple[ReplicaNow, ...]:
+    return tuple(ready(f"m-{i}", **more) for i in range(count))  # type: ignore[arg-type]

@@ -1,14 +1,13 @@
+"""How many replicas the projection wants, and when they start and go."""
+
 from __future__ import annotations
 
 import random
-from collections import Counter
-from itertools import pairwise
 
 import pytest
 
 from dask_fmware.provisioning import ModelLoad, NodeDemand, Planner, ReplicaNow, WorkflowDemand
 from dask_fmware.provisioning.forecast import ArrivalRate
-from dask_fmware.provisioning.inventory import Inventory
 from dask_fmware.provisioning.steps import Stock
 from dask_fmware.provisioning.views import Observation, Plan
 from dask_fmware.simulation.arrivals import Arrival
@@ -17,15 +16,7 @@ from dask_fmware.simulation.scenario import Scenario
 from dask_fmware.simulation.workload import Workload
 from dask_fmware.simulation.world import World
 from dask_fmware.spec.provisioning import Bounds, Provisioning
-from tests.provisioning.builders import flow, inventory, ready, seen
-
-
-def kinds(plan: Plan) -> list[str]:
-    return [step.kind for step in plan.steps]
-
-
-def stock(count: int, **more: object) -> tuple[ReplicaNow, ...]:
-    return tuple(ready(f"m-{i}", **more) for i in range(count))  # type: ignore[arg-type]
+from tests.provisioning.builders import flow, inventory, kinds, ready, seen, stock
 
 
 def test_replicas_start_before_the_load_that_a_trend_foretells() -> None:
@@ -70,17 +61,6 @@ def test_replicas_stay_for_as_long_as_a_start_takes_unless_told_otherwise(
     plans = {now: planner.plan(seen(flow(1.0), replicas=have), now) for now in (1.0, stays_s - 1, stays_s + 1)}
     assert [now for now, plan in plans.items() if "drain" in kinds(plan)] == [stays_s + 1]
     assert f"not needed for {stays_s:.0f} s" in plans[stays_s + 1].reasons["m"]
-
-
-def test_a_load_that_has_just_begun_lets_no_replica_go_that_it_will_need_when_it_is_full() -> None:
-    begun, there = flow(10.0, output=3000), ModelLoad(running=8, held=12)
-    options = Provisioning(idle_s=10, cool_down_s=0)
-    lasted = seen(begun, replicas=stock(1), m=ModelLoad(running=900))
-    full = sum(Planner(inventory(load_s=5.0, cards=500), options).plan(lasted, 0.0).desired.values())
-    planner = Planner(inventory(load_s=5.0, cards=500), options)
-    plans = [planner.plan(seen(begun, replicas=stock(full), m=there), float(now)) for now in range(60)]
-    assert "as full as it will be" in plans[-1].reasons["m"]
-    assert not any(plan.steps for plan in plans)
 
 
 def test_a_replica_with_work_is_drained_and_stopped_only_when_it_is_done() -> None:
@@ -189,55 +169,6 @@ def test_nothing_changes_under_constant_load() -> None:
     assert not settled, changes
 
 
-def test_a_failed_start_is_removed_its_card_left_alone_and_another_taken() -> None:
-    planner = Planner(inventory({"slow": 1.0, "fast": 3.0}), Provisioning(retry_s=20))
-    failed = ready("m-0", state="failed", error="no memory", since=5.0)
-    plan = planner.plan(seen(flow(2.0), replicas=(failed,)), 5.0)
-    assert [(s.kind, s.accelerator) for s in plan.steps] == [("stop", "slow"), ("start", "fast")]
-    assert "no memory" in plan.reasons["m"]
-    later = planner.plan(seen(flow(2.0)), 30.0)
-    assert {step.accelerator for step in later.steps} == {"slow"}
-
-
-def test_while_a_start_fails_a_minimum_that_would_cost_too_much_is_a_reason_and_no_error() -> None:
-    options = Provisioning(models={"a": Bounds(min_replicas=1)}, max_cost_per_hour=2.5, retry_s=20)
-    planner = Planner(inventory({"slow": 1.0, "fast": 3.0}, models=("a", "b")), options)
-    failed = ready("a-0", model="a", state="failed", error="no memory")
-    plan = planner.plan(seen(flow(0.1, model="b"), replicas=(failed,)), 1.0)
-    assert [(s.kind, s.model) for s in plan.steps] == [("stop", "a"), ("start", "b")]
-    assert "1 below min_replicas=1 for now, as starts fail" in plan.reasons["a"]
-    later = planner.plan(seen(flow(0.1, model="b")), 30.0)
-    assert [(s.kind, s.model) for s in later.steps] == [("start", "a"), ("start", "b")]
-
-
-def test_while_a_start_fails_the_minimum_of_a_model_does_not_take_the_card_of_another() -> None:
-    base = inventory({"X": 1.0, "Y": 1.0}, models=("a", "b"), cards=1)
-    kinds_ = {key: kind for key, kind in base.kinds.items() if key != ("b", "Y")}
-    planner = Planner(Inventory(base.cards, kinds_), Provisioning(default=Bounds(min_replicas=1)))
-    there, failed = ready("b-0", "X", "b"), ready("a-0", "Y", "a", state="failed", error="no memory")
-    plan = planner.plan(seen(replicas=(there, failed)), 1.0)
-    assert kinds(plan) == ["stop"]
-    assert plan.desired == {("b", "X"): 1}
-    assert "1 below min_replicas=1 for now" in plan.reasons["a"]
-
-
-def test_failures_in_a_row_are_tried_less_and_less_often() -> None:
-    planner = Planner(inventory(), Provisioning(retry_s=10, most_retry_s=1000))
-    starts, now, since = [], 0.0, 0.0
-    replicas: tuple[ReplicaNow, ...] = ()
-    while now < 500:
-        plan = planner.plan(seen(flow(0.5), replicas=replicas), now)
-        replicas = ()
-        if "start" in kinds(plan):
-            starts.append(now)
-            since = now
-            replicas = (ready("m-0", state="failed", error="crash", since=since),)
-        now += 1
-    gaps = [b - a for a, b in pairwise(starts)]
-    assert gaps == sorted(gaps)
-    assert gaps[-1] >= 100
-
-
 def test_the_last_card_is_handed_over_to_the_model_that_needs_it() -> None:
     planner = Planner(inventory(cards=1, models=("a", "b")), Provisioning(idle_s=5, cool_down_s=0))
     have = (ready("a-0", model="a", idle_since=0.0),)
@@ -295,148 +226,12 @@ def test_a_backlog_is_worked_off_in_the_room_there_is_and_starts_replicas_only_b
     assert "210 calls wait" in flooded.steps[0].reason
 
 
-def test_asked_for_by_hand_it_does_that_and_nothing_else() -> None:
-    planner = Planner(inventory({"slow": 1.0, "fast": 3.0}), Provisioning(mode="manual"))
-    planner.wanted = {("m", "fast"): 2}
-    plan = planner.plan(seen(flow(50.0), replicas=stock(1)), 0.0)
-    assert sorted((s.kind, s.accelerator) for s in plan.steps) == [("start", "fast"), ("start", "fast")]
-
-
-@pytest.mark.parametrize("mode", ["projection", "simple", "queue_length", "manual"])
-def test_plans_travel_as_plain_values(mode: str) -> None:
-    plan = Planner(inventory(), Provisioning.model_validate({"mode": mode})).plan(
-        seen(flow(3.0), m=ModelLoad(held=5)), 0.0
-    )
-    assert Plan.from_wire(plan.to_wire()) == plan
-
-
-def test_simple_adds_when_slack_is_exhausted_and_removes_what_is_idle() -> None:
-    planner = Planner(inventory(), Provisioning(mode="simple", idle_s=30, cool_down_s=10))
-    late = ModelLoad(ended=100, missed=20)
-    assert kinds(planner.plan(seen(replicas=stock(1), m=late), 0.0)) == ["start"]
-    assert not planner.plan(seen(replicas=stock(2), m=late), 5.0).steps  # cooling down
-    assert not planner.plan(seen(replicas=stock(2), m=ModelLoad(ended=100, missed=5)), 20.0).steps
-    idle = (ready("m-0"), ready("m-1", idle_since=0.0))
-    assert [s.replica for s in planner.plan(seen(replicas=idle), 40.0).steps] == ["m-1"]
-
-
-def test_queue_length_starts_after_its_delay() -> None:
-    options = Provisioning(mode="queue_length", target_ongoing=2, upscale_delay_s=10, downscale_delay_s=50)
-    planner = Planner(inventory(), options)
-    busy = ModelLoad(held=4, running=4)
-    begun = [now for now in range(20) if planner.plan(seen(replicas=stock(1), m=busy), float(now)).steps]
-    assert begun[0] == 10
-
-
-@pytest.mark.parametrize(("per_card", "most"), [(1, 7), (2, 14), (4, 28)])
-@pytest.mark.parametrize("mode", ["projection", "simple", "queue_length"])
-def test_no_mode_starts_more_than_the_bound_of_the_cost_allows(mode: str, per_card: int, most: int) -> None:
-    options = {"mode": mode, "max_cost_per_hour": 0.75, "cool_down_s": 0, "upscale_delay_s": 0, "exhausted_share": 0}
-    cards = inventory(prices={"slow": 0.1}, cards=20, per_card=per_card)
-    planner = Planner(cards, Provisioning.model_validate(options))
-    crowd, have = ModelLoad(held=90, running=8, ended=100, missed=90), stock(1)
-    for now in range(32):
-        plan = planner.plan(seen(flow(90.0), replicas=have, m=crowd), float(now))
-        have = stock(len(have) + kinds(plan).count("start"))
-        assert plan.cost_per_hour <= 0.75
-    assert len(have) == most
-
-
 def test_equal_histories_give_equal_plans() -> None:
     def play() -> list[Plan]:
         planner = Planner(inventory({"slow": 1.0, "fast": 3.0}), Provisioning())
         return [planner.plan(Observation((flow(1.0 + t / 10),)), float(t)) for t in range(30)]
 
     assert play() == play()
-
-
-def test_long_answers_start_as_many_replicas_as_will_have_calls_when_they_have_loaded() -> None:
-    burst, there = flow(10.0, output=3000), ModelLoad(running=8, held=12)
-    planner = Planner(inventory(load_s=5.0, cards=500), Provisioning())
-    young = planner.plan(seen(burst, replicas=stock(1, running=8), m=there), 0.0)
-    assert 20 + 10 * 5 <= 8 * sum(young.desired.values()) <= 2 * (20 + 10 * 7)
-    assert "as full as it will be" in young.reasons["m"]
-    lasted = ModelLoad(running=900)
-    old = planner.plan(seen(burst, replicas=stock(113, running=8), m=lasted), 1.0)
-    assert sum(old.desired.values()) > 3 * sum(young.desired.values())
-
-
-def test_after_bursts_that_were_over_before_a_replica_had_loaded_few_are_started() -> None:
-    planner = Planner(inventory(load_s=5.0, cards=50), Provisioning(idle_s=20, cool_down_s=0))
-    starts: Counter[int] = Counter()
-    have: tuple[ReplicaNow, ...] = stock(1)
-    for second in range(1200):
-        is_burst = second % 200 < 3
-        there = ModelLoad(running=2 if is_burst else 0, last_call=float(second))
-        plan = planner.plan(seen(flow(10.0 if is_burst else 0.1), replicas=have, m=there), float(second))
-        starts[second // 200] += sum(step.kind == "start" for step in plan.steps)
-        have = stock(sum(plan.desired.values()))
-    assert starts[1] > 2, starts
-    assert all(starts[burst] <= 1 for burst in range(2, 6)), starts
-
-
-def test_the_bursts_of_long_answers_of_a_simulated_hour_take_a_few_cards() -> None:
-    hosting = {"slots": 32, "kv_tokens": 200_000, "catalog": ["Llama-3.1-8B", "L40S"], "load_s": 5.0}
-    node = {"model": "m", "answers": True, "prompt": {"fixed": 1250}, "output": {"fixed": 3000}}
-    scenario = Scenario.model_validate({
-        "cards": {"L40S": {"count": 1, "most": 120}},
-        "models": {"m": {"on": {"L40S": hosting}}},
-        "workflows": {"chat": {"slo": {"ttft_s": 5.0}, "nodes": {"answer": node}}},
-        "arrivals": {"kind": "poisson", "rate": 1.0, "duration_s": 1.0},
-        "warm_start": True,
-    })  # fmt: skip
-    options = Provisioning(load_s=5.0, idle_s=20.0, default=Bounds(min_replicas=1))
-    workload = Workload(scenario, 1)
-    arrivals = [Arrival(burst + i / 10) for burst in range(0, 1000, 200) for i in range(20)]
-    runs = (workload.run("chat", f"r{i}", arrival) for i, arrival in enumerate(arrivals))
-    controller = ProvisioningController(scenario, options)
-    world = World(scenario, "greedy", runs, 1, controller=controller)
-    outcomes = world.play()
-    assert all(outcome.met for outcome in outcomes)
-    assert world.card_seconds["L40S"] / world.end_s < 3
-
-
-def test_of_idle_replicas_those_go_first_whose_cards_become_free() -> None:
-    cards = {"m-0": "A-0", "m-1": "A-1", "m-2": "A-0", "m-3": "A-1", "m-4": "A-2"}
-    there = tuple(ready(name, idle_since=float(i), card=card) for i, (name, card) in enumerate(cards.items()))
-    for most, gone in ((4, {"m-4"}), (3, {"m-4", "m-0"}), (2, {"m-4", "m-0", "m-2"})):
-        planner = Planner(inventory(cards=3, per_card=2), Provisioning(mode="manual"))
-        planner.wanted = {("m", "slow"): most}
-        assert {step.replica for step in planner.plan(seen(replicas=there), 60.0).steps} == gone
-
-
-@pytest.mark.parametrize("mode", ["projection", "simple", "queue_length"])
-def test_a_replica_that_takes_no_calls_keeps_its_place_and_counts_for_nothing_else(mode: str) -> None:
-    options = {"mode": mode, "idle_s": 20, "cool_down_s": 0, "downscale_delay_s": 5, "upscale_delay_s": 0}
-    away = ready("m-0", idle_since=0.0, is_ours=False, takes_calls=False)
-    planner = Planner(inventory(), Provisioning.model_validate(options))
-    for now in range(60):
-        assert not planner.plan(seen(replicas=(away,), m=ModelLoad()), float(now)).steps
-    planner = Planner(inventory(cards=2), Provisioning.model_validate({**options, "default": {"min_replicas": 1}}))
-    assert kinds(planner.plan(seen(replicas=(away,)), 0.0)) == ["start"]
-    for now in range(10, 60):
-        there = (away, ready("m-1", idle_since=0.0))
-        assert not planner.plan(seen(replicas=there, m=ModelLoad(last_call=0.0)), float(now)).steps
-
-
-def test_by_hand_a_replica_that_takes_no_calls_at_the_beginning_is_kept() -> None:
-    planner = Planner(inventory(), Provisioning(mode="manual"))
-    planner.plan(seen(replicas=(ready("m-0", is_ours=False, takes_calls=False), ready("m-1"))), 0.0)
-    assert not planner.plan(seen(replicas=stock(2)), 10.0).steps
-
-
-@pytest.mark.parametrize("mode", ["projection", "simple", "queue_length"])
-def test_background_work_has_one_replica_and_no_more(mode: str) -> None:
-    options = {"mode": mode, "upscale_delay_s": 0, "downscale_delay_s": 5, "idle_s": 20, "cool_down_s": 0}
-    planner, have = Planner(inventory(), Provisioning.model_validate(options)), stock(0)
-    for now in range(120):
-        running = 8 * len(have)
-        job = ModelLoad(
-            held=16, running=running, last_call=float(now), held_in_background=16, running_in_background=running
-        )
-        plan = planner.plan(seen(replicas=have, m=job), float(now))
-        assert kinds(plan) == ([] if have else ["start"])
-        have = stock(1, running=8)
 
 
 def test_a_job_in_a_closed_loop_takes_what_is_there_and_starts_nothing() -> None:
