@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware_scheduler.dask_internals import SchedulerInternals
 
 Serving = Callable[..., AbstractAsyncContextManager[InProcessCluster]]
 
@@ -28,3 +29,15 @@ def serving() -> Serving:
             await cluster.settled()
 
     return context
+
+
+@pytest.fixture
+async def cluster() -> Any:
+    """A cluster with one replica and two light workers."""
+    async with InProcessCluster(deployment("small", light_workers=2), validate=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def dask(cluster: InProcessCluster) -> SchedulerInternals:
+    return SchedulerInternals(cluster.scheduler)

@@ -1,43 +1,26 @@
 """One test for each thing we rely on that distributed does not promise, named for what would break.
 
-This is what its scheduler does, and what travels between it and workers; `test_dask_worker_internals.py` has the rest.
+This is what its scheduler does; files beside this one have its workers, messages, results, retries and clusters.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Any, ClassVar
 
 import pytest
-from dask import config
 from distributed import SchedulerPlugin, WorkerPlugin
 from distributed.comm.addressing import get_address_host
 from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
-from distributed.scheduler import KilledWorker, NoValidWorkerError, Scheduler, TaskState
+from distributed.scheduler import NoValidWorkerError, Scheduler, TaskState
 from distributed.worker import Worker
 
-import dask_fmware as fm
 from dask_fmware.model.plan import RunPlan
-from dask_fmware.testing import InProcessCluster, deployment
-from dask_fmware_scheduler import retries
+from dask_fmware.testing import InProcessCluster
 from dask_fmware_scheduler.dask_internals import NOWHERE, SchedulerInternals
 from dask_fmware_workers.dask_internals import WorkerInternals
-from tests.cluster.calls import call_local, local
 from tests.cluster.flows import one
-
-
-@pytest.fixture
-async def cluster() -> Any:
-    """A cluster with one replica and two light workers."""
-    async with InProcessCluster(deployment("small", light_workers=2), validate=True) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def dask(cluster: InProcessCluster) -> SchedulerInternals:
-    return SchedulerInternals(cluster.scheduler)
 
 
 class _Hold(SchedulerPlugin):
@@ -165,81 +148,6 @@ async def test_the_plan_is_found_in_a_tasks_arguments_and_taken_out(cluster: InP
     assert "plan" not in taken[0][1]
 
 
-async def test_messages_of_our_own_travel_both_ways_on_the_worker_stream(
-    cluster: InProcessCluster, dask: SchedulerInternals
-) -> None:
-    there: asyncio.Queue[Any] = asyncio.Queue()
-    back: asyncio.Queue[Any] = asyncio.Queue()
-    worker = cluster.workers["light-0"]
-    internals = WorkerInternals(worker)
-    internals.listen({"test-there": lambda **message: there.put_nowait(message)})
-    dask.listen({"test-back": lambda worker, **message: back.put_nowait((worker, message))})
-    dask.send(worker.address, {"op": "test-there", "n": 1})
-    assert (await asyncio.wait_for(there.get(), 30))["n"] == 1
-    internals.send({"op": "test-back", "n": 2})
-    sender, message = await asyncio.wait_for(back.get(), 30)
-    assert (sender, message["n"]) == (worker.address, 2)
-
-
-async def test_a_message_sent_from_a_thread_arrives_too(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
-    back: asyncio.Queue[int] = asyncio.Queue()
-    dask.listen({"test-back": lambda worker, n, **message: back.put_nowait(n)})
-    internals = WorkerInternals(cluster.workers["light-0"])
-    await asyncio.to_thread(internals.send, {"op": "test-back", "n": 3})
-    assert await asyncio.wait_for(back.get(), 30) == 3
-
-
-async def test_rpc_handlers_can_be_added_to_scheduler_and_worker(
-    cluster: InProcessCluster, dask: SchedulerInternals
-) -> None:
-    dask.serve({"test_scheduler": lambda: "here"})
-    WorkerInternals(cluster.workers["light-0"]).serve({"test_worker": lambda: "there"})
-    assert await cluster.client.scheduler.test_scheduler() == "here"
-    assert await cluster.scheduler.rpc(cluster.workers["light-0"].address).test_worker() == "there"
-    assert await WorkerInternals(cluster.workers["light-1"]).ask_scheduler("test_scheduler") == "here"
-    dask.stop_serving(["test_scheduler"])
-    assert await cluster.client.scheduler.test_scheduler() is None  # how we know that there is no router
-
-
-async def test_batched_streams_have_an_interval_that_can_be_lowered(
-    cluster: InProcessCluster, dask: SchedulerInternals
-) -> None:
-    worker = cluster.workers["light-0"]
-    dask.send_at_once(worker=worker.address, interval_s=0.001)
-    dask.send_at_once(client=cluster.client.id, interval_s=0.001)
-    WorkerInternals(worker).send_at_once(0.001)
-    assert cluster.scheduler.stream_comms[worker.address].interval == 0.001
-    assert cluster.scheduler.client_comms[cluster.client.id].interval == 0.001
-    assert worker.batched_stream.interval == 0.001
-    assert hasattr(cluster.client.scheduler_comm, "interval")
-
-
-async def test_a_message_can_wait_for_the_result_that_follows_and_goes_alone_if_none_does(
-    cluster: InProcessCluster, dask: SchedulerInternals
-) -> None:
-    heard: asyncio.Queue[int] = asyncio.Queue()
-
-    def hear(worker: str, number: int) -> None:
-        heard.put_nowait(number)
-
-    dask.listen({"fmware-test": hear})
-    worker = cluster.workers["light-0"]
-    internals, stream = WorkerInternals(worker), worker.batched_stream
-    stream.recent_message_log = deque(maxlen=10)  # as stock Dask has it
-
-    def send() -> None:
-        internals.send_with_result({"op": "fmware-test", "number": 1})
-        internals.send({"op": "fmware-test", "number": 2})
-
-    send()
-    assert [await heard.get(), await heard.get()] == [1, 2]
-    assert [message["number"] for message in stream.recent_message_log[-1]] == [1, 2]
-    await asyncio.to_thread(send)
-    assert [await asyncio.wait_for(heard.get(), 10) for _ in range(2)] == [1, 2]
-    internals.send_with_result({"op": "fmware-test", "number": 3})
-    assert await asyncio.wait_for(heard.get(), 10) == 3
-
-
 async def test_the_scheduler_logs_status_changes_of_workers_to_plugins(
     cluster: InProcessCluster, dask: SchedulerInternals
 ) -> None:
@@ -282,99 +190,6 @@ async def test_resources_of_a_worker_serve_as_labels(cluster: InProcessCluster, 
     assert dask.resources(worker.address) == WorkerInternals(worker).resources
     assert dask.resources(worker.address)["fm-model:small"] == 1
     assert dask.resources("tcp://127.0.0.1:1") == {}
-
-
-@fm.task
-async def wait(text: str) -> int:
-    from tests.cluster.calls import call_local as here  # of this process, and no copy
-
-    return int(await here("wait"))
-
-
-@fm.workflow
-def waiting(text):
-    return wait(text)
-
-
-async def test_tasks_of_runs_alone_outlive_more_deaths_of_workers_than_dask_allows(
-    cluster: InProcessCluster, dask: SchedulerInternals
-) -> None:
-    assert cluster.scheduler.allowed_failures == config.get("distributed.scheduler.allowed-failures")
-    cluster.scheduler.allowed_failures = 0
-    may_end = asyncio.Event()
-
-    async def until_told() -> int:
-        await may_end.wait()
-        return 3
-
-    local["wait"] = until_told
-    bound = waiting("x")
-    ours, key = cluster.client.compute(bound), f"waiting.wait-{bound.run_id}"
-    await cluster.until(lambda: key in cluster.scheduler.tasks and cluster.scheduler.tasks[key].processing_on)
-    own = cluster.scheduler.tasks[key]
-    dead = own.processing_on.address
-    theirs = cluster.client.submit(call_local, "wait", key="theirs", workers=[dead])
-    await cluster.until(lambda: "theirs" in cluster.scheduler.tasks and cluster.scheduler.tasks["theirs"].processing_on)
-    assert dask.deaths(own) == dask.deaths(cluster.scheduler.tasks["theirs"]) == 0
-    await cluster.scheduler.remove_worker(dead, stimulus_id="test")
-    with pytest.raises(KilledWorker):
-        await theirs
-    assert (dask.deaths(own), own.state) == (1, "processing")
-    dask.pardon_no_more(key)
-    assert own.suspicious == dask.deaths(own) == 1
-    may_end.set()
-    assert await ours == 3
-
-
-@pytest.mark.parametrize("stock", [False, True])
-async def test_a_client_is_told_of_the_retried_tasks_that_it_holds(
-    cluster: InProcessCluster, dask: SchedulerInternals, stock: bool
-) -> None:
-    """Stock Dask names all of them, and the client looks each up among its futures."""
-    left = [0]  # to divide by, one call after the other
-
-    async def divide() -> float:
-        return 1 / left.pop() if left else 1.0
-
-    local["divide"] = divide
-    future = cluster.client.get({"first": (call_local, "divide"), "last": (type, "first")}, "last", sync=False)
-    with pytest.raises(ZeroDivisionError):
-        await future
-    if stock:
-        dask.answer_retries(None)
-        with pytest.raises(KeyError, match="first"):
-            await future.retry()
-        await cluster.until(lambda: cluster.scheduler.tasks["last"].state == "memory", "it is retried all the same")
-    else:
-        await future.retry()
-        assert await future is float
-
-
-@pytest.mark.parametrize("fails", [1, 2])
-async def test_a_client_that_reads_late_that_it_has_retried_hears_again_how_that_ended(
-    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch, fails: int
-) -> None:
-    """One that is busy reads its stream first, and takes a future for pending that is over."""
-    monkeypatch.setattr(retries, "AGAIN_S", (0.5,))
-    left = [0] * fails
-
-    async def divide() -> float:
-        return 1 / left.pop() if left else 1.0
-
-    local["divide"] = divide
-    client, future = cluster.client, cluster.client.submit(call_local, "divide", key="divided")
-    with pytest.raises(ZeroDivisionError):
-        await future
-    named = await client.scheduler.retry(keys=[future.key], client=client.id)
-    await cluster.until(lambda: future.status == ("error" if fails > 1 else "finished") and len(left) == 0)
-    for key in named:  # as `Client._retry` does when it reads the answer
-        client.futures[key].retry()
-    assert future.status == "pending"
-    if fails > 1:
-        with pytest.raises(ZeroDivisionError):
-            await asyncio.wait_for(future, 10)
-    else:
-        assert await asyncio.wait_for(future, 10) == 1.0
 
 
 def test_the_attributes_that_the_adapters_name_exist() -> None:

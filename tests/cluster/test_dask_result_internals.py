@@ -14,21 +14,9 @@ from dask.tokenize import TokenizationError
 from distributed import SchedulerPlugin
 
 from dask_fmware.client import dask_internals as internals
-from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware.testing import InProcessCluster
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_workers.dask_internals import WorkerInternals
-
-
-@pytest.fixture
-async def cluster() -> Any:
-    """A cluster with one replica and two light workers."""
-    async with InProcessCluster(deployment("small", light_workers=2), validate=True) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def dask(cluster: InProcessCluster) -> SchedulerInternals:
-    return SchedulerInternals(cluster.scheduler)
 
 
 async def test_a_worker_that_is_given_a_result_holds_it_as_if_it_had_fetched_it(

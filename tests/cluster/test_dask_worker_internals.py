@@ -12,16 +12,9 @@ from distributed.scheduler import Scheduler
 from distributed.worker import Worker
 from distributed.worker_state_machine import PauseEvent
 
-from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware.testing import InProcessCluster
 from dask_fmware_workers.dask_internals import WorkerInternals
 from tests.cluster.calls import call_local, local
-
-
-@pytest.fixture
-async def cluster() -> Any:
-    """A cluster with one replica and two light workers."""
-    async with InProcessCluster(deployment("small", light_workers=2), validate=True) as cluster:
-        yield cluster
 
 
 async def test_a_worker_tells_its_plugins_when_a_running_task_is_released(cluster: InProcessCluster) -> None:
