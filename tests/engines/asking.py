@@ -12,6 +12,12 @@ from dask_fmware.model.engine import Delta, Engine, Request, Sampling
 
 WAIT_S = 30.0  # an upper bound on waits that usually take milliseconds; no test measures time
 LONG = 8000  # tokens: more than any engine makes before a test has seen what it waits for
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"sure": {"type": "boolean"}},
+    "required": ["sure"],
+    "additionalProperties": False,
+}
 
 
 def ask(

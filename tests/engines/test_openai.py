@@ -1,62 +1,33 @@
-"""OpenAI's protocol in its dialects, its prices and its keys."""
+"""OpenAI's protocol in its dialects."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import logging
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from dask_fmware.errors import (
-    ContextOverflowError,
-    DeploymentError,
-    EngineCrashedError,
-    EngineLoadError,
-    OutputFormatError,
-    SpecError,
-)
-from dask_fmware.model.call import ModelCall, Template
+from dask_fmware.errors import ContextOverflowError, SpecError
 from dask_fmware.model.engine import Message, Sampling, Usage
-from dask_fmware.model.messages import AttemptEnded, Grant
-from dask_fmware_workers.engines import create_engine
-from dask_fmware_workers.engines.openai_server import OpenAIEngine
-from dask_fmware_workers.loading import Labels
-from dask_fmware_workers.metrics import WorkerMetrics
-from dask_fmware_workers.runner import CallRunner
-from tests.engines.asking import ask, collect, text_of
+from tests.engines.asking import SCHEMA, ask, collect, text_of
 from tests.engines.openai_stub import (
     STREAM,
     Asked,
     Write,
     answering,
-    event,
     piece,
     serving_again_and_again,
-    serving_http,
     started,
     stubbed,
     usage,
-    whole,
 )
 
 pytest.importorskip("openai")
 
-KEY = "sk-very-secret-0123456789"
 CHAT = (Message("user", "Tell me about the sea"),)
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"sure": {"type": "boolean"}},
-    "required": ["sure"],
-    "additionalProperties": False,
-}
-
-
-# -- dialects ------------------------------------------------------------------------------------
 
 
 async def test_openai_gets_chats_with_its_own_field_names() -> None:
@@ -262,140 +233,3 @@ async def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_mach
         monkeypatch.delenv(name, raising=False)
     async with stubbed("vllm", text="fine") as (engine, _):
         assert text_of(await collect(engine, ask(max_tokens=20))) == "fine"
-
-
-# -- money and keys ------------------------------------------------------------------------------
-
-
-async def test_tokens_are_priced_and_cached_ones_have_their_own_price() -> None:
-    async def cached(asked: Asked, write: Write) -> None:
-        await write(STREAM + piece("a", "stop") + usage(1000, 100, cached=400) + b"data: [DONE]\n\n")
-
-    prices = {"input": 2.0, "cached_input": 0.5, "output": 10.0}
-    async with answering(cached) as address, started(address, price_per_million_tokens=prices) as engine:
-        for name in "ab":
-            await collect(engine, ask(name))
-        spent = engine.spent
-    assert spent.requests == 2
-    assert spent.usage == Usage(2000, 200, 800)
-    assert spent.cost == pytest.approx(2 * (600 * 2 + 400 * 0.5 + 100 * 10) / 1e6)
-    assert OpenAIEngine(base_url="http://x/v1", model="m").spent.cost is None
-
-
-async def test_an_answer_that_is_cut_out_of_its_format_is_reported_with_its_tokens_and_cost() -> None:
-    async def cut(asked: Asked, write: Write) -> None:
-        await write(STREAM + piece('{"su', "length") + usage(8000, 5, cached=1000) + b"data: [DONE]\n\n")
-
-    prices = {"input": 2.0, "cached_input": 0.5, "output": 10.0}
-    call = ModelCall("triage", "judge", "tiny", (Template("Is it?"),), 5, json_schema=SCHEMA)
-    sent: list[dict[str, Any]] = []
-    runner = CallRunner(sent.append, lambda engine, error: None)
-    async with answering(cut) as address, started(address, price_per_million_tokens=prices) as engine:
-        runner.prices = engine.capabilities.price_per_million_tokens
-        runner.grant(Grant("k", 1))
-        with pytest.raises(OutputFormatError, match=r"'judge'.*cut at max_tokens=5: raise it"):
-            await runner.run(engine, call, "k", {})
-        assert engine.spent.usage == Usage(8000, 5, 1000)
-    ended = AttemptEnded.from_wire(sent[-1])
-    assert (ended.outcome, ended.format_tokens) == ("failed", 5)
-    assert (ended.prompt_tokens, ended.output_tokens, ended.cached_tokens) == (8000, 5, 1000)
-    assert ended.cost == pytest.approx((7000 * 2 + 1000 * 0.5 + 5 * 10) / 1e6)
-
-
-@pytest.mark.parametrize(
-    ("told", "counts"),
-    [
-        ({"prompt_tokens": 12.0, "completion_tokens": 5.0}, (12, 5, 0)),
-        ({"prompt_tokens": 12, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 90}}, (12, 5, 12)),
-        ({"prompt_tokens": -1, "completion_tokens": -1}, (6, 1, 0)),  # no usage: estimated, and counted by events
-        ({"prompt_tokens": "12"}, (6, 1, 0)),
-        ({}, (6, 1, 0)),
-    ],
-)
-async def test_whatever_a_server_counts_the_slot_is_given_back_with_whole_numbers(
-    told: dict[str, Any], counts: tuple[int, int, int]
-) -> None:
-    async def odd(asked: Asked, write: Write) -> None:
-        await write(STREAM + piece("fine", "stop") + event({"choices": [], "usage": told}) + b"data: [DONE]\n\n")
-
-    sent: list[dict[str, Any]] = []
-    metrics = WorkerMetrics(Labels("w", "tcp://w", "tiny", "api", None), lambda: None)
-    runner = CallRunner(metrics.counting(sent.append), lambda engine, error: None)
-    call = ModelCall("triage", "judge", "tiny", (Template("Tell me about the sea"),), 5)
-    async with answering(odd) as address, started(address) as engine:
-        runner.grant(Grant("k", 1))
-        await runner.run(engine, call, "k", {})
-    ended = AttemptEnded.from_wire(sent[-1])
-    assert ended.outcome == "finished"
-    assert (ended.prompt_tokens, ended.output_tokens, ended.cached_tokens) == counts
-    assert all(type(count) is int for count in (ended.prompt_tokens, ended.output_tokens, ended.cached_tokens))
-    assert "fmware_worker_attempts" in {family.name for family in metrics.series()}
-
-
-async def test_the_key_comes_from_environment_or_file_and_shows_nowhere(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    keys: list[str] = []
-
-    async def refuse(asked: Asked, write: Write) -> None:
-        keys.append(asked.headers["authorization"])
-        await write(whole(401, {"error": {"message": f"Incorrect API key provided: {KEY}", "code": "invalid_api_key"}}))
-
-    path = tmp_path / "key"
-    path.write_text(KEY + "\n")
-    monkeypatch.setenv("MY_KEY", KEY)
-    caplog.set_level(logging.DEBUG)
-    async with answering(refuse) as address:
-        for source in ({"api_key_env": "MY_KEY"}, {"api_key_file": str(path)}):
-            async with started(address, **source) as engine:
-                with pytest.raises(EngineCrashedError, match="expired") as caught:
-                    await collect(engine, ask())
-                shown = [repr(engine), str(caught.value), repr(caught.value.__cause__), caplog.text]
-                assert not any(KEY in text for text in shown)
-                assert "MY_KEY" in str(caught.value) or str(path) in str(caught.value)
-    assert keys == [f"Bearer {KEY}"] * 2
-
-
-@pytest.mark.parametrize("header", [f"X-Token: {KEY}", f"Authorization: Bearer {KEY}", f"authorization: Bearer {KEY}"])
-async def test_what_the_environment_holds_for_openai_goes_nowhere_else(
-    header: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
-        monkeypatch.setenv(f"OPENAI_{name}", KEY)
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", header)
-    async with stubbed("vllm", text="fine") as (engine, stub):
-        await collect(engine, ask(max_tokens=4))
-        await engine.count_tokens(ask())
-        assert {asked.path for asked in stub.seen} == {"/v1/completions", "/tokenize"}
-        assert KEY not in str([asked.headers for asked in stub.seen])
-        assert {asked.headers["authorization"] for asked in stub.seen} == {"Bearer none"}
-
-
-async def test_an_expired_key_is_told_when_the_replica_starts() -> None:
-    async def refuse(asked: Asked, write: Write) -> None:
-        await write(whole(403, {"error": {"message": "no"}}))
-
-    async with serving_http(refuse) as address:
-        with pytest.raises(EngineLoadError, match=r"refuses the key.*HTTP 403.*renew"):
-            await OpenAIEngine(base_url=address, model="tiny").start()
-
-
-async def test_a_key_that_is_missing_names_where_it_should_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("NO_KEY", raising=False)
-    monkeypatch.setenv("ODD_KEY", "two words")
-    sources = (
-        ({"api_key_env": "NO_KEY"}, DeploymentError),  # of a process that runs: it will not come
-        ({"api_key_env": "ODD_KEY"}, DeploymentError),
-        ({"api_key_file": str(tmp_path / "none")}, EngineLoadError),  # tried again
-    )
-    for source, error in sources:
-        with pytest.raises(error, match=r"NO_KEY|ODD_KEY|none") as caught:
-            await OpenAIEngine(base_url="http://127.0.0.1:9/v1", model="m", **source).start()
-        assert "two words" not in str(caught.value)
-
-
-def test_a_key_in_the_deployment_is_refused_unseen() -> None:
-    for arguments in ({"api_key": KEY}, {"base_url": f"http://user:{KEY}@host/v1"}):
-        with pytest.raises(DeploymentError, match="api_key_env") as caught:
-            create_engine("openai", {"base_url": "http://host/v1", "model": "m", **arguments})
-        assert KEY not in str(caught.value)

@@ -22,7 +22,7 @@ from dask_fmware.model.engine import Usage
 from dask_fmware_workers.engines import create_engine, rate_limit
 from dask_fmware_workers.engines.openai_faults import fault_of, retry_after_s
 from dask_fmware_workers.engines.openai_server import OpenAIEngine
-from tests.engines.asking import WAIT_S, ask, collect, text_of, until
+from tests.engines.asking import SCHEMA, WAIT_S, ask, collect, text_of, until
 from tests.engines.openai_stub import (
     MODELS,
     STREAM,
@@ -38,13 +38,6 @@ from tests.engines.openai_stub import (
 )
 
 pytest.importorskip("openai")
-
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"sure": {"type": "boolean"}},
-    "required": ["sure"],
-    "additionalProperties": False,
-}
 
 
 async def sound(write: Write) -> None:
