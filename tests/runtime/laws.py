@@ -28,7 +28,7 @@ def check(shell: Shell) -> None:
     # slots: what runs where is what the workers say
     if not any(isinstance(e, ReplicaGone | ReplicaReady) for e in shell._due):
         assert {s.replica.replica_id: sorted(s.running) for s in fleet} == {
-            r: sorted(engine) for r, engine in shell.engines.items()
+            r: sorted(engine) for r, engine in shell.workers.engines.items()
         }
     for state in fleet:
         stays = state.running.values()

@@ -1,7 +1,7 @@
 """A small shell: it obeys the machine as the Dask plugin does, and holds it to its contract.
 
-It stands for Dask (which tasks are runnable, done or forgotten) and for the workers (which attempts are
-on which engine), each with books of its own, so that the machine's books can be checked against them.
+It stands for Dask (which tasks are runnable, done or forgotten), beside `workers.Workers` (which attempts are on which
+engine), each with books of its own, so that the machine's books can be checked against them.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from dask_fmware.runtime.contract import Contract
 from dask_fmware.runtime.replicas.slots import Stay
 from tests.runtime.books import OVER, Submitted, Task
 from tests.runtime.laws import check, check_ended, check_forgotten, check_history, check_no_replica
+from tests.runtime.workers import Workers
 
 
 def told(action: Action) -> tuple[object, ...]:
@@ -74,11 +75,7 @@ class Shell:
         self.log: list[tuple[Event, float, list[tuple[object, ...]]]] = []
         self.runs: dict[str, Submitted] = {}
         self.tasks: dict[str, Task] = {}  # by key
-        self.replicas: dict[str, Replica] = {}
-        self.draining: set[str] = set()
-        self.shut: dict[str, float] = {}  # replica id -> until when its engine has no room
-        self.engines: dict[str, list[tuple[str, int]]] = {}  # replica id -> attempts on it
-        self.silent: dict[str, str] = {}  # replica id -> "dead" or "paused", which the machine does not know yet
+        self.workers = Workers()
         self.moved: list[tuple[str, str, int]] = []  # attempts whose workers were told to give them up
         self._due: deque[Event] = deque()
         self._answers: deque[Event] = deque()  # to actions that could not be performed
@@ -129,19 +126,13 @@ class Shell:
         match action:
             case Assign() if action.call_id not in self.tasks:  # let go of, which the machine is about to hear
                 self._answers.append(AttemptEnded(action.call_id, action.attempt, "undelivered"))
-            case Assign() if action.replica_id in self.silent or action.replica_id not in self.replicas:
+            case Assign() if not self.workers.takes_tasks(action.replica_id):
                 self._cannot_assign(action)
             case Assign():
-                task, replica = self.tasks[action.call_id], self.replicas[action.replica_id]
+                task = self.tasks[action.call_id]
                 assert task.state == "held", f"{action} of a call that is {task.state}"
-                assert replica.model == task.node.model
-                assert replica.replica_id not in self.draining
-                assert self.shut.get(replica.replica_id, 0.0) <= self.now, f"{action} on a replica that is shut"
-                engine = self.engines[replica.replica_id]
-                assert len(engine) < replica.slots * (2 if action.wait_s else 1), f"{action} on a full replica"
-                assert not any((action.call_id, action.attempt) in e for e in self.engines.values())
-                engine.append((action.call_id, action.attempt))
-                task.state, task.on = "running", (replica.replica_id, action.attempt)
+                self.workers.take(action, task.node.model, self.now)
+                task.state, task.on = "running", (action.replica_id, action.attempt)
                 task.tries += 1
                 assert task.tries <= self.MAX_ATTEMPTS
             case Move():
@@ -172,9 +163,9 @@ class Shell:
 
     def _cannot_assign(self, action: Assign) -> None:
         """Tell the machine, once all of its actions are performed, that a replica takes no tasks."""
-        if self.silent.get(action.replica_id) == "paused":
+        if self.workers.silent.get(action.replica_id) == "paused":
             self._answers.append(ReplicaDraining(action.replica_id))
-            self.draining.add(action.replica_id)
+            self.workers.drain(action.replica_id, True)
         else:
             self._answers.append(ReplicaGone(action.replica_id))
             self._forget(action.replica_id)
@@ -185,9 +176,7 @@ class Shell:
         """A worker is gone: Dask takes its tasks back."""
         for task in self._lost(replica_id):
             self.runnable(task)
-        for books in (self.replicas, self.engines, self.silent):
-            books.pop(replica_id, None)
-        self.draining.discard(replica_id)
+        self.workers.forget(replica_id)
 
     def _end(self, run: Submitted, state: str, reason: str = "") -> None:
         if run.root:
@@ -293,11 +282,7 @@ class Shell:
     def ready(self, replica: Replica) -> None:
         """A replica announces itself, for the first time or after its engine started again."""
         lost = self._lost(replica.replica_id)
-        self.replicas[replica.replica_id] = replica
-        self.engines[replica.replica_id] = []
-        self.draining.discard(replica.replica_id)
-        self.shut.pop(replica.replica_id, None)
-        self.silent.pop(replica.replica_id, None)
+        self.workers.host(replica)
         self._due.append(ReplicaReady(replica))
         for task in lost:
             self.runnable(task)
@@ -312,25 +297,13 @@ class Shell:
         """The tasks of a replica whose attempts are lost; those that had no slot have not had a try by it."""
         lost = [t for t in self.tasks.values() if t.on is not None and t.on[0] == replica_id]
         for task in lost:
-            if not task.spared and self.is_ahead(replica_id, task.node.key, task.on[1]):  # type: ignore[index]
+            if not task.spared and self.workers.is_ahead(replica_id, task.node.key, task.on[1]):  # type: ignore[index]
                 task.spared, task.tries = True, task.tries - 1
         return lost
 
-    def is_ahead(self, replica_id: str, call_id: str, attempt: int) -> bool:
-        """Whether an attempt waits for a slot of its engine."""
-        return self.engines[replica_id].index((call_id, attempt)) >= self.replicas[replica_id].slots
-
     def drain(self, replica_id: str, draining: bool) -> None:
-        if draining:
-            self.draining.add(replica_id)
-        else:
-            self.draining.discard(replica_id)
-            if self.silent.get(replica_id) == "paused":
-                del self.silent[replica_id]
+        self.workers.drain(replica_id, draining)
         self.send(ReplicaDraining(replica_id, draining))
-
-    def attempts(self) -> list[tuple[str, str, int]]:
-        return [(r, call_id, attempt) for r, engine in self.engines.items() for call_id, attempt in engine]
 
     def current(self, replica_id: str, call_id: str, attempt: int) -> Task | None:
         """The task that an attempt runs for, unless it was abandoned."""
@@ -339,8 +312,8 @@ class Shell:
 
     def end(self, replica_id: str, call_id: str, attempt: int, outcome: str, shut_s: float = 0.0) -> None:
         """The engine is done with an attempt, and may be shut for a while: the message comes first, then the task."""
-        is_ahead = self.is_ahead(replica_id, call_id, attempt)
-        self.engines[replica_id].remove((call_id, attempt))
+        is_ahead = self.workers.is_ahead(replica_id, call_id, attempt)
+        self.workers.let_go(replica_id, call_id, attempt)
         task = self.current(replica_id, call_id, attempt)
         if task is None:
             outcome = "aborted"
@@ -355,7 +328,7 @@ class Shell:
             told |= {"is_sound": True, "shut_s": shut_s}
             if task is not None:
                 task.tries -= 1  # no failure
-            self.shut[replica_id] = max(self.now + 0.125 + shut_s, self.shut.get(replica_id, 0.0))
+            self.workers.shut_until(replica_id, self.now + 0.125 + shut_s)
         self.send(AttemptEnded(call_id, attempt, outcome, **told))  # type: ignore[arg-type]
         if task is None or self.tasks.get(call_id) is not task:
             return
@@ -371,9 +344,9 @@ class Shell:
 
     def finish(self) -> None:
         """Deliver what is under way, serve all work, let go of everything; nothing may stay behind."""
-        for replica_id in [r for r, how in self.silent.items() if how == "dead"]:
+        for replica_id in [r for r, how in self.workers.silent.items() if how == "dead"]:
             self.gone(replica_id)
-        for replica_id in sorted(self.draining | self.silent.keys()):
+        for replica_id in sorted(self.workers.draining | self.workers.silent.keys()):
             self.drain(replica_id, False)
         for task in list(self.tasks.values()):
             run = self.runs[task.plan_id]
@@ -382,9 +355,9 @@ class Shell:
                 self.runnable(task)
         self.flush()
         unserved = {t.node.model for t in self.tasks.values() if t.node.model and t.state not in OVER}
-        for number, model in enumerate(sorted(unserved - {r.model for r in self.replicas.values()})):
+        for number, model in enumerate(sorted(unserved - {r.model for r in self.workers.replicas.values()})):
             self.ready(self._spare(f"spare{number}", model))
-        while (attempts := self.attempts()) or self.machine.wake_at is not None:
+        while (attempts := self.workers.attempts()) or self.machine.wake_at is not None:
             if not attempts:  # what is left waits for a time and not for an event
                 self.now = max(self.now, self.machine.wake_at or 0.0)
                 self.send(Tick())
@@ -396,7 +369,7 @@ class Shell:
         for run in [r for r in self.runs.values() if r.root]:
             self.cancel(run, calls_first=False)
         check_forgotten(self)
-        for replica_id in list(self.replicas):
+        for replica_id in list(self.workers.replicas):
             self.gone(replica_id)
         check_no_replica(self)
 

@@ -196,7 +196,7 @@ class World(RuleBasedStateMachine):
 
     # -- workers ---------------------------------------------------------------------------------
 
-    @precondition(lambda self: len(self.shell.replicas) < 6)
+    @precondition(lambda self: len(self.shell.workers.replicas) < 6)
     @rule(
         name=st.integers(0, 3),
         model=st.sampled_from(["small", "small", "large", "extra"]),
@@ -206,57 +206,57 @@ class World(RuleBasedStateMachine):
     def a_replica_is_ready(self, name: int, model: str, slots: int, card: int) -> None:
         self.shell.ready(replica(f"{model}{name}", model, slots=slots, card=f"host/{card}"))
 
-    @precondition(lambda self: self.shell.replicas)
+    @precondition(lambda self: self.shell.workers.replicas)
     @rule(pick=PICK, model=st.sampled_from([None, "small", "large"]))
     def an_engine_starts_again(self, pick: int, model: str | None) -> None:
-        old = self.one(list(self.shell.replicas.values()), pick)
+        old = self.one(list(self.shell.workers.replicas.values()), pick)
         self.shell.ready(replica(old.name, model or old.model, slots=1, card="host/2", replica_id=old.replica_id))
 
-    @precondition(lambda self: self.shell.replicas)
+    @precondition(lambda self: self.shell.workers.replicas)
     @rule(pick=PICK)
     def a_worker_is_gone(self, pick: int) -> None:
-        self.shell.gone(self.one(list(self.shell.replicas), pick))
+        self.shell.gone(self.one(list(self.shell.workers.replicas), pick))
 
-    @precondition(lambda self: self.shell.replicas)
+    @precondition(lambda self: self.shell.workers.replicas)
     @rule(pick=PICK, draining=st.booleans())
     def a_replica_drains(self, pick: int, draining: bool) -> None:
-        self.shell.drain(self.one(list(self.shell.replicas), pick), draining)
+        self.shell.drain(self.one(list(self.shell.workers.replicas), pick), draining)
 
     @rule(model=st.sampled_from(["small", "large"]), reason=st.sampled_from(["", "its file is missing"]))
     def a_model_is_abandoned(self, model: str, reason: str) -> None:
         self.shell.send(ModelAbandoned(model, reason))
 
-    @precondition(lambda self: self.shell.replicas)
+    @precondition(lambda self: self.shell.workers.replicas)
     @rule(pick=PICK, how=st.sampled_from(["dead", "paused"]))
     def a_worker_stops_taking_tasks_unnoticed(self, pick: int, how: str) -> None:
-        self.shell.silent[self.one(list(self.shell.replicas), pick)] = how
+        self.shell.workers.silent[self.one(list(self.shell.workers.replicas), pick)] = how
 
     @precondition(lambda self: (self.shell.machine.wake_at or inf) <= self.shell.now)
     @rule()
     def the_time_has_come(self) -> None:
         self.shell.send(Tick())
 
-    @precondition(lambda self: self.shell.attempts())
+    @precondition(lambda self: self.shell.workers.attempts())
     @rule(pick=PICK)
     def a_first_token_comes(self, pick: int) -> None:
-        _, call_id, attempt = self.one(self.shell.attempts(), pick)
+        _, call_id, attempt = self.one(self.shell.workers.attempts(), pick)
         self.shell.send(FirstToken(call_id, attempt, 0.1))
 
-    @precondition(lambda self: self.shell.attempts())
+    @precondition(lambda self: self.shell.workers.attempts())
     @rule(pick=PICK, outcome=st.sampled_from(["finished", "finished", "finished", "failed", "retry", "aborted"]))
     def an_attempt_ends(self, pick: int, outcome: str) -> None:
-        self.shell.end(*self.one(self.shell.attempts(), pick), outcome)
+        self.shell.end(*self.one(self.shell.workers.attempts(), pick), outcome)
 
-    @precondition(lambda self: self.shell.attempts())
+    @precondition(lambda self: self.shell.workers.attempts())
     @rule(pick=PICK, shut_s=st.sampled_from([0.25, 1.0, 5.0]))
     def a_server_wants_no_calls_for_a_while(self, pick: int, shut_s: float) -> None:
-        self.shell.end(*self.one(self.shell.attempts(), pick), "retry", shut_s)
+        self.shell.end(*self.one(self.shell.workers.attempts(), pick), "retry", shut_s)
 
-    @precondition(lambda self: self.shell.attempts())
+    @precondition(lambda self: self.shell.workers.attempts())
     @rule(pick=PICK, seconds=st.sampled_from([0.0, 0.25, 0.5]))
     def an_attempt_is_overdue(self, pick: int, seconds: float) -> None:
         self.shell.now += seconds
-        _, call_id, attempt = self.one(self.shell.attempts(), pick)
+        _, call_id, attempt = self.one(self.shell.workers.attempts(), pick)
         self.shell.send(Overdue(call_id, attempt))
 
     @precondition(lambda self: self.shell.moved)
@@ -264,7 +264,7 @@ class World(RuleBasedStateMachine):
     def an_attempt_is_given_up(self, pick: int) -> None:
         told = self.one(self.shell.moved, pick)
         self.shell.moved.remove(told)
-        if told in self.shell.attempts():  # else it has ended meanwhile
+        if told in self.shell.workers.attempts():  # else it has ended meanwhile
             self.shell.end(*told, "retry")
 
     # -- bad luck --------------------------------------------------------------------------------
@@ -297,12 +297,12 @@ class World(RuleBasedStateMachine):
     @rule(pick=PICK)
     def an_old_message_comes_twice(self, pick: int) -> None:
         event = self.one(self.shell.log, pick)[0]
-        running = {(call_id, attempt) for _, call_id, attempt in self.shell.attempts()}
+        running = {(call_id, attempt) for _, call_id, attempt in self.shell.workers.attempts()}
         live = self.shell.runs
         match event:
             case AttemptEnded() | FirstToken() | Overdue() if (event.call_id, event.attempt) in running:
                 return
-            case ReplicaGone() if event.replica_id in self.shell.replicas:
+            case ReplicaGone() if event.replica_id in self.shell.workers.replicas:
                 return
             case RunSubmitted() if event.plan.run_id not in live:
                 return
