@@ -3,8 +3,9 @@
 The scheduler plugin feeds it what Dask and the workers report and performs what it answers; the
 simulator does the same in virtual time.
 
-`machine` is the door, `dispatching` decides what starts where, by what `foresight` tells of what is to come. `runs`
-and `replicas` are the books of both, `learning` is what finished calls said, and `contract` checks from outside.
+`machine` is the door, `run_life` accepts and ends runs, `dispatching` decides which of their calls start where, by what
+`foresight` tells of what is to come. `runs` and `replicas` are the books of both, `learning` is what finished calls
+said, and `contract` checks from outside.
 """
 
 from dask_fmware.runtime.actions import Action, Assign, Fail, Hold, Move, Refuse, Skip
