@@ -210,6 +210,12 @@ class Course:
             for switch, branch in node.decides:
                 self._tell(Branched(live.plan.run_id, switch, branch))
         live.left -= 1
+        if not live.left:  # nothing waits for the last one
+            if live.parent is None:
+                self.end(live, "finished")
+            else:
+                self._body_done(live.parent, live.index)
+            return
         is_open = live.open
         for user in live.users[index]:
             is_open[user] -= 1
@@ -218,11 +224,6 @@ class Course:
                     self._agenda.at(self._agenda.now + self._hop_s, self._runnable, live, live.nodes[user], user)
                 else:
                     self._runnable(live, live.nodes[user], user)
-        if not live.left:
-            if live.parent is None:
-                self.end(live, "finished")
-            else:
-                self._body_done(live.parent, live.index)
 
     def _body_done(self, live: Live, index: int) -> None:
         node = live.nodes[index]
