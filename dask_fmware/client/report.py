@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -244,8 +245,8 @@ def reports(client: Client, futures: Future | list[Future] | None = None) -> Any
     NotInstalledError
         If the cluster has no runtime.
     """
-    futures = [futures] if isinstance(futures, Future) else futures
-    asked = None if futures is None else [checked_future(future, "reports") for future in futures]
+    given = futures if futures is None or isinstance(futures, Iterable) else [futures]
+    asked = None if given is None else [checked_future(future, "reports") for future in given]
     return checked_client(client, "reports").sync(_reports, client, asked)
 
 

@@ -66,6 +66,13 @@ def test_a_bound_workflow_is_not_its_future(name: str) -> None:
         getattr(fm, name)(rag(question="?"))
 
 
+async def test_reports_are_of_futures() -> None:
+    async with Scheduler(dashboard=False, port=0) as scheduler, Client(scheduler.address, asynchronous=True) as client:
+        for given in (rag(question="?"), [rag(question="?")]):
+            with pytest.raises(TypeError, match=r"fm\.reports takes the Future of client.compute\(...\), not a Bound"):
+                await fm.reports(client, given)
+
+
 def test_a_misspelt_assumption_is_named_with_the_one_that_was_meant() -> None:
     with pytest.raises(SpecError, match=r"no assumption is called 'prompt_token'; did you mean 'prompt_tokens'\?"):
         rag.budgets(DEPLOYMENT, prompt_token=3)
