@@ -12,7 +12,7 @@ from distributed import Client, Future
 from distributed.comm import Comm, connect
 from distributed.core import send_recv
 
-from dask_fmware.client.asking import checked_future, not_installed, run_id_of
+from dask_fmware.client.asking import checked_future, not_installed, run_id_of, still_open
 from dask_fmware.client.fetching import fetched
 from dask_fmware.client.shown import Shown
 from dask_fmware.errors import StreamLostError
@@ -57,11 +57,14 @@ class AnswerStream:
             self.print()
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
+        if not still_open(self._client, "stream").asynchronous:  # its loop is another than that of who asks
+            raise TypeError("this client is synchronous: use 'for chunk in fm.stream(future)'")
         return self._chunks()
 
     def __iter__(self) -> Iterator[Chunk]:
         if self._client.asynchronous:
             raise TypeError("this client is asynchronous: use 'async for chunk in fm.stream(future)'")
+        still_open(self._client, "stream")
         pieces: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
 
         async def pull() -> None:
@@ -195,8 +198,9 @@ def stream(future: Future) -> AnswerStream:
     Returns
     -------
     AnswerStream
-        Iterate over it with ``for``, or ``async for`` where the client is asynchronous. It raises what ended the run,
-        and `NotInstalledError` if the cluster has no runtime.
+        Iterate over it with ``for``, or ``async for`` where the client is asynchronous; the other one is a `TypeError`.
+        It raises what ended the run, `NotInstalledError` if the cluster has no runtime, and `RuntimeFaultError` if the
+        client is closed.
 
     Examples
     --------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
-from distributed import Client, Scheduler
+from distributed import Client, Future, Scheduler
 
 import dask_fmware as fm
 from dask_fmware.demo.rag import rag
@@ -58,6 +59,17 @@ async def test_an_asynchronous_client_records_with_async_with_and_never_nothing(
             fm.record(client, "run.jsonl"),
         ):
             pass
+
+
+async def test_a_synchronous_client_streams_with_for_while_it_is_open() -> None:
+    async with Scheduler(dashboard=False, port=0) as scheduler:
+        client = await asyncio.to_thread(Client, scheduler.address, set_as_default=False)
+        stream = fm.stream(Future("answer", client))
+        with pytest.raises(TypeError, match=r"this client is synchronous: use 'for chunk in fm\.stream\(future\)'"):
+            aiter(stream)
+        await asyncio.to_thread(client.close)
+        with pytest.raises(RuntimeFaultError, match=r"^fm\.stream: the client is closed"):
+            next(iter(stream))
 
 
 @pytest.mark.parametrize("name", ["report", "stream", "explain"])
