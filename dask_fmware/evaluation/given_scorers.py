@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from dask_fmware.errors import SpecError
+from dask_fmware.evaluation import scorers
 from dask_fmware.evaluation.fingerprint.code import code_fingerprint
 from dask_fmware.evaluation.fingerprint.mark import joined
-from dask_fmware.evaluation.scorers import judge
 from dask_fmware.evaluation.scoring import ANSWER, Judge, Scorer
 from dask_fmware.evaluation.sources.source import shown
 
@@ -45,7 +45,10 @@ def as_scorers(given: Any, columns: Sequence[str]) -> tuple[list[Scorer], list[J
                 "--score NAME=SCORER"
             )
         if not NAME.fullmatch(scorer.name):
-            raise SpecError(f"scorer '{scorer.name}': a name is made of letters, digits, spaces, '_', '-' and '.'")
+            raise SpecError(
+                f"scorer '{scorer.name}': a name is made of letters, digits, spaces, '_', '-' and '.'; name it: "
+                "scorers={'name': scorer}, in a shell --score NAME=SCORER"
+            )
         if isinstance(scorer, Judge) and ANSWER in columns:
             twice = [name for name, column in scorer.inputs.items() if column == ANSWER]
             if len(twice) > 1:
@@ -75,7 +78,9 @@ def as_scorer(given: Any, name: str | None = None) -> Scorer | Judge:
     if isinstance(given, (Scorer, Judge)):
         return given if name is None else replace(given, name=name)
     if isinstance(given, WorkflowFunction):
-        return judge(given, name=name)
+        return scorers.judge(given, name=name)
+    if getattr(given, "__module__", None) == scorers.__name__:
+        raise SpecError(f"fm.scorers.{given.__name__} makes a scorer; call it: fm.scorers.{given.__name__}(...)")
     if callable(given):
         return _of_function(given, name)
     raise SpecError(f"a scorer is a function, one of fm.scorers, or a workflow, not a {type(given).__name__}")

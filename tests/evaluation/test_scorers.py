@@ -115,7 +115,10 @@ def test_none_says_nothing() -> None:
     ("given", "said"),
     [
         ({"a/b": len}, "is made of letters"),
+        (lambda answer: 1, r"scorer '<lambda>': a name is made of .*; name it: scorers=\{'name': scorer\}"),
         (lambda: 1, "takes no argument"),
+        (fm.scorers.exact, r"fm\.scorers\.exact makes a scorer; call it: fm\.scorers\.exact\(\.\.\.\)"),
+        ({"number": fm.scorers.matches}, r"fm\.scorers\.matches makes a scorer; call it"),
         ("exact", "a scorer is a function"),
     ],
 )
