@@ -117,7 +117,9 @@ class Comparison:
     __repr__ = __str__
 
 
-def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], *, scores: Sequence[str] | None = None) -> Comparison:
+def compare(
+    a: str | os.PathLike[str], b: str | os.PathLike[str], *, scores: str | Sequence[str] | None = None
+) -> Comparison:
     """Compare two outputs of evaluations row by row.
 
     Each measure is tested on the rows that both have: McNemar's exact test for truth values, a permutation test of
@@ -126,9 +128,9 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], *, scores: Seq
     Parameters
     ----------
     a, b
-        Folders of two outputs, or Parquet files with their columns.
+        Folders of two outputs, what `fm.evaluate` returned of them, or Parquet files with their columns.
     scores
-        Names of scores; all that both have by default.
+        Names of scores, or one of them; all that both have by default.
 
     Returns
     -------
@@ -167,7 +169,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], *, scores: Seq
         raise SpecError(f"{paths[0]} and {paths[1]} have no row in common (ids such as {ids[0][:1]} and {ids[1][:1]})")
     takes = [np.array([index[name] for name in shared]) for index in at]
     kept = [table.take(take) for table, take in zip(tables, takes, strict=True)]
-    wanted = _scores(paths, tables, scores)
+    wanted = _scores(paths, tables, [scores] if isinstance(scores, str) else scores)
     first, second = kept
     found = [(name, True, difference(_floats(first[SCORE + name]), _floats(second[SCORE + name]))) for name in wanted]
     for name, column in FIGURES.items():

@@ -36,7 +36,8 @@ class Summary:
     latency_p50_s: float | None
     latency_p99_s: float | None
     cost: float | None
-    common_errors: tuple[tuple[str, int], ...]
+    common_errors: tuple[tuple[str, int], ...]  # what they say, and in how many rows
+    common_score_errors: tuple[tuple[str, int], ...]
 
 
 def summarize(path: Path) -> Summary:
@@ -44,12 +45,12 @@ def summarize(path: Path) -> Summary:
     manifest = Manifest.read(path) if path.is_dir() else None
     names = list(manifest.scorers) if manifest is not None else []
     table = read_output(path, [*FIGURES, *(SCORE + name for name in names)])
-    errors = Counter(kind_of(error) for error in table["error"].to_pylist() if error is not None)
+    errors, score_errors = _kinds(table["error"]), _kinds(table["score_errors"])
     cost = _known(table["cost"])
     return Summary(
         rows=table.num_rows,
         errors=errors.total(),
-        score_errors=table.num_rows - table["score_errors"].null_count,
+        score_errors=score_errors.total(),
         scores={name: mean(_floats(table[SCORE + name])) for name in names},
         prompt_tokens=int(_known(table["prompt_tokens"]).sum()),
         output_tokens=int(_known(table["output_tokens"]).sum()),
@@ -59,11 +60,12 @@ def summarize(path: Path) -> Summary:
         latency_p99_s=_quantile(table["latency_s"], 0.99),
         cost=float(cost.sum()) if cost.size else None,
         common_errors=tuple(errors.most_common(SHOWN_ERRORS)),
+        common_score_errors=tuple(score_errors.most_common(SHOWN_ERRORS)),
     )
 
 
 class Evaluation:
-    """An output and what it says; prints as a table.
+    """An output and what it says; prints as a table, and is the path of its folder to what takes one.
 
     Attributes
     ----------
@@ -76,6 +78,9 @@ class Evaluation:
     def __init__(self, path: Path, summary: Summary) -> None:
         self.path = path
         self.summary = summary
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     def to_pandas(self) -> Any:
         """Return all rows as a pandas data frame, in the order of the data."""
@@ -99,6 +104,7 @@ class Evaluation:
         if s.cost is not None:
             lines.append(("cost", f"{s.cost:.4g}"))
         lines += [(f"error in {times:,} rows", text[:200]) for text, times in s.common_errors]
+        lines += [(f"no score in {times:,} rows", text[:200]) for text, times in s.common_score_errors]
         return lines
 
     def __str__(self) -> str:
@@ -113,6 +119,10 @@ class Evaluation:
             for name, text in self.lines
         )
         return f"<div><b>{escape(str(self.path))}</b><table><tbody>{rows}</tbody></table></div>"
+
+
+def _kinds(column: Any) -> Counter[str]:
+    return Counter(kind_of(error) for error in column.to_pylist() if error is not None)
 
 
 def _interval(figure: Mean | None) -> str:

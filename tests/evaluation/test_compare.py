@@ -15,6 +15,7 @@ from dask_fmware.cli import fmware
 from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.output import Manifest, Output
 from dask_fmware.evaluation.record import Record
+from dask_fmware.evaluation.summary import Evaluation, summarize
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("scipy")
@@ -102,6 +103,13 @@ def test_rows_of_the_same_data_are_matched_by_number_where_ids_would_match_other
         assert (found.rows, exact.better, exact.worse) == (40, 0, 0)
     c = made(tmp_path / "c", [0, *right[1:]], ids=ids, id_column="name")
     assert [change.id for change in fm.compare(b, c, scores=["exact"]).changes] == [str(ids[0])]
+
+
+def test_results_of_evaluations_are_compared_and_one_score_is_named_by_itself(outputs: tuple[Path, Path]) -> None:
+    a, b = [Evaluation(path, summarize(path)) for path in outputs]
+    assert str(fm.compare(a, b)) == str(fm.compare(*outputs))
+    found = fm.compare(a, b, scores="length")
+    assert [measure.name for measure in found.measures if measure.is_score] == ["length"]
 
 
 def test_how_many_rows_a_figure_is_of_is_said(tmp_path: Path) -> None:

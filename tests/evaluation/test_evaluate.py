@@ -175,6 +175,7 @@ async def test_a_scorer_that_raises_costs_a_row_its_score_and_nothing_else(
     assert table["score_errors"][3] == "fussy: ArithmeticError: no such number"
     assert "a score is a number" in table["score_errors"][4]
     assert (done.summary.score_errors, done.summary.scores["fussy"].rows) == (2, 4)
+    assert ("no score in 1 rows", "fussy: ArithmeticError: no such number") in done.lines
     assert set(table["score.matches"]) == {1.0}
 
 
