@@ -20,7 +20,8 @@ pytest.importorskip("pyarrow")
     [
         ({"workflow": "chat", "workflow_fingerprint": "x"}, "workflow 'rag', not 'chat'"),
         ({"workflow_fingerprint": "x"}, "workflow 'rag' as it was before it was changed"),
-        ({"data_fingerprint": "x"}, "other data"),
+        ({"data_fingerprint": "x"}, r"other data \(rows\.csv with other content\)"),
+        ({"data": "more.csv", "data_fingerprint": "x"}, r"other data \(rows\.csv, not more\.csv\)"),
         ({"inputs": {"question": "q"}}, "inputs"),
         ({"scorers": {}}, "scorers exact, not none"),
         ({"scorers": {"exact": "x"}}, "scorers exact as they were"),

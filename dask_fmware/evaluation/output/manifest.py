@@ -52,7 +52,11 @@ class Manifest(Record):
                 else f"workflow '{self.workflow}' as it was before it was changed"
             )
         if not is_same(self.data_fingerprint, wanted.data_fingerprint):
-            differences.append(f"other data ({self.data}, not {wanted.data} as it is)")
+            differences.append(
+                f"other data ({self.data}, not {wanted.data})"
+                if self.data != wanted.data
+                else f"other data ({self.data} with other content)"
+            )
         if self.inputs != wanted.inputs:
             differences.append(f"inputs {self.inputs}, not {wanted.inputs}")
         if self.id_column != wanted.id_column:
