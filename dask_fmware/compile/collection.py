@@ -19,7 +19,7 @@ from dask_fmware.compile.promises import Awaited, awaited, is_promise
 from dask_fmware.compile.template import BlockTemplate, template
 from dask_fmware.errors import WorkflowError
 from dask_fmware.model.plan import Objective
-from dask_fmware.spec.record import checked, shorten
+from dask_fmware.spec.record import checked, did_you_mean, shorten
 from dask_fmware.spec.recording import Known, Recording, Value, recorded
 from dask_fmware.spec.slo import SLO, RunOptions, checked_slo
 from dask_fmware.spec.tracing import trace
@@ -93,7 +93,7 @@ class BoundWorkflow(DaskMethodsMixin):  # type: ignore[misc]
         given = {"tenant": tenant, "priority": priority}
         wanted = {**dict(self.run_options), **{name: value for name, value in given.items() if value is not None}}
         if slo is not _OWN:
-            wanted["slo"] = slo
+            wanted["slo"] = checked_slo(slo, WorkflowError)
         merged = checked(RunOptions, wanted, WorkflowError, f"workflow '{self.workflow.name}'")
         return BoundWorkflow(self.workflow, self._template, self._inputs, merged)
 
@@ -266,7 +266,8 @@ class WorkflowFunction:
         values = dict(zip(names, args, strict=False))
         for name, value in kwargs.items():
             if name not in names:
-                raise WorkflowError(f"{where}: unknown input '{shorten(name)}' (inputs: {listed})")
+                hint = did_you_mean(name, names)
+                raise WorkflowError(f"{where}: unknown input '{shorten(name)}'{hint} (inputs: {listed})")
             if name in values:
                 raise WorkflowError(f"{where}: input '{name}' is given twice, by position and by name")
             values[name] = value

@@ -137,6 +137,11 @@ def test_options_of_a_run_are_blamed_in_one_line() -> None:
         rag(question="?").options(priority=5000)
 
 
+def test_the_objective_of_a_run_is_no_number() -> None:
+    with pytest.raises(WorkflowError, match=r"^slo=3: give an fm\.SLO, e\.g\. fm\.SLO\(ttft_s=2\.0\)$"):
+        rag(question="?").options(slo=3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("wrong", [{"scheduler_port": 99_999}, {"dashboard_address": ":99999"}])
 def test_a_port_beyond_the_last_is_refused_before_anything_starts(wrong: dict[str, object]) -> None:
     with pytest.raises(DeploymentError, match=r"99999 is no port; give one in 1\.\.65535, or 0 for any free port"):

@@ -38,7 +38,7 @@ def test_inputs_are_given_by_position_or_name_and_have_defaults() -> None:
         ((), {}, "workflow 'greet': input 'who' is missing (inputs: who, tone)"),
         (("a", "b", "c"), {}, "workflow 'greet': 3 inputs given, it has 2 (inputs: who, tone)"),
         (("a",), {"who": "b"}, "workflow 'greet': input 'who' is given twice, by position and by name"),
-        (("a",), {"hwo": "b"}, "workflow 'greet': unknown input 'hwo' (inputs: who, tone)"),
+        (("a",), {"hwo": "b"}, "workflow 'greet': unknown input 'hwo'; did you mean 'who'? (inputs: who, tone)"),
     ],
 )
 def test_wrong_inputs_are_refused_in_words(args: Any, kwargs: Any, message: str) -> None:
@@ -276,7 +276,7 @@ def test_plain_data_is_bound_by_name_with_defaults_and_without_a_look_at_it() ->
     data = [object()]
     bound = tuned.bind_plain({"who": data})
     assert bound._inputs == {"who": data, "tone": "kind"}
-    with pytest.raises(WorkflowError, match=r"workflow 'tuned': unknown input 'whom' \(inputs: who, tone\)"):
+    with pytest.raises(WorkflowError, match=r"workflow 'tuned': unknown input 'whom'; did you mean 'who'\? \(inputs:"):
         tuned.bind_plain({"whom": 1})
     with pytest.raises(WorkflowError, match=r"workflow 'tuned': input 'who' is missing"):
         tuned.bind_plain({})
