@@ -27,7 +27,7 @@ MAX_NAME_CHARACTERS = 80
 
 _FIELD = "name a field in the prompt and pass the value: model('... {field}', field=value)"
 _TASK = "compute with it inside a function decorated with @fm.task"
-_SWITCH = "branch with fm.switch(value, {label: branch})"
+_SWITCH = "branch with fm.switch(value, {label: branch}), or decide inside a function decorated with @fm.task"
 _SHOWN = re.compile(r"<value of '(.+?)'>")  # the repr of a handle
 
 

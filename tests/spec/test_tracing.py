@@ -131,7 +131,7 @@ REFUSED_USES = {
     "str": (lambda v: small("Say " + str(v)), "has no text"),
     "concatenation": (lambda v: small("Say " + v), "has no content"),
     "if": (lambda v: say(v) if v else v, r"has no truth.*fm\.switch"),
-    "equality": (lambda v: say(v) if v == "a" else v, r"has no equality.*fm\.switch"),
+    "equality": (lambda v: say(v) if v == "a" else v, r"has no equality.*fm\.switch.*, or decide inside .*@fm\.task"),
     "inequality": (lambda v: say(v) if v != "a" else v, "has no equality"),
     "order": (lambda v: v < 3, "has no order"),
     "iteration": (lambda v: [say(x) for x in v], r"has no items.*fm\.map"),
