@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import pickle
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from dask_fmware.compile.shared import Shared
 from dask_fmware.compile.values import Slot, fill, open_values, plain
 from dask_fmware.errors import NotInstalledError, RuntimeFaultError, WorkflowError
 from dask_fmware.model.call import SKIPPED, ModelCall, Skipped
+from dask_fmware.model.carrying import is_small
 from dask_fmware.model.plan import SwitchRule
 
 __all__ = [
@@ -302,7 +304,39 @@ def tell(step: Any, run_id: str, key: str, value: Any, *, stays: bool) -> None:
     The value of a step that `stays` is needed by no other step and awaited by nobody alone; it is fetched if at all.
     """
     if (host := model_host()) is not None:
+        if not is_small(value):
+            _check_sent(step, value)
         host.made(run_id, key, step.decides, value, stays=stays)
+
+
+def _check_sent(step: Any, value: Any) -> None:
+    """Refuse a value that cannot leave its worker: whoever needs it elsewhere would wait for it without end.
+
+    Dask asks for it again and again (dask/distributed#6705), and logs it, whatever is in it. Arrays are not copied.
+    """
+    import cloudpickle
+    from distributed.protocol.serialize import dask_serialize
+
+    try:
+        try:
+            pickle.dumps(value, protocol=5, buffer_callback=_leave)
+        except Exception:
+            cloudpickle.dumps(value, protocol=5, buffer_callback=_leave)
+    except Exception as error:
+        try:
+            dask_serialize.dispatch(type(value))  # Dask has a way of its own for it
+            return
+        except TypeError:
+            pass
+        node, kind = step.operations[-1].name if isinstance(step, PlainStep) else step.node, type(value).__name__
+        raise WorkflowError(
+            f"workflow '{step.workflow}', node '{node}': its value (a {kind}) cannot be sent to another "
+            f"worker: {error}; return plain data, and make what cannot travel (locks, connections) inside the function"
+        ) from None
+
+
+def _leave(buffer: pickle.PickleBuffer) -> None:
+    """Leave the content of an array where it is."""
 
 
 def skipped(run_id: str, key: str) -> Skipped:

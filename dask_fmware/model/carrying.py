@@ -15,7 +15,7 @@ from typing import Any
 from dask_fmware.model.call import SKIPPED
 from dask_fmware.model.completion import Completion
 
-__all__ = ["LARGEST_BYTES", "pack", "unpack"]
+__all__ = ["LARGEST_BYTES", "is_small", "pack", "unpack"]
 
 LARGEST_BYTES = 32 * 1024  # pickled; the scheduler copies it twice
 DEEPEST = 20  # containers in each other
@@ -27,10 +27,15 @@ def pack(value: Any) -> bytes | None:
 
     Classes of users are left alone: a process that only passes by may not have them, and pickling may do anything.
     """
-    if _room(value, LARGEST_BYTES, DEEPEST) < 0:
+    if not is_small(value):
         return None
     packed = pickle.dumps(value, protocol=5)
     return packed if len(packed) <= LARGEST_BYTES else None
+
+
+def is_small(value: Any) -> bool:
+    """Whether a value is made of plain types, and not large."""
+    return _room(value, LARGEST_BYTES, DEEPEST) >= 0
 
 
 def unpack(packed: bytes) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
+import numpy as np
 import pytest
 
 import dask_fmware as fm
@@ -53,6 +55,61 @@ async def test_a_label_without_a_branch_fails_the_run_and_takes_no_branch(servin
             await future
         assert cluster.requests() == 1
         assert (await fm.report(future)).data.state == "failed"
+        future.release()
+
+
+class Guarded:
+    """A value with something in it that cannot be sent."""
+
+    def __init__(self) -> None:
+        self.lock, self.text = threading.Lock(), "private words"
+
+
+async def test_a_value_that_cannot_be_sent_fails_its_run_and_is_in_no_log(
+    serving: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Dask would ask for it for ever, and the call that needs it would keep its slot."""
+
+    @fm.task
+    def guarded(text):
+        return Guarded()
+
+    @fm.workflow
+    def needs(text):
+        return small("About {x}", x=guarded(text), name="call")
+
+    @fm.workflow
+    def ends(text):
+        return guarded(small("{text}", text=text, name="call"))
+
+    async with serving() as cluster:
+        for flow in (needs, ends):
+            future = cluster.client.compute(flow("what"))
+            with pytest.raises(WorkflowError, match=r"node 'guarded': its value \(a Guarded\) cannot be sent.*lock"):
+                await asyncio.wait_for(future, 20)
+            future.release()
+    assert "private words" not in caplog.text
+
+
+async def test_values_of_any_class_that_can_be_pickled_are_sent(serving: Any) -> None:
+    made = np.arange(100_000)
+
+    @fm.task
+    def makes(text):
+        return {"array": made, "function": lambda: text}
+
+    @fm.task
+    def takes(found, completion):
+        return int(found["array"].sum()), found["function"](), completion
+
+    @fm.workflow
+    def arrays(text):
+        found = makes(text)
+        return takes(found, small("About {x}", x=text, name="call"))
+
+    async with serving(rules=[{"when": "About", "text": "yes"}]) as cluster:
+        future = cluster.client.compute(arrays("what"))
+        assert await future == (int(made.sum()), "what", "yes")
         future.release()
 
 
