@@ -16,7 +16,6 @@ from distributed import Client
 import dask_fmware as fm
 from benchmarks.support.closed_loop import measure, memory_mb
 from benchmarks.support.empty_calls import DEPLOYMENT, chain, single
-from dask_fmware.cluster.local import STREAM_INTERVAL_S
 
 
 def _kind(dask_worker: Any) -> tuple[int, bool]:
@@ -33,7 +32,6 @@ async def main() -> None:
     with dask.config.set({"distributed.worker.preload": ["benchmarks.support.null_engine"]}):
         cluster = await fm.LocalModelCluster(DEPLOYMENT, dashboard_address=None, asynchronous=True)
     client = await Client(cluster, asynchronous=True, set_as_default=False)
-    client.scheduler_comm.interval = STREAM_INTERVAL_S
     await fm.wait_ready(client)
     start_s = time.perf_counter() - began
 

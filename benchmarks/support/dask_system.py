@@ -21,7 +21,7 @@ import dask_fmware as fm
 from benchmarks.support.card_engine import arguments
 from benchmarks.support.trial import LABELS, SCENARIO, PlannedRun
 from benchmarks.support.worker_protocol import reserve_stdout, serve
-from dask_fmware.cluster.local import STREAM_INTERVAL_S
+from dask_fmware.model.messages import STREAM_INTERVAL_S
 from dask_fmware.simulation.scenario import load_scenario
 
 small, large = fm.Model("small"), fm.Model("large")

@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary, ref
 
 from distributed import Client, Future
 
-from dask_fmware.client.dask_internals import connection, ended, holds, listen
+from dask_fmware.client.dask_internals import connection, ended, holds, listen, send_at_once
 from dask_fmware.client.fetching import fetched
 from dask_fmware.model.carrying import unpack
-from dask_fmware.model.messages import Carried
+from dask_fmware.model.messages import STREAM_INTERVAL_S, Carried
 
 __all__ = ["ArrivedResults"]
 
@@ -44,6 +44,7 @@ class ArrivedResults:
         """Ask the scheduler for them, once for each connection; one that does not answer has them fetched."""
         if (there := connection(client)) is not self._connection:
             self._connection = there
+            send_at_once(client, STREAM_INTERVAL_S)
             self._asking = asyncio.ensure_future(client.scheduler.fmware_carry(client=client.id))
             self._asking.add_done_callback(_seen)
 

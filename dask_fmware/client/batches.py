@@ -24,13 +24,17 @@ class Pace:
     ----------
     pause_s
         Between the starts of two batches where items come every `FAST_S` or faster; none where every `SLOW_S`.
+    under_way
+        How many items are not done with yet. As one takes their number times the time between two (Little's law), the
+        pause is `OF_ONE` of that at most; whoever has one item after the other made never waits.
     """
 
     SLOW_S, FAST_S = 1 / 100, 1 / 300  # between two items
     NEWEST = 0.25  # weight of the latest batch in what is known of that
+    OF_ONE = 0.5
 
-    def __init__(self, pause_s: float = 0.0) -> None:
-        self._most_s = pause_s
+    def __init__(self, pause_s: float = 0.0, under_way: Callable[[], float] = lambda: inf) -> None:
+        self._most_s, self._under_way = pause_s, under_way
         self._between_s = self.SLOW_S
         self._last = -inf
 
@@ -40,7 +44,8 @@ class Pace:
         self._between_s += self.NEWEST * (between_s - self._between_s)
         self._last = now
         share = (self.SLOW_S - self._between_s) / (self.SLOW_S - self.FAST_S)
-        return now + self._most_s * min(share, 1.0)
+        others = items + self._under_way() - 1
+        return now + min(self._most_s * min(share, 1.0), self.OF_ONE * others * self._between_s)
 
 
 class Batches(Generic[Item, Made]):

@@ -12,12 +12,24 @@ from dask._expr import LLGExpr
 from distributed import Client, Future
 from distributed.client import SpanMetadata
 
-__all__ = ["connection", "ended", "holds", "listen", "submit"]
+__all__ = ["connection", "ended", "holds", "listen", "send_at_once", "submit"]
 
 
 def connection(client: Client) -> Any:
     """Return what stands for the present connection to the scheduler: another object after each (scheduler_comm)."""
     return client.scheduler_comm
+
+
+def send_at_once(client: Client, interval_s: float) -> None:
+    """Lower the pause between two messages to the scheduler, and do not work out the size of each of them.
+
+    The pause is 10 ms in stock Dask. Large messages are serialized in another thread there; a graph has been by then
+    (Client.scheduler_comm; BatchedSend.interval, comm; Comm.allow_offload).
+    """
+    if (stream := client.scheduler_comm) is not None:  # else the connection was lost
+        stream.interval = interval_s
+        if stream.comm is not None:
+            stream.comm.allow_offload = False
 
 
 def listen(client: Client, name: str, handler: Callable[..., None]) -> None:

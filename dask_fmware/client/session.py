@@ -63,7 +63,9 @@ class Session:
     def __init__(self, client: Client) -> None:
         self._client = checked_client(client, "Session")
         self._arrived = ArrivedResults.of(client)
-        self._submitted: Batches[_Asked, Future] = Batches(self._submit, pace=Pace(PAUSE_S), discard=Future.release)
+        self._awaited = 0
+        pace = Pace(PAUSE_S, lambda: self._awaited)
+        self._submitted: Batches[_Asked, Future] = Batches(self._submit, pace=pace, discard=Future.release)
         self._reports: Batches[str, RunReport | None] = Batches(self._ask, REPORTS_AT_ONCE)
 
     def run(self, bound: BoundWorkflow) -> Any:
@@ -176,6 +178,7 @@ class Session:
         return made
 
     async def _result(self, future: Future) -> Any:
+        self._awaited += 1
         try:
             return await self._arrived.result(future)
         except (OSError, FutureCancelledError) as error:
@@ -187,6 +190,8 @@ class Session:
                 f"run {run_id_of(future)} was cancelled, by another client, a restart of the cluster or the loss of an "
                 "input; submit it again"
             ) from error
+        finally:
+            self._awaited -= 1
 
     async def _ask(self, run_ids: Sequence[str]) -> list[RunReport | Exception | None]:
         try:

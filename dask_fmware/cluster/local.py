@@ -24,6 +24,7 @@ from dask_fmware.cluster.provision import provision
 from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.cluster.templates import labels
 from dask_fmware.errors import DeploymentError
+from dask_fmware.model.messages import STREAM_INTERVAL_S
 from dask_fmware.spec.deployment import Deployment, ReplicaSpec
 from dask_fmware.spec.documents import load_deployment
 from dask_fmware.spec.provisioning import Provisioning
@@ -32,7 +33,6 @@ from dask_fmware.spec.record import checked
 __all__ = ["LocalModelCluster"]
 
 LOST_S = 15.0  # after which a nanny that has closed is forgotten, as by Dask
-STREAM_INTERVAL_S = 50e-6  # a hop between two tasks takes 1.3 ms instead of 6; zero has worse tails
 
 
 class LocalModelCluster(OrderlyCluster):

@@ -103,6 +103,16 @@ def test_the_faster_items_come_the_longer_a_batch_waits(items: int, every_s: flo
     assert next_at - now == pytest.approx(pause_s, abs=1e-6)
 
 
+@pytest.mark.parametrize(("under_way", "pause_s"), [(0, 0.0), (1, 0.001), (3, 0.003), (31, 0.02)])
+def test_a_pause_is_short_beside_the_time_that_an_item_takes(under_way: int, pause_s: float) -> None:
+    """So many items at 500 a second take two milliseconds each, times their number."""
+    pace, now = Pace(0.02, lambda: under_way), 0.0
+    for _ in range(50):
+        now += 0.002
+        next_at = pace.began(1, now)
+    assert next_at - now == pytest.approx(pause_s, abs=1e-6)
+
+
 def test_a_burst_after_a_while_waits_for_nothing() -> None:
     pace = Pace(0.02)
     pace.began(1, 0.0)

@@ -12,6 +12,7 @@ import pytest
 from dask._task_spec import Task, TaskRef
 from dask.tokenize import TokenizationError
 from distributed import SchedulerPlugin
+from distributed.comm import utils as comm_utils
 
 from dask_fmware.client import dask_internals as internals
 from dask_fmware.testing import InProcessCluster
@@ -165,6 +166,29 @@ async def test_tasks_are_submitted_with_the_priorities_of_their_order(
     one.release()
     other.release()
     await cluster.until(lambda: not {"late", "early", "other"} & set(tasks))
+
+
+async def test_messages_of_clients_and_workers_are_not_measured_and_follow_at_once(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = list[Any]()
+    monkeypatch.setattr(comm_utils, "safe_sizeof", lambda message, **_: measured.append(message) or 1)
+
+    def graphs() -> int:
+        return sum("update-graph" in str(message) for message in measured)
+
+    def ends() -> int:
+        return sum("task-finished" in str(message) for message in measured)
+
+    client, worker = cluster.client, cluster.workers["light-0"]
+    worker.batched_stream.comm.allow_offload = True
+    assert await client.submit(str, "stock", workers="light-0") == "stock"
+    assert (graphs(), ends()) == (1, 1)
+    internals.send_at_once(client, 0.003)
+    WorkerInternals(worker).measure_no_messages()
+    assert client.scheduler_comm.interval == 0.003
+    assert await client.submit(str, "ours", workers="light-0") == "ours"
+    assert (graphs(), ends()) == (1, 1)
 
 
 async def test_a_graph_that_cannot_be_sent_is_refused_before_anything_is_sent(cluster: InProcessCluster) -> None:

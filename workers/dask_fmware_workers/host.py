@@ -217,6 +217,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     def _connected(self) -> None:
         self.dask.keep_no_messages()
+        self.dask.measure_no_messages()
         if self.loaded is not None:
             self.state_reports.follow(self.loaded.engine)
         if self.stream_interval_s is not None:
