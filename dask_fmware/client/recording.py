@@ -9,7 +9,7 @@ from distributed import Client
 
 from dask_fmware.client.asking import checked_client
 from dask_fmware.client.install import installed_status
-from dask_fmware.errors import RuntimeFaultError
+from dask_fmware.errors import RuntimeFaultError, SpecError
 
 __all__ = ["Recording", "record"]
 
@@ -40,7 +40,10 @@ class Recording:
 
     async def _start(self) -> None:
         await installed_status(self._client)  # raises if there is no runtime
-        self.path = await self._client.scheduler.fmware_record(path=self.path)
+        told = await self._client.scheduler.fmware_record(path=self.path)
+        if "error" in told:
+            raise (RuntimeFaultError if told.get("is_busy") else SpecError)(told["error"])
+        self.path = told["path"]
 
     async def _stop(self) -> None:
         told = await self._client.scheduler.fmware_record_stop(path=self.path)

@@ -12,6 +12,7 @@ from dask_fmware.policy.protocol import Draw, Policy
 from dask_fmware.policy.round_robin import RoundRobin
 from dask_fmware.policy.slack import Slack
 from dask_fmware.policy.target import Target
+from dask_fmware.spec.record import did_you_mean
 
 __all__ = ["POLICIES", "create_policy"]
 
@@ -39,5 +40,6 @@ def create_policy(name: str, draw: Draw) -> Policy:
     except KeyError:
         raise DeploymentError(
             f"router.policy: no policy is called {name!r} (known: {', '.join(sorted(POLICIES))})"
+            f"{did_you_mean(name, POLICIES)}"
         ) from None
     return make(draw)

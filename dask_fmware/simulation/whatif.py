@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dask_fmware.policy import create_policy
 from dask_fmware.simulation.recorded import Recorded
 from dask_fmware.simulation.sampled import SampledRun
 from dask_fmware.simulation.scenario import FleetScenario
@@ -54,7 +56,11 @@ def what_if(
     ------
     SpecError
         No card of a type was recorded, or fewer than are to be taken away; said before anything is played.
+    DeploymentError
+        There is no policy of a name; said before anything is played, too.
     """
+    for policy in policies:
+        create_policy(policy, random.Random(0).random)
     head = recorded.head
     drawn = head.seed if seed is None else seed
     fleet = recorded.with_cards(add) if add else recorded.fleet

@@ -44,18 +44,21 @@ async def test_a_log_from_the_start_is_replayed_to_the_same_decisions(serving: A
     assert as_it_was.measured.runs == simulated.measured.runs == faster.measured.runs == 8
 
 
-async def test_a_log_from_the_middle_holds_the_replicas_and_no_prompt(serving: Any, tmp_path: Path) -> None:
+async def test_a_log_from_the_middle_holds_the_replicas_and_no_prompt(
+    serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving() as cluster:
         await run_some(cluster)
         async with fm.record(cluster.client, str(tmp_path / "run.jsonl")) as recording:
             with pytest.raises(RuntimeFaultError, match="is being written to"):
-                await cluster.client.scheduler.fmware_record(path=str(tmp_path / "other"))
+                await fm.record(cluster.client, str(tmp_path / "other"))._start()
             await run_some(cluster)
         assert recording.lines == len((tmp_path / "run.jsonl").read_text().splitlines())
         with pytest.raises(SpecError, match="exists on the scheduler's machine"):
             await fm.record(cluster.client, str(tmp_path / "run.jsonl"))._start()
         with pytest.raises(SpecError, match="No such file or directory"):
             await fm.record(cluster.client, str(tmp_path / "nowhere" / "run.jsonl"))._start()
+    assert "Traceback" not in caplog.text
     assert len(read_recorded(tmp_path / "run.jsonl").runs) == 8
     text = (tmp_path / "run.jsonl").read_text()
     assert "Q1?" not in text

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from dask_fmware.cli import fmware
-from dask_fmware.errors import SpecError
+from dask_fmware.errors import DeploymentError, SpecError
 from dask_fmware.simulation.agreement import agreement
 from dask_fmware.simulation.recorded import Recorded, read_recorded
 from dask_fmware.simulation.recorded import recorded as module
@@ -159,6 +159,15 @@ def test_a_card_more_hosts_a_replica_more_where_models_have_cards_of_their_own(t
     assert {more: (len(cards), len(set(cards))) for more, cards in hosts.items()} == {
         1: (5, 5), 2: (6, 6), -1: (3, 3), -2: (2, 2)
     }  # fmt: skip
+
+
+def test_an_unknown_policy_is_refused_before_anything_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = of_cluster(tmp_path)
+    monkeypatch.setattr(World, "play", lambda world: pytest.fail("it is played"))
+    with pytest.raises(DeploymentError, match=r"no policy is called 'gredy'.*did you mean 'greedy'"):
+        next(what_if(recorded, ["slack", "gredy"]))
 
 
 def test_an_unknown_card_is_refused_before_anything_is_played(tmp_path: Path) -> None:

@@ -126,8 +126,8 @@ class WorkerInternals:
     def measure_no_messages(self) -> None:
         """Do not work out the size of each message, by which stock Dask serializes large ones in another thread.
 
-        That takes a tenth of the worker's time for a short call, and what goes to the scheduler is small, as what comes
-        from there is, which Dask does not measure either (Comm.allow_offload).
+        What goes to the scheduler is small, as what comes from there is, which Dask does not measure either
+        (Comm.allow_offload).
         """
         if (comm := self.worker.batched_stream.comm) is not None:
             comm.allow_offload = False

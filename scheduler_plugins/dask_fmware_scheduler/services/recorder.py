@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dask_fmware.errors import RuntimeFaultError, SpecError
+from dask_fmware.errors import SpecError
 from dask_fmware.runtime import ReplicaReady
 from dask_fmware.runtime.eventlog import EventLog, Head
 
@@ -63,18 +63,25 @@ class Recorder:
         """End the log under way."""
         self._end()
 
-    def record(self, path: str) -> str:
-        """Begin a log; return its path on the scheduler's machine (RPC)."""
+    def record(self, path: str) -> dict[str, Any]:
+        """Begin a log; return its path on the scheduler's machine, or why there is none (RPC).
+
+        What is wrong with a file is not raised: Dask would write its traceback to the log of the scheduler, too.
+        """
         if self._path is not None:
-            raise RuntimeFaultError(
+            why = (
                 f"the event log is being written to {self._path} already; stop that first, by whoever began it or by "
                 f"fm.record(client, '{self._path}').stop()"
             )
+            return {"error": why, "is_busy": True}
         wanted = Path(path).absolute()
         if wanted.exists():
-            raise SpecError(f"{wanted} exists on the scheduler's machine; name another file")
-        self._begin(wanted, is_complete=False)
-        return str(wanted)
+            return {"error": f"{wanted} exists on the scheduler's machine; name another file"}
+        try:
+            self._begin(wanted, is_complete=False)
+        except SpecError as error:
+            return {"error": str(error)}
+        return {"path": str(wanted)}
 
     def stop(self, path: str) -> dict[str, Any] | None:
         """End a log; return its path, its lines and why it had ended before, or None if it is not known (RPC)."""
