@@ -99,10 +99,12 @@ class SpecBackend:
     def requested(self) -> list[dict[str, str]]:
         """Replicas among the workers of the cluster; a manager that was restarted finds its own by their names.
 
-        One that closes is among them until it has: so long it has its place.
+        One that closes is among them until it has: so long it has its place. One that is to start is among them at
+        once: the next look may be due in the very turn of the loop in which that was begun, and would begin another.
         """
         found = []
-        for name in dict.fromkeys([*self._cluster.worker_spec, *self._cluster.workers, *self._failed]):
+        known = *self._starting, *self._cluster.worker_spec, *self._cluster.workers, *self._failed
+        for name in dict.fromkeys(known):
             place = self._place(str(name))
             if place is None:
                 continue

@@ -17,7 +17,17 @@ from typing import Literal, NamedTuple, TypeAlias
 from dask_fmware.model.bounds import bounds, first_token_s
 from dask_fmware.model.report import AttemptReport, CallReport, RunReport
 
-__all__ = ["Blame", "Piece", "PieceKind", "blame", "critical_path", "decisive_at", "node_pattern", "promised_s"]
+__all__ = [
+    "Blame",
+    "Piece",
+    "PieceKind",
+    "blame",
+    "critical_path",
+    "decisive_at",
+    "failed_call",
+    "node_pattern",
+    "promised_s",
+]
 
 PieceKind: TypeAlias = Literal["wait", "run", "lost", "between", "failed"]
 CLOSE_S = 1e-6  # two times of one event
@@ -255,21 +265,27 @@ def _wait(call: CallReport, start: float, end: float, attempt: AttemptReport | N
     return Piece("wait", call.node, call.model, start, end, 0.0, None, *where, why, lacked)
 
 
+def failed_call(report: RunReport) -> CallReport | None:
+    """Return the call that ended a run which failed or was rejected, the last of several; None if it was none."""
+    since = report.failures[-1].retried_at if report.failures else 0.0  # bodies of before do not run again
+    failed = [
+        call
+        for call in report.calls
+        if call.state == report.state and (call.runnable_at is None or call.runnable_at >= since)
+    ]
+    return failed[-1] if failed else None
+
+
 def blame(report: RunReport, now: float | None = None) -> Blame | None:
     """Return what cost a run its objective; None if it met it, has none or nothing is known yet."""
     if report.state == "refused":
         return Blame("refused", "", "", "", "", 0.0)
     if report.state in ("failed", "rejected"):
-        since = report.failures[-1].retried_at if report.failures else 0.0  # bodies of before do not run again
-        failed = [
-            call
-            for call in report.calls
-            if call.state == report.state and (call.runnable_at is None or call.runnable_at >= since)
-        ]
-        last = failed[-1].last if failed else None
+        call = failed_call(report)
+        last, node = (call.last, node_pattern(call.node)) if call is not None else (None, "")
         if last is not None:
-            return Blame(report.state, node_pattern(failed[-1].node), last.card, last.accelerator, last.replica, 0.0)
-        return Blame(report.state, node_pattern(failed[-1].node) if failed else "", "", "", "", 0.0)
+            return Blame(report.state, node, last.card, last.accelerator, last.replica, 0.0)
+        return Blame(report.state, node, "", "", "", 0.0)
     if report.met is True or report.deadline_s is None or report.state == "cancelled":
         return None
     worst = max(critical_path(report, now), key=lambda piece: piece.loss_s, default=None)

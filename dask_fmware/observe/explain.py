@@ -10,7 +10,7 @@ from typing import Any
 
 from dask_fmware.model.bounds import bounds, left_s
 from dask_fmware.model.report import AttemptReport, CallReport, RunReport
-from dask_fmware.observe.blame import Piece, blame, critical_path, node_pattern, promised_s
+from dask_fmware.observe.blame import Piece, critical_path, failed_call, node_pattern, promised_s
 from dask_fmware.spec.columns import in_columns
 
 __all__ = ["Explanation", "Neighbour", "Wait", "explain", "worst_wait"]
@@ -103,8 +103,9 @@ def explain(report: RunReport, neighbours: Sequence[Neighbour] = (), now: float 
         for reason, failed_at, retried_at in report.failures
     ]
     if report.state in ("failed", "rejected", "refused", "cancelled"):
-        whom = blame(report)
-        where = f" at node '{whom.node}'" + (f" on card {whom.card}" if whom.card else "") if whom and whom.node else ""
+        call = failed_call(report) if report.state in ("failed", "rejected") else None
+        on = f" on card {call.last.card}" if call is not None and call.last is not None and call.last.card else ""
+        where = f" at node '{call.node}'{on}" if call is not None else ""
         sentences.append(f"It {'was ' if report.state != 'failed' else ''}{report.state}{where}: {report.reason}.")
     if worst is not None and report.state != "refused":
         sentences += _words(report, path, worst, neighbours, late=late)

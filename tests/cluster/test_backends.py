@@ -11,7 +11,7 @@ from distributed import Client, LocalCluster, Status, Worker
 from distributed.deploy.spec import ProcessInterface
 
 import dask_fmware as fm
-from dask_fmware.cluster.backends import GroupBackend
+from dask_fmware.cluster.backends import GroupBackend, SpecBackend
 from dask_fmware.cluster.places import place_of
 from dask_fmware.cluster.provisioner import Provisioner
 from dask_fmware.cluster.templates import labels
@@ -48,6 +48,16 @@ async def ready(world: InProcessCluster, wanted: int) -> None:
             if state is not None and sum(kind["ready"] for kind in state["replicas"]) == wanted:
                 return
             await asyncio.sleep(0.02)
+
+
+async def test_a_replica_is_asked_for_from_the_moment_that_its_start_is_begun(world: InProcessCluster) -> None:
+    def spec(replica: Any) -> dict[str, Any]:
+        return {"cls": Worker, "options": {"nthreads": 1, "resources": labels(replica)}}
+
+    backend = SpecBackend(world.cluster, Deployment.model_validate(document()), spec, 60.0)
+    assert backend.start("m", "cpu")
+    assert [one["name"] for one in backend.requested()] == ["m-cpu-0"]
+    await backend.close()
 
 
 # -- jobs -------------------------------------------------------------------------------------------

@@ -202,6 +202,16 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, text: str, said
         list(open_source(tmp_path / name, compute).rows(0))
 
 
+@pytest.mark.parametrize("kind", ["pandas", "dask.dataframe"])
+def test_a_single_column_is_refused_with_how_to_make_a_frame_of_it(kind: str) -> None:
+    library = pytest.importorskip(kind)
+    pandas = pytest.importorskip("pandas")
+    column = pandas.Series(["How?", "Why?"], name="text")
+    given = column if kind == "pandas" else library.from_pandas(column, npartitions=1)
+    with pytest.raises(DataError, match=r"data is a Series, one column; .*data\.to_frame\('text'\)"):
+        open_source(given, compute)
+
+
 @pytest.mark.parametrize("data", [5, {"question": ["a"]}, b"x", "nowhere.csv", [1, 2]])
 def test_what_is_no_data_is_refused(data: Any) -> None:
     with pytest.raises(DataError):

@@ -216,6 +216,16 @@ def test_refused_failed_met_and_cancelled_runs() -> None:
     assert blame(run(state="cancelled")) is None
 
 
+def test_an_explanation_names_the_item_that_failed_and_figures_are_of_all_items() -> None:
+    broken = attempt(0.0, 1.0, outcome="failed")
+    calls = call("think[0].decide", 0.0, attempt(0.0, 0.5)), call("think[1].decide", 0.0, broken, state="failed")
+    failed = run(*calls, state="failed", reason="it broke")
+    assert "failed at node 'think[1].decide' on card fast-0: it broke" in str(explain(failed))
+    found = blame(failed)
+    assert found is not None
+    assert found.node == "think[].decide"
+
+
 def test_a_run_that_was_rejected_did_not_fail() -> None:
     given_up = run(call("answer", 0.5, state="rejected"), state="rejected", reason="too late", finished_at=0.7)
     found = blame(given_up)
