@@ -204,10 +204,8 @@ class InProcessCluster:
         yield from scheduler_leaks(self.scheduler)
         for name, host in self.hosts.items():
             yield from host_leaks(name, host)
-        for name, worker in self.workers.items():
-            if (
-                worker.data and worker.address in self.scheduler.workers
-            ):  # who was removed keeps what it has until it ends
+        for name, worker in self.workers.items():  # who was removed keeps what it has until it ends
+            if worker.data and worker.address in self.scheduler.workers:
                 yield f"worker {name} holds {list(worker.data)}"
 
     async def settled(self) -> None:

@@ -212,6 +212,12 @@ def test_a_single_column_is_refused_with_how_to_make_a_frame_of_it(kind: str) ->
         open_source(given, compute)
 
 
+def test_an_array_is_no_column_and_refused_by_its_rows() -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(DataError, match="rows are mappings"):
+        list(open_source(pandas.array(["How?"]), compute).rows(0))
+
+
 @pytest.mark.parametrize("data", [5, {"question": ["a"]}, b"x", "nowhere.csv", [1, 2]])
 def test_what_is_no_data_is_refused(data: Any) -> None:
     with pytest.raises(DataError):

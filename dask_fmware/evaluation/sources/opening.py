@@ -47,7 +47,7 @@ def open_source(data: Any, compute: Callable[[Any], Any]) -> Source:
     if isinstance(data, (str, os.PathLike)):
         return _open_path(Path(data))
     package = type(data).__module__.partition(".")[0]
-    if package in ("pandas", "dask", "dask_expr") and getattr(data, "ndim", 2) == 1:
+    if package in ("pandas", "dask", "dask_expr") and getattr(data, "ndim", 2) == 1 and hasattr(data, "to_frame"):
         raise DataError(
             f"data is a {type(data).__name__}, one column; give a frame with a column for each input of the workflow, "
             f"such as data.to_frame({str(data.name or 'question')!r})"
