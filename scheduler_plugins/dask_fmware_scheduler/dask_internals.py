@@ -1,4 +1,4 @@
-"""Everything we touch in `distributed.Scheduler` that carries no public promise, and nothing else.
+"""Everything we touch in `distributed.Scheduler` that carries no public promise, but for the books in `dask_books.py`.
 
 One method for each thing we do; each names the attributes it relies on. `tests/cluster` holds a
 contract test for each of them, so that a new release of distributed breaks a test and not a user.
@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from dask.utils import key_split
-from distributed.core import Status, _expects_comm
-from distributed.metrics import monotonic, time
+from distributed.core import Status
+from distributed.metrics import monotonic
 from distributed.protocol.pickle import dumps
 from distributed.protocol.serialize import Serialized
-from distributed.scheduler import Scheduler, TaskState, heartbeat_interval
+from distributed.scheduler import Scheduler, TaskState
 from distributed.worker import Worker
 
 from dask_fmware.compile.draft import PlanDraft
@@ -25,10 +24,7 @@ from dask_fmware.model.plan import RunPlan
 __all__ = ["NOWHERE", "SchedulerInternals"]
 
 NOWHERE = "tcp://fmware-hold.invalid:1"  # a worker that never exists: a task restricted to it stays in no-worker
-KEPT = 100  # entries of finished work in each of Dask's books
 PARDONED = 1000  # deaths of workers that a task of a run may see beyond what Dask allows all tasks
-TTL_S = 300.0  # of a worker without a heartbeat, where the configuration has no worker-ttl
-_DEFAULT = ("default",)  # span of work that has none of its own
 
 _NOWHERE = {NOWHERE}  # one set for all: Dask replaces the restrictions of a task, it never changes them
 _PLACES = frozenset({"workers", "restrictions", "resources", "allow_other_workers", "loose_restrictions"})
@@ -170,59 +166,6 @@ class SchedulerInternals:
         """Do not remember what was sent: stock Dask keeps the last 1,000 messages of each stream, prompts included."""
         if (comm := self._comm(worker, client)) is not None:
             comm.recent_message_log = deque(maxlen=0)
-
-    # -- books: Scheduler.extensions["spans"], task_groups, computations, worker_ttl, _broker; Span.groups; key_split,
-    # _expects_comm
-
-    def forget_finished_work(self) -> None:
-        """Drop what stock Dask keeps of all work that it ever did: its memory would grow with each run.
-
-        `key_split` remembers 100,000 keys. Work stealing remembers each worker that ever was, with all that it ever
-        held. The event log has a topic for each worker and client that ever was. Whether a handler expects a comm is
-        remembered with its server, which may be a nanny that has gone.
-        """
-        self._forget_spans()
-        _expects_comm.cache_clear()
-        topics = self.scheduler._broker._topics
-        for name in [name for name, topic in topics.items() if not topic.events and not topic.subscribers]:
-            del topics[name]
-        stealing = self.scheduler.extensions.get("stealing")
-        for book in (stealing.in_flight_occupancy, stealing.in_flight_tasks) if stealing is not None else ():
-            for worker in [worker for worker in book if worker.status == Status.closed]:
-                del book[worker]
-        if key_split.cache_info().currsize > KEPT * KEPT:
-            key_split.cache_clear()
-
-    def _forget_spans(self) -> None:
-        """Drop spans and groups of tasks that are over.
-
-        A span remembers every collection and every group of tasks it had, and work that comes to an idle cluster makes
-        a new span. Spans that a user has opened are left alone, and those of results that somebody holds: further
-        tasks of their groups are looked for there. A computation remembers its groups, too; on a cluster that is never
-        idle there is but one of them, on another the last hundred.
-        """
-        spans, current = self.scheduler.extensions.get("spans"), set(self.scheduler.task_groups.values())
-        defaults = spans.spans_search_by_name.get(_DEFAULT, []) if spans is not None else []
-        for span in defaults[-KEPT:]:
-            if span._metadata is not None:
-                del span._metadata["collections"][:-KEPT]
-        for book in (defaults, self.scheduler.computations):
-            groups = 0
-            for one in reversed(book):
-                groups += len(one.groups)
-                if groups > KEPT:  # with those of what came later
-                    one.groups &= current
-        old = time() - 2 * self._unheard_s()
-        gone = {span.id for span in defaults[:-KEPT] if span.enqueued < old and not span.groups & current}
-        if gone:
-            for book in (defaults, spans.root_spans, spans.spans_search_by_tag["default"]):
-                book[:] = [span for span in book if span.id not in gone]
-            for span_id in gone:
-                del spans.spans[span_id]
-
-    def _unheard_s(self) -> float:
-        """After which a worker that is not heard is gone, so that nobody reports on older work."""
-        return float(max(self.scheduler.worker_ttl or TTL_S, 10 * heartbeat_interval(len(self.scheduler.workers))))
 
     def _comm(self, worker: str | None, client: str | None) -> Any:
         comms = self.scheduler.stream_comms if worker is not None else self.scheduler.client_comms

@@ -41,6 +41,7 @@ from dask_fmware_scheduler.answers import AnswerBoard
 from dask_fmware_scheduler.carrier import Carrier
 from dask_fmware_scheduler.choices import Choices
 from dask_fmware_scheduler.clock import Clock
+from dask_fmware_scheduler.dask_books import forget_finished_work
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.guard import Guard, guarded
 from dask_fmware_scheduler.installed import ROUTER
@@ -260,7 +261,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
             self.answers.wake(plan.run_id)
             self._submitted += 1
             if self._submitted % TIDY == 0:
-                self.dask.forget_finished_work()
+                forget_finished_work(scheduler)
         self.carrier.expect(outputs, client)
 
     def _refuse(self, output: str, tasks: list[Any], error: FMwareError) -> None:

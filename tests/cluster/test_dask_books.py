@@ -13,6 +13,7 @@ from dask.config import set as dask_config
 from distributed.core import _expects_comm
 
 from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware_scheduler.dask_books import forget_finished_work
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from tests.cluster.flows import one
 
@@ -23,18 +24,12 @@ async def cluster() -> Any:
         yield cluster
 
 
-@pytest.fixture
-def dask(cluster: InProcessCluster) -> SchedulerInternals:
-    return SchedulerInternals(cluster.scheduler)
-
-
-async def test_streams_remember_what_was_sent_unless_they_are_told_not_to(
-    cluster: InProcessCluster, dask: SchedulerInternals
-) -> None:
+async def test_streams_remember_what_was_sent_unless_they_are_told_not_to(cluster: InProcessCluster) -> None:
     comm = cluster.scheduler.stream_comms[cluster.workers["light-0"].address]
     comm.recent_message_log = deque(maxlen=10)  # as stock Dask has it; the router has told it not to
     await cluster.client.submit(str, "remembered", workers="light-0")
     assert comm.recent_message_log
+    dask = SchedulerInternals(cluster.scheduler)
     dask.keep_no_messages(worker=cluster.workers["light-0"].address)
     dask.keep_no_messages(client=cluster.client.id)
     await cluster.client.submit(str, "forgotten", workers="light-0")
@@ -43,10 +38,10 @@ async def test_streams_remember_what_was_sent_unless_they_are_told_not_to(
 
 
 async def test_what_dask_remembers_of_finished_work_is_bounded(
-    cluster: InProcessCluster, dask: SchedulerInternals, monkeypatch: pytest.MonkeyPatch
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
-    monkeypatch.setattr(dask, "_unheard_s", lambda: 0.0)
+    monkeypatch.setattr("dask_fmware_scheduler.dask_books.KEPT", 3)
+    monkeypatch.setattr("dask_fmware_scheduler.dask_books._unheard_s", lambda scheduler: 0.0)
     spans = cluster.scheduler.extensions["spans"]
 
     def books() -> list[int]:
@@ -58,12 +53,12 @@ async def test_what_dask_remembers_of_finished_work_is_bounded(
         await cluster.client.submit(str, number, workers="light-0")
         await cluster.until(lambda: len(cluster.scheduler.tasks) == 1)
     assert books() == [6, 6, 6]
-    dask.forget_finished_work()
+    forget_finished_work(cluster.scheduler)
     assert books() == [4, 4, 4]  # that of the result which is held, too
     await cluster.client.submit(str, "more", key="group-1-more", workers="light-0")
     held.release()
     await cluster.until(lambda: not cluster.scheduler.tasks)
-    dask.forget_finished_work()
+    forget_finished_work(cluster.scheduler)
     assert books() == [3, 3, 3]
 
     waiting = cluster.client.submit(asyncio.sleep, 3600, workers="light-0")  # keeps its span from being done
@@ -74,7 +69,7 @@ async def test_what_dask_remembers_of_finished_work_is_bounded(
     [span] = [span for span in spans.spans.values() if not span.done]
     assert (len(span._metadata["collections"]), len(span.groups)) == (6, 6)
     assert len(cluster.scheduler.computations[-1].groups) == 6, "one computation, as the cluster was never idle"
-    dask.forget_finished_work()
+    forget_finished_work(cluster.scheduler)
     assert (len(span._metadata["collections"]), len(span.groups)) == (3, 1)
     assert len(cluster.scheduler.computations[-1].groups) == 1
     assert span in spans.spans.values()
@@ -82,33 +77,33 @@ async def test_what_dask_remembers_of_finished_work_is_bounded(
 
 
 async def test_groups_of_tasks_that_are_over_are_kept_for_the_latest_computations_only(
-    cluster: InProcessCluster, dask: SchedulerInternals, monkeypatch: pytest.MonkeyPatch
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
+    monkeypatch.setattr("dask_fmware_scheduler.dask_books.KEPT", 3)
     held = cluster.client.submit(str, "held", key="held-1", workers="light-0")
     await held
     for number in range(6):  # alone: each is a computation with a group
         await cluster.client.submit(str, number, key=f"alone{number}-1", workers="light-0")
         await cluster.until(lambda: len(cluster.scheduler.tasks) == 1)
-    dask.forget_finished_work()
+    forget_finished_work(cluster.scheduler)
     books = cluster.scheduler.computations, cluster.scheduler.extensions["spans"].spans_search_by_name["default",]
     for book in books:
         assert [len(one.groups) for one in book] == [1, 0, 0, 0, 1, 1, 1]
 
 
-async def test_workers_that_are_gone_are_forgotten(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
+async def test_workers_that_are_gone_are_forgotten(cluster: InProcessCluster) -> None:
     stealing = cluster.scheduler.extensions["stealing"]
     for worker in cluster.scheduler.workers.values():
         stealing._combined_nprocessing(worker)  # as balancing looks at it
         stealing._combined_occupancy(worker, occupancies={worker: 0.0})
     await cluster.workers["light-1"].close()
     await cluster.until(lambda: len(cluster.scheduler.workers) == 2)
-    dask.forget_finished_work()
+    forget_finished_work(cluster.scheduler)
     for book in (stealing.in_flight_tasks, stealing.in_flight_occupancy):
         assert set(book) == set(cluster.scheduler.workers.values())
 
 
-async def test_servers_that_are_gone_are_forgotten(dask: SchedulerInternals) -> None:
+async def test_servers_that_are_gone_are_forgotten(cluster: InProcessCluster) -> None:
     class Gone:
         def handler(self) -> None: ...
 
@@ -118,21 +113,19 @@ async def test_servers_that_are_gone_are_forgotten(dask: SchedulerInternals) -> 
     del gone
     gc.collect()
     assert remembered() is not None, "stock Dask does"
-    dask.forget_finished_work()
+    forget_finished_work(cluster.scheduler)
     gc.collect()
     assert remembered() is None
 
 
-async def test_topics_of_workers_that_are_gone_are_forgotten(
-    cluster: InProcessCluster, dask: SchedulerInternals
-) -> None:
+async def test_topics_of_workers_that_are_gone_are_forgotten(cluster: InProcessCluster) -> None:
     with dask_config({"distributed.scheduler.events-cleanup-delay": "1ms"}):
         gone = cluster.workers["light-1"].address
         await cluster.workers["light-1"].close()
     topics = cluster.scheduler._broker._topics
     await cluster.until(lambda: not topics[gone].events, "Dask forgets the events")
     cluster.scheduler.subscribe_topic("heard", cluster.client.id)
-    dask.forget_finished_work()
+    forget_finished_work(cluster.scheduler)
     assert gone not in topics
     assert "heard" in topics
     assert cluster.workers["light-0"].address in topics
@@ -140,8 +133,8 @@ async def test_topics_of_workers_that_are_gone_are_forgotten(
 
 async def test_the_router_keeps_dasks_books_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dask_fmware_scheduler.router.TIDY", 2)
-    monkeypatch.setattr("dask_fmware_scheduler.dask_internals.KEPT", 3)
-    monkeypatch.setattr(SchedulerInternals, "_unheard_s", lambda self: 0.0)
+    monkeypatch.setattr("dask_fmware_scheduler.dask_books.KEPT", 3)
+    monkeypatch.setattr("dask_fmware_scheduler.dask_books._unheard_s", lambda scheduler: 0.0)
     async with InProcessCluster(deployment("small")) as cluster:
         for _ in range(8):
             await cluster.client.compute(one("x"))
