@@ -11,7 +11,7 @@ from distributed import Client, Future
 from dask_fmware.client.dask_internals import connection, ended, holds, listen, send_at_once
 from dask_fmware.client.fetching import fetched
 from dask_fmware.model.carrying import unpack
-from dask_fmware.model.messages import STREAM_INTERVAL_S, Carried
+from dask_fmware.model.messages import PROTOCOL_VERSION, STREAM_INTERVAL_S, Carried
 
 __all__ = ["ArrivedResults"]
 
@@ -29,6 +29,7 @@ class ArrivedResults:
         self._values: dict[str, bytes] = {}
         self._room = FEW
         self._connection: Any = None
+        self._is_understood = False
         self._asking: asyncio.Future[Any] | None = None
         self._done_with: list[Future] = []
         listen(client, Carried.op, self._take)
@@ -40,13 +41,23 @@ class ArrivedResults:
             one = cls._of[client] = cls(client)
         return one
 
-    def ask(self, client: Client) -> None:
-        """Ask the scheduler for them, once for each connection; one that does not answer has them fetched."""
+    def ask(self, client: Client) -> Any:
+        """Ask the scheduler for them, once for each connection; one that does not answer has them fetched.
+
+        Returned is the connection if the scheduler has answered, and understands our messages.
+        """
         if (there := connection(client)) is not self._connection:
-            self._connection = there
+            self._connection, self._is_understood = there, False
             send_at_once(client, STREAM_INTERVAL_S)
-            self._asking = asyncio.ensure_future(client.scheduler.fmware_carry(client=client.id))
-            self._asking.add_done_callback(_seen)
+            self._asking = asyncio.ensure_future(self._greet(client, there))
+        return there if self._is_understood else None
+
+    async def _greet(self, client: Client, there: Any) -> None:
+        try:
+            version = await client.scheduler.fmware_greet(client=client.id)
+        except Exception:  # no runtime, or the connection is lost, as the next message will find
+            return
+        self._is_understood = there is self._connection and version == PROTOCOL_VERSION
 
     def began(self, future: Future) -> None:
         """A task was submitted; what came of an earlier one of that name counts no more."""
@@ -92,9 +103,3 @@ class ArrivedResults:
             if len(self._values) > self._room:
                 self._values = {key: value for key, value in self._values.items() if holds(client, key)}
                 self._room = max(FEW, 2 * len(self._values))
-
-
-def _seen(asking: asyncio.Future[Any]) -> None:
-    """Take note of how a question ended: where it failed, the connection is lost, as the next message will find."""
-    if not asking.cancelled():
-        asking.exception()

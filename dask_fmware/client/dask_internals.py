@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import dask
 from dask._expr import LLGExpr
 from distributed import Client, Future
 from distributed.client import SpanMetadata
+from distributed.protocol.pickle import dumps
 
-__all__ = ["connection", "ended", "holds", "listen", "send_at_once", "submit"]
+from dask_fmware.model.messages import RunsAsked
+
+__all__ = ["ask_for_runs", "connection", "ended", "holds", "listen", "send_at_once", "submit"]
+
+SMALL_BYTES = 2**20  # of tasks that the scheduler opens on its loop
 
 
 def connection(client: Client) -> Any:
@@ -61,3 +67,32 @@ def submit(client: Client, graph: Mapping[str, Any], keys: Sequence[str]) -> lis
         internal_priority={key: number for number, key in enumerate(graph)},
     )
     return [futures[key] for key in keys]
+
+
+def ask_for_runs(client: Client, there: Any, graph: Mapping[str, Any], outputs: Sequence[str]) -> list[Future]:
+    """Submit tasks as `submit` does, in a message of ours, to a scheduler that takes it over the connection `there`.
+
+    The scheduler makes them in the very turn of its loop; a graph it would hand to another thread and back. What is
+    large or cannot be pickled goes as a graph, as does what another connection is to carry by the time that it leaves
+    (Client._refcount_lock, loop, scheduler_comm; dask.get_annotations).
+    """
+    annotations = dask.get_annotations()
+    try:
+        tasks = dumps((dict(graph), annotations))
+    except Exception:  # Dask says what is wrong with it
+        return submit(client, graph, outputs)
+    if len(tasks) > SMALL_BYTES:
+        return submit(client, graph, outputs)
+    message = RunsAsked(tasks, tuple(outputs)).to_wire()
+
+    def send() -> None:
+        if client.scheduler_comm is there and not there.closed():
+            there.send(message)
+        else:
+            with dask.annotate(**annotations):
+                submit(client, graph, outputs)
+
+    with client._refcount_lock:
+        futures = [Future(key, client) for key in outputs]
+        client.loop.add_callback(send)  # behind what was said before
+    return futures

@@ -16,7 +16,7 @@ from distributed import Client, Future
 from dask_fmware.client.arriving import ArrivedResults
 from dask_fmware.client.asking import checked_client, run_id_of
 from dask_fmware.client.batches import Batches, Pace
-from dask_fmware.client.dask_internals import submit
+from dask_fmware.client.dask_internals import ask_for_runs, submit
 from dask_fmware.compile.collection import BoundWorkflow
 from dask_fmware.errors import DeadlineRejectedError, NotInstalledError, RuntimeFaultError, VersionMismatchError
 from dask_fmware.model.report import RunReport
@@ -133,32 +133,32 @@ class Session:
 
     async def _submit(self, asked: Sequence[_Asked]) -> list[Future | Exception]:
         made: dict[int, Future | Exception] = {}
-        self._arrived.ask(self._client)
+        there = self._arrived.ask(self._client)
         for message in _messages(asked):
             with dask.annotate(**asked[message[0]].annotations):
-                made |= zip(message, self._send([asked[n].bound for n in message]), strict=True)
+                made |= zip(message, self._send([asked[n].bound for n in message], there), strict=True)
         for one in made.values():
             if isinstance(one, Future):
                 self._arrived.began(one)
         return [made[n] for n in range(len(asked))]
 
-    def _send(self, bound: Sequence[BoundWorkflow]) -> list[Future | Exception]:
-        """Submit runs in one message."""
+    def _send(self, bound: Sequence[BoundWorkflow], there: Any) -> list[Future | Exception]:
+        """Submit runs in one message, over the connection `there` if the scheduler understands ours."""
         if len(bound) > 1:
             try:
-                return self._apart(self._at_once(bound))
+                return self._apart(self._at_once(bound, there))
             except Exception:  # one of them cannot be submitted: find out which
                 pass
-        return [self._send_one(one) for one in bound]
+        return [self._send_one(one, there) for one in bound]
 
-    def _send_one(self, bound: BoundWorkflow) -> Future | Exception:
+    def _send_one(self, bound: BoundWorkflow, there: Any) -> Future | Exception:
         try:
-            (future,) = self._at_once([bound])
+            (future,) = self._at_once([bound], there)
         except Exception as error:
             return error if self._client.status == "running" else self._lost()
         return future
 
-    def _at_once(self, bound: Sequence[BoundWorkflow]) -> Sequence[Future]:
+    def _at_once(self, bound: Sequence[BoundWorkflow], there: Any) -> Sequence[Future]:
         """Submit runs as ``client.compute`` would.
 
         That wraps each of them, searches all for what could be optimized and puts their tasks into an order: a tenth
@@ -167,7 +167,10 @@ class Session:
         if not all(one.is_plain for one in bound):
             return list(self._client.compute(list(bound)))
         graph = {key: task for one in bound for key, task in one.__dask_graph__().items()}
-        return submit(self._client, graph, [key for one in bound for key in one.__dask_keys__()])
+        outputs = [key for one in bound for key in one.__dask_keys__()]
+        if there is None:
+            return submit(self._client, graph, outputs)
+        return ask_for_runs(self._client, there, graph, outputs)
 
     def _apart(self, futures: Sequence[Future]) -> list[Future | Exception]:
         """Return a future for each caller: of a run that was asked for twice Dask's client makes one."""

@@ -33,11 +33,12 @@ __all__ = [
     "Overdue",
     "ReplicaFailed",
     "ReplicaReady",
+    "RunsAsked",
     "StepsTimed",
     "check_version",
 ]
 
-PROTOCOL_VERSION = 15  # raise it also when a default changes: a field with its default does not travel
+PROTOCOL_VERSION = 16  # raise it also when a default changes: a field with its default does not travel
 STREAM_INTERVAL_S = 50e-6  # between two messages: a hop between two tasks takes 1.3 ms, not 6; zero has worse tails
 TRAVELS = "travels"  # of a field that is sent even if it has its default
 ENDLESS = "endless"  # of a number that may be infinite
@@ -254,6 +255,15 @@ class Carried(_Message):
     op: ClassVar[str] = "fmware-carried"
     key: str
     value: bytes = field(repr=False)  # pickled
+
+
+@immutable
+class RunsAsked(_Message):
+    """Client to scheduler: compute the tasks of some runs, as a graph of Dask says, with nothing left to work out."""
+
+    op: ClassVar[str] = "fmware-runs"
+    tasks: bytes = field(repr=False)  # pickled: tasks by key in the order of their priorities, and their annotations
+    outputs: tuple[str, ...]  # keys of the tasks whose results are wanted
 
 
 @immutable

@@ -25,7 +25,8 @@ def scheduler_leaks(scheduler: Any) -> Iterator[str]:
     for state in machine.fleet:
         if state.running or state.waiting:
             yield f"replica {state.replica.name}: slots {list(state.running)}, {state.waiting} waiting"
-    for name, index in (("nodes", router._nodes), ("outputs", router._outputs), ("refused", router.performer.refused)):
+    tasks = router.run_tasks
+    for name, index in (("tasks", tasks.keys), ("outputs", tasks.outputs), ("refused", router.performer.refused)):
         if index:
             yield f"the router knows {name} {list(index)}"
 

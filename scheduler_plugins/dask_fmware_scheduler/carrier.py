@@ -60,7 +60,7 @@ class Carrier:
                     self._dask.send(worker, Carried(key, value).to_wire())
 
     def asked(self, client: str) -> None:
-        """A client takes its results along with the news of them (RPC)."""
+        """A client takes its results along with the news of them."""
         self._askers.add(client)
 
     def send_home(self, task: Any) -> None:

@@ -11,14 +11,16 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from distributed.core import Status
-from distributed.metrics import monotonic
-from distributed.protocol.pickle import dumps
+from distributed.core import Status, error_message
+from distributed.metrics import monotonic, time
+from distributed.protocol.pickle import dumps, loads
 from distributed.protocol.serialize import Serialized
 from distributed.scheduler import Scheduler, TaskState
+from distributed.spans import SpanMetadata
 from distributed.worker import Worker
 
 from dask_fmware.compile.draft import PlanDraft
+from dask_fmware.model.messages import RunsAsked
 from dask_fmware.model.plan import RunPlan
 
 __all__ = ["NOWHERE", "SchedulerInternals"]
@@ -50,6 +52,35 @@ class SchedulerInternals:
         """Answer these RPCs no more."""
         for name in names:
             self.scheduler.handlers.pop(name, None)
+
+    # -- graphs: Scheduler._create_taskstate_from_graph, report ----------------------------------
+
+    def create_tasks(self, asked: RunsAsked, client: str) -> None:
+        """Take in tasks, as ``Scheduler.update_graph`` does, which has another thread open them.
+
+        They wait for nothing that is elsewhere. What raises here is the error of all of them, and raised.
+        """
+        began = time()
+        try:
+            tasks, annotations = loads(asked.tasks)
+            self.scheduler._create_taskstate_from_graph(
+                start=began,
+                dsk=tasks,
+                keys=set(asked.outputs),
+                ordered={key: number for number, key in enumerate(tasks)},
+                client=client,
+                annotations_by_type={},
+                global_annotations=annotations,
+                stimulus_id=f"fmware-runs-{began}",
+                submitting_task=None,
+                span_metadata=SpanMetadata(collections=[{"type": "low-level-graph"}]),
+            )
+        except Exception as error:
+            said = error_message(error)
+            for key in asked.outputs:
+                message = {"op": "task-erred", "key": key} | {name: said[name] for name in ("exception", "traceback")}
+                self.scheduler.report(message, client=client)
+            raise
 
     # -- retries: Scheduler.handlers, stimulus_retry, report_on_key, ClientState.wants_what ---------
 

@@ -1,9 +1,5 @@
 """The replica router: a scheduler plugin that turns what Dask and the workers report into events for the
-runtime machine. What the machine says is done in `performing`.
-
-It decides nothing. A runnable call is held in ``no-worker``, pinned to the address of the replica that
-the machine assigns, and its slot is free when its worker says so: Dask's own transitions do not tell.
-Plain steps are pinned to light workers.
+runtime machine (`run_tasks`, `services`). What the machine says is done in `performing`. It decides nothing.
 """
 
 from __future__ import annotations
@@ -17,24 +13,24 @@ from typing import Any, TypeVar
 
 from distributed import Scheduler, SchedulerPlugin
 
-from dask_fmware.errors import AttemptsExhaustedError, FMwareError, NotInstalledError, VersionMismatchError
-from dask_fmware.model.messages import AttemptEnded, Branched, Carried, FirstToken, GiveBack, Overdue
-from dask_fmware.model.plan import PlannedNode
+from dask_fmware.errors import NotInstalledError
+from dask_fmware.model.messages import (
+    PROTOCOL_VERSION,
+    AttemptEnded,
+    Branched,
+    Carried,
+    FirstToken,
+    GiveBack,
+    Overdue,
+    RunsAsked,
+)
 from dask_fmware.model.replica import MODEL_LABEL, Replica, read_label
 from dask_fmware.policy import create_policy
 from dask_fmware.runtime import (
-    CallDropped,
-    CallRetried,
-    CallRunnable,
-    CallWithdrawn,
     Event,
     Machine,
     ModelLimits,
     ReplicaDraining,
-    RunDropped,
-    RunEnded,
-    RunRetried,
-    RunSubmitted,
 )
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware_scheduler.answers import AnswerBoard
@@ -48,6 +44,7 @@ from dask_fmware_scheduler.installed import ROUTER
 from dask_fmware_scheduler.performing import Performer
 from dask_fmware_scheduler.results import ResultMover
 from dask_fmware_scheduler.retries import Retries
+from dask_fmware_scheduler.run_tasks import RunTasks
 from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_scheduler.services.leave import Leave
 from dask_fmware_scheduler.services.provisioning import ProvisioningService
@@ -56,7 +53,6 @@ from dask_fmware_scheduler.services.registry import SERVICES, Service
 __all__ = ["ReplicaRouter"]
 
 TIDY = 200  # submitted runs after which Dask's books of finished work are shortened
-DEATHS = 10  # of workers under one plain task, before the task is blamed for them
 S = TypeVar("S", bound=Service)
 
 
@@ -110,17 +106,17 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.carrier = Carrier(self.dask)
         self.choices = Choices(self.machine, self.dask)
         self.results = ResultMover(self.dask, lambda: self.placement.light)
-        self._nodes: dict[str, tuple[str, PlannedNode]] = {}  # key -> (run id, node)
-        self._outputs: dict[str, str] = {}  # key of a result -> run id
-        self._submitted = 0  # runs
-        self._was_erred: Any = None  # key of the task that was released last, if it had failed
+        self.run_tasks = RunTasks(
+            self.machine, self.performer, self.dask, self.carrier, self.results, self.answers, self.clock
+        )
+        self._untidy = 0  # runs that were submitted since Dask's books were shortened
         self._closed = False
         self.retries = Retries(self.dask)
         self.services = tuple(make(self) for make in SERVICES)
         self._listen(
             {message.op: partial(self._told, message) for message in (FirstToken, AttemptEnded, Branched, Overdue)}
-            | {Carried.op: self._carried}
         )
+        self._listen({Carried.op: self._carried, RunsAsked.op: self._runs_asked})
         for service in self.services:
             self._listen(service.messages())
             service.start()
@@ -134,7 +130,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     def _handlers(self) -> dict[str, Callable[..., Any]]:
         handlers: dict[str, Callable[..., Any]] = {
             "fmware_answer": self.answers.find,
-            "fmware_carry": self.carrier.asked,
+            "fmware_greet": self.greeted,
             "fmware_knows": self.knows,
         }
         for service in self.services:
@@ -142,16 +138,21 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         return handlers
 
     def _listen(self, handlers: Mapping[str, Callable[..., Any]]) -> None:
-        """Take messages of workers; one that cannot be understood must not cost a worker its stream."""
+        """Take messages of workers and clients; one that cannot be understood must not cost them their stream."""
         self.dask.listen({op: self.guard.around(op, handler) for op, handler in handlers.items()})
 
     def service(self, kind: type[S]) -> S:
         """Return the service of a kind."""
         return next(service for service in self.services if isinstance(service, kind))
 
+    def greeted(self, client: str) -> int:
+        """Take note that a client takes its results along with the news of them; return our version (RPC)."""
+        self.carrier.asked(client)
+        return PROTOCOL_VERSION
+
     def knows(self, call_id: str) -> bool:
         """Whether a call is of a run that this router has taken in (RPC)."""
-        return call_id in self._nodes
+        return call_id in self.run_tasks.keys
 
     async def close(self) -> None:
         """Stop routing; the streams of workers stay served so that none of them breaks."""
@@ -173,8 +174,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         """Fail what is held, since nobody will place it any more, and stop routing."""
         self.performer.stop()
         error = NotInstalledError("the dask-fmware runtime was uninstalled while this run was under way")
-        self.placement.fail_unrunnable(list(self._nodes), error)
-        for key in self._nodes:
+        self.placement.fail_unrunnable(list(self.run_tasks.keys), error)
+        for key in self.run_tasks.keys:
             self.dask.pardon_no_more(key)
         await self.close()
 
@@ -241,149 +242,16 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
     @guarded
     def update_graph(self, scheduler: Scheduler, *, tasks: list[Any], client: str, **kwargs: Any) -> None:
         """Find the runs in a submitted graph."""
-        outputs = []
-        for key in tasks:
-            try:
-                plan = self.dask.take_plan(key)
-            except VersionMismatchError as error:
-                self._refuse(key, tasks, error)
-                continue
-            if plan is None:
-                continue
-            for node in plan.nodes:
-                self._nodes[node.key] = (plan.run_id, node)
-                self.dask.pardon(node.key)
-                if node.model is not None:
-                    self.dask.disregard_places(node.key)
-            self._outputs[plan.output] = plan.run_id
-            outputs.append(plan.output)
-            self.performer.tell(RunSubmitted(self.clock.of(plan)))
-            self.answers.wake(plan.run_id)
-            self._submitted += 1
-            if self._submitted % TIDY == 0:
-                forget_finished_work(scheduler)
-        self.carrier.expect(outputs, client)
-
-    def _refuse(self, output: str, tasks: list[Any], error: FMwareError) -> None:
-        """Fail a run whose plan cannot be read: all that is known of it are the keys of its tasks, which end alike."""
-        run_id = output[-32:]
-        self.performer.refused[run_id], self._outputs[output] = error, run_id
-        for key in tasks:
-            if isinstance(key, str) and key.endswith(run_id):
-                self._nodes[key] = (run_id, PlannedNode(name=key, key=key))
+        self._untidy += self.run_tasks.submitted(tasks, client)
+        if self._untidy >= TIDY:
+            self._untidy = 0
+            forget_finished_work(scheduler)
 
     @guarded
     def transition(self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any) -> None:
         """Follow the tasks of runs. Called for every transition of every task on the cluster: be quick."""
-        known = self._nodes.get(key)
-        if known is None or start == finish:
-            return
-        run_id, node = known
-        task = self.dask.task(key)
-        if task is None:
-            return
-        match finish:
-            case "waiting":
-                if key == self._was_erred:  # else it is forgotten next
-                    self._retried(key, run_id, node)
-                if not task.waiting_on:
-                    self._runnable(task, run_id, node)
-            case "processing":
-                self.placement.left(key)
-                self.carrier.send_ahead(task)
-            case "no-worker":
-                self.placement.unrunnable(task)
-            case "memory":
-                for dependent in self.dask.runnable_dependents(task):
-                    if (other := self._nodes.get(dependent.key)) is not None:
-                        self._runnable(dependent, *other)
-                if key in self._outputs:
-                    self.carrier.send_home(task)
-                    self._run_ended(self._outputs[key], "finished")
-                if node.model is not None and start == "processing" and (worker := kwargs.get("worker")) is not None:
-                    self._result_made(key, worker)
-            case "erred":
-                self.carrier.drop(key)
-                self.performer.take_back(key)
-                if key in self._outputs:
-                    self._run_failed(self._outputs[key], key)
-            case "released":
-                self.carrier.drop(key)
-                self._was_erred = key if start == "erred" else None
-                if node.model is not None and start != "memory":
-                    self.performer.sync_replica_of(key)
-                    self.performer.tell(CallWithdrawn(key))
-                self.performer.take_back(key)
-            case "forgotten":
-                self._forgotten(key, node)
-
-    def _retried(self, key: str, run_id: str, node: PlannedNode) -> None:
-        """A user has a task that failed tried again: the first of a run, whatever it is, opens that run."""
-        report = self.machine.report(run_id)
-        if report is not None and report.run_id == run_id and report.state in ("failed", "rejected", "refused"):
-            self.performer.refused.pop(run_id, None)  # it is judged anew
-            self.performer.tell(RunRetried(run_id))
-        if node.model is not None:
-            self.performer.tell(CallRetried(key))
-
-    def _forgotten(self, key: str, node: PlannedNode) -> None:
-        del self._nodes[key]
-        self.carrier.drop(key)
-        if node.model is not None:
-            self.performer.tell(CallDropped(key))
-        self.performer.take_back(key)
-        if (run_id := self._outputs.pop(key, None)) is not None:
-            self.performer.refused.pop(run_id, None)
-            self.performer.tell(RunDropped(run_id))
-            self.answers.wake(run_id)
-
-    def _run_failed(self, run_id: str, key: str) -> None:
-        """Say how a run without a result ended, and why; an error of plain code says nothing of where it was raised.
-
-        A task has the name of the last of the functions that were joined in it; notes of the error name the one.
-        """
-        blamed, text = self.dask.failure(key)
-        known, run = self._nodes.get(blamed), self.machine.runs.get(run_id)
-        if known is not None and run is not None and run.rejects_at(known[1].name):
-            self._run_ended(run_id, "rejected", text)
-            return
-        if known is not None and known[1].model is None and "node '" not in text:
-            text = f"in plain code up to '{known[1].name}': {text}"
-        self._run_ended(run_id, "failed", text)
-
-    def _run_ended(self, run_id: str, state: Any, reason: str = "") -> None:
-        self.performer.tell(RunEnded(run_id, state, reason))
-        self.answers.wake(run_id)
-
-    def _result_made(self, key: str, worker: str) -> None:
-        if worker not in self.placement.light:
-            self.results.add(key, worker)
-
-    def _runnable(self, task: Any, run_id: str, node: PlannedNode) -> None:
-        """All inputs of a task are there: hold or place it before Dask does."""
-        if self.performer.stopped:
-            self.dask.loosen(task)  # wherever it comes, no model host is there to run it, which it says
-        elif (error := self.performer.refused.get(run_id)) is not None:
-            self.dask.hold(task)
-            self.placement.fail_soon(task.key, error)
-        elif node.model is None:
-            self._place_plain(task, node)
-        else:
-            self.dask.hold(task)
-            self.performer.sync_replica_of(task.key)
-            self.performer.tell(CallRunnable(task.key))
-
-    def _place_plain(self, task: Any, node: PlannedNode) -> None:
-        """Send plain code to light workers or where its submitter wants it, unless it has killed too many of them."""
-        deaths = self.dask.deaths(task)
-        if deaths < DEATHS:
-            self.placement.to_light(task)
-            return
-        self.dask.hold(task)
-        error = AttemptsExhaustedError(
-            f"node '{node.name}': {deaths} workers died while they ran it; look for what ends a process, or for memory"
-        )
-        self.placement.fail_soon(task.key, error)
+        if key in self.run_tasks.keys and start != finish:
+            self.run_tasks.moved(key, start, finish, kwargs.get("worker"))
 
     # -- the machine -----------------------------------------------------------------------------
 
@@ -393,9 +261,12 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         told = message.from_wire(fields)
         self.performer.tell(self.choices.settled(told) if isinstance(told, Branched) else told)
 
+    def _runs_asked(self, /, client: str, **fields: Any) -> None:
+        self.dask.create_tasks(RunsAsked.from_wire(fields), client)
+
     def _carried(self, /, worker: str, **fields: Any) -> None:
         message = Carried.from_wire(fields)
-        if message.key in self._nodes:
+        if message.key in self.run_tasks.keys:
             self.carrier.take(message, worker)
 
     @guarded
@@ -403,10 +274,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         """Give the machine an event that a service has taken in."""
         self.performer.tell(event)
 
-    def _assigned(self, key: str) -> None:
-        node = self._nodes.get(key)
-        if node is not None and node[1].answers:
-            self.answers.wake(node[0])
+    def _assigned(self, call_id: str) -> None:
+        self.run_tasks.assigned(call_id)
 
     def valid_workers_downscaling(self, scheduler: Scheduler, workers: list[Any]) -> list[Any]:
         """Let other scalers (Dask's own, Kubernetes) see replicas only if drained to be stopped; these first."""

@@ -17,7 +17,7 @@ from distributed import Client, Nanny
 import dask_fmware as fm
 from benchmarks.support.soak_faults import tell_engine
 from dask_fmware.errors import AttemptsExhaustedError
-from dask_fmware_scheduler import router
+from dask_fmware_scheduler import run_tasks
 from tests.cluster.chaos import PATIENCE_S, kept, leftovers, pids, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -144,7 +144,7 @@ def test_all_replicas_of_a_model_are_gone_and_come_back(cluster: fm.LocalModelCl
 def test_plain_code_that_ends_every_process_is_blamed_and_its_worker_comes_back(
     cluster: fm.LocalModelCluster, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(router, "DEATHS", 2)
+    monkeypatch.setattr(run_tasks, "DEATHS", 2)
     future = client.compute(doomed("x"))
     with pytest.raises(AttemptsExhaustedError, match=r"node 'end_this_process': 2 workers died while they ran it"):
         future.result(timeout=PATIENCE_S)

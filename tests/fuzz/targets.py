@@ -246,6 +246,7 @@ SOUND: dict[str, dict[str, Any]] = {
     "fmware-steps": {"replica_id": "tcp://r", "profile": "p", "steps": [[0.1, 0.0, 0.1, 4.0]], "tokens": [["k", 1, 4]]},
     "fmware-branched": {"run_id": "r", "switch": "s", "branch": 1},
     "fmware-carried": {"key": "k", "value": b"\x80\x05N."},
+    "fmware-runs": {"tasks": b"\x80\x05N.", "outputs": ("k",)},
     "fmware-ready": {
         "name": "a",
         "model": "small",

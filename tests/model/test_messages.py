@@ -21,6 +21,7 @@ from dask_fmware.model.messages import (
     Overdue,
     ReplicaFailed,
     ReplicaReady,
+    RunsAsked,
     StepsTimed,
     check_version,
 )
@@ -52,6 +53,7 @@ MESSAGES = st.one_of(
     ),
     st.builds(Branched, text, text, st.none() | number),
     st.builds(Carried, text, st.binary(max_size=20)),
+    st.builds(RunsAsked, st.binary(max_size=20), st.lists(text, max_size=3).map(tuple)),
     st.builds(ReplicaFailed, text, text, text, text, st.booleans()),
     st.builds(EngineStateReport, *[number] * 2, st.none() | share, *[st.none() | number] * 3),
     st.builds(
@@ -123,7 +125,7 @@ def test_what_an_older_sender_leaves_out_has_its_default_or_is_another_version(m
 def test_every_message_has_an_op_of_its_own() -> None:
     kinds = [getattr(messages, name) for name in messages.__all__]
     ops = [kind.op for kind in kinds if hasattr(kind, "op")]
-    assert len(ops) == len(set(ops)) == 12
+    assert len(ops) == len(set(ops)) == 13
     assert all(op.startswith("fmware-") for op in ops)
 
 
