@@ -5,8 +5,8 @@
 One system is up at a time and rounds alternate; reported are medians over rounds. Models answer at once with one
 token, on two replicas that take 256 calls each (Ray's default of 5 would only make it wait). A chain is a workflow of
 three nodes here, and a deployment that composes three calls by handles there. The control plane is every process but
-the models' and those of workflow code (light worker here, composing deployment there); here it holds the client,
-which shares a process with the scheduler, there it does not. Memory counts shared pages in parts (PSS).
+the models', the caller's and those of workflow code (light worker here, composing deployment there). Memory counts
+shared pages in parts (PSS).
 """
 
 from __future__ import annotations

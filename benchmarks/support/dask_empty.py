@@ -1,4 +1,7 @@
-"""Empty calls through dask-fmware: one line of JSON; see `benchmarks.ray_overhead`."""
+"""Empty calls through dask-fmware: one line of JSON; see `benchmarks.ray_overhead`.
+
+Scheduler and caller are processes of their own, as on a cluster, and as Ray's controllers and its driver are.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ import argparse
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dask
@@ -17,45 +24,69 @@ import dask_fmware as fm
 from benchmarks.support.closed_loop import measure, memory_mb
 from benchmarks.support.empty_calls import DEPLOYMENT, chain, single
 
+SERVE = "serve"
+
+
+async def serve() -> None:
+    """Be a cluster until standard input ends; its address is the first line out."""
+    with dask.config.set({"distributed.worker.preload": ["benchmarks.support.null_engine"]}):
+        cluster = await fm.LocalModelCluster(DEPLOYMENT, dashboard_address=None, asynchronous=True)
+    print(cluster.scheduler_address, flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await cluster.close()
+
+
+@contextmanager
+def served() -> Iterator[tuple[psutil.Process, str]]:
+    """A cluster in a process of its own: that process, and the address of the scheduler."""
+    command = [sys.executable, "-m", __spec__.name, SERVE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield psutil.Process(process.pid), process.stdout.readline().strip()
+
 
 def _kind(dask_worker: Any) -> tuple[int, bool]:
     """Process of a worker, and whether it has a model."""
     return os.getpid(), bool(dask_worker.state.total_resources)
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    asked = parser.parse_args()
-    began = time.perf_counter()
-    with dask.config.set({"distributed.worker.preload": ["benchmarks.support.null_engine"]}):
-        cluster = await fm.LocalModelCluster(DEPLOYMENT, dashboard_address=None, asynchronous=True)
-    client = await Client(cluster, asynchronous=True, set_as_default=False)
-    await fm.wait_ready(client)
-    start_s = time.perf_counter() - began
+async def call(cluster: psutil.Process, address: str, began: float, repeats: int, seconds: float) -> dict[str, Any]:
+    """Measure calls to a cluster, and the memory of its processes."""
+    async with Client(address, asynchronous=True, set_as_default=False) as client:
+        await fm.wait_ready(client)
+        start_s = time.perf_counter() - began
+        session = fm.Session(client)
 
-    session = fm.Session(client)
+        async def run(workflow: Any) -> None:
+            await session.run(workflow(x="x"))
 
-    async def run(workflow: Any) -> None:
-        await session.run(workflow(x="x"))
-
-    found = await measure(lambda: run(single), lambda: run(chain), asked.repeats, asked.seconds)
-    workers = await client.run(_kind)
+        found = await measure(lambda: run(single), lambda: run(chain), repeats, seconds)
+        workers = await client.run(_kind)
     models = {pid for pid, has_model in workers.values() if has_model}
     light = {pid for pid, has_model in workers.values() if not has_model}
-    mine = psutil.Process()
-    memory = {process.pid: memory_mb([process]) for process in [mine, *mine.children(recursive=True)]}
+    memory = {process.pid: memory_mb([process]) for process in [cluster, *cluster.children(recursive=True)]}
     others = sum(sum(one.values()) for pid, one in memory.items() if pid not in models)
     control = {
         "control plane MB": others - sum(sum(memory[pid].values()) for pid in light),
         "with workflow code MB": others,
         "processes": {name: size for one in memory.values() for name, size in one.items()},
     }
-    await client.close()
-    await cluster.close()
-    print(json.dumps({"start s": start_s, **found, **control}))
+    return {"start s": start_s, **found, **control}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("what", nargs="?", choices=[SERVE], help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.what == SERVE:
+        asyncio.run(serve())
+        return
+    began = time.perf_counter()
+    with served() as (cluster, address):
+        print(json.dumps(asyncio.run(call(cluster, address, began, asked.repeats, asked.seconds))))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
