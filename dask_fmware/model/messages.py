@@ -138,7 +138,8 @@ def _rule(hint: Any, is_endless: bool = False) -> Rule:
     if hint is float:
         return lambda value: isinstance(value, (float, int)) and (abs(value) < inf or (is_endless and value == value))
     assert hint in (str, bool, bytes), f"{hint} has no rule"
-    return lambda value: isinstance(value, hint)
+    instance: Rule = hint.__instancecheck__
+    return instance
 
 
 def _misfit(op: str, name: str, value: object) -> VersionMismatchError:

@@ -32,14 +32,10 @@ class Guard:
         self.failures: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def run(self, name: str, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call something; None if it fails."""
-        try:
-            return do(*args, **kwargs)
-        except Exception:
-            self.failures[name] += 1
-            logger.exception("Replica router: %s failed", name)
-            return None
+    def failed(self, name: str) -> None:
+        """Count and log the error that is being handled."""
+        self.failures[name] += 1
+        logger.exception("Replica router: %s failed", name)
 
     def observer_failed(self, observer: object, error: Exception) -> None:
         """Count an observer of the machine that has raised; only its first error is logged: it sees all events."""
@@ -52,7 +48,10 @@ class Guard:
         """Return a handler that does not fail."""
 
         def handle(*args: Any, **kwargs: Any) -> Any:  # no partial: Dask looks into those for each message
-            return self.run(name, handler, *args, **kwargs)
+            try:
+                return handler(*args, **kwargs)
+            except Exception:
+                return self.failed(name)
 
         return handle
 
@@ -83,6 +82,9 @@ def guarded(hook: F) -> F:
 
     @wraps(hook)
     def run(self: _Guarded, *args: Any, **kwargs: Any) -> Any:
-        return self.guard.run(hook.__name__, hook, self, *args, **kwargs)
+        try:
+            return hook(self, *args, **kwargs)
+        except Exception:
+            return self.guard.failed(hook.__name__)
 
     return run  # type: ignore[return-value]
