@@ -8,12 +8,12 @@ when it is cancelled.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from pydantic import BaseModel
 
 from dask_fmware.compile.shared import Shared
-from dask_fmware.compile.steps import Taken, model_host, opened, passes, skipped, tell
+from dask_fmware.compile.steps import Told, model_host, opened, passes, skipped, tell
 from dask_fmware.compile.values import fill, plain
 from dask_fmware.errors import NotInstalledError, WorkflowError
 
@@ -31,15 +31,13 @@ async def run_map(
     prefix: str,
     /,
     *values: Any,
-    plan: Any = None,
-    taken: Taken | None = None,
-    stays: bool = False,
+    **told: Unpack[Told],
 ) -> Any:
     """Run the body once for each item, all at once, and return the list of plain outputs."""
     from dask_fmware.compile.graph import instantiate, new_run_id
 
     step = shared.value
-    named = opened(step.sources, values, taken)
+    named = opened(step.sources, values, told)
     if not passes(step.guards, named):
         return skipped(run_id, key)
     items = fill(step.over, named)
@@ -59,7 +57,7 @@ async def run_map(
         outputs += keys
     results = await _submit(graph, outputs, key, where) if outputs else []
     result = [plain(value) for value in results]
-    tell(step, run_id, key, result, stays=stays)
+    tell(step, run_id, key, result, told)
     return result
 
 
@@ -71,15 +69,13 @@ async def run_loop(
     prefix: str,
     /,
     *values: Any,
-    plan: Any = None,
-    taken: Taken | None = None,
-    stays: bool = False,
+    **told: Unpack[Told],
 ) -> Any:
     """Run the body on its own output until the condition holds or the bound is reached."""
     from dask_fmware.compile.graph import instantiate, new_run_id
 
     step = shared.value
-    named = opened(step.sources, values, taken)
+    named = opened(step.sources, values, told)
     if not passes(step.guards, named):
         return skipped(run_id, key)
     where = f"workflow '{step.workflow}', node '{step.node}'"
@@ -90,7 +86,7 @@ async def run_loop(
         state, *until = await _submit(graph, keys, key, where)
         if until and _is_done(plain(until[0]), where):
             break
-    tell(step, run_id, key, state, stays=stays)
+    tell(step, run_id, key, state, told)
     return state
 
 

@@ -12,7 +12,7 @@ import pickle
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from dask_fmware.compile.shared import Shared
 from dask_fmware.compile.values import Slot, fill, open_values, plain
@@ -20,6 +20,9 @@ from dask_fmware.errors import NotInstalledError, RuntimeFaultError, WorkflowErr
 from dask_fmware.model.call import SKIPPED, ModelCall, Skipped
 from dask_fmware.model.carrying import is_small
 from dask_fmware.model.plan import SwitchRule
+
+if TYPE_CHECKING:
+    from dask_fmware.compile.draft import PlanDraft
 
 __all__ = [
     "HOST",
@@ -30,6 +33,7 @@ __all__ = [
     "PlainStep",
     "StepGuard",
     "Taken",
+    "Told",
     "model_host",
     "opened",
     "passes",
@@ -47,6 +51,18 @@ TAKEN = "branches taken"  # beside the values of a step; no node has such a name
 Taken: TypeAlias = Mapping[str, int | None]
 """Switch -> the branch that its run keeps to, whatever the value that decides is; None: no branch at all."""
 NONE_TAKEN: Taken = {}
+
+
+class Told(TypedDict, total=False):
+    """What the task of a step is called with by name, beside its values; most are told nothing.
+
+    The client sends the plan of a run with its first output, and the router takes it out there. The rest is of the
+    router, which writes it into a task before that is sent.
+    """
+
+    plan: PlanDraft  # left where there is no router, and of no use to a step
+    taken: Taken
+    stays: bool  # its value is needed by no other step and awaited by nobody alone; it is fetched if at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +162,11 @@ class CallStep:
     guards: tuple[StepGuard, ...] = ()
 
 
-def opened(sources: tuple[str, ...], values: tuple[Any, ...], taken: Taken | None) -> dict[str, Any]:
+def opened(sources: tuple[str, ...], values: tuple[Any, ...], told: Told) -> dict[str, Any]:
     """Pair the values that a step takes with their names, beside the branches that its run keeps to."""
     named = open_values(sources, values)
-    if taken:
-        named[TAKEN] = taken
+    if "taken" in told:
+        named[TAKEN] = told["taken"]
     return named
 
 
@@ -171,13 +187,11 @@ async def run_call(
     call_id: str,
     /,
     *values: Any,
-    plan: Any = None,
-    taken: Taken | None = None,
-    stays: bool = False,
+    **told: Unpack[Told],
 ) -> Any:
     """Run a model call on the replica of this worker, or skip it."""
     step = shared.value
-    named = opened(step.sources, values, taken)
+    named = opened(step.sources, values, told)
     host = model_host()
     is_taken = passes(step.guards, named)
     if host is None:
@@ -191,7 +205,7 @@ async def run_call(
         host.skip(call_id)
         return skipped(run_id, call_id)
     prompt_values = {k: fill(slot, named) for k, slot in step.fields.items()}
-    return await host.call(step.call, run_id, call_id, prompt_values, stays=stays)
+    return await host.call(step.call, run_id, call_id, prompt_values, stays=told.get("stays", False))
 
 
 def run_plain(
@@ -200,20 +214,18 @@ def run_plain(
     key: str,
     /,
     *values: Any,
-    plan: Any = None,
-    taken: Taken | None = None,
-    stays: bool = False,
+    **told: Unpack[Told],
 ) -> Any:
     """Run plain code in a worker thread."""
     step = shared.value
-    named = opened(step.sources, values, taken)
+    named = opened(step.sources, values, told)
     if not passes(step.guards, named):
         return skipped(run_id, key)
     result: Any = None
     for operation in step.operations:
         with _Noted(step, operation):
             result = named[operation.name] = _value(operation.call(named), f"workflow '{step.workflow}'", operation)
-    tell(step, run_id, key, result, stays=stays)
+    tell(step, run_id, key, result, told)
     return result
 
 
@@ -223,13 +235,11 @@ async def run_plain_async(
     key: str,
     /,
     *values: Any,
-    plan: Any = None,
-    taken: Taken | None = None,
-    stays: bool = False,
+    **told: Unpack[Told],
 ) -> Any:
     """Run coroutine functions on the worker's event loop."""
     step = shared.value
-    named = opened(step.sources, values, taken)
+    named = opened(step.sources, values, told)
     if not passes(step.guards, named):
         return skipped(run_id, key)
     result: Any = None
@@ -239,7 +249,7 @@ async def run_plain_async(
             if inspect.isawaitable(result):
                 result = await result
             named[operation.name] = _value(result, f"workflow '{step.workflow}'", operation)
-    tell(step, run_id, key, result, stays=stays)
+    tell(step, run_id, key, result, told)
     return result
 
 
@@ -298,15 +308,12 @@ def _is_from_outside(error: BaseException) -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def tell(step: Any, run_id: str, key: str, value: Any, *, stays: bool) -> None:
-    """Tell the router of a step, before its result arrives there: which branches are taken, and the value.
-
-    The value of a step that `stays` is needed by no other step and awaited by nobody alone; it is fetched if at all.
-    """
+def tell(step: Any, run_id: str, key: str, value: Any, told: Told) -> None:
+    """Tell the router of a step, before its result arrives there: which branches are taken, and the value."""
     if (host := model_host()) is not None:
         if not is_small(value):
             _check_sent(step, value)
-        host.made(run_id, key, step.decides, value, stays=stays)
+        host.made(run_id, key, step.decides, value, stays=told.get("stays", False))
 
 
 def _check_sent(step: Any, value: Any) -> None:

@@ -20,6 +20,7 @@ from distributed.spans import SpanMetadata
 from distributed.worker import Worker
 
 from dask_fmware.compile.draft import PlanDraft
+from dask_fmware.compile.steps import Told
 from dask_fmware.model.messages import RunsAsked
 from dask_fmware.model.plan import RunPlan
 
@@ -247,25 +248,25 @@ class SchedulerInternals:
 
     def take_plan(self, key: str) -> RunPlan | None:
         """Take the plan of a run out of the task that carries it, so that it does not travel on."""
-        arguments = self._arguments(key)
-        if not arguments or not isinstance(arguments.get("plan"), PlanDraft):
+        told = self._told(key)
+        if not told or not isinstance(told.get("plan"), PlanDraft):  # tasks of others may have one of theirs
             return None
-        draft: PlanDraft = arguments.pop("plan")
-        return draft.plan()
+        return told.pop("plan").plan()
 
     def take_branch(self, key: str, switch: str, branch: int | None) -> None:
-        """Have a task of a run, when it is sent, go by a branch whatever the value that decides is (see `Taken`)."""
-        if (arguments := self._arguments(key)) is not None:
-            arguments["taken"] = {**arguments.get("taken", {}), switch: branch}
+        """Have a task of a run, when it is sent, go by a branch whatever the value that decides is (see `Told`)."""
+        if (told := self._told(key)) is not None:
+            told["taken"] = {**told.get("taken", {}), switch: branch}
 
     def leave_result(self, key: str) -> None:
-        """Have the result of a task stay where it is made, unless another task needs it (see `steps.tell`)."""
-        if (arguments := self._arguments(key)) is not None and not self.scheduler.tasks[key].dependents:
-            arguments["stays"] = True
+        """Have the result of a task stay where it is made, unless another task needs it."""
+        if (told := self._told(key)) is not None and not self.scheduler.tasks[key].dependents:
+            told["stays"] = True
 
-    def _arguments(self, key: str) -> Any:
-        """Return what a task of a run is called with by name."""
-        return getattr(getattr(self.scheduler.tasks.get(key), "run_spec", None), "kwargs", None)
+    def _told(self, key: str) -> Told | None:
+        """Return what a task is called with by name; what is changed in it goes to the worker with the task."""
+        told: Told | None = getattr(getattr(self.scheduler.tasks.get(key), "run_spec", None), "kwargs", None)
+        return told
 
     def disregard_places(self, key: str) -> None:
         """Forget where the submitter wants a task to run (TaskState.annotations)."""

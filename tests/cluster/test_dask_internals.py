@@ -145,7 +145,7 @@ async def test_the_plan_is_found_in_a_tasks_arguments_and_taken_out(cluster: InP
     router.dask.take_plan = take
     assert (await cluster.client.compute(one("x"))).model == "small"
     assert isinstance(taken[0][0], RunPlan)
-    assert "plan" not in taken[0][1]
+    assert taken[0][1] == {}  # a call that is told nothing carries nothing
 
 
 async def test_the_scheduler_logs_status_changes_of_workers_to_plugins(
