@@ -1,6 +1,6 @@
 """A workflow as shapes, frames and links: what mermaid and graphviz both draw.
 
-Shapes show names, models and token bounds; a prompt is never shown. How it looks is not decided here.
+Shapes show names, models and the form or length of answers; a prompt is never shown. How it looks is not decided here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from dask_fmware.spec.graph import order
+from dask_fmware.spec.record import shorten
 from dask_fmware.spec.scopes import Inner, inner, uses
 from dask_fmware.spec.workflow import (
     AnyNode,
@@ -74,11 +75,21 @@ def lines(node: AnyNode) -> tuple[str, ...]:
     """What is written in a node: its name, and what it runs."""
     match node:
         case ModelNode():
-            return (node.name, f"{node.model} · {node.max_tokens:,} tokens")
+            return (node.name, f"{node.model} · {_answer(node)}")
         case TaskNode():
             return (node.name, f"{node.function.rpartition(':')[2].rpartition('.')[2]}()")
         case _:
             return (node.name,)
+
+
+def _answer(node: ModelNode) -> str:
+    """What a call may answer: its form, or its length where it has none."""
+    if node.choices is not None:
+        return f"one of {len(node.choices):,} labels" if len(node.choices) > 1 else "one label"
+    if node.json_schema is not None:
+        title = node.json_schema.get("title")
+        return shorten(title) if title and isinstance(title, str) else "JSON"
+    return f"{node.max_tokens:,} tokens"
 
 
 def heading(node: AnyNode) -> str:

@@ -34,8 +34,24 @@ def boxes(workflow) -> dict[str, tuple[float, float, float, float]]:
 
 def test_picture_shows_models_bounds_and_branches(shopping):
     text = "".join(ElementTree.fromstring(picture(shopping)).itertext())
-    for shown in ("intent", "small · 256 tokens", "lookup()", "order", "search", "chat", "for each of retrieve"):
+    for shown in ("intent", "large · 256 tokens", "lookup()", "order", "search", "chat", "for each of retrieve"):
         assert shown in text
+
+
+def test_a_call_whose_answer_has_a_form_shows_that_form_and_not_a_bound_on_tokens():
+    titled, bare = {"title": "Order", "type": "object"}, {"type": "object", "properties": {}}
+
+    def f(text):
+        kind = small("Kind of {t}", t=text, choices=["order", "search", "chat"], name="kind")
+        order = small("Order in {t}", t=kind, schema=titled, name="order")
+        part = small("Part of {t}", t=order, schema=bare, name="part")
+        return small("Thanks for {t}", t=part, choices=["ok"], name="thanks")
+
+    workflow = trace(f)
+    forms = ["small · one of 3 labels", "small · Order", "small · JSON", "small · one label"]
+    for drawn in (picture(workflow), to_dot(workflow), to_mermaid(workflow)):
+        assert all(form in drawn for form in forms)
+        assert "tokens" not in drawn
 
 
 def test_cards_of_a_picture_do_not_overlap(shopping):
