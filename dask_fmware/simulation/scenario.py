@@ -378,6 +378,14 @@ def load_scenario(source: str | os.PathLike[str] | Mapping[str, Any]) -> Scenari
     Raises
     ------
     SpecError
-        It cannot be read, or is no sound scenario; names file, line and value.
+        It cannot be read, or is no sound scenario; names file, line and value. What is a record, a deployment or a
+        workflow is told what takes it.
     """
-    return load_document(Scenario, source, SpecError, "scenario")
+    try:
+        return load_document(Scenario, source, SpecError, "scenario")
+    except SpecError:
+        from dask_fmware.simulation.mistaken import instead_of_scenario
+
+        if (instead := instead_of_scenario(source)) is None:
+            raise
+        raise SpecError(instead) from None

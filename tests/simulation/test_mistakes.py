@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,19 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import dask_fmware as fm
 from dask_fmware.cli import fmware
 from dask_fmware.errors import SpecError
+from dask_fmware.runtime.eventlog import EventLog, Head
 from dask_fmware.simulation.scenario import load_scenario
+
+small = fm.Model("small")
+
+
+@fm.workflow
+def ask(question):
+    return small("Answer {question}", question=question)
+
 
 SOUND: dict[str, Any] = {
     "cards": {"A": {"count": 1}, "B": {"count": 1}},
@@ -57,6 +68,52 @@ def test_a_mistake_is_said_when_the_scenario_is_read(path: str, value: object, s
     load_scenario(SOUND)
     with pytest.raises(SpecError, match=said):
         load_scenario(changed(path, value))
+
+
+def given_instead(tmp_path: Path) -> dict[str, Any]:
+    """What users have at hand and take for a scenario."""
+    deployment = {"accelerators": {"A": {"cards": 1}}, "models": {"small": {"engine": "emulated", "on": {"A": {}}}}}
+    record = tmp_path / "run.jsonl.gz"
+    with gzip.open(record, "wt", encoding="utf-8") as file:
+        EventLog(Head("slack", 0, 3, 10, {"small": (1024, 4)}, is_complete=True), file.write)
+    documents = {"deployment.yaml": json.dumps(deployment), "workflow.yaml": ask.workflow.to_yaml()}
+    for name, text in documents.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return {
+        "a record": record,
+        "a deployment": fm.Deployment.model_validate(deployment),
+        "its document": str(tmp_path / "deployment.yaml"),
+        "its dictionary": deployment,
+        "a workflow": ask,
+        "its own": ask.workflow,
+        "a workflow's document": tmp_path / "workflow.yaml",
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (
+            "a record",
+            "is a record of runs and no scenario; 'dask fmware simulate --record FILE' plays it",
+        ),
+        ("a deployment", "this is a deployment and no scenario, which .* or record some runs with fm.record"),
+        ("its document", "is a deployment .* 'dask fmware schema scenario'"),
+        ("its dictionary", "this is a deployment .* fm.plan says"),
+        ("a workflow", "this is a workflow and no scenario"),
+        ("its own", "this is a workflow and no scenario"),
+        ("a workflow's document", "is a workflow and no scenario"),
+    ],
+)
+def test_what_is_taken_for_a_scenario_is_named_with_what_takes_it(tmp_path: Path, what: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        fm.simulate(given_instead(tmp_path)[what])
+
+
+@pytest.mark.parametrize("source", ["none.jsonl.gz", "a\0b", "x" * 5000, "a: [", 3, None])
+def test_what_is_nothing_of_ours_is_refused_as_before(source: Any) -> None:
+    with pytest.raises(SpecError, match=r"no such file|cannot be read|read from a path or a text"):
+        fm.simulate(source)
 
 
 def test_an_objective_is_not_reckoned_by_a_first_card_that_does_not_host_the_model() -> None:
