@@ -39,10 +39,12 @@ __all__ = ["plan"]
 @click.option("--cards", type=click.IntRange(1), help="Most cards of each type; else those of the deployment.")
 @click.option("--prompt-tokens", type=click.IntRange(1), default=256, show_default=True, help="Of each call.")
 @click.option("--output-tokens", multiple=True, metavar="NODE=N", help="Of a node's calls; else its max_tokens.")
+@click.option("--items", multiple=True, metavar="MAP=N", help="That a map has in a run, as a rule; else 1.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
 def plan(
     deployment: Path, workflows: tuple[str, ...], rates: tuple[float, ...], ttft_s: float | None, e2e_s: float | None,
-    quantile: float | None, cards: int | None, prompt_tokens: int, output_tokens: tuple[str, ...], as_json: bool,
+    quantile: float | None, cards: int | None, prompt_tokens: int, output_tokens: tuple[str, ...],
+    items: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Plan the cards for a load: the cheapest mix that meets the SLO, and the runners-up.
 
@@ -62,7 +64,7 @@ def plan(
     first, *others = zip(named, rates, strict=True)
     made = planned(
         deployment, *first, others=others, quantile=quantile, cards=cards, prompt_tokens=prompt_tokens,
-        output_tokens=by_name("--output-tokens", _counts(output_tokens)),
+        output_tokens=_counts("--output-tokens", "answer", output_tokens), items=_counts("--items", "each", items),
     )  # fmt: skip
     if as_json:
         wire = {
@@ -78,11 +80,12 @@ def plan(
         click.echo(str(made))
 
 
-def _counts(given: tuple[str, ...]) -> list[tuple[str, int]]:
+def _counts(option: str, example: str, given: tuple[str, ...]) -> dict[str, int]:
+    """Read NAME=N of an option; `example` is a name that a user may have."""
     counts = []
     for text in given:
         node, _, number = text.partition("=")
         if not number.isdecimal():
-            raise click.BadParameter(f"'{text}'; write NODE=N, e.g. answer=200", param_hint="--output-tokens")
+            raise click.BadParameter(f"'{text}'; write NODE=N, e.g. {example}=200", param_hint=option)
         counts.append((node, int(number)))
-    return counts
+    return by_name(option, counts)

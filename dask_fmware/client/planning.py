@@ -55,8 +55,8 @@ def plan(
     profiles
         Measured profiles; left out: those of the profile store.
     **assumed
-        ``prompt_tokens``, ``output_tokens``, ``task_s``, ``odds``, ``rounds``, ``items``; see
-        `dask_fmware.profile.assumptions.Assumptions`.
+        By node: ``prompt_tokens``, ``output_tokens``, ``task_s``, ``odds``, ``rounds`` and ``items``, of a map that has
+        another number than 1 as a rule; see `dask_fmware.profile.assumptions.Assumptions`.
 
     Returns
     -------

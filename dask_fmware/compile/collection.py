@@ -193,7 +193,8 @@ class WorkflowFunction:
         slo
             Instead of the workflow's own.
         **assumed
-            See `dask_fmware.profile.assumptions.Assumptions`: ``prompt_tokens=``, ``output_tokens=``, ``odds=`` ...
+            By node: ``prompt_tokens``, ``output_tokens``, ``task_s``, ``odds``, ``rounds`` and ``items``, of a map that
+            has another number than 1 as a rule; see `dask_fmware.profile.assumptions.Assumptions`.
 
         Returns
         -------

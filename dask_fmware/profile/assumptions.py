@@ -13,7 +13,7 @@ from dask_fmware.spec.record import did_you_mean, shorten
 from dask_fmware.spec.scopes import inner
 from dask_fmware.spec.workflow import AnyNode, LoopNode, MapNode, ModelNode, SwitchNode, TaskNode, Workflow
 
-__all__ = ["PROMPT_TOKENS", "Assumptions"]
+__all__ = ["PROMPT_TOKENS", "Assumptions", "of_unsized"]
 
 PROMPT_TOKENS = 256  # of a call, where nothing better is known
 ABOUT: Mapping[str, type[AnyNode]] = {
@@ -64,6 +64,11 @@ class Assumptions:
         made._check_names(workflows)
         return made
 
+    def unsized(self, workflow: Workflow) -> tuple[str, ...]:
+        """Maps of a workflow of which nobody has said how many items they have: each is planned with 1."""
+        maps = (node.name for node in workflow.block.walk() if isinstance(node, MapNode))
+        return tuple(name for name in maps if name not in self.items)
+
     def _check_names(self, workflows: Sequence[Workflow]) -> None:
         nodes = [node for workflow in workflows for node in workflow.block.walk()]
         for name, kind in ABOUT.items():
@@ -74,6 +79,15 @@ class Assumptions:
         for switch, odds in self.odds.items():
             labels = [held.label for node in nodes if node.name == switch for held in inner(node)]
             _check_keys(odds, labels, f"odds: switch '{switch}' has no branch")
+
+
+def of_unsized(maps: Sequence[str]) -> list[str]:
+    """Return the line on `Assumptions.unsized`: what is planned with, and what to give; nothing if there are none."""
+    if not maps:
+        return []
+    named = ", ".join(f"'{name}'" for name in maps)
+    planned = f"map {named} is planned with 1 item" if len(maps) == 1 else f"maps {named} are planned with 1 item each"
+    return [f"{planned}: say how many a run has as a rule, such as items={dict.fromkeys(maps, 20)}"]
 
 
 def _kind(node: type[AnyNode]) -> str:

@@ -141,7 +141,10 @@ class _Plan:
             )
             for name, cards in self.cards.items()
         )  # fmt: skip
-        return Budgets(self.workflow, self.deadlines_s, quickest_s, usual_s, critical, nodes, tuple(self.assumed()))
+        return Budgets(
+            self.workflow, self.deadlines_s, quickest_s, usual_s, critical, nodes, tuple(self.assumed()),
+            self.assume.unsized(self.workflow),
+        )  # fmt: skip
 
     def parts(self, takes_s: Mapping[str, float]) -> dict[str, float]:
         """Share of each model node in the longest path through it."""

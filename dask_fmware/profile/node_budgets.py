@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
+from dask_fmware.profile.assumptions import of_unsized
 from dask_fmware.profile.reference import CardLatency
 from dask_fmware.spec.columns import in_columns
 from dask_fmware.spec.workflow import Workflow
@@ -68,6 +69,7 @@ class Budgets:
     critical_path: tuple[str, ...]  # model and task nodes on it, for the tightest bound
     nodes: tuple[NodeBudget, ...]
     assumed: tuple[str, ...]
+    unsized: tuple[str, ...] = ()  # maps planned with 1 item, as nobody has said how many they have
 
     @property
     def feasible(self) -> bool:
@@ -141,7 +143,7 @@ class Budgets:
     def __str__(self) -> str:
         assumed = (f"  - {text}" for text in self.assumed)
         head = f"{self.workflow.name}: {self.verdict}"
-        return "\n".join([head, *in_columns(self.rows), self.cost, "assumed:", *assumed])
+        return "\n".join([head, *in_columns(self.rows), self.cost, *of_unsized(self.unsized), "assumed:", *assumed])
 
     __repr__ = __str__
 

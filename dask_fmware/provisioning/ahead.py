@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf, prod
 
 from dask_fmware.errors import SpecError
-from dask_fmware.profile.assumptions import Assumptions
+from dask_fmware.profile.assumptions import Assumptions, of_unsized
 from dask_fmware.profile.budgets import Budgets, budgets
 from dask_fmware.profile.record import Profile
 from dask_fmware.provisioning.capacity import CallClass
@@ -67,6 +67,7 @@ class FleetPlan:
     assumed: tuple[str, ...]
     enough: Offer | None = None  # where no offer attains the quantile: what would with more cards, if anything does
     impossible: tuple[str, ...] = ()  # titles of runners-up that cannot keep all bounds
+    unsized: tuple[str, ...] = ()  # maps planned with 1 item, as nobody has said how many they have
 
     @property
     def best(self) -> Offer:
@@ -83,7 +84,8 @@ class FleetPlan:
         attained = "" if self.best.goodput >= self.quantile else f"; NO mix of these cards attains {self.quantile:.0%}"
         return "\n".join([
             f"for {asked}, {self.quantile:.0%} of the runs{each} in time{attained}",
-            *in_columns(rows), *left_out, "assumed:", *(f"  - {text}" for text in self.assumed),
+            *in_columns(rows), *left_out, *of_unsized(self.unsized),
+            "assumed:", *(f"  - {text}" for text in self.assumed),
         ])  # fmt: skip
 
     __repr__ = __str__
@@ -134,7 +136,9 @@ def fleet_plan(
     assumed = (*assumed, f"calls at once on a replica (slots): {slots}")
     found, impossible = offers(inventory, classes, options)
     enough = None if found[0].goodput >= options.quantile else _with_more_cards(inventory, classes, options)
-    return FleetPlan(found, options.quantile, _rates(loads), assumed, enough, impossible)
+    told = assumptions or Assumptions()
+    unsized = dict.fromkeys(name for load in loads for name in told.unsized(load.workflow))
+    return FleetPlan(found, options.quantile, _rates(loads), assumed, enough, impossible, tuple(unsized))
 
 
 def _rates(loads: Sequence[Load]) -> dict[str, float]:

@@ -93,6 +93,26 @@ def test_the_slo_of_a_plan_is_of_each_workflow_that_is_named(invoke, deployment,
     assert "workflow 'thorough': ttft_s=5 is below the best possible" in " ".join(result.output.split())
 
 
+def test_a_plan_is_told_how_many_items_a_map_has(invoke, deployment, tmp_path, monkeypatch):
+    deployment.write_text(PRICED)
+    mapped = (
+        PLANNED
+        + """
+
+@fm.workflow(slo=fm.SLO(e2e_s=60.0))
+def many(questions):
+    return fm.map(lambda one: small("Answer {o}", o=one, max_tokens=9, name="answer"), questions, name="each")
+"""
+    )
+    (tmp_path / "mapped_flows.py").write_text(mapped)
+    monkeypatch.chdir(tmp_path)
+    asked = ["plan", "--deployment", deployment, "--workflow", "mapped_flows:many", "--rate", 1]
+    assert "map 'each' is planned with 1 item" in " ".join(invoke(*asked).output.split())
+    told = invoke(*asked, "--items", "each=20")
+    assert told.exit_code == 0, told.output
+    assert "map 'each': 20 items side by side" in " ".join(told.output.split())
+
+
 def test_status_without_a_scheduler_is_one_line(invoke):
     result = invoke("status", "tcp://127.0.0.1:1", "--timeout", "0.5")
     assert result.exit_code == 1
@@ -129,6 +149,10 @@ def test_exit_codes_tell_who_is_to_blame(invoke, monkeypatch, deployment, raised
         (
             ["plan", "--deployment", "D", "--workflow", "dask_fmware.demo.rag:rag", "--rate=1", "--output-tokens=a=²"],
             "'a=²'; write NODE=N",
+        ),
+        (
+            ["plan", "--deployment", "D", "--workflow", "dask_fmware.demo.rag:rag", "--rate=1", "--items=each"],
+            "'each'; write NODE=N, e.g. each=200",
         ),
         (
             ["plan", "--deployment", "D", "--workflow", "dask_fmware.demo.rag:rag", "--rate=1"]

@@ -223,6 +223,22 @@ def test_items_beyond_all_slots_wait_for_their_turn(items: int, slots_per_card: 
     assert any(f"map 'fan': {items} items side by side, in turns" in text for text in made.assumed)
 
 
+def test_a_map_of_which_nobody_says_how_many_items_it_has_is_named_in_a_line_of_its_own() -> None:
+    @fm.workflow(slo=SLO(e2e_s=10.0))
+    def ask(question):
+        found = fm.map(lambda one: large("Do {o}", o=one, max_tokens=10, name="each"), look_up(question), name="fan")
+        return fm.map(lambda one: large("Sum {o}", o=one, max_tokens=10, name="sum"), found, name="add")
+
+    said = "map 'fan' is planned with 1 item: say how many a run has as a rule, such as items={'fan': 20}"
+    made = ask.budgets(deployment(), profiles=(), items={"add": 3})
+    assert said in str(made).splitlines()
+    assert "<div>map &#x27;fan&#x27; is planned with 1 item" in made._repr_html_()  # not in what is folded away
+    both = "maps 'fan', 'add' are planned with 1 item each: say how many a run has as a rule, such as items={'fan': 20"
+    assert both in str(ask.budgets(deployment(), profiles=()))
+    told = ask.budgets(deployment(), profiles=(), items={"fan": 20, "add": 1})
+    assert "planned with 1 item" not in str(told) + told._repr_html_()
+
+
 def test_odds_of_branches_weigh_cost_and_not_budgets() -> None:
     even = triage.budgets(deployment(), profiles=())
     odd = triage.budgets(deployment(), profiles=(), odds={"switch": {"long": 0.0, "short": 1.0}})

@@ -144,6 +144,18 @@ def test_what_is_assumed_of_a_node_that_no_workflow_has_is_refused() -> None:
         fm.plan(document(), rag, rate=1, profiles=(), output_tokens={"anser": 3000})
 
 
+def test_a_plan_names_the_maps_that_it_takes_one_item_for() -> None:
+    @fm.workflow(slo=fm.SLO(ttft_s=20.0))
+    def ask(questions: list[str]) -> Any:
+        return fm.map(lambda one: large("Answer {o}", o=one, max_tokens=100, name="each"), questions, name="fan")
+
+    named = fm.plan(document(), ask, rate=2, others=[(rag, 1)], profiles=())
+    assert "map 'fan' is planned with 1 item: say how many a run has as a rule, such as" in str(named)
+    told = fm.plan(document(), ask, rate=2, others=[(rag, 1)], profiles=(), items={"fan": 20})
+    assert "planned with 1 item" not in str(told)
+    assert told.best.cost_per_hour > named.best.cost_per_hour
+
+
 def test_a_card_too_slow_for_the_end_is_not_offered_though_its_first_token_is_in_time() -> None:
     @fm.workflow
     def ask(question: str) -> Any:
