@@ -11,9 +11,11 @@ from distributed import Client, Future
 from dask_fmware.errors import NotInstalledError, RuntimeFaultError
 
 __all__ = [
+    "CLOSED",
     "ask_about_run",
     "checked_client",
     "checked_future",
+    "is_closed",
     "not_installed",
     "run_id_of",
     "still_open",
@@ -23,6 +25,10 @@ __all__ = [
 T = TypeVar("T")
 
 ARRIVAL_S = 5.0  # for which a run that was just submitted may be on its way: a question overtakes a graph
+CLOSED = (
+    "the client is closed, by hand or since its scheduler was lost, and so are its runs; make another: "
+    "client = Client('tcp://scheduler:8786'), or Client(cluster)"
+)
 FIRST_LOOK_S, LAST_LOOK_S = 0.005, 0.25  # between two looks whether it has arrived
 
 
@@ -42,13 +48,15 @@ def checked_client(client: Any, function: str) -> Client:
 
 
 def still_open(client: Client, function: str) -> Client:
-    """Return a client that has a scheduler to ask; `RuntimeFaultError` if it is closed."""
-    if client.status == "closed":
-        raise RuntimeFaultError(
-            f"fm.{function}: the client is closed, by hand or since its scheduler was lost, and so are its runs; make "
-            "another: client = Client('tcp://scheduler:8786'), or Client(cluster)"
-        )
+    """Return a client that has a scheduler to ask; `RuntimeFaultError` if it is closed, or about to be."""
+    if is_closed(client):
+        raise RuntimeFaultError(f"fm.{function}: {CLOSED}")
     return client
+
+
+def is_closed(client: Client) -> bool:
+    """Whether a client has no scheduler to ask any more: what it is given while it closes would wait for ever."""
+    return client.status in ("closing", "closed")
 
 
 def checked_future(future: Any, function: str) -> Future:

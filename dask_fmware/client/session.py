@@ -5,7 +5,8 @@ One message for twenty runs costs client and scheduler little more than one for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import dask
 from distributed import Client, Future
 
 from dask_fmware.client.arriving import ArrivedResults
-from dask_fmware.client.asking import checked_client, run_id_of
+from dask_fmware.client.asking import CLOSED, checked_client, is_closed, run_id_of
 from dask_fmware.client.batches import Batches, Pace
 from dask_fmware.client.dask_internals import ask_for_runs, submit
 from dask_fmware.compile.collection import BoundWorkflow
@@ -77,7 +78,7 @@ class Session:
             What ended the run; `RuntimeFaultError` if the cluster is lost or somebody else cancelled it. What plain
             code raised is raised as it is.
         """
-        return self._client.sync(self._run, _asked(bound, "run"))
+        return self._called(self._run, _asked(bound, "run"))
 
     def outcome(self, run: BoundWorkflow | Future) -> Any:
         """Run a workflow and return an `Outcome`: its result or its error, and its report.
@@ -90,8 +91,8 @@ class Session:
             If the cluster is lost or has no runtime, or somebody else cancelled the run.
         """
         if isinstance(run, Future):
-            return self._client.sync(self._ended, run)
-        return self._client.sync(self._outcome, _asked(run, "outcome"))
+            return self._called(self._ended, run)
+        return self._called(self._outcome, _asked(run, "outcome"))
 
     def submit(self, bound: BoundWorkflow) -> Any:
         """Submit a workflow and return the future of its result, as ``client.compute`` does, to stream its answer.
@@ -103,9 +104,23 @@ class Session:
         RuntimeFaultError
             If the cluster is lost.
         """
-        return self._client.sync(self._submitted.made, _asked(bound, "submit"))
+        return self._called(self._submitted.made, _asked(bound, "submit"))
+
+    def _called(self, method: Callable[[Any], Awaitable[Any]], argument: Any) -> Any:
+        if self._client.asynchronous:
+            return method(argument)
+        return self._client.sync(self._until_closed, method, argument)
 
     # -- on the loop of the client ---------------------------------------------------------------
+
+    async def _until_closed(self, method: Callable[[Any], Awaitable[Any]], argument: Any) -> Any:
+        """Await a method for a thread; where the client is closed meanwhile, its loop ends what it still runs."""
+        try:
+            return await method(argument)
+        except asyncio.CancelledError:
+            if not is_closed(self._client):
+                raise
+            raise self._lost() from None
 
     async def _run(self, asked: _Asked) -> Any:
         future = await self._submitted.made(asked)
@@ -133,6 +148,8 @@ class Session:
 
     async def _submit(self, asked: Sequence[_Asked]) -> list[Future | Exception]:
         made: dict[int, Future | Exception] = {}
+        if is_closed(self._client):
+            raise self._lost()
         there = self._arrived.ask(self._client)
         for message in _messages(asked):
             with dask.annotate(**asked[message[0]].annotations):
@@ -184,11 +201,13 @@ class Session:
         self._awaited += 1
         try:
             return await self._arrived.result(future)
-        except (OSError, FutureCancelledError) as error:
+        except Exception as error:
             if _is_its_own(future):
                 raise
-            if isinstance(error, OSError) or self._client.status != "running":
+            if self._is_lost(error):
                 raise self._lost() from error
+            if not isinstance(error, FutureCancelledError):
+                raise
             raise RuntimeFaultError(
                 f"run {run_id_of(future)} was cancelled, by another client, a restart of the cluster or the loss of an "
                 "input; submit it again"
@@ -199,8 +218,10 @@ class Session:
     async def _ask(self, run_ids: Sequence[str]) -> list[RunReport | Exception | None]:
         try:
             packed = await self._client.scheduler.fmware_reports(run_ids=list(run_ids))
-        except OSError as error:
-            raise self._lost() from error
+        except Exception as error:
+            if self._is_lost(error):
+                raise self._lost() from error
+            raise
         if packed is None:
             raise NotInstalledError(
                 f"the runtime at {self._client.scheduler.address} was uninstalled; install it again"
@@ -208,10 +229,15 @@ class Session:
         reports = {report.run_id: report for report in map(RunReport.unpacked, packed)}
         return [reports.get(run_id) for run_id in run_ids]
 
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether the scheduler is gone: a client that closes meanwhile fails in ways of its own."""
+        return isinstance(error, OSError) or self._client.status != "running"
+
     def _lost(self) -> RuntimeFaultError:
-        """Return the error for a scheduler that is gone."""
-        address = self._client.scheduler.address if self._client.scheduler is not None else "the scheduler"
-        return RuntimeFaultError(f"the connection to {address} was lost")
+        """Return the error for a scheduler that is gone, or for a client that is closed."""
+        if is_closed(self._client):
+            return RuntimeFaultError(CLOSED)
+        return RuntimeFaultError(f"the connection to {self._client.scheduler.address} was lost")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -110,6 +111,69 @@ async def test_a_lost_scheduler_is_said() -> None:
             assert all("was lost" in str(error) for error in ended)
             with pytest.raises(RuntimeFaultError, match="was lost"):
                 await asyncio.wait_for(session.run(ask(question="later")), 30)
+
+
+async def test_what_is_asked_of_a_client_that_closes_says_so(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then it has let go of its futures: a run that is still given to it would be awaited for ever."""
+    async with Client(cluster.scheduler.address, asynchronous=True, set_as_default=False) as other:
+        session, close, said = fm.Session(other), other.rpc.close, list[BaseException]()
+        await session.run(ask(question="why"))
+
+        async def late() -> None:
+            asked = session.run(ask(question="late")), session.outcome(ask(question="late"))
+            said.extend(await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10))
+            await close()
+
+        monkeypatch.setattr(other.rpc, "close", late)
+    assert [type(error) for error in said] == [RuntimeFaultError] * 2
+    assert all("the client is closed" in str(error) for error in said)
+
+
+async def test_a_session_says_that_its_client_was_closed(cluster: InProcessCluster) -> None:
+    """Before its first run, and between the end of a run and its report."""
+    async with Client(cluster.scheduler.address, asynchronous=True, set_as_default=False) as other:
+        unused = fm.Session(other)
+    with pytest.raises(RuntimeFaultError, match="the client is closed"):
+        await unused.run(ask(question="why"))
+    async with Client(cluster.scheduler.address, asynchronous=True, set_as_default=False) as other:
+        session = fm.Session(other)
+        result = session._arrived.result
+
+        async def then_closed(future: Future) -> Any:
+            value = await result(future)
+            await other.close()
+            return value
+
+        session._arrived.result = then_closed  # type: ignore[method-assign]
+        with pytest.raises(RuntimeFaultError, match="the client is closed"):
+            await session.outcome(ask(question="why"))
+
+
+@pytest.mark.cluster
+def test_threads_whose_client_is_closed_are_told_so() -> None:
+    with (
+        fm.LocalModelCluster(deployment("small", token_s=0.5), dashboard_address=None, processes=False) as cluster,
+        Client(cluster.scheduler_address, set_as_default=False) as client,  # with a loop of its own
+    ):
+        fm.wait_ready(client)
+        session, under_way = fm.Session(client), threading.Event()
+        made = session._submitted.made
+
+        async def noted(asked: Any) -> Any:
+            under_way.set()
+            return await made(asked)
+
+        session._submitted.made = noted  # type: ignore[method-assign]
+        with ThreadPoolExecutor(1) as threads:
+            run = threads.submit(session.run, ask(question="why"))
+            assert under_way.wait(10)
+            client.status = "closing"
+            client.loop.add_callback(lambda: [task.cancel() for task in asyncio.all_tasks() if "Session" in repr(task)])
+            with pytest.raises(RuntimeFaultError, match="the client is closed"):
+                run.result(10)
+        client.status = "running"
 
 
 @pytest.mark.cluster
