@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary, ref
 
 from distributed import Client, Future
 
-from dask_fmware.client.dask_internals import connection, ended, holds, listen, send_at_once
+from dask_fmware.client.dask_internals import connection, ended, fetched_alone, holds, listen, send_at_once
 from dask_fmware.client.fetching import fetched
 from dask_fmware.model.carrying import unpack
 from dask_fmware.model.messages import PROTOCOL_VERSION, STREAM_INTERVAL_S, Carried
@@ -90,10 +90,19 @@ class ArrivedResults:
                 self._values.pop(key, None)
 
     async def result(self, future: Future) -> Any:
-        """Return the result of a task or raise its error, as ``await future.result()`` would."""
+        """Return the result of a task or raise its error, as ``await future.result()`` would.
+
+        Results that callers wait for at the same time are fetched in one message. If one of them cannot be opened here,
+        as its module is missing, none of that message can: then each is fetched by itself.
+        """
         if await ended(future) and (value := self._values.get(future.key)) is not None:
             return unpack(value)
-        return await fetched(future.result())
+        try:
+            return await fetched(future.result())
+        except Exception:
+            if future.status != "finished":
+                raise
+        return await fetched(fetched_alone(future))
 
     def _take(self, **message: Any) -> None:
         """Take a result, ahead of the news (message of the scheduler)."""

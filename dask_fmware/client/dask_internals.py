@@ -16,7 +16,7 @@ from distributed.protocol.pickle import dumps
 
 from dask_fmware.model.messages import RunsAsked
 
-__all__ = ["ask_for_runs", "connection", "ended", "holds", "listen", "send_at_once", "submit"]
+__all__ = ["ask_for_runs", "connection", "ended", "fetched_alone", "holds", "listen", "send_at_once", "submit"]
 
 SMALL_BYTES = 2**20  # of tasks that the scheduler opens on its loop
 
@@ -52,6 +52,14 @@ async def ended(future: Future) -> bool:
     """Wait until a task has ended, and return whether it has a result (Future._state)."""
     await future._state.wait()
     return bool(future.status == "finished")
+
+
+async def fetched_alone(future: Future) -> Any:
+    """Return the result of a task, fetched with no other (RPC "gather" of the scheduler, as Client._gather_remote)."""
+    answer = await future.client.scheduler.gather(keys=[future.key])
+    if answer["status"] != "OK":  # it was lost meanwhile
+        return await future.result()
+    return answer["data"][future.key]
 
 
 def submit(client: Client, graph: Mapping[str, Any], keys: Sequence[str]) -> list[Future]:

@@ -146,6 +146,27 @@ async def test_the_end_of_a_task_without_a_result_is_none(cluster: InProcessClus
     assert not await internals.ended(cancelled)
 
 
+async def test_a_result_is_fetched_in_a_message_of_its_own(cluster: InProcessCluster) -> None:
+    future = cluster.client.submit(str, "alone")
+    assert await internals.ended(future)
+    assert await internals.fetched_alone(future) == "alone"
+
+
+async def test_a_result_that_is_lost_before_it_is_fetched_is_made_anew(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(keys: Collection[str]) -> dict[str, Any]:
+        return {"status": "error", "keys": list(keys)}
+
+    future = cluster.client.submit(str, "alone")
+    assert await internals.ended(future)
+    with monkeypatch.context() as patched:
+        patched.setitem(cluster.scheduler.handlers, "gather", lost)
+        asked = asyncio.ensure_future(internals.fetched_alone(future))
+        await asyncio.sleep(0.1)
+    assert await asked == "alone"
+
+
 async def test_tasks_are_submitted_with_the_priorities_of_their_order(
     cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

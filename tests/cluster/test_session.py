@@ -13,6 +13,7 @@ import pytest
 from distributed import Client, Future
 
 import dask_fmware as fm
+from dask_fmware.client.dask_internals import ended
 from dask_fmware.errors import RuntimeFaultError, UnknownModelError, WorkflowError
 from dask_fmware.testing import InProcessCluster, deployment
 from tests.cluster.flows import rag
@@ -248,6 +249,38 @@ async def test_an_input_that_cannot_be_read_fails_its_run_alone(cluster: InProce
     )
     assert isinstance(made[0], ModuleNotFoundError)
     assert isinstance(made[1], fm.Completion)
+
+
+@fm.task
+def unreadable(text):
+    return Unreadable()
+
+
+@fm.task
+def long(text):
+    return text * 100_000
+
+
+@fm.workflow
+def written(text):
+    return unreadable(text)
+
+
+@fm.workflow
+def read(text):
+    return long(text)
+
+
+async def test_a_result_that_cannot_be_read_is_an_error_of_its_own_caller_alone(cluster: InProcessCluster) -> None:
+    """The client fetches the results that are waited for at one time in one message."""
+    session = fm.Session(cluster.client)
+    futures = [await session.submit(bound) for bound in (read("a"), written("b"), read("c"))]
+    assert all([await ended(future) for future in futures])
+    made = await asyncio.gather(*map(session.outcome, futures))
+    assert [type(outcome.error) for outcome in made] == [type(None), ModuleNotFoundError, type(None)]
+    assert [outcome.value and outcome.value[0] for outcome in made] == ["a", None, "c"]
+    for future in futures:
+        future.release()
 
 
 async def test_annotations_are_those_of_the_caller(cluster: InProcessCluster) -> None:
