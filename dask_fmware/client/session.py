@@ -91,6 +91,8 @@ class Session:
             If the cluster is lost or has no runtime, or somebody else cancelled the run.
         """
         if isinstance(run, Future):
+            if run.client is not self._client:  # whose loop may be another
+                raise TypeError("Session.outcome takes a future of the client that its session was made with")
             return self._called(self._ended, run)
         return self._called(self._outcome, _asked(run, "outcome"))
 

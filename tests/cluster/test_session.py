@@ -152,6 +152,17 @@ async def test_a_session_says_that_its_client_was_closed(cluster: InProcessClust
             await session.outcome(ask(question="why"))
 
 
+async def test_the_future_of_another_client_is_refused(cluster: InProcessCluster) -> None:
+    """Where its client has a loop of its own, it looked like a run that had failed."""
+    session = fm.Session(cluster.client)
+    async with Client(cluster.scheduler.address, asynchronous=True, set_as_default=False) as other:
+        future = other.compute(ask(question="why"))
+        with pytest.raises(TypeError, match="a future of the client that its session was made with"):
+            await session.outcome(future)
+        assert (await fm.Session(other).outcome(future)).error is None
+        future.release()
+
+
 @pytest.mark.cluster
 def test_threads_whose_client_is_closed_are_told_so() -> None:
     with (
