@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from threading import Lock
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref
 
@@ -15,7 +16,7 @@ from dask_fmware.model.messages import PROTOCOL_VERSION, STREAM_INTERVAL_S, Carr
 
 __all__ = ["ArrivedResults"]
 
-FEW = 64  # results whose futures may be gone
+TIDY_S = 1.0  # after which results are dropped whose futures others have released
 RELEASE_S = 0.02  # after which futures that were done with are released together
 
 
@@ -23,11 +24,12 @@ class ArrivedResults:
     """Results that came to a client by themselves, for as long as it holds their futures."""
 
     _of: ClassVar[WeakKeyDictionary[Client, ArrivedResults]] = WeakKeyDictionary()
+    _making: ClassVar[Lock] = Lock()  # of two that threads make at once, one would take no result
 
     def __init__(self, client: Client) -> None:
         self._client = ref(client)
         self._values: dict[str, bytes] = {}
-        self._room = FEW
+        self._timer: asyncio.TimerHandle | None = None  # until some of them are looked for whose futures are gone
         self._connection: Any = None
         self._is_understood = False
         self._asking: asyncio.Future[Any] | None = None
@@ -37,9 +39,10 @@ class ArrivedResults:
     @classmethod
     def of(cls, client: Client) -> ArrivedResults:
         """Return those of a client."""
-        if (one := cls._of.get(client)) is None:
-            one = cls._of[client] = cls(client)
-        return one
+        with cls._making:
+            if (one := cls._of.get(client)) is None:
+                one = cls._of[client] = cls(client)
+            return one
 
     def ask(self, client: Client) -> Any:
         """Ask the scheduler for them, once for each connection; one that does not answer has them fetched.
@@ -109,6 +112,15 @@ class ArrivedResults:
         carried, client = Carried.from_wire(message), self._client()
         if client is not None and holds(client, carried.key):
             self._values[carried.key] = carried.value
-            if len(self._values) > self._room:
-                self._values = {key: value for key, value in self._values.items() if holds(client, key)}
-                self._room = max(FEW, 2 * len(self._values))
+            self._tidy_later()
+
+    def _tidy_later(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TIDY_S, self._tidy)
+
+    def _tidy(self) -> None:
+        self._timer, client = None, self._client()
+        held = [] if client is None else [key for key in self._values if holds(client, key)]
+        self._values = {key: self._values[key] for key in held}
+        if held:
+            self._tidy_later()

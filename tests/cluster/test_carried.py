@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import Any
 
 import dask.config
@@ -274,20 +275,31 @@ async def test_runs_that_are_done_with_are_released_together_and_those_that_fail
     assert await served.run(bound) == "two"
 
 
-async def test_results_that_nobody_waits_for_any_more_are_forgotten(
+async def test_results_whose_futures_are_released_are_forgotten(
     cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """However many there were at once."""
     served, fetched = await session(cluster, monkeypatch)
-    monkeypatch.setattr(arriving, "FEW", 4)
-    arrived = ArrivedResults.of(cluster.client)
-    arrived._room = 4
-    for _ in range(5):
-        futures = await asyncio.gather(*(served.submit(said()) for _ in range(4)))
-        for future in futures:
-            assert await ended(future)
-            future.release()
-    assert len(arrived._values) <= 8
+    monkeypatch.setattr(arriving, "TIDY_S", 0.05)
+    futures = await asyncio.gather(*(served.submit(said()) for _ in range(20)))
+    assert all([await ended(future) for future in futures])
+    arrived, kept = ArrivedResults.of(cluster.client), futures.pop()
+    assert len(arrived._values) >= len(futures)
+    for future in futures:
+        future.release()
+    await cluster.until(lambda: list(arrived._values) == [kept.key])
+    assert (await served.outcome(kept)).value == "one"
+    kept.release()
+    await cluster.until(lambda: arrived._values == {} and arrived._timer is None)
     assert fetched == []
+
+
+async def test_sessions_that_threads_make_at_once_share_what_arrives(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arriving, "listen", lambda *_: time.sleep(0.05))
+    made = await asyncio.gather(*(asyncio.to_thread(ArrivedResults.of, cluster.client) for _ in range(4)))
+    assert len(set(made)) == 1
 
 
 async def test_a_client_that_connects_again_asks_again(
