@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from threading import Lock
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref
@@ -11,12 +12,13 @@ from distributed import Client, Future
 
 from dask_fmware.client.dask_internals import connection, ended, fetched_alone, holds, listen, send_at_once
 from dask_fmware.client.fetching import fetched
-from dask_fmware.model.carrying import unpack
+from dask_fmware.model.carrying import is_small, unpack
 from dask_fmware.model.messages import PROTOCOL_VERSION, STREAM_INTERVAL_S, Carried
 
 __all__ = ["ArrivedResults"]
 
 TIDY_S = 1.0  # after which results are dropped whose futures others have released
+AGAIN_S = 5.0  # between two questions for them where they do not come
 RELEASE_S = 0.02  # after which futures that were done with are released together
 
 
@@ -33,6 +35,7 @@ class ArrivedResults:
         self._connection: Any = None
         self._is_understood = False
         self._asking: asyncio.Future[Any] | None = None
+        self._asked_at = -inf
         self._done_with: list[Future] = []
         listen(client, Carried.op, self._take)
 
@@ -47,10 +50,12 @@ class ArrivedResults:
     def ask(self, client: Client) -> Any:
         """Ask the scheduler for them, once for each connection; one that does not answer has them fetched.
 
+        It is asked again where a small one had to be fetched: the runtime may have been installed since, or anew.
         Returned is the connection if the scheduler has answered, and understands our messages.
         """
         if (there := connection(client)) is not self._connection:
             self._connection, self._is_understood = there, False
+            self._asked_at = asyncio.get_running_loop().time()
             send_at_once(client, STREAM_INTERVAL_S)
             self._asking = asyncio.ensure_future(self._greet(client, there))
         return there if self._is_understood else None
@@ -101,11 +106,14 @@ class ArrivedResults:
         if await ended(future) and (value := self._values.get(future.key)) is not None:
             return unpack(value)
         try:
-            return await fetched(future.result())
+            result = await fetched(future.result())
         except Exception:
             if future.status != "finished":
                 raise
-        return await fetched(fetched_alone(future))
+            result = await fetched(fetched_alone(future))
+        if is_small(result) and asyncio.get_running_loop().time() - self._asked_at >= AGAIN_S:
+            self._connection = None
+        return result
 
     def _take(self, **message: Any) -> None:
         """Take a result, ahead of the news (message of the scheduler)."""

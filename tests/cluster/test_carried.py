@@ -294,6 +294,20 @@ async def test_results_whose_futures_are_released_are_forgotten(
     assert fetched == []
 
 
+async def test_a_runtime_that_is_installed_anew_is_asked_again(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, _ = await session(cluster, monkeypatch)
+    await fm.uninstall(cluster.client)
+    await fm.install(cluster.client, deployment("small", "large", light_workers=2))
+    await fm.wait_ready(cluster.client)
+    monkeypatch.setattr(arriving, "AGAIN_S", 0.0)
+    assert len(await served.run(heavy(question="What is Dask?"))) > LARGE  # which never comes by itself
+    assert cluster.router.carrier._askers == set()
+    assert [await served.run(said()) for _ in range(2)] == ["one"] * 2
+    await cluster.until(lambda: cluster.client.id in cluster.router.carrier._askers)
+
+
 async def test_sessions_that_threads_make_at_once_share_what_arrives(
     cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
