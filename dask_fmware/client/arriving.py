@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from math import inf
 from threading import Lock
 from typing import Any, ClassVar
@@ -114,6 +115,15 @@ class ArrivedResults:
         if is_small(result) and asyncio.get_running_loop().time() - self._asked_at >= AGAIN_S:
             self._connection = None
         return result
+
+    async def results(self, futures: Sequence[Future]) -> list[Any]:
+        """Return the results of tasks, or raise the error of the first that fails, which waits for no other."""
+        results = [asyncio.ensure_future(self.result(future)) for future in futures]
+        try:
+            return await asyncio.gather(*results)
+        finally:
+            for result in results:
+                result.cancel()
 
     def _take(self, **message: Any) -> None:
         """Take a result, ahead of the news (message of the scheduler)."""

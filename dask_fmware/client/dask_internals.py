@@ -16,7 +16,7 @@ from distributed.protocol.pickle import dumps
 
 from dask_fmware.model.messages import RunsAsked
 
-__all__ = ["ask_for_runs", "connection", "ended", "fetched_alone", "holds", "listen", "send_at_once", "submit"]
+__all__ = ["connection", "ended", "fetched_alone", "holds", "listen", "send_at_once", "submit"]
 
 SMALL_BYTES = 2**20  # of tasks that the scheduler opens on its loop
 
@@ -62,45 +62,52 @@ async def fetched_alone(future: Future) -> Any:
     return answer["data"][future.key]
 
 
-def submit(client: Client, graph: Mapping[str, Any], keys: Sequence[str]) -> list[Future]:
-    """Submit tasks and return the futures of `keys`, one object for equal ones, as ``Client.get`` does with no wait.
+def submit(client: Client, graph: Mapping[str, Any], outputs: Sequence[str], over: Any = None) -> list[Future]:
+    """Submit tasks that wait for nothing elsewhere, and return the futures of `outputs`.
 
-    Tasks have the priorities that their order says. Otherwise Dask works some out, for which the scheduler hands the
-    graph to another thread and back (Client._graph_to_futures, internal_priority).
-    """
-    futures: dict[str, Future] = client._graph_to_futures(
-        LLGExpr(dict(graph)),
-        set(keys),
-        span_metadata=SpanMetadata(collections=[{"type": "low-level-graph"}]),
-        internal_priority={key: number for number, key in enumerate(graph)},
-    )
-    return [futures[key] for key in keys]
-
-
-def ask_for_runs(client: Client, there: Any, graph: Mapping[str, Any], outputs: Sequence[str]) -> list[Future]:
-    """Submit tasks as `submit` does, in a message of ours, to a scheduler that takes it over the connection `there`.
-
-    The scheduler makes them in the very turn of its loop; a graph it would hand to another thread and back. What is
-    large or cannot be pickled goes as a graph, as does what another connection is to carry by the time that it leaves
+    They have the priorities that their order says. `over` is the connection if the scheduler takes a message of ours
+    there, and makes the tasks in the very turn of its loop; a graph of Dask it hands to another thread and back. As a
+    graph goes what is large or cannot be pickled, and what another connection has to carry by the time that it leaves
     (Client._refcount_lock, loop, scheduler_comm; dask.get_annotations).
     """
     annotations = dask.get_annotations()
-    try:
-        tasks = dumps((dict(graph), annotations))
-    except Exception:  # Dask says what is wrong with it
-        return submit(client, graph, outputs)
-    if len(tasks) > SMALL_BYTES:
-        return submit(client, graph, outputs)
+    tasks = _pickled(graph, annotations) if over is not None else None
+    if tasks is None:
+        return _submit_graph(client, graph, outputs)
     message = RunsAsked(tasks, tuple(outputs)).to_wire()
 
     def send() -> None:
-        if client.scheduler_comm is there and not there.closed():
-            there.send(message)
+        if client.scheduler_comm is over and not over.closed():
+            over.send(message)
         else:
             with dask.annotate(**annotations):
-                submit(client, graph, outputs)
+                _submit_graph(client, graph, outputs)
 
     with client._refcount_lock:
         futures = [Future(key, client) for key in outputs]
         client.loop.add_callback(send)  # behind what was said before
     return futures
+
+
+def _pickled(graph: Mapping[str, Any], annotations: Mapping[str, Any]) -> bytes | None:
+    """Tasks as one message takes them; None if it does not."""
+    try:
+        tasks: bytes = dumps((dict(graph), annotations))
+    except Exception:  # Dask says what is wrong with it
+        return None
+    return tasks if len(tasks) <= SMALL_BYTES else None
+
+
+def _submit_graph(client: Client, graph: Mapping[str, Any], outputs: Sequence[str]) -> list[Future]:
+    """Submit tasks as ``Client.get`` does with no wait; one future for equal outputs.
+
+    Given no priorities, Dask works some out, for which the scheduler hands the graph to another thread and back
+    (Client._graph_to_futures, internal_priority).
+    """
+    futures: dict[str, Future] = client._graph_to_futures(
+        LLGExpr(dict(graph)),
+        set(outputs),
+        span_metadata=SpanMetadata(collections=[{"type": "low-level-graph"}]),
+        internal_priority={key: number for number, key in enumerate(graph)},
+    )
+    return [futures[key] for key in outputs]

@@ -17,7 +17,7 @@ from distributed import Client, Future
 from dask_fmware.client.arriving import ArrivedResults
 from dask_fmware.client.asking import CLOSED, checked_client, is_closed, run_id_of
 from dask_fmware.client.batches import Batches, Pace
-from dask_fmware.client.dask_internals import ask_for_runs, submit
+from dask_fmware.client.dask_internals import submit
 from dask_fmware.compile.collection import BoundWorkflow
 from dask_fmware.errors import DeadlineRejectedError, NotInstalledError, RuntimeFaultError, VersionMismatchError
 from dask_fmware.model.report import RunReport
@@ -187,9 +187,7 @@ class Session:
             return list(self._client.compute(list(bound)))
         graph = {key: task for one in bound for key, task in one.__dask_graph__().items()}
         outputs = [key for one in bound for key in one.__dask_keys__()]
-        if there is None:
-            return submit(self._client, graph, outputs)
-        return ask_for_runs(self._client, there, graph, outputs)
+        return submit(self._client, graph, outputs, over=there)
 
     def _apart(self, futures: Sequence[Future]) -> list[Future | Exception]:
         """Return a future for each caller: of a run that was asked for twice Dask's client makes one."""

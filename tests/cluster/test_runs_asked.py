@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +16,7 @@ from dask.tokenize import TokenizationError
 from distributed import Future
 
 import dask_fmware as fm
-from dask_fmware.client import dask_internals
+from dask_fmware.client import arriving, dask_internals
 from dask_fmware.client.arriving import ArrivedResults
 from dask_fmware.model.messages import PROTOCOL_VERSION, RunsAsked
 from dask_fmware.testing import InProcessCluster, deployment
@@ -48,6 +50,29 @@ def about(document):
 @fm.workflow
 def described(document):
     return about(document)
+
+
+def until_told() -> None:
+    while "GO_ON" not in os.environ:
+        time.sleep(0.01)
+
+
+@fm.task
+async def check(text):
+    if text == "bad":
+        raise ValueError("not this one")
+    await asyncio.to_thread(until_told)
+    return text
+
+
+@fm.workflow
+def checked(texts):
+    return fm.map(check, texts)
+
+
+@fm.workflow
+def refined(text):
+    return fm.loop(lambda draft: small("{draft}", draft=draft, max_tokens=4), text, max_iterations=3)
 
 
 @pytest.fixture
@@ -115,7 +140,7 @@ async def test_tasks_have_the_same_places_in_the_order_and_annotations(
 async def test_what_the_scheduler_cannot_open_fails(cluster: InProcessCluster, came: Counter[str]) -> None:
     there = ArrivedResults.of(cluster.client).ask(cluster.client)
     graph = {"sound": Task("sound", str, 1), "torn": Task("torn", str, Torn())}
-    for future in dask_internals.ask_for_runs(cluster.client, there, graph, ["sound", "torn"]):
+    for future in dask_internals.submit(cluster.client, graph, ["sound", "torn"], over=there):
         with pytest.raises(ImportError, match="here_alone"):
             await asyncio.wait_for(future.result(), 30)
     assert came == {RunsAsked.op: 1}
@@ -124,8 +149,9 @@ async def test_what_the_scheduler_cannot_open_fails(cluster: InProcessCluster, c
 
 async def test_what_cannot_be_pickled_is_refused_by_dask(cluster: InProcessCluster, came: Counter[str]) -> None:
     there = ArrivedResults.of(cluster.client).ask(cluster.client)
+    graph = {"torn": Task("torn", str, (n for n in "ab"))}
     with pytest.raises(TokenizationError):
-        dask_internals.ask_for_runs(cluster.client, there, {"torn": Task("torn", str, (n for n in "ab"))}, ["torn"])
+        dask_internals.submit(cluster.client, graph, ["torn"], over=there)
     assert not came
 
 
@@ -142,13 +168,44 @@ async def test_another_connection_by_the_time_that_it_leaves_has_it_as_a_graph(
 ) -> None:
     bound = described(document="x")
     with dask.annotate(retries=3):
-        (future,) = dask_internals.ask_for_runs(
-            cluster.client, "one that was lost", bound.__dask_graph__(), bound.__dask_keys__()
+        (future,) = dask_internals.submit(
+            cluster.client, bound.__dask_graph__(), bound.__dask_keys__(), over="one that was lost"
         )
     assert await future == "about"
     assert came == {GRAPH: 1}
     assert cluster.scheduler.tasks[future.key].annotations["retries"] == 3
     future.release()
+
+
+async def test_rounds_of_a_loop_come_so_too_and_fetch_nothing(
+    cluster: InProcessCluster, came: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def rounds() -> Counter[str]:
+        came.clear()
+        await cluster.client.compute(refined(text="a"))
+        return came
+
+    for _ in range(20):  # each worker with a loop asks the scheduler first
+        if await rounds() == {GRAPH: 1, RunsAsked.op: 3}:
+            break
+
+    async def fetched(fetch: Any) -> Any:
+        raise AssertionError("a result was fetched")
+
+    monkeypatch.setattr(arriving, "fetched", fetched)
+    assert await rounds() == {GRAPH: 1, RunsAsked.op: 3}
+
+
+async def test_an_item_of_a_map_that_fails_ends_it_while_others_are_under_way(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = cluster.client.compute(checked(texts=["slow", "bad"]))
+    try:
+        assert str(await asyncio.wait_for(future.exception(), 60)) == "not this one"
+    finally:
+        monkeypatch.setenv("GO_ON", "yes")
+        future.release()
+        await cluster.settled()
 
 
 @pytest.mark.parametrize("answer", [PROTOCOL_VERSION - 1, None])

@@ -7,7 +7,8 @@ from typing import Any
 
 from distributed import Client
 
-from dask_fmware.client.fetching import fetched
+from dask_fmware.client.arriving import ArrivedResults
+from dask_fmware.client.dask_internals import submit
 from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 
 __all__ = ["BodyClient"]
@@ -42,12 +43,13 @@ class BodyClient:
     async def _made(self, graph: dict[str, Any], keys: list[str], key: str) -> list[Any]:
         client = await self._connected()
         self._dask.secede(key)
-        futures = client.get(graph, keys, sync=False)
+        arrived = ArrivedResults.of(client)
+        futures = submit(client, graph, keys, over=arrived.ask(client))
         try:
-            return list(await fetched(client.gather(futures)))
+            return await arrived.results(futures)
         finally:
             for future in futures:
-                future.release()
+                arrived.release(future)
 
     async def _connected(self) -> Client:
         """Return the client; one that could not be made, or that has lost its scheduler, is made anew."""
