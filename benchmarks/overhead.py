@@ -21,29 +21,32 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 import dask
 import numpy as np
 from dask._task_spec import Task, TaskRef
-from distributed import Client, Nanny, Scheduler, SchedulerPlugin, WorkerPlugin, get_worker
+from distributed import Client, Nanny, Scheduler, SchedulerPlugin, WorkerPlugin, get_worker, worker_client
 from distributed.deploy.spec import SpecCluster
 from rich.progress import track
 
 import dask_fmware as fm
-from benchmarks.support.empty_calls import DEPLOYMENT, SLOTS, chain, single
+from benchmarks.support.empty_calls import DEPLOYMENT, ROUNDS, SLOTS, chain, rounds, single
 from benchmarks.support.environment import environment, write
 from dask_fmware.compile.graph import instantiate, new_run_id
 from dask_fmware.model.engine import Request
 
 INTERVAL_S = 50e-6
+Graph: TypeAlias = tuple[dict[str, Task], str]  # and the key of its result
+Graphs: TypeAlias = Callable[[int], Graph]  # of so many tasks, each on the one before
+Rounds: TypeAlias = Callable[[], Graph]
 
 
 async def empty(x: Any = None) -> str:
     return "x"
 
 
-def plain_graph(length: int) -> tuple[dict[str, Task], str]:
+def plain_graph(length: int) -> Graph:
     """Return a chain of empty tasks, as plain Dask has it."""
     run_id = new_run_id()
     graph: dict[str, Task] = {}
@@ -53,11 +56,38 @@ def plain_graph(length: int) -> tuple[dict[str, Task], str]:
     return graph, key
 
 
-def fmware_graph(length: int) -> tuple[dict[str, Task], str]:
+def fmware_graph(length: int) -> Graph:
     """Return the same chain as model calls."""
-    made = (chain if length == 3 else single)(x="x")
+    return _tasks((chain if length == 3 else single)(x="x"))
+
+
+def fmware_rounds() -> Graph:
+    """Return a loop as a workflow has it."""
+    return _tasks(rounds(x="x"))
+
+
+def _tasks(made: Any) -> Graph:
     graph, keys = instantiate(made._template, {"x": "x"}, made.run_id)
     return graph, keys[0]
+
+
+def call_in_rounds(call: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Call on the result of the call before, from inside a task, as Dask's documentation shows it."""
+    value: Any = "x"
+    with worker_client() as client:
+        for _ in range(ROUNDS):
+            value = client.submit(call, value, pure=False).result()
+    return value
+
+
+def rounds_of(call: Callable[[Any], Awaitable[Any]]) -> Rounds:
+    """Return what makes such a task."""
+
+    def made() -> Graph:
+        key = f"rounds-{new_run_id()}"
+        return {key: Task(key, call_in_rounds, call)}, key
+
+    return made
 
 
 async def call_by_hand(x: Any = None) -> dict[str, Any]:
@@ -71,7 +101,7 @@ async def call_by_hand(x: Any = None) -> dict[str, Any]:
     return {"text": text, "output_tokens": usage.output_tokens, "latency_s": time.perf_counter() - start}
 
 
-def by_hand_graph(length: int) -> tuple[dict[str, Task], str]:
+def by_hand_graph(length: int) -> Graph:
     """Return the same chain as calls by hand."""
     run_id = new_run_id()
     graph: dict[str, Task] = {}
@@ -120,8 +150,8 @@ class TuneWorker(WorkerPlugin):
 class System:
     """One cluster and the graphs it runs."""
 
-    def __init__(self, name: str, graph: Callable[[int], tuple[dict[str, Task], str]]) -> None:
-        self.name, self.graph = name, graph
+    def __init__(self, name: str, graph: Graphs, rounds: Rounds) -> None:
+        self.name, self.graph, self.rounds = name, graph, rounds
         if name == "fmware":
             with dask.config.set({"distributed.worker.preload": ["benchmarks.support.null_engine"]}):
                 self.cluster: Any = fm.LocalModelCluster(DEPLOYMENT, dashboard_address=None)
@@ -151,11 +181,11 @@ class System:
 
     # -- measurements ----------------------------------------------------------------------------
 
-    def latencies_s(self, length: int, repeats: int) -> list[float]:
-        """Seconds from submission to result of one chain after another."""
+    def latencies_s(self, made: Rounds, repeats: int) -> list[float]:
+        """Seconds from submission to result of one graph after another."""
         out = []
         for _ in range(repeats):
-            graph, key = self.graph(length)
+            graph, key = made()
             start = time.perf_counter()
             self.client.get(graph, key)
             out.append(time.perf_counter() - start)
@@ -194,11 +224,19 @@ class System:
         spent, cpu = time.perf_counter() - start, time.process_time() - cpu
         return chains * length / spent, cpu / (chains * length)
 
+    def warm(self) -> None:
+        """Have connections made and code compiled."""
+        self.latencies_s(lambda: self.graph(3), 20)
+        self.latencies_s(self.rounds, 3)
+        self.tasks_per_s(1, 300)
+
     def measure(self, chains: int, seconds: float, size: int) -> Iterator[tuple[str, float]]:
         """Yield each figure with its name."""
-        spent = self.latencies_s(3, chains)
+        spent = self.latencies_s(lambda: self.graph(3), chains)
         yield "chain of 3, p50 ms", 1e3 * float(np.percentile(spent, 50))
         yield "chain of 3, p99 ms", 1e3 * float(np.percentile(spent, 99))
+        in_rounds = self.latencies_s(self.rounds, max(chains // ROUNDS, 5))
+        yield f"round of a loop of {ROUNDS}, p50 ms", 1e3 * float(np.percentile(in_rounds, 50)) / ROUNDS
         for concurrency in (1, 8, 64):
             yield f"calls/s at concurrency {concurrency}", self.calls_per_s(concurrency, seconds)
         for what, length in (("flat graph", 1), ("chains of 3", 3)):
@@ -210,11 +248,11 @@ class System:
         return asyncio.run_coroutine_threadsafe(work(), self.client.loop.asyncio_loop).result()
 
 
-SYSTEMS: dict[str, Callable[[int], tuple[dict[str, Task], str]]] = {
-    "stock": plain_graph,
-    "tuned": plain_graph,
-    "by hand": by_hand_graph,
-    "fmware": fmware_graph,
+SYSTEMS: dict[str, tuple[Graphs, Rounds]] = {
+    "stock": (plain_graph, rounds_of(empty)),
+    "tuned": (plain_graph, rounds_of(empty)),
+    "by hand": (by_hand_graph, rounds_of(call_by_hand)),
+    "fmware": (fmware_graph, fmware_rounds),
 }
 
 
@@ -223,10 +261,9 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
     chains, seconds, size = (60, 1.0, 600) if quick else (150, 2.0, 1500)
     raw: dict[str, dict[str, list[float]]] = {name: {} for name in SYSTEMS}
     for name in track([name for _ in range(rounds) for name in SYSTEMS], description="systems in turn"):
-        system = System(name, SYSTEMS[name])
+        system = System(name, *SYSTEMS[name])
         try:
-            system.latencies_s(3, 20)
-            system.tasks_per_s(1, 300)
+            system.warm()
             for measured, value in system.measure(chains, seconds, size):
                 raw[name].setdefault(measured, []).append(value)
         finally:

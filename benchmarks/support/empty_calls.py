@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dask_fmware as fm
 
-__all__ = ["DEPLOYMENT", "SLOTS", "chain", "single"]
+__all__ = ["DEPLOYMENT", "ROUNDS", "SLOTS", "chain", "rounds", "single"]
 
 SLOTS = 256
+ROUNDS = 10  # of a loop
 DEPLOYMENT = {
     "accelerators": {"a": {"cards": 2}},
     "models": {
@@ -29,3 +30,8 @@ def single(x):
 @fm.workflow
 def chain(x):
     return model("{x}", x=model("{x}", x=model("{x}", x=x)))
+
+
+@fm.workflow
+def rounds(x):
+    return fm.loop(lambda text: model("{text}", text=text), x, max_iterations=ROUNDS)
