@@ -10,6 +10,7 @@ from typing import Any
 
 import dask.config
 import pytest
+from bokeh.server.tornado import BokehTornado
 from distributed import Client
 from prometheus_client.parser import text_string_to_metric_families
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
@@ -73,6 +74,23 @@ async def test_page_and_panels_are_served_named_and_taken_away_with_the_runtime(
         assert (await cluster.get(path)).code == 404
     assert '<a href="fmware">' not in (await cluster.get("status")).body.decode()
     assert "Individual Fmware Slack" not in json.loads((await cluster.get("individual-plots.json")).body)
+
+
+async def test_a_bokeh_that_does_not_wait_in_the_event_loop_is_taken_out(
+    cluster: DashboardCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As since Bokeh 3.10, which wants Python 3.12."""
+    stop = BokehTornado.stop
+
+    def refusing(app: BokehTornado, wait: bool = True) -> None:
+        if wait:
+            raise RuntimeError("Cannot synchronously wait on a running event loop; use 'await stop_async()'")
+        stop(app, wait=False)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BokehTornado, "stop", refusing)
+        await fm.uninstall(cluster.client)
+    assert (await cluster.get("fmware")).code == 404
 
 
 async def test_figures_are_those_of_the_runs_and_names_of_users_reach_no_html(cluster: DashboardCluster) -> None:

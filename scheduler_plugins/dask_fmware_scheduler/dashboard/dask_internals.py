@@ -88,7 +88,7 @@ class DashboardInternals:
         applications = self._scheduler.http_application.applications
         if self._app in applications:
             applications.remove(self._app)
-            self._app.stop()
+            self._app.stop(wait=False)  # since 3.10 Bokeh refuses to wait inside the event loop
         if self._first_class is not None:
             self._first.__class__ = self._first_class
         variables = template_variables(self._scheduler)
