@@ -13,6 +13,7 @@ import re
 import sqlite3
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from functools import cache
@@ -35,7 +36,7 @@ COMMON = frozenset(
 )
 
 
-_of_thread = threading.local()  # its connection, which costs as much to open as three searches, and whither
+_of_thread = threading.local()  # what it has opened, which costs as much as three searches
 
 
 def database() -> Path:
@@ -120,17 +121,24 @@ def _long_enough(words: list[str]) -> Iterator[str]:
         yield " ".join(words)
 
 
+class _Opened:
+    """A database, closed when its thread ends or opens another: Python 3.13 warns of those that are left open."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.connection = path, _open(path)
+        weakref.finalize(self, self.connection.close)
+
+
 def _connection() -> sqlite3.Connection:
     """The connection of this thread, opened anew where the database is another."""
-    path = database()
-    if getattr(_of_thread, "path", None) != path:
-        _of_thread.connection, _of_thread.path = _open(path), path
-    connection: sqlite3.Connection = _of_thread.connection
-    return connection
+    path, opened = database(), getattr(_of_thread, "opened", None)
+    if opened is None or opened.path != path:
+        opened = _of_thread.opened = _Opened(path)
+    return opened.connection
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False)  # any thread may close it
 
 
 def _passages() -> Iterator[tuple[str, str]]:

@@ -1,3 +1,6 @@
+import sqlite3
+from threading import Thread
+
 import pytest
 
 from dask_fmware.demo import passages
@@ -41,6 +44,27 @@ def test_the_task_finds_by_question_even_if_the_query_is_salad():
 def test_a_database_is_built_once(monkeypatch):
     monkeypatch.setattr(passages, "_passages", lambda: pytest.fail("built again"))
     assert passages.build(passages.database()) == 3
+
+
+@pytest.mark.usefixtures("shelf")
+def test_a_database_is_closed_with_its_thread_and_for_another(monkeypatch, tmp_path):
+    opened = []
+
+    def search():
+        passages.search("worker")
+        opened.append(passages._connection())
+
+    thread = Thread(target=search)
+    thread.start()
+    thread.join()
+    search()
+    passages.build(tmp_path / "other.sqlite")
+    monkeypatch.setattr(passages, "database", lambda: tmp_path / "other.sqlite")
+    search()
+    for connection in opened[:2]:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+    assert opened[2].execute("SELECT 1").fetchone() == (1,)
 
 
 def test_half_a_database_is_never_left_behind(tmp_path, monkeypatch):
