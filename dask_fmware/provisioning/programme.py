@@ -126,8 +126,9 @@ class Programme:
         except ImportError as error:
             raise SpecError("provisioning needs SciPy; install dask-fmware[provision]") from error
         entries = [(i, j, value) for i, (factors, _, _) in enumerate(self._rows) for j, value in factors.items()]
-        i, j, values = (np.array(part) for part in zip(*entries, strict=True))
-        matrix = sparse.csr_array((values, (i, j)), shape=(len(self._rows), len(cost)))
+        i, j, values = zip(*entries, strict=True)
+        at = np.array((i, j), np.int32)  # up to SciPy 1.14 the solver takes no other
+        matrix = sparse.csr_array((values, tuple(at)), shape=(len(self._rows), len(cost)))
         least, most = np.array([row[1] for row in self._rows]), np.array([row[2] for row in self._rows])
         return _System(optimize, cost, self.upper, matrix, least, most, gap)
 

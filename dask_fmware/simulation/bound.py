@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import floor, inf
 
+import numpy as np
+
 from dask_fmware.errors import SpecError
 from dask_fmware.policy.schedule import Task
 from dask_fmware.simulation.clairvoyant import true_tasks
@@ -144,9 +146,8 @@ def most_possible(scenario: Scenario, runs: Sequence[SampledRun], nodes: int = 0
         row(-inf, intervals[number][1] - intervals[number][0], entries)
     if not pieces:
         return len(runs)
-    matrix = csr_array(
-        ([v for _, _, v in rows], ([r for r, _, _ in rows], [c for _, c, _ in rows])), shape=(len(lows), columns)
-    )
+    at = np.array([(i, j) for i, j, _ in rows], np.int32).T  # up to SciPy 1.14 the solver takes no other
+    matrix = csr_array(([value for _, _, value in rows], tuple(at)), shape=(len(lows), columns))
     solved = milp(
         [-1.0] * len(bound) + [0.0] * (columns - len(bound)),
         constraints=LinearConstraint(matrix, lows, highs),
