@@ -231,7 +231,7 @@ def _phase_fit(form: str, part: PointTable, law: StepLaw, held_out: Floats) -> P
 
 
 def _range(values: Floats) -> tuple[float, float]:
-    return (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    return (float(np.min(values)), float(np.max(values))) if len(values) else (0.0, 0.0)
 
 
 def _require(phase: str, found: int, needed: int, what: str) -> None:
