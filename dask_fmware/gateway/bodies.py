@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from itertools import chain
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from dask_fmware.errors import SpecError
+from dask_fmware.spec.nesting import DEEPEST, is_deep
 from dask_fmware.spec.record import Record, checked, misfit, shorten
 from dask_fmware.spec.slo import SLO
 
@@ -17,7 +17,6 @@ __all__ = ["ChatBody", "Message", "RunBody", "read"]
 Kind = TypeVar("Kind", bound=BaseModel)
 
 MOST_MESSAGES = 10_000  # of a chat
-DEEPEST = 200  # lists and objects within one another; much more cannot be sent to a worker
 
 # What would make an answer something else than a text, and the values that do not.
 AS_TEXT: dict[str, tuple[Any, ...]] = {
@@ -101,16 +100,6 @@ def read(kind: type[Kind], body: bytes | bytearray) -> Kind:
         raise SpecError(f"the body is no JSON ({type(error).__name__}); send an object") from None
     if not isinstance(given, dict):
         raise SpecError(f"the body is a JSON {type(given).__name__}; send an object")
-    if _is_deep(given):
+    if is_deep(given):
         raise SpecError(f"the body has more than {DEEPEST} lists and objects within one another; send a flatter one")
     return checked(kind, given, SpecError, "the body")  # type: ignore[type-var]
-
-
-def _is_deep(given: dict[str, Any]) -> bool:
-    level: list[Any] = [given]
-    for _ in range(DEEPEST):
-        inner = chain.from_iterable(held.values() if isinstance(held, dict) else held for held in level)
-        level = [held for held in inner if isinstance(held, (dict, list))]
-        if not level:
-            return False
-    return True

@@ -15,7 +15,8 @@ from tornado.tcpclient import TCPClient
 from dask_fmware.compile import collection
 from dask_fmware.errors import SpecError
 from dask_fmware.gateway import runs
-from dask_fmware.gateway.bodies import DEEPEST, MOST_MESSAGES, ChatBody, RunBody, read
+from dask_fmware.gateway.bodies import MOST_MESSAGES, ChatBody, RunBody, read
+from dask_fmware.spec.nesting import DEEPEST
 
 
 def test_of_many_messages_that_are_wrong_the_first_is_told_and_no_more_are_looked_at() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 
 from dask_fmware.errors import OutputFormatError
 from dask_fmware.model.call import ModelCall
+from dask_fmware.spec.nesting import DEEPEST
 from dask_fmware_workers.output import Output, format_tokens, output_of
 from dask_fmware_workers.repair import LONGEST_REPAIR, repaired_documents, repaired_label
 
@@ -167,6 +169,15 @@ def test_what_is_no_document_is_an_error_without_the_text(text: str) -> None:
 def test_what_no_reader_takes_is_refused_and_harms_nobody(text: str) -> None:
     with pytest.raises(OutputFormatError, match=r"nests deeper|no JSON that can be read"):
         output_of(call(json_schema={}), text, "stop")
+
+
+def test_a_document_that_is_read_can_be_sent() -> None:
+    """Pickle gives up at fewer levels than the reader of JSON, and both at other ones in each version of Python."""
+    deepest = output_of(call(json_schema={}), "[" * DEEPEST + "]" * DEEPEST, "stop").value
+    assert pickle.loads(pickle.dumps(deepest)) == deepest
+    for levels in (DEEPEST // 2 + 1, 490):
+        with pytest.raises(OutputFormatError, match="nests deeper than can be read and sent"):
+            output_of(call(json_schema={}), '[{"a":' * levels + "1" + "}]" * levels, "stop")
 
 
 JSON = st.recursive(

@@ -18,6 +18,7 @@ from dask_fmware.errors import OutputFormatError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.engine import FinishReason
 from dask_fmware.spec.json_schema import broken_rule
+from dask_fmware.spec.nesting import is_deep
 from dask_fmware_workers.repair import repaired_documents, repaired_label
 
 __all__ = ["Output", "format_tokens", "output_of"]
@@ -115,6 +116,8 @@ def _document(call: ModelCall, text: str, hint: str) -> Any:
         if call.schema is not None:
             return call.schema.model_validate_json(text)
         document = json.loads(text)
+        if is_deep(document):  # Python 3.13 reads some thousand levels, 3.11 fewer than a thousand
+            raise RecursionError
         rule = broken_rule(call.json_schema or {}, document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -127,7 +130,7 @@ def _document(call: ModelCall, text: str, hint: str) -> Any:
         raise OutputFormatError(f"{call.where}: the answer is no JSON that can be read{where}{hint}") from None
     except RecursionError:
         raise OutputFormatError(
-            f"{call.where}: the answer nests deeper than can be read, in {len(text)} characters{hint}"
+            f"{call.where}: the answer nests deeper than can be read and sent, in {len(text)} characters{hint}"
         ) from None
     if rule is not None:
         raise OutputFormatError(f"{call.where}: the answer breaks a rule of its schema: {rule}{hint}")
