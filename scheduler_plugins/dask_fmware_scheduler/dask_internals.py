@@ -103,6 +103,25 @@ class SchedulerInternals:
         for task in filter(None, map(self.scheduler.tasks.get, keys)):
             self.scheduler.report_on_key(ts=task)
 
+    # -- clients: Scheduler.handlers, add_client, client_comms -------------------------------------
+
+    def answer_registrations(self, answer: Callable[..., Any] | None) -> None:
+        """Have clients that connect answered so; None: as stock Dask does."""
+        self.scheduler.handlers["register-client"] = answer or self.scheduler.add_client
+
+    async def register(self, comm: Any, client: str, **fields: Any) -> None:
+        """Take a client in, and serve its connection until it ends."""
+        await self.scheduler.add_client(comm, client, **fields)
+
+    def is_connected(self, client: str) -> bool:
+        """Whether there is a connection to a client, or something left of one."""
+        return client in self.scheduler.client_comms
+
+    def break_connection(self, client: str) -> None:
+        """End the connection to a client, which may have ended already."""
+        if (comm := self.scheduler.client_comms.get(client)) is not None:
+            comm.abort()
+
     # -- plugins: Scheduler.plugins, worker_plugins, unregister_worker_plugin, broadcast; Worker.plugins, plugin_remove
 
     def plugin(self, name: str) -> Any:

@@ -42,6 +42,7 @@ from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_scheduler.guard import Guard, guarded
 from dask_fmware_scheduler.installed import ROUTER
 from dask_fmware_scheduler.performing import Performer
+from dask_fmware_scheduler.reconnections import Reconnections
 from dask_fmware_scheduler.results import ResultMover
 from dask_fmware_scheduler.retries import Retries
 from dask_fmware_scheduler.run_tasks import RunTasks
@@ -111,7 +112,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         )
         self._untidy = 0  # runs that were submitted since Dask's books were shortened
         self._closed = False
-        self.retries = Retries(self.dask)
+        self.retries, self.reconnections = Retries(self.dask), Reconnections(self.dask)
         self.services = tuple(make(self) for make in SERVICES)
         self._listen(
             {message.op: partial(self._told, message) for message in (FirstToken, AttemptEnded, Branched, Overdue)}
@@ -169,6 +170,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.guard.close()
         self.dask.stop_serving(self._served)
         self.retries.close()
+        self.reconnections.close()
 
     async def uninstall(self) -> None:
         """Fail what is held, since nobody will place it any more, and stop routing."""

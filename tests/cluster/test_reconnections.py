@@ -1,0 +1,89 @@
+"""Clients whose connection to the scheduler breaks, and that come back at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from distributed.batched import BatchedSend
+from distributed.comm import connect
+
+import dask_fmware as fm
+from dask_fmware.client.dask_internals import connection
+from dask_fmware.errors import RuntimeFaultError
+from dask_fmware.testing import InProcessCluster, deployment
+from dask_fmware_scheduler import reconnections
+from dask_fmware_scheduler.dask_internals import SchedulerInternals
+from tests.cluster.flows import one
+
+
+@pytest.fixture
+async def cluster() -> Any:
+    async with InProcessCluster(deployment("small", token_s=0.02), validate=True) as cluster:
+        yield cluster
+
+
+def close_late(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have connections take a while to close, as with a scheduler that is busy."""
+    close = BatchedSend.close
+
+    async def late(self: BatchedSend, timeout: float | None = None) -> None:
+        await asyncio.sleep(seconds)
+        await close(self, timeout)
+
+    monkeypatch.setattr(BatchedSend, "close", late)
+
+
+async def broken(cluster: InProcessCluster) -> None:
+    """Break the connection of the client and wait until it has another."""
+    first = connection(cluster.client)
+    first.comm.abort()
+    await cluster.until(lambda: cluster.client.status == "running" and connection(cluster.client) not in (first, None))
+
+
+@pytest.mark.parametrize("stock", [False, True])
+async def test_a_client_that_comes_back_is_told_how_its_runs_end(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch, stock: bool
+) -> None:
+    client, session = cluster.client, fm.Session(cluster.client)
+    if stock:
+        SchedulerInternals(cluster.scheduler).answer_registrations(None)
+    close_late(monkeypatch, 0.3)
+    lost = asyncio.ensure_future(session.run(one("lost")))
+    await cluster.until(cluster.requests)
+    await broken(cluster)
+    await asyncio.sleep(0.5)
+    with pytest.raises(RuntimeFaultError, match="was lost"):
+        await lost
+    assert (client.id in cluster.scheduler.client_comms) is not stock
+    if not stock:
+        assert (await asyncio.wait_for(session.run(one("why")), 20)).text
+        await cluster.settled()
+
+
+async def test_a_connection_that_nobody_found_broken_is_closed_for_the_next_one(cluster: InProcessCluster) -> None:
+    """As when the machine of a client was without a network for a moment."""
+    client = cluster.client
+    first = connection(client)
+    comm = await connect(cluster.scheduler.address, **client.connection_args)
+    await comm.write({"op": "register-client", "client": client.id, "reply": False, "versions": {}})
+    assert [message["op"] for message in await asyncio.wait_for(comm.read(), 20)] == ["stream-start"]
+    assert first.comm.closed()
+    await cluster.until(lambda: client.status == "running" and connection(client) not in (first, None))
+    assert (await asyncio.wait_for(client.compute(one("why")), 20)).text
+    comm.abort()
+
+
+async def test_a_connection_that_does_not_close_is_waited_for_no_longer(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconnections, "LOOKS", 10)
+    close_late(monkeypatch, 1.0)
+    await asyncio.wait_for(broken(cluster), 0.9)
+
+
+async def test_dask_takes_clients_in_again_once_the_runtime_is_uninstalled(cluster: InProcessCluster) -> None:
+    await fm.uninstall(cluster.client)
+    assert cluster.scheduler.handlers["register-client"] == cluster.scheduler.add_client
+    await broken(cluster)
