@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from distributed import CancelledError, Client
 
 import dask_fmware as fm
+from dask_fmware_workers.attempt import Attempt
 from tests.cluster.flows import fan, one, small
 
 
@@ -93,6 +95,27 @@ async def test_a_run_that_was_cancelled_can_run_again_while_its_engine_still_sto
         future = cluster.client.compute(bound)
         assert (await future).usage.output_tokens == 64
         future.release()
+
+
+async def test_a_run_that_is_asked_for_again_while_it_still_runs_leaves_no_slot_taken(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker goes on with the task that it has, whose attempt is aborted; the next one was granted by then."""
+    withdraw = Attempt.withdraw
+    monkeypatch.setattr(Attempt, "withdraw", lambda self: asyncio.get_running_loop().call_later(0.05, withdraw, self))
+    async with serving("small", token_s=0.002) as cluster:
+        client, engine, bound = cluster.client, cluster.engines["small-cpu-0"], one("x")
+        for _ in range(3):
+            before = len(engine.requests)
+            future = client.compute(bound)
+            await cluster.until(lambda before=before: len(engine.requests) > before)
+            future.release()
+            await asyncio.sleep(0)
+            again = client.compute(bound)
+            assert (await again).usage.output_tokens == 64
+            assert [state.running for state in cluster.router.machine.fleet] == [{}]
+            again.release()
+            await cluster.settled()
 
 
 async def test_cancelling_one_of_many_leaves_the_others_alone(serving: Any) -> None:

@@ -49,6 +49,17 @@ def test_a_grant_that_was_on_its_way_meanwhile_is_void_too() -> None:
     run(runner)
 
 
+def test_a_grant_that_another_takes_the_place_of_gives_its_slot_back() -> None:
+    """The tasks of a run that is asked for again have the same names, and a worker has one of a name."""
+    sent: list[dict[str, Any]] = []
+    runner = CallRunner(sent.append, lambda engine, error: None)
+    runner.grant(Grant("k", 1))
+    runner.grant(Grant("k", 2))
+    assert sent == [AttemptEnded("k", 1, "undelivered").to_wire()]
+    runner.withdraw("k")
+    assert sent[1:] == [AttemptEnded("k", 2, "aborted").to_wire()]
+
+
 def test_the_next_engine_runs_what_is_granted_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

@@ -46,6 +46,7 @@ __all__ = ["ModelHost"]
 
 logger = logging.getLogger("dask_fmware.host")
 
+ENDS = frozenset({"memory", "error", "rescheduled", "released", "cancelled", "forgotten"})  # of what a task has begun
 CLOSE_S = 30.0  # for an engine to close; a thread of it that hangs cannot be stopped
 
 
@@ -332,10 +333,11 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Abort what a task has under way when Dask lets go of the task; Dask itself stops no coroutine.
 
-        One that failed is let go of when it is to be tried again, maybe here: its next grant has come by then.
+        One that failed is let go of when it is to be tried again, maybe here: its next grant has come by then. One that
+        was cancelled and is asked for again while it still runs ends for both: that grant is not used any more.
         """
         is_over = start in ("error", "released")
-        if not is_over and finish in ("released", "forgotten", "cancelled", "error") and isinstance(key, str):
+        if not is_over and finish in ENDS and isinstance(key, str):
             self.runner.withdraw(key)
             self.bodies.cancel(key)
 

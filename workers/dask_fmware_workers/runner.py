@@ -72,11 +72,16 @@ class CallRunner:
         return len(self._attempts)
 
     def grant(self, grant: Grant) -> None:
-        """The scheduler lets a call run here; its task follows on the same stream."""
+        """The scheduler lets a call run here; its task follows on the same stream.
+
+        One that was granted before and has not begun never will: a run that is asked for again is tasks of the same
+        names, and the worker runs the one that it has.
+        """
+        void: Grant | None = grant
         if grant.incarnation == self.incarnation:
-            self._grants[grant.call_id] = grant
-        else:  # its slot is held by nobody
-            self._send(AttemptEnded(grant.call_id, grant.attempt, "undelivered").to_wire())
+            void, self._grants[grant.call_id] = self._grants.get(grant.call_id), grant
+        if void is not None:  # its slot is held by nobody
+            self._send(AttemptEnded(void.call_id, void.attempt, "undelivered").to_wire())
 
     def is_granted(self, call_id: str) -> bool:
         """Whether a call may begin here."""
