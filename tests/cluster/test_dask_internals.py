@@ -18,7 +18,8 @@ from distributed.worker import Worker
 
 from dask_fmware.model.plan import RunPlan
 from dask_fmware.testing import InProcessCluster
-from dask_fmware_scheduler.dask_internals import NOWHERE, SchedulerInternals
+from dask_fmware_scheduler.dask_internals import SchedulerInternals
+from dask_fmware_scheduler.dask_tasks import NOWHERE
 from dask_fmware_workers.dask_internals import WorkerInternals
 from tests.cluster.flows import one
 
