@@ -66,12 +66,11 @@ def submit(client: Client, graph: Mapping[str, Any], outputs: Sequence[str], ove
     """Submit tasks that wait for nothing elsewhere, and return the futures of `outputs`.
 
     They have the priorities that their order says. `over` is the connection if the scheduler takes a message of ours
-    there, and makes the tasks in the very turn of its loop; a graph of Dask it hands to another thread and back. As a
-    graph goes what is large or cannot be pickled, and what another connection has to carry by the time that it leaves
-    (Client._refcount_lock, loop, scheduler_comm; dask.get_annotations).
+    there, and makes the tasks in the very turn of its loop; a graph of Dask it hands to another thread and back. What
+    is large or cannot be pickled goes as a graph. If the connection is lost by the time that the message leaves, so are
+    the futures, as Dask says then (Client._refcount_lock, loop, scheduler_comm, _reconnect).
     """
-    annotations = dask.get_annotations()
-    tasks = _pickled(graph, annotations) if over is not None else None
+    tasks = _pickled(graph) if over is not None else None
     if tasks is None:
         return _submit_graph(client, graph, outputs)
     message = RunsAsked(tasks, tuple(outputs)).to_wire()
@@ -79,9 +78,6 @@ def submit(client: Client, graph: Mapping[str, Any], outputs: Sequence[str], ove
     def send() -> None:
         if client.scheduler_comm is over and not over.closed():
             over.send(message)
-        else:
-            with dask.annotate(**annotations):
-                _submit_graph(client, graph, outputs)
 
     with client._refcount_lock:
         futures = [Future(key, client) for key in outputs]
@@ -89,10 +85,10 @@ def submit(client: Client, graph: Mapping[str, Any], outputs: Sequence[str], ove
     return futures
 
 
-def _pickled(graph: Mapping[str, Any], annotations: Mapping[str, Any]) -> bytes | None:
-    """Tasks as one message takes them; None if it does not."""
+def _pickled(graph: Mapping[str, Any]) -> bytes | None:
+    """Tasks as one message takes them; None if it does not (dask.get_annotations)."""
     try:
-        tasks: bytes = dumps((dict(graph), annotations))
+        tasks: bytes = dumps((dict(graph), dask.get_annotations()))
     except Exception:  # Dask says what is wrong with it
         return None
     return tasks if len(tasks) <= SMALL_BYTES else None

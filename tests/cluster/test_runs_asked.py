@@ -13,7 +13,7 @@ import dask
 import pytest
 from dask._task_spec import Task
 from dask.tokenize import TokenizationError
-from distributed import Future
+from distributed import CancelledError, Future
 
 import dask_fmware as fm
 from dask_fmware.client import arriving, dask_internals
@@ -163,18 +163,17 @@ async def test_what_is_large_goes_as_a_graph(
     assert came == {GRAPH: 1}
 
 
-async def test_another_connection_by_the_time_that_it_leaves_has_it_as_a_graph(
+async def test_runs_whose_connection_is_lost_before_they_leave_are_lost(
     cluster: InProcessCluster, came: Counter[str]
 ) -> None:
-    bound = described(document="x")
-    with dask.annotate(retries=3):
-        (future,) = dask_internals.submit(
-            cluster.client, bound.__dask_graph__(), bound.__dask_keys__(), over="one that was lost"
-        )
-    assert await future == "about"
-    assert came == {GRAPH: 1}
-    assert cluster.scheduler.tasks[future.key].annotations["retries"] == 3
-    future.release()
+    client, bound = cluster.client, described(document="x")
+    there = ArrivedResults.of(client).ask(client)
+    (future,) = dask_internals.submit(client, bound.__dask_graph__(), bound.__dask_keys__(), over=there)
+    there.abort()
+    with pytest.raises(CancelledError):
+        await asyncio.wait_for(future.result(), 60)
+    assert not came
+    assert await fm.Session(client).run(described(document="y")) == "about"
 
 
 async def test_rounds_of_a_loop_come_so_too_and_fetch_nothing(
