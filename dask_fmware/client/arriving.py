@@ -11,7 +11,15 @@ from weakref import WeakKeyDictionary, ref
 
 from distributed import Client, Future
 
-from dask_fmware.client.dask_internals import connection, ended, fetched_alone, holds, listen, send_at_once
+from dask_fmware.client.dask_internals import (
+    connection,
+    ended,
+    fetched_alone,
+    holds,
+    listen,
+    listen_for_losses,
+    send_at_once,
+)
 from dask_fmware.client.fetching import fetched
 from dask_fmware.model.carrying import is_small, unpack
 from dask_fmware.model.messages import PROTOCOL_VERSION, STREAM_INTERVAL_S, Carried
@@ -39,6 +47,7 @@ class ArrivedResults:
         self._asked_at = -inf
         self._done_with: list[Future] = []
         listen(client, Carried.op, self._take)
+        listen_for_losses(client, self._drop)  # what is made anew may not come by itself
 
     @classmethod
     def of(cls, client: Client) -> ArrivedResults:
@@ -70,7 +79,7 @@ class ArrivedResults:
 
     def began(self, future: Future) -> None:
         """A task was submitted; what came of an earlier one of that name counts no more."""
-        self._values.pop(future.key, None)
+        self._drop(future.key)
 
     def release(self, future: Future) -> None:
         """Release a future, and its result if nobody else holds one: at once if that cancels it or lets it run anew.
@@ -96,7 +105,10 @@ class ArrivedResults:
         client = self._client()
         for key in keys:
             if client is None or not holds(client, key):
-                self._values.pop(key, None)
+                self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        self._values.pop(key, None)
 
     async def result(self, future: Future) -> Any:
         """Return the result of a task or raise its error, as ``await future.result()`` would.

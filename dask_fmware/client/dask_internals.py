@@ -16,7 +16,7 @@ from distributed.protocol.pickle import dumps
 
 from dask_fmware.model.messages import RunsAsked
 
-__all__ = ["connection", "ended", "fetched_alone", "holds", "listen", "send_at_once", "submit"]
+__all__ = ["connection", "ended", "fetched_alone", "holds", "listen", "listen_for_losses", "send_at_once", "submit"]
 
 SMALL_BYTES = 2**20  # of tasks that the scheduler opens on its loop
 
@@ -41,6 +41,17 @@ def send_at_once(client: Client, interval_s: float) -> None:
 def listen(client: Client, name: str, handler: Callable[..., None]) -> None:
     """Take messages of the scheduler in their order, among those of Dask (_stream_handlers)."""
     client._stream_handlers[name] = handler
+
+
+def listen_for_losses(client: Client, told: Callable[[str], None]) -> None:
+    """Hear of results that are lost, before Dask has their futures wait again (_stream_handlers, "lost-data")."""
+    stock = client._stream_handlers["lost-data"]
+
+    def lost(key: str) -> None:
+        told(key)
+        stock(key=key)
+
+    client._stream_handlers["lost-data"] = lost
 
 
 def holds(client: Client, key: str) -> bool:

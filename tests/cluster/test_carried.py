@@ -294,6 +294,23 @@ async def test_results_whose_futures_are_released_are_forgotten(
     assert fetched == []
 
 
+async def test_a_result_that_was_lost_is_not_what_a_session_returns(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made anew it is large here, and does not come by itself."""
+    served, fetched = await session(cluster, monkeypatch)
+    future = await served.submit(said())
+    assert (await served.outcome(future)).value == "one"
+    monkeypatch.setenv("TO_SAY", "x" * LARGE)
+    (holder,) = cluster.scheduler.tasks[future.key].who_has
+    await next(worker for worker in cluster.workers.values() if worker.address == holder.address).close()
+    task = cluster.scheduler.tasks[future.key]
+    await cluster.until(lambda: holder not in (task.who_has or {holder}) and future.status == "finished")
+    assert (await served.outcome(future)).value == "x" * LARGE
+    assert fetched == [future.key]
+    future.release()
+
+
 async def test_a_runtime_that_is_installed_anew_is_asked_again(
     cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

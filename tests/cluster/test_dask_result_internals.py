@@ -138,6 +138,19 @@ async def test_what_a_plugin_tells_a_client_of_a_result_comes_before_the_news(
     assert not internals.holds(client, "another")
 
 
+async def test_a_client_hears_of_a_result_that_is_lost_before_its_future_waits_again(
+    cluster: InProcessCluster,
+) -> None:
+    client, seen = cluster.client, list[tuple[str, str]]()
+    internals.listen_for_losses(client, lambda key: seen.append((key, client.futures[key].status)))
+    future = client.submit(str, "value", key="lost")
+    assert await internals.ended(future)
+    (holder,) = cluster.scheduler.tasks["lost"].who_has
+    await cluster.scheduler.remove_worker(holder.address, stimulus_id="test")
+    await cluster.until(lambda: seen == [("lost", "finished")])
+    assert await future == "value"
+
+
 async def test_the_end_of_a_task_without_a_result_is_none(cluster: InProcessCluster) -> None:
     failed = cluster.client.submit(int, "none")
     assert not await internals.ended(failed)
