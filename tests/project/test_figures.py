@@ -64,7 +64,7 @@ FIGURES = (
     ("README.md", "a single call 0.95; 1.99 times the calls", "ray_overhead", "| 575.8 | 289.6 | 811 | 1.99 | 0.71"),
     ("README.md", "580 calls or 240 chains", "ray_overhead", "| 236.6 | 67.96 | 183.3 | 3.48 | 1.29"),
     ("README.md", "some 120 calls a second", "overhead", "64 | 120.5 | 112.8 | 118.9 | 122.4"),
-    ("benchmarks/README.md", "A single call takes 0.95 times as long", "ray_overhead", "| 6.825 | 7.162 | 2.953 | 0.95"),
+    ("benchmarks/README.md", "single call takes 0.95 times as long", "ray_overhead", "| 6.825 | 7.162 | 2.953 | 0.95"),
     ("benchmarks/README.md", "3.5 and 1.3 times the chains", "ray_overhead", "| 236.6 | 67.96 | 183.3 | 3.48 | 1.29"),
 )  # fmt: skip
 
