@@ -19,7 +19,8 @@ class Reconnections:
     A client whose connection broke comes back under its name within milliseconds. Stock Dask may still be closing the
     old connection then, and what it takes away in the end is the new one: the client believes that it is connected, is
     told nothing any more, and its futures never end. Or it greets the client along with news for the old connection,
-    on which the client gives up. An old connection that nobody has found broken is closed.
+    on which the client gives up. An old connection that nobody has found broken is closed, and of several that wait
+    for that the last one is taken: they would close each other for ever.
 
     Parameters
     ----------
@@ -29,6 +30,7 @@ class Reconnections:
 
     def __init__(self, dask: SchedulerInternals) -> None:
         self._dask = dask
+        self._waiting: dict[str, Any] = {}  # the last connection of each client that waits for the one before to close
         dask.answer_registrations(self._register)
 
     def close(self) -> None:
@@ -37,9 +39,14 @@ class Reconnections:
 
     async def _register(self, comm: Any, client: str, **fields: Any) -> None:
         """Serve the connection of a client until it ends. Dask passes it on where the first argument is ``comm``."""
+        self._waiting[client] = comm
         looks = 0
         while self._dask.is_connected(client) and looks < LOOKS:
-            self._dask.break_connection(client)  # also one that was made since by another that waited here
+            self._dask.break_connection(client)
             await asyncio.sleep(LOOK_S)
             looks += 1
+            if self._waiting.get(client) is not comm:
+                comm.abort()
+                return
+        del self._waiting[client]
         await self._dask.register(comm, client, **fields)

@@ -62,8 +62,12 @@ async def test_a_client_that_comes_back_is_told_how_its_runs_end(
         await cluster.settled()
 
 
-async def test_a_connection_that_nobody_found_broken_is_closed_for_the_next_one(cluster: InProcessCluster) -> None:
-    """As when the machine of a client was without a network for a moment."""
+@pytest.mark.parametrize("seconds", [0.0, 0.3])
+async def test_a_connection_that_nobody_found_broken_is_closed_for_the_next_one(
+    cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """As when the machine of a client was without a network for a moment. Two connections wait then for the first."""
+    close_late(monkeypatch, seconds)
     client = cluster.client
     first = connection(client)
     comm = await connect(cluster.scheduler.address, **client.connection_args)
