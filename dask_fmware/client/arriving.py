@@ -18,7 +18,7 @@ from dask_fmware.client.dask_internals import (
     holds,
     listen,
     listen_for_losses,
-    send_at_once,
+    write_promptly,
 )
 from dask_fmware.client.fetching import fetched
 from dask_fmware.model.carrying import is_small, unpack
@@ -66,7 +66,7 @@ class ArrivedResults:
         if (there := connection(client)) is not self._connection:
             self._connection, self._is_understood = there, False
             self._asked_at = asyncio.get_running_loop().time()
-            send_at_once(client, STREAM_INTERVAL_S)
+            write_promptly(client, STREAM_INTERVAL_S)
             self._asking = asyncio.ensure_future(self._greet(client, there))
         return there if self._is_understood else None
 

@@ -15,8 +15,9 @@ from distributed.client import SpanMetadata
 from distributed.protocol.pickle import dumps
 
 from dask_fmware.model.messages import RunsAsked
+from dask_fmware.streams import measure_no_messages, send_promptly
 
-__all__ = ["connection", "ended", "fetched_alone", "holds", "listen", "listen_for_losses", "send_at_once", "submit"]
+__all__ = ["connection", "ended", "fetched_alone", "holds", "listen", "listen_for_losses", "submit", "write_promptly"]
 
 SMALL_BYTES = 2**20  # of tasks that the scheduler opens on its loop
 
@@ -26,16 +27,11 @@ def connection(client: Client) -> Any:
     return client.scheduler_comm
 
 
-def send_at_once(client: Client, interval_s: float) -> None:
-    """Lower the pause between two messages to the scheduler, and do not work out the size of each of them.
-
-    The pause is 10 ms in stock Dask. Large messages are serialized in another thread there; a graph has been by then
-    (Client.scheduler_comm; BatchedSend.interval, comm; Comm.allow_offload).
-    """
+def write_promptly(client: Client, interval_s: float) -> None:
+    """Have what goes to the scheduler written at once; it has been serialized by then (scheduler_comm)."""
     if (stream := client.scheduler_comm) is not None:  # else the connection was lost
-        stream.interval = interval_s
-        if stream.comm is not None:
-            stream.comm.allow_offload = False
+        send_promptly(stream, interval_s)
+        measure_no_messages(stream)
 
 
 def listen(client: Client, name: str, handler: Callable[..., None]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from distributed import Client
 
 from dask_fmware.client.asking import checked_client, not_installed
+from dask_fmware.client.dask_internals import write_promptly
 from dask_fmware.client.status import RuntimeStatus
 from dask_fmware.errors import DeploymentError
 from dask_fmware.model.messages import check_version
@@ -69,7 +70,7 @@ async def _install(client: Client, deployment: Deployment, stream_interval_s: fl
     _check_same(current, deployment)
     await client.register_plugin(HostGiver(deployment, stream_interval_s=stream_interval_s))
     if stream_interval_s is not None:
-        client.scheduler_comm.interval = stream_interval_s
+        write_promptly(client, stream_interval_s)
 
 
 def _check_same(state: RuntimeStatus, deployment: Deployment) -> None:

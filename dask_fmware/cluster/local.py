@@ -18,6 +18,7 @@ from distributed.deploy.cluster import Cluster
 from distributed.protocol.pickle import dumps
 from distributed.security import Security
 
+from dask_fmware.client.dask_internals import write_promptly
 from dask_fmware.client.status import RuntimeStatus
 from dask_fmware.cluster.orderly import OrderlyCluster
 from dask_fmware.cluster.provision import provision
@@ -196,8 +197,8 @@ class LocalModelCluster(OrderlyCluster):
     def get_client(self) -> Client:
         """Return a client whose stream is as quick as the cluster's."""
         client = super().get_client()
-        if self.stream_interval_s is not None and client.scheduler_comm is not None:
-            client.scheduler_comm.interval = self.stream_interval_s
+        if self.stream_interval_s is not None:
+            write_promptly(client, self.stream_interval_s)
         return client
 
     @property

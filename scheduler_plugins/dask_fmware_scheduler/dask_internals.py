@@ -7,7 +7,6 @@ Verified with distributed 2026.8.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from distributed.protocol.serialize import Serialized
 from distributed.scheduler import TaskState
 from distributed.worker import Worker
 
+from dask_fmware.streams import keep_no_messages, send_promptly
 from dask_fmware_scheduler.dask_tasks import TaskInternals
 
 __all__ = ["SchedulerInternals"]
@@ -163,21 +163,16 @@ class SchedulerInternals(TaskInternals):
         if comm is not None and not comm.closed():
             comm.send(message)
 
-    # -- settings: Scheduler.stream_comms, client_comms; BatchedSend.interval, recent_message_log --
+    # -- streams: Scheduler.stream_comms, client_comms ----------------------------------------------
 
-    def send_at_once(self, *, worker: str | None = None, client: str | None = None, interval_s: float) -> None:
-        """Lower the pause between two messages to a worker or client (5 and 2 ms in stock Dask)."""
-        if (comm := self._comm(worker, client)) is not None:
-            comm.interval = interval_s
-
-    def keep_no_messages(self, *, worker: str | None = None, client: str | None = None) -> None:
-        """Do not remember what was sent: stock Dask keeps the last 1,000 messages of each stream, prompts included."""
-        if (comm := self._comm(worker, client)) is not None:
-            comm.recent_message_log = deque(maxlen=0)
-
-    def _comm(self, worker: str | None, client: str | None) -> Any:
-        comms = self.scheduler.stream_comms if worker is not None else self.scheduler.client_comms
-        return comms.get(worker if worker is not None else client)
+    def tune(self, *, worker: str | None = None, client: str | None = None, interval_s: float | None) -> None:
+        """Have the stream to a worker or client remember nothing, and write promptly if an interval is given."""
+        stream = self.scheduler.stream_comms.get(worker) if worker else self.scheduler.client_comms.get(client)
+        if stream is None:
+            return
+        keep_no_messages(stream)
+        if interval_s is not None:
+            send_promptly(stream, interval_s)
 
     # -- workers: Scheduler.workers, running, rpc, worker_send -----------------------------------
 

@@ -234,10 +234,8 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         """Forget a client."""
         self.carrier.client_left(client)
 
-    def _tune(self, *, worker: str | None = None, client: str | None = None) -> None:
-        self.dask.keep_no_messages(worker=worker, client=client)
-        if self.stream_interval_s is not None:
-            self.dask.send_at_once(worker=worker, client=client, interval_s=self.stream_interval_s)
+    def _tune(self, **whom: str) -> None:
+        self.dask.tune(**whom, interval_s=self.stream_interval_s)
 
     # -- graphs and transitions ------------------------------------------------------------------
 

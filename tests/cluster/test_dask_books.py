@@ -30,8 +30,8 @@ async def test_streams_remember_what_was_sent_unless_they_are_told_not_to(cluste
     await cluster.client.submit(str, "remembered", workers="light-0")
     assert comm.recent_message_log
     dask = SchedulerInternals(cluster.scheduler)
-    dask.keep_no_messages(worker=cluster.workers["light-0"].address)
-    dask.keep_no_messages(client=cluster.client.id)
+    dask.tune(worker=cluster.workers["light-0"].address, interval_s=None)
+    dask.tune(client=cluster.client.id, interval_s=None)
     await cluster.client.submit(str, "forgotten", workers="light-0")
     assert not comm.recent_message_log
     assert not cluster.scheduler.client_comms[cluster.client.id].recent_message_log

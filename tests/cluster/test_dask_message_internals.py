@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import Any
 
+from dask_fmware.client.dask_internals import write_promptly
+from dask_fmware.streams import PromptSend, send_promptly
 from dask_fmware.testing import InProcessCluster
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_workers.dask_internals import WorkerInternals
@@ -47,17 +49,23 @@ async def test_rpc_handlers_can_be_added_to_scheduler_and_worker(
     assert await cluster.client.scheduler.test_scheduler() is None  # how we know that there is no router
 
 
-async def test_batched_streams_have_an_interval_that_can_be_lowered(
-    cluster: InProcessCluster, dask: SchedulerInternals
-) -> None:
-    worker = cluster.workers["light-0"]
-    dask.send_at_once(worker=worker.address, interval_s=0.001)
-    dask.send_at_once(client=cluster.client.id, interval_s=0.001)
-    WorkerInternals(worker).send_at_once(0.001)
-    assert cluster.scheduler.stream_comms[worker.address].interval == 0.001
-    assert cluster.scheduler.client_comms[cluster.client.id].interval == 0.001
-    assert worker.batched_stream.interval == 0.001
-    assert hasattr(cluster.client.scheduler_comm, "interval")
+async def test_streams_are_made_prompt_while_they_run(cluster: InProcessCluster, dask: SchedulerInternals) -> None:
+    worker, client = cluster.workers["light-0"], cluster.client
+    scheduler = cluster.scheduler
+    dask.tune(worker=worker.address, interval_s=0.001)
+    dask.tune(client=client.id, interval_s=0.001)
+    dask.tune(client="nobody", interval_s=0.001)
+    send_promptly(WorkerInternals(worker).stream, 0.001)
+    write_promptly(client, 0.001)
+    streams = (
+        scheduler.stream_comms[worker.address], scheduler.client_comms[client.id],
+        worker.batched_stream, client.scheduler_comm,
+    )  # fmt: skip
+    await cluster.until(lambda: all(isinstance(stream, PromptSend) for stream in streams))
+    assert all(stream.interval == 0.001 for stream in streams)
+    before = [stream.batch_count for stream in streams]
+    assert await client.submit(str, "prompt", workers="light-0") == "prompt"
+    assert all(stream.batch_count > count for stream, count in zip(streams, before, strict=True))
 
 
 async def test_a_message_can_wait_for_the_result_that_follows_and_goes_alone_if_none_does(

@@ -15,6 +15,7 @@ from distributed import SchedulerPlugin
 from distributed.comm import utils as comm_utils
 
 from dask_fmware.client import dask_internals as internals
+from dask_fmware.streams import keep_no_messages, measure_no_messages
 from dask_fmware.testing import InProcessCluster
 from dask_fmware_scheduler.dask_internals import SchedulerInternals
 from dask_fmware_workers.dask_internals import WorkerInternals
@@ -107,7 +108,7 @@ async def test_workers_remember_nothing_that_they_sent(cluster: InProcessCluster
     worker.batched_stream.recent_message_log = deque(maxlen=10)
     await cluster.client.submit(str, "remembered", workers="light-0")
     assert worker.batched_stream.recent_message_log
-    WorkerInternals(worker).keep_no_messages()
+    keep_no_messages(WorkerInternals(worker).stream)
     await cluster.client.submit(str, "forgotten", workers="light-0")
     assert not worker.batched_stream.recent_message_log
 
@@ -218,8 +219,8 @@ async def test_messages_of_clients_and_workers_are_not_measured_and_follow_at_on
     worker.batched_stream.comm.allow_offload = True
     assert await client.submit(str, "stock", workers="light-0") == "stock"
     assert (graphs(), ends()) == (1, 1)
-    internals.send_at_once(client, 0.003)
-    WorkerInternals(worker).measure_no_messages()
+    internals.write_promptly(client, 0.003)
+    measure_no_messages(WorkerInternals(worker).stream)
     assert client.scheduler_comm.interval == 0.003
     assert await client.submit(str, "ours", workers="light-0") == "ours"
     assert (graphs(), ends()) == (1, 1)

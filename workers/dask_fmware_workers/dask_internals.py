@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Callable, Mapping
 from time import time
 from typing import Any
 
 import dask.config
 from distributed import Client, Reschedule, Worker, WorkerPlugin
+from distributed.batched import BatchedSend
 from distributed.worker_state_machine import SecedeEvent, UpdateDataEvent
 
 from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.model.replica import in_sight
+from dask_fmware.streams import send_with_next
 
 __all__ = ["Reschedule", "WorkerInternals"]
 
@@ -100,13 +101,7 @@ class WorkerInternals:
             self.worker.loop.add_callback(send, message)
 
     def _add(self, message: dict[str, Any]) -> None:
-        """Let a message go with the next (Worker.batched_stream; BatchedSend.{buffer, message_count, waker})."""
-        stream = self.worker.batched_stream
-        if stream.comm is None or stream.comm.closed():
-            return  # as Worker.batched_send does
-        stream.buffer.append(message)
-        stream.message_count += 1
-        asyncio.get_running_loop().call_later(RESULT_FOLLOWS_S, stream.waker.set)
+        send_with_next(self.worker.batched_stream, message, RESULT_FOLLOWS_S)
 
     def hold(self, key: str, value: Any) -> None:
         """Hold a result that another worker made, as if it had been fetched from there, and tell the scheduler.
@@ -119,26 +114,14 @@ class WorkerInternals:
             self.worker.handle_stimulus(UpdateDataEvent(data={key: value}, stimulus_id=stimulus_id))
             self._add({"op": "add-keys", "keys": [key], "stimulus_id": stimulus_id})
 
-    def keep_no_messages(self) -> None:
-        """Do not remember what was sent: stock Dask keeps the last 1,000 messages (BatchedSend.recent_message_log)."""
-        self.worker.batched_stream.recent_message_log = deque(maxlen=0)
-
-    def measure_no_messages(self) -> None:
-        """Do not work out the size of each message, by which stock Dask serializes large ones in another thread.
-
-        What goes to the scheduler is small, as what comes from there is, which Dask does not measure either
-        (Comm.allow_offload).
-        """
-        if (comm := self.worker.batched_stream.comm) is not None:
-            comm.allow_offload = False
-
     def send_back(self, key: str) -> None:
         """Have the scheduler take back a task that has not begun, as after `Reschedule` (message "reschedule")."""
         self.worker.batched_send({"op": "reschedule", "key": key, "stimulus_id": f"fmware-send-back-{time()}"})
 
-    def send_at_once(self, interval_s: float) -> None:
-        """Lower the pause between two messages to the scheduler (2 ms in stock Dask; Worker.batched_stream)."""
-        self.worker.batched_stream.interval = interval_s
+    @property
+    def stream(self) -> BatchedSend:
+        """What goes to the scheduler (Worker.batched_stream)."""
+        return self.worker.batched_stream
 
     async def ask_scheduler(self, op: str, **message: Any) -> Any:
         """Call an RPC of the scheduler; None if it does not know it."""

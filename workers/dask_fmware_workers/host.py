@@ -31,6 +31,7 @@ from dask_fmware.model.plan import SwitchRule
 from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, MODEL_LABEL, read_label
 from dask_fmware.observe.exposition import expose, withdraw
 from dask_fmware.spec.deployment import Deployment
+from dask_fmware.streams import keep_no_messages, measure_no_messages, send_promptly
 from dask_fmware_workers.bodies import BodyClient
 from dask_fmware_workers.dask_internals import Reschedule, WorkerInternals
 from dask_fmware_workers.loading import Labels, Loaded, load
@@ -217,12 +218,13 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
         return None if self.loaded is None else replace(self.loaded.replica, incarnation=self.runner.incarnation)
 
     def _connected(self) -> None:
-        self.dask.keep_no_messages()
-        self.dask.measure_no_messages()
+        stream = self.dask.stream
+        keep_no_messages(stream)
+        measure_no_messages(stream)
         if self.loaded is not None:
             self.state_reports.follow(self.loaded.engine)
         if self.stream_interval_s is not None:
-            self.dask.send_at_once(self.stream_interval_s)
+            send_promptly(stream, self.stream_interval_s)
 
     def greeted(self, version: int) -> None:
         """A router came after us."""
