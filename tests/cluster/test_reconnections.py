@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -24,12 +25,12 @@ async def cluster() -> Any:
         yield cluster
 
 
-def close_late(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+def close_late(monkeypatch: pytest.MonkeyPatch, wait: Callable[[], Awaitable[object]]) -> None:
     """Have connections take a while to close, as with a scheduler that is busy."""
     close = BatchedSend.close
 
     async def late(self: BatchedSend, timeout: float | None = None) -> None:
-        await asyncio.sleep(seconds)
+        await wait()
         await close(self, timeout)
 
     monkeypatch.setattr(BatchedSend, "close", late)
@@ -46,17 +47,19 @@ async def broken(cluster: InProcessCluster) -> None:
 async def test_a_client_that_comes_back_is_told_how_its_runs_end(
     cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch, stock: bool
 ) -> None:
-    client, session = cluster.client, fm.Session(cluster.client)
+    client, session, closes = cluster.client, fm.Session(cluster.client), asyncio.Event()
     if stock:
         SchedulerInternals(cluster.scheduler).answer_registrations(None)
-    close_late(monkeypatch, 0.3)
+    close_late(monkeypatch, closes.wait)
     lost = asyncio.ensure_future(session.run(one("lost")))
     await cluster.until(cluster.requests)
+    if not stock:  # which takes it in before
+        asyncio.get_running_loop().call_later(0.3, closes.set)
     await broken(cluster)
-    await asyncio.sleep(0.5)
+    closes.set()
     with pytest.raises(RuntimeFaultError, match="was lost"):
         await lost
-    assert (client.id in cluster.scheduler.client_comms) is not stock
+    await cluster.until(lambda: (client.id in cluster.scheduler.client_comms) is not stock)
     if not stock:
         assert (await asyncio.wait_for(session.run(one("why")), 20)).text
         await cluster.settled()
@@ -67,7 +70,7 @@ async def test_a_connection_that_nobody_found_broken_is_closed_for_the_next_one(
     cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     """As when the machine of a client was without a network for a moment. Two connections wait then for the first."""
-    close_late(monkeypatch, seconds)
+    close_late(monkeypatch, lambda: asyncio.sleep(seconds))
     client = cluster.client
     first = connection(client)
     comm = await connect(cluster.scheduler.address, **client.connection_args)
@@ -81,9 +84,11 @@ async def test_a_connection_that_nobody_found_broken_is_closed_for_the_next_one(
 async def test_a_connection_that_does_not_close_is_waited_for_no_longer(
     cluster: InProcessCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    closes = asyncio.Event()
     monkeypatch.setattr(reconnections, "LOOKS", 10)
-    close_late(monkeypatch, 1.0)
-    await asyncio.wait_for(broken(cluster), 0.9)
+    close_late(monkeypatch, closes.wait)
+    await broken(cluster)
+    closes.set()
 
 
 async def test_dask_takes_clients_in_again_once_the_runtime_is_uninstalled(cluster: InProcessCluster) -> None:
