@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +19,18 @@ from dask_fmware.runtime.contract import check_log
 from dask_fmware.simulation.replay import open_log
 from dask_fmware.testing.leaks import scheduler_leaks
 
-__all__ = ["PATIENCE_S", "assert_kept", "command", "descendants", "kept", "leftovers", "none_left", "pids", "until"]
+__all__ = [
+    "PATIENCE_S",
+    "assert_kept",
+    "command",
+    "descendants",
+    "doomed",
+    "kept",
+    "leftovers",
+    "none_left",
+    "pids",
+    "until",
+]
 
 PATIENCE_S = 120.0
 
@@ -43,6 +56,19 @@ def kept(
         processes = [one for one in descendants(os.getpid()) if one not in others]
     assert_kept(record)
     none_left(processes)
+
+
+@contextmanager
+def doomed(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process of `tests.cluster.doomed` that has said a line and stays until it is killed; and the line."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster.doomed", *words], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline()
+        finally:
+            process.kill()
 
 
 def assert_kept(record: Path) -> None:

@@ -81,7 +81,10 @@ def test_a_missing_gguf_file_is_named_by_wait_ready() -> None:
     pytest.importorskip("xllamacpp")
     document = deployment("small")
     document["models"]["small"] |= {"engine": "llama.cpp", "arguments": {"gguf": "no-such-model.gguf"}}
-    with fm.LocalModelCluster(document, dashboard_address=None) as cluster, Client(cluster) as client:
+    with (
+        fm.LocalModelCluster(document, dashboard_address=None, processes=False) as cluster,
+        Client(cluster) as client,
+    ):
         deadline = time.monotonic() + PATIENCE_S
         while not fm.status(client)["failed_replicas"]:
             assert time.monotonic() < deadline
@@ -90,7 +93,7 @@ def test_a_missing_gguf_file_is_named_by_wait_ready() -> None:
             fm.wait_ready(client, timeout_s=0.1)
 
 
-@pytest.mark.parametrize("how", ["close", "ctrl-c", "terminate"])
+@pytest.mark.parametrize("how", [pytest.param("close", marks=pytest.mark.slow), "ctrl-c", "terminate"])
 def test_no_process_outlives_its_cluster(how: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -1,13 +1,11 @@
-"""The loss of a scheduler, of a client, and of the process that is both: clients are told, and no engine runs on."""
+"""The loss of a scheduler and of the process of a whole cluster: clients are told, and no engine runs on."""
 
 from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,9 @@ from distributed.client import ClosedClientError, FutureCancelledError
 
 import dask_fmware as fm
 from benchmarks.support.processes import Cluster
-from dask_fmware.compile.steps import HOST
 from dask_fmware.errors import RuntimeFaultError, StreamLostError
 from dask_fmware.testing import deployment
-from tests.cluster.chaos import PATIENCE_S, assert_kept, descendants, kept, leftovers, none_left, until
+from tests.cluster.chaos import PATIENCE_S, assert_kept, descendants, doomed, none_left, until
 from tests.cluster.flows import one
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -29,48 +26,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 ROWS = 60
 
 
-@pytest.fixture
-def started() -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes of a test, which are ended with it."""
-    found: list[subprocess.Popen[str]] = []
-    yield found
-    for process in found:
-        process.kill()
-        process.communicate()
-
-
-def doomed(started: list[subprocess.Popen[str]], *words: str) -> tuple[subprocess.Popen[str], str]:
-    """Start a process that says a line and stays."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster.doomed", *words], stdout=subprocess.PIPE, text=True
-    )
-    started.append(process)
-    assert process.stdout is not None
-    return process, process.stdout.readline()
-
-
-def requests(dask_worker: Any) -> int:
-    """What the engine of a worker works on (runs on the worker)."""
-    loaded = dask_worker.plugins[HOST].loaded
-    return sum((loaded.engine.state().running, loaded.engine.state().waiting)) if loaded is not None else 0
-
-
-def test_runs_of_a_killed_client_are_released_and_their_engine_stops(tmp_path: Path, started: Any) -> None:
-    with kept(deployment("small", token_s=10.0), tmp_path) as (cluster, client):  # its answers take ten minutes
-        fm.wait_ready(client)
-        process, _ = doomed(started, "client", cluster.scheduler_address)
-        until(lambda: sum(client.run(requests).values()) == 3, "its calls run")
+def test_no_worker_outlives_the_process_of_its_cluster() -> None:
+    with doomed("cluster") as (process, said):
+        workers = [psutil.Process(pid) for pid in json.loads(said)]
+        assert len(workers) == 2
         process.send_signal(signal.SIGKILL)
-        until(lambda: not client.run_on_scheduler(leftovers), lambda: client.run_on_scheduler(leftovers))
-        until(lambda: not sum(client.run(requests).values()), "its engine stops")
-
-
-def test_no_worker_outlives_the_process_of_its_cluster(started: Any) -> None:
-    process, said = doomed(started, "cluster")
-    workers = [psutil.Process(pid) for pid in json.loads(said)]
-    assert len(workers) == 2
-    process.send_signal(signal.SIGKILL)
-    none_left(workers)
+        none_left(workers)
 
 
 @pytest.mark.slow

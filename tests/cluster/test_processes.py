@@ -1,4 +1,4 @@
-"""Real worker processes, killed in the middle of their work."""
+"""Real processes of workers and clients, killed in the middle of their work."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from distributed import Client
 
 import dask_fmware as fm
+from dask_fmware.compile.steps import HOST
 from dask_fmware.errors import AttemptsExhaustedError
 from dask_fmware.testing import deployment
-from tests.cluster.chaos import kept, leftovers, pids, until
+from tests.cluster.chaos import doomed, kept, leftovers, pids, until
 from tests.cluster.flows import fan, one, rag
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -24,7 +26,8 @@ PATIENCE_S = 60.0  # of one result
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fm.LocalModelCluster]:
     """Two replicas of two models and two light workers, each a process; what they did keeps the contract."""
     poison = {"when": "poison", "fault": "exit", "at_token": 2}
-    document = deployment("small", "large", on={"cpu": 2}, light_workers=2, token_s=0.01, rules=[poison])
+    endless = {"when": "of a doomed client", "token_s": 10.0}  # ten minutes
+    document = deployment("small", "large", on={"cpu": 2}, light_workers=2, token_s=0.01, rules=[poison, endless])
     with kept(document, tmp_path_factory.mktemp("processes"), dashboard_address="127.0.0.1:0") as (cluster, _):
         yield cluster
 
@@ -53,6 +56,22 @@ def story(client: Client) -> str:
 def replica_address(client: Client, name: str) -> str | None:
     """Address of a replica that is ready."""
     return next((r["worker"] for r in fm.status(client)["replicas"] if r["name"] == name), None)
+
+
+def requests(dask_worker: Any) -> int:
+    """What the engine of a worker works on (runs on the worker)."""
+    loaded = dask_worker.plugins[HOST].loaded
+    return sum((loaded.engine.state().running, loaded.engine.state().waiting)) if loaded is not None else 0
+
+
+def test_runs_of_a_killed_client_are_released_and_their_engine_stops(
+    cluster: fm.LocalModelCluster, client: Client
+) -> None:
+    with doomed("client", cluster.scheduler_address) as (process, _):
+        until(lambda: sum(client.run(requests).values()) == 3, "its calls run")
+        process.send_signal(signal.SIGKILL)
+        until(lambda: not client.run_on_scheduler(leftovers), lambda: client.run_on_scheduler(leftovers))
+        until(lambda: not sum(client.run(requests).values()), "its engine stops")
 
 
 def test_calls_streamed_from_a_killed_replica_finish_elsewhere_and_never_repeat_text(client: Client) -> None:
@@ -107,26 +126,20 @@ def test_maps_and_results_survive_the_loss_of_their_light_worker(client: Client)
     until(lambda: fm.status(client)["light_workers"] == 2)
 
 
-def test_a_prompt_that_kills_every_process_it_comes_to_ends_after_the_permitted_attempts(client: Client) -> None:
-    future = client.compute(one("poison"))
-    with pytest.raises(AttemptsExhaustedError, match="3 attempts failed"):
-        future.result(timeout=PATIENCE_S)
-    assert [a.outcome for a in fm.report(future).data.calls[0].attempts] == ["lost"] * 3
-    until(lambda: len(fm.status(client)["replicas"]) == 4, lambda: story(client))
-    assert client.compute(one("fine")).result(timeout=PATIENCE_S).model == "small"
-    future.release()  # its error keeps the frame of this test alive
-
-
-def test_neighbours_of_a_prompt_that_kills_every_process_are_served(client: Client) -> None:
+def test_a_prompt_that_kills_every_process_ends_after_the_permitted_attempts_and_its_neighbours_are_served(
+    client: Client,
+) -> None:
     poison = client.compute(one("poison"))
     neighbours = [client.compute(one(f"beside it {n}")) for n in range(12)]
     assert {answer.model for answer in client.gather(neighbours)} == {"small"}
-    with pytest.raises(AttemptsExhaustedError):
+    with pytest.raises(AttemptsExhaustedError, match="3 attempts failed"):
         poison.result(timeout=PATIENCE_S)
+    assert [a.outcome for a in fm.report(poison).data.calls[0].attempts] == ["lost"] * 3
     assert any(len(call.attempts) > 1 for f in neighbours for call in fm.report(f).data.calls)  # they were beside it
     for future in (poison, *neighbours):  # its error keeps the frame of this test alive
         future.release()
     until(lambda: len(fm.status(client)["replicas"]) == 4, lambda: story(client))
+    assert client.compute(one("fine")).result(timeout=PATIENCE_S).model == "small"
 
 
 def test_scheduler_and_dashboard_listen_on_the_loopback_only(cluster: fm.LocalModelCluster) -> None:

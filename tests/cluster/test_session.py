@@ -188,10 +188,9 @@ def test_threads_whose_client_is_closed_are_told_so() -> None:
         client.status = "running"
 
 
-@pytest.mark.cluster
 def test_threads_share_a_session_with_a_synchronous_client() -> None:
     with (
-        fm.LocalModelCluster(deployment("small", "large"), dashboard_address=None) as cluster,
+        fm.LocalModelCluster(deployment("small", "large"), dashboard_address=None, processes=False) as cluster,
         Client(cluster) as client,
     ):
         fm.wait_ready(client)
