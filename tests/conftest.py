@@ -1,10 +1,11 @@
-"""What all tests share: Dask's own defaults, no test of time, Ctrl-C that reaches processes, the contract."""
+"""What all tests share: Dask's own defaults, no test of time, Ctrl-C that reaches processes, no leaks, the contract."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,6 +44,14 @@ def no_plugin_fails() -> Iterator[None]:
     yield
     logger.removeHandler(failures)
     assert not failures.said, "\n".join(failures.said)
+
+
+@pytest.fixture(autouse=True)
+def servers_are_let_go() -> Iterator[None]:
+    """Have Dask forget the methods of servers that it has met: it keeps them all, and each hears whatever is logged."""
+    yield
+    if (core := sys.modules.get("distributed.core")) is not None:
+        core._expects_comm.cache_clear()
 
 
 @pytest.fixture(autouse=True)
