@@ -154,15 +154,20 @@ async def test_models_that_are_not_named_keep_their_replicas_also_before_the_fir
         assert [step["step"] for step in steps] == ["start"]
 
 
-@pytest.mark.parametrize("world", [document(2, token_s=0.05)], indirect=True)
+@pytest.mark.parametrize("world", [document(2)], indirect=True)
 async def test_a_replica_is_drained_before_it_is_stopped_and_no_call_runs_twice(world: InProcessCluster) -> None:
     by_hand(world)
     await reached(world, 2, 2, 2)
+    engines = world.engines.values()
+    for engine in engines:
+        engine.pause()
     futures = [world.client.compute(ask(question=f"q{i}")) for i in range(8)]
     await world.until(lambda: sum(len(s.running) for s in world.router.machine.fleet) == 8)
     await fm.scale(world.client, {"m": {"cpu": 0}})
     await world.until(lambda: all(state.standing.is_draining for state in world.router.machine.fleet))
     assert sum(len(state.running) for state in world.router.machine.fleet) == 8
+    for engine in engines:
+        engine.resume()
     await asyncio.gather(*futures)
     await reached(world, 0, 0, 0)
     reports = [await fm.report(future) for future in futures]
