@@ -19,6 +19,7 @@ from distributed import Client, LocalCluster
 import dask_fmware as fm
 from dask_fmware.cli import fmware
 from dask_fmware.errors import DeploymentError, SpecError
+from dask_fmware.simulation import run
 from dask_fmware.simulation.arrivals import arrivals
 from dask_fmware.simulation.closed_loop import ClosedLoop, endless, slots
 from dask_fmware.simulation.run import cells, saturation
@@ -127,12 +128,20 @@ def test_twice_the_load_is_twice_as_fast(arrivals: dict[str, Any], tmp_path: Pat
         assert two.mean("runs") == pytest.approx(2 * one.mean("runs"), rel=0.3)
 
 
+@pytest.fixture
+def soon_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saturation is measured on fewer runs, for tests that do not ask how exact it is."""
+    monkeypatch.setattr(run, "LEAST_ENDS", 100)
+
+
+@pytest.mark.usefixtures("soon_found")
 def test_a_load_is_relative_to_saturation_where_arrivals_have_no_rate() -> None:
     made = scenario(arrivals={"kind": "poisson", "duration_s": 20.0})
     (cell,) = cells(made, ["greedy"], [0.5], range(4))
     assert cell.mean("runs") == pytest.approx(0.5 * saturation(made) * 20.0, rel=0.3)
 
 
+@pytest.mark.usefixtures("soon_found")
 def test_saturation_and_arrivals_are_of_the_trace_that_is_there_now(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     made = scenario(arrivals={"kind": "trace", "path": str(path)})
@@ -146,6 +155,7 @@ def test_saturation_and_arrivals_are_of_the_trace_that_is_there_now(tmp_path: Pa
     assert found[1] < 0.5 * found[0]
 
 
+@pytest.mark.usefixtures("soon_found")
 def test_runs_that_would_rather_be_rejected_are_as_much_load_as_others() -> None:
     """Of three calls in a chain, with hardly more time than they take alone: nearly all are late at saturation."""
     call = {"model": "small", "prompt": 20, "output": 5}
@@ -246,7 +256,7 @@ def test_the_command_prints_a_table_and_writes_files(tmp_path: Path) -> None:
     path = tmp_path / "scenario.yaml"
     path.write_text(yaml.safe_dump(SERIAL, sort_keys=False))
     result = simulate(str(path), "--policy", "greedy", "--policy", "slack", "--policy", "greedy", "--load", "6",
-                      "--seeds", "2", "--json", str(tmp_path / "rows.json"),
+                      "--seeds", "2", "--processes", "1", "--json", str(tmp_path / "rows.json"),
                       "--html", str(tmp_path / "page.html"))  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "below greedy" in result.output
@@ -268,7 +278,7 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     path = tmp_path / "scenario.yaml"
     path.write_text(yaml.safe_dump(SERIAL, sort_keys=False))
     for seeds, shown in (("1", False), ("2", True)):
-        asked = ("--policy", "greedy", "--policy", "slack", "--load", "6", "--seeds", seeds)
+        asked = ("--policy", "greedy", "--policy", "slack", "--load", "6", "--seeds", seeds, "--processes", "1")
         result = simulate(str(path), *asked, "--html", str(tmp_path / "page.html"))
         assert (" - " in result.output, " to " in result.output) == (shown, shown)
         assert ("<td></td><td></td>" in (tmp_path / "page.html").read_text()) is not shown
