@@ -83,9 +83,9 @@ def test_cluster_started_by_hand_runs_workflows(start, deployment, tmp_path):
     address = json.loads(file.read_text())["address"]
     worker = ["worker", address, "--no-dashboard", "--nthreads", "6"]
     preload = ["--preload", "dask_fmware_workers.preload", "--fm-deployment", deployment]
-    start(*worker, "--name", "light", *preload)
+    start(*worker, "--name", "light", "--no-nanny", *preload)
     start(*worker, "--name", "by-option", *preload, "--fm-model", "small", "--fm-accelerator", "cpu")
-    start(*worker, "--name", "by-label", "--resources", "fm-model:small=1 fm-accelerator:cpu=1", *preload)
+    start(*worker, "--name", "by-label", "--no-nanny", "--resources", "fm-model:small=1 fm-accelerator:cpu=1", *preload)
     with Client(address, set_as_default=False) as client:
         fm.wait_ready(client, timeout_s=PATIENCE_S)
         wait_for(lambda: status(client)["light_workers"] == 1, "the light worker is not there")

@@ -109,7 +109,7 @@ def test_every_run_and_call_is_recorded_and_no_text(start, tmp_path):
     assert not any(text in file.read_text() for text in (*MESSAGES, *QUESTIONS))
 
 
-@pytest.mark.parametrize("moment", ["passages", "arrivals"])
+@pytest.mark.parametrize("moment", ["passages", pytest.param("arrivals", marks=pytest.mark.slow)])
 def test_interrupt_at_any_moment_leaves_no_process(start, scripted, moment):
     process = start("--deployment", scripted, "--runs", "500", "--rate", "20", "--dashboard-port", "0")
     _read_until(process, moment)
