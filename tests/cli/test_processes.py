@@ -74,5 +74,5 @@ def test_an_end_leaves_no_process_and_no_traceback(scenario: Path, end: str) -> 
     else:
         assert command.returncode == 1
         assert "one of 2 processes was ended from outside" in said
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=WAIT_S)
     assert not alive

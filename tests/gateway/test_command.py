@@ -67,7 +67,7 @@ def test_it_serves_until_it_is_interrupted(folder: Path) -> None:
             command.kill()
     assert command.returncode == 130
     assert "Traceback" not in said
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 
 
