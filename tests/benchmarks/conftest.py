@@ -12,9 +12,15 @@ from benchmarks.support.card_server import Cards
 
 
 @pytest.fixture
-async def socket(tmp_path: Path) -> AsyncIterator[str]:
+def cards() -> Cards:
+    """What a card server knows."""
+    return Cards()
+
+
+@pytest.fixture
+async def socket(cards: Cards, tmp_path: Path) -> AsyncIterator[str]:
     """Socket of a card server that has no connection left at its end."""
-    cards, path = Cards(), str(tmp_path / "cards")
+    path = str(tmp_path / "cards")
     server = await asyncio.start_unix_server(cards.serve, path)
     yield path
     async with asyncio.timeout(10):

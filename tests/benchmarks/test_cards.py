@@ -9,8 +9,9 @@ import os
 import pytest
 
 from benchmarks.support.card_engine import CardEngine, arguments, planned_prompt
-from benchmarks.support.card_server import ask, holders, turn
+from benchmarks.support.card_server import Cards, ask, holders, turn
 from dask_fmware.model.engine import Request
+from tests.engines.asking import WAIT_S, until
 
 LAW = {"w0": 0.01}
 
@@ -21,13 +22,13 @@ async def hold(socket: str, card: str, call: str, begun: list[str], release: asy
         await release.wait()
 
 
-async def test_a_card_is_held_by_one_call_at_a_time_in_order_of_arrival(socket: str) -> None:
+async def test_a_card_is_held_by_one_call_at_a_time_in_order_of_arrival(cards: Cards, socket: str) -> None:
     begun: list[str] = []
     events = [asyncio.Event() for _ in range(3)]
     tasks = []
     for number, event in enumerate(events):
         tasks.append(asyncio.create_task(hold(socket, "a", f"c{number}", begun, event)))
-        await asyncio.sleep(0.02)
+        await until(lambda wanted=number: begun and len(cards._queues["a"]) == wanted)
     assert begun == ["c0"]
     assert {card: (held["call"], held["pid"]) for card, held in (await holders(socket)).items()} == {
         "a": ("c0", os.getpid())
@@ -47,20 +48,20 @@ async def test_cards_are_independent(socket: str) -> None:
 
 
 @pytest.mark.parametrize("while_waiting", [True, False])
-async def test_whoever_goes_away_gives_the_card_back(socket: str, while_waiting: bool) -> None:
+async def test_whoever_goes_away_gives_the_card_back(cards: Cards, socket: str, while_waiting: bool) -> None:
     reader, writer = await asyncio.open_unix_connection(socket)
     if while_waiting:
         holding = turn(socket, "a", "first")
         await holding.__aenter__()
     writer.write(json.dumps({"op": "turn", "card": "a", "call": "gone", "pid": 0}).encode() + b"\n")
     if while_waiting:
-        await asyncio.sleep(0.02)
+        await until(lambda: len(cards._queues["a"]) == 1)
         writer.close()
         await holding.__aexit__()
     else:
         assert await reader.readline() == b"go\n"
         writer.transport.abort()  # as the kernel does for a process that is killed
-    async with asyncio.timeout(5), turn(socket, "a", "next"):
+    async with asyncio.timeout(WAIT_S), turn(socket, "a", "next"):
         pass
     assert [turn["call"] for turn in await ask(socket)][-1:] == ["next"]
 

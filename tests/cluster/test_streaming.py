@@ -298,7 +298,7 @@ async def test_a_stream_that_waits_for_a_replica_ends_with_the_runtime(how: str,
             await fm.report(future)  # it has come
             reading = asyncio.ensure_future(_read(future))
             await cluster.until(lambda: cluster.router.answers._waiting)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(15):
                 await (cluster.cluster.close() if how == "close" else fm.uninstall(cluster.client))
                 with pytest.raises(raised):
                     await reading

@@ -16,6 +16,7 @@ from dask_fmware.compile import collection
 from dask_fmware.errors import SpecError
 from dask_fmware.gateway import runs
 from dask_fmware.gateway.bodies import MOST_MESSAGES, ChatBody, RunBody, read
+from dask_fmware.gateway.handler import Handler
 from dask_fmware.spec.nesting import DEEPEST
 
 
@@ -90,7 +91,12 @@ async def test_a_large_body_is_read_beside_the_loop(serve, monkeypatch) -> None:
 
 @pytest.mark.parametrize("key", ["inputs", "input"])
 async def test_a_caller_who_hangs_up_while_its_body_is_read_runs_nothing(serve, monkeypatch, caplog, key: str) -> None:
-    begun, over, goes_on = asyncio.Event(), asyncio.Event(), threading.Event()
+    begun, gone, over, goes_on = asyncio.Event(), asyncio.Event(), asyncio.Event(), threading.Event()
+    on_connection_close = Handler.on_connection_close
+
+    def hearing(handler: Handler) -> None:
+        on_connection_close(handler)
+        gone.set()
 
     def reading(*asked: Any) -> Any:
         loop.call_soon_threadsafe(begun.set)
@@ -101,13 +107,14 @@ async def test_a_caller_who_hangs_up_while_its_body_is_read_runs_nothing(serve, 
     loop = asyncio.get_running_loop()
     async with serve() as served:
         monkeypatch.setattr(runs, "read", reading)
+        monkeypatch.setattr(Handler, "on_connection_close", hearing)
         said = json.dumps({key: {"question": "word " * runs.LARGE_BYTES}}).encode()
         caller: IOStream = await TCPClient().connect("127.0.0.1", int(served.url.rsplit(":", 1)[1]))
         head = f"POST /workflows/same HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(said)}\r\n\r\n"
         await caller.write(head.encode() + said)
         await begun.wait()
         caller.close()
-        await asyncio.sleep(0.1)
+        await gone.wait()
         goes_on.set()
         await over.wait()
         await asyncio.sleep(0.5)

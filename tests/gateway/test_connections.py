@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from dask_fmware.gateway import listening
+from dask_fmware.gateway import listening, server
 
 
 @contextmanager
@@ -27,7 +27,8 @@ def few_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_connections_that_are_too_many_wait_and_leave_files_to_the_cluster(serve, caplog) -> None:
+async def test_connections_that_are_too_many_wait_and_leave_files_to_the_cluster(serve, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(server, "FULL_S", 0.05)
     async with serve() as served:
         caplog.set_level("WARNING")  # Dask's cluster lets nothing below errors pass
         where = ("127.0.0.1", int(served.url.rsplit(":", 1)[1]))
@@ -35,7 +36,8 @@ async def test_connections_that_are_too_many_wait_and_leave_files_to_the_cluster
         with few_files():
             for caller in callers:
                 await asyncio.to_thread(caller.connect, where)
-            await asyncio.sleep(0.3)
+            await served.cluster.until(lambda: "connections wait" in caplog.text)
+            await asyncio.sleep(0.3)  # it is said once
             os.close(os.open(os.devnull, os.O_RDONLY))
         assert "Too many open files" not in caplog.text
         assert caplog.text.count("connections wait") == 1
