@@ -15,7 +15,7 @@ from dask_fmware_scheduler.clock import Clock
 from tests.cluster.flows import one
 from tests.runtime.builders import plan
 
-HOUR_S = 3600.0
+HOUR_S, STALL_S = 3600.0, 20.0  # what a clock is set by, and what a busy machine may take between two lines
 
 
 def set_wall_clock(monkeypatch: pytest.MonkeyPatch, by_s: float) -> None:
@@ -25,15 +25,15 @@ def set_wall_clock(monkeypatch: pytest.MonkeyPatch, by_s: float) -> None:
 @pytest.mark.parametrize("by_s", [HOUR_S, -HOUR_S])
 def test_the_time_goes_on_when_the_wall_clock_is_set(monkeypatch: pytest.MonkeyPatch, by_s: float) -> None:
     now = Clock()
-    assert abs(now() - time()) < 1.0
-    assert abs(now.set_by_s) < 1.0
+    assert abs(now() - time()) < STALL_S
+    assert abs(now.set_by_s) < STALL_S
     set_wall_clock(monkeypatch, by_s)
-    assert abs(now() - time()) < 1.0
-    assert abs(now.set_by_s - by_s) < 1.0
+    assert abs(now() - time()) < STALL_S
+    assert abs(now.set_by_s - by_s) < STALL_S
     moment = time() + by_s + 30.0
     objective = now.of(plan("r", objective=Objective(finish_by=moment))).objective
     assert objective is not None
-    assert objective.finish_by == pytest.approx(now() + 30.0, abs=1.0)
+    assert objective.finish_by == pytest.approx(now() + 30.0, abs=STALL_S)
     for kept in (plan("r"), plan("r", objective=Objective(e2e_s=2.0))):
         assert now.of(kept) is kept
 
@@ -55,6 +55,6 @@ async def test_runs_reports_and_objectives_go_on_when_the_wall_clock_is_set(
         bound = cluster.client.compute(one("y").options(slo=fm.SLO(finish_by=by)))
         await bound
         report = await fm.report(bound)
-        assert (report.met, report.data.finish_by_s) == (True, pytest.approx(30.0, abs=5.0))
+        assert (report.met, report.data.finish_by_s) == (True, pytest.approx(30.0, abs=STALL_S))
         for ended in (future, bound):
             ended.release()

@@ -248,7 +248,7 @@ def test_nothing_outlives_an_owner_that_was_killed() -> None:
     finally:
         os.kill(owner.pid, signal.SIGKILL)
         owner.wait()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + WAIT_S
     while (alive := [child for child in below if lives(child)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive
