@@ -166,6 +166,29 @@ async def test_a_character_may_come_in_two_events(events: list[str], text: str) 
         delta.text.encode()
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [("eos", "stop"), ("eos_token", "stop"), ("stop_sequence", "stop"), ("end_turn", "stop"), ("max_tokens", "length")],
+)
+async def test_servers_have_words_of_their_own_for_the_end_of_an_answer(said: str, reason: str) -> None:
+    async def answer(asked: Asked, write: Write) -> None:
+        await write(STREAM + piece("fi") + piece("ne", said) + b"data: [DONE]\n\n")
+
+    async with answering(answer) as address, started(address) as engine:
+        deltas = await collect(engine, ask())
+    assert (text_of(deltas), deltas[-1].finish_reason) == ("fine", reason)
+
+
+@pytest.mark.parametrize("goes_on", ["", "null"])
+async def test_servers_have_words_of_their_own_for_an_answer_that_goes_on(goes_on: str) -> None:
+    async def answer(asked: Asked, write: Write) -> None:
+        await write(STREAM + piece("fi", goes_on) + piece("ne", goes_on) + piece("", "length") + b"data: [DONE]\n\n")
+
+    async with answering(answer) as address, started(address) as engine:
+        deltas = await collect(engine, ask())
+    assert (text_of(deltas), deltas[-1].finish_reason) == ("fine", "length")
+
+
 async def test_one_connection_serves_one_call_after_another() -> None:
     async with serving_again_and_again() as (address, connections), started(address) as engine:
         for name in "abcdef":

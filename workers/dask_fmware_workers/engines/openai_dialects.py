@@ -20,6 +20,13 @@ __all__ = ["DIALECTS", "Answer", "Dialect"]
 
 CHOICE = "choice"  # the only property of the document that stands for a choice, where only schemas are taken
 MOST_TOKENS = 2**40  # no answer has more; what a server says beyond it is no count
+GOES_ON = (None, "", "null")  # an answer that has not ended, as OpenAI says it, SGLang and Ollama did, KoboldCpp did
+REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    **dict.fromkeys(("eos", "eos_token", "stop_sequence", "end_turn"), "stop"),  # Together's, TGI's, Anthropic's
+    "max_tokens": "length",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +162,8 @@ class Answer:
             delta = choice.get("delta") or choice
             text += delta.get("content") or delta.get("text") or ""
             has_content = bool(text or delta.get("reasoning_content") or delta.get("reasoning"))
-            if choice.get("finish_reason") is not None:
-                self.finish_reason = self._reason(choice["finish_reason"])
+            if (reason := choice.get("finish_reason")) not in GOES_ON:
+                self.finish_reason = self._reason(reason)
         usage = _usage(event.get("usage"))
         if usage is not None:
             self.usage = usage
@@ -178,11 +185,10 @@ class Answer:
         return _joined(text[: len(text) - len(self._half)])
 
     def _reason(self, reason: str) -> FinishReason:
-        match reason:
-            case "stop" | "length":
-                return reason
-            case "abort":
-                raise EngineCrashedError(f"{self.where}: the server gave it up; try again")
+        if (known := REASONS.get(reason)) is not None:
+            return known
+        if reason == "abort":
+            raise EngineCrashedError(f"{self.where}: the server gave it up; try again")
         raise EngineError(
             f"{self.where}: the server ended the answer with finish_reason {reason!r}; change the prompt or its filter"
         )
