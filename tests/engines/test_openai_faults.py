@@ -131,7 +131,7 @@ FAULTS: dict[str, tuple[Any, type[FMwareError], str]] = {
     "500": (_status(500), EngineCrashedError, "HTTP 500"),
     "503": (_status(503), EngineCrashedError, "HTTP 503"),
     "not JSON": (_status(502, b"<html>bad gateway</html>"), EngineCrashedError, "HTTP 502"),
-    "unknown model": (_status(404), EngineError, "HTTP 404"),
+    "another model": (_status(404), EngineCrashedError, "HTTP 404"),  # the server was started again, with that one
     "overflow": (_status(400, OVERFLOW), ContextOverflowError, "context"),
     "refused": (_status(400), EngineError, "HTTP 400"),
     "hang": (_hang, EngineCrashedError, "no answer within"),

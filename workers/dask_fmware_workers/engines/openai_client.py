@@ -217,7 +217,9 @@ class OpenAIClient:
         except openai.APIStatusError as error:
             status = error.status_code
             if status == 404:
-                raise EngineLoadError(f"openai: {self.where} is not served there ({listed}); correct 'model'") from None
+                raise EngineLoadError(
+                    f"openai: {self.where} is not served there ({listed}); correct 'model' or 'base_url'"
+                ) from None
             if status in (401, 403) or status >= 500:
                 fault = fault_of(status, error.body, Request("start", 1), self.where, self._key.source)
                 raise EngineLoadError(str(fault)) from None  # any other is of this one question

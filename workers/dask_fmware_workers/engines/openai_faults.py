@@ -22,6 +22,7 @@ from dask_fmware.model.engine import Request
 __all__ = ["fault_of", "retry_after_s"]
 
 LONGEST_S = 86_400.0  # that a server may ask to wait; one that says more is asked again after a day
+GONE = (404, 405, 410, 421)  # of a server that had the model when its replica started: it has another now, or has moved
 OVERFLOW = ("context_length_exceeded", "exceed_context_size_error", "context length", "context size")
 
 
@@ -83,6 +84,11 @@ def fault_of(status: int, body: object, request: Request, where: str, key: str) 
     if status == 429:
         return CapacityError(
             f"{what} is over the rate limit or quota of its key (HTTP 429 {kind}); lower slots or wait"
+        )
+    if status in GONE:
+        return EngineCrashedError(
+            f"{what}: the model is not served there (HTTP {status} {kind}); correct 'model', 'base_url' or 'dialect', "
+            "or see what the server has loaded"
         )
     if status >= 500 or status == 408:
         return EngineCrashedError(f"{what}: the server failed (HTTP {status}); try again")

@@ -19,9 +19,9 @@ What it does
     is over one request goes first. Beyond the bound it is a `CapacityError`, with the time until which the router
     gives this replica no calls; so is an exhausted quota, which no waiting mends. Nothing else is retried here:
     retries belong to the router, which knows other replicas. What says that the server is not well (HTTP 5xx, no
-    connection, a refused key, a hang, a stream that is cut or garbled) is an `EngineCrashedError`: the call runs
-    elsewhere and the replica comes back when `start` has reached the server again. What says that the request is
-    wrong stays an error of that request.
+    connection, a refused key, a model that it has no more, a hang, a stream that is cut or garbled) is an
+    `EngineCrashedError`: the call runs elsewhere and the replica comes back when `start` has found the model again.
+    What says that the request is wrong stays an error of that request.
 
 Configuration
     See `OpenAIEngine`. ``dialect: openai`` fits paid APIs and most servers, ``vllm`` and ``llama.cpp`` bring
