@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import socket
 from typing import Any
 
 import pytest
+from distributed import Security
 
 from dask_fmware.errors import (
     CapacityError,
@@ -202,6 +205,38 @@ async def test_what_start_finds_is_told_with_the_next_step(listed: bytes, messag
         with pytest.raises(EngineLoadError, match=message):
             await engine.start()
         await engine.close()
+
+
+async def _reached_in_vain(address: str) -> str:
+    engine = OpenAIEngine(base_url=address, model="tiny", first_token_timeout_s=WAIT_S)
+    with pytest.raises(EngineLoadError, match="cannot be reached") as caught:
+        await engine.start()
+    await engine.close()
+    return str(caught.value)
+
+
+async def test_a_server_that_cannot_be_reached_is_told_with_what_the_system_says() -> None:
+    assert "(gaierror)" in await _reached_in_vain("http://nowhere.invalid/v1")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        assert "(ConnectionRefusedError)" in await _reached_in_vain(f"http://127.0.0.1:{unused.getsockname()[1]}/v1")
+
+
+async def test_a_certificate_that_is_not_trusted_is_told_with_the_next_step() -> None:
+    pytest.importorskip("cryptography")
+    secret = Security.temporary().get_listen_args("scheduler")["ssl_context"]
+
+    def shake_hands() -> None:
+        taken, _ = listening.accept()
+        with contextlib.suppress(OSError), taken, secret.wrap_socket(taken, server_side=True):
+            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        shaking = asyncio.create_task(asyncio.to_thread(shake_hands))
+        told = await _reached_in_vain(f"https://127.0.0.1:{listening.getsockname()[1]}/v1")
+        listening.close()
+        await shaking
+    assert "(SSLCertVerificationError: self-signed certificate; SSL_CERT_FILE on the worker" in told
 
 
 async def test_a_server_that_hangs_at_start_is_given_up() -> None:

@@ -22,7 +22,7 @@ from dask_fmware.model.engine import Delta, Request
 from dask_fmware_workers.engines.api_key import ApiKey
 from dask_fmware_workers.engines.openai_arguments import needs_no_proxy
 from dask_fmware_workers.engines.openai_dialects import Answer, Dialect
-from dask_fmware_workers.engines.openai_faults import fault_of
+from dask_fmware_workers.engines.openai_faults import cause_of, fault_of
 
 __all__ = ["BYTES_PER_TOKEN", "OpenAIClient", "prompt_bytes"]
 
@@ -104,8 +104,8 @@ class OpenAIClient:
             await http.close()
             if isinstance(error, Exception) and not isinstance(error, FMwareError):
                 raise EngineLoadError(
-                    f"openai: {self.where} cannot be reached ({type(error).__name__}); check the address, and that "
-                    "the server runs"
+                    f"openai: {self.where} cannot be reached ({cause_of(error)}); check the address, and that the "
+                    "server runs"
                 ) from None
             raise
         self._http = http
@@ -184,7 +184,7 @@ class OpenAIClient:
                 )
             case ValueError() | TypeError() | KeyError() | AttributeError():
                 return EngineCrashedError(f"{what}: the answer is not OpenAI's protocol ({type(error).__name__})")
-        return EngineCrashedError(f"{what}: the connection failed ({type(error).__name__}); try again")
+        return EngineCrashedError(f"{what}: the connection failed ({cause_of(error)}); try again")
 
     async def _models(self, http: Any) -> set[str]:
         """Names of the models that the server lists; none where it lists none."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from ssl import SSLCertVerificationError
 from typing import Any
 
 from dask_fmware.errors import (
@@ -19,7 +20,7 @@ from dask_fmware.errors import (
 )
 from dask_fmware.model.engine import Request
 
-__all__ = ["fault_of", "retry_after_s"]
+__all__ = ["cause_of", "fault_of", "retry_after_s"]
 
 LONGEST_S = 86_400.0  # that a server may ask to wait; one that says more is asked again after a day
 GONE = (404, 405, 410, 421)  # of a server that had the model when its replica started: it has another now, or has moved
@@ -103,6 +104,17 @@ def fault_of(status: int, body: object, request: Request, where: str, key: str) 
             "'dialect'"
         )
     return EngineError(f"{what} is refused (HTTP {status} {kind}); correct the model's name, 'dialect' or 'extra'")
+
+
+def cause_of(error: BaseException) -> str:
+    """Name what ended a connection: in the system's words, which libraries wrap in errors of their own."""
+    chain = [error]
+    while (below := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(below)
+    told = next((one for one in reversed(chain) if isinstance(one, OSError)), chain[-1])
+    if isinstance(told, SSLCertVerificationError):
+        return f"{type(told).__name__}: {told.verify_message}; SSL_CERT_FILE on the worker names who is trusted"
+    return type(told).__name__
 
 
 def _error(body: object) -> Mapping[str, Any]:
