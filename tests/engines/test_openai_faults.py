@@ -304,6 +304,10 @@ def test_what_a_server_says_is_never_passed_on() -> None:
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "dialect": ({"dialect": "klingon"}, "openai, vllm, llama.cpp"),
     "address": ({"base_url": "host:8000"}, "no http or https"),
+    "brackets": ({"base_url": "http://user:secret@[::1/v1"}, "host or port that is none"),
+    "port": ({"base_url": "http://user:secret/v1"}, "host or port that is none"),
+    "high port": ({"base_url": "http://host:99999/v1"}, "host or port that is none"),
+    "white space": ({"base_url": "http://host\n/v1"}, "white space"),
     "two keys": ({"api_key_env": "A", "api_key_file": "b"}, "not both"),
     "slots": ({"slots": 0}, "slots=0"),
     "timeout": ({"stall_timeout_s": 0}, "stall_timeout_s=0"),
@@ -314,5 +318,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(DeploymentError, match=message):
+    with pytest.raises(DeploymentError, match=message) as caught:
         create_engine("openai", {"base_url": "http://host/v1", "model": "m", **arguments})
+    assert "secret" not in str(caught.value)

@@ -19,7 +19,7 @@ def checked_url(base_url: str) -> str:
     Raises
     ------
     DeploymentError
-        If it is no http or https address, or has a user, password or query, which it does not repeat.
+        If it is no http or https address, or has a user, password or query; it repeats nothing that could be one.
 
     Examples
     --------
@@ -30,7 +30,15 @@ def checked_url(base_url: str) -> str:
         raise DeploymentError(
             f"openai: base_url={base_url!r} is a {type(base_url).__name__}; write http://host:8000/v1"
         )
-    parts = urlsplit(base_url)
+    try:
+        parts = urlsplit(base_url)
+        is_read = base_url.isprintable() and " " not in base_url and parts.port != 0
+    except ValueError:
+        is_read = False
+    if not is_read:
+        raise DeploymentError(
+            "openai: base_url has a host or port that is none, or white space; write http://host:8000/v1"
+        )
     if parts.username or parts.password or parts.query:
         raise DeploymentError(
             f"openai: base_url at '{parts.hostname}' holds a user, password or query; give the key by api_key_env or "
