@@ -189,6 +189,14 @@ async def test_servers_have_words_of_their_own_for_an_answer_that_goes_on(goes_o
     assert (text_of(deltas), deltas[-1].finish_reason) == ("fine", "length")
 
 
+async def test_an_event_that_says_nothing_is_passed_over() -> None:
+    async def answer(asked: Asked, write: Write) -> None:
+        await write(STREAM + b"data:\n\n" + piece("fine", "stop") + b"data: \n\ndata: [DONE]\n\n")
+
+    async with answering(answer) as address, started(address) as engine:
+        assert text_of(await collect(engine, ask())) == "fine"
+
+
 async def test_one_connection_serves_one_call_after_another() -> None:
     async with serving_again_and_again() as (address, connections), started(address) as engine:
         for name in "abcdef":

@@ -129,6 +129,12 @@ async def _stall(asked: Asked, write: Write) -> None:
         await asyncio.sleep(0.05)
 
 
+async def _endless_line(asked: Asked, write: Write) -> None:
+    await write(STREAM + piece("half") + b"data: ")
+    while True:
+        await write(bytes(1 << 20))
+
+
 OVERFLOW = {"error": {"code": "context_length_exceeded", "message": "too long: Tell me about the sea"}}
 FAULTS: dict[str, tuple[Any, type[FMwareError], str]] = {
     "500": (_status(500), EngineCrashedError, "HTTP 500"),
@@ -143,6 +149,7 @@ FAULTS: dict[str, tuple[Any, type[FMwareError], str]] = {
     "cut": (_stream(piece("half")), EngineCrashedError, "cut"),
     "garbage": (_stream(piece("half"), b"data: {what?\n\n"), EngineCrashedError, "not OpenAI's protocol"),
     "wrong shape": (_stream(event({"choices": [{"delta": 7}]})), EngineCrashedError, "not OpenAI's protocol"),
+    "endless line": (_endless_line, EngineCrashedError, "not OpenAI's protocol"),
     "error event": (_stream(piece("half"), event({"error": {"message": "oh"}})), EngineCrashedError, "in the middle"),
     "filtered": (_stream(piece("half", "content_filter")), EngineError, "content_filter"),
 }

@@ -30,6 +30,7 @@ logger = logging.getLogger("dask_fmware.engines")
 
 BYTES_PER_TOKEN = 4  # of prompts that nobody counts
 IDLE_S = 2.0  # after which a connection is not used again: servers close theirs, vLLM after 5 s
+LINE_BYTES = 16 << 20  # of an event: far above a whole answer with all that may be said of its tokens
 END_S = 0.1  # for what follows the last event: a connection is used again if its answer was read to the end
 SENT = re.compile(  # the client finds notes to itself among the last
     "accept|accept-encoding|authorization|connection|content-.*|host|transfer-encoding|user-agent|x-stainless-.*"
@@ -127,9 +128,9 @@ class OpenAIClient:
             taken()
             lines = _lines(response.iter_bytes())
             async for line in lines:
-                if not line.startswith("data:"):
+                event = line[5:].strip() if line.startswith("data:") else ""
+                if not event:
                     continue
-                event = line[5:].strip()
                 if event == "[DONE]":
                     limit.reschedule(None)
                     with suppress(Exception):  # the answer is whole, however its connection ends
@@ -246,11 +247,16 @@ async def _sent(send: Callable[[], Awaitable[Any]]) -> Any:
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """Lines of a stream of events, which end at line feeds alone: a text may hold other ends of lines as they are."""
-    held = b""
+    held = bytearray()
     async for piece in pieces:
-        *lines, held = (held + piece).split(b"\n")
-        for line in lines:
-            yield line.decode()
+        *ends, begun = piece.split(b"\n")
+        for end in ends:
+            held += end
+            yield held.decode()
+            held.clear()
+        held += begun
+        if len(held) > LINE_BYTES:  # no memory is enough for one that does not end
+            raise ValueError("a line is too long")
 
 
 async def _keep_to_the_protocol(key: str, request: Any) -> None:
