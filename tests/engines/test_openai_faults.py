@@ -296,6 +296,8 @@ def test_a_retry_is_told_in_seconds_milliseconds_or_as_a_date() -> None:
     assert retry_after_s(429, {"retry-after": "soon"}, None, now) == 1.0
     assert retry_after_s(503, {}, None, now) is None
     assert retry_after_s(500, {"retry-after": "3"}, None, now) is None
+    for odd in ("soon", "Tue, 14 Nov 2023 22:13:30 +9999999999999"):
+        assert retry_after_s(429, {"retry-after": odd}, None, now) == 1.0
     for endless in ("inf", "1e300", "Tue, 14 Nov 2123 22:13:30 GMT"):
         assert retry_after_s(429, {"retry-after": endless}, None, now) == 86_400.0
 

@@ -55,7 +55,7 @@ def retry_after_s(status: int, headers: Mapping[str, str], body: object, now_s: 
         pass
     try:
         return min(max(0.0, parsedate_to_datetime(str(value)).timestamp() - now_s), LONGEST_S)
-    except ValueError:
+    except (ValueError, OverflowError):  # no date, or one beyond all calendars
         return 1.0
 
 
