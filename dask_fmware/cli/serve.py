@@ -71,12 +71,14 @@ def serve(
         raise click.UsageError("give --address of a running cluster, or --deployment FILE to start one here")
     from dask_fmware.cluster.foreground import run_in_foreground
     from dask_fmware.compile.collection import WorkflowFunction
+    from dask_fmware.gateway.server import check_free
     from dask_fmware.gateway.sites import checked_names
 
     sys.path.insert(0, str(Path.cwd()))  # modules that workflows come from, for this command's processes
     made = [WorkflowFunction(workflow_named(name)) for name in workflows]
     tenants = None if tokens is None else _tenants(tokens)
     checked_names(names)
+    check_free(host, port)
     if deployment is not None:
         _check(made, deployment)
     if tenants is None and host not in LOCAL:

@@ -20,7 +20,7 @@ from dask_fmware.gateway.routes import application
 from dask_fmware.gateway.runs import BODY_BYTES
 from dask_fmware.gateway.sites import checked_names
 
-__all__ = ["listening"]
+__all__ = ["check_free", "listening"]
 
 logger = logging.getLogger("dask_fmware.gateway")
 
@@ -62,13 +62,7 @@ async def listening(
         If nothing can be served there, or a name is none.
     """
     known = checked_names(names)
-    try:
-        taken = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET,
-            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
-        )  # fmt: skip
-    except (OSError, OverflowError) as error:
-        raise SpecError(f"cannot listen at {host}:{port} ({error}); give another host or port") from None
+    taken = _taken(host, port)
     ending = asyncio.Event()
     is_local = ip_address(taken.getsockname()[0]).is_loopback
     here = application(gateway, ending, known if known or is_local else None)
@@ -88,6 +82,21 @@ async def listening(
             if late:
                 await asyncio.wait(late)
         await server.close_all_connections()
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise `SpecError` if nothing can be served there, before a cluster is started for it."""
+    _taken(host, port).close()
+
+
+def _taken(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+        )  # fmt: skip
+    except (OSError, OverflowError) as error:
+        raise SpecError(f"cannot listen at {host}:{port} ({error}); give another host or port") from None
 
 
 async def _accept(server: HTTPServer, taken: socket.socket) -> None:

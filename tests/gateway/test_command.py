@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -17,6 +18,7 @@ import yaml
 from click.testing import CliRunner
 
 from dask_fmware.cli import fmware
+from dask_fmware.cluster import foreground
 from dask_fmware.testing import deployment
 
 TEXT = "It is 42, as everybody knows."
@@ -107,3 +109,13 @@ def test_what_cannot_be_served_is_said_before_anything_starts(folder: Path, aske
     assert message in result.output
     assert "secret" not in result.output
     assert "same" not in result.output
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreground, "run_in_foreground", lambda main: pytest.fail("a cluster is started"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        asked = ["served_flows:ask", "--deployment", "deployment.yaml", "--port", port]
+        result = CliRunner().invoke(fmware, ["serve", *asked])
+    assert result.exit_code == 2
+    assert f"cannot listen at 127.0.0.1:{port}" in result.output
