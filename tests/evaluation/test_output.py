@@ -7,7 +7,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given, settings
@@ -121,6 +121,25 @@ def test_half_a_line_at_the_end_of_the_journal_is_cut_off(tmp_path: Path) -> Non
         output.write([record(1)])
         output.finish()
     assert rows_in(folder) == [0, 1]
+
+
+@pytest.mark.parametrize("damaged", [b"{what?", b"\0\0", b"[1]", b"{}", b'{"row": "1"}', b'{"row": -1}'])
+def test_a_damaged_line_of_the_journal_is_named(tmp_path: Path, damaged: bytes) -> None:
+    with Output(tmp_path, MANIFEST) as output:
+        output.write([record(0)])
+    (journal,) = tmp_path.glob("_journal-*.jsonl")
+    journal.write_bytes(journal.read_bytes() + damaged + b"\n")
+    with pytest.raises(OutputError, match=r"line 2 is damaged .* remove that line"):
+        Output(tmp_path, MANIFEST)
+
+
+def test_a_folder_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(folder: Path) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(OutputError, match=r"cannot be written: .* Permission denied"):
+        Output(tmp_path, MANIFEST)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])

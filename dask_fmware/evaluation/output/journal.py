@@ -83,12 +83,15 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a journal."""
     for number, line in enumerate(_whole_lines(path), 1):
         try:
-            yield json.loads(line)
+            row = json.loads(line)
+            if not (isinstance(row, dict) and type(row.get("row")) is int and row["row"] >= 0):
+                raise ValueError("it is no row")
         except ValueError as error:
             raise OutputError(
                 f"{path}, line {number} is damaged ({error}); remove that line and run the same again: its row is "
                 "evaluated once more"
             ) from error
+        yield row
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:

@@ -88,21 +88,21 @@ class Output:
         self._shard_rows = shard_rows
         self._journal: Journal | None = None
         self._writing = Lock()  # rows are written by a thread, which nobody can cancel
-        if folder.exists() and not folder.is_dir():
-            raise SpecError(f"{folder} is a file; an output is a folder of Parquet shards: name another")
         with writing(folder):
+            if folder.exists() and not folder.is_dir():
+                raise SpecError(f"{folder} is a file; an output is a folder of Parquet shards: name another")
             folder.mkdir(parents=True, exist_ok=True)
-        self._check_ours()
-        self._lock = self._locked()
-        try:
-            self._begin(overwrite)
-            self._recover(repair)
-            if retry_errors:
-                self._drop_errors()
-            self._next_journal()
-        except BaseException:
-            self.close()
-            raise
+            self._check_ours()
+            self._lock = self._locked()
+            try:
+                self._begin(overwrite)
+                self._recover(repair)
+                if retry_errors:
+                    self._drop_errors()
+                self._next_journal()
+            except BaseException:
+                self.close()
+                raise
 
     def __enter__(self) -> Output:
         return self
