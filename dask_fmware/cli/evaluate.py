@@ -107,17 +107,21 @@ def evaluate(
 
 def _check(workflow: Any, data: Path, deployment: Path | None, given: Mapping[str, Any]) -> None:
     """Say what does not go together before a cluster is started for it."""
-    from dask_fmware.evaluation.evaluate import check_given, output_folder
+    from dask_fmware.evaluation.evaluate import check_given, finish_moment, output_folder
     from dask_fmware.evaluation.job import Job
+    from dask_fmware.evaluation.output import check_output
     from dask_fmware.evaluation.sources.opening import open_source
     from dask_fmware.spec.documents import load_deployment
 
     check_given(given["max_errors"], given["limit"], given["in_flight"])
+    finish_moment(given["finish_by"])
     output_folder(given["output"], data)
     asked = {name: given[name] for name in ("inputs", "id_column", "scorers", "keep", "tenant")}
     job = Job.of(workflow, open_source(data, lambda part: part), **asked)
     if deployment is not None:
-        job.check_models(list(load_deployment(deployment).models))
+        deployed = load_deployment(deployment)
+        job.check_models(list(deployed.models))
+        check_output(given["output"], job.manifest(deployed), overwrite=given["overwrite"])
 
 
 async def _evaluated(

@@ -31,7 +31,7 @@ from dask_fmware.spec.deployment import Deployment
 if TYPE_CHECKING:
     from dask_fmware.compile.collection import WorkflowFunction
 
-__all__ = ["check_given", "evaluate", "output_folder"]
+__all__ = ["check_given", "evaluate", "finish_moment", "output_folder"]
 
 OTHER_FORMATS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx", ".html"})
 
@@ -128,7 +128,7 @@ def evaluate(
     >>> fm.evaluate(rag, "questions.csv", output="answers.parquet", scorers=fm.scorers.exact())  # doctest: +SKIP
     """
     check_given(max_errors, limit, in_flight, shard_rows)
-    finish_at = _moment(finish_by)
+    finish_at = finish_moment(finish_by)
     client = client or _default_client()
     folder = output_folder(output, data)
 
@@ -206,7 +206,8 @@ def check_given(
             raise SpecError(f'fm.evaluate needs {package}; pip install "dask-fmware[evaluate]"')
 
 
-def _moment(finish_by: datetime | float | None) -> float | None:
+def finish_moment(finish_by: datetime | float | None) -> float | None:
+    """Return when all rows shall be done, in seconds since 1970; SpecError for what is no moment to come."""
     if finish_by is None:
         return None
     if isinstance(finish_by, datetime):

@@ -1,8 +1,14 @@
 """`fmware evaluate` before its cluster is there, and after it was interrupted."""
 
 import importlib.util
+import json
+import os
+from pathlib import Path
 
 import pytest
+
+from dask_fmware.testing import deployment as deployed
+from tests.evaluation.outputs import begun
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,39 @@ def test_evaluate_refuses_what_does_not_go_together_before_it_starts_a_cluster(
     result = invoke("evaluate", "dask_fmware.demo.rag:rag", data, *where, *arguments)
     assert result.exit_code == 2
     assert said in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "code", "said"),
+    [
+        ("others", [], 2, "holds files that are no output of an evaluation (notes.txt)"),
+        ("another", [], 2, "holds the output of workflow 'rag' as it was before it was changed and of"),
+        ("another", ["--overwrite"], 0, "done"),
+        ("new/deep", [], 0, "done"),
+        ("data.csv/out", [], 1, "Not a directory"),
+        ("closed/out", [], 1, "Permission denied"),
+        ("new", ["--finish-by", "2020-01-31T18:00"], 2, "is in the past"),
+    ],
+)
+def test_an_output_that_is_of_no_use_is_said_before_a_cluster_is_started(
+    invoke, tmp_path, monkeypatch, name, options, code, said
+):
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("dask_fmware.cluster.foreground.run_in_foreground", lambda work: "done")
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed" and may(path, mode))  # root may
+    (tmp_path / "deployment.yaml").write_text(json.dumps(deployed("small", "large")))
+    (tmp_path / "data.csv").write_text("question\nwhy?\n")
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "notes.txt").write_text("mine")
+    (tmp_path / "closed").mkdir()
+    begun(tmp_path / "another")
+    before = sorted(tmp_path.rglob("*"))
+    where = ["-o", tmp_path / name, "--deployment", tmp_path / "deployment.yaml", *options]
+    result = invoke("evaluate", "dask_fmware.demo.rag:rag", tmp_path / "data.csv", *where)
+    assert result.exit_code == code, result.output
+    assert said in result.output.replace("\n", " ")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_scorers_of_one_kind_are_told_apart_by_names(invoke, tmp_path, monkeypatch):

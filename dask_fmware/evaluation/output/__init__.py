@@ -3,6 +3,7 @@
 from dask_fmware.evaluation.output.durable import OutputError
 from dask_fmware.evaluation.output.manifest import Manifest
 from dask_fmware.evaluation.output.output import Output
+from dask_fmware.evaluation.output.owner import check_output
 from dask_fmware.evaluation.output.reading import read_output
 
-__all__ = ["Manifest", "Output", "OutputError", "read_output"]
+__all__ = ["Manifest", "Output", "OutputError", "check_output", "read_output"]

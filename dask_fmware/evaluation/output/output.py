@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.output.durable import OutputError, sync_folder, writing
 from dask_fmware.evaluation.output.journal import Journal, read_journal
 from dask_fmware.evaluation.output.manifest import MANIFEST, Manifest
+from dask_fmware.evaluation.output.owner import LOCK, check_ours, is_ours, manifest_of_rows
 from dask_fmware.evaluation.output.rowset import RowSet
 from dask_fmware.evaluation.output.shards import (
     journal_path,
@@ -33,11 +33,6 @@ from dask_fmware.evaluation.record import Record, schema
 __all__ = ["Output"]
 
 SHARD_BYTES = 64 << 20  # of journal that become a shard, whatever the number of rows
-LOCK = "_lock"
-OURS = re.compile(
-    r"_lock|_manifest\.json|_journal-\d+\.jsonl|(_unreadable-)?part-\d+\.parquet|\.(_manifest|part-\d+)\.\w+\.tmp"
-)
-BESIDE = "._"  # what macOS lays beside files on a drive of another system; left alone
 LOCK_PATIENCE_S = 5.0  # an interrupted evaluation of this process is still letting go
 
 
@@ -89,10 +84,8 @@ class Output:
         self._journal: Journal | None = None
         self._writing = Lock()  # rows are written by a thread, which nobody can cancel
         with writing(folder):
-            if folder.exists() and not folder.is_dir():
-                raise SpecError(f"{folder} is a file; an output is a folder of Parquet shards: name another")
+            check_ours(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            self._check_ours()
             self._lock = self._locked()
             try:
                 self._begin(overwrite)
@@ -163,35 +156,18 @@ class Output:
                     "name a folder of a file system that has locks, such as a local disk"
                 ) from error
 
-    def _check_ours(self) -> None:
-        """Refuse a folder of something else, and leave it as it is: others name their files part-00000.parquet too."""
-        others = [p.name for p in self.folder.iterdir() if p.is_dir() or not OURS.fullmatch(p.name)]
-        if strangers := sorted(name for name in others if not name.startswith(BESIDE)):
-            raise SpecError(
-                f"{self.folder} holds files that are no output of an evaluation ({strangers[0]}); name another folder"
-            )
-        if shard_numbers(self.folder) and not (self.folder / MANIFEST).exists():
-            raise OutputError(
-                f"{self.folder} has Parquet files and no {MANIFEST}, which would say whose they are; name another"
-            )
-
     def _begin(self, overwrite: bool) -> None:
         if overwrite:
             for path in sorted(self.folder.iterdir(), key=lambda path: path.name == MANIFEST):  # it says whose they are
-                if path.name != LOCK and OURS.fullmatch(path.name):
+                if path.name != LOCK and is_ours(path):
                     path.unlink()
-        before = Manifest.read(self.folder) if self._has_rows() else None
+        before = manifest_of_rows(self.folder)
         if before is not None:
             before.check_same(self.folder, self.manifest)
             scorers = {name: self.manifest.scorers[name] for name in before.scorers}  # as in its shards
             self.manifest = self.manifest.model_copy(update={"scorers": scorers})
         self._schema = schema(tuple(self.manifest.scorers), self.manifest.kept)
         self.manifest.write(self.folder)
-
-    def _has_rows(self) -> bool:
-        """Whether anything was recorded; before that, an output belongs to whoever begins it."""
-        ours = (path for path in self.folder.iterdir() if OURS.fullmatch(path.name))
-        return any(path.stat().st_size > 0 for path in ours if path.name not in (LOCK, MANIFEST))
 
     def _recover(self, repair: bool) -> None:
         """Find out which rows are recorded, and clear away what a crash left."""
