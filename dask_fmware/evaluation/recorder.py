@@ -102,7 +102,7 @@ class Recorder:
         for scorer in self._scorers:
             try:
                 record.scores[scorer.name] = scorer.score(record.answer or "", row)
-            except (Exception, SystemExit) as error:  # costs this row this score; code in an answer may call exit()
+            except BaseException as error:  # costs this row this score: of an answer's code, as Ctrl-C is of no thread
                 record.scores[scorer.name] = None
                 record.score_errors[scorer.name] = describe(error)
 
@@ -115,7 +115,11 @@ def _tell(written: Sequence[_Finished]) -> None:
 
 def describe(error: BaseException) -> str:
     """Return an error as one line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    try:
+        said = str(error)
+    except Exception as fault:  # in words that are a program
+        said = f"its words raise {type(fault).__name__}"
+    text = " ".join(f"{type(error).__name__}: {said}".split())
     return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
 

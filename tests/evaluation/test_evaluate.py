@@ -210,6 +210,32 @@ async def test_a_scorer_that_calls_exit_costs_a_row_its_score_and_nothing_else(
     assert (done.summary.rows, done.summary.errors, done.summary.score_errors) == (2, 0, 2)
 
 
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise KeyError("a template of words")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), "KeyboardInterrupt:"),
+        (asyncio.CancelledError(), "CancelledError:"),
+        (pytest.fail.Exception("wrong"), "Failed: wrong"),
+        (Wordless(), "Wordless: its words raise KeyError"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_whatever_a_scorer_raises_costs_a_row_its_score_and_nothing_else(
+    cluster: InProcessCluster, tmp_path: Path, error: BaseException, said: str
+) -> None:
+    def raises(answer):
+        raise error
+
+    done = await evaluate(cluster, ask, data(2), tmp_path / "out", scorers=raises)
+    assert (done.summary.rows, done.summary.errors) == (2, 0)
+    assert list(done.to_pandas()["score_errors"]) == [f"raises: {said}"] * 2
+
+
 async def test_a_column_that_is_kept_twice_is_kept_once(cluster: InProcessCluster, tmp_path: Path) -> None:
     done = await evaluate(cluster, ask, data(2), tmp_path / "out", keep=["expected", "expected"])
     assert list(done.to_pandas()["input.expected"]) == ["so it is"] * 2
