@@ -117,7 +117,9 @@ def _check(workflow: Any, data: Path, deployment: Path | None, given: Mapping[st
     finish_moment(given["finish_by"])
     output_folder(given["output"], data)
     asked = {name: given[name] for name in ("inputs", "id_column", "scorers", "keep", "tenant")}
-    job = Job.of(workflow, open_source(data, lambda part: part), **asked)
+    source = open_source(data, lambda part: part)
+    job = Job.of(workflow, source, **asked)
+    source.count()  # reads a text through: what is wrong far down is found here
     if deployment is not None:
         deployed = load_deployment(deployment)
         job.check_models(list(deployed.models))

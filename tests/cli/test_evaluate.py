@@ -85,6 +85,16 @@ def test_an_output_that_is_of_no_use_is_said_before_a_cluster_is_started(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_data_that_is_damaged_far_down_is_said_before_a_cluster_is_started(invoke, deployment, tmp_path, monkeypatch):
+    monkeypatch.setattr("dask_fmware.cluster.foreground.run_in_foreground", lambda work: pytest.fail("was started"))
+    data = tmp_path / "data.csv"
+    data.write_text("question\n" + "why?\n" * 1000 + '"a quote that nobody ends\n')
+    where = [data, "-o", tmp_path / "out", "--deployment", deployment]
+    result = invoke("evaluate", "dask_fmware.demo.rag:rag", *where)
+    assert result.exit_code == 2
+    assert "cannot be read as CSV" in result.output
+
+
 def test_scorers_of_one_kind_are_told_apart_by_names(invoke, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("dask_fmware.cluster.foreground.run_in_foreground", lambda work: "done")
