@@ -130,6 +130,12 @@ async def test_the_request_is_written_in_llama_cpps_words() -> None:
     assert server.body["grammar"] == 'root ::= "a" | "b"'
 
 
+async def test_a_list_without_end_is_bounded_before_llama_cpp_writes_it_out() -> None:
+    server = Scripted(chunk("a", 1, "length"))
+    await play(server, max_tokens=9, json_schema={"type": "array", "minItems": 2, "maxItems": 10**9})
+    assert server.body["json_schema"] == {"type": "array", "minItems": 2, "maxItems": 144}
+
+
 async def test_defaults_are_left_to_the_engine() -> None:
     server = Scripted(chunk("a", 1, "length"))
     await play(server, sampling=Sampling())

@@ -14,7 +14,7 @@ from typing import Any
 
 from dask_fmware.errors import ContextOverflowError, EngineCrashedError, EngineError, OutputFormatError
 from dask_fmware.model.engine import Delta, FinishReason, Request, Usage
-from dask_fmware_workers.engines.grammar import choices_grammar
+from dask_fmware_workers.engines.grammar import bounded_schema, choices_grammar
 from dask_fmware_workers.engines.llama_server import LlamaServer
 
 __all__ = ["LlamaCall"]
@@ -62,7 +62,7 @@ class LlamaCall:
         if request.choices is not None:
             self._body["grammar"] = choices_grammar(request.choices)
         if request.json_schema is not None:
-            self._body["json_schema"] = dict(request.json_schema)
+            self._body["json_schema"] = bounded_schema(request.json_schema, request.max_tokens)
 
     def abort(self) -> None:
         """End the stream here; what llama.cpp still sends is dropped. On the loop."""

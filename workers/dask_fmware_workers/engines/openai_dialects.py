@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dask_fmware.errors import EngineCrashedError, EngineError, SpecError
 from dask_fmware.model.engine import FinishReason, Request, Usage
-from dask_fmware_workers.engines.grammar import choices_grammar
+from dask_fmware_workers.engines.grammar import bounded_schema, choices_grammar
 from dask_fmware_workers.engines.vllm_priority import urgency
 
 __all__ = ["DIALECTS", "Answer", "Dialect"]
@@ -104,7 +104,7 @@ class Dialect:
                 return (
                     {"grammar": choices_grammar(choices)}
                     if choices is not None
-                    else {"json_schema": dict(schema or {})}
+                    else {"json_schema": bounded_schema(schema or {}, request.max_tokens)}
                 )
             case "response_format":
                 wanted = dict(schema or {}) if choices is None else _choice_schema(choices)
