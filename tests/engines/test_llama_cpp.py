@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from dask_fmware.errors import DeploymentError, EngineLoadError, FMwareError
-from dask_fmware.model.engine import Sampling
+from dask_fmware.errors import ContextOverflowError, DeploymentError, EngineLoadError, FMwareError
+from dask_fmware.model.engine import Message, Sampling
 from dask_fmware_workers.accelerators import Card
 from dask_fmware_workers.engines import llama_setup
 from dask_fmware_workers.engines.llama_cpp import LlamaCppEngine
+from dask_fmware_workers.engines.llama_server import LlamaServer
 from dask_fmware_workers.engines.llama_setup import LlamaSetup
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
 from tests.engines.asking import ask, collect, native_threads, text_of
@@ -166,6 +167,20 @@ async def test_no_port_is_opened_and_the_private_socket_goes_away(tmp_path: Path
     assert listening_ports() == before
     await engine.close()
     assert not os.listdir(tmp_path)
+
+
+async def test_a_prompt_that_fits_with_no_tokens_there_are_is_refused_before_it_is_cut_into_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = LlamaCppEngine(tiny=SMALL, context_tokens=256)
+    await engine.start()
+    try:
+        monkeypatch.setattr(LlamaServer, "tokenize", lambda *_: pytest.fail("it is cut into tokens"))
+        for asked in ({"prompt": "a" * 10**6}, {"messages": (Message("user", "a" * 10**6),)}):
+            with pytest.raises(ContextOverflowError, match=r"needs at least \d+ prompt tokens"):
+                await collect(engine, ask(**asked))
+    finally:
+        await engine.close()
 
 
 @pytest.mark.engine

@@ -41,7 +41,12 @@ from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request
 from dask_fmware_workers.engines.llama_call import LlamaCall
 from dask_fmware_workers.engines.llama_server import LlamaServer
 from dask_fmware_workers.engines.llama_setup import LlamaSetup, integer
-from dask_fmware_workers.engines.request_checks import check_context, check_request, template_refuses
+from dask_fmware_workers.engines.request_checks import (
+    check_context,
+    check_request,
+    check_size,
+    template_refuses,
+)
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
 
 __all__ = ["LlamaCppEngine"]
@@ -205,6 +210,7 @@ class LlamaCppEngine:
         """
         check_request(request, engine="llama.cpp")
         server = self._serving()
+        check_size(request, self.capabilities.longest_token_bytes, self._context_tokens, engine="llama.cpp")
         if request.request_id in self._calls:
             raise SpecError(f"llama.cpp: request '{request.request_id}' is already running; ids are unique")
         call = self._calls[request.request_id] = LlamaCall(request, asyncio.get_running_loop())

@@ -23,8 +23,9 @@ from dask_fmware_workers.engines.api_key import ApiKey
 from dask_fmware_workers.engines.openai_arguments import needs_no_proxy
 from dask_fmware_workers.engines.openai_dialects import Answer, Dialect
 from dask_fmware_workers.engines.openai_faults import cause_of, fault_of
+from dask_fmware_workers.engines.request_checks import prompt_bytes
 
-__all__ = ["BYTES_PER_TOKEN", "OpenAIClient", "prompt_bytes"]
+__all__ = ["BYTES_PER_TOKEN", "OpenAIClient"]
 
 logger = logging.getLogger("dask_fmware.engines")
 
@@ -278,10 +279,3 @@ def _import_openai() -> Any:
     import openai.resources.completions
 
     return openai
-
-
-def prompt_bytes(request: Request) -> int:
-    """Bytes of the text that a request brings."""
-    if request.messages is None:
-        return len((request.prompt or "").encode())
-    return sum(len(turn.content.encode()) for turn in request.messages)

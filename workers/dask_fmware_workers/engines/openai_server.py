@@ -57,11 +57,11 @@ from dask_fmware_workers.engines.api_key import ApiKey
 from dask_fmware_workers.engines.engine_call import EngineCall
 from dask_fmware_workers.engines.engine_calls import EngineCalls
 from dask_fmware_workers.engines.openai_arguments import checked_prices, checked_url
-from dask_fmware_workers.engines.openai_client import BYTES_PER_TOKEN, OpenAIClient, prompt_bytes
+from dask_fmware_workers.engines.openai_client import BYTES_PER_TOKEN, OpenAIClient
 from dask_fmware_workers.engines.openai_dialects import DIALECTS
 from dask_fmware_workers.engines.openai_faults import retry_after_s
 from dask_fmware_workers.engines.rate_limit import RateLimit
-from dask_fmware_workers.engines.request_checks import check_context, check_request
+from dask_fmware_workers.engines.request_checks import check_context, check_request, prompt_bytes
 from dask_fmware_workers.engines.slot_queue import SlotQueue
 
 __all__ = ["OpenAIEngine", "Spent"]

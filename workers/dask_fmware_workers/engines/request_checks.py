@@ -9,7 +9,7 @@ from __future__ import annotations
 from dask_fmware.errors import ContextOverflowError, SpecError
 from dask_fmware.model.engine import Request
 
-__all__ = ["check_context", "check_request", "template_refuses"]
+__all__ = ["check_context", "check_request", "check_size", "prompt_bytes", "template_refuses"]
 
 
 def check_request(request: Request, *, engine: str) -> None:
@@ -56,11 +56,40 @@ def check_context(request: Request, prompt_tokens: int, context_tokens: int, *, 
     if not prompt_tokens:
         raise SpecError(f"{engine}: the prompt of request '{request.request_id}' is empty; give it some text")
     if prompt_tokens + request.max_tokens > context_tokens:
-        raise ContextOverflowError(
-            f"{engine}: request '{request.request_id}' needs {prompt_tokens} prompt tokens + max_tokens="
-            f"{request.max_tokens}, more than the context of {context_tokens} tokens; shorten the prompt, "
-            "lower max_tokens or raise context_tokens in the deployment"
-        )
+        raise _overflow(request, f"{prompt_tokens}", context_tokens, engine)
+
+
+def check_size(request: Request, longest_token_bytes: int, context_tokens: int, *, engine: str) -> None:
+    """Refuse a request whose text fits into the context with no tokens that there are, before it is cut into tokens.
+
+    A tokenizer takes minutes for a prompt of a thousand books, and who waits takes the engine for one that hangs.
+
+    Parameters
+    ----------
+    request
+        The request to look at.
+    longest_token_bytes
+        Bytes of UTF-8 that one token stands for, at most.
+    context_tokens
+        Prompt plus output of one request on this engine.
+    engine
+        Name for the message.
+
+    Raises
+    ------
+    ContextOverflowError
+        If it exceeds the context.
+    """
+    least = -(-prompt_bytes(request) // longest_token_bytes)
+    if least and least + request.max_tokens > context_tokens:
+        raise _overflow(request, f"at least {least}", context_tokens, engine)
+
+
+def prompt_bytes(request: Request) -> int:
+    """Bytes of the text that a request brings."""
+    if request.messages is None:
+        return len((request.prompt or "").encode())
+    return sum(len(turn.content.encode()) for turn in request.messages)
 
 
 def template_refuses(request: Request, error: Exception, *, engine: str) -> SpecError:
@@ -70,6 +99,14 @@ def template_refuses(request: Request, error: Exception, *, engine: str) -> Spec
         f"{engine}: request '{request.request_id}': the model's chat template refuses its {len(turns)} turns (roles "
         f"{', '.join(turn.role for turn in turns[:8])}; {type(error).__name__}); leave out system=, let roles "
         "alternate, or use a plain prompt"
+    )
+
+
+def _overflow(request: Request, tokens: str, context_tokens: int, engine: str) -> ContextOverflowError:
+    return ContextOverflowError(
+        f"{engine}: request '{request.request_id}' needs {tokens} prompt tokens + max_tokens={request.max_tokens}, "
+        f"more than the context of {context_tokens} tokens; shorten the prompt, lower max_tokens or raise "
+        "context_tokens in the deployment"
     )
 
 

@@ -31,7 +31,12 @@ from dask_fmware.errors import (
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, FinishReason, Request, Usage
 from dask_fmware_workers.engines.engine_call import EngineCall
 from dask_fmware_workers.engines.engine_calls import EngineCalls
-from dask_fmware_workers.engines.request_checks import check_context, check_request, template_refuses
+from dask_fmware_workers.engines.request_checks import (
+    check_context,
+    check_request,
+    check_size,
+    template_refuses,
+)
 from dask_fmware_workers.engines.slot_queue import SlotQueue
 
 __all__ = ["Backend", "Piece", "RequestFaultError", "TokenEngine", "share_interpreter"]
@@ -200,6 +205,7 @@ class TokenEngine:
         """
         check_request(request, engine=self.name)
         backend = self._serving()
+        check_size(request, self.capabilities.longest_token_bytes, self._context_tokens, engine=self.name)
         async with aclosing(self._calls.stream(request, lambda call: self._serve(call, backend))) as deltas:
             async for delta in deltas:
                 yield delta
