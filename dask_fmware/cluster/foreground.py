@@ -49,6 +49,7 @@ def run_in_foreground(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+        worker.mute()
         _kill_children(others)
 
 
@@ -106,6 +107,11 @@ class _Worker(threading.Thread, Generic[T]):
         if self.ident is not None and not self._ended.wait(SILENT_S):  # it has been started
             print("closing, when processes that start have started; Ctrl-C again kills them", file=sys.stderr)
             self._ended.wait(CLOSING_S)
+
+    def mute(self) -> None:
+        """Let nobody hear what fails from now on, where its end was not waited for: its processes are killed."""
+        if self._loop is not None and not self._ended.is_set():
+            self._loop.set_exception_handler(lambda loop, context: None)
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -88,6 +89,35 @@ def test_a_second_ctrl_c_does_not_wait_for_that() -> None:
         assert not go_on.is_set()
     finally:
         go_on.set()
+
+
+def test_what_fails_as_a_second_ctrl_c_kills_it_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    go_on, has_ended = threading.Event(), threading.Event()
+
+    async def fail() -> None:
+        raise ConnectionError("its process was killed")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(PATIENCE_S)
+        finally:
+            loop.call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
+            await asyncio.to_thread(go_on.wait, PATIENCE_S)
+            failing = asyncio.create_task(fail())
+            await asyncio.wait({failing})
+            del failing
+            gc.collect()
+            has_ended.set()
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_in_foreground(main)
+    finally:
+        go_on.set()
+    assert has_ended.wait(PATIENCE_S)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
