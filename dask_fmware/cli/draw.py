@@ -25,7 +25,7 @@ ENDINGS = {
     "--format",
     "form",
     type=click.Choice(["mermaid", "svg", "html"]),
-    help="Taken from the ending of FILE if not given, else mermaid. svg needs graphviz.",
+    help="Taken from the ending of FILE if not given, else mermaid.",
 )
 @click.option("-o", "--output", type=OutputFile(), help="Write to FILE.", metavar="FILE")
 def draw(workflow: str, form: str | None, output: Path | None) -> None:

@@ -1,26 +1,22 @@
-"""Workflows and deployments for the eye: mermaid, HTML with a picture, SVG through graphviz.
+"""Workflows and deployments for the eye: mermaid, HTML with a picture, SVG.
 
 Drawings show names, models and bounds, never a prompt: notebooks are shared.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from html import escape
 
-from dask_fmware.errors import WorkflowError
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.spec.picture import COLOURS, picture
 from dask_fmware.spec.sketch import Frame, sketch
 from dask_fmware.spec.workflow import Workflow
 
-__all__ = ["deployment_to_html", "to_dot", "to_html", "to_mermaid", "to_svg"]
+__all__ = ["deployment_to_html", "to_html", "to_mermaid", "to_svg"]
 
 DRAWN_NODES = 300
-GRAPHVIZ_S = 60.0
 CELL = "padding:4px 12px;border-bottom:1px solid rgba(128,128,128,.3);text-align:left;color:inherit;background:none"
 
 
@@ -73,52 +69,9 @@ def to_html(workflow: Workflow) -> str:
     )
 
 
-def to_dot(workflow: Workflow) -> str:
-    """Write a workflow that passes `check` in the language of graphviz."""
-    drawn = sketch(workflow)
-    shapes = {"model": "box", "task": "component", "switch": "diamond", "value": "oval"}
-
-    def frame(held: Frame, indent: str) -> Iterator[str]:
-        for shape in held.shapes:
-            text = "\\n".join(_dot_text(line) for line in shape.lines)
-            colour = COLOURS.get(shape.look, "#888888")
-            yield f'{indent}{shape.id} [label="{text}", shape={shapes[shape.look]}, color="{colour}"];'
-        for nested in held.frames:
-            yield f"{indent}subgraph cluster_{nested.id} {{"
-            yield f'{indent}  label="{_dot_text(nested.title)}"; color="#888888"; style=rounded;'
-            yield from frame(nested, indent + "  ")
-            yield f"{indent}}}"
-
-    links = (f'  {link.source} -> {link.target} [label="{_dot_text(link.label)}"];' for link in drawn.links)
-    font = '[fontname="sans-serif", fontsize=11]'
-    look = f"  rankdir=LR; graph {font}; node {font}; edge {font};"
-    return "\n".join(["digraph workflow {", look, *frame(drawn.frame, "  "), *links, "}"]) + "\n"
-
-
 def to_svg(workflow: Workflow) -> str:
-    """Draw a workflow that passes `check` as SVG with graphviz.
-
-    Raises
-    ------
-    WorkflowError
-        If the program ``dot`` is not installed, or fails.
-    """
-    dot = shutil.which("dot")
-    if dot is None:
-        raise WorkflowError(
-            f"workflow '{workflow.name}': SVG is drawn by the program 'dot', which is not on the PATH; install the "
-            "package graphviz (apt-get install graphviz), or use to_html() or to_mermaid(), which need nothing"
-        )
-    try:
-        done = subprocess.run(
-            [dot, "-Tsvg"], input=to_dot(workflow).encode(), capture_output=True, timeout=GRAPHVIZ_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise WorkflowError(
-            f"workflow '{workflow.name}': the program 'dot' failed ({type(error).__name__}); "
-            "use to_html() or to_mermaid()"
-        ) from error
-    return done.stdout.decode()
+    """Draw a workflow that passes `check` as a file of its own, black on white."""
+    return picture(workflow, paper="#fff") + "\n"
 
 
 def deployment_to_html(deployment: Deployment) -> str:
@@ -167,7 +120,3 @@ def _cell(tag: str, text: str, below: str) -> str:
 def _mermaid_text(text: str) -> str:
     """Escape a text for a quoted mermaid label, where entities are written with # and ;."""
     return "".join(c if c.isalnum() or c in " _-.,:()·/" else f"#{ord(c)};" for c in text)
-
-
-def _dot_text(text: str) -> str:
-    return "".join(c for c in text if c.isprintable()).replace("\\", "\\\\").replace('"', '\\"')

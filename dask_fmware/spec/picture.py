@@ -36,17 +36,29 @@ class _Box:
     draw: Callable[[float, float], str]
 
 
-def picture(workflow: Workflow, notes: Mapping[str, str] | None = None) -> str:
-    """Draw a workflow that passes `check` as an ``<svg>`` element, with a note below the text of some nodes."""
+def picture(workflow: Workflow, notes: Mapping[str, str] | None = None, paper: str | None = None) -> str:
+    """Draw a workflow that passes `check` as an ``<svg>`` element.
+
+    Parameters
+    ----------
+    workflow
+        What is drawn.
+    notes
+        Written below the text of nodes, by their names.
+    paper
+        Colour behind the picture; left out: that of the page.
+    """
     artist = _Artist(workflow, notes or {})
     box = artist.top()
     width, height = box.width + 2, box.height + 2
+    # In a page, a picture that is too wide shrinks by a quarter, then scrolls: text must stay readable.
+    look, behind = f'style="max-width:100%;min-width:{width * 0.75:.0f}px;height:auto"', ""
+    if paper is not None:
+        look, behind = 'color="#000"', f'<rect width="100%" height="100%" fill="{paper}"/>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="workflow {escape(workflow.name)}" '
-        # A picture that is too wide shrinks by a quarter, then scrolls: text must stay readable.
-        f'font-family="system-ui, sans-serif" font-size="12" '
-        f'style="max-width:100%;min-width:{width * 0.75:.0f}px;height:auto">{box.draw(1, 1)}</svg>'
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="workflow {_shown(workflow.name)}" '
+        f'font-family="system-ui, sans-serif" font-size="12" {look}>{behind}{box.draw(1, 1)}</svg>'
     )
 
 
@@ -88,8 +100,13 @@ class _Artist:
         return _labelled(held.label, label_width, body) if label_width else body
 
 
+def _shown(text: str) -> str:
+    """Escape a text; XML has no way to write most of what is not printable."""
+    return escape("".join(c for c in text if c.isprintable()))
+
+
 def _text(x: float, y: float, text: str, extra: str = "", characters: int = SHOWN) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" {INK} {extra}>{escape(shorten(text, characters))}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {INK} {extra}>{_shown(shorten(text, characters))}</text>'
 
 
 def _width(text: str, characters: int = SHOWN) -> float:
@@ -108,7 +125,7 @@ def _card(text: Sequence[str], colour: str, answers: bool) -> _Box:
         border = f'fill="{colour}" fill-opacity="0.12" stroke="{colour}" stroke-width="{2.2 if answers else 1.1}"'
         stripe = f'fill="{colour}"'
         return (
-            f"<g><title>{escape(' · '.join(text))}</title>"
+            f"<g><title>{_shown(' · '.join(text))}</title>"
             + _rectangle(x, y, width, height, 7, border)
             + _rectangle(x + 5, y + 8, 3, height - 16, 1.5, stripe)
             + _text(x + PAD + 4, y + 19, text[0], 'font-weight="600"')

@@ -1,4 +1,4 @@
-"""A workflow as shapes, frames and links: what mermaid and graphviz both draw.
+"""A workflow as shapes, frames and links: what mermaid draws.
 
 Shapes show names, models and the form or length of answers; a prompt is never shown. How it looks is not decided here.
 """

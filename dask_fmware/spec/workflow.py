@@ -160,7 +160,7 @@ class Workflow(Record):
         return to_html(self)
 
     def to_svg(self) -> str:
-        """Draw this workflow as SVG with graphviz."""
+        """Draw this workflow as an SVG file."""
         from dask_fmware.spec.drawing import to_svg
 
         self.check()

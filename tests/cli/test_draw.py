@@ -1,6 +1,10 @@
 """Pictures of workflows, and how a workflow is named in a shell."""
 
+from pathlib import Path
+
 import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def test_draw_takes_a_decorated_function(invoke):
@@ -18,6 +22,12 @@ def test_draw_writes_html_by_the_ending_of_the_file(invoke, tmp_path):
     result = invoke("draw", document, "-o", picture)
     assert result.exit_code == 0, result.output
     assert "<svg" in picture.read_text()
+
+
+def test_the_picture_in_the_readme_is_what_the_command_draws(invoke, tmp_path):
+    picture = tmp_path / "shopping.svg"
+    assert invoke("draw", "dask_fmware.demo.shopping:shopping", "-o", picture).exit_code == 0
+    assert picture.read_text() == (DOCS / "shopping.svg").read_text()
 
 
 @pytest.mark.parametrize(
