@@ -17,9 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from dask_fmware.profile.candidates import CandidateTable
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.replica import Limits, ReplicaLoad, SequenceState
 from dask_fmware.profile.sums import StepSums
@@ -48,7 +45,7 @@ class Estimate(NamedTuple):
 
 
 class Projection:
-    """A replica, projected once, ready to answer for candidates.
+    """A replica, projected once, ready to answer for a candidate.
 
     Parameters
     ----------
@@ -74,7 +71,6 @@ class Projection:
         self._running = (
             StepSums(segments_of(ReplicaLoad(load.running), limits, law), limits, law) if load.waiting else self._all
         )
-        self._tables: tuple[CandidateTable, CandidateTable] | None = None  # of both, once many are asked for
 
     @property
     def idle_after_s(self) -> float:
@@ -101,28 +97,6 @@ class Projection:
         decode_s = steps.last_token(first, end, base_s, more, prompt + 1) if more else 0.0
         ttft_s = first_s - began_s
         return Estimate(room_s - after_s, began_s - room_s, ttft_s, ttft_s + decode_s)
-
-    def estimates(self, candidates: Sequence[SequenceState], after_s: float = 0.0) -> list[Estimate]:
-        """Answer for each of many candidates as if it came alone; as `estimate`, quicker from some ten on."""
-        if not candidates:
-            return []
-        told = np.array([(c.prompt_tokens, c.output_tokens, c.ready_tokens) for c in candidates], dtype=np.int64)
-        prompt, output = told[:, 0], told[:, 1]
-        if self._tables is None:
-            table = CandidateTable(self._all)
-            self._tables = table, table if self._running is self._all else CandidateTable(self._running)
-        steps, running = self._tables
-        kv_tokens = prompt + output
-        start, i, began_s = steps.room_for(kv_tokens, after_s)
-        room_s = began_s if running is steps else np.minimum(running.room_for(kv_tokens, after_s)[2], began_s)
-        left = np.maximum(prompt - told[:, 2], 1)
-        first, end, base_s, first_s = steps.first_token(start, i, left, prompt)
-        if after_s > self.idle_after_s:
-            first_s = first_s + (after_s - self.idle_after_s)
-        ttft_s = first_s - began_s
-        whole_s = ttft_s + steps.last_token(first, end, base_s, output - 1, prompt + 1)
-        parts = (room_s - after_s, began_s - room_s, ttft_s, np.where(output > 1, whole_s, ttft_s))
-        return [Estimate(*row) for row in zip(*(part.tolist() for part in parts), strict=True)]
 
     def completion_s(self, candidate: SequenceState, followers: Sequence[SequenceState], after_s: float = 0.0) -> float:
         """Arrival to last token if `followers` come right behind it, whose prompts slow its tokens.

@@ -32,32 +32,32 @@ class StepSums:
     """Sums over one projection; see `projection.Projection` for the questions it answers."""
 
     __slots__ = (
-        "_chords", "_context_slope_s", "_first", "_segments", "_spare", "_start_s", "free_kv", "kv_limit", "law",
-        "limits", "next_open", "partial", "rows", "slot_free",
+        "_chords", "_context_slope_s", "_first", "_free_kv", "_kv_limit", "_next_open", "_partial", "_rows",
+        "_segments", "_slot_free", "_spare", "_start_s", "law", "limits",
     )  # fmt: skip
 
     def __init__(self, segments: list[Segment], limits: Limits, law: StepLaw) -> None:
         self.law, self.limits = law, limits
-        self.kv_limit = limits.kv_tokens
+        self._kv_limit = limits.kv_tokens
         self._context_slope_s = None if law.context.knots else law.context.slopes_s[0]
         self._chords: dict[int, Chords] = {}
         end_s, end = (segments[-1].end_s, segments[-1].step + segments[-1].steps) if segments else (0.0, 0)
         self._segments = [*segments, Segment(end, ENDLESS, end_s, end_s, 0, 0, 0, 0, limits.step_tokens, 0, 0, 0)]
-        self.rows: list[Row] = []
-        self.partial: list[tuple[float, int]] = []  # what a part of the spare tokens costs: offset, tokens before
+        self._rows: list[Row] = []
+        self._partial: list[tuple[float, int]] = []  # what a part of the spare tokens costs: offset, tokens before
         self._sum(law)
-        self._first = [row[0] for row in self.rows]
-        self._start_s = [row[1] for row in self.rows]
-        self._spare = [row[4] for row in self.rows]
-        self.free_kv = [-segment.kv_tokens for segment in self._segments]  # ascends once nobody waits
-        self.slot_free = next(
+        self._first = [row[0] for row in self._rows]
+        self._start_s = [row[1] for row in self._rows]
+        self._spare = [row[4] for row in self._rows]
+        self._free_kv = [-segment.kv_tokens for segment in self._segments]  # ascends once nobody waits
+        self._slot_free = next(
             i for i, segment in enumerate(self._segments) if not segment.queued and segment.used_slots < limits.slots
         )
-        self.next_open = [0] * len(self.rows)
-        following = len(self.rows) - 1
+        self._next_open = [0] * len(self._rows)
+        following = len(self._rows) - 1
         for i in range(following, -1, -1):
-            following = i if self.rows[i][5] else following
-            self.next_open[i] = following
+            following = i if self._rows[i][5] else following
+            self._next_open[i] = following
 
     def _sum(self, law: StepLaw) -> None:
         spare = 0
@@ -86,8 +86,8 @@ class StepSums:
                     middle = segment.context_tokens + batch * steps / 2
                     square_s = (bend_s(middle) * batch + law.pair_s * taken * taken) / 2
                 linear_s = took_s / steps - square_s * steps
-            self.partial.append((offset_s, taken))
-            self.rows.append(
+            self._partial.append((offset_s, taken))
+            self._rows.append(
                 (segment.step, segment.start_s, linear_s, square_s, spare, room, own_s, each_s, marginal_s, more_s)
             )
             spare += steps * room
@@ -113,20 +113,20 @@ class StepSums:
 
         The newcomer arrives at `after_s` and reserves `kv_tokens` of the KV cache.
         """
-        i = self.slot_free
-        if self.kv_limit is not None:
-            i = min(bisect_left(self.free_kv, kv_tokens - self.kv_limit, i), len(self.rows) - 1)
-        i = self.next_open[i]
-        return self.room_at(after_s) if after_s > self._start_s[i] else (self._first[i], i, self._start_s[i])
+        i = self._slot_free
+        if self._kv_limit is not None:
+            i = min(bisect_left(self._free_kv, kv_tokens - self._kv_limit, i), len(self._rows) - 1)
+        i = self._next_open[i]
+        return self._room_at(after_s) if after_s > self._start_s[i] else (self._first[i], i, self._start_s[i])
 
-    def room_at(self, after_s: float) -> tuple[int, int, float]:
+    def _room_at(self, after_s: float) -> tuple[int, int, float]:
         """Return the same for a newcomer who finds slots and cache free at `after_s`."""
         if after_s >= self._start_s[-1]:
-            return self._first[-1], len(self.rows) - 1, after_s
+            return self._first[-1], len(self._rows) - 1, after_s
         step, i = self._step_at(after_s)
-        if self.rows[i][5]:
+        if self._rows[i][5]:
             return step, i, self._time_s(step, i)
-        i = self.next_open[i]
+        i = self._next_open[i]
         return self._first[i], i, self._start_s[i]
 
     def time_at(self, step: int) -> float:
@@ -135,7 +135,7 @@ class StepSums:
 
     def _time_s(self, step: int, i: int) -> float:
         """When `step`, which lies in segment `i` or just after it, begins without the candidate."""
-        first, start_s, linear_s, square_s, *_ = self.rows[i]
+        first, start_s, linear_s, square_s, *_ = self._rows[i]
         steps = step - first
         return start_s + steps * (linear_s + steps * square_s)
 
@@ -157,15 +157,15 @@ class StepSums:
         Returns the step after the one that yields the first token, the segment of that one, when it ends without
         the candidate and when it ends with it.
         """
-        began, _start_s, _linear_s, _square_s, spare, room, own_s, each_s, _marginal_s, _more_s = self.rows[i]
+        began, _start_s, _linear_s, _square_s, spare, room, own_s, each_s, _marginal_s, _more_s = self._rows[i]
         inside = start - began
         target = spare + inside * room + left
         spent_s = self.law.pair_s * left * (prompt - left / 2) - own_s - inside * each_s
         end = bisect_left(self._spare, target, i) - 1
-        first, start_s, linear_s, square_s, spare, room, own_s, each_s, _marginal_s, _more_s = self.rows[end]
+        first, start_s, linear_s, square_s, spare, room, own_s, each_s, _marginal_s, _more_s = self._rows[end]
         full = (target - spare - 1) // room  # whole steps of the last segment that it uses up
         tokens = target - spare - full * room
-        offset_s, taken = self.partial[end]
+        offset_s, taken = self._partial[end]
         spent_s += own_s + full * each_s + offset_s + self.law.prefill(taken + tokens)
         steps = full + 1
         base_s = start_s + steps * (linear_s + steps * square_s)
@@ -174,10 +174,10 @@ class StepSums:
     def last_token(self, step: int, i: int, base_s: float, steps: int, context: int) -> float:
         """Seconds to decode `steps` tokens from `step` (in segment `i`, at `base_s`), the first with `context`."""
         last = step + steps
-        first, _start_s, _linear_s, _square_s, _spare, _room, _own_s, _each_s, marginal_s, more_s = self.rows[i]
+        first, _start_s, _linear_s, _square_s, _spare, _room, _own_s, _each_s, marginal_s, more_s = self._rows[i]
         spent_s = -marginal_s - (step - first) * more_s - base_s
         end = bisect_right(self._first, last, i) - 1
-        first, start_s, linear_s, square_s, _spare, _room, _own_s, _each_s, marginal_s, more_s = self.rows[end]
+        first, start_s, linear_s, square_s, _spare, _room, _own_s, _each_s, marginal_s, more_s = self._rows[end]
         inside = last - first
         spent_s += start_s + inside * (linear_s + inside * square_s) + marginal_s + inside * more_s
         slope_s = self._context_slope_s
@@ -193,11 +193,11 @@ class StepSums:
             alone = min(last - idle, last - step)
             alone_s = self.law.context.sum_s(own + last - step - alone, 1, alone) if alone else 0.0
             last -= alone
-            end = len(self.rows) - 2
+            end = len(self._rows) - 2
         if last <= step:
             return alone_s
         middle = own + (last - step) / 2
-        slope_s, before_s, moment_s = self.chords(int(middle * 1.4142).bit_length() - 1)  # the nearest power of two
+        slope_s, before_s, moment_s = self._chords_of(int(middle * 1.4142).bit_length() - 1)  # the nearest power of two
         first, began = self._first[end], self._first[i]
         inside, skipped = last - first, step - began
         total_s = before_s[end] + inside * slope_s[end] - before_s[i] - skipped * slope_s[i]
@@ -205,7 +205,7 @@ class StepSums:
         moved_s -= moment_s[i] + slope_s[i] * skipped * (began + (skipped - 1) / 2)
         return alone_s + (own - step) * total_s + moved_s
 
-    def chords(self, power: int) -> Chords:
+    def _chords_of(self, power: int) -> Chords:
         """Cost of a token of own context in each segment, where it has ``2**power``; made once for each."""
         found = self._chords.get(power)
         if found is None:

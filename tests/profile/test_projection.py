@@ -193,22 +193,6 @@ def test_ttft_alone_is_the_ttft_of_the_whole_estimate(
     assert projection.ttft_s(candidate) == pytest.approx(projection.estimate(candidate).ttft_s)
 
 
-@given(
-    replicas(),
-    st.lists(sequences(running=False), max_size=12),
-    st.sampled_from([PLAIN, BENT, replace(BENT, context=Curve((3e-6, 1e-6, 2e-6), (100.5, 300.0)))]),
-    st.sampled_from([0.0, 0.05, 0.5, 5.0]),
-)
-def test_many_candidates_are_answered_as_each_of_them_alone(
-    replica: tuple[ReplicaLoad, Limits], candidates: list[SequenceState], law: StepLaw, after_s: float
-) -> None:
-    projection = Projection(*replica, law)
-    together = projection.estimates(candidates, after_s)
-    assert len(together) == len(candidates)
-    for one, candidate in zip(together, candidates, strict=True):
-        assert tuple(one) == pytest.approx(tuple(projection.estimate(candidate, after_s)), rel=1e-9, abs=1e-12)
-
-
 @given(replicas(), sequences(running=False), st.lists(sequences(running=False), max_size=4))
 def test_followers_slow_the_tokens_of_a_candidate_and_nobody_behind_it_leaves_them_as_they_are(
     replica: tuple[ReplicaLoad, Limits], candidate: SequenceState, followers: list[SequenceState]

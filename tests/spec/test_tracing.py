@@ -31,11 +31,6 @@ def say(value):
     return small("Say {value}", value=value)
 
 
-def traced(body, *parameters: str):
-    """Trace a body of one input."""
-    return trace(lambda text: body(text), name="w")
-
-
 def test_tracing_twice_gives_equal_documents(rag):
     def twice(question):
         return shout(small("On {question}", question=question), times=2)
