@@ -55,27 +55,14 @@ def check(file: Path, kind: str | None, live: bool) -> None:
 
 def _kind(file: Path) -> str:
     """Tell by the keys of a document; the reader of the kind then says what is wrong."""
+    from dask_fmware.spec.documents import keys_of
+
     if file.suffix == ".gz" or file.suffix == ".jsonl":
         return "log"
-    try:
-        text = file.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError:
-        return "deployment"
-    keys = _keys(text)
+    keys = keys_of(file)
     if "accelerators" in keys:
         return "deployment"
     return "workflow" if "block" in keys else "scenario" if {"arrivals", "cards"} <= keys else "deployment"
-
-
-def _keys(text: str) -> set[str]:
-    """Return the keys of a document, and what may be some where it cannot be read."""
-    from dask_fmware.spec.source import SourceError, read
-
-    try:
-        data = read(text, "json" if text.lstrip().startswith("{") else "yaml")
-    except SourceError:
-        return {line.strip().strip("{").split(":")[0].strip().strip('"') for line in text.splitlines()}
-    return set(data) if isinstance(data, dict) else set()
 
 
 def _show_deployment(file: Path) -> None:

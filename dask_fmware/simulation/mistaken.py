@@ -7,7 +7,8 @@ from typing import Any
 
 from dask_fmware.errors import SpecError
 from dask_fmware.simulation.replay import open_log
-from dask_fmware.spec.documents import load_deployment, load_workflow
+from dask_fmware.spec.deployment import Deployment
+from dask_fmware.spec.documents import keys_of
 from dask_fmware.spec.record import shorten
 from dask_fmware.spec.workflow import Workflow
 
@@ -29,8 +30,7 @@ def instead_of_scenario(source: Any) -> str | None:
             f"{name} is a record of runs and no scenario; 'dask fmware simulate --record FILE' plays it with other "
             "cards, objectives or loads, 'dask fmware replay FILE' as it was"
         )
-    kind = "deployment" if _is_deployment(source) else "workflow" if _is_workflow(source) else None
-    if kind is None:
+    if (kind := _kind(source)) is None:
         return None
     return (
         f"{name} is a {kind} and no scenario, which says cards, models, workflows and arrivals at once; write one (see "
@@ -47,19 +47,11 @@ def _is_record(path: Any) -> bool:
         return False
 
 
-def _is_deployment(source: Any) -> bool:
-    try:
-        load_deployment(source)
-        return True
-    except SpecError:
-        return False
-
-
-def _is_workflow(source: Any) -> bool:
+def _kind(source: Any) -> str | None:
+    """What a document is meant to be, sound or not, or what an object is."""
+    if isinstance(source, Deployment):
+        return "deployment"
     if isinstance(getattr(source, "workflow", source), Workflow):
-        return True
-    try:
-        load_workflow(source)
-        return True
-    except SpecError:
-        return False
+        return "workflow"
+    keys = keys_of(source)
+    return "deployment" if "accelerators" in keys else "workflow" if "block" in keys else None

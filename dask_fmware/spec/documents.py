@@ -25,6 +25,7 @@ from dask_fmware.spec.workflow import Workflow
 __all__ = [
     "blaming",
     "deployment_from_text",
+    "keys_of",
     "load_deployment",
     "load_document",
     "load_workflow",
@@ -96,6 +97,24 @@ def load_document(
     if isinstance(source, Mapping):
         return _validate(kind, source, _Source(what, "", "yaml", error))
     return _parse(kind, _fetch(source, error, what))
+
+
+def keys_of(source: str | os.PathLike[str] | Mapping[str, Any]) -> set[str]:
+    """Return the keys of a document that need not be sound; what may be some where a text is no YAML or JSON.
+
+    They tell what it is meant to be. Of what is no document there are none.
+    """
+    if isinstance(source, Mapping):
+        return set(source)
+    try:
+        found = _fetch(source, SpecError, "document")
+    except SpecError:
+        return set()
+    try:
+        data = read(found.text, found.form)
+    except SourceError:
+        return {line.strip().strip("{").split(":")[0].strip().strip('"') for line in found.text.splitlines()}
+    return set(data) if isinstance(data, dict) else set()
 
 
 @contextmanager

@@ -76,7 +76,12 @@ def given_instead(tmp_path: Path) -> dict[str, Any]:
     record = tmp_path / "run.jsonl.gz"
     with gzip.open(record, "wt", encoding="utf-8") as file:
         EventLog(Head("slack", 0, 3, 10, {"small": (1024, 4)}, is_complete=True), file.write)
-    documents = {"deployment.yaml": json.dumps(deployment), "workflow.yaml": ask.workflow.to_yaml()}
+    documents = {
+        "deployment.yaml": json.dumps(deployment),
+        "workflow.yaml": ask.workflow.to_yaml(),
+        "unsound.yaml": "accelerators:\n  A: {cards: many}\n",
+        "torn.yaml": "name: ask\nblock: {nodes: [",
+    }
     for name, text in documents.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     return {
@@ -87,6 +92,9 @@ def given_instead(tmp_path: Path) -> dict[str, Any]:
         "a workflow": ask,
         "its own": ask.workflow,
         "a workflow's document": tmp_path / "workflow.yaml",
+        "an unsound deployment": tmp_path / "unsound.yaml",
+        "an unsound dictionary": {"accelerators": {}},
+        "a workflow that is no YAML": tmp_path / "torn.yaml",
     }
 
 
@@ -103,6 +111,9 @@ def given_instead(tmp_path: Path) -> dict[str, Any]:
         ("a workflow", "this is a workflow and no scenario"),
         ("its own", "this is a workflow and no scenario"),
         ("a workflow's document", "is a workflow and no scenario"),
+        ("an unsound deployment", "is a deployment and no scenario"),
+        ("an unsound dictionary", "this is a deployment and no scenario"),
+        ("a workflow that is no YAML", "is a workflow and no scenario"),
     ],
 )
 def test_what_is_taken_for_a_scenario_is_named_with_what_takes_it(tmp_path: Path, what: str, said: str) -> None:
