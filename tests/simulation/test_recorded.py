@@ -188,3 +188,23 @@ def test_a_simulation_that_began_with_loading_is_played_again_at_its_own_times(t
     was, simulated = list(what_if(recorded))
     assert simulated.measured.ttft_mean_s == pytest.approx(was.measured.ttft_mean_s)
     assert simulated.measured.latest_s == pytest.approx(was.measured.latest_s)
+
+
+def test_a_run_that_was_computed_again_is_a_run_of_its_own(tmp_path: Path) -> None:
+    def change(lines: list[Line]) -> None:
+        of_runs = [line for line in lines if {"plan", "run_id", "call_id"} & set(line["is"])]
+        lines += [line | {"at": line["at"] + seconds} for line in of_runs for seconds in (100.0, 200.0)]
+
+    recorded = of_cluster(tmp_path, change)
+    parts = [slice(begin, begin + 12) for begin in (0, 12, 24)]
+    once, *again = [recorded.outcomes[part] for part in parts]
+    assert recorded.left_out == 0
+    for outcomes in again:
+        for first, second in zip(once, outcomes, strict=True):
+            took_s = [one.finished_at - one.run.arrival for one in (first, second)]
+            assert took_s[1] == pytest.approx(took_s[0])
+            assert [name for name, *_ in second.calls] == [name for name, *_ in first.calls]
+    names = {run.plan.run_id for run in recorded.runs} | {call.call_id for call in recorded.assigned}
+    assert len(names) == 36 + sum(len(outcome.calls) for outcome in recorded.outcomes)
+    *_, close = what_if(recorded, ["greedy"], load=1000.0)  # all of them at once
+    assert (close.measured.runs, close.measured.never_ended) == (36, 0)

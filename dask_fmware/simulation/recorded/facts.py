@@ -17,10 +17,12 @@ from dask_fmware.runtime import (
     ReplicaDraining,
     ReplicaGone,
     ReplicaReady,
+    RunDropped,
     RunEnded,
     RunSubmitted,
 )
 from dask_fmware.runtime.eventlog import Line
+from dask_fmware.simulation.recorded.names import Names
 from dask_fmware.simulation.recorded.presence import Presence
 
 __all__ = ["Assigned", "CallFacts", "Facts"]
@@ -51,6 +53,7 @@ class Facts:
     """What is known of all; times are seconds since the first event."""
 
     begin: float | None = None  # of the log, on the machine's clock; left out: the first event
+    names: Names = field(default_factory=Names)  # of runs and calls; those in the log may be of several runs
     presence: Presence = field(default_factory=Presence)  # of replicas
     by_id: dict[str, Replica] = field(default_factory=dict)
     submitted: dict[str, float] = field(default_factory=dict)  # plan -> when
@@ -70,7 +73,7 @@ class Facts:
             self._happened(line.event, now)
             for made in line.decisions:
                 if made.kind == "Assign":
-                    self._given(made.of, made.replica_id, now)
+                    self._given(self.names.of(made.of), made.replica_id, now)
 
     def _happened(self, event: object, now: float) -> None:
         match event:
@@ -81,27 +84,35 @@ class Facts:
                 self.presence.drained(replica_id, now)
             case ReplicaGone(replica_id):
                 self.presence.went(replica_id, now)
-            case RunSubmitted(plan) if plan.run_id not in self.submitted:
-                self.submitted[plan.run_id] = now
-                if plan.part_of is None:
-                    self.roots.append(plan)
-                else:
-                    self.parts.setdefault(plan.part_of, []).append(plan)
-                for switch, branch in plan.decided:
-                    self.branches[plan.run_id, switch] = branch
+            case RunSubmitted(plan):
+                self._submitted(self.names.submitted(plan), now)
             case CallRunnable(call_id):
-                facts = self.calls.setdefault(call_id, CallFacts())
+                facts = self.calls.setdefault(self.names.of(call_id), CallFacts())
                 facts.runnable_at = min(facts.runnable_at, now)
             case Branched(run_id, switch, branch):
-                self.branches[run_id, switch] = branch
+                self.branches[self.names.of(run_id), switch] = branch
             case FirstToken(call_id):
-                if call_id in self.calls:
-                    self.calls[call_id].first_at = now
-            case AttemptEnded(call_id) if event.outcome == "finished" and call_id in self.calls:
-                facts = self.calls[call_id]
-                facts.ended_at, facts.tokens = now, (max(event.prompt_tokens, 1), max(event.output_tokens, 1))
+                if (known := self.calls.get(self.names.of(call_id))) is not None:
+                    known.first_at = now
+            case AttemptEnded(call_id) if event.outcome == "finished":
+                if (known := self.calls.get(self.names.of(call_id))) is not None:
+                    known.ended_at = now
+                    known.tokens = max(event.prompt_tokens, 1), max(event.output_tokens, 1)
             case RunEnded(run_id, "finished"):
-                self.finished[run_id] = now
+                self.finished[self.names.of(run_id)] = now
+            case RunDropped(run_id):
+                self.names.dropped(run_id)
+
+    def _submitted(self, plan: RunPlan, now: float) -> None:
+        if plan.run_id in self.submitted:
+            return
+        self.submitted[plan.run_id] = now
+        if plan.part_of is None:
+            self.roots.append(plan)
+        else:
+            self.parts.setdefault(plan.part_of, []).append(plan)
+        for switch, branch in plan.decided:
+            self.branches[plan.run_id, switch] = branch
 
     def _given(self, call_id: str, replica_id: str, now: float) -> None:
         replica = self.by_id.get(replica_id)
