@@ -6,7 +6,6 @@
 #define GIB (1ULL << 30)
 enum { SUCCESS = 0, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7 };
 typedef struct { unsigned long long total, free, used; } memory_t;
-typedef struct { unsigned gpu, memory; } utilization_t;
 typedef struct { unsigned pid; unsigned long long used; unsigned instance, compute_instance; } process_t;
 
 static unsigned indices[] = {0, 1};
@@ -22,8 +21,8 @@ int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return SUCCESS; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **card) { *card = &indices[index]; return SUCCESS; }
 
 int nvmlDeviceGetName(void *card, char *name, unsigned length) {
-    strncpy(name, index_of(card) ? "NVIDIA L4" : "NVIDIA H100 80GB HBM3", length);
-    return SUCCESS;
+    strncpy(name, "NVIDIA H100 80GB HBM3", length);
+    return index_of(card) ? NOT_SUPPORTED : SUCCESS;
 }
 
 int nvmlDeviceGetUUID(void *card, char *uuid, unsigned length) {
@@ -36,11 +35,6 @@ int nvmlDeviceGetMemoryInfo(void *card, memory_t *memory) {
     memory->used = (index_of(card) ? 1 : 4) * GIB;
     memory->free = memory->total - memory->used;
     return SUCCESS;
-}
-
-int nvmlDeviceGetUtilizationRates(void *card, utilization_t *rates) {
-    rates->gpu = 42;
-    return index_of(card) ? NOT_SUPPORTED : SUCCESS;
 }
 
 int nvmlDeviceGetComputeRunningProcesses_v3(void *card, unsigned *count, process_t *found) {

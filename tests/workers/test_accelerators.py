@@ -59,17 +59,14 @@ class FakeNvml:
         return f"GPU-{handle}{handle}-ab"
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        if not self.tells_all:
+            raise self.NVMLError("Not Supported")
         return SimpleNamespace(total=24 * GIB, free=(20 - handle) * GIB)
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> Any:
         if not self.tells_all:
             raise self.NVMLError("Not Supported")
         return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in self.held.items()]
-
-    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
-        if not self.tells_all:
-            raise self.NVMLError("Not Supported")
-        return SimpleNamespace(gpu=37, memory=5)
 
 
 @pytest.fixture
@@ -83,10 +80,10 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Any:
     return install
 
 
-def test_every_nvidia_card_is_told_with_name_memory_and_load(nvml: Any) -> None:
+def test_every_nvidia_card_is_told_with_name_and_memory(nvml: Any) -> None:
     fake = nvml("NVIDIA L4", b"NVIDIA H100")
     first, second = nvidia_cards()
-    assert first == Card("nvidia", "NVIDIA L4", 0, "GPU-00-ab", 24 * GIB, 20 * GIB, 0.37)
+    assert first == Card("nvidia", "NVIDIA L4", 0, "GPU-00-ab", 24 * GIB, 20 * GIB)
     assert (second.name, second.free_bytes, str(second)) == ("NVIDIA H100", 19 * GIB, "NVIDIA H100 #1")
     assert fake.open == 0
 
@@ -100,7 +97,7 @@ def test_without_library_or_driver_there_are_no_cards(nvml: Any, monkeypatch: py
 
 def test_what_a_card_does_not_tell_is_unknown(nvml: Any) -> None:
     nvml("NVIDIA L4", tells_all=False)
-    assert nvidia_cards()[0].utilisation is None
+    assert (nvidia_cards()[0].memory_bytes, nvidia_cards()[0].free_bytes) == (None, None)
 
 
 def test_a_lost_card_keeps_its_number_and_its_neighbours_are_told(nvml: Any, monkeypatch: pytest.MonkeyPatch) -> None:

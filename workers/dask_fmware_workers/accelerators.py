@@ -34,7 +34,6 @@ class Card:
     uuid: str = ""
     memory_bytes: int | None = None  # in all; None: unknown
     free_bytes: int | None = None
-    utilisation: float | None = None  # 0..1, of the last moments
     cores: tuple[int, ...] = ()  # of a CPU card
 
     def __str__(self) -> str:
@@ -182,7 +181,7 @@ def _nvidia_card(nvml: Any, index: int) -> Card:
         except nvml.NVMLError:  # not every card tells everything, a slice of one least of all
             return None
 
-    memory, busy = ask("nvmlDeviceGetMemoryInfo"), ask("nvmlDeviceGetUtilizationRates")
+    memory = ask("nvmlDeviceGetMemoryInfo")
     name, uuid = (_text(ask(function)) for function in ("nvmlDeviceGetName", "nvmlDeviceGetUUID"))
     return Card(
         kind="nvidia",
@@ -191,7 +190,6 @@ def _nvidia_card(nvml: Any, index: int) -> Card:
         uuid=uuid,
         memory_bytes=None if memory is None else int(memory.total),
         free_bytes=None if memory is None else int(memory.free),
-        utilisation=None if busy is None else busy.gpu / 100,
     )
 
 
