@@ -69,13 +69,6 @@ class Usage:
         total = fresh * prices["input"] + self.cached_tokens * cached_price + self.output_tokens * prices["output"]
         return total / 1e6
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.output_tokens + other.output_tokens,
-            self.cached_tokens + other.cached_tokens,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Delta:

@@ -96,10 +96,6 @@ def test_a_switch_with_a_default_takes_it_for_any_other_value() -> None:
     assert SwitchRule("s", ("order", "search"), has_default=True).branch("other") == 2
 
 
-def test_usage_adds_up() -> None:
-    assert Usage(1, 2, 3) + Usage(10, 20, 30) == Usage(11, 22, 33)
-
-
 COMPLETION = Completion("a <b> & c", "stop", Usage(7, 5), Timing(0.25, 1.5), "small")
 
 

@@ -45,7 +45,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
 from random import Random
 from time import time
 from typing import Any
@@ -64,19 +63,9 @@ from dask_fmware_workers.engines.rate_limit import RateLimit
 from dask_fmware_workers.engines.request_checks import check_context, check_request, prompt_bytes
 from dask_fmware_workers.engines.slot_queue import SlotQueue
 
-__all__ = ["OpenAIEngine", "Spent"]
+__all__ = ["OpenAIEngine"]
 
 logger = logging.getLogger("dask_fmware.engines")
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What a replica has used since it was made."""
-
-    requests: int = 0  # answered to their end
-    usage: Usage = field(default_factory=Usage)
-    cost: float | None = None  # in the currency of the prices; None without prices
-    rate_limited: int = 0  # answers that told us to wait
 
 
 class OpenAIEngine:
@@ -165,7 +154,6 @@ class OpenAIEngine:
         self._queue = SlotQueue(slots)
         self._limit = RateLimit(rate_limit_wait_s)
         self._calls = EngineCalls("openai")
-        self._spent = Spent(cost=None if self._prices is None else 0.0)
         self._has_told_of_limit = False
 
     def __repr__(self) -> str:
@@ -177,11 +165,6 @@ class OpenAIEngine:
         if self._capabilities is None:
             raise EngineError(f"openai: {self._where} has not been started; await start() first")
         return self._capabilities
-
-    @property
-    def spent(self) -> Spent:
-        """Requests, tokens and cost so far; aborted and failed requests are not in it."""
-        return replace(self._spent, rate_limited=self._limit.times)
 
     async def start(self) -> None:
         """Read the key and reach the server; returns when it answers.
@@ -315,7 +298,6 @@ class OpenAIEngine:
                 turn.refused(wait_s)
         usage = answer.usage or Usage(call.prompt_tokens, answer.tokens)
         self._look_at_limit(request, usage)
-        self._account(usage)
         if rest := answer.rest():
             call.put(Delta(rest, 0))
         call.put(Delta("", 0, answer.finish_reason, usage))
@@ -328,8 +310,3 @@ class OpenAIEngine:
                 "openai: %s gave %d tokens where '%s' was %d; correct 'dialect' if it does not know that field",
                 self._where, usage.output_tokens, self._dialect.limit_field, request.max_tokens,
             )  # fmt: skip
-
-    def _account(self, usage: Usage) -> None:
-        spent = self._spent
-        cost = None if self._prices is None or spent.cost is None else spent.cost + usage.cost(self._prices)
-        self._spent = replace(spent, requests=spent.requests + 1, usage=spent.usage + usage, cost=cost)

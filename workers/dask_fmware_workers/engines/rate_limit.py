@@ -37,7 +37,6 @@ class RateLimit:
 
     def __init__(self, wait_s: float, random: Random | None = None) -> None:
         self.wait_s = wait_s
-        self.times = 0  # answers that told us to wait
         self._random = random or Random()
         self._pauses = 0  # so far
         self._least_s = LEAST_S  # of the next one
@@ -85,7 +84,6 @@ class RateLimit:
 
     def refused(self, wait_s: float, pauses: int) -> None:
         """A request is told to wait, which was sent after so many pauses; of those sent together one makes a pause."""
-        self.times += 1
         if pauses == self._pauses:
             self._pauses += 1
             wait_s = max(wait_s, self._least_s)
