@@ -2,8 +2,9 @@
 
 A policy proposes and the machine disposes: the machine asks when a call becomes runnable and again
 when something changed for a call that waits, checks the answer against the contract (a ready replica
-of the call's model, slots never exceeded) and performs it. How the cluster is comes with each question. What a
-policy keeps is its own: a turn, random draws, or what the calls and plans that it was asked for have taught it.
+of the call's model, slots never exceeded) and performs it. A call fails if the policy raises. How the
+cluster is comes with each question. What a policy keeps is its own: a turn, random draws, or what the
+calls and plans that it was asked for have taught it.
 """
 
 from __future__ import annotations

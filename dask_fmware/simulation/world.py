@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from math import inf
 
-from dask_fmware.errors import DeadlineRejectedError
+from dask_fmware.errors import DeadlineRejectedError, RuntimeFaultError
 from dask_fmware.policy import Policy, create_policy
 from dask_fmware.profile.emulation import FIRST
 from dask_fmware.runtime import (
@@ -246,6 +246,8 @@ class World:
             elif isinstance(action, Skip):
                 self._course.call_done(action.call_id)
             elif isinstance(action, Fail):
+                if type(action.error) is RuntimeFaultError:  # the policy broke its promises: figures of it say nothing
+                    raise action.error
                 if (entry := self._course.calls.get(action.call_id)) is not None:  # else its run has failed already
                     is_late = isinstance(action.error, DeadlineRejectedError)
                     self._course.end(entry[0].root, "rejected" if is_late else "failed", action.reason)

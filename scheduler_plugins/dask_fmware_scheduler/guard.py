@@ -37,9 +37,15 @@ class Guard:
         self.failures[name] += 1
         logger.exception("Replica router: %s failed", name)
 
-    def observer_failed(self, observer: object, error: Exception) -> None:
+    def observer_failed(self, observer: object, error: BaseException) -> None:
         """Count an observer of the machine that has raised; only its first error is logged: it sees all events."""
-        name = f"observer {type(observer).__name__}"
+        self._often(f"observer {type(observer).__name__}", error)
+
+    def policy_failed(self, error: BaseException) -> None:
+        """Count a policy that has raised; only its first error is logged: each call asks it."""
+        self._often("policy", error)
+
+    def _often(self, name: str, error: BaseException) -> None:
         self.failures[name] += 1
         if self.failures[name] == 1:
             logger.error("Replica router: %s failed; more of its errors are only counted", name, exc_info=error)

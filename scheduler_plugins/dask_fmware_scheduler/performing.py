@@ -138,6 +138,8 @@ class Performer:
                     self.placement.to_light(task)
                     self.placement.move_soon(action.call_id)
             case Fail():
+                if type(action.error) is RuntimeFaultError and (raised := action.error.__cause__) is not None:
+                    self.guard.policy_failed(raised)
                 self.placement.fail_soon(action.call_id, action.error)
             case Refuse():
                 self.refused[action.run_id] = action.error

@@ -1,4 +1,4 @@
-"""How long the machine's waits are kept by the scheduler's loop."""
+"""How long the machine's waits are kept by the scheduler's loop, and what observers and policies that raise do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 from distributed.metrics import time
 
 import dask_fmware as fm
+from dask_fmware.errors import RuntimeFaultError
+from dask_fmware.policy.round_robin import RoundRobin
 from dask_fmware.runtime import Action, CallRunnable, Event, Hold, Tick
 from dask_fmware_scheduler.clock import Clock
 from dask_fmware_scheduler.guard import Guard
@@ -82,3 +84,28 @@ async def test_calls_run_beside_an_observer_that_raises_and_the_status_says_so(
         assert logged == ["Replica router: observer Broken failed; more of its errors are only counted"]
         cluster.router.machine.observers.remove(next(o for o in cluster.router.machine.observers if type(o) is Broken))
         del cluster.router.failures["observer Broken"]
+
+
+class Unsound(RoundRobin):
+    name = "unsound"
+
+    def choose(self, call: Any, replicas: Any, now: float) -> Any:
+        raise LookupError("of a policy")
+
+
+async def test_a_run_whose_policy_raises_ends_with_that_and_the_log_says_where(
+    serving: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving("small") as cluster:
+        dispatcher = cluster.router.machine.dispatcher
+        sound, dispatcher.policy = dispatcher.policy, Unsound()
+        futures = cluster.client.compute([one("x"), one("y")])
+        for future in futures:
+            with pytest.raises(RuntimeFaultError, match="policy 'unsound' raised LookupError: of a policy"):
+                await asyncio.wait_for(future, 10)
+            future.release()
+        dispatcher.policy = sound
+        await asyncio.wait_for(cluster.client.compute(one("z")), 10)
+        assert cluster.router.failures.pop("policy") == 2
+        logged = [record for record in caplog.records if "policy" in record.message and record.exc_info]
+        assert [record.exc_info[0] for record in logged] == [LookupError]

@@ -11,7 +11,9 @@ from statistics import fmean
 import pytest
 from scipy import stats
 
+from dask_fmware.errors import RuntimeFaultError
 from dask_fmware.policy import POLICIES
+from dask_fmware.policy.round_robin import RoundRobin
 from dask_fmware.simulation.clairvoyant import most_in_time
 from dask_fmware.simulation.report import Cell, Interval, crossing, interval
 from dask_fmware.simulation.scenario import Scenario
@@ -61,6 +63,19 @@ def test_every_run_ends_once_and_no_call_is_lost(policy: str) -> None:
     for outcome in outcomes:
         expected = sum(len(node.calls) for node in outcome.run.nodes if node.taken)
         assert len(outcome.calls) == expected
+
+
+def test_a_policy_that_raises_ends_the_simulation_with_its_error() -> None:
+    class Broken(RoundRobin):
+        name = "broken"
+
+        def choose(self, call, replicas, now):
+            raise ZeroDivisionError("nothing to divide by")
+
+    made = scenario()
+    with pytest.raises(RuntimeFaultError, match=r"policy 'broken' raised ZeroDivisionError") as caught:
+        World(made, Broken(), Workload(made, 0).runs()).play()
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

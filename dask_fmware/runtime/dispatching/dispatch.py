@@ -27,6 +27,7 @@ from dask_fmware.runtime.runs.records import CallRecord, Runs
 
 __all__ = ["Dispatcher"]
 
+CHOICES = (Bind, Wait, Park)
 LOOK_AHEAD = 8  # calls that may be passed in one go, which bounds what a decision costs
 
 
@@ -123,6 +124,8 @@ class Dispatcher:
                 self._look_again_at(choice.until)
                 self._waiting.push(call, ticket)
                 return []
+            if isinstance(choice, RuntimeFaultError):
+                return [self._fail(call, choice)]
             if (rejected := self._park(call, choice, now)) is not None:
                 return [rejected]
             ticket = self._waiting.ticket(call)
@@ -201,11 +204,14 @@ class Dispatcher:
                         actions.append(rejected)
                     else:
                         self._waiting.push(call, self._waiting.ticket(call))
+                case RuntimeFaultError():
+                    cursor.take()
+                    actions.append(self._fail(call, choice))
         queues.forget_empty(models)
         return actions
 
-    def _choice(self, call: CallRecord, model: str, now: float) -> Choice:
-        """Ask the policy."""
+    def _choice(self, call: CallRecord, model: str, now: float) -> Choice | RuntimeFaultError:
+        """Ask the policy. What is wrong with its answer is an error: a call without one would wait for ever."""
         views: Sequence[ReplicaView] = self._fleet.views(model)
         if call.avoid:
             views = _others(views, call.avoid)
@@ -215,7 +221,14 @@ class Dispatcher:
             return Wait(f"no replica of model '{model}' is {what}")
         if call.parked and self._rejects(call, now):
             return Park("it would be late on an idle replica")
-        return self.policy.choose(self._views.view(call), views, now)
+        view = self._views.view(call)
+        try:
+            choice = self.policy.choose(view, views, now)
+        except Exception as raised:  # whatever it is: a policy may be anybody's
+            error = self._fault(call, f"raised {type(raised).__name__}: {raised}")
+            error.__cause__ = raised
+            return error
+        return choice if isinstance(choice, CHOICES) else self._fault(call, f"answered {choice!r}, which is no choice")
 
     def _park(self, call: CallRecord, choice: Park, now: float) -> Action | None:
         """Let a call go behind those that can still be in time, or reject it if its run asks for that."""
@@ -295,18 +308,24 @@ class Dispatcher:
         """Give a call to the replica that the policy chose: a slot if one is free, else its queue."""
         state = self._fleet.get(choice.replica_id)
         if state is None or not state.standing.is_offered or state.replica.model != call.node.model:
-            self._waiting.ends(call)
-            error = RuntimeFaultError(
-                f"workflow '{call.run.plan.workflow}', node '{call.node.name}': policy '{self.policy.name}' chose "
-                f"'{choice.replica_id}', which is no ready replica of model '{call.node.model}'; "
-                "choose another policy and report this one"
-            )
-            return [attempts.fail(call, error)]
+            what = f"chose '{choice.replica_id}', which is no ready replica of model '{call.node.model}'"
+            return [self._fail(call, self._fault(call, what))]
         call.report.reason = choice.reason
         if state.free_slots > 0 and not state.waiting and (state.card.slots is None or not state.card.waiting):
             return [self._assign(call, state, choice.reason, now, choice.priority)]
         self._waiting.enqueue(call, state)
         return []
+
+    def _fault(self, call: CallRecord, what: str) -> RuntimeFaultError:
+        """What a policy did that no policy may do."""
+        return RuntimeFaultError(
+            f"workflow '{call.run.plan.workflow}', node '{call.node.name}': policy '{self.policy.name}' {what}; "
+            "choose another policy and report this one"
+        )
+
+    def _fail(self, call: CallRecord, error: RuntimeFaultError) -> Action:
+        self._waiting.ends(call)
+        return attempts.fail(call, error)
 
     def _start_next(self, call_id: str, state: ReplicaState, now: float) -> Assign:
         call = self._runs.calls[call_id]
