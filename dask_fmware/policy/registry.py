@@ -1,8 +1,15 @@
-"""Policies by name, as deployments name them."""
+"""Policies by name, as deployments name them.
+
+Another package adds its own through the entry point group ``dask_fmware.policies``, wherever it is installed::
+
+    [project.entry-points."dask_fmware.policies"]
+    "mine" = "my_package.policy:Mine"
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import entry_points
 
 from dask_fmware.errors import DeploymentError
 from dask_fmware.policy.greedy import Greedy
@@ -14,7 +21,10 @@ from dask_fmware.policy.slack import Slack
 from dask_fmware.policy.target import Target
 from dask_fmware.spec.record import did_you_mean
 
-__all__ = ["POLICIES", "create_policy"]
+__all__ = ["ENTRY_POINT_GROUP", "POLICIES", "create_policy", "policy_names"]
+
+ENTRY_POINT_GROUP = "dask_fmware.policies"
+PARTS = ("name", "order", "rank", "choose")
 
 POLICIES: dict[str, Callable[[Draw], Policy]] = {
     "round_robin": lambda draw: RoundRobin(),
@@ -25,6 +35,7 @@ POLICIES: dict[str, Callable[[Draw], Policy]] = {
     "target": lambda draw: Target(),
     "slack": lambda draw: Slack(),
 }
+"""What makes them, called with their source of random numbers. They win over entry points of the same name."""
 
 
 def create_policy(name: str, draw: Draw) -> Policy:
@@ -33,13 +44,33 @@ def create_policy(name: str, draw: Draw) -> Policy:
     Raises
     ------
     DeploymentError
-        If there is no policy of that name.
+        If there is no policy of that name, or what is called so is none.
     """
+    make = _maker(name)
     try:
-        make = POLICIES[name]
-    except KeyError:
-        raise DeploymentError(
-            f"router.policy: no policy is called {name!r} (known: {', '.join(sorted(POLICIES))})"
-            f"{did_you_mean(name, POLICIES)}"
-        ) from None
-    return make(draw)
+        policy = make(draw)
+    except TypeError as error:
+        raise DeploymentError(f"policy '{name}': {error}; what makes it takes its source of random numbers") from error
+    if missing := [part for part in PARTS if not hasattr(policy, part)]:
+        raise DeploymentError(f"policy '{name}': {type(policy).__name__} has no {' and no '.join(missing)}")
+    if policy.name != name:  # records and reports name it so, and are read by that
+        raise DeploymentError(f"policy '{name}' calls itself '{policy.name}'; give it one name")
+    return policy
+
+
+def policy_names() -> list[str]:
+    """Return every name that `create_policy` knows, sorted."""
+    return sorted({*POLICIES, *entry_points(group=ENTRY_POINT_GROUP).names})
+
+
+def _maker(name: str) -> Callable[[Draw], Policy]:
+    if (make := POLICIES.get(name)) is not None:
+        return make
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        try:
+            found: Callable[[Draw], Policy] = point.load()
+        except (ImportError, AttributeError) as error:
+            raise DeploymentError(f"policy '{name}': cannot import {point.value} ({error})") from error
+        return found
+    known = policy_names()
+    raise DeploymentError(f"no policy is called {name!r} (known: {', '.join(known)}){did_you_mean(name, known)}")

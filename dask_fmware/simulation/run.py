@@ -82,6 +82,8 @@ def simulate(
         raise SpecError(f"loads={loads!r}, seeds={seeds!r}: give numbers, not texts")
     numbers = range(seeds) if isinstance(seeds, int) else list(seeds)
     policies = [policies] if isinstance(policies, str) else policies
+    if not all(isinstance(policy, str) for policy in policies):
+        raise SpecError(f"policies={policies!r}: give names; what makes yours goes into dask_fmware.policy.POLICIES")
     loads = own_load(loaded) if loads is None else loads
     loads = [loads] if isinstance(loads, int | float) else loads
     if hindsight:

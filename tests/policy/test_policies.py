@@ -195,7 +195,7 @@ def test_round_robin_gives_a_turn_to_each_of_two_replicas_of_one_name() -> None:
 
 
 def test_an_unknown_policy_is_refused_with_the_names_of_those_known() -> None:
-    with pytest.raises(DeploymentError, match=r"router\.policy: no policy is called 'fastest' \(known: .*greedy"):
+    with pytest.raises(DeploymentError, match=r"no policy is called 'fastest' \(known: .*greedy"):
         create_policy("fastest", draws())
 
 

@@ -19,6 +19,7 @@ from distributed import Client, LocalCluster
 import dask_fmware as fm
 from dask_fmware.cli import fmware
 from dask_fmware.errors import DeploymentError, SpecError
+from dask_fmware.policy.round_robin import RoundRobin
 from dask_fmware.simulation import run
 from dask_fmware.simulation.arrivals import arrivals
 from dask_fmware.simulation.closed_loop import ClosedLoop, endless, slots
@@ -35,6 +36,8 @@ def study() -> Study:
 
 def test_a_single_policy_or_load_may_be_given_by_itself() -> None:
     assert [row["policy"] for row in fm.simulate(scenario(), "greedy", 4, seeds=1).rows] == ["greedy"]
+    with pytest.raises(SpecError, match="give names; what makes yours goes into"):
+        fm.simulate(scenario(), [RoundRobin()], 4, seeds=1)  # type: ignore[list-item]
     with pytest.raises(SpecError, match="seeds='3': give numbers, not texts"):
         fm.simulate(scenario(), "greedy", 4, seeds="3")
 
