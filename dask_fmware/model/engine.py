@@ -84,7 +84,7 @@ class Delta:
 class Capabilities:
     """What a started engine can do; constant until it is closed."""
 
-    engine: str  # name as written in a deployment, e.g. "llama.cpp"
+    engine: str  # its own name, e.g. "llama.cpp"; a replica goes by the one in the deployment
     engine_version: str
     slots: int  # requests it runs at once, >= 1
     context_tokens: int  # prompt plus output of one request
@@ -112,10 +112,15 @@ class EngineState:
 class Engine(Protocol):
     """One model, served. All methods are called on one event loop and never block it.
 
-    Errors: `EngineLoadError` from `start`; from `generate`, `ContextOverflowError` for a request that
-    does not fit (before the first delta), `EngineCrashedError` if the engine died, `OutputFormatError` if it
-    refuses `choices` or `json_schema`. Whether an answer has the format is not an engine's to judge: it says how it
-    ended and what it took, also where ``max_tokens`` cut it.
+    Its class is called with ``slots``, ``context_tokens`` and the ``arguments`` of the deployment, all by name, and
+    with ``cores`` where the deployment gives the card some.
+
+    Errors: `DeploymentError` from `start` is final, any other is tried again. From `generate`,
+    `ContextOverflowError` for a request that does not fit (before the first delta), `EngineCrashedError` if the engine
+    died: it is closed, a new one is started, and its calls are tried elsewhere. A call is tried elsewhere after a
+    `CapacityError` too, and at most once more after an `OutputFormatError`, for a format that it refuses.
+    Any other error ends the run. Whether an answer has the format is not an engine's to judge: it says how it ended and
+    what it took, also where ``max_tokens`` cut it.
     """
 
     @property

@@ -11,6 +11,7 @@ from dask_fmware.testing import InProcessCluster, deployment
 from dask_fmware.testing.scripted import ScriptedEngine
 from dask_fmware_scheduler.services.arrivals import Arrivals
 from dask_fmware_workers import host, loading
+from dask_fmware_workers.engines import ENGINES
 from tests.cluster.flows import one
 
 
@@ -29,6 +30,30 @@ async def test_a_replica_that_cannot_load_is_reported_with_its_reason() -> None:
         ):
             await fm.wait_ready(cluster.client, timeout_s=0.1)
         assert (await cluster.client.compute(one("x"))).model == "small"  # the other one serves
+
+
+async def test_the_log_says_where_an_engine_raised_what_is_no_error_of_ours(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def without_weights(self: ScriptedEngine) -> None:
+        raise KeyError("weights")
+
+    monkeypatch.setattr(ScriptedEngine, "start", without_weights)
+    async with InProcessCluster(deployment("small"), wait=False) as cluster:
+        caplog.handler.setLevel("WARNING")  # local clusters of Dask silence handlers
+        await cluster.until(lambda: bool(cluster.router.service(Arrivals).failed))
+    assert "does not serve model 'small': KeyError: 'weights'\n" in caplog.text
+    assert "in without_weights" in caplog.text
+
+
+async def test_an_engine_around_another_is_known_by_its_name_in_the_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its profile would be kept under a name by which no plan looks for it."""
+    monkeypatch.setitem(ENGINES, "around", ENGINES["scripted"])
+    document = deployment("small")
+    document["models"]["small"]["engine"] = "around"
+    async with InProcessCluster(document) as cluster:
+        (replica,) = (await fm.status(cluster.client))["replicas"]
+        assert replica["engine"] == "around"
 
 
 async def test_names_that_no_screen_can_show_are_written_out() -> None:

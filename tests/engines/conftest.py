@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dask_fmware.model.engine import Engine
+from dask_fmware_workers.engines import ENGINES, create_engine, engine_names
 from tests.engines.servers import VLLM_KEY, VLLM_KEY_ENV, llama_server, stop_servers, vllm_server
 
 EngineFactory = Callable[..., AbstractAsyncContextManager[Engine]]
@@ -18,21 +20,15 @@ EngineFactory = Callable[..., AbstractAsyncContextManager[Engine]]
 
 def _llama_cpp(**arguments: Any) -> Engine:
     pytest.importorskip("xllamacpp")
-    from dask_fmware_workers.engines import create_engine
-
     tiny = {"layers": 2, "width": 128, "heads": 4, "end_probability": 0.0}
     return create_engine("llama.cpp", {"tiny": tiny, **arguments})
 
 
 def _scripted(**arguments: Any) -> Engine:
-    from dask_fmware_workers.engines import create_engine
-
     return create_engine("scripted", {"token_s": 0.001, **arguments})
 
 
 def _emulated(**arguments: Any) -> Engine:
-    from dask_fmware_workers.engines import create_engine
-
     law = {"w0": 1e-3, "w1": 1e-7, "w2": 1e-6, "w3": 1e-9}
     return create_engine("emulated", {"law": law, "stream_interval_s": 0.003, **arguments})
 
@@ -40,15 +36,12 @@ def _emulated(**arguments: Any) -> Engine:
 def _openai(slots: int, context_tokens: int, **arguments: Any) -> Engine:
     pytest.importorskip("xllamacpp")
     pytest.importorskip("openai")
-    from dask_fmware_workers.engines import create_engine
-
     address = llama_server(slots, context_tokens)
     at = {"base_url": f"{address}/v1", "model": "tiny", "dialect": "llama.cpp"}
     return create_engine("openai", {**at, "slots": slots, "context_tokens": context_tokens, **arguments})
 
 
 def _vllm(context_tokens: int, **arguments: Any) -> Engine:
-    from dask_fmware_workers.engines import create_engine
     from tests.engines.tiny_llama import tiny_llama
 
     json = {"backend": "xgrammar", "disable_any_whitespace": True}  # a random model would write blanks for ever
@@ -63,7 +56,6 @@ VLLM_WORDS += ['{"backend": "xgrammar", "disable_any_whitespace": true}']
 
 def _vllm_serve(**arguments: Any) -> Engine:
     pytest.importorskip("openai")
-    from dask_fmware_workers.engines import create_engine
     from tests.engines.tiny_llama import tiny_llama
 
     # vLLM 0.32's worker process dies of prompts of one token in 16 bits on CPUs with AMX
@@ -74,7 +66,6 @@ def _vllm_serve(**arguments: Any) -> Engine:
 def _openai_vllm(slots: int, context_tokens: int, **arguments: Any) -> Engine:
     """As ``vllm-serve`` speaks to its server, which is not started for every test."""
     pytest.importorskip("openai")
-    from dask_fmware_workers.engines import create_engine
     from tests.engines.tiny_llama import tiny_llama
 
     model = str(tiny_llama())
@@ -85,10 +76,13 @@ def _openai_vllm(slots: int, context_tokens: int, **arguments: Any) -> Engine:
 
 
 def _transformers(**arguments: Any) -> Engine:
-    from dask_fmware_workers.engines import create_engine
     from tests.engines.tiny_llama import tiny_llama
 
     return create_engine("transformers", {"model": str(tiny_llama()), "device": "cpu", "threads": 1, **arguments})
+
+
+def _named(name: str, **arguments: Any) -> Engine:
+    return create_engine(name, arguments)
 
 
 FACTORIES: dict[str, Callable[..., Engine]] = {
@@ -102,6 +96,9 @@ FACTORIES: dict[str, Callable[..., Engine]] = {
     "openai to vllm": _openai_vllm,
 }
 """A factory takes `slots` and `context_tokens`. Add an engine here and the whole suite runs on it."""
+
+FACTORIES |= {name: partial(_named, name) for name in engine_names() if name not in ENGINES}
+"""Those of other packages that are installed."""
 
 ELSEWHERE = {"transformers": "transformers", "vllm": "vllm", "openai to vllm": "vllm", "vllm-serve": "vllm_serve"}
 """They run in an environment of their own, each behind a marker."""

@@ -10,18 +10,30 @@ from typing import Any
 import pytest
 
 from dask_fmware.errors import DeploymentError, EngineLoadError
+from dask_fmware.testing.scripted import ScriptedEngine
 from dask_fmware_workers import engines
 from dask_fmware_workers.engines import ENGINES, create_engine, engine_names
 from dask_fmware_workers.engines.llama_cpp import LlamaCppEngine
 
 
-class Elsewhere:
+class Elsewhere(ScriptedEngine):
     """Stands for an engine of another package."""
 
     def __init__(self, *, speed: int = 1) -> None:
+        super().__init__()
         if speed < 1:
             raise ValueError(f"speed={speed} is below 1")
         self.speed = speed
+
+
+class Half:
+    """No engine: it lacks methods."""
+
+    generate = "no method"
+
+    def start(self) -> None: ...
+
+    def state(self) -> None: ...
 
 
 @pytest.fixture
@@ -32,6 +44,7 @@ def third_party(monkeypatch: pytest.MonkeyPatch) -> None:
         [
             EntryPoint("elsewhere", "elsewhere:Elsewhere", engines.ENTRY_POINT_GROUP),
             EntryPoint("broken", "elsewhere:Missing", engines.ENTRY_POINT_GROUP),
+            EntryPoint("half", "elsewhere:Half", engines.ENTRY_POINT_GROUP),
             EntryPoint("llama.cpp", "elsewhere:Elsewhere", engines.ENTRY_POINT_GROUP),
         ]
     )
@@ -68,6 +81,11 @@ def test_other_packages_add_engines(third_party: None) -> None:
 
 def test_engines_of_this_package_cannot_be_replaced_by_entry_points(third_party: None) -> None:
     assert isinstance(create_engine("llama.cpp", {"tiny": {}}), LlamaCppEngine)
+
+
+def test_what_lacks_a_method_of_an_engine_is_refused_before_it_is_started(third_party: None) -> None:
+    with pytest.raises(DeploymentError, match="'half': Half has no method generate and no abort and no count_tokens"):
+        create_engine("half", {})
 
 
 def test_an_engine_that_cannot_be_imported_is_a_load_error(third_party: None) -> None:

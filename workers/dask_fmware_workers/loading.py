@@ -81,7 +81,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         await engine.start()
         load_s = perf_counter() - start
         footprint = Footprint.now().beyond(before)
-        made = engine.capabilities
+        made = replace(engine.capabilities, engine=spec.engine)  # one around another may name that; plans know this
         key = profile_key(model, accelerator, made, wanted)
         weight_bytes, profile = await asyncio.to_thread(_on_disk, key, arguments)
         if profile is None and stated is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -80,7 +81,8 @@ class Presence:
         """Tell a router that knows us why we are no replica any more."""
         text = str(error) if isinstance(error, FMwareError) else f"{type(error).__name__}: {error}"
         labels = self._labels
-        logger.error("Worker '%s' does not serve model '%s': %s", self._dask.name, labels.model, text)
+        where = "" if isinstance(error, FMwareError) else "\n" + "".join(traceback.format_tb(error.__traceback__))
+        logger.error("Worker '%s' does not serve model '%s': %s%s", self._dask.name, labels.model, text, where)
         if self.is_known:
             failed = ReplicaFailed(
                 self._dask.name,

@@ -22,6 +22,7 @@ from dask_fmware.model.engine import Engine
 __all__ = ["ENGINES", "ENTRY_POINT_GROUP", "checked_engine", "create_engine", "engine_names"]
 
 ENTRY_POINT_GROUP = "dask_fmware.engines"
+METHODS = ("start", "generate", "abort", "count_tokens", "state", "close")
 
 ENGINES: dict[str, str] = {
     "emulated": "dask_fmware_workers.engines.emulated:EmulatedEngine",
@@ -48,7 +49,7 @@ def create_engine(name: str, arguments: Mapping[str, Any]) -> Engine:
     Raises
     ------
     DeploymentError
-        If no engine has this name, or it refuses an argument.
+        If no engine has this name, it refuses an argument, or what is called so is none.
     EngineLoadError
         If the engine's module cannot be imported.
     """
@@ -59,6 +60,8 @@ def create_engine(name: str, arguments: Mapping[str, Any]) -> Engine:
         raise
     except (TypeError, ValueError) as error:
         raise DeploymentError(f"engine '{name}': {error}") from error
+    if missing := [method for method in METHODS if not callable(getattr(engine, method, None))]:
+        raise DeploymentError(f"engine '{name}': {type(engine).__name__} has no method {' and no '.join(missing)}")
     return engine
 
 
