@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dask_fmware.cli.stores import STORE
 from dask_fmware.errors import EngineLoadError
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ SHOWN = 20  # breaches
     type=click.Choice(["deployment", "workflow", "scenario", "log"]),
     help="What the file is. Found out by its keys if not given.",
 )
+@STORE
 @click.option("--live", is_flag=True, help="The log is of a runtime that still had work to do when it ended.")
-def check(file: Path, kind: str | None, live: bool) -> None:
+def check(file: Path, kind: str | None, store: str | None, live: bool) -> None:
     """Check a deployment, workflow or scenario (YAML or JSON), or an event log, and print what it says.
 
     An error names the file, the line, the value and what to write instead. An event log (router.record, fm.record)
@@ -46,7 +48,7 @@ def check(file: Path, kind: str | None, live: bool) -> None:
     if kind == "log":
         _show_log(file, is_over=not live)
     elif kind == "deployment":
-        _show_deployment(file)
+        _show_deployment(file, store)
     elif kind == "scenario":
         _show_scenario(file)
     else:
@@ -65,7 +67,7 @@ def _kind(file: Path) -> str:
     return "workflow" if "block" in keys else "scenario" if {"arrivals", "cards"} <= keys else "deployment"
 
 
-def _show_deployment(file: Path) -> None:
+def _show_deployment(file: Path, store: str | None) -> None:
     from dask_fmware.policy import create_policy
     from dask_fmware.provisioning import inventory_of
     from dask_fmware.spec.documents import blaming, load_deployment
@@ -75,7 +77,7 @@ def _show_deployment(file: Path) -> None:
         create_policy(deployment.router.policy, lambda: 0.0)  # the document only holds its name
     unchecked = _check_engines(file, deployment)
     with blaming(file):
-        speeds = _speeds(deployment)
+        speeds = _speeds(deployment, store)
         if deployment.provisioning is not None:
             inventory_of(deployment)  # says what a provisioner could not begin with
     replicas = list(deployment.replicas())
@@ -115,14 +117,15 @@ def _check_engines(file: Path, deployment: Deployment) -> list[str]:
     return list(unchecked.values())
 
 
-def _speeds(deployment: Deployment) -> dict[tuple[str, str], str]:
+def _speeds(deployment: Deployment, store: str | None) -> dict[tuple[str, str], str]:
     """Where the speed of each model on each accelerator is known from."""
+    from dask_fmware.compile.profiles import profiles_of
     from dask_fmware.profile.known import known_speed
 
-    found = {}
+    found, profiles = {}, profiles_of(store)
     for name, model in deployment.models.items():
         for accelerator in model.on:
-            known = known_speed(deployment, name, accelerator)
+            known = known_speed(deployment, name, accelerator, profiles)
             found[name, accelerator] = known.source if known else "not known before it is profiled or a replica runs"
     return found
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from dask_fmware.cli.numbers import ABOVE_0, FiniteRange
+from dask_fmware.cli.numbers import ABOVE_0, FiniteRange, Seconds
 from dask_fmware.cli.pairs import by_name
+from dask_fmware.cli.stores import STORE
 
 __all__ = ["plan"]
 
@@ -26,11 +27,10 @@ __all__ = ["plan"]
 @click.option(
     "--slo",
     "ttft_s",
-    type=ABOVE_0,
-    metavar="SECONDS",
+    type=Seconds(),
     help="To the first token of the answer, of each --workflow instead of its own SLO.",
 )
-@click.option("--e2e", "e2e_s", type=ABOVE_0, metavar="SECONDS", help="To the whole answer, likewise.")
+@click.option("--e2e", "e2e_s", type=Seconds(), help="To the whole answer, likewise.")
 @click.option(
     "--quantile",
     type=FiniteRange(0, 1, min_open=True, max_open=True),
@@ -40,11 +40,12 @@ __all__ = ["plan"]
 @click.option("--prompt-tokens", type=click.IntRange(1), default=256, show_default=True, help="Of each call.")
 @click.option("--output-tokens", multiple=True, metavar="NODE=N", help="Of a node's calls; else its max_tokens.")
 @click.option("--items", multiple=True, metavar="MAP=N", help="That a map has in a run, as a rule; else 1.")
+@STORE
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
 def plan(
     deployment: Path, workflows: tuple[str, ...], rates: tuple[float, ...], ttft_s: float | None, e2e_s: float | None,
     quantile: float | None, cards: int | None, prompt_tokens: int, output_tokens: tuple[str, ...],
-    items: tuple[str, ...], as_json: bool,
+    items: tuple[str, ...], store: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Plan the cards for a load: the cheapest mix that meets the SLO, and the runners-up.
 
@@ -53,6 +54,7 @@ def plan(
     """
     from dask_fmware.cli.named import workflow_named
     from dask_fmware.client.planning import plan as planned
+    from dask_fmware.compile.profiles import profiles_of
     from dask_fmware.spec.slo import SLO
 
     if len(workflows) != len(rates):
@@ -65,6 +67,7 @@ def plan(
     made = planned(
         deployment, *first, others=others, quantile=quantile, cards=cards, prompt_tokens=prompt_tokens,
         output_tokens=_counts("--output-tokens", "answer", output_tokens), items=_counts("--items", "each", items),
+        profiles=profiles_of(store),
     )  # fmt: skip
     if as_json:
         wire = {

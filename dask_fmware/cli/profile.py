@@ -13,6 +13,7 @@ import click
 from dask_fmware.cli.clusters import served
 from dask_fmware.cli.numbers import ABOVE_0
 from dask_fmware.cli.output import OutputFile, console
+from dask_fmware.cli.stores import STORE
 from dask_fmware.errors import DeploymentError, SpecError
 
 if TYPE_CHECKING:
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from dask_fmware.spec.deployment import Deployment
 
 __all__ = ["profile"]
-
-STORE = click.option(
-    "--store", metavar="DIR", help="Directory or fsspec URL; by default fmware.profiles of Dask's configuration."
-)
 
 
 @click.group(invoke_without_command=True)

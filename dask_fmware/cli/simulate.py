@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dask_fmware import __version__
-from dask_fmware.cli.numbers import ABOVE_0
+from dask_fmware.cli.numbers import ABOVE_0, Seconds
 from dask_fmware.cli.output import UNANSWERED, OutputFile, console, json_text, write
 from dask_fmware.cli.pairs import by_name
 
@@ -29,25 +29,6 @@ class _Cards(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             return accelerator, int(count)
         except ValueError:
             self.fail(f"'{value}' is not a card type and a number, as in L4=2 or L4=-1", param, ctx)
-
-
-class _Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """``3s``, ``3`` or ``250ms``."""
-
-    name = "SECONDS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        text = str(value).strip()
-        unit = 0.001 if text.endswith("ms") else 1.0
-        try:
-            seconds = float(text.removesuffix("ms").removesuffix("s")) * unit
-        except ValueError:
-            seconds = 0.0
-        if not 0.0 < seconds < float("inf"):
-            self.fail(f"'{value}' is not a positive time, as in 3s or 250ms", param, ctx)
-        return seconds
 
 
 @click.command()
@@ -76,7 +57,7 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option(
     "--add", multiple=True, type=_Cards(), help="What if the recorded cluster had more cards (or fewer: L4=-1)."
 )
-@click.option("--slo", "slo_s", type=_Seconds(), help="What if the recorded runs had this objective.")
+@click.option("--slo", "slo_s", type=Seconds(), help="What if the recorded runs had this objective.")
 @click.option(
     "--hindsight",
     is_flag=True,

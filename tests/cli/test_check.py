@@ -5,6 +5,12 @@ import json
 import pytest
 
 import dask_fmware as fm
+from dask_fmware.profile.arguments import arguments_digest, engine_arguments
+from dask_fmware.profile.fit import Fit, PhaseFit
+from dask_fmware.profile.law import StepLaw
+from dask_fmware.profile.record import Profile, ProfileKey, Provenance
+from dask_fmware.profile.store import ProfileStore
+from dask_fmware.spec.documents import load_deployment
 from dask_fmware_workers.engines import ENGINES
 
 
@@ -36,6 +42,19 @@ models: {m: {engine: vllm, arguments: {model: m}, catalog: NAME, on: {H100: {}}}
     result = invoke("check", str(path))
     assert result.exit_code
     assert "models.m.on.H100: the catalog has no" in result.output
+
+
+def test_check_says_which_speeds_were_measured(invoke, deployment, tmp_path):
+    arguments = engine_arguments(load_deployment(deployment), "small", "cpu")
+    key = ProfileKey(
+        model="small", accelerator="cpu", engine="llama.cpp", engine_version="1", arguments=arguments_digest(arguments)
+    )
+    phase = PhaseFit("plain", 12, 0.01, 0.02, 0.03, 0.04)
+    fit = Fit(StepLaw.plain(0.001, 1e-6, 1e-4, 0.0), phase, phase, (1, 512), (1, 8), (1, 4000))
+    ProfileStore(str(tmp_path / "store")).put(Profile.of(key, fit, Provenance(kind="measured", source="a test")))
+    measured = "speed on cpu: profile, small on cpu (llama.cpp 1, arguments"
+    assert measured in invoke("check", deployment, "--store", tmp_path / "store").output
+    assert "not known before it is profiled" in invoke("check", deployment, "--store", tmp_path / "empty").output
 
 
 def test_check_refuses_a_policy_that_does_not_exist(invoke, deployment):

@@ -88,7 +88,7 @@ def test_the_slo_of_a_plan_is_of_each_workflow_that_is_named(invoke, deployment,
         asked += ["--workflow", f"planned_flows:{name}", "--rate", 1]
     kept = invoke(*asked)
     assert kept.exit_code == 0, kept.output
-    result = invoke(*asked, "--slo", 5)
+    result = invoke(*asked, "--slo", "5000ms")
     assert result.exit_code == 2
     assert "workflow 'thorough': ttft_s=5 is below the best possible" in " ".join(result.output.split())
 
@@ -145,7 +145,7 @@ def test_exit_codes_tell_who_is_to_blame(invoke, monkeypatch, deployment, raised
         (["simulate", "D", "--load", "nan"], "nan is not a finite number"),
         (["plan", "--deployment", "D", "--workflow", "dask_fmware.demo.rag:rag", "--rate", "-3"], "not in the range"),
         (["plan", "--deployment", "D", "--workflow", "my/flows.py", "--rate", "1"], "such as flows:my_workflow"),
-        (["plan", "--deployment", "D", "--workflow", "W", "--rate", "1", "--slo", "-1"], "-1.0 is not in the range"),
+        (["plan", "--deployment", "D", "--workflow", "W", "--rate", "1", "--slo", "-1"], "'-1' is not a positive time"),
         (
             ["plan", "--deployment", "D", "--workflow", "dask_fmware.demo.rag:rag", "--rate=1", "--output-tokens=a=²"],
             "'a=²'; write NODE=N",
