@@ -144,10 +144,14 @@ def _show_workflow(workflow: Workflow) -> None:
 
 
 def _show_scenario(file: Path) -> None:
-    from dask_fmware.simulation.scenario import load_scenario
+    from dask_fmware.simulation.arrivals import trace
+    from dask_fmware.simulation.scenario import TraceArrivals, load_scenario
     from dask_fmware.spec.documents import blaming
 
     scenario = load_scenario(file)
+    arrivals = scenario.arrivals
+    with blaming(file, "arrivals", "path"):
+        rows = trace(arrivals) if isinstance(arrivals, TraceArrivals) else []  # the document only holds its path
     for name, model in scenario.models.items():
         for card, hosting in model.on.items():
             with blaming(file, "models", name, "on", card, "catalog"):
@@ -160,6 +164,8 @@ def _show_scenario(file: Path) -> None:
     for name, model in scenario.models.items():
         click.echo(f"  model {name}: on {', '.join(model.on)}, context {model.context_tokens:,} tokens")
     click.echo("  cards: " + ", ".join(f"{card.count} {name}" for name, card in scenario.cards.items()))
+    if rows:
+        click.echo(f"  arrivals: {len(rows):,} of a trace, in {rows[-1].at - rows[0].at:,.0f} s")
 
 
 def _show_log(file: Path, *, is_over: bool) -> None:

@@ -57,6 +57,28 @@ def test_check_says_which_speeds_were_measured(invoke, deployment, tmp_path):
     assert "not known before it is profiled" in invoke("check", deployment, "--store", tmp_path / "empty").output
 
 
+def test_check_reads_the_trace_of_a_scenario(invoke, tmp_path):
+    path, arrivals = tmp_path / "scenario.yaml", tmp_path / "mine.csv"
+    path.write_text(
+        f"""
+version: 1
+cards: {{A100: {{count: 1}}}}
+models: {{m: {{on: {{A100: {{plain: {{w0: 0.01}}}}}}}}}}
+workflows: {{one: {{slo: {{ttft_s: 1}}, nodes: {{answer: {{model: m, prompt: 9, output: 9, answers: true}}}}}}}}
+arrivals:
+  kind: trace
+  path: {arrivals}
+"""
+    )
+    arrivals.write_text("arrival_s,prompt_tokens,output_tokens\n3,10,20\n7,10,20\n")
+    assert "arrivals: 2 of a trace, in 4 s" in invoke("check", path).output
+    arrivals.write_text("time,in,out\n3,10,20\n")
+    result = invoke("check", path)
+    assert result.exit_code == 2
+    assert "scenario.yaml, line 8" in result.output
+    assert "mine.csv, line 2: needs numbers in the columns arrival_s, prompt_tokens and output_tokens" in result.output
+
+
 def test_check_refuses_a_policy_that_does_not_exist(invoke, deployment):
     deployment.write_text(deployment.read_text() + "router: {policy: magic}\n")
     result = invoke("check", deployment)
