@@ -62,10 +62,10 @@ async def test_streams_are_made_prompt_while_they_run(cluster: InProcessCluster,
         worker.batched_stream, client.scheduler_comm,
     )  # fmt: skip
     await cluster.until(lambda: all(isinstance(stream, PromptSend) for stream in streams))
-    assert all(stream.interval == 0.001 for stream in streams)
+    assert [stream.interval for stream in streams] == [0.001] * 4
     before = [stream.batch_count for stream in streams]
     assert await client.submit(str, "prompt", workers="light-0") == "prompt"
-    assert all(stream.batch_count > count for stream, count in zip(streams, before, strict=True))
+    assert [stream.batch_count > count for stream, count in zip(streams, before, strict=True)] == [True] * 4
 
 
 async def test_a_message_can_wait_for_the_result_that_follows_and_goes_alone_if_none_does(
