@@ -200,7 +200,7 @@ def offers(
     Returns
     -------
     tuple
-        What can be, the best first, and the titles of what cannot keep all bounds.
+        What can be, the best first, and the titles of what cannot keep all bounds, or host all models.
 
     Raises
     ------
@@ -224,7 +224,9 @@ def offers(
         except NoMixError:
             impossible.append(title)
             continue
-        if all(offer.replicas != known.replicas for known in found):
+        if not {c.model for c in classes} <= {model for model, _ in offer.replicas}:
+            impossible.append(title)  # too few cards for a replica of each: no run would end
+        elif all(offer.replicas != known.replicas for known in found):
             found.append(offer)
     made = sorted(found, key=lambda o: (o.goodput < options.quantile, o.cost_per_hour, -o.goodput))
     good = [o for o in made if o.goodput >= options.quantile]

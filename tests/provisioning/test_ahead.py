@@ -206,3 +206,11 @@ def test_workflows_on_models_of_their_own_are_each_judged_by_these(rate: float) 
     assert plan.best.goodput >= 0.95
     assert "NO mix" not in str(plan)
     assert "95% of the runs of each workflow in time" in str(plan)
+
+
+def test_a_card_type_that_cannot_host_all_models_is_left_out_and_named() -> None:
+    few = document()
+    few["accelerators"]["fast"]["cards"] = 1  # which one of the two models would have
+    plan = fm.plan(few, rag, rate=5, profiles=())
+    assert plan.impossible == ("fast alone",)
+    assert all({model for model, _ in offer.replicas} == {"small", "large"} for offer in plan.offers)
