@@ -18,7 +18,7 @@ __all__ = ["PATIENT", "PromptSend", "keep_no_messages", "measure_no_messages", "
 
 logger = logging.getLogger("dask_fmware")
 
-PATIENT = frozenset({"free-keys", "release-worker-data"})  # results to forget, and forgotten: nobody waits for that
+PATIENT = frozenset({"free-keys", "release-worker-data"})  # what is to be forgotten, and has been: nobody waits for it
 COMPANY_S = 0.005  # for which they wait for something to go with
 LOOK_S = 0.005  # between two looks whether a stream is idle
 TURNS = 2  # of the loop in which more may join a batch, which costs writer and reader what many messages do

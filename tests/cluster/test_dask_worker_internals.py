@@ -89,7 +89,7 @@ async def test_a_task_that_a_paused_worker_has_not_begun_can_be_sent_back(cluste
     cluster.scheduler.set_restrictions({"waits": [other.address]})
     WorkerInternals(paused).send_back("waits")
     assert await future == 3
-    assert "waits" not in paused.state.tasks
+    await cluster.until(lambda: "waits" not in paused.state.tasks)
 
 
 def seceding(worker: Worker, key: str, go_on: asyncio.Event) -> str:
