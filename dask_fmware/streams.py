@@ -29,8 +29,7 @@ class PromptSend(BatchedSend):  # type: ignore[misc]
 
     Stock Dask ends the pause after each batch with a timer and an exception, and writes in a task of its own. And what
     nobody waits for goes with what somebody does: alone it would be written, read and answered between a call and its
-    result. A chain of three empty calls takes 0.83 of its time so, 0.96 by the second alone, and a scheduler carries
-    4 % more calls (medians of 20 turns with stock streams, on two cores).
+    result. What that is worth differs from run to run (``benchmarks.streams``).
     """
 
     buffer: list[Any]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,9 +28,11 @@ from benchmarks.support.empty_calls import DEPLOYMENT, chain, single
 SERVE = "serve"
 
 
-async def serve() -> None:
-    """Be a cluster until standard input ends; its address is the first line out."""
-    with dask.config.set({"distributed.worker.preload": ["benchmarks.support.null_engine"]}):
+async def serve(modules: Sequence[str]) -> None:
+    """Be a cluster, whose processes import some modules, until standard input ends; prints its address first."""
+    for module in modules:
+        importlib.import_module(module)
+    with dask.config.set({"distributed.worker.preload": ["benchmarks.support.null_engine", *modules]}):
         cluster = await fm.LocalModelCluster(DEPLOYMENT, dashboard_address=None, asynchronous=True)
     print(cluster.scheduler_address, flush=True)
     await asyncio.to_thread(sys.stdin.read)
@@ -37,9 +40,9 @@ async def serve() -> None:
 
 
 @contextmanager
-def served() -> Iterator[tuple[psutil.Process, str]]:
-    """A cluster in a process of its own: that process, and the address of the scheduler."""
-    command = [sys.executable, "-m", __spec__.name, SERVE]
+def served(*modules: str) -> Iterator[tuple[psutil.Process, str]]:
+    """A cluster in a process of its own, whose processes import some modules: its process, and its address."""
+    command = [sys.executable, "-m", __spec__.name, SERVE, *modules]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield psutil.Process(process.pid), process.stdout.readline().strip()
@@ -78,10 +81,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("what", nargs="?", choices=[SERVE], help=argparse.SUPPRESS)
+    parser.add_argument("what", nargs="*", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.what == SERVE:
-        asyncio.run(serve())
+    if asked.what and asked.what[0] == SERVE:
+        asyncio.run(serve(asked.what[1:]))
         return
     began = time.perf_counter()
     with served() as (cluster, address):
