@@ -8,28 +8,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 from distributed.batched import BatchedSend
 from distributed.comm import CommClosedError
 
-__all__ = ["PATIENT", "PromptSend", "keep_no_messages", "measure_no_messages", "send_promptly", "send_with_next"]
+__all__ = ["PromptSend", "keep_no_messages", "measure_no_messages", "send_promptly", "send_with_next"]
 
 logger = logging.getLogger("dask_fmware")
 
-PATIENT = frozenset({"free-keys", "release-worker-data"})  # what is to be forgotten, and has been: nobody waits for it
-COMPANY_S = 0.005  # for which they wait for something to go with
 LOOK_S = 0.005  # between two looks whether a stream is idle
-TURNS = 2  # of the loop in which more may join a batch, which costs writer and reader what many messages do
 
 
 class PromptSend(BatchedSend):  # type: ignore[misc]
-    """A stream whose batches cost less, and in which nobody waits for what can wait.
+    """A stream whose batches cost less: no timer, no exception and no other task for each.
 
-    Stock Dask ends the pause after each batch with a timer and an exception, and writes in a task of its own. And what
-    nobody waits for goes with what somebody does: alone it would be written, read and answered between a call and its
-    result. What that is worth differs from run to run (``benchmarks.streams``).
+    The writer of stock Dask ends its pause after each batch by a timer that raises, and is a coroutine of Tornado's
+    around another task. What that is worth: ``benchmarks.streams``.
     """
 
     buffer: list[Any]
@@ -54,20 +49,10 @@ class PromptSend(BatchedSend):  # type: ignore[misc]
         """
         if self.comm is None or self.comm.closed():
             super().send(*msgs)
-        elif all(msg.get("op") in PATIENT for msg in msgs):
-            self.send_within(COMPANY_S, *msgs)
-        else:
-            self._add(msgs)
-            self._begin()
-
-    def send_within(self, seconds: float, *msgs: Any) -> None:
-        """Let messages go with the next, or by themselves after a while."""
-        self._add(msgs)
-        self.loop.call_later(seconds, self._begin)
-
-    def _add(self, msgs: Sequence[Any]) -> None:
+            return
         self.message_count += len(msgs)
         self.buffer.extend(msgs)
+        self._begin()
 
     def _begin(self) -> None:
         if self.buffer and self._writer is None:  # else that takes along what has come
@@ -76,8 +61,6 @@ class PromptSend(BatchedSend):  # type: ignore[misc]
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
             while self.buffer and not self.please_stop:
                 if (pause := self._next_at - loop.time()) > 0:
                     await asyncio.sleep(pause)
@@ -119,12 +102,9 @@ def send_with_next(stream: BatchedSend, message: dict[str, Any], within_s: float
     """Let a message go with the next, or by itself after `within_s`; none where the stream is closed."""
     if stream.comm is None or stream.comm.closed():
         return
-    if isinstance(stream, PromptSend):
-        stream.send_within(within_s, message)
-        return
     stream.buffer.append(message)
     stream.message_count += 1
-    stream.loop.call_later(within_s, stream.waker.set)
+    stream.loop.call_later(within_s, stream._begin if isinstance(stream, PromptSend) else stream.waker.set)
 
 
 def keep_no_messages(stream: BatchedSend) -> None:

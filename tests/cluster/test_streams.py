@@ -1,4 +1,4 @@
-"""Streams that write promptly: what is said arrives once, in order, and nobody waits for what can wait."""
+"""Streams that write promptly: what is said arrives once and in order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from distributed.batched import BatchedSend
 from distributed.comm import CommClosedError, connect, listen
 from tornado.ioloop import IOLoop
 
-from dask_fmware import streams
 from dask_fmware.streams import PromptSend, send_promptly, send_with_next
-
-FREE = {"op": "free-keys", "keys": ["a"]}
 
 
 class Stream:
@@ -30,7 +27,7 @@ class Stream:
 
     async def batch(self) -> list[Any]:
         """What the next batch says."""
-        return [message.get("n", message["op"]) for message in await asyncio.wait_for(self.batches.get(), 10)]
+        return [message["n"] for message in await asyncio.wait_for(self.batches.get(), 10)]
 
     def say(self, *numbers: int) -> None:
         for n in numbers:
@@ -123,26 +120,16 @@ async def test_a_closed_stream_is_not_made_prompt() -> None:
         assert not isinstance(made.there, PromptSend)
 
 
-async def test_what_nobody_waits_for_goes_with_what_somebody_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "COMPANY_S", 60.0)
+async def test_a_message_goes_with_the_next_or_alone_where_none_follows() -> None:
     async with stream() as made:
         await prompt(made.there)
-        made.there.send(FREE, {"op": "release-worker-data"})
+        send_with_next(made.there, {"op": "say", "n": 1}, 60.0)
         await asyncio.sleep(0.05)
         assert made.batches.empty()
-        made.say(1)
-        assert await made.batch() == ["free-keys", "release-worker-data", 1]
-        made.there.send(FREE, {"op": "say", "n": 2})
-        assert await made.batch() == ["free-keys", 2]
-
-
-async def test_what_nobody_waits_for_goes_alone_where_nothing_follows() -> None:
-    async with stream() as made:
-        await prompt(made.there)
-        made.there.send(FREE)
-        assert await made.batch() == ["free-keys"]
-        send_with_next(made.there, {"op": "say", "n": 1}, 0.001)
-        assert await made.batch() == [1]
+        made.say(2)
+        assert await made.batch() == [1, 2]
+        send_with_next(made.there, {"op": "say", "n": 3}, 0.001)
+        assert await made.batch() == [3]
 
 
 async def test_between_two_batches_there_is_the_pause_that_was_asked_for() -> None:
@@ -160,9 +147,9 @@ async def test_what_was_said_before_a_stream_is_closed_still_goes() -> None:
     async with stream() as made:
         await prompt(made.there)
         made.say(1)
-        made.there.send(FREE)
+        send_with_next(made.there, {"op": "say", "n": 2}, 60.0)
         await asyncio.wait_for(made.there.close(), 10)
-        assert await made.batch() == [1, "free-keys"]
+        assert await made.batch() == [1, 2]
         assert made.there.closed()
 
 
