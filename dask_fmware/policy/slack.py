@@ -85,11 +85,11 @@ class Slack:
         latest_start = due - call.own_s
         if call.begun:
             stage = FRESH if _has_long(call, latest_start) else BEGUN
-            return (URGENT, -call.priority, stage, float(call.excess > 0.0), latest_start)
+            return (URGENT, -call.priority, stage, call.excess > 0.0, latest_start)
         price = self._prices.of(call)
         price.came(call.run_s)
         behind_s = price.level * price.relative(call.run_s) * (due - call.submitted)
-        return (URGENT, -call.priority, FRESH, float(call.excess > 0.0), latest_start + behind_s)
+        return (URGENT, -call.priority, FRESH, call.excess > 0.0, latest_start + behind_s)
 
     def rank(self, replica: ReplicaView) -> Rank:
         """Replicas with room first, then those that have room soonest; emptier ones first."""

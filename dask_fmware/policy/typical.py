@@ -48,9 +48,17 @@ class Typical:
         """Take note of an urgent call that can be in time."""
         kind = call.model, call.answers
         output = 0.0 if call.answers else call.output_tokens
-        latest = _Mean(float(call.prompt_tokens), output, due - call.runnable_at, call.output_tokens, call.own_s)
-        mean = self._means.get(kind, latest)
-        self._means[kind] = _Mean(*(old + (new - old) / REMEMBERED for old, new in zip(mean, latest, strict=True)))
+        mean = self._means.get(kind)
+        if mean is None:
+            mean = _Mean(call.prompt_tokens, output, due - call.runnable_at, call.output_tokens, call.own_s)
+        prompt, until, allowed_s, whole, own_s = mean
+        self._means[kind] = _Mean(
+            prompt + (call.prompt_tokens - prompt) / REMEMBERED,
+            until + (output - until) / REMEMBERED,
+            allowed_s + (due - call.runnable_at - allowed_s) / REMEMBERED,
+            whole + (call.output_tokens - whole) / REMEMBERED,
+            own_s + (call.own_s - own_s) / REMEMBERED,
+        )
 
     def spare(
         self,

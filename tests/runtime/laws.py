@@ -65,7 +65,7 @@ def check(shell: Shell) -> None:
         assert not standing.is_on_trial or state.begun <= 1
         assert (state.slots, state.is_single) == (standing.slots(state.replica.slots), standing.is_single)
         assert (state.replica.replica_id in fleet._shut) == bool(standing.opens_at)
-    assert machine.waiting._ids == set(places)
+    assert machine.waiting.ids == set(places)
     assert machine.held == len(places)
     for call_id, record in machine.runs.calls.items():
         if record.attempt is not None:
@@ -187,7 +187,7 @@ def check_forgotten(shell: Shell) -> None:
     """Everybody has let go of everything: nothing of it is left but reports."""
     machine = shell.machine
     assert not machine.waiting.queues
-    assert not machine.waiting._ids
+    assert not machine.waiting.ids
     assert not machine.runs.calls
     assert len(machine.runs) == 0
     assert not machine.runs._runs
