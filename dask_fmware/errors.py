@@ -19,6 +19,7 @@
         ├── NotInstalledError          the plugins are not installed on the cluster
         ├── VersionMismatchError       client, scheduler and worker speak different versions
         ├── AttemptsExhaustedError     every permitted attempt of a call failed
+        ├── PolicyFaultError           a routing policy raised, or its answer is none
         └── StreamLostError            the scheduler of a stream was lost, and the run with it
 
 A message names the thing, the value, the bound and the next step. It never holds a prompt or an
@@ -40,6 +41,7 @@ __all__ = [
     "FMwareError",
     "NotInstalledError",
     "OutputFormatError",
+    "PolicyFaultError",
     "RuntimeFaultError",
     "SpecError",
     "StreamLostError",
@@ -125,6 +127,10 @@ class VersionMismatchError(RuntimeFaultError):
 
 class AttemptsExhaustedError(RuntimeFaultError):
     """Every permitted attempt of a call failed; the last cause is chained."""
+
+
+class PolicyFaultError(RuntimeFaultError):
+    """A routing policy raised, or answered what is no answer; the call that it was asked for fails with that."""
 
 
 class StreamLostError(RuntimeFaultError):

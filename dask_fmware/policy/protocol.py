@@ -2,9 +2,10 @@
 
 A policy proposes and the machine disposes: the machine asks when a call becomes runnable and again
 when something changed for a call that waits, checks the answer against the contract (a ready replica
-of the call's model, slots never exceeded) and performs it. A call fails if the policy raises. How the
-cluster is comes with each question. What a policy keeps is its own: a turn, random draws, or what the
-calls and plans that it was asked for have taught it.
+of the call's model, slots never exceeded) and performs it. Where a policy raises, or answers what is no
+answer, the call that it was asked for fails with that; calls that were about to be decided do if it was
+asked for no single one (`rank`, `turns`). How the cluster is comes with each question. What a policy keeps
+is its own: a turn, random draws, or what the calls and plans that it was asked for have taught it.
 """
 
 from __future__ import annotations
@@ -131,12 +132,15 @@ class Wait:
 
     reason: str
     lets_pass: bool = False  # whether calls behind it may be served meanwhile
-    until: float | None = None  # when to ask again even if nothing has changed
+    until: float | None = None  # when to ask again even if nothing has changed; a moment later if that is over
 
 
 @immutable
 class Park:
-    """The call goes behind those that can still be in time; its place is asked for again, with `parked` set."""
+    """The call goes behind those that can still be in time; its place is asked for again, with `parked` set.
+
+    One that is parked already cannot be parked.
+    """
 
     reason: str
 
@@ -158,7 +162,11 @@ class TakesTurns(Protocol):
 
 
 class Policy(Protocol):
-    """A rule that picks a replica."""
+    """A rule that picks a replica.
+
+    One that goes by the place of a replica in the list, and not by what replicas are and do, says so by an attribute
+    ``in_turn = True``: the tests for policies (`dask_fmware.testing.conformance.policy`) ask for it.
+    """
 
     @property
     def name(self) -> str:
@@ -166,13 +174,17 @@ class Policy(Protocol):
         ...
 
     def order(self, call: CallView) -> tuple[float, ...]:
-        """Key by which waiting calls are served, least first; ties go to the call that waits longer."""
+        """Key by which waiting calls are served, least first; ties go to the call that waits longer.
+
+        Keys have one length, and no NaN.
+        """
         ...
 
     def rank(self, replica: ReplicaView) -> Rank:
         """Key by which replicas of one kind are preferred, least first, for any call and at any time.
 
-        The fleet keeps each kind in this order, so that `choose` looks at kinds and not at replicas.
+        The fleet keeps each kind in this order, so that `choose` looks at kinds and not at replicas. Keys have one
+        length, with numbers, but no NaN, or texts at the same places.
         """
         ...
 

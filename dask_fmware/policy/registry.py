@@ -49,8 +49,11 @@ def create_policy(name: str, draw: Draw) -> Policy:
     make = _maker(name)
     try:
         policy = make(draw)
-    except TypeError as error:
-        raise DeploymentError(f"policy '{name}': {error}; what makes it takes its source of random numbers") from error
+    except Exception as error:  # whatever it is: a policy may be anybody's
+        raise DeploymentError(
+            f"policy '{name}' cannot be made: {type(error).__name__}: {error}; what makes it takes its source of "
+            "random numbers"
+        ) from error
     if missing := [part for part in PARTS if not hasattr(policy, part)]:
         raise DeploymentError(f"policy '{name}': {type(policy).__name__} has no {' and no '.join(missing)}")
     if policy.name != name:  # records and reports name it so, and are read by that

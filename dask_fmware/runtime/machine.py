@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import assert_never
 
 from dask_fmware.model.report import CallState, RunReport
+from dask_fmware.policy.checked import CheckedPolicy
 from dask_fmware.policy.protocol import CallView, Policy
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.runtime.actions import Action, Hold, Skip
@@ -104,7 +105,8 @@ class Machine:
     ) -> None:
         self.observers = Observers()
         self.models = dict(models or {})
-        self.fleet = Fleet(policy.rank, laws)
+        self.policy = checked = CheckedPolicy(policy)
+        self.fleet = Fleet(checked.rank, laws)
         self.runs = Runs(keep_runs)
         self.views = CallViews(self.fleet, self.models)
         self.knowledge = self.views.knowledge  # what finished calls have taught
@@ -113,9 +115,9 @@ class Machine:
         self.shares = Shares(self.tenants)
         self.hedging = Hedging(self.fleet, self.views, hedge_budget, unhedged, max_attempts)
         seen = self.fleet, self.runs, self.views, self.to_come
-        self.waiting = Waiting(policy, *seen, Apart(self.fleet, max_attempts))
+        self.waiting = Waiting(checked, *seen, Apart(self.fleet, max_attempts))
         assigner = Assigner(self.fleet, self.views, self.shares, self.hedging, stall_s)
-        self.dispatcher = Dispatcher(policy, *seen, self.waiting, assigner)
+        self.dispatcher = Dispatcher(checked, *seen, self.waiting, assigner)
         self.max_attempts = max_attempts
         self.max_held = max_held
         self.hopeless = Hopeless(max_attempts)
@@ -184,11 +186,6 @@ class Machine:
         assert_never(event)
 
     # -- what others may ask ---------------------------------------------------------------------
-
-    @property
-    def policy(self) -> Policy:
-        """What picks replicas."""
-        return self.dispatcher.policy
 
     def report(self, run_id: str) -> RunReport | None:
         """Return what is known of a run, or None."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from math import inf
 
-from dask_fmware.errors import DeadlineRejectedError, RuntimeFaultError
+from dask_fmware.errors import DeadlineRejectedError, PolicyFaultError
 from dask_fmware.policy import Policy, create_policy
 from dask_fmware.profile.emulation import FIRST
 from dask_fmware.runtime import (
@@ -104,7 +104,7 @@ def _head(machine: Machine, scenario: FleetScenario, seed: int) -> Head:
     )
 
 
-STUCK_S = 3600.0  # for which a controller may leave calls waiting while nothing runs
+STUCK_S = 3600.0  # for which a controller or a policy may leave calls waiting while nothing runs
 
 
 class World:
@@ -181,7 +181,8 @@ class World:
         """Play until all runs have ended, nothing more can happen, or `until`; return what came of them.
 
         Outcomes are in order of arrival. Runs that wait for what never comes, such as a card that was lost for good,
-        are among them: see `Outcome.never_ended`. Under a controller that is what nothing was served of for an hour.
+        are among them: see `Outcome.never_ended`. Where a controller or the policy asks on for ever, that is after an
+        hour in which nothing was served.
         """
         self._next_arrival()
         self._agenda.is_over |= self._is_done  # no run comes at all
@@ -229,6 +230,9 @@ class World:
     def _tick(self, due: float) -> None:
         if due == self._ticks_at:
             self._ticks_at = inf
+            if self._agenda.is_empty and self._makes_no_headway():  # a policy may let calls wait for ever
+                self._is_stuck = self._agenda.is_over = True
+                return
             self._tell(Tick())
 
     def _tell(self, event: Event) -> None:
@@ -246,7 +250,7 @@ class World:
             elif isinstance(action, Skip):
                 self._course.call_done(action.call_id)
             elif isinstance(action, Fail):
-                if type(action.error) is RuntimeFaultError:  # the policy broke its promises: figures of it say nothing
+                if isinstance(action.error, PolicyFaultError):  # figures of such a policy say nothing
                     raise action.error
                 if (entry := self._course.calls.get(action.call_id)) is not None:  # else its run has failed already
                     is_late = isinstance(action.error, DeadlineRejectedError)
@@ -273,7 +277,7 @@ class World:
             self._agenda.at(max(again_at, self._agenda.now), self._control)
 
     def _makes_no_headway(self) -> bool:
-        """Whether calls wait and none has run for so long that none will: a controller asks on for ever."""
+        """Whether calls wait and none has run for so long that none will: who is asked again asks on for ever."""
         now, started = self._agenda.now, self.calls
         is_served = started > self._had_started or any(state.running for state in self.machine.fleet)
         if self._is_arriving or is_served or not self.machine.held:

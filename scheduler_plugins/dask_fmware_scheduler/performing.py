@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
-from dask_fmware.errors import FMwareError, RuntimeFaultError
+from dask_fmware.errors import FMwareError, PolicyFaultError, RuntimeFaultError
 from dask_fmware.model.messages import GiveUp
 from dask_fmware.runtime import (
     Action,
@@ -138,8 +138,8 @@ class Performer:
                     self.placement.to_light(task)
                     self.placement.move_soon(action.call_id)
             case Fail():
-                if type(action.error) is RuntimeFaultError and (raised := action.error.__cause__) is not None:
-                    self.guard.policy_failed(raised)
+                if isinstance(action.error, PolicyFaultError):
+                    self.guard.policy_failed(action.error.__cause__ or action.error)
                 self.placement.fail_soon(action.call_id, action.error)
             case Refuse():
                 self.refused[action.run_id] = action.error

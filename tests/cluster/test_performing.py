@@ -11,7 +11,6 @@ from distributed.metrics import time
 
 import dask_fmware as fm
 from dask_fmware.errors import RuntimeFaultError
-from dask_fmware.policy.round_robin import RoundRobin
 from dask_fmware.runtime import Action, CallRunnable, Event, Hold, Tick
 from dask_fmware_scheduler.clock import Clock
 from dask_fmware_scheduler.guard import Guard
@@ -86,25 +85,23 @@ async def test_calls_run_beside_an_observer_that_raises_and_the_status_says_so(
         del cluster.router.failures["observer Broken"]
 
 
-class Unsound(RoundRobin):
-    name = "unsound"
-
-    def choose(self, call: Any, replicas: Any, now: float) -> Any:
-        raise LookupError("of a policy")
+def fails(*asked: Any) -> Any:
+    raise LookupError("of a policy")
 
 
+@pytest.mark.parametrize("method", ["choose", "order"])
 async def test_a_run_whose_policy_raises_ends_with_that_and_the_log_says_where(
-    serving: Any, caplog: pytest.LogCaptureFixture
+    serving: Any, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
     async with serving("small") as cluster:
-        dispatcher = cluster.router.machine.dispatcher
-        sound, dispatcher.policy = dispatcher.policy, Unsound()
+        policy = cluster.router.machine.policy.asked
+        setattr(policy, method, fails)
         futures = cluster.client.compute([one("x"), one("y")])
         for future in futures:
-            with pytest.raises(RuntimeFaultError, match="policy 'unsound' raised LookupError: of a policy"):
+            with pytest.raises(RuntimeFaultError, match=f"policy 'slack': {method} raised LookupError: of a policy"):
                 await asyncio.wait_for(future, 10)
             future.release()
-        dispatcher.policy = sound
+        delattr(policy, method)
         await asyncio.wait_for(cluster.client.compute(one("z")), 10)
         assert cluster.router.failures.pop("policy") == 2
         logged = [record for record in caplog.records if "policy" in record.message and record.exc_info]

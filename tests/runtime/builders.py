@@ -9,7 +9,7 @@ import pytest
 
 from dask_fmware.model.plan import Guard, Objective, PlannedNode, RunPlan
 from dask_fmware.model.replica import Replica
-from dask_fmware.policy import POLICIES, create_policy
+from dask_fmware.policy import POLICIES, Policy, create_policy
 from dask_fmware.runtime import (
     Action,
     Assign,
@@ -101,9 +101,10 @@ def plan(
 class Driver:
     """A machine with a clock that only moves when told."""
 
-    def __init__(self, policy: str = "least_outstanding", *, seed: int = 0, **options: object) -> None:
+    def __init__(self, policy: str | Policy = "least_outstanding", *, seed: int = 0, **options: object) -> None:
         models = {"small": ModelLimits(1000, 4), "large": ModelLimits(4000, 4)}
-        self.machine = Machine(create_policy(policy, random.Random(seed).random), **{"models": models, **options})  # type: ignore[arg-type]
+        made = create_policy(policy, random.Random(seed).random) if isinstance(policy, str) else policy
+        self.machine = Machine(made, **{"models": models, **options})  # type: ignore[arg-type]
         self.now = 0.0
 
     def tell(self, *events: Event, at: float | None = None) -> list[Action]:

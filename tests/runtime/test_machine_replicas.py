@@ -80,8 +80,7 @@ class Stubborn(RoundRobin):
 
 @pytest.mark.parametrize("model", ["small", "large"])
 def test_a_policy_cannot_choose_a_replica_that_drains_or_is_of_another_model(model: str) -> None:
-    d = Driver()
-    d.machine.dispatcher.policy = Stubborn()
+    d = Driver(Stubborn())
     d.ready(replica("a", model), replica("b"))
     d.tell(ReplicaDraining("tcp://a"))
     assert [type(a) for a in d.start("x")] == [Fail]
@@ -99,46 +98,13 @@ class Wilful(RoundRobin):
 
 
 def test_a_policy_that_breaks_its_contract_fails_the_call_and_nothing_else() -> None:
-    d = Driver()
-    d.machine.dispatcher.policy = Wilful()
+    d = Driver(Wilful())
     for call_id in ("good1", "bad", "good2"):
         d.start(call_id)
     actions = d.ready(replica("a", slots=2))
     assert [a[0] for a in assigned(actions)] == ["good1", "good2"]
     (fail,) = [a for a in actions if isinstance(a, Fail)]
     assert isinstance(fail.error, RuntimeFaultError)
-    assert "policy 'wilful' chose 'tcp://elsewhere'" in fail.reason
+    assert "policy 'wilful': chose 'tcp://elsewhere'" in fail.reason
     assert d.machine.held == 0
     assert d.state("bad") == "failed"
-
-
-class Broken(RoundRobin):
-    """A policy that has no answer to calls of some nodes, or is none."""
-
-    name = "broken"
-
-    def choose(self, call, replicas, now):
-        if call.node == "raises":
-            raise ZeroDivisionError("no replicas to share")
-        return None if call.node == "none" else super().choose(call, replicas, now)
-
-
-@pytest.mark.parametrize("held", [True, False])
-@pytest.mark.parametrize(
-    ("bad", "why"), [("raises", "raised ZeroDivisionError: no replicas to share"), ("none", "answered None")]
-)
-def test_a_policy_that_raises_or_answers_nothing_fails_the_call_and_nothing_else(
-    bad: str, why: str, held: bool
-) -> None:
-    d = Driver()
-    d.machine.dispatcher.policy = Broken()
-    actions = [] if held else d.ready(replica("a", slots=2))
-    actions += [action for call_id in ("good1", bad, "good2") for action in d.start(call_id)]
-    actions += d.ready(replica("a", slots=2)) if held else []
-    assert [a[0] for a in assigned(actions)] == ["good1", "good2"]
-    (fail,) = [a for a in actions if isinstance(a, Fail)]
-    assert isinstance(fail.error, RuntimeFaultError)
-    assert f"node '{bad}': policy 'broken' {why}" in fail.reason
-    assert isinstance(fail.error.__cause__, ZeroDivisionError if bad == "raises" else type(None))
-    assert d.machine.held == 0
-    assert d.state(bad) == "failed"

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from dask_fmware.errors import RuntimeFaultError
-from dask_fmware.policy import POLICIES
+from dask_fmware.policy import POLICIES, Wait
 from dask_fmware.policy.round_robin import RoundRobin
 from dask_fmware.simulation.clairvoyant import most_in_time
 from dask_fmware.simulation.report import Cell, Interval, crossing, interval
@@ -73,9 +73,22 @@ def test_a_policy_that_raises_ends_the_simulation_with_its_error() -> None:
             raise ZeroDivisionError("nothing to divide by")
 
     made = scenario()
-    with pytest.raises(RuntimeFaultError, match=r"policy 'broken' raised ZeroDivisionError") as caught:
+    with pytest.raises(RuntimeFaultError, match=r"policy 'broken': choose raised ZeroDivisionError") as caught:
         World(made, Broken(), Workload(made, 0).runs()).play()
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("later_s", [-1.0, 0.0, 1.0])
+def test_a_policy_that_lets_calls_wait_for_ever_ends_the_simulation_with_runs_that_never_end(later_s: float) -> None:
+    class Idle(RoundRobin):
+        name = "idle"
+
+        def choose(self, call, replicas, now):
+            return Wait("later", until=now + later_s)
+
+    made = scenario()
+    outcomes = World(made, Idle(), Workload(made, 0).runs()).play()
+    assert [outcome.never_ended for outcome in outcomes] == [True] * 12
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from math import inf
 
-from dask_fmware.errors import RuntimeFaultError
+from dask_fmware.errors import PolicyFaultError
+from dask_fmware.policy.checked import CheckedPolicy
 from dask_fmware.policy.kinds import candidates
-from dask_fmware.policy.outlook import Planner
-from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, Policy, ReplicaView, TakesTurns, Wait
+from dask_fmware.policy.protocol import Bind, CallView, Choice, Park, ReplicaView, Wait
 from dask_fmware.runtime.actions import Action, Assign
 from dask_fmware.runtime.dispatching.assigning import Assigner
 from dask_fmware.runtime.dispatching.waiting import Waiting
@@ -27,8 +27,8 @@ from dask_fmware.runtime.runs.records import CallRecord, Runs
 
 __all__ = ["Dispatcher"]
 
-CHOICES = (Bind, Wait, Park)
 LOOK_AHEAD = 8  # calls that may be passed in one go, which bounds what a decision costs
+LEAST_S = 0.001  # after which a call is looked at again that waits for a time that is over
 
 
 def _others(views: Sequence[ReplicaView], avoided: Collection[str]) -> Sequence[ReplicaView]:
@@ -59,7 +59,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: CheckedPolicy,
         fleet: Fleet,
         runs: Runs,
         views: CallViews,
@@ -68,8 +68,6 @@ class Dispatcher:
         assigner: Assigner,
     ) -> None:
         self.policy = policy
-        self._planner: Planner | None = policy if isinstance(policy, Planner) else None
-        self._turns: TakesTurns | None = policy if isinstance(policy, TakesTurns) else None
         self._look_at: float | None = None  # when a call that waits is to be looked at again
         self._fleet = fleet
         self._runs = runs
@@ -108,23 +106,26 @@ class Dispatcher:
             call.report.reason = "waits for a replica of its own: it has one attempt left"
             self._waiting.apart.push(call)
             return self.offer((model,), now)
-        if model in self._waiting.queues or (self._planner is not None and self._fleet.lanes):
+        if model in self._waiting.queues or (self.policy.plans and self._fleet.lanes):
             self._waiting.hold(call)
             return self.offer((model,), now)
         self._waiting.comes(call)
         ticket = self._waiting.ticket(call)
-        if self._planner is not None:
-            self._planner.plan(self._to_come, now)  # no lanes, no plan
+        if self.policy.plans:
+            try:
+                self.policy.plan(self._to_come, now)  # no lanes, no plan
+            except PolicyFaultError as fault:
+                return [self._fail(call, fault)]
         while True:
             choice = self._choice(call, model, now)
             if isinstance(choice, Bind):
                 return self._bind(call, choice, now)
             if isinstance(choice, Wait):
                 call.report.reason = choice.reason
-                self._look_again_at(choice.until)
+                self._look_again_at(choice.until, now)
                 self._waiting.push(call, ticket)
                 return []
-            if isinstance(choice, RuntimeFaultError):
+            if isinstance(choice, PolicyFaultError):
                 return [self._fail(call, choice)]
             if (rejected := self._park(call, choice, now)) is not None:
                 return [rejected]
@@ -170,10 +171,10 @@ class Dispatcher:
         queues = self._waiting.queues
         if not queues:
             return actions
-        if self._turns is not None and (places := self._turns.turns()):
-            actions += self._start_turn(self._turns, places, models, now)
-        if self._planner is not None:
-            actions += self._start_planned(self._planner, now)
+        try:
+            self._start_before_others(models, now, actions)
+        except PolicyFaultError as fault:  # of no call: it fails those that were about to be decided
+            return actions + self._fail_held(models, fault)
         calls, fleet = self._runs.calls, self._fleet
         open_ = [Cursor(queue) for model in models if (queue := queues.get(model)) is not None]
         look_ahead = LOOK_AHEAD
@@ -190,7 +191,7 @@ class Dispatcher:
                     actions.extend(self._bind(call, choice, now))
                 case Wait():
                     call.report.reason = choice.reason
-                    self._look_again_at(choice.until)
+                    self._look_again_at(choice.until, now)
                     if (choice.lets_pass and look_ahead > 0) or (
                         call.avoid and any(view.has_room for view in fleet.views(model))
                     ):
@@ -200,18 +201,17 @@ class Dispatcher:
                         open_.remove(cursor)
                 case Park():
                     cursor.take()
-                    if (rejected := self._park(call, choice, now)) is not None:
-                        actions.append(rejected)
-                    else:
-                        self._waiting.push(call, self._waiting.ticket(call))
-                case RuntimeFaultError():
+                    actions.extend(self._push_behind(call, choice, now))
+                case PolicyFaultError():
                     cursor.take()
                     actions.append(self._fail(call, choice))
         queues.forget_empty(models)
         return actions
 
-    def _choice(self, call: CallRecord, model: str, now: float) -> Choice | RuntimeFaultError:
+    def _choice(self, call: CallRecord, model: str, now: float) -> Choice | PolicyFaultError:
         """Ask the policy. What is wrong with its answer is an error: a call without one would wait for ever."""
+        if call.fault is not None:
+            return call.fault
         views: Sequence[ReplicaView] = self._fleet.views(model)
         if call.avoid:
             views = _others(views, call.avoid)
@@ -221,14 +221,10 @@ class Dispatcher:
             return Wait(f"no replica of model '{model}' is {what}")
         if call.parked and self._rejects(call, now):
             return Park("it would be late on an idle replica")
-        view = self._views.view(call)
         try:
-            choice = self.policy.choose(view, views, now)
-        except Exception as raised:  # whatever it is: a policy may be anybody's
-            error = self._fault(call, f"raised {type(raised).__name__}: {raised}")
-            error.__cause__ = raised
-            return error
-        return choice if isinstance(choice, CHOICES) else self._fault(call, f"answered {choice!r}, which is no choice")
+            return self.policy.choose(self._views.view(call), views, now)
+        except PolicyFaultError as fault:
+            return fault
 
     def _park(self, call: CallRecord, choice: Park, now: float) -> Action | None:
         """Let a call go behind those that can still be in time, or reject it if its run asks for that."""
@@ -237,6 +233,16 @@ class Dispatcher:
             return attempts.reject(call, choice.reason)
         self._waiting.park(call, choice.reason)
         return None
+
+    def _push_behind(self, call: CallRecord, choice: Park, now: float) -> list[Action]:
+        """Put a held call that is parked to its new place."""
+        if (rejected := self._park(call, choice, now)) is not None:
+            return [rejected]
+        ticket = self._waiting.ticket(call)
+        if call.fault is not None:
+            return [self._fail(call, call.fault)]
+        self._waiting.push(call, ticket)
+        return []
 
     def _rejects(self, call: CallRecord, now: float) -> bool:
         """Whether the run of a call that is not expected in time asks to be rejected, and is lost beyond doubt.
@@ -270,9 +276,14 @@ class Dispatcher:
                 actions += self.rehold(state, now)
         return actions
 
-    def _start_turn(
-        self, policy: TakesTurns, places: Sequence[tuple[float, ...]], models: Iterable[str], now: float
-    ) -> list[Action]:
+    def _start_before_others(self, models: Iterable[str], now: float, actions: list[Action]) -> None:
+        """Start a call whose turn it is, and what is planned to start now."""
+        if self.policy.takes_turns and (places := self.policy.turns()):
+            actions += self._start_turn(places, models, now)
+        if self.policy.plans:
+            self._start_planned(now, actions)
+
+    def _start_turn(self, places: Sequence[tuple[float, ...]], models: Iterable[str], now: float) -> list[Action]:
         """Start a call before others, if one is found at these places of the order and the policy still wants it."""
         for model in models:
             queue = self._waiting.queues.get(model)
@@ -281,50 +292,66 @@ class Dispatcher:
                 if call.parked and self._rejects(call, now):
                     continue
                 views = _others(self._fleet.views(model), call.avoid) if call.avoid else self._fleet.views(model)
-                choice = policy.take_turn(self._views.view(call), views, now) if views else None
+                try:
+                    choice = self.policy.take_turn(self._views.view(call), views, now) if views else None
+                except PolicyFaultError as fault:
+                    self._waiting.queues.remove(model, ticket[2])
+                    return [self._fail(call, fault)]
                 if choice is not None:
                     self._waiting.queues.remove(model, ticket[2])
                     return self._bind(call, choice, now)
         return []
 
-    def _start_planned(self, planner: Planner, now: float) -> list[Action]:
+    def _start_planned(self, now: float, actions: list[Action]) -> None:
         """Start what a policy that plans wants to start now."""
-        plan = planner.plan(self._to_come, now)
-        actions: list[Action] = []
+        plan = self.policy.plan(self._to_come, now)
         if plan is None:
-            return actions
+            return
         for start in plan.starts:
-            call = self._runs.calls[start.call_id]
-            if self._waiting.queues.remove(call.node.model or "", start.call_id):
+            call = self._runs.calls.get(start.call_id)
+            if call is not None and self._waiting.queues.remove(call.node.model or "", start.call_id):
                 actions.extend(self._bind(call, Bind(start.replica_id, start.reason, start.priority), now))
-        self._look_again_at(plan.wake_at)
-        return actions
+        self._look_again_at(plan.wake_at, now)
 
-    def _look_again_at(self, when: float | None) -> None:
-        if when is not None and (self._look_at is None or when < self._look_at):
+    def _look_again_at(self, when: float | None, now: float) -> None:
+        if when is None or when == inf:
+            return
+        if when <= now:  # at once the answer would be the same, without end
+            when = now + LEAST_S
+        if self._look_at is None or when < self._look_at:
             self._look_at = when
 
     def _bind(self, call: CallRecord, choice: Bind, now: float) -> list[Action]:
         """Give a call to the replica that the policy chose: a slot if one is free, else its queue."""
+        if call.fault is not None:
+            return [self._fail(call, call.fault)]
         state = self._fleet.get(choice.replica_id)
         if state is None or not state.standing.is_offered or state.replica.model != call.node.model:
             what = f"chose '{choice.replica_id}', which is no ready replica of model '{call.node.model}'"
-            return [self._fail(call, self._fault(call, what))]
+            return [self._fail(call, PolicyFaultError(f"policy '{self.policy.name}': {what}"))]
         call.report.reason = choice.reason
         if state.free_slots > 0 and not state.waiting and (state.card.slots is None or not state.card.waiting):
             return [self._assign(call, state, choice.reason, now, choice.priority)]
-        self._waiting.enqueue(call, state)
+        ticket = self._waiting.ticket(call)
+        if call.fault is not None:
+            return [self._fail(call, call.fault)]
+        self._waiting.enqueue(call, state, ticket)
         return []
 
-    def _fault(self, call: CallRecord, what: str) -> RuntimeFaultError:
-        """What a policy did that no policy may do."""
-        return RuntimeFaultError(
-            f"workflow '{call.run.plan.workflow}', node '{call.node.name}': policy '{self.policy.name}' {what}; "
-            "choose another policy and report this one"
-        )
+    def _fail_held(self, models: Iterable[str], fault: PolicyFaultError) -> list[Action]:
+        """End the calls of some models that are held."""
+        queues = [queue for model in models if (queue := self._waiting.queues.pop(model, None)) is not None]
+        calls = [self._runs.calls[ticket[2]] for queue in queues for ticket in queue]
+        return [self._fail(call, fault) for call in calls]
 
-    def _fail(self, call: CallRecord, error: RuntimeFaultError) -> Action:
+    def _fail(self, call: CallRecord, fault: PolicyFaultError) -> Action:
+        """End a call that the policy has no answer to, which was taken out of its queue."""
         self._waiting.ends(call)
+        error = PolicyFaultError(
+            f"workflow '{call.run.plan.workflow}', node '{call.node.name}': {fault}; choose another policy and report "
+            "this one"
+        )
+        error.__cause__ = fault.__cause__
         return attempts.fail(call, error)
 
     def _start_next(self, call_id: str, state: ReplicaState, now: float) -> Assign:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Set
 from math import inf
 
+from dask_fmware.errors import PolicyFaultError
 from dask_fmware.policy import estimate
-from dask_fmware.policy.outlook import Planner
-from dask_fmware.policy.protocol import Policy
+from dask_fmware.policy.checked import CheckedPolicy
 from dask_fmware.runtime.dispatching.apart import Apart
 from dask_fmware.runtime.foresight.outlook import ToCome
 from dask_fmware.runtime.foresight.views import CallViews
@@ -44,13 +44,12 @@ class Waiting:
     """
 
     def __init__(
-        self, policy: Policy, fleet: Fleet, runs: Runs, views: CallViews, to_come: ToCome, apart: Apart
+        self, policy: CheckedPolicy, fleet: Fleet, runs: Runs, views: CallViews, to_come: ToCome, apart: Apart
     ) -> None:
         self.queues = Queues()  # of the calls that are held
         self.apart = apart
         self._ids: dict[str, None] = {}  # calls in any queue; a set of many takes three times the memory
         self._policy = policy
-        self._is_planned = isinstance(policy, Planner)
         self._fleet = fleet
         self._runs = runs
         self._views = views
@@ -74,8 +73,13 @@ class Waiting:
         return len(self.queues.get(model, ())) + self.apart.waiting(model)
 
     def ticket(self, call: CallRecord) -> Ticket:
-        """Return the place of a call in the order of the policy."""
-        return self._policy.order(self._views.view(call)), call.arrival, call.call_id
+        """Return the place of a call in the order of the policy; the first, if that has none, so that it fails next."""
+        order: tuple[float, ...] = ()
+        try:
+            order, call.fault = self._policy.order(self._views.view(call)), None
+        except PolicyFaultError as fault:
+            call.fault = fault
+        return order, call.arrival, call.call_id
 
     # -- calls that come -------------------------------------------------------------------------
 
@@ -87,7 +91,7 @@ class Waiting:
             lacked = "within its rate limit" if self._fleet.opens_at(model) < inf else "ready"
             call.report.lacked = f"no replica of model '{model}' was {lacked}"
         call.view = None
-        if self._is_planned:
+        if self._policy.plans:
             self._to_come.add(call.run)
 
     def push(self, call: CallRecord, ticket: Ticket) -> None:
@@ -99,14 +103,14 @@ class Waiting:
         self.comes(call)
         self.push(call, self.ticket(call))
 
-    def enqueue(self, call: CallRecord, state: ReplicaState) -> None:
+    def enqueue(self, call: CallRecord, state: ReplicaState, ticket: Ticket) -> None:
         """Put a call that waits into the queue of a replica."""
         call.becomes("queued")
         call.queued_on = state.replica.replica_id
         view = self._views.view(call)
         figure = self._fleet.latency(state.replica)
         expected_s = estimate.execution_s(figure, view.prompt_tokens, view.output_tokens)
-        state.enqueue(self.ticket(call), expected_s)
+        state.enqueue(ticket, expected_s)
         self._fleet.changed(state)
 
     def park(self, call: CallRecord, reason: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from sortedcontainers import SortedList
@@ -26,6 +26,9 @@ class CallQueue:
 
     def __len__(self) -> int:
         return len(self._tickets)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return iter(self._order)
 
     def __contains__(self, call_id: object) -> bool:
         return call_id in self._tickets

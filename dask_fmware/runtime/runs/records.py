@@ -12,6 +12,7 @@ from itertools import islice, takewhile
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
+from dask_fmware.errors import PolicyFaultError
 from dask_fmware.model.plan import Outline, PlannedNode, RunPlan, outline
 from dask_fmware.model.report import AttemptReport, CallReport, CallState, Failure, PackedReport, RunReport, RunState
 from dask_fmware.policy.protocol import CallView
@@ -58,6 +59,7 @@ class CallRecord:
     view: CallView | None = None  # as policies saw it last
     place: int = 0  # among the calls of its run
     among: OpenCalls | None = None  # the open calls of its map or loop
+    fault: PolicyFaultError | None = None  # of the policy, which has no place for it among those that wait
 
     @property
     def attempt(self) -> AttemptReport | None:
