@@ -140,6 +140,8 @@ def test_a_folder_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Path, "iterdir", refused)
     with pytest.raises(OutputError, match=r"cannot be written: .* Permission denied"):
         Output(tmp_path, MANIFEST)
+    with pytest.raises(OutputError, match=rf"^{tmp_path} cannot be read \(Permission denied\); let this user read it"):
+        read_output(tmp_path)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])

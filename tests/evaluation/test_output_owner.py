@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dask_fmware.errors import FMwareError, SpecError
-from dask_fmware.evaluation.output import Output, OutputError
+from dask_fmware.evaluation.output import Output, OutputError, check_output
 from tests.evaluation.outputs import MANIFEST, begun, record, rows_in
 
 pytest.importorskip("pyarrow")
@@ -102,9 +102,22 @@ def test_files_whose_names_are_like_those_of_an_output_are_left_alone(tmp_path: 
 
 
 def test_two_evaluations_do_not_write_into_one_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dask_fmware.evaluation.output.output.LOCK_PATIENCE_S", 0.0)
+    monkeypatch.setattr("dask_fmware.evaluation.output.lock.PATIENCE_S", 0.0)
     with Output(tmp_path / "out", MANIFEST), pytest.raises(SpecError, match="another evaluation writes"):
         Output(tmp_path / "out", MANIFEST)
+    Output(tmp_path / "out", MANIFEST).close()
+
+
+def test_a_look_ahead_finds_an_evaluation_that_writes_and_disturbs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dask_fmware.evaluation.output.lock.PATIENCE_S", 0.0)
+    check_output(tmp_path / "out", MANIFEST)
+    assert not (tmp_path / "out").exists()
+    for overwrite in (False, True):
+        with Output(tmp_path / "out", MANIFEST), pytest.raises(SpecError, match="another evaluation writes into"):
+            check_output(tmp_path / "out", MANIFEST, overwrite=overwrite)
+    check_output(tmp_path / "out", MANIFEST)
     Output(tmp_path / "out", MANIFEST).close()
 
 

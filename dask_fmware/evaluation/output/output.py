@@ -7,18 +7,16 @@ every recorded row is there once.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
-from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.output.durable import OutputError, sync_folder, writing
 from dask_fmware.evaluation.output.journal import Journal, read_journal
+from dask_fmware.evaluation.output.lock import LOCK, locked
 from dask_fmware.evaluation.output.manifest import MANIFEST, Manifest
-from dask_fmware.evaluation.output.owner import LOCK, check_ours, is_ours, manifest_of_rows
+from dask_fmware.evaluation.output.owner import check_ours, is_ours, manifest_of_rows
 from dask_fmware.evaluation.output.rowset import RowSet
 from dask_fmware.evaluation.output.shards import (
     journal_path,
@@ -33,7 +31,6 @@ from dask_fmware.evaluation.record import Record, schema
 __all__ = ["Output"]
 
 SHARD_BYTES = 64 << 20  # of journal that become a shard, whatever the number of rows
-LOCK_PATIENCE_S = 5.0  # an interrupted evaluation of this process is still letting go
 
 
 class Output:
@@ -86,7 +83,7 @@ class Output:
         with writing(folder):
             check_ours(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self._locked()
+            self._lock = locked(folder)
             try:
                 self._begin(overwrite)
                 self._recover(repair)
@@ -132,29 +129,6 @@ class Output:
             self.manifest.write(self.folder)
 
     # -- opening ---------------------------------------------------------------------------------
-
-    def _locked(self) -> int:
-        with writing(self.folder / LOCK):
-            number = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        deadline = time.monotonic() + LOCK_PATIENCE_S
-        while True:
-            try:
-                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return number
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(0.05)
-                    continue
-                os.close(number)
-                raise SpecError(
-                    f"another evaluation writes into {self.folder}; wait for it, or name another output"
-                ) from None
-            except OSError as error:
-                os.close(number)
-                raise OutputError(
-                    f"{self.folder} cannot be locked ({error.strerror or error}), so others could write too; "
-                    "name a folder of a file system that has locks, such as a local disk"
-                ) from error
 
     def _begin(self, overwrite: bool) -> None:
         if overwrite:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from dask_fmware.errors import SpecError
 from dask_fmware.evaluation.output.durable import OutputError, writing
+from dask_fmware.evaluation.output.lock import LOCK, check_unlocked
 from dask_fmware.evaluation.output.manifest import MANIFEST, Manifest
 from dask_fmware.evaluation.output.shards import shard_numbers
 
-__all__ = ["LOCK", "check_ours", "check_output", "is_ours", "manifest_of_rows"]
+__all__ = ["check_ours", "check_output", "is_ours", "manifest_of_rows"]
 
-LOCK = "_lock"
 OURS = re.compile(
     r"_lock|_manifest\.json|_journal-\d+\.jsonl|(_unreadable-)?part-\d+\.parquet|\.(_manifest|part-\d+)\.\w+\.tmp"
 )
@@ -27,12 +27,13 @@ def check_output(folder: Path, manifest: Manifest, *, overwrite: bool = False) -
     Raises
     ------
     SpecError
-        If the folder holds something else.
+        If the folder holds something else, or another evaluation writes into it.
     OutputError
-        If it cannot be read or written.
+        If it cannot be read, written or locked.
     """
     with writing(folder):
         check_ours(folder)
+        check_unlocked(folder)
         before = manifest_of_rows(folder) if folder.exists() and not overwrite else None
         if before is not None:
             before.check_same(folder, manifest)

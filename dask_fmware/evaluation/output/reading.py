@@ -21,14 +21,17 @@ def read_output(path: Path, columns: Sequence[str] | None = None) -> Any:
     SpecError
         If there is nothing there, or a column is not.
     OutputError
-        If a shard cannot be read.
+        If the folder or a shard cannot be read.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
-    if not path.exists():
-        raise SpecError(f"there is no output at {path}; give the folder that fm.evaluate wrote")
-    files = [shard_path(path, number) for number in shard_numbers(path)] if path.is_dir() else [path]
+    try:
+        if not path.exists():
+            raise SpecError(f"there is no output at {path}; give the folder that fm.evaluate wrote")
+        files = [shard_path(path, number) for number in shard_numbers(path)] if path.is_dir() else [path]
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read ({error.strerror or error}); let this user read it") from error
     if not files:
         raise SpecError(f"{path} has no shards yet; let the evaluation finish, or run it again to resume it")
     tables: list[Any] = []
