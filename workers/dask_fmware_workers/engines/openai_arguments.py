@@ -33,6 +33,7 @@ def checked_url(base_url: str) -> str:
     try:
         parts = urlsplit(base_url)
         is_read = base_url.isprintable() and " " not in base_url and parts.port != 0
+        (parts.hostname or "").encode("idna")  # as it is looked up; a UnicodeError is a ValueError
     except ValueError:
         is_read = False
     if not is_read:

@@ -86,17 +86,22 @@ class OpenAIClient:
             max_keepalive_connections=kept.max_keepalive_connections,
             keepalive_expiry=IDLE_S,
         )
-        http = openai.AsyncOpenAI(
-            base_url=self._base_url,
-            api_key=key or NO_KEY,  # without one, the client would look into the environment
-            max_retries=0,
-            timeout=self._first_s,
-            http_client=openai.DefaultAsyncHttpxClient(
-                limits=limits,
-                trust_env=not needs_no_proxy(self._base_url),
-                event_hooks={"request": [partial(_keep_to_the_protocol, key or NO_KEY)]},
-            ),
-        )
+        try:
+            http = openai.AsyncOpenAI(
+                base_url=self._base_url,
+                api_key=key or NO_KEY,  # without one, the client would look into the environment
+                max_retries=0,
+                timeout=self._first_s,
+                http_client=openai.DefaultAsyncHttpxClient(
+                    limits=limits,
+                    trust_env=not needs_no_proxy(self._base_url),
+                    event_hooks={"request": [partial(_keep_to_the_protocol, key or NO_KEY)]},
+                ),
+            )
+        except Exception as error:  # its library is stricter about names of hosts than the check of arguments
+            raise EngineLoadError(
+                f"openai: {self.where} cannot be asked ({type(error).__name__}: {error}); correct 'base_url'"
+            ) from error
         try:
             async with asyncio.timeout(self._first_s):
                 models = await self._models(http)
