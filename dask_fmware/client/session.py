@@ -18,6 +18,7 @@ from dask_fmware.client.arriving import ArrivedResults
 from dask_fmware.client.asking import CLOSED, checked_client, is_closed, run_id_of
 from dask_fmware.client.batches import Batches, Pace
 from dask_fmware.client.dask_internals import submit
+from dask_fmware.client.patience import checked_timeout, in_time
 from dask_fmware.compile.collection import BoundWorkflow
 from dask_fmware.errors import DeadlineRejectedError, NotInstalledError, RuntimeFaultError, VersionMismatchError
 from dask_fmware.model.report import RunReport
@@ -48,7 +49,7 @@ class Session:
     """Runs workflows for many callers in one process.
 
     With a synchronous client `run` and `outcome` block and may be called from any number of threads; with an
-    asynchronous one they are awaited. A caller that is cancelled cancels its run.
+    asynchronous one they are awaited. A caller that is cancelled cancels its run, as one does that gave it a `timeout`.
 
     Parameters
     ----------
@@ -69,32 +70,53 @@ class Session:
         self._submitted: Batches[_Asked, Future] = Batches(self._submit, pace=pace, discard=Future.release)
         self._reports: Batches[str, RunReport | None] = Batches(self._ask, REPORTS_AT_ONCE)
 
-    def run(self, bound: BoundWorkflow) -> Any:
+    def run(self, bound: BoundWorkflow, timeout: float | None = None) -> Any:
         """Run a workflow and return its result, or raise its error.
+
+        Parameters
+        ----------
+        bound
+            The run.
+        timeout
+            Seconds to wait, from the call on. Then the run is cancelled, as by a caller that is.
 
         Raises
         ------
         FMwareError
             What ended the run; `RuntimeFaultError` if the cluster is lost or somebody else cancelled it. What plain
             code raised is raised as it is.
+        TimeoutError
+            After `timeout` seconds, naming the run.
         """
-        return self._called(self._run, _asked(bound, "run"))
+        asked, within_s = _asked(bound, "run"), checked_timeout(timeout, "Session.run")
+        return self._called(self._run, asked, within_s, _cancelled(bound, within_s))
 
-    def outcome(self, run: BoundWorkflow | Future) -> Any:
+    def outcome(self, run: BoundWorkflow | Future, timeout: float | None = None) -> Any:
         """Run a workflow and return an `Outcome`: its result or its error, and its report.
 
         What `submit` has returned is waited for, and stays with the caller.
+
+        Parameters
+        ----------
+        run
+            A bound workflow, or what `submit` has returned.
+        timeout
+            Seconds to wait, from the call on. Then a run that was made here is cancelled; another one goes on.
 
         Raises
         ------
         RuntimeFaultError
             If the cluster is lost or has no runtime, or somebody else cancelled the run.
+        TimeoutError
+            After `timeout` seconds, naming the run.
         """
+        within_s = checked_timeout(timeout, "Session.outcome")
         if isinstance(run, Future):
             if run.client is not self._client:  # whose loop may be another
                 raise TypeError("Session.outcome takes a future of the client that its session was made with")
-            return self._called(self._ended, run)
-        return self._called(self._outcome, _asked(run, "outcome"))
+            late = f"run {run_id_of(run)} has not ended within {within_s} s (timeout) and goes on; ask for it again"
+            return self._called(self._ended, run, within_s, late)
+        return self._called(self._outcome, _asked(run, "outcome"), within_s, _cancelled(run, within_s))
 
     def submit(self, bound: BoundWorkflow) -> Any:
         """Submit a workflow and return the future of its result, as ``client.compute`` does, to stream its answer.
@@ -108,17 +130,21 @@ class Session:
         """
         return self._called(self._submitted.made, _asked(bound, "submit"))
 
-    def _called(self, method: Callable[[Any], Awaitable[Any]], argument: Any) -> Any:
+    def _called(
+        self, method: Callable[[Any], Awaitable[Any]], argument: Any, within_s: float | None = None, late: str = ""
+    ) -> Any:
         if self._client.asynchronous:
-            return method(argument)
-        return self._client.sync(self._until_closed, method, argument)
+            return in_time(method(argument), within_s, late)
+        return self._client.sync(self._until_closed, method, argument, within_s, late)
 
     # -- on the loop of the client ---------------------------------------------------------------
 
-    async def _until_closed(self, method: Callable[[Any], Awaitable[Any]], argument: Any) -> Any:
+    async def _until_closed(
+        self, method: Callable[[Any], Awaitable[Any]], argument: Any, within_s: float | None, late: str
+    ) -> Any:
         """Await a method for a thread; where the client is closed meanwhile, its loop ends what it still runs."""
         try:
-            return await method(argument)
+            return await in_time(method(argument), within_s, late)
         except asyncio.CancelledError:
             if not is_closed(self._client):
                 raise
@@ -271,6 +297,16 @@ def _asked(bound: Any, method: str) -> _Asked:
     example = f"{spec.name}({', '.join(f'{item.name}=...' for item in spec.inputs)})" if spec else "rag(question=...)"
     raise TypeError(
         f"Session.{method} takes a workflow bound to its inputs, such as {example}, not a {type(bound).__name__}"
+    )
+
+
+def _cancelled(bound: BoundWorkflow, within_s: float | None) -> str:
+    """Return what is said of a run that its caller waits for no longer."""
+    if within_s is None:
+        return ""
+    return (
+        f"run {bound.run_id} of workflow '{bound.workflow.name}' has not ended within {within_s} s (timeout) and is "
+        "cancelled; give it more time, or keep it with Session.submit and ask for its outcome again"
     )
 
 

@@ -87,6 +87,59 @@ async def test_a_caller_that_is_cancelled_cancels_its_run() -> None:
         await cluster.settled()
 
 
+@pytest.mark.parametrize("method", ["run", "outcome"])
+async def test_a_run_that_has_no_time_left_is_cancelled_and_its_error_names_it(method: str) -> None:
+    async with InProcessCluster(deployment("small", token_s=0.5), validate=True) as cluster:
+        session, bound = fm.Session(cluster.client), ask(question="why")
+        with pytest.raises(TimeoutError, match=rf"^run {bound.run_id} of workflow 'ask' has not ended within 0.2 s"):
+            await getattr(session, method)(bound, timeout=0.2)
+        await cluster.settled()  # nothing of it runs, waits or is kept
+
+
+async def test_who_waits_for_a_run_of_his_own_no_longer_keeps_it() -> None:
+    async with InProcessCluster(deployment("small", token_s=0.02), validate=True) as cluster:
+        session = fm.Session(cluster.client)
+        future = await session.submit(ask(question="why"))
+        with pytest.raises(TimeoutError, match=rf"^run {str(future.key)[-32:]} has not ended .* and goes on"):
+            await session.outcome(future, timeout=0.001)
+        assert (await session.outcome(future, timeout=60)).report.state == "finished"
+        assert cluster.requests() == 1
+        future.release()
+        await cluster.settled()
+
+
+@fm.task
+def late(text):
+    raise TimeoutError("the database is slow")
+
+
+@fm.workflow
+def asking_late(text):
+    return late(text)
+
+
+async def test_a_timeout_of_plain_code_is_raised_as_it_is(cluster: InProcessCluster) -> None:
+    with pytest.raises(TimeoutError, match=r"^the database is slow"):
+        await fm.Session(cluster.client).run(asking_late("a"), timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error", "why"),
+    [
+        (0, ValueError, "fm.Session.run: timeout=0 is not above 0 s; leave it out"),
+        (float("nan"), ValueError, "timeout=nan is not above 0 s"),
+        ("5s", TypeError, "timeout='5s' is no number of seconds"),
+        (True, TypeError, "timeout=True is no number of seconds"),
+    ],
+)
+async def test_a_timeout_that_is_none_is_refused_before_anything_is_submitted(
+    cluster: InProcessCluster, timeout: Any, error: type[Exception], why: str
+) -> None:
+    with pytest.raises(error, match=why):
+        fm.Session(cluster.client).run(ask(question="why"), timeout=timeout)
+    assert not cluster.scheduler.tasks
+
+
 async def test_a_run_that_somebody_else_cancels_is_not_taken_for_a_lost_scheduler() -> None:
     async with InProcessCluster(deployment("small", token_s=0.5), validate=True) as cluster:
         session = fm.Session(cluster.client)
@@ -199,6 +252,9 @@ def test_threads_share_a_session_with_a_synchronous_client() -> None:
             answers = list(threads.map(lambda n: session.run(rag(question=f"{n}")), range(16)))
         assert len(answers) == 16
         assert session.outcome(rag(question="why")).report.met is not False
+        with pytest.raises(TimeoutError, match="of workflow 'rag' has not ended within 1e-05 s"):
+            session.run(rag(question="late"), timeout=1e-5)
+        assert session.outcome(rag(question="later"), timeout=60).error is None
 
 
 @fm.task
