@@ -22,6 +22,7 @@ class RoundRobin:
     """Every replica of a model in its turn."""
 
     name = "round_robin"
+    in_turn = True
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[str, str]] = {}  # model -> name and id of the replica used last

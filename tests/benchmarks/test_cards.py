@@ -11,7 +11,7 @@ import pytest
 from benchmarks.support.card_engine import CardEngine, arguments, planned_prompt
 from benchmarks.support.card_server import Cards, ask, holders, turn
 from dask_fmware.model.engine import Request
-from tests.engines.asking import WAIT_S, until
+from dask_fmware.testing.asking import WAIT_S, until
 
 LAW = {"w0": 0.01}
 

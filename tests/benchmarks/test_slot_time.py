@@ -11,7 +11,7 @@ from dask_fmware.model.plan import Objective, PlannedNode, RunPlan
 from dask_fmware.policy import create_policy
 from dask_fmware.runtime import AttemptEnded, CallRunnable, Machine, ModelLimits, ReplicaReady, RunSubmitted
 from dask_fmware.runtime.eventlog import EventLog, Head
-from tests.policy.views import draws
+from dask_fmware.testing.views import draws
 from tests.runtime.builders import replica
 
 HEAD = Head("greedy", 0, 3, 100, {"small": (4096, 4)}, is_complete=True)

@@ -12,7 +12,7 @@ import pytest
 
 from dask_fmware.cli.clusters import connected
 from dask_fmware.errors import RuntimeFaultError
-from tests.engines.asking import until
+from dask_fmware.testing.asking import until
 
 NOBODY = "tcp://127.0.0.1:1"
 

@@ -24,6 +24,12 @@ from dask_fmware.testing import ScriptedEngine
 from dask_fmware_workers.engines.openai_server import OpenAIEngine
 
 Write = Callable[[bytes], Awaitable[None]]
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"sure": {"type": "boolean"}},
+    "required": ["sure"],
+    "additionalProperties": False,
+}
 
 
 @dataclass

@@ -8,8 +8,8 @@ import pytest
 
 from dask_fmware.errors import SpecError
 from dask_fmware.model.engine import EngineState, Message
+from dask_fmware.testing.asking import ask, collect
 from dask_fmware_workers.engines.token_engine import TokenEngine
-from tests.engines.asking import ask, collect
 
 CHAT = (Message("system", "be brief"), Message("user", "the secret"))
 REFUSED = r"chat template refuses its 2 turns \(roles system, user; \w+\); leave out system="

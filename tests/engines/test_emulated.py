@@ -18,11 +18,11 @@ from dask_fmware.profile.catalog import find
 from dask_fmware.profile.emulation import FIRST, EmulatedBatch
 from dask_fmware.profile.law import StepLaw
 from dask_fmware.profile.replica import Limits
+from dask_fmware.testing.asking import ask, text_of
 from dask_fmware_workers.engines.emulated import EmulatedEngine
 from dask_fmware_workers.engines.emulated_answer import Answers
 from dask_fmware_workers.engines.emulated_streams import EARLY_S
 from dask_fmware_workers.engines.prefix_blocks import PrefixBlocks
-from tests.engines.asking import ask, text_of
 from tests.engines.jumping import run
 
 LAW = {"w0": 0.010, "w1": 1e-5, "w2": 1e-3, "w3": 1e-6, "w4": 1e-9}

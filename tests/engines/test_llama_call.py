@@ -11,8 +11,8 @@ import pytest
 
 from dask_fmware.errors import ContextOverflowError, EngineCrashedError, OutputFormatError
 from dask_fmware.model.engine import Delta, Sampling, Usage
+from dask_fmware.testing.asking import ask
 from dask_fmware_workers.engines.llama_call import LlamaCall
-from tests.engines.asking import ask
 
 
 def chunk(text: str, predicted: int, finish_reason: str | None = None, cached: int = 0) -> dict[str, Any]:

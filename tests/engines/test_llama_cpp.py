@@ -13,13 +13,13 @@ import pytest
 
 from dask_fmware.errors import ContextOverflowError, DeploymentError, EngineLoadError, FMwareError
 from dask_fmware.model.engine import Message, Sampling
+from dask_fmware.testing.asking import ask, collect, native_threads, text_of
 from dask_fmware_workers.accelerators import Card
 from dask_fmware_workers.engines import llama_setup
 from dask_fmware_workers.engines.llama_cpp import LlamaCppEngine
 from dask_fmware_workers.engines.llama_server import LlamaServer
 from dask_fmware_workers.engines.llama_setup import LlamaSetup
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
-from tests.engines.asking import ask, collect, native_threads, text_of
 
 pytest.importorskip("xllamacpp")
 

@@ -12,8 +12,9 @@ import pytest
 
 from dask_fmware.errors import ContextOverflowError, SpecError
 from dask_fmware.model.engine import Message, Sampling, Usage
-from tests.engines.asking import SCHEMA, ask, collect, text_of
+from dask_fmware.testing.asking import ask, collect, text_of
 from tests.engines.openai_stub import (
+    SCHEMA,
     STREAM,
     Asked,
     Write,

@@ -22,12 +22,13 @@ from dask_fmware.errors import (
     OutputFormatError,
 )
 from dask_fmware.model.engine import Usage
+from dask_fmware.testing.asking import WAIT_S, ask, collect, text_of, until
 from dask_fmware_workers.engines import create_engine, rate_limit
 from dask_fmware_workers.engines.openai_faults import fault_of, retry_after_s
 from dask_fmware_workers.engines.openai_server import OpenAIEngine
-from tests.engines.asking import SCHEMA, WAIT_S, ask, collect, text_of, until
 from tests.engines.openai_stub import (
     MODELS,
+    SCHEMA,
     STREAM,
     Asked,
     Write,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineLoadError
+from dask_fmware.testing.asking import ask, collect
 from dask_fmware_workers.engines import create_engine
 from dask_fmware_workers.engines.openai_server import OpenAIEngine
-from tests.engines.asking import ask, collect
 from tests.engines.openai_stub import Asked, Write, answering, serving_http, started, stubbed, whole
 
 pytest.importorskip("openai")

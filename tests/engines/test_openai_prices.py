@@ -10,11 +10,11 @@ from dask_fmware.errors import OutputFormatError
 from dask_fmware.model.call import ModelCall, Template
 from dask_fmware.model.engine import Usage
 from dask_fmware.model.messages import AttemptEnded, Grant
+from dask_fmware.testing.asking import ask, collect
 from dask_fmware_workers.loading import Labels
 from dask_fmware_workers.metrics import WorkerMetrics
 from dask_fmware_workers.runner import CallRunner
-from tests.engines.asking import SCHEMA, ask, collect
-from tests.engines.openai_stub import STREAM, Asked, Write, answering, event, piece, started, usage
+from tests.engines.openai_stub import SCHEMA, STREAM, Asked, Write, answering, event, piece, started, usage
 
 pytest.importorskip("openai")
 

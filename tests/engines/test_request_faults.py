@@ -11,10 +11,10 @@ import pytest
 
 from dask_fmware.errors import EngineCrashedError, EngineError, OutputFormatError
 from dask_fmware.model.engine import EngineState, Request
+from dask_fmware.testing.asking import ask, collect, text_of
 from dask_fmware_workers.engines.detokenizer import Detokenizer
 from dask_fmware_workers.engines.token_engine import Piece, RequestFaultError, TokenEngine
 from dask_fmware_workers.engines.transformers_loop import Decoder, Loop, _Answer
-from tests.engines.asking import ask, collect, text_of
 
 END = 9
 

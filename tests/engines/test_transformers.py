@@ -21,9 +21,9 @@ import pytest
 
 from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineLoadError
 from dask_fmware.model.engine import Sampling
+from dask_fmware.testing.asking import WAIT_S, ask, collect, text_of, until
 from dask_fmware_workers.engines.transformers import TransformersEngine
 from dask_fmware_workers.engines.transformers_loop import Loop
-from tests.engines.asking import WAIT_S, ask, collect, text_of, until
 
 installed = [
     pytest.mark.transformers,

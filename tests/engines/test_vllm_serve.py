@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from dask_fmware.errors import DeploymentError, EngineCrashedError, EngineLoadError
+from dask_fmware.testing.asking import WAIT_S, ask, collect, text_of, until
 from dask_fmware_workers.engines import vllm_server
 from dask_fmware_workers.engines.vllm_serve import VllmServeEngine
 from dask_fmware_workers.engines.vllm_server import _state_of
-from tests.engines.asking import WAIT_S, ask, collect, text_of, until
 
 STUB = """
 import http.server, json, os, sys, time

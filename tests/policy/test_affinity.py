@@ -5,7 +5,7 @@ from __future__ import annotations
 from dask_fmware.policy.kinds import RankedReplicas, candidates
 from dask_fmware.policy.protocol import Bind
 from dask_fmware.policy.slack import Slack
-from tests.policy.views import SLOW, call, replica
+from dask_fmware.testing.views import SLOW, call, replica
 from tests.runtime.builders import Driver, node, plan
 from tests.runtime.builders import replica as ready
 

@@ -8,7 +8,7 @@ import pytest
 
 from dask_fmware.policy import Bind, CallView, Choice, Wait
 from dask_fmware.policy.slack import Slack
-from tests.policy.views import call, replica
+from dask_fmware.testing.views import call, replica
 
 JOB = call("job", output_tokens=200.0)
 

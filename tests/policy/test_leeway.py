@@ -11,7 +11,7 @@ from dask_fmware.policy import Bind, Park, Wait, create_policy
 from dask_fmware.policy.leeway import FOR_URGENT, LEAST_KEPT, SPARE, Leeway
 from dask_fmware.policy.slack import Slack
 from dask_fmware.policy.typical import open_slots
-from tests.policy.views import FAST, SLOW, call, draws, replica
+from dask_fmware.testing.views import FAST, SLOW, call, draws, replica
 
 CALL = call(submitted=10.0, runnable_at=10.0, deadline=12.0, own_s=0.5)
 DUE = 12.0

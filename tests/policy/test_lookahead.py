@@ -13,7 +13,7 @@ from dask_fmware.policy.lookahead import LookAhead
 from dask_fmware.policy.outlook import Job, JobCall, JobStep, Lane
 from dask_fmware.policy.protocol import Bind, ReplicaView, Wait
 from dask_fmware.policy.slack import Slack, _cost
-from tests.policy.views import call, replica
+from dask_fmware.testing.views import call, replica
 
 NOW = 10.0
 

@@ -15,7 +15,7 @@ from dask_fmware.policy.least_outstanding import LeastOutstanding
 from dask_fmware.policy.power_of_two import PowerOfTwo
 from dask_fmware.policy.round_robin import RoundRobin
 from dask_fmware.spec.deployment import Latency
-from tests.policy.views import FAST, SLOW, call, draws, replica
+from dask_fmware.testing.views import FAST, SLOW, call, draws, replica
 
 
 def name_of(choice) -> str:

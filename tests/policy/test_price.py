@@ -13,7 +13,7 @@ from dask_fmware.policy.protocol import Bind, Wait
 from dask_fmware.policy.slack import Slack
 from dask_fmware.simulation.run import play
 from dask_fmware.simulation.scenario import PoissonArrivals, load_scenario
-from tests.policy.views import call, replica
+from dask_fmware.testing.views import call, replica
 
 SCENARIOS = Path(__file__).parents[2] / "benchmarks" / "scenarios"
 CHEAP, DEAR = 0.5, 2.0

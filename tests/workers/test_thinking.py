@@ -9,8 +9,8 @@ import pytest
 
 from dask_fmware.model.call import ModelCall, Template
 from dask_fmware.model.messages import AttemptEnded, FirstToken, GiveUp, Grant
+from dask_fmware.testing.asking import until
 from dask_fmware_workers.runner import CallRunner
-from tests.engines.asking import until
 from tests.engines.openai_stub import STREAM, Asked, Write, answering, event, piece, started, usage
 
 pytest.importorskip("openai")

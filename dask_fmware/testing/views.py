@@ -1,19 +1,21 @@
-"""Calls and replicas as policies see them, for tests."""
+"""Calls and replicas as policies see them, made in a line."""
 
 from __future__ import annotations
 
 import random
-
-from hypothesis import strategies as st
+from collections.abc import Callable
 
 from dask_fmware.policy import CallView, ReplicaView
 from dask_fmware.spec.deployment import Latency
+
+__all__ = ["FAST", "SLOW", "call", "draws", "replica"]
 
 FAST = Latency(first_token_s=0.1, prompt_token_s=0.0005, output_token_s=0.01)
 SLOW = Latency(first_token_s=0.5, prompt_token_s=0.002, output_token_s=0.05)
 
 
 def call(call_id: str = "call", **changes: object) -> CallView:
+    """A call that has just become runnable, of a run without an objective."""
     made: dict[str, object] = {
         "call_id": call_id,
         "workflow": "rag",
@@ -32,7 +34,7 @@ def call(call_id: str = "call", **changes: object) -> CallView:
 
 
 def replica(name: str = "a", **changes: object) -> ReplicaView:
-    """A replica view; `running` and `waiting` fill in the rest of its load unless that is given too."""
+    """An idle replica; `running` and `waiting` fill in the rest of its load unless that is given too."""
     running, waiting = changes.get("running", 0), changes.get("waiting", 0)
     slots = changes.get("slots", 1)
     made: dict[str, object] = {
@@ -52,44 +54,6 @@ def replica(name: str = "a", **changes: object) -> ReplicaView:
     return ReplicaView(**{**made, **changes})  # type: ignore[arg-type]
 
 
-def draws(seed: int = 0):
+def draws(seed: int = 0) -> Callable[[], float]:
+    """A source of random numbers in [0, 1)."""
     return random.Random(seed).random
-
-
-seconds = st.floats(0, 1e4, allow_nan=False)
-latencies = st.builds(Latency, first_token_s=seconds, prompt_token_s=seconds, output_token_s=seconds)
-calls = st.builds(
-    call,
-    st.uuids().map(str),
-    priority=st.integers(-1000, 1000),
-    runnable_at=seconds,
-    deadline=st.none() | seconds,
-    prompt_tokens=st.integers(0, 10**6),
-    output_tokens=st.floats(0, 1e6),
-    answers=st.booleans(),
-    attempt=st.integers(1, 10),
-)
-
-
-@st.composite
-def fleets(draw: st.DrawFn, max_size: int = 8) -> list[ReplicaView]:
-    """Ready replicas of one model, sorted as policies get them."""
-    views = []
-    for number in range(draw(st.integers(1, max_size))):
-        slots = draw(st.integers(1, 64))
-        running = draw(st.integers(0, slots))
-        waiting = draw(st.integers(0, 5)) if running == slots else 0
-        views.append(
-            replica(
-                f"worker{number:03}",
-                slots=slots,
-                running=running,
-                waiting=waiting,
-                card=f"host/{draw(st.integers(0, 2))}",
-                card_running=running + draw(st.integers(0, 5)),
-                latency=draw(latencies),
-                slot_free_at=draw(seconds),
-                waiting_s=draw(seconds) if waiting else 0.0,
-            )
-        )
-    return views

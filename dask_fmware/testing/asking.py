@@ -1,4 +1,4 @@
-"""Requests, and what a test waits for."""
+"""What tests of engines ask, and what they wait for."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dask_fmware.model.engine import Delta, Engine, Request, Sampling
+from dask_fmware.model.engine import Delta, Engine, Request, Sampling, Usage
+
+__all__ = [
+    "LONG",
+    "WAIT_S",
+    "ask",
+    "collect",
+    "is_idle",
+    "native_threads",
+    "settled_threads",
+    "text_of",
+    "until",
+    "usage_of",
+]
 
 WAIT_S = 30.0  # an upper bound on waits that usually take milliseconds; no test measures time
 LONG = 8000  # tokens: more than any engine makes before a test has seen what it waits for
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"sure": {"type": "boolean"}},
-    "required": ["sure"],
-    "additionalProperties": False,
-}
 
 
 def ask(
@@ -36,7 +43,15 @@ async def collect(engine: Engine, request: Request) -> list[Delta]:
 
 
 def text_of(deltas: list[Delta]) -> str:
+    """The whole text."""
     return "".join(delta.text for delta in deltas)
+
+
+def usage_of(deltas: list[Delta]) -> Usage:
+    """What the last of them says was taken."""
+    usage = deltas[-1].usage
+    assert usage is not None, "the last delta has no usage"
+    return usage
 
 
 def is_idle(engine: Engine) -> bool:
