@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from math import inf
 from numbers import Real
 from typing import Any, TypeVar
@@ -25,13 +25,13 @@ def checked_timeout(timeout: Any, function: str) -> float | None:
     return seconds
 
 
-async def in_time(awaited: Awaitable[T], timeout: float | None, late: str) -> T:
-    """Await something for so many seconds; beyond them it is cancelled, and a `TimeoutError` says what is late."""
+async def in_time(ask: Callable[[], Awaitable[T]], timeout: float | None, late: str) -> T:
+    """Await an answer for so many seconds; beyond them it is cancelled, and a `TimeoutError` says what is late."""
     if timeout is None:
-        return await awaited
+        return await ask()
     try:
         async with asyncio.timeout(timeout) as limit:
-            return await awaited
+            return await ask()
     except TimeoutError:
         if not limit.expired():  # what a run raised
             raise

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dask
@@ -134,7 +135,7 @@ class Session:
         self, method: Callable[[Any], Awaitable[Any]], argument: Any, within_s: float | None = None, late: str = ""
     ) -> Any:
         if self._client.asynchronous:
-            return in_time(method(argument), within_s, late)
+            return in_time(partial(method, argument), within_s, late)
         return self._client.sync(self._until_closed, method, argument, within_s, late)
 
     # -- on the loop of the client ---------------------------------------------------------------
@@ -144,7 +145,7 @@ class Session:
     ) -> Any:
         """Await a method for a thread; where the client is closed meanwhile, its loop ends what it still runs."""
         try:
-            return await in_time(method(argument), within_s, late)
+            return await in_time(partial(method, argument), within_s, late)
         except asyncio.CancelledError:
             if not is_closed(self._client):
                 raise
