@@ -19,6 +19,7 @@ __all__ = ["CheckedPolicy"]
 
 T = TypeVar("T")
 LEAST: Rank = ()  # a rank that can be compared with any
+RAISED = (Exception, SystemExit)
 MOST_UNRANKED = 1000  # replicas that are remembered
 SHOWN = Repr()
 SHOWN.maxother = SHOWN.maxstring = 200  # characters of an answer in an error
@@ -48,7 +49,7 @@ class CheckedPolicy:
         """Return the place of a call among those that wait."""
         try:
             key = self.asked.order(call)
-        except Exception as raised:
+        except RAISED as raised:
             raise self._raised("order", raised) from raised
         if why := self._orders.wrong(key):
             raise self._answered("order", key, why)
@@ -62,7 +63,7 @@ class CheckedPolicy:
         """
         try:
             key = self.asked.rank(replica)
-        except Exception as raised:
+        except RAISED as raised:
             return self._unsound(replica, self._raised("rank", raised), raised)
         if why := self._ranks.wrong(key):
             return self._unsound(replica, self._answered("rank", key, why))
@@ -70,7 +71,7 @@ class CheckedPolicy:
             self._unranked.pop(replica.replica_id, None)
         return key  # type: ignore[no-any-return]
 
-    def _unsound(self, replica: ReplicaView, fault: PolicyFaultError, cause: Exception | None = None) -> Rank:
+    def _unsound(self, replica: ReplicaView, fault: PolicyFaultError, cause: BaseException | None = None) -> Rank:
         fault.__cause__ = cause
         self._unranked[replica.replica_id] = fault
         if len(self._unranked) > MOST_UNRANKED:
@@ -87,7 +88,7 @@ class CheckedPolicy:
                     raise fault
         try:
             choice = self.asked.choose(call, replicas, now)
-        except Exception as raised:
+        except RAISED as raised:
             raise self._raised("choose", raised) from raised
         if why := _unsound_choice(choice):
             raise self._answered("choose", choice, why)
@@ -126,10 +127,10 @@ class CheckedPolicy:
     def _asked(self, method: str, ask: Callable[[], T]) -> T:
         try:
             return ask()
-        except Exception as raised:
+        except RAISED as raised:
             raise self._raised(method, raised) from raised
 
-    def _raised(self, method: str, raised: Exception) -> PolicyFaultError:
+    def _raised(self, method: str, raised: BaseException) -> PolicyFaultError:
         return PolicyFaultError(f"policy '{self.name}': {method} raised {type(raised).__name__}: {raised}")
 
     def _answered(self, method: str, answer: object, why: str) -> PolicyFaultError:

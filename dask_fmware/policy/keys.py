@@ -9,6 +9,8 @@ from numbers import Real
 
 __all__ = ["Keys", "is_number"]
 
+MISSING = "in which a number is missing"
+
 
 def is_number(value: object) -> bool:
     """Whether a value is a real number, infinite ones included."""
@@ -28,7 +30,7 @@ class Keys:
 
     def __init__(self, *, has_texts: bool) -> None:
         self._has_texts = has_texts
-        self._known: set[tuple[type, ...]] = set()  # types of keys that were sound
+        self._known: dict[tuple[type, ...], tuple[int, ...]] = {}  # types of sound keys -> parts that may be NaN
         self._texts: tuple[bool, ...] | None = None  # which parts are texts; None before the first sound key
 
     def wrong(self, key: object) -> str:
@@ -36,20 +38,28 @@ class Keys:
         if not isinstance(key, tuple):
             return "which is no tuple"
         types = tuple(map(type, key))
-        is_known = types in self._known
-        texts = () if is_known else tuple(issubclass(one, str) for one in types)
-        if not is_known and (why := self._unlike(types, texts)):
-            return why
-        for part in key:
+        known = self._known.get(types)
+        if known is None:
+            return self._new(key, types)
+        for place in known:
+            part = key[place]
             if part != part:
-                return "in which a number is missing"
-        if not is_known:
-            self._texts = texts
-            self._known.add(types)
+                return MISSING
+        return ""
+
+    def _new(self, key: tuple[object, ...], types: tuple[type, ...]) -> str:
+        """What is wrong with a key of types that have not been seen."""
+        texts = tuple(issubclass(one, str) for one in types)
+        if why := self._unlike(types, texts):
+            return why
+        if any(part != part for part in key):
+            return MISSING
+        self._texts = texts
+        self._known[types] = tuple(n for n, one in enumerate(types) if not issubclass(one, int | str))
         return ""
 
     def _unlike(self, types: tuple[type, ...], texts: tuple[bool, ...]) -> str:
-        """What is wrong with the types of a key that have not been seen, some of which are texts."""
+        """What is wrong with the types of a key, some of which are texts."""
         for one, is_text in zip(types, texts, strict=True):
             if not (self._has_texts if is_text else issubclass(one, Real)):
                 return f"in which a {one.__name__} is no {'number or text' if self._has_texts else 'number'}"

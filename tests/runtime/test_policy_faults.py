@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from math import inf, nan
 from typing import Any
@@ -124,6 +125,15 @@ def test_what_is_wrong_for_no_single_call_fails_those_that_wait_and_no_later_one
     d.tell(ReplicaGone("tcp://a"))
     d.ready(replica("b", slots=4))
     assert assigned(d.start("z")) == [("z", "tcp://b", 1)]
+
+
+@pytest.mark.parametrize("method", ["order", "rank", "choose"])
+def test_a_policy_that_exits_ends_its_call_and_not_the_process(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = RoundRobin()
+    monkeypatch.setattr(policy, method, lambda *asked: sys.exit(3))
+    d = Driver(policy)
+    d.ready(replica("a"))
+    assert f"policy 'round_robin': {method} raised SystemExit: 3" in failed(d.start("x"))["x"]
 
 
 def test_a_call_that_waits_in_the_queue_of_a_replica_fails_when_its_place_is_asked_for_there() -> None:
