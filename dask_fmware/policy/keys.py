@@ -9,7 +9,7 @@ from numbers import Real
 
 __all__ = ["Keys", "is_number"]
 
-MISSING = "in which a number is missing"
+NAN = "in which a NaN is no number"
 
 
 def is_number(value: object) -> bool:
@@ -44,7 +44,7 @@ class Keys:
         for place in known:
             part = key[place]
             if part != part:
-                return MISSING
+                return NAN
         return ""
 
     def _new(self, key: tuple[object, ...], types: tuple[type, ...]) -> str:
@@ -53,7 +53,7 @@ class Keys:
         if why := self._unlike(types, texts):
             return why
         if any(part != part for part in key):
-            return MISSING
+            return NAN
         self._texts = texts
         self._known[types] = tuple(n for n, one in enumerate(types) if not issubclass(one, int | str))
         return ""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dask_fmware.evaluation.output.lock import locked
 from dask_fmware.testing import deployment as deployed
 from tests.evaluation.outputs import begun
 
@@ -58,6 +59,8 @@ def test_evaluate_refuses_what_does_not_go_together_before_it_starts_a_cluster(
         ("others", [], 2, "holds files that are no output of an evaluation (notes.txt)"),
         ("another", [], 2, "holds the output of workflow 'rag' as it was before it was changed and of"),
         ("another", ["--overwrite"], 0, "done"),
+        ("busy", [], 2, "another evaluation writes into"),
+        ("busy", ["--overwrite"], 2, "another evaluation writes into"),
         ("new/deep", [], 0, "done"),
         ("data.csv/out", [], 1, "Not a directory"),
         ("closed/out", [], 1, "Permission denied"),
@@ -77,9 +80,13 @@ def test_an_output_that_is_of_no_use_is_said_before_a_cluster_is_started(
     (tmp_path / "others" / "notes.txt").write_text("mine")
     (tmp_path / "closed").mkdir()
     begun(tmp_path / "another")
+    monkeypatch.setattr("dask_fmware.evaluation.output.lock.PATIENCE_S", 0.0)
+    (tmp_path / "busy").mkdir()
+    busy = locked(tmp_path / "busy")
     before = sorted(tmp_path.rglob("*"))
     where = ["-o", tmp_path / name, "--deployment", tmp_path / "deployment.yaml", *options]
     result = invoke("evaluate", "dask_fmware.demo.rag:rag", tmp_path / "data.csv", *where)
+    os.close(busy)
     assert result.exit_code == code, result.output
     assert said in result.output.replace("\n", " ")
     assert sorted(tmp_path.rglob("*")) == before

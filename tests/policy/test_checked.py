@@ -27,8 +27,8 @@ def test_numbers_of_any_library_make_keys_of_one_order(key: tuple[Any, ...]) -> 
     ("key", "why"),
     [
         ([1.0, "a"], "which is no tuple"),
-        ((nan, "a"), "in which a number is missing"),
-        ((np.float64("nan"), "a"), "in which a number is missing"),
+        ((nan, "a"), "in which a NaN is no number"),
+        ((np.float64("nan"), "a"), "in which a NaN is no number"),
         ((1j, "a"), "in which a complex is no number or text"),
         (("a", 1.0), "which cannot be compared with those before it, (number, text)"),
         ((1.0,), "which cannot be compared with those before it, (number, text)"),

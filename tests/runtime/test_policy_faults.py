@@ -57,7 +57,7 @@ OF_A_CALL = [
     ("order", RAISES, "order raised ZeroDivisionError: no replicas to share"),
     ("order", None, "order answered None, which is no tuple"),
     ("order", 3.0, "order answered 3.0, which is no tuple"),
-    ("order", (nan,), r"order answered (nan,), in which a number is missing"),
+    ("order", (nan,), r"order answered (nan,), in which a NaN is no number"),
     ("order", ("late",), "order answered ('late',), in which a str is no number"),
     ("order", (None,), "order answered (None,), in which a NoneType is no number"),
     ("choose", RAISES, "choose raised ZeroDivisionError: no replicas to share"),
@@ -73,7 +73,7 @@ OF_A_CALL = [
 OF_ALL = [
     (Faulty, "rank", RAISES, "rank raised ZeroDivisionError: no replicas to share"),
     (Faulty, "rank", None, "rank answered None, which is no tuple"),
-    (Faulty, "rank", (nan,), "rank answered (nan,), in which a number is missing"),
+    (Faulty, "rank", (nan,), "rank answered (nan,), in which a NaN is no number"),
     (Faulty, "rank", (None,), "rank answered (None,), in which a NoneType is no number or text"),
     (TakesTurns, "turns", RAISES, "turns raised ZeroDivisionError: no replicas to share"),
     (TakesTurns, "turns", None, "turns raised TypeError: 'NoneType' object is not iterable"),
