@@ -85,7 +85,7 @@ class CheckedPolicy:
         if self._unranked:
             for replica in replicas:
                 if (fault := self._unranked.get(replica.replica_id)) is not None:
-                    raise fault
+                    raise PolicyFaultError(*fault.args) from fault.__cause__  # one raised again and again would grow
         try:
             choice = self.asked.choose(call, replicas, now)
         except RAISED as raised:
