@@ -85,7 +85,8 @@ def _show_deployment(file: Path, store: str | None) -> None:
     width = max(map(len, deployment.models))
     for name, model in deployment.models.items():
         where = ", ".join(f"{placement.replicas} on {accelerator}" for accelerator, placement in model.on.items())
-        click.echo(f"  {name:<{width}}  {model.engine}, {where}, context {model.context_tokens:,} tokens")
+        embeds = ", embeds" if model.embeds else ""
+        click.echo(f"  {name:<{width}}  {model.engine}, {where}, context {model.context_tokens:,} tokens{embeds}")
         for card in model.on:
             click.echo(f"  {'':<{width}}  speed on {card}: {speeds[name, card]}")
     for name, accelerator in deployment.accelerators.items():
@@ -101,17 +102,16 @@ def _show_deployment(file: Path, store: str | None) -> None:
 
 def _check_engines(file: Path, deployment: Deployment) -> list[str]:
     """Make every engine, without starting it; return why that could not be done for some."""
+    from dask_fmware.profile.arguments import engine_arguments
     from dask_fmware.spec.documents import blaming
     from dask_fmware_workers.engines import create_engine
 
     unchecked = {}
     for name, model in deployment.models.items():
-        for accelerator, placement in model.on.items():
+        for accelerator in model.on:
             try:
-                slots = placement.slots or model.slots
-                given = {"slots": slots, "context_tokens": model.context_tokens, **model.arguments}
                 with blaming(file, "models", name, "on", accelerator):
-                    create_engine(model.engine, {**given, **placement.arguments})
+                    create_engine(model.engine, engine_arguments(deployment, name, accelerator))
             except EngineLoadError as error:  # the workers may have what is missing here
                 unchecked[model.engine] = str(error)
     return list(unchecked.values())

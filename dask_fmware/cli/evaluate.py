@@ -122,7 +122,7 @@ def _check(workflow: Any, data: Path, deployment: Path | None, given: Mapping[st
     source.count()  # reads a text through: what is wrong far down is found here
     if deployment is not None:
         deployed = load_deployment(deployment)
-        job.check_models(list(deployed.models))
+        job.check_models(deployed)
         check_output(given["output"], job.manifest(deployed), overwrite=given["overwrite"])
 
 

@@ -182,7 +182,7 @@ def _narrowed(file: Path, models: Sequence[str] | None, accelerators: Sequence[s
     kept = {}
     for name, model in deployment.models.items():
         on = {card: place for card, place in model.on.items() if accelerators is None or card in accelerators}
-        if on and (models is None or name in models):
+        if on and (not model.embeds if models is None else name in models):
             kept[name] = model.model_copy(update={"on": on})
     if not kept:
         raise DeploymentError(f"{file}: no model that is asked for is deployed on an accelerator that is asked for")

@@ -90,7 +90,7 @@ def _check(workflows: list[WorkflowFunction], deployment: Path) -> None:
     """Say what is missing before a cluster is started for it."""
     from dask_fmware.spec.documents import load_deployment
 
-    deployed = load_deployment(deployment).models
+    deployed = load_deployment(deployment)
     for one in workflows:
         one.workflow.check_models(deployed)
 

@@ -27,6 +27,7 @@ from dask_fmware.profile.progress import EngineFacts, PartialProfile, TraceRecor
 from dask_fmware.profile.record import LiveProfile, Profile, ProfileKey
 from dask_fmware.profile.solve import require_solver
 from dask_fmware.profile.store import ProfileStore
+from dask_fmware.spec.deployment import Deployment
 
 __all__ = ["ProfileProgress", "ProfiledModel", "profile_models"]
 
@@ -78,7 +79,7 @@ def profile_models(
     client
         Of a cluster with the runtime installed; with an asynchronous one, await the result.
     models, accelerators
-        Only these; all by default.
+        Only these; by default all but models that embed.
     store
         Directory or fsspec URL; left out, that of Dask's configuration (``fmware.profiles``), else the user's cache.
     force
@@ -98,7 +99,7 @@ def profile_models(
     NotInstalledError
         The cluster has no runtime.
     DeploymentError
-        No replica that serves is of these models and accelerators.
+        No replica that serves is of these models and accelerators, or a model embeds.
     SpecError
         SciPy is not installed, or the store cannot be written and has not all of it.
     """
@@ -136,7 +137,14 @@ class _Profiling:
 
     async def run(self, models: Sequence[str] | None, accelerators: Sequence[str] | None) -> list[ProfiledModel]:
         state = await installed_status(self.client)
-        chosen = _chosen(state["replicas"], models, accelerators, state["failed_replicas"])
+        embedders = Deployment.model_validate(state["deployment"]).embedders
+        replicas = [r for r in state["replicas"] if r["model"] not in embedders]
+        for model in sorted(embedders.intersection(models or ())):
+            raise DeploymentError(
+                f"model '{model}' embeds texts, and what is measured is how text is written; its speed is the figure "
+                "that a replica measures when it starts, or the 'latency' of its placement in the deployment"
+            )
+        chosen = _chosen(replicas, models, accelerators, state["failed_replicas"])
         wanted, failed = await self.by_key(chosen)
         made = [ProfiledModel(key, "failed", None, why) for key, why in failed.items()]
         made += [await self.one(key) for key in wanted]

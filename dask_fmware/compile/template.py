@@ -7,7 +7,7 @@ holds the template of its body.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from dask_fmware.spec.prompt import literal_bytes
 from dask_fmware.spec.scopes import needs, uses
 from dask_fmware.spec.workflow import (
     AnyNode,
+    Binding,
     Block,
     MapNode,
     ModelNode,
@@ -81,6 +82,7 @@ class Step:
     prompt_bytes: int = 0  # of the fixed text of its prompt
     inputs_in_prompt: tuple[str, ...] = ()
     answers: bool = False
+    embeds: bool = False
     shared: Shared[Payload] = field(init=False, repr=False)  # the payload as it travels
 
     def __post_init__(self) -> None:
@@ -111,6 +113,7 @@ class BlockTemplate:
                 prompt_bytes=step.prompt_bytes,
                 guards=tuple(Guard(guard.rule.switch, guard.branch) for guard in step.payload.guards),
                 answers=step.answers,
+                embeds=step.embeds,
             )
             for step in self.steps
         )
@@ -248,7 +251,7 @@ class _Compiler:
         if isinstance(node, ModelNode):
             return CallStep(
                 _model_call(self.workflow, node),
-                {key: slots(binding) for key, binding in node.fields.items()},
+                {key: slots(binding) for key, binding in _fields(node).items()},
                 _with_guards(sources, guards),
                 guards,
             )
@@ -293,10 +296,11 @@ class _Compiler:
             payload,
             after,
             model=node.model,
-            max_tokens=node.max_tokens,
+            max_tokens=node.most_output_tokens,
             prompt_bytes=sum(literal_bytes(text or "") for text in texts),
-            inputs_in_prompt=tuple(s for _, s in uses(node) if s not in steps),
+            inputs_in_prompt=_in_prompt(node, steps),
             answers=answers,
+            embeds=node.embeds,
         )
 
 
@@ -324,18 +328,29 @@ def _deciding(payload: Payload, rules: tuple[SwitchRule, ...]) -> Payload:
     return replace(payload, decides=rules)
 
 
+def _in_prompt(node: ModelNode, steps: Collection[str]) -> tuple[str, ...]:
+    """Inputs that stand in a prompt; of texts that are embedded each has the context to itself."""
+    return () if node.embeds else tuple(source for _, source in uses(node) if source not in steps)
+
+
+def _fields(node: ModelNode) -> Mapping[str, Binding]:
+    """What a call takes of its run."""
+    return node.fields if node.texts is None else {"texts": node.texts}
+
+
 def _model_call(workflow: Workflow, node: ModelNode) -> ModelCall:
     turns = tuple(Template(turn.content, turn.role) for turn in node.messages or ())
     return ModelCall(
         workflow=workflow.name,
         node=node.name,
         model=node.model,
-        templates=turns or (Template(node.prompt or ""),),
-        max_tokens=node.max_tokens,
+        templates=() if node.embeds else turns or (Template(node.prompt or ""),),
+        max_tokens=node.most_output_tokens,
         sampling=Sampling(node.temperature, node.top_p, node.top_k, node.seed, tuple(node.stop)),
         choices=tuple(node.choices) if node.choices is not None else None,
         json_schema=node.json_schema,
         schema=workflow.schemas.get(node.name),
+        embeds=node.embeds,
     )
 
 

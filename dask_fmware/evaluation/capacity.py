@@ -32,7 +32,7 @@ class Capacity:
     """What a cluster has for a job at a moment."""
 
     slots: int  # of ready replicas of its models
-    models: tuple[str, ...]  # that the deployment hosts
+    deployment: Deployment
     missing: tuple[str, ...]  # models of the job without a ready replica
     prices: Prices
 
@@ -44,7 +44,7 @@ class Capacity:
         there = {r["model"] for r in ready}
         return cls(
             sum(r["slots"] for r in ready),
-            tuple(deployment.models),
+            deployment,
             tuple(sorted(set(models) - there)),
             Prices.of(deployment),
         )

@@ -100,7 +100,7 @@ class Driver:
             If the scheduler is lost or has no runtime, or a model that is needed will not be served.
         """
         await self._look()
-        self._job.check_models(self._capacity.models)
+        self._job.check_models(self._capacity.deployment)
         self._broken = asyncio.get_running_loop().create_future()
         feeding = asyncio.ensure_future(self._feed())
         beside = [asyncio.ensure_future(work) for work in (self._recorder.serve(), self._look_on(), self._tell_on())]

@@ -104,10 +104,10 @@ class Job:
         specs = [self.workflow.workflow, *(judge.workflow.workflow for judge in self.judges)]
         return {node.model for spec in specs for node in spec.nodes.values() if isinstance(node, ModelNode)}
 
-    def check_models(self, hosted: Sequence[str]) -> None:
-        """Raise UnknownModelError unless the deployment hosts all models."""
+    def check_models(self, deployment: Deployment) -> None:
+        """Raise UnknownModelError unless the deployment hosts all models, WorkflowError if one is used wrongly."""
         for one in (self.workflow, *(judge.workflow for judge in self.judges)):
-            one.workflow.check_models(hosted)
+            one.workflow.check_models(deployment)
 
     def bind(self, row: Row, objective: SLO | None) -> BoundWorkflow:
         """Return the run of a row; with an objective it is as urgent as that says, without one background."""

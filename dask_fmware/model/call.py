@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from dask_fmware.model.embedding import texts_of
 from dask_fmware.model.engine import Message, Request, Sampling
 from dask_fmware.model.plan import SwitchRule
 from dask_fmware.spec.prompt import render
@@ -57,6 +58,7 @@ class ModelCall:
     choices: tuple[str, ...] | None = None
     json_schema: Mapping[str, Any] | None = field(default=None, repr=False)
     schema: type[BaseModel] | None = field(default=None, repr=False)  # validates what json_schema describes
+    embeds: bool = False  # its value is the vectors of ``texts`` among its fields; it has no template
     decides: tuple[SwitchRule, ...] = ()  # switches that read this call's value
     answers: bool = False  # its output is streamed as the answer; its first token is reported when it comes
 
@@ -66,7 +68,9 @@ class ModelCall:
         return f"workflow '{self.workflow}', node '{self.node}'"
 
     def request(self, values: Mapping[str, object], *, request_id: str, priority: float = 0.0) -> Request:
-        """Fill in the prompt and return what the engine is asked."""
+        """Fill in the prompt and return what the engine is asked; `WorkflowError` where that cannot be."""
+        if self.embeds:
+            return Request(request_id, 1, texts=texts_of(values["texts"], self.where), priority=priority)
         texts = [render(template.text, values, self.where) for template in self.templates]
         turns = tuple(
             Message(template.role, text)

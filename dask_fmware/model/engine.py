@@ -7,7 +7,7 @@ every engine passes; what an engine cannot do it says in its `Capabilities`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -39,12 +39,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation. Exactly one of `prompt` and `messages` is given; neither shows in ``repr``."""
+    """One generation, or the embedding of texts: one of `prompt`, `messages`, `texts` is given; none shows in ``repr``.
+
+    An embedding is a call of one step: its texts are read, and the vectors count as one output token.
+    """
 
     request_id: str  # unique on this engine for its lifetime
     max_tokens: int  # upper bound on generated tokens, >= 1
     prompt: str | None = field(default=None, repr=False)
     messages: tuple[Message, ...] | None = field(default=None, repr=False)
+    texts: tuple[str, ...] | None = field(default=None, repr=False)  # to be embedded, where `Capabilities.embeds`
     sampling: Sampling = Sampling()
     choices: tuple[str, ...] | None = None  # the text must be one of these
     json_schema: Mapping[str, Any] | None = field(default=None, repr=False)  # the text must be JSON of this schema
@@ -72,12 +76,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of generated text. The last delta of a stream carries `finish_reason` and `usage`."""
+    """A piece of generated text. The last delta of a stream carries `finish_reason` and `usage`.
+
+    The last one of an embedding carries `vectors` too, one for each text in their order, unless it was aborted.
+    """
 
     text: str = field(repr=False)
     tokens: int = 0  # generated tokens in this piece; the sum over a stream is usage.output_tokens
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    vectors: Sequence[Sequence[float]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,7 @@ class Capabilities:
     slots: int  # requests it runs at once, >= 1
     context_tokens: int  # prompt plus output of one request
     longest_token_bytes: int = LONGEST_TOKEN_BYTES  # of UTF-8: bounds prompt tokens from below
+    embeds: bool = False  # it takes `Request.texts` and nothing else; else it takes all but these
     choices: bool = False
     json_schema: bool = False
     priority: bool = False  # takes Request.priority into account
@@ -113,7 +122,7 @@ class Engine(Protocol):
     """One model, served. All methods are called on one event loop and never block it.
 
     Its class is called with ``slots``, ``context_tokens`` and the ``arguments`` of the deployment, all by name, and
-    with ``cores`` where the deployment gives the card some.
+    with ``cores`` where the deployment gives the card some and ``embeds=True`` where it says so of the model.
 
     Errors: `DeploymentError` from `start` is final, any other is tried again. From `generate`,
     `ContextOverflowError` for a request that does not fit (before the first delta), `EngineCrashedError` if the engine
@@ -145,7 +154,7 @@ class Engine(Protocol):
         ...
 
     async def count_tokens(self, request: Request) -> int:
-        """Prompt tokens of a request, as the engine would count them (chat template applied)."""
+        """Prompt tokens of a request, as the engine would count them (chat template applied, texts summed up)."""
         ...
 
     def state(self) -> EngineState:

@@ -38,7 +38,7 @@ __all__ = [
     "check_version",
 ]
 
-PROTOCOL_VERSION = 16  # raise it also when a default changes: a field with its default does not travel
+PROTOCOL_VERSION = 17  # raise it also when a default changes: a field with its default does not travel
 STREAM_INTERVAL_S = 50e-6  # between two messages: a hop between two tasks takes 1.3 ms, not 6; zero has worse tails
 TRAVELS = "travels"  # of a field that is sent even if it has its default
 ENDLESS = "endless"  # of a number that may be infinite

@@ -65,6 +65,7 @@ class PlannedNode:
     prompt_bytes: int = 0  # UTF-8 bytes that its prompt has at least
     guards: tuple[Guard, ...] = ()  # outermost first
     answers: bool = False  # its output is streamed as the answer of the workflow
+    embeds: bool = False  # its value is vectors
 
     def __post_init__(self) -> None:
         if "[" in self.name and ITEM_PATH.fullmatch(self.name) is None:

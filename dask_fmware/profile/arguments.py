@@ -39,6 +39,7 @@ def engine_arguments(deployment: Deployment, model: str, accelerator: str) -> di
     return {
         "slots": placement.slots or spec.slots,
         "context_tokens": spec.context_tokens,
+        **({"embeds": True} if spec.embeds else {}),  # engines that know nothing of it need not take it
         **spec.arguments,
         **placement.arguments,
     }

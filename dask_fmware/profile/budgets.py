@@ -96,7 +96,7 @@ class _Plan:
         """Prompt and output tokens to plan with."""
         given = self.assume.prompt_tokens
         prompt = given.get(node.name, PROMPT_TOKENS) if isinstance(given, Mapping) else given
-        usual = node.max_tokens
+        usual = node.most_output_tokens
         if node.choices is not None:
             longest = max(len(label.encode()) for label in node.choices)
             usual = min(usual, -(-longest // LABEL_BYTES) + 1)

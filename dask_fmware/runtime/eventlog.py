@@ -70,6 +70,7 @@ class Head:
     scenario: dict[str, Any] | None = None  # of a simulation, whose machine knew its past
     hedge_budget: float = 0.0
     unhedged: tuple[str, ...] = ()  # models
+    embedders: tuple[str, ...] = ()  # models that give vectors
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ def _machine(head: Head) -> Machine:
         return new_machine(scenario, head.policy, head.seed, head.hedge_budget, head.max_attempts, head.unhedged)
     return Machine(
         create_policy(head.policy, random.Random(head.seed).random),
-        models={name: ModelLimits(*limits) for name, limits in head.models.items()},
+        models={name: ModelLimits(*limits, name in head.embedders) for name, limits in head.models.items()},
         max_attempts=head.max_attempts,
         max_held=head.max_held,
         tenants=head.tenants,

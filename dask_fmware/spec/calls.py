@@ -7,7 +7,7 @@ model can be called nowhere else, since only a run has a cluster.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import update_wrapper
 from typing import Any
 
@@ -28,7 +28,8 @@ class Model:
     """A foundation model, by the name that the deployment gives it.
 
     Called inside a workflow it makes a model node whose value is text, or a label if `choices` are
-    given, or an object if `schema` is. Other keyword arguments fill the fields of the prompt.
+    given, or an object if `schema` is. Other keyword arguments fill the fields of the prompt. One that embeds is asked
+    with `embed`.
 
     Parameters
     ----------
@@ -101,6 +102,28 @@ class Model:
         if system is not None:
             turns.insert(0, {"role": "system", "content": system})
         return self._node(name, schema, arguments, messages=turns)
+
+    def embed(self, texts: str | Sequence[str] | Value, /, *, name: str | None = None, **arguments: Any) -> Value:
+        """Add the embedding of a text, whose value is its vector, or of a list of texts, whose value is a list of them.
+
+        Parameters
+        ----------
+        texts
+            A text, a list of texts, or the value of either. They are taken as they are and are no templates.
+        name
+            Name of the node; made from the model's by default.
+        **arguments
+            Refused: vectors are made of the texts alone.
+        """
+        made = required(f"model '{shorten(self.name)}'")
+        node = made.name(name, self.name)
+        for key in (*arguments, *self.defaults):
+            raise made.wrong(
+                node, f"'{shorten(key)}' is given, and an embedding takes the texts alone; leave it out, and put texts "
+                "together in a function decorated with @fm.task"
+            )  # fmt: skip
+        bound = bind(made, texts, f"workflow '{made.workflow}', node '{node}', texts")
+        return made.add(node, lambda: ModelNode(name=node, model=self.name, texts=bound))
 
     def _node(self, name: str | None, schema: Any, arguments: dict[str, Any], **source: Any) -> Value:
         made = required(f"model '{shorten(self.name)}'")

@@ -14,6 +14,7 @@ from typing import Any
 import networkx as nx
 
 from dask_fmware.errors import UnknownModelError, WorkflowError
+from dask_fmware.spec.embedding import embedding_fault, wrong_use
 from dask_fmware.spec.json_schema import schema_fault
 from dask_fmware.spec.prompt import template_fields
 from dask_fmware.spec.record import Record, did_you_mean, shorten
@@ -57,14 +58,26 @@ def check(workflow: Workflow, *, code: bool = False) -> None:
     _Check(workflow).run(code)
 
 
-def check_models(workflow: Workflow, deployed: Collection[str]) -> None:
-    """Raise `UnknownModelError` unless all models that a workflow calls are deployed."""
-    for model in sorted({node.model for node in workflow.nodes.values() if isinstance(node, ModelNode)}):
-        if model not in deployed:
+def check_models(workflow: Workflow, deployed: Collection[str], embedders: Collection[str]) -> None:
+    """Raise an error unless all models that a workflow calls are deployed, and those that embed are `embedders`.
+
+    Raises
+    ------
+    UnknownModelError
+        If one is not deployed.
+    WorkflowError
+        If one that embeds is asked for text, or one that writes text for vectors.
+    """
+    for node in sorted((n for n in workflow.nodes.values() if isinstance(n, ModelNode)), key=lambda n: n.model):
+        if node.model not in deployed:
             raise UnknownModelError(
-                f"workflow '{workflow.name}' calls model '{model}', which is not deployed"
-                f"{did_you_mean(model, deployed)} (deployed: {', '.join(deployed) or 'none'}); add it to the deployment"
+                f"workflow '{workflow.name}' calls model '{node.model}', which is not deployed"
+                f"{did_you_mean(node.model, deployed)} (deployed: {', '.join(deployed) or 'none'}); add it to the "
+                "deployment"
             )
+        if node.embeds != (node.model in embedders):
+            where = f"workflow '{workflow.name}', node '{node.name}'"
+            raise WorkflowError(f"{where}: {wrong_use(node.model, node.embeds)}")
 
 
 class _Check:
@@ -190,9 +203,14 @@ class _Check:
 
     def model(self, node: ModelNode) -> None:
         where = f"workflow '{self.workflow.name}', node '{node.name}'"
-        if (node.prompt is None) == (node.messages is None):
-            given = "both prompt and messages" if node.prompt is not None else "neither prompt nor messages"
-            raise self.wrong(node.name, f"{given} given; give one of them")
+        given = [name for name in ("prompt", "messages", "texts") if getattr(node, name) is not None]
+        if len(given) != 1:
+            what = f"both {' and '.join(given[:2])}" if given else "neither prompt nor messages nor texts"
+            raise self.wrong(node.name, f"{what} given; give one of them")
+        if node.embeds:
+            if (fault := embedding_fault(node)) is not None:
+                raise self.wrong(node.name, fault)
+            return
         if node.messages is not None and not node.messages:
             raise self.wrong(node.name, "messages is empty; give at least one message")
         templates = [node.prompt] if node.prompt is not None else [turn.content for turn in node.messages or ()]
@@ -260,7 +278,7 @@ class _Check:
             return
         schema = place.node.json_schema
         if schema is None or place.node.name in self.workflow.schemas or not _may_be_false(schema):
-            kind = "text" if schema is None else "an object"
+            kind = "a vector" if place.node.embeds else "text" if schema is None else "an object"
             raise self.wrong(
                 node.name,
                 f"until is the output of model node '{place.node.name}': its value is {kind}, which is always true; "

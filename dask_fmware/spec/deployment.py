@@ -96,6 +96,7 @@ class ModelDeployment(Record):
         default=None, gt=0, description="weights and buffers, 10^9 bytes; the KV cache extra"
     )
     arguments: dict[str, JsonValue] = Field(default_factory=dict, description="engine arguments")
+    embeds: bool = Field(default=False, description="whether it gives vectors of texts, and writes none")
     hedge: bool = Field(
         default=True,
         description="whether a call that gives no token in time may be tried on another replica; not if it has effects",
@@ -258,6 +259,11 @@ class Deployment(Option):
         from dask_fmware.spec.documents import deployment_from_text
 
         return deployment_from_text(text, "yaml")
+
+    @property
+    def embedders(self) -> frozenset[str]:
+        """Names of the models that embed."""
+        return frozenset(name for name, model in self.models.items() if model.embeds)
 
     def replicas(self) -> Iterator[ReplicaSpec]:
         """Every replica asked for, each with its card; models share cards in the order of the document."""

@@ -84,10 +84,10 @@ def critical_path(workflow: Workflow, weight: Callable[[AnyNode], float] | None 
     workflow
         A workflow that passes `check`.
     weight
-        What one execution of a node counts; by default its ``max_tokens`` if it is a model node, else 0.
+        What one execution of a node counts; by default its ``max_tokens`` if it is a model node (1 of vectors), else 0.
         A node inside loops counts ``max_iterations`` times; items of a map run side by side and count once.
     """
-    counts = weight or (lambda node: node.max_tokens if isinstance(node, ModelNode) else 0)
+    counts = weight or (lambda node: node.most_output_tokens if isinstance(node, ModelNode) else 0)
     found, waits = places(workflow), graph(workflow)
     total: dict[str, float] = {}
     before: dict[str, str | None] = {}
@@ -131,7 +131,7 @@ def _answering(block: Block) -> Iterator[str]:
     """Model nodes of a block, and of branches within, that make the value of the block."""
     end = next((node for node in block.nodes if node.name == block.output.source), None)
     match end:
-        case ModelNode():
+        case ModelNode() if not end.embeds:
             yield end.name
         case SwitchNode():
             for held in inner(end):

@@ -48,13 +48,17 @@ class _Node(Record):
 
 
 class ModelNode(_Node):
-    """A call of a foundation model. Its value is text, a label of `choices`, or an object of `json_schema`."""
+    """A call of a foundation model. Its value is text, a label of `choices`, or an object of `json_schema`.
+
+    Given `texts` instead of a prompt its value is their vectors: one of a text, a list of them for a list.
+    """
 
     kind: Literal["model"] = "model"
     name: Name
     model: Printable = Field(min_length=1, max_length=200)
     prompt: str | None = None
     messages: list[Turn] | None = None
+    texts: Binding | None = None
     fields: dict[str, Binding] = Field(default_factory=dict)
     max_tokens: int = Field(default=256, ge=1)
     temperature: float | None = Field(default=None, ge=0)
@@ -64,6 +68,16 @@ class ModelNode(_Node):
     stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     choices: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, min_length=1)
     json_schema: dict[str, JsonValue] | None = None
+
+    @property
+    def embeds(self) -> bool:
+        """Whether its value is vectors."""
+        return self.texts is not None
+
+    @property
+    def most_output_tokens(self) -> int:
+        """Tokens that an answer has at most; vectors are made in one step, as one token would be."""
+        return 1 if self.embeds else self.max_tokens
 
 
 class TaskNode(_Node):

@@ -33,7 +33,7 @@ __all__ = [
 
 SHOWN_CHARACTERS = 80
 # Values under these keys are prompts or data of users: their errors never show them.
-PRIVATE = frozenset({"prompt", "content", "value", "default", "description"})
+PRIVATE = frozenset({"prompt", "content", "texts", "value", "default", "description"})
 # Errors that say themselves what was given: those of validators that raise ValueError, and how many items there are.
 TOLD = frozenset({"value_error", "too_long", "too_short"})
 

@@ -80,6 +80,7 @@ def uses(node: AnyNode) -> Iterator[tuple[str, str]]:
     match node:
         case ModelNode():
             bindings = {f"field '{key}'": binding for key, binding in node.fields.items()}
+            bindings |= {"texts": node.texts} if node.texts is not None else {}
         case TaskNode():
             bindings = {f"argument {i}": binding for i, binding in enumerate(node.args)}
             bindings |= {f"argument '{key}'": binding for key, binding in node.kwargs.items()}

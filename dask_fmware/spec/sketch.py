@@ -84,6 +84,8 @@ def lines(node: AnyNode) -> tuple[str, ...]:
 
 def _answer(node: ModelNode) -> str:
     """What a call may answer: its form, or its length where it has none."""
+    if node.embeds:
+        return "vectors"
     if node.choices is not None:
         return f"one of {len(node.choices):,} labels" if len(node.choices) > 1 else "one label"
     if node.json_schema is not None:

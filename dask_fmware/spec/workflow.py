@@ -9,7 +9,7 @@ imported from here too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, Field, JsonValue, PrivateAttr
@@ -33,6 +33,7 @@ from dask_fmware.spec.slo import SLO
 if TYPE_CHECKING:
     import networkx
 
+    from dask_fmware.spec.deployment import Deployment
     from dask_fmware.spec.supply import Tasks
 
 __all__ = [
@@ -115,11 +116,11 @@ class Workflow(Record):
 
         check(self, code=code)
 
-    def check_models(self, deployed: Collection[str]) -> None:
-        """Raise `UnknownModelError` unless all models that it calls are deployed."""
+    def check_models(self, deployment: Deployment) -> None:
+        """Raise an error unless a deployment has all models that it calls; see `dask_fmware.spec.checks`."""
         from dask_fmware.spec.checks import check_models
 
-        check_models(self, deployed)
+        check_models(self, deployment.models, deployment.embedders)
 
     def graph(self) -> networkx.DiGraph:
         """Return this workflow as a networkx graph; see `dask_fmware.spec.graph.graph`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,7 @@ from dask_fmware.runtime import ReplicaReady
 from dask_fmware.runtime.contract import Contract
 from dask_fmware.spec.deployment import Deployment
 from dask_fmware.testing.leaks import host_leaks, scheduler_leaks
+from dask_fmware.testing.script import prompt_of
 from dask_fmware_scheduler.installed import ROUTER
 
 __all__ = ["InProcessCluster", "deployment"]
@@ -33,6 +34,7 @@ def deployment(
     light_workers: int = 1,
     router: Mapping[str, Any] | None = None,
     placements: Mapping[str, Mapping[str, Any]] | None = None,
+    embedders: Collection[str] = (),
     **arguments: Any,
 ) -> dict[str, Any]:
     """Return a deployment of scripted engines, as a document.
@@ -47,6 +49,8 @@ def deployment(
         As in the document.
     placements
         Arguments of the engines on one accelerator, over `arguments`.
+    embedders
+        Those of the models that embed texts and write none.
     **arguments
         Of every engine; see `ScriptedEngine`.
     """
@@ -60,6 +64,7 @@ def deployment(
                 "slots": slots,
                 "context_tokens": context_tokens,
                 "arguments": arguments,
+                "embeds": model in embedders,
                 "on": {
                     name: {
                         "replicas": replicas,
@@ -184,11 +189,7 @@ class InProcessCluster:
 
     def requests(self, holding: str = "") -> int:
         """How many requests whose prompt holds a text the engines have taken."""
-        return sum(
-            holding in (request.prompt or "".join(message.content for message in request.messages or ()))
-            for engine in self.engines.values()
-            for request in engine.requests
-        )
+        return sum(holding in prompt_of(request) for engine in self.engines.values() for request in engine.requests)
 
     async def until(self, condition: Callable[[], Any], what: str = "") -> None:
         """Wait until a condition holds; for what no event announces."""

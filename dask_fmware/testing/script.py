@@ -43,6 +43,8 @@ class Script:
 
     def answer(self, request: Request, rule: Rule | None) -> tuple[list[str], FinishReason]:
         """Return the tokens of the answer, and how it ends if nothing happens."""
+        if request.texts is not None:
+            return [""], "stop"  # the token that its vectors count as
         tokens = list(islice(self._text(request, rule), request.max_tokens + 1))
         reason: FinishReason = "stop"
         if len(tokens) > request.max_tokens:
@@ -81,7 +83,9 @@ def _is_greedy(request: Request) -> bool:
 
 
 def prompt_of(request: Request) -> str:
-    """Return the prompt, or the turns of a chat as one text."""
+    """Return the prompt, the turns of a chat as one text, or the texts to be embedded."""
+    if request.texts is not None:
+        return "\n".join(request.texts)
     if request.messages is None:
         return request.prompt or ""
     return "".join(f"<{message.role}>{message.content}\n" for message in request.messages) + "<assistant>"

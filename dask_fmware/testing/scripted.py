@@ -25,7 +25,8 @@ from dask_fmware.errors import (
 )
 from dask_fmware.model.engine import Capabilities, Delta, EngineState, Request, Usage
 from dask_fmware.testing.script import Fault, Rule, Script, prompt_of, tokens_of
-from dask_fmware_workers.engines.request_checks import check_context, check_request
+from dask_fmware_workers.engines.request_checks import check_context, check_request, check_texts
+from dask_fmware_workers.engines.word_vectors import word_vector
 
 __all__ = ["Fault", "Rule", "ScriptedEngine"]
 
@@ -59,6 +60,8 @@ class ScriptedEngine:
         Seconds that `start` takes, and what it fails with.
     rules
         `Rule` objects or dictionaries; the first whose `when` is in the prompt applies.
+    embeds
+        Give vectors and no text: of words, so that texts that share some are similar.
     cores
         Taken and ignored.
 
@@ -84,6 +87,7 @@ class ScriptedEngine:
         load_s: float = 0.0,
         load_error: str | None = None,
         rules: Sequence[Rule | Mapping[str, Any]] = (),
+        embeds: bool = False,
         cores: Sequence[int] | None = None,
     ) -> None:
         if slots < 1:
@@ -91,7 +95,7 @@ class ScriptedEngine:
         self.rules = [rule if isinstance(rule, Rule) else Rule(**rule) for rule in rules]
         self.slots, self.context_tokens = slots, context_tokens
         self.text, self.echo, self.document, self.token_s = text, echo, document, token_s
-        self.load_s, self.load_error = load_s, load_error
+        self.load_s, self.load_error, self.embeds = load_s, load_error, embeds
         self.requests: list[Request] = []
         self.outcomes: Counter[str] = Counter()
         self.peak = 0
@@ -140,8 +144,9 @@ class ScriptedEngine:
             slots=self.slots,
             context_tokens=self.context_tokens,
             longest_token_bytes=16,
-            choices=True,
-            json_schema=True,
+            embeds=self.embeds,
+            choices=not self.embeds,
+            json_schema=not self.embeds,
             priority=True,
         )
         self._serving = True
@@ -151,7 +156,7 @@ class ScriptedEngine:
         self._admit(request)
         generation = self._live[request.request_id] = _Generation(request)
         self.requests.append(request)
-        outcome, tokens, prompt_tokens = "abort", 0, len(tokens_of(prompt_of(request)))
+        outcome, tokens, prompt_tokens = "abort", 0, sum(_token_counts(request))
         rule = next((rule for rule in self.rules if rule.when in prompt_of(request)), None)
         try:
             await self._slot(generation)
@@ -169,7 +174,9 @@ class ScriptedEngine:
                     tokens += 1
                     yield Delta(token, 1)
             outcome = reason
-            yield Delta("", 0, reason, Usage(prompt_tokens, tokens))
+            is_embedded = self.embeds and reason != "abort"
+            vectors = [word_vector(text) for text in request.texts or ()] if is_embedded else None
+            yield Delta("", 0, reason, Usage(prompt_tokens, tokens), vectors)
         except EngineError:
             outcome = "failed"
             raise
@@ -187,7 +194,7 @@ class ScriptedEngine:
     async def count_tokens(self, request: Request) -> int:
         """Prompt tokens of a request."""
         self._check_serving()
-        return len(tokens_of(prompt_of(request)))
+        return sum(_token_counts(request))
 
     def state(self) -> EngineState:
         """Load at this moment."""
@@ -208,12 +215,14 @@ class ScriptedEngine:
             raise EngineCrashedError("scripted: the engine is not serving; start it, or try another replica")
 
     def _admit(self, request: Request) -> None:
-        check_request(request, engine="scripted")
+        check_request(request, engine="scripted", embeds=self.embeds)
         self._check_serving()
         if request.request_id in self._live:
             raise SpecError(f"scripted: request '{request.request_id}' runs already")
-        prompt_tokens = len(tokens_of(prompt_of(request)))
-        check_context(request, prompt_tokens, self.context_tokens, engine="scripted")
+        if self.embeds:
+            check_texts(request, _token_counts(request), self.context_tokens, engine="scripted")
+        else:
+            check_context(request, sum(_token_counts(request)), self.context_tokens, engine="scripted")
 
     async def _slot(self, generation: _Generation) -> None:
         """Wait for a slot; lower priorities first."""
@@ -276,3 +285,9 @@ class ScriptedEngine:
                 raise MemoryError
             case "exit":
                 os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _token_counts(request: Request) -> list[int]:
+    """Tokens of its prompt, or of each of its texts."""
+    texts = [prompt_of(request)] if request.texts is None else request.texts
+    return [len(tokens_of(text)) for text in texts]

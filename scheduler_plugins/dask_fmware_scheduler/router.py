@@ -88,7 +88,7 @@ class ReplicaRouter(SchedulerPlugin):  # type: ignore[misc]
         self.machine = Machine(
             create_policy(router.policy, random.Random(router.seed).random),
             models={
-                name: ModelLimits(model.context_tokens, model.longest_token_bytes)
+                name: ModelLimits(model.context_tokens, model.longest_token_bytes, model.embeds)
                 for name, model in self.deployment.models.items()
             },
             max_attempts=router.max_attempts,

@@ -194,3 +194,26 @@ def test_check_of_a_scenario_looks_into_the_catalog(invoke, tmp_path):
     result = invoke("check", path)
     assert result.exit_code == 2
     assert "models.m.on.A10.catalog: the catalog has no figures" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(("engine", "arguments"), [("vllm", "{model: m}"), ("transformers", "{model: m}")])
+def test_check_says_that_an_engine_gives_no_vectors(invoke, tmp_path, engine, arguments):
+    path = tmp_path / "deployment.yaml"
+    path.write_text(f"""
+accelerators: {{L4: {{cards: 1}}}}
+models: {{bge: {{engine: {engine}, embeds: true, arguments: {arguments}, on: {{L4: {{}}}}}}}}
+""")
+    result = invoke("check", str(path))
+    assert result.exit_code == 2
+    assert f"models.bge.on.L4: engine '{engine}' gives no vectors (embeds: true)" in result.output
+
+
+def test_check_shows_which_models_embed(invoke, tmp_path):
+    path = tmp_path / "deployment.yaml"
+    path.write_text("""
+accelerators: {L4: {cards: 1}}
+models: {bge: {engine: emulated, embeds: true, arguments: {law: {w0: 0.01, w1: 0, w2: 0, w3: 0}}, on: {L4: {}}}}
+""")
+    result = invoke("check", str(path))
+    assert result.exit_code == 0
+    assert "context 2,048 tokens, embeds" in result.output

@@ -9,18 +9,18 @@ import subprocess
 import time
 from typing import Any
 
-_running: dict[tuple[int, int], Any] = {}
+_running: dict[tuple[int, int, bool], Any] = {}
 _vllm: dict[tuple[int, int], tuple[subprocess.Popen[bytes], str]] = {}
 VLLM_KEY, VLLM_KEY_ENV = "of-the-tests", "FMWARE_TEST_VLLM_KEY"
 
 
-def llama_server(slots: int, context_tokens: int) -> str:
-    """Address of a server of a tiny random model; each size is started once and stays for the session."""
+def llama_server(slots: int, context_tokens: int, *, embeds: bool = False) -> str:
+    """Address of a server of a tiny random model; each kind is started once and stays for the session."""
     import xllamacpp
 
     from dask_fmware_workers.engines.tiny_gguf import TinyModel
 
-    if (slots, context_tokens) not in _running:
+    if (slots, context_tokens, embeds) not in _running:
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(TinyModel(layers=2, width=128, heads=4, end_probability=0.0).cached_path())
         parameters.model_alias = {"tiny"}
@@ -34,8 +34,12 @@ def llama_server(slots: int, context_tokens: int) -> str:
         parameters.port = free_port()
         parameters.n_threads_http = 4 * slots + 4
         parameters.verbosity = -1
-        _running[slots, context_tokens] = xllamacpp.Server(parameters)
-    return str(_running[slots, context_tokens].listening_address)
+        if embeds:
+            parameters.embedding = True
+            parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+            parameters.kv_unified = True  # else the mean of a long text beside a short one is over a part of it
+        _running[slots, context_tokens, embeds] = xllamacpp.Server(parameters)
+    return str(_running[slots, context_tokens, embeds].listening_address)
 
 
 def vllm_server(model: str, slots: int, context_tokens: int, options: list[str]) -> str:

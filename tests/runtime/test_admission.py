@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_fmware.errors import CapacityError, ContextOverflowError, UnknownModelError
+from dask_fmware.errors import CapacityError, ContextOverflowError, UnknownModelError, WorkflowError
 from dask_fmware.model.plan import Guard
 from dask_fmware.runtime import Refuse, ReplicaGone
 from dask_fmware.runtime.runs.admission import ModelLimits, least_prompt_tokens, refusal
@@ -34,6 +34,15 @@ def test_an_unknown_model_is_named_with_those_that_are_hosted() -> None:
     error = refused(plan("r", [node("r/judge", "llama")]))
     assert isinstance(error, UnknownModelError)
     assert str(error).startswith("workflow 'rag', node 'judge': no replica hosts model 'llama' (hosted: small)")
+
+
+@pytest.mark.parametrize("embeds", [True, False])
+def test_a_model_is_asked_for_what_it_gives_where_that_is_known(embeds: bool) -> None:
+    run = plan("r", [replace(node("r/a"), embeds=embeds)])
+    for known, is_refused in ((embeds, False), (None, False), (not embeds, True)):
+        error = refusal(run, limits=lambda model, known=known: ModelLimits(100, 4, known), hosted=lambda: ("small",))  # type: ignore[misc]
+        assert isinstance(error, WorkflowError) == is_refused
+        assert not is_refused or str(error).startswith("workflow 'rag', node 'a': model 'small'")
 
 
 def test_an_empty_cluster_says_that_it_hosts_nothing() -> None:

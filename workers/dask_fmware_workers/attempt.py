@@ -6,7 +6,7 @@ Whether it may begin, and what becomes of its call when it fails, is not decided
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 from dask_fmware.errors import CapacityError, EngineCrashedError, OutputFormatError
 from dask_fmware.model.call import ModelCall
 from dask_fmware.model.completion import Completion, Timing
+from dask_fmware.model.embedding import embedded
 from dask_fmware.model.engine import Delta, Engine, FinishReason, Request, Usage
 from dask_fmware.model.messages import AttemptEnded, FirstToken, Grant, Overdue
 from dask_fmware_workers.output import format_tokens, output_of
@@ -71,6 +72,7 @@ class Attempt:
         self._is_repaired = False  # the answer had to be mended to have its format
         self._format_tokens: int | None = None  # output tokens that the format took
         self._cost: float | None = None
+        self._vectors: Sequence[Sequence[float]] | None = None
 
     def withdraw(self) -> None:
         """Cancel its task, unless that was done before."""
@@ -108,8 +110,8 @@ class Attempt:
 
     async def generate(
         self, engine: Engine, values: Mapping[str, Any], pace: EnginePace | None, prices: Mapping[str, float] | None
-    ) -> Completion:
-        """Generate the answer.
+    ) -> Completion | list[Any]:
+        """Generate the answer, or the vectors of texts, which are told as they are.
 
         Parameters
         ----------
@@ -130,6 +132,8 @@ class Attempt:
             If it is silent for longer than the grant permits.
         OutputFormatError
             If the answer breaks its format.
+        EngineError
+            If there is not one vector for each text.
         asyncio.CancelledError
             If the attempt is withdrawn, or its engine has aborted it.
         """
@@ -150,7 +154,12 @@ class Attempt:
             self.is_withdrawn = True
             raise asyncio.CancelledError
         self._usage = usage or Usage(output_tokens=self._output_tokens)
-        return self._completion(finish_reason, latency_s, prices)
+        self.is_whole = finish_reason == "stop"
+        if prices is not None:
+            self._cost = self._usage.cost(prices)
+        if call.embeds:
+            return embedded(values["texts"], self._vectors, call.where)
+        return self._completion(finish_reason, latency_s)
 
     async def _read(
         self, engine: Engine, request: Request, pace: EnginePace | None, start: float
@@ -176,7 +185,7 @@ class Attempt:
                 if delta.text:
                     stream.add(delta.text)
                 if delta.finish_reason is not None:
-                    finish_reason, usage = delta.finish_reason, delta.usage
+                    finish_reason, usage, self._vectors = delta.finish_reason, delta.usage, delta.vectors
         return finish_reason, usage
 
     def _begins(self, delta: Delta, after_s: float) -> None:
@@ -194,14 +203,9 @@ class Attempt:
             if delta.text and delta.finish_reason is None:
                 self._send(FirstToken(self.call_id, self.grant.attempt, after_s).to_wire())
 
-    def _completion(
-        self, finish_reason: FinishReason, latency_s: float, prices: Mapping[str, float] | None
-    ) -> Completion:
+    def _completion(self, finish_reason: FinishReason, latency_s: float) -> Completion:
         """Check a whole answer; what it took is known even if it breaks its format."""
         call, usage, text = self.call, self._usage, "".join(self.stream.pieces)
-        self.is_whole = finish_reason == "stop"
-        if prices is not None:
-            self._cost = usage.cost(prices)
         if call.choices is not None or call.json_schema is not None:
             self._format_tokens = usage.output_tokens  # all of them, unless the answer is sound
         output = output_of(call, text, finish_reason)

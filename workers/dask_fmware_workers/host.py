@@ -277,7 +277,7 @@ class ModelHost(WorkerPlugin):  # type: ignore[misc]
 
     async def call(
         self, call: ModelCall, run_id: str, call_id: str, values: Mapping[str, Any], *, stays: bool = False
-    ) -> Completion:
+    ) -> Completion | list[Any]:
         """Run a granted call on this worker's engine."""
         if not self.presence.is_known:
             raise NotInstalledError(

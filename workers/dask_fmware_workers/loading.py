@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from dask_fmware.errors import DeploymentError
-from dask_fmware.model.engine import Engine
+from dask_fmware.model.engine import Capabilities, Engine
 from dask_fmware.model.messages import ReplicaReady
 from dask_fmware.model.replica import ACCELERATOR_LABEL, CARD_LABEL, label
 from dask_fmware.profile.arguments import engine_arguments
@@ -82,6 +82,7 @@ async def load(deployment: Deployment, labels: Labels) -> Loaded:
         load_s = perf_counter() - start
         footprint = Footprint.now().beyond(before)
         made = replace(engine.capabilities, engine=spec.engine)  # one around another may name that; plans know this
+        _check_use(spec, made, model)
         key = profile_key(model, accelerator, made, wanted)
         weight_bytes, profile = await asyncio.to_thread(_on_disk, key, arguments)
         if profile is None and stated is not None:
@@ -128,6 +129,16 @@ def _wanted(deployment: Deployment, labels: Labels) -> tuple[str, str, ModelDepl
             f"which is deployed on: {', '.join(spec.on)}"
         )
     return model, accelerator, spec, placement
+
+
+def _check_use(spec: ModelDeployment, made: Capabilities, model: str) -> None:
+    """Refuse an engine that gives vectors where the deployment says text, or the other way round."""
+    if made.embeds != spec.embeds:
+        gives = "vectors and no text" if made.embeds else "text and no vectors"
+        raise DeploymentError(
+            f"model '{model}': its engine '{spec.engine}' gives {gives}; say 'embeds: {str(made.embeds).lower()}' of "
+            "the model in the deployment"
+        )
 
 
 def _on_disk(key: ProfileKey | None, arguments: Mapping[str, Any]) -> tuple[int | None, str | None]:

@@ -66,7 +66,7 @@ class EnginePace:
 
     def submitted(self, request: Request, node: str, call_id: str, attempt: int) -> None:
         """The engine is asked for a call; its prompt is counted in bytes until the engine has counted tokens."""
-        texts = [request.prompt or "", *(turn.content for turn in request.messages or ())]
+        texts = [request.prompt or "", *(turn.content for turn in request.messages or ()), *(request.texts or ())]
         size = sum(len(text.encode(errors="replace")) for text in texts)  # the engine refuses what is no text
         tokens, cached = self._per_byte.get(node, (1.0 / BYTES_PER_TOKEN, 0.0))
         prompt = max(1, round(size * tokens))

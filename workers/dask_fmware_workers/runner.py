@@ -126,7 +126,7 @@ class CallRunner:
         call_id: str,
         values: Mapping[str, Any],
         pace: EnginePace | None = None,
-    ) -> Completion:
+    ) -> Completion | list[Any]:
         """Generate, and report how it ended; `pace` takes note of its tokens.
 
         Raises `distributed.Reschedule` if the call was not granted, was aborted, or its engine crashed:
@@ -146,7 +146,7 @@ class CallRunner:
 
     async def _generate(
         self, engine: Engine, attempt: Attempt, slots: EngineSlots, values: Mapping[str, Any], pace: EnginePace | None
-    ) -> Completion:
+    ) -> Completion | list[Any]:
         """Generate in a slot, note the outcome, and raise what Dask is to make of it."""
         call = attempt.call
         try:

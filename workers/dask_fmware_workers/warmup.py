@@ -22,7 +22,8 @@ OUTPUT_TOKENS, REPEATS = 16, 3
 async def measure_latency(engine: Engine) -> Latency:
     """Time a short prompt, a long one and a longer answer on an idle engine, and return the figure.
 
-    Differences of whole generations, the quickest of three each: single tokens may reach us in bursts.
+    One that embeds is timed over texts, where no answer is longer. Differences of whole generations, the quickest of
+    three each: single tokens may reach us in bursts.
     """
     await _generate(engine, SHORT, 1, seed=0)
     short = await _repeat(engine, SHORT, 1)
@@ -51,12 +52,12 @@ async def _repeat(engine: Engine, prompt: str, max_tokens: int) -> list[_Generat
 
 async def _generate(engine: Engine, prompt: str, max_tokens: int, seed: int) -> _Generation:
     room = engine.capabilities.context_tokens
-    request = Request(
-        request_id=f"warmup {len(prompt)} {max_tokens} {seed}",
-        max_tokens=min(max_tokens, room // 4),
-        prompt=f"{seed} {prompt}"[: room // 2],  # each its own, or the prefix cache would answer
-        sampling=Sampling(seed=seed),
-    )
+    name = f"warmup {len(prompt)} {max_tokens} {seed}"
+    text = f"{seed} {prompt}"[: room // 2]  # each its own, or the prefix cache would answer
+    if engine.capabilities.embeds:
+        request = Request(name, 1, texts=(text,))
+    else:
+        request = Request(name, min(max_tokens, room // 4), prompt=text, sampling=Sampling(seed=seed))
     start, usage = perf_counter(), None
     async with aclosing(engine.generate(request)) as deltas:  # type: ignore[type-var]
         async for delta in deltas:

@@ -73,7 +73,8 @@ class CallViews:
             limits, replica = self._models.get(model), self._fleet.first(model)
             if replica is not None:
                 longest = max(s.replica.longest_token_bytes for s in self._fleet if s.replica.model == model)
-                limits = ModelLimits(limits.context_tokens if limits else replica.context_tokens, longest)
+                deployed = limits or ModelLimits(replica.context_tokens)
+                limits = ModelLimits(deployed.context_tokens, longest, deployed.embeds)
             elif limits is None:
                 return None  # whoever names models that nobody has fills no memory
             self._limits[model] = limits

@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from dask_fmware.errors import CapacityError, ContextOverflowError, FMwareError, RuntimeFaultError, UnknownModelError
+from dask_fmware.errors import (
+    CapacityError,
+    ContextOverflowError,
+    FMwareError,
+    RuntimeFaultError,
+    UnknownModelError,
+    WorkflowError,
+)
 from dask_fmware.model.plan import PlannedNode, RunPlan
 from dask_fmware.spec.deployment import LONGEST_TOKEN_BYTES
+from dask_fmware.spec.embedding import wrong_use
 
 __all__ = ["ModelLimits", "least_prompt_tokens", "orphaned", "refusal"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """What bounds a call of a model: as deployed, and as its replicas tell."""
+    """What bounds a call of a model, and what it gives: as deployed, and as its replicas tell."""
 
     context_tokens: int
     longest_token_bytes: int = LONGEST_TOKEN_BYTES
+    embeds: bool | None = None  # whether it gives vectors and no text; None: nobody says
 
 
 def least_prompt_tokens(prompt_bytes: int, limits: ModelLimits) -> int:
@@ -35,8 +44,8 @@ def refusal(
 ) -> FMwareError | None:
     """Why a run cannot be served, or None.
 
-    All models have to be there. Prompts have to fit where it is certain that they are sent; of a branch that is decided
-    later, the engine says so.
+    All models have to be there, and give what is asked of them. Prompts have to fit where it is certain that they are
+    sent; of a branch that is decided later, the engine says so.
 
     Parameters
     ----------
@@ -59,6 +68,8 @@ def refusal(
                 f"{_where(plan, node)}: no replica hosts model '{node.model}' "
                 f"(hosted: {', '.join(sorted(hosted())) or 'none'}); add it to the deployment"
             )
+        if known.embeds not in (None, node.embeds):
+            return WorkflowError(f"{_where(plan, node)}: {wrong_use(node.model, node.embeds)}")
         is_certain = all((guard.switch, guard.branch) in decided for guard in node.guards)
         prompt = least_prompt_tokens(node.prompt_bytes, known)
         if is_certain and prompt + node.max_tokens > known.context_tokens:

@@ -111,6 +111,7 @@ class Recorder:
             hedge_budget=machine.hedging.budget,
             unhedged=tuple(sorted(machine.hedging.exempt)),
             started=self._router.clock(),
+            embedders=tuple(sorted(self._router.deployment.embedders)),
         )
         log = EventLog(head, self._write)
         for state in machine.fleet:

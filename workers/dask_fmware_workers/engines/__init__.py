@@ -34,6 +34,7 @@ ENGINES: dict[str, str] = {
     "vllm-serve": "dask_fmware_workers.engines.vllm_serve:VllmServeEngine",
 }
 """Engines of this package, as ``module:Class``. They win over entry points of the same name."""
+EMBEDDERS = ("emulated",)  # embedded in the worker
 
 
 def create_engine(name: str, arguments: Mapping[str, Any]) -> Engine:
@@ -79,6 +80,11 @@ def checked_engine(name: str, arguments: Mapping[str, Any]) -> type[Any]:
     accepted = inspect.signature(engine_class).parameters
     unknown = sorted(set(arguments) - set(accepted))
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        if "embeds" in unknown:
+            raise DeploymentError(
+                f"engine '{name}' gives no vectors (embeds: true); 'openai' does, of a server that embeds, and so do "
+                f"{', '.join(EMBEDDERS)}"
+            )
         raise DeploymentError(f"engine '{name}': unknown arguments {unknown}; it takes {', '.join(accepted)}")
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [key for key, p in accepted.items() if p.default is p.empty and p.kind not in variable]

@@ -11,7 +11,8 @@ What it does
     It keeps its requests in an `EmulatedBatch`, the closed form that the simulator uses: continuous
     batching, prefill in chunks of what a step has room for, whole sequences reserved in the KV cache,
     waiting requests by priority. `Streams` play it on the clock of the event loop.
-    Texts are placeholders: common words, a label of the choices, the smallest document of a schema.
+    Texts are placeholders: common words, a label of the choices, the smallest document of a schema. Vectors tell
+    how often words stand in a text, so that a search over them finds something; they take no KV cache.
     A token is a word of the answer, or four characters of a prompt, label or document.
 
 Configuration
@@ -40,9 +41,12 @@ from dask_fmware.profile.replica import Limits
 from dask_fmware_workers.engines.emulated_answer import CHARACTERS_PER_TOKEN, Answers, prompt_text
 from dask_fmware_workers.engines.emulated_streams import Stream, Streams
 from dask_fmware_workers.engines.prefix_blocks import PrefixBlocks
-from dask_fmware_workers.engines.request_checks import check_context, check_request
+from dask_fmware_workers.engines.request_checks import check_context, check_request, check_texts
+from dask_fmware_workers.engines.word_vectors import DIMENSIONS, word_vector
 
 __all__ = ["EmulatedEngine"]
+
+MOST_DIMENSIONS = 65_536
 
 
 class EmulatedEngine:
@@ -81,6 +85,10 @@ class EmulatedEngine:
         Seconds on the clock between two pieces of a stream, at least.
     seed
         Of what is drawn for requests that bring no seed.
+    embeds
+        Give vectors and no text.
+    dimensions
+        Of these.
     cores
         Taken and ignored.
 
@@ -111,6 +119,8 @@ class EmulatedEngine:
         load_s: float | None = None,
         stream_interval_s: float = 0.05,
         seed: int = 0,
+        embeds: bool = False,
+        dimensions: int = DIMENSIONS,
         cores: Sequence[int] | None = None,
     ) -> None:
         if not 0 < time_scale < inf or not 0.001 <= stream_interval_s <= 60:
@@ -123,8 +133,11 @@ class EmulatedEngine:
                 f"emulated: context_tokens={context_tokens} must be at least 2 and fit into kv_tokens={kv_tokens}; "
                 "raise kv_tokens"
             )
+        if not 1 <= dimensions <= MOST_DIMENSIONS:
+            raise DeploymentError(f"emulated: dimensions={dimensions} is not in 1..{MOST_DIMENSIONS}")
+        self._embeds, self._dimensions = embeds, dimensions
         try:
-            self._limits = Limits(slots, step_tokens, kv_tokens)
+            self._limits = Limits(slots, step_tokens, None if embeds else kv_tokens)
             found, profile_load_s = find_law(law, catalog, profile)
         except SpecError as error:
             raise DeploymentError(f"emulated: {error}") from error
@@ -132,7 +145,7 @@ class EmulatedEngine:
         self._context_tokens = context_tokens
         self._cache_tokens = (
             (kv_tokens or slots * context_tokens) if prefix_cache_tokens is None else prefix_cache_tokens
-        )
+        ) * (not embeds)
         self._answers = Answers(output_tokens, labels)
         self._random = Random(seed)
         self._capabilities: Capabilities | None = None
@@ -160,8 +173,9 @@ class EmulatedEngine:
             slots=self._limits.slots,
             context_tokens=self._context_tokens,
             longest_token_bytes=4 * CHARACTERS_PER_TOKEN,
-            choices=True,
-            json_schema=True,
+            embeds=self._embeds,
+            choices=not self._embeds,
+            json_schema=not self._embeds,
             priority=True,
             prefix_cache=self._cache_tokens > 0,
         )
@@ -188,7 +202,8 @@ class EmulatedEngine:
                     yield Delta(stream.answer.text(before, stream.given), stream.given - before)
                 if stream.ended is not None and (stream.ended == "abort" or stream.made == stream.given):
                     break
-            yield Delta("", 0, stream.ended, Usage(stream.prompt_tokens, stream.given, stream.cached_tokens))
+            usage = Usage(stream.prompt_tokens, stream.given, stream.cached_tokens)
+            yield Delta("", 0, stream.ended, usage, self._vectors(stream))
         finally:
             self._streams.leave(stream)
 
@@ -199,7 +214,7 @@ class EmulatedEngine:
     async def count_tokens(self, request: Request) -> int:
         """Prompt tokens of a request: one for four characters."""
         self._check_serving()
-        return _token_count(prompt_text(request))
+        return sum(_token_counts(request))
 
     def state(self) -> EngineState:
         """Load at this moment; `kv_used` counts whole sequences, as they are reserved."""
@@ -227,13 +242,17 @@ class EmulatedEngine:
 
     def _accept(self, request: Request) -> Stream:
         arrived_s = asyncio.get_running_loop().time()  # before anything that takes time of its own
-        check_request(request, engine="emulated")
+        check_request(request, engine="emulated", embeds=self._embeds)
         self._check_serving()
         if request.request_id in self._streams:
             raise SpecError(f"emulated: request '{request.request_id}' is already running; ids are unique")
         prompt = prompt_text(request)
-        prompt_tokens = _token_count(prompt)
-        check_context(request, prompt_tokens, self._context_tokens, engine="emulated")
+        counts = _token_counts(request)
+        prompt_tokens = sum(counts)
+        if self._embeds:
+            check_texts(request, counts, self._context_tokens, engine="emulated")
+        else:
+            check_context(request, prompt_tokens, self._context_tokens, engine="emulated")
         default_seed = self._random.getrandbits(31) if request.sampling.seed is None else 0
         answer = self._answers.answer(request, prompt, default_seed)
         blocks = self._prefixes.blocks(prompt)
@@ -242,9 +261,17 @@ class EmulatedEngine:
         self._streams.add(stream, arrived_s)
         return stream
 
+    def _vectors(self, stream: Stream) -> list[tuple[float, ...]] | None:
+        """Return those of a request that came to its end."""
+        if not self._embeds or stream.ended == "abort":
+            return None
+        return [word_vector(text, self._dimensions) for text in stream.request.texts or ()]
+
     def _prompt_processed(self, stream: Stream) -> None:
         self._prefixes.remember(stream.blocks)
 
 
-def _token_count(text: str) -> int:
-    return -(-len(text) // CHARACTERS_PER_TOKEN)
+def _token_counts(request: Request) -> list[int]:
+    """Tokens of its prompt, or of each of its texts."""
+    texts = [prompt_text(request)] if request.texts is None else request.texts
+    return [-(-len(text) // CHARACTERS_PER_TOKEN) for text in texts]

@@ -78,6 +78,8 @@ class Answers:
 
     def answer(self, request: Request, prompt: str, default_seed: int) -> Answer:
         """Return the answer to a request; `default_seed` is used where it brings none."""
+        if request.texts is not None:
+            return Answer([""], "stop")  # the token that its vectors count as
         sampling = request.sampling
         is_greedy = sampling.temperature == 0 or sampling.top_k == 1 or (sampling.top_p or 1.0) < 0.001
         seed = None if is_greedy else default_seed if sampling.seed is None else sampling.seed
@@ -108,6 +110,8 @@ class Answers:
 
 def prompt_text(request: Request) -> str:
     """All text that the model would read."""
+    if request.texts is not None:
+        return "\n".join(request.texts)
     if request.messages is None:
         return request.prompt or ""
     return "".join(f"<{message.role}>{message.content}\n" for message in request.messages) + "<assistant>"

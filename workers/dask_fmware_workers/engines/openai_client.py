@@ -22,6 +22,7 @@ from dask_fmware.model.engine import Delta, Request
 from dask_fmware_workers.engines.api_key import ApiKey
 from dask_fmware_workers.engines.openai_arguments import needs_no_proxy
 from dask_fmware_workers.engines.openai_dialects import Answer, Dialect
+from dask_fmware_workers.engines.openai_embeddings import embedding_of
 from dask_fmware_workers.engines.openai_faults import cause_of, fault_of
 from dask_fmware_workers.engines.request_checks import prompt_bytes
 
@@ -152,6 +153,18 @@ class OpenAIClient:
             raise EngineCrashedError(f"openai: {self.where}: the stream of '{request.request_id}' was cut; try again")
         return answer
 
+    async def embed(
+        self, request: Request, body: dict[str, Any], prompt_tokens: int, taken: Callable[[], None]
+    ) -> Delta:
+        """Send texts and tell that they are taken; return their vectors."""
+        async with asyncio.timeout(self._first_s):
+            answer = await _sent(lambda: self._embedding(self._http, body))
+        taken()
+        return embedding_of(answer, request, prompt_tokens)
+
+    def _embedding(self, http: Any, body: dict[str, Any]) -> Awaitable[Any]:
+        return http.post("/embeddings", body={"model": self._model, **body}, cast_to=object)  # type: ignore[no-any-return]
+
     def _asking(self, http: Any, body: dict[str, Any]) -> Any:
         """Return the HTTP request of a body, as a context that gives its answer."""
         kind = http.chat.completions if "messages" in body else http.completions
@@ -164,18 +177,25 @@ class OpenAIClient:
         """Prompt tokens as the server counts them, or estimated where the dialect cannot ask."""
         messages = [asdict(turn) for turn in request.messages or ()]
         async with asyncio.timeout(self._first_s):
-            match self._dialect.tokenizer:
-                case None:
-                    return -(-prompt_bytes(request) // BYTES_PER_TOKEN)
-                case "vllm":
-                    asked = {"messages": messages} if messages else {"prompt": request.prompt}
-                    return int((await self._post("/tokenize", {"model": self._model, **asked}))["count"])
-                case "llama.cpp":
-                    prompt = request.prompt
-                    if messages:
-                        prompt = (await self._post("/apply-template", {"messages": messages}))["prompt"]
-                    content = {"content": prompt, "add_special": True, "parse_special": True}
-                    return len((await self._post("/tokenize", content))["tokens"])
+            if self._dialect.tokenizer is None:
+                return -(-prompt_bytes(request) // BYTES_PER_TOKEN)
+            if self._dialect.tokenizer == "vllm" and messages:
+                return int((await self._post("/tokenize", {"model": self._model, "messages": messages}))["count"])
+            if messages:
+                prompt = (await self._post("/apply-template", {"messages": messages}))["prompt"]
+                return await self._tokens(prompt)
+            return sum([await self._tokens(text) for text in request.texts or (request.prompt,)])
+
+    async def count_text(self, text: str) -> int:
+        """Tokens of one text, where the dialect can ask."""
+        async with asyncio.timeout(self._first_s):
+            return await self._tokens(text)
+
+    async def _tokens(self, text: str | None) -> int:
+        if self._dialect.tokenizer == "vllm":
+            return int((await self._post("/tokenize", {"model": self._model, "prompt": text}))["count"])
+        content = {"content": text, "add_special": True, "parse_special": True}
+        return len((await self._post("/tokenize", content))["tokens"])
 
     def failure(self, error: Exception, request: Request) -> FMwareError:
         """Name what went wrong between us and the server, without a word of what was said."""
@@ -219,8 +239,11 @@ class OpenAIClient:
 
         listed = "it has: " + ", ".join(sorted(models)[:8]) if models else "it lists none"
         try:
-            async with self._asking(http, body):
-                pass
+            if "input" in body:
+                await self._embedding(http, body)
+            else:
+                async with self._asking(http, body):
+                    pass
         except openai.APIStatusError as error:
             status = error.status_code
             if status == 404:

@@ -16,7 +16,7 @@ from dask_fmware.model.engine import FinishReason, Request, Usage
 from dask_fmware_workers.engines.grammar import bounded_schema, choices_grammar
 from dask_fmware_workers.engines.vllm_priority import urgency
 
-__all__ = ["DIALECTS", "Answer", "Dialect"]
+__all__ = ["DIALECTS", "Answer", "Dialect", "usage_in"]
 
 CHOICE = "choice"  # the only property of the document that stands for a choice, where only schemas are taken
 MOST_TOKENS = 2**40  # no answer has more; what a server says beyond it is no count
@@ -164,7 +164,7 @@ class Answer:
             has_content = bool(text or delta.get("reasoning_content") or delta.get("reasoning"))
             if (reason := choice.get("finish_reason")) not in GOES_ON:
                 self.finish_reason = self._reason(reason)
-        usage = _usage(event.get("usage"))
+        usage = usage_in(event.get("usage"))
         if usage is not None:
             self.usage = usage
             self.tokens = max(self.tokens, usage.output_tokens)
@@ -206,7 +206,7 @@ class Answer:
         return label if isinstance(label, str) else text
 
 
-def _usage(told: object) -> Usage | None:
+def usage_in(told: object) -> Usage | None:
     """Return what a server says that it counted; None where that cannot be: some send -1, or nothing."""
     prompt, output = _count(_of(told, "prompt_tokens")), _count(_of(told, "completion_tokens") or 0)
     if prompt is None or output is None:

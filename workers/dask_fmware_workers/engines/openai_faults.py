@@ -91,6 +91,11 @@ def fault_of(status: int, body: object, request: Request, where: str, key: str) 
             f"{what}: the model is not served there (HTTP {status} {kind}); correct 'model', 'base_url' or 'dialect', "
             "or see what the server has loaded"
         )
+    if status == 501:
+        return EngineError(
+            f"{what}: the server does not do that (HTTP 501 {kind}); start it so that it does (llama.cpp's embeds with "
+            "--embeddings), or correct 'embeds' of the model in the deployment"
+        )
     if status >= 500 or status == 408:
         return EngineCrashedError(f"{what}: the server failed (HTTP {status}); try again")
     if status in (400, 413, 422) and any(word in f"{kind} {_message(body)}" for word in OVERFLOW):

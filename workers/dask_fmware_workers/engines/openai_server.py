@@ -43,7 +43,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from random import Random
 from time import time
@@ -58,14 +58,17 @@ from dask_fmware_workers.engines.engine_calls import EngineCalls
 from dask_fmware_workers.engines.openai_arguments import checked_prices, checked_url
 from dask_fmware_workers.engines.openai_client import BYTES_PER_TOKEN, OpenAIClient
 from dask_fmware_workers.engines.openai_dialects import DIALECTS
+from dask_fmware_workers.engines.openai_embeddings import embedding_body
 from dask_fmware_workers.engines.openai_faults import retry_after_s
 from dask_fmware_workers.engines.rate_limit import RateLimit
-from dask_fmware_workers.engines.request_checks import check_context, check_request, prompt_bytes
+from dask_fmware_workers.engines.request_checks import check_context, check_request, check_texts, prompt_bytes
 from dask_fmware_workers.engines.slot_queue import SlotQueue
 
 __all__ = ["OpenAIEngine"]
 
 logger = logging.getLogger("dask_fmware.engines")
+
+AROUND_TOKENS = 2  # that a model puts around a text, as it has a beginning and an end
 
 
 class OpenAIEngine:
@@ -97,6 +100,8 @@ class OpenAIEngine:
         Fields added to every request, such as ``{"reasoning_effort": "low"}``.
     seed
         Of the seeds of requests that bring none.
+    embeds
+        The model gives vectors and no text: it is asked at ``/embeddings``.
     cores
         Taken and ignored.
 
@@ -122,6 +127,7 @@ class OpenAIEngine:
         price_per_million_tokens: Mapping[str, float] | None = None,
         extra: Mapping[str, Any] | None = None,
         seed: int = 0,
+        embeds: bool = False,
         cores: Sequence[int] | None = None,
     ) -> None:
         if dialect not in DIALECTS:
@@ -136,7 +142,7 @@ class OpenAIEngine:
                 f"above 0, rate_limit_wait_s={rate_limit_wait_s} at least 0"
             )
         self._dialect, self._key = DIALECTS[dialect], ApiKey(api_key_env, api_key_file)
-        self._slots, self._context_tokens = slots, context_tokens
+        self._slots, self._context_tokens, self._embeds = slots, context_tokens, embeds
         self._prices = checked_prices(price_per_million_tokens)
         self._extra = dict(extra or {})
         self._random = Random(seed)
@@ -208,9 +214,9 @@ class OpenAIEngine:
         EngineError
             If the server refuses the request or ends the answer for a reason of its own.
         """
-        check_request(request, engine="openai")
+        check_request(request, engine="openai", embeds=self._embeds)
         self._serving()
-        body = self._dialect.body(request, self._random.getrandbits(31)) | self._extra
+        body = self._body(request, self._random.getrandbits(31))
         async with aclosing(self._calls.stream(request, lambda call: self._serve(call, body))) as deltas:
             async for delta in deltas:
                 yield delta
@@ -221,7 +227,7 @@ class OpenAIEngine:
 
     async def count_tokens(self, request: Request) -> int:
         """Prompt tokens of a request: as the server counts them, or estimated where the dialect cannot ask."""
-        check_request(request, engine="openai")
+        check_request(request, engine="openai", embeds=self._embeds)
         self._serving()
         try:
             return await self._client.count(request)
@@ -237,19 +243,26 @@ class OpenAIEngine:
             raise EngineCrashedError(f"openai: {self._where} is not serving; start it, or try another replica")
 
     async def _connect(self) -> None:
-        greeting = Request("start", 1, messages=(Message("user", "Hi"),))
-        await self._client.connect(self._dialect.body(greeting, 0) | self._extra)
+        hi = Request("start", 1, messages=(Message("user", "Hi"),))
+        greeting = Request("start", 1, texts=("Hi",)) if self._embeds else hi
+        await self._client.connect(self._body(greeting, 0))
         self._capabilities = Capabilities(
             engine="openai",
             engine_version=self._client.version,
             slots=self._slots,
             context_tokens=self._context_tokens,
-            choices=True,
-            json_schema=True,
+            embeds=self._embeds,
+            choices=not self._embeds,
+            json_schema=not self._embeds,
             priority=True,
-            prefix_cache=True,
+            prefix_cache=not self._embeds,
             price_per_million_tokens=self._prices,
         )
+
+    def _body(self, request: Request, default_seed: int) -> dict[str, Any]:
+        """Return what is asked, without the model's name."""
+        asked = embedding_body(request) if self._embeds else self._dialect.body(request, default_seed)
+        return asked | self._extra
 
     # -- one request -----------------------------------------------------------------------------
 
@@ -269,6 +282,9 @@ class OpenAIEngine:
     async def _check_room(self, call: EngineCall) -> None:
         """Refuse what cannot fit; ask the server's tokenizer only where that is in doubt."""
         request = call.request
+        if self._embeds:
+            await self._check_texts(call)
+            return
         size = prompt_bytes(request)
         most = size + 64 * (1 + len(request.messages or ()))  # what a chat template adds
         if self._dialect.tokenizer is None or (size and most + request.max_tokens <= self._context_tokens):
@@ -279,28 +295,47 @@ class OpenAIEngine:
             call.prompt_tokens = await self._client.count(request)
             check_context(request, call.prompt_tokens, self._context_tokens, engine="openai")
 
+    async def _check_texts(self, call: EngineCall) -> None:
+        """Refuse a text that cannot fit, likewise."""
+        texts = call.request.texts or ()
+        sizes = [len(text.encode()) for text in texts]
+        call.prompt_tokens = sum(-(-size // BYTES_PER_TOKEN) for size in sizes)
+        counts = [-(-size // LONGEST_TOKEN_BYTES) for size in sizes]
+        if self._dialect.tokenizer is not None:
+            for number, size in enumerate(sizes):
+                if size + AROUND_TOKENS > self._context_tokens:
+                    counts[number] = await self._client.count_text(texts[number])
+        check_texts(call.request, counts, self._context_tokens, engine="openai")
+
     async def _exchange(self, call: EngineCall, body: dict[str, Any]) -> None:
         """Send a request until the server takes it, and hand its answer over."""
         import openai
 
-        request = call.request
-        what = f"openai: {self._where}: request '{request.request_id}'"
+        what = f"openai: {self._where}: request '{call.request.request_id}'"
         turn = self._limit.turn(what, lambda: call.put(Delta("")))
         while True:
             await turn.comes()
             try:
-                answer = await self._client.stream(request, body, call.put, turn.taken)
+                last = await self._answered(call, body, turn.taken)
                 break
             except openai.APIStatusError as error:
                 wait_s = retry_after_s(error.status_code, error.response.headers, error.body, time())
                 if wait_s is None or call.given:
                     raise
                 turn.refused(wait_s)
+        call.put(last)
+
+    async def _answered(self, call: EngineCall, body: dict[str, Any], taken: Callable[[], None]) -> Delta:
+        """Hand over an answer as it comes, and return the last delta."""
+        request = call.request
+        if self._embeds:
+            return await self._client.embed(request, body, call.prompt_tokens, taken)
+        answer = await self._client.stream(request, body, call.put, taken)
         usage = answer.usage or Usage(call.prompt_tokens, answer.tokens)
         self._look_at_limit(request, usage)
         if rest := answer.rest():
             call.put(Delta(rest, 0))
-        call.put(Delta("", 0, answer.finish_reason, usage))
+        return Delta("", 0, answer.finish_reason, usage)
 
     def _look_at_limit(self, request: Request, usage: Usage) -> None:
         """Say once that the server does not keep to the limit of an answer."""

@@ -6,14 +6,16 @@ left to them. Whether an answer has its format is not asked here: see `dask_fmwa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dask_fmware.errors import ContextOverflowError, SpecError
 from dask_fmware.model.engine import Request
 
-__all__ = ["check_context", "check_request", "check_size", "prompt_bytes", "template_refuses"]
+__all__ = ["check_context", "check_request", "check_size", "check_texts", "prompt_bytes", "template_refuses"]
 
 
-def check_request(request: Request, *, engine: str) -> None:
-    """Refuse a malformed request.
+def check_request(request: Request, *, engine: str, embeds: bool = False) -> None:
+    """Refuse a malformed request, and one for what the engine does not give.
 
     Parameters
     ----------
@@ -21,13 +23,15 @@ def check_request(request: Request, *, engine: str) -> None:
         The request to look at.
     engine
         Name for the message.
+    embeds
+        Whether it gives vectors and no text.
 
     Raises
     ------
     SpecError
         If a field is missing, out of its bounds or contradicts another; the message holds no prompt.
     """
-    reason = _fault(request)
+    reason = _fault(request) or _wrong_use(request, embeds)
     if reason is not None:
         raise SpecError(f"{engine}: request '{request.request_id}': {reason}")
 
@@ -59,6 +63,33 @@ def check_context(request: Request, prompt_tokens: int, context_tokens: int, *, 
         raise _overflow(request, f"{prompt_tokens}", context_tokens, engine)
 
 
+def check_texts(request: Request, tokens: Sequence[int], context_tokens: int, *, engine: str) -> None:
+    """Refuse texts of which one does not fit into the context; each is read by itself.
+
+    Parameters
+    ----------
+    request
+        The request to look at.
+    tokens
+        Of each text, as the engine counts them.
+    context_tokens
+        Of one text on this engine.
+    engine
+        Name for the message.
+
+    Raises
+    ------
+    ContextOverflowError
+        If a text exceeds the context.
+    """
+    if max(tokens) > context_tokens:
+        raise ContextOverflowError(
+            f"{engine}: request '{request.request_id}': text {tokens.index(max(tokens))} of {len(tokens)} has "
+            f"{max(tokens)} tokens, more than the context of {context_tokens} tokens; cut it into parts, or raise "
+            "context_tokens in the deployment as far as the model permits"
+        )
+
+
 def check_size(request: Request, longest_token_bytes: int, context_tokens: int, *, engine: str) -> None:
     """Refuse a request whose text fits into the context with no tokens that there are, before it is cut into tokens.
 
@@ -87,9 +118,7 @@ def check_size(request: Request, longest_token_bytes: int, context_tokens: int, 
 
 def prompt_bytes(request: Request) -> int:
     """Bytes of the text that a request brings."""
-    if request.messages is None:
-        return len((request.prompt or "").encode())
-    return sum(len(turn.content.encode()) for turn in request.messages)
+    return sum(len(text.encode()) for text in _texts(request))
 
 
 def template_refuses(request: Request, error: Exception, *, engine: str) -> SpecError:
@@ -112,10 +141,12 @@ def _overflow(request: Request, tokens: str, context_tokens: int, engine: str) -
 
 def _fault(request: Request) -> str | None:
     sampling, choices = request.sampling, request.choices
-    if (request.prompt is None) == (request.messages is None):
-        return "give exactly one of prompt and messages"
+    if sum(given is not None for given in (request.prompt, request.messages, request.texts)) != 1:
+        return "give exactly one of prompt, messages and texts"
     if request.messages is not None and not request.messages:
         return "messages is empty; give at least one"
+    if request.texts is not None and not (request.texts and all(request.texts)):
+        return "texts must be one or more, none of them empty"
     if request.max_tokens < 1:
         return f"max_tokens={request.max_tokens} is below 1"
     if sampling.temperature is not None and not sampling.temperature >= 0:
@@ -132,9 +163,21 @@ def _fault(request: Request) -> str | None:
         return "choices must be one or more labels, none of them empty"
     if choices is not None and any("\0" in choice for choice in choices):
         return "a choice holds a null character, which grammars cannot express; leave it out"
-    messages = [message.content for message in request.messages or ()]
-    if not all(map(_is_unicode, [request.prompt or "", *messages, *(choices or ()), *sampling.stop])):
+    if not all(map(_is_unicode, [*_texts(request), *(choices or ()), *sampling.stop])):
         return "a text holds half of a surrogate pair, which is no character; decode it with errors='replace'"
+    return None
+
+
+def _texts(request: Request) -> list[str]:
+    """All text that a request brings to be read."""
+    return [request.prompt or "", *(turn.content for turn in request.messages or ()), *(request.texts or ())]
+
+
+def _wrong_use(request: Request, embeds: bool) -> str | None:
+    if embeds and request.texts is None:
+        return "it embeds texts and writes none; ask a model that does not say 'embeds: true' in the deployment"
+    if request.texts is not None and not embeds:
+        return "it writes text and gives no vectors; ask a model that says 'embeds: true' in the deployment"
     return None
 
 
