@@ -60,6 +60,7 @@ def serve(
     \b
     POST /workflows/NAME        {"inputs": {...}, "stream": false, "slo": {"ttft_s": 2}}
     POST /v1/chat/completions   as OpenAI has it; the model is the name of a workflow
+    POST /v1/embeddings         likewise, of a workflow that gives vectors
     GET  /workflows, /v1/models, /health
 
     A caller who hangs up cancels its run. Ctrl-C takes no new requests and waits 10 s for those under way.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator, model_validator
 
 from dask_fmware.errors import SpecError
+from dask_fmware.model.embedding import MOST_TEXTS
 from dask_fmware.spec.nesting import DEEPEST, is_deep
 from dask_fmware.spec.record import Record, checked, misfit, shorten
 from dask_fmware.spec.slo import SLO
 
-__all__ = ["ChatBody", "Message", "RunBody", "read"]
+__all__ = ["ChatBody", "EmbeddingBody", "Message", "RunBody", "read"]
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -84,6 +85,37 @@ class ChatBody(BaseModel):
     def wants_usage(self) -> bool:
         """Whether a stream ends with the tokens that were used."""
         return bool((self.stream_options or {}).get("include_usage"))
+
+
+class EmbeddingBody(BaseModel):
+    """A request of OpenAI's embeddings."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _is_text(cls, given: Any) -> Any:
+        texts = given if isinstance(given, list) else [given]
+        if not all(isinstance(text, str) and text for text in texts) or not 1 <= len(texts) <= MOST_TEXTS:
+            raise misfit(f"is a text or a list of 1 to {MOST_TEXTS} texts, none of them empty; tokens are not read")
+        return given
+
+    @field_validator("dimensions", mode="before")
+    @classmethod
+    def _is_left_out(cls, given: Any) -> Any:
+        if given is not None:
+            raise misfit("is not supported, as a workflow gives the vectors of its model; leave it out")
+        return given
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether vectors are asked for in base64."""
+        return self.encoding_format == "base64"
 
 
 def read(kind: type[Kind], body: bytes | bytearray) -> Kind:

@@ -18,7 +18,7 @@ from dask_fmware.model.completion import Completion
 from dask_fmware.spec.record import shorten
 from dask_fmware.spec.workflow import Workflow
 
-__all__ = ["ChatAnswer", "inputs_of", "model", "models", "no_model"]
+__all__ = ["ChatAnswer", "inputs_of", "model", "models", "no_model", "single_input"]
 
 
 def inputs_of(workflow: Workflow, messages: Sequence[Message]) -> dict[str, Any]:
@@ -32,13 +32,18 @@ def inputs_of(workflow: Workflow, messages: Sequence[Message]) -> dict[str, Any]
     names = [item.name for item in workflow.inputs]
     if "messages" in names:
         return {"messages": [{"role": turn.role, "content": turn.text} for turn in messages]}
-    required = [item.name for item in workflow.inputs if item.required] or names[:1]
-    if len(required) != 1:
+    if (name := single_input(workflow)) is None:
         raise WorkflowError(
             f"workflow '{workflow.name}' has the inputs {', '.join(names) or '(none)'}, so it is no chat: give it an "
             f"input 'messages' or a single one that is required, or use POST /workflows/{workflow.name}"
         )
-    return {required[0]: messages[-1].text}
+    return {name: messages[-1].text}
+
+
+def single_input(workflow: Workflow) -> str | None:
+    """Return the name of the only input that must be given, or of the first if none must; None if there is none."""
+    required = [item.name for item in workflow.inputs if item.required] or [i.name for i in workflow.inputs][:1]
+    return required[0] if len(required) == 1 else None
 
 
 def model(workflow: Workflow) -> dict[str, Any]:

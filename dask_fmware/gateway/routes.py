@@ -12,13 +12,13 @@ from dask_fmware.gateway.answers import RefusedError
 from dask_fmware.gateway.chat import model, models, no_model
 from dask_fmware.gateway.gateway import Gateway
 from dask_fmware.gateway.handler import ENDING, NAMES, Handler
-from dask_fmware.gateway.runs import Chat, Workflow
+from dask_fmware.gateway.runs import Chat, Embeddings, Workflow
 
 __all__ = ["application"]
 
 NO_PAGE = (
-    "no such page: see GET /workflows and GET /v1/models; POST to /workflows/NAME, or to /v1/chat/completions, which "
-    "is all of OpenAI's protocol that runs something here"
+    "no such page: see GET /workflows and GET /v1/models; POST to /workflows/NAME, or to /v1/chat/completions and "
+    "/v1/embeddings, which are all of OpenAI's protocol that runs something here"
 )
 
 
@@ -88,6 +88,7 @@ def application(gateway: Gateway, ending: asyncio.Event, names: Collection[str] 
             (r"/v1/models", _Models, own),
             (r"/v1/models/([^/]+)", _Model, own),
             (r"/v1/chat/completions", Chat, own),
+            (r"/v1/embeddings", Embeddings, own),
         ],
         default_handler_class=_Nothing,
         default_handler_args=own,

@@ -15,17 +15,18 @@ from dask_fmware.client.session import Outcome
 from dask_fmware.compile.collection import BoundWorkflow
 from dask_fmware.errors import FMwareError
 from dask_fmware.gateway.answers import Fault, RefusedError, json_text
-from dask_fmware.gateway.bodies import ChatBody, RunBody, read
+from dask_fmware.gateway.bodies import ChatBody, EmbeddingBody, RunBody, read
 from dask_fmware.gateway.chat import inputs_of, no_model
+from dask_fmware.gateway.embeddings import embedding_inputs
 from dask_fmware.gateway.events import Events
 from dask_fmware.gateway.gateway import Gateway
 from dask_fmware.gateway.handler import ENDING, Handler, ending
-from dask_fmware.gateway.shapes import ChatShape, RunShape
+from dask_fmware.gateway.shapes import ChatShape, EmbeddingShape, RunShape
 from dask_fmware.gateway.sites import is_of_another_site
 from dask_fmware.model.completion import Chunk
 from dask_fmware.spec.record import shorten
 
-__all__ = ["BODY_BYTES", "Chat", "Workflow"]
+__all__ = ["BODY_BYTES", "Chat", "Embeddings", "Workflow"]
 
 logger = logging.getLogger("dask_fmware.gateway")
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -169,4 +170,21 @@ class Chat(_Runs):
         if body.model not in self.gateway.workflows:
             raise no_model(body.model)
         inputs = inputs_of(self.gateway.workflows[body.model].workflow, body.messages)
+        return self.gateway.bound(body.model, inputs, caller=self.caller)
+
+
+class Embeddings(_Runs):
+    """``POST /v1/embeddings``."""
+
+    asks: ClassVar[str] = "POST with a body of JSON that has model and input"
+
+    async def posted(self) -> None:
+        """Run the workflow that is the model."""
+        body, bound = await self.asked(EmbeddingBody, self._bound)
+        await self.run(bound, EmbeddingShape(body), is_streamed=False)
+
+    def _bound(self, body: EmbeddingBody) -> BoundWorkflow:
+        if body.model not in self.gateway.workflows:
+            raise no_model(body.model)
+        inputs = embedding_inputs(self.gateway.workflows[body.model].workflow, body)
         return self.gateway.bound(body.model, inputs, caller=self.caller)

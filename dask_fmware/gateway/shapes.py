@@ -6,10 +6,12 @@ from typing import Any, ClassVar
 
 from dask_fmware.client.session import Outcome
 from dask_fmware.gateway.answers import answer, json_text
+from dask_fmware.gateway.bodies import EmbeddingBody
 from dask_fmware.gateway.chat import ChatAnswer
+from dask_fmware.gateway.embeddings import embedding_answer
 from dask_fmware.model.completion import Chunk
 
-__all__ = ["ChatShape", "Event", "RunShape"]
+__all__ = ["ChatShape", "EmbeddingShape", "Event", "RunShape"]
 
 Event = tuple[str | None, str]  # its name, if it has one, and what it says
 
@@ -37,6 +39,18 @@ class RunShape:
     def last(self, outcome: Outcome) -> list[Event]:
         """Return what comes at the end of a run that has finished."""
         return [("end", json_text(answer(self.name, outcome)))]
+
+
+class EmbeddingShape(RunShape):
+    """As OpenAI's clients are told of vectors."""
+
+    def __init__(self, body: EmbeddingBody) -> None:
+        super().__init__(body.model)
+        self._body = body
+
+    def whole(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the list of them."""
+        return embedding_answer(self.name, self._body, outcome)
 
 
 class ChatShape(RunShape):

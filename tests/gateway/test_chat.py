@@ -135,7 +135,6 @@ async def test_what_else_openai_has_is_told_where_to_ask(serve) -> None:
         for asking in (
             client.completions.create(model="rag", prompt="Why?"),
             client.responses.create(model="rag", input="Why?"),
-            client.embeddings.create(model="rag", input="Why?"),
         ):
             with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
                 await asking
