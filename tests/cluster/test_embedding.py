@@ -174,3 +174,20 @@ async def test_a_replica_that_embeds_measures_how_fast_it_is(serving: Any) -> No
     async with serving(document=document) as cluster:
         (replica,) = (await fm.status(cluster.client))["replicas"]
         assert replica["latency"]["first_token_s"] > 0
+
+
+async def test_the_words_of_a_real_engine_find_their_passage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("xllamacpp")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where the model is written
+    document = deployment("bge", "small", embedders=["bge"], echo=True)
+    document["models"]["bge"] |= {
+        "engine": "llama.cpp",
+        "arguments": {"tiny": {"layers": 1, "width": 64, "heads": 2}},
+        "on": {"cpu": {}},
+    }
+    async with InProcessCluster(document) as cluster:
+        future = cluster.client.compute(rag(question=PASSAGES[2]))  # equal texts have equal vectors
+        assert f"from {PASSAGES[2]}" in (await future).text
+        (row,) = [row for row in (await fm.report(future)).rows if row["node"] == "passages"]
+        assert row["tokens"].endswith("+1")
+        future.release()

@@ -37,7 +37,7 @@ def llama_server(slots: int, context_tokens: int, *, embeds: bool = False) -> st
         if embeds:
             parameters.embedding = True
             parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-            parameters.kv_unified = True  # else the mean of a long text beside a short one is over a part of it
+            parameters.kv_unified = True  # else the mean of a long text beside a short one is wrong
         _running[slots, context_tokens, embeds] = xllamacpp.Server(parameters)
     return str(_running[slots, context_tokens, embeds].listening_address)
 

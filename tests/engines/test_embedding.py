@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import isclose, sqrt
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +15,12 @@ import pytest
 from dask_fmware.errors import ContextOverflowError, DeploymentError, SpecError
 from dask_fmware.model.engine import Engine, Request, Usage
 from dask_fmware_workers.engines import create_engine
+from dask_fmware_workers.engines.tiny_gguf import TinyModel
 from dask_fmware_workers.engines.word_vectors import word_vector
 from tests.engines.asking import WAIT_S, ask, collect, is_idle, until
 from tests.engines.conftest import FACTORIES
 from tests.engines.servers import llama_server
+from tests.engines.tiny_bert import write_tiny_bert
 
 TEXTS = ("The sea is wide", "A river runs into the sea", "The sea is wide")
 
@@ -28,10 +32,24 @@ def _openai(slots: int, context_tokens: int, **arguments: Any) -> Engine:
     return create_engine("openai", {**at, "slots": slots, "context_tokens": context_tokens, **arguments})
 
 
+def _llama_cpp(**arguments: Any) -> Engine:
+    pytest.importorskip("xllamacpp")
+    return create_engine("llama.cpp", {"tiny": {"layers": 2, "width": 128, "heads": 4}, **arguments})
+
+
+def _encoder(**arguments: Any) -> Engine:
+    """Of the kind that most models that embed are: it reads a text both ways and has no KV cache."""
+    pytest.importorskip("xllamacpp")
+    path = write_tiny_bert(Path(os.environ["XDG_CACHE_HOME"]) / "tiny-bert.gguf")
+    return create_engine("llama.cpp", {"gguf": str(path), **arguments})
+
+
 EMBEDDERS: dict[str, Callable[..., Engine]] = {
     "emulated": FACTORIES["emulated"],
     "scripted": FACTORIES["scripted"],
     "openai": _openai,
+    "llama.cpp": _llama_cpp,
+    "llama.cpp, an encoder": _encoder,
 }
 
 
@@ -90,7 +108,7 @@ async def test_each_text_must_fit_the_context_and_all_of_them_need_not(embedding
         assert len(last.vectors) == 20
         with pytest.raises(ContextOverflowError, match="more than the context of 16 tokens"):
             await collect(engine, texts("short", "word " * 100))
-        assert is_idle(engine)
+        await until(lambda: is_idle(engine))
 
 
 @pytest.mark.parametrize(
@@ -154,3 +172,47 @@ async def test_a_batch_of_texts_beyond_the_kv_cache_is_embedded_all_the_same() -
         assert len((await collect(engine, texts(*["word " * 50] * 9)))[-1].vectors) == 9
     finally:
         await engine.close()
+
+
+async def test_an_embedding_that_nobody_waits_for_any_more_lets_go_of_its_slot(embedding: Any) -> None:
+    async with embedding(slots=1) as engine:
+        asked = asyncio.ensure_future(collect(engine, texts(*["The sea is wide"] * 200)))
+        await until(lambda: not is_idle(engine) or asked.done())
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        assert (await collect(engine, texts("next", name="next")))[-1].vectors
+        await until(lambda: is_idle(engine))
+
+
+async def test_an_aborted_embedding_has_no_vectors(embedding: Any) -> None:
+    async with embedding(slots=1) as engine:
+        asked = asyncio.ensure_future(collect(engine, texts(*["The sea is wide"] * 200)))
+        await until(lambda: not is_idle(engine) or asked.done())
+        await engine.abort("r")
+        last = (await asked)[-1]
+        assert (last.finish_reason == "abort") == (last.vectors is None)
+
+
+async def test_a_text_as_long_as_the_context_is_read_in_one_batch() -> None:
+    engine = _llama_cpp(slots=2, context_tokens=1500, embeds=True)
+    await engine.start()
+    try:
+        long = "sea " * 1400
+        assert 1024 < await engine.count_tokens(texts(long)) <= 1500
+        assert len((await collect(engine, texts(long, "short")))[-1].vectors) == 2
+    finally:
+        await engine.close()
+
+
+async def test_a_file_that_does_not_say_how_it_embeds_is_refused() -> None:
+    pytest.importorskip("xllamacpp")
+    path = TinyModel(layers=1, width=64, heads=2).cached_path()
+    engine = create_engine("llama.cpp", {"gguf": str(path), "slots": 1, "context_tokens": 64, "embeds": True})
+    with pytest.raises(DeploymentError, match=r"says nothing of how a text becomes one vector \(pooling_type\)"):
+        await engine.start()
+    await engine.close()
+
+
+async def test_it_may_be_closed_before_anything_was_embedded(embedding: Any) -> None:
+    async with embedding() as engine:
+        assert is_idle(engine)

@@ -16,6 +16,8 @@ from dask_fmware_workers.accelerators import Card
 from dask_fmware_workers.engines import llama_setup
 from dask_fmware_workers.engines.gguf_header import GgufHeader, model_parts, read_header
 from dask_fmware_workers.engines.llama_setup import LlamaSetup
+from dask_fmware_workers.engines.tiny_gguf import TinyModel
+from tests.engines.tiny_bert import write_tiny_bert
 
 pytest.importorskip("gguf")
 
@@ -185,3 +187,9 @@ def test_all_files_of_a_split_model_must_fit_into_memory(tmp_path: Path, monkeyp
     monkeypatch.setattr(llama_setup, "cpu_card", lambda cores: Card("cpu", "CPU", free_bytes=8 << 30, cores=(0,)))
     load(paths[0])
     assert loaded == [paths[0]]
+
+
+def test_an_encoder_pools_and_keeps_nothing_of_a_text(tmp_path: Path) -> None:
+    encoder = read_header(write_tiny_bert(tmp_path / "bert.gguf"))
+    assert (encoder.pools, encoder.kv_bytes_per_token) == (True, 0.0)
+    assert not read_header(TinyModel(layers=1, width=64, heads=2).cached_path()).pools

@@ -34,7 +34,7 @@ ENGINES: dict[str, str] = {
     "vllm-serve": "dask_fmware_workers.engines.vllm_serve:VllmServeEngine",
 }
 """Engines of this package, as ``module:Class``. They win over entry points of the same name."""
-EMBEDDERS = ("emulated",)  # embedded in the worker
+EMBEDDERS = ("llama.cpp", "emulated")  # that give vectors of themselves
 
 
 def create_engine(name: str, arguments: Mapping[str, Any]) -> Engine:

@@ -27,6 +27,7 @@ _INTEGERS = (0, 1, 2, 3, 4, 5, 10, 11)
 _TOKENS = "tokenizer.ggml.tokens"
 _PER_LAYER = (".attention.head_count", ".attention.head_count_kv")  # one number for all layers, or a list
 _WINDOWED = ("gemma2", "llama4")  # to llama.cpp also where the file does not say so
+_POOLINGS = (1, 2, 3)  # mean, first token, last token; not 0, none, and 4, which ranks
 _PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 
 
@@ -52,6 +53,11 @@ class GgufHeader:
         return self._shape("block_count")
 
     @property
+    def pools(self) -> bool:
+        """Whether the file says how one vector is made of those of all tokens, as that of a model that embeds does."""
+        return self._shape("pooling_type") in _POOLINGS
+
+    @property
     def parts(self) -> tuple[int, int]:
         """Which one of its model's files this is, from 0, and how many there are."""
         number, count = (self.values.get(f"split.{name}") for name in ("no", "count"))
@@ -62,8 +68,10 @@ class GgufHeader:
         """Bytes of keys and values of one token in 16 bits, over all layers.
 
         None where the file is silent, and where a cache does not grow by the token: layers that see a window,
-        state-space layers, and latent attention, of which llama.cpp keeps another shape.
+        state-space layers, and latent attention, of which llama.cpp keeps another shape. An encoder keeps nothing.
         """
+        if self._of("attention.causal") is False:
+            return 0.0
         heads, width = self._of("attention.head_count"), self._shape("embedding_length")
         cached = self._cached_heads(heads)
         if not cached or self._windowed or self._of("attention.kv_lora_rank") or self._has_state:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dask_fmware.errors import ContextOverflowError, EngineCrashedError, EngineError, OutputFormatError
 from dask_fmware.model.engine import Delta, FinishReason, Request, Usage
 from dask_fmware_workers.engines.grammar import bounded_schema, choices_grammar
 from dask_fmware_workers.engines.llama_server import LlamaServer
+from dask_fmware_workers.engines.openai_embeddings import embedding_of
 
 __all__ = ["LlamaCall"]
 
@@ -64,6 +65,11 @@ class LlamaCall:
         if request.json_schema is not None:
             self._body["json_schema"] = bounded_schema(request.json_schema, request.max_tokens)
 
+    def prepare_texts(self, texts: Sequence[Sequence[int]]) -> None:
+        """Write a request for vectors in llama.cpp's words; `texts` are their tokens."""
+        self.prompt_tokens = sum(map(len, texts))
+        self._body = {"input": [list(tokens) for tokens in texts], "encoding_format": "float"}
+
     def abort(self) -> None:
         """End the stream here; what llama.cpp still sends is dropped. On the loop."""
         if not self.aborted:
@@ -71,9 +77,12 @@ class LlamaCall:
             self._chunks.put_nowait(None)
 
     def serve(self, server: LlamaServer) -> None:
-        """Block until the text ends or the call is aborted. In a thread."""
+        """Block until the text ends or the call is aborted, or until all vectors are there. In a thread."""
         try:
-            server.complete(self._body, self._on_chunk)
+            if self.request.texts is not None:
+                self._hand_over(server.embed(self._body))
+            else:
+                server.complete(self._body, self._on_chunk)
             ended: Exception = EngineCrashedError("llama.cpp: a stream ended without a finish reason; try again")
         except Exception as error:
             ended = EngineCrashedError(f"llama.cpp: a request failed ({type(error).__name__}: {error}); try again")
@@ -101,6 +110,8 @@ class LlamaCall:
                 raise chunk
             if "error" in chunk:
                 raise self._named(chunk["error"])
+            if self.request.texts is not None:
+                return self._embedded(chunk)
             choice, timings = chunk["choices"][0], chunk["timings"]
             text: str = choice["text"]
             finish_reason: FinishReason | None = choice["finish_reason"]
@@ -111,6 +122,17 @@ class LlamaCall:
                 return Delta(text, tokens, finish_reason, self._usage())
             if text or tokens:  # else it reports prefill
                 return Delta(text, tokens)
+
+    def _embedded(self, answer: Mapping[str, Any]) -> Delta:
+        try:
+            delta = embedding_of(answer, self.request, self.prompt_tokens)
+        except (ValueError, TypeError, KeyError) as error:
+            where = f"llama.cpp: request '{self.request.request_id}'"
+            raise EngineCrashedError(
+                f"{where}: there is not one vector for each text ({type(error).__name__}); try again"
+            ) from None
+        self.output_tokens = delta.tokens
+        return replace(delta, usage=self._usage())
 
     def _usage(self) -> Usage:
         return Usage(self.prompt_tokens, self.output_tokens, self.cached_tokens)

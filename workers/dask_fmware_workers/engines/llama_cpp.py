@@ -45,6 +45,7 @@ from dask_fmware_workers.engines.request_checks import (
     check_context,
     check_request,
     check_size,
+    check_texts,
     template_refuses,
 )
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
@@ -75,6 +76,8 @@ class LlamaCppEngine:
         Layers to keep on a GPU, -1 for all. Needs a GPU build of xllamacpp.
     seed
         Of the seeds of requests that bring none.
+    embeds
+        Give vectors and no text: of a GGUF file that says how, as those of models that embed do, or of a random model.
     verbose
         Let llama.cpp log to standard error.
 
@@ -95,6 +98,7 @@ class LlamaCppEngine:
         cores: Sequence[int] | None = None,
         gpu_layers: int = 0,
         seed: int = 0,
+        embeds: bool = False,
         verbose: bool = False,
     ) -> None:
         self._setup = LlamaSetup(
@@ -105,8 +109,10 @@ class LlamaCppEngine:
             threads=threads,
             cores=cores,
             gpu_layers=gpu_layers,
+            embeds=embeds,
             verbose=verbose,
         )
+        self._embeds = embeds
         self._name, self._slots, self._context_tokens = self._setup.name, slots, context_tokens
         self._random = random.Random(integer("seed", seed, 0, 1 << 62))
 
@@ -170,10 +176,11 @@ class LlamaCppEngine:
             slots=self._slots,
             context_tokens=self._context_tokens,
             longest_token_bytes=header.longest_token_bytes,
-            choices=True,
-            json_schema=True,
+            embeds=self._embeds,
+            choices=not self._embeds,
+            json_schema=not self._embeds,
             priority=True,
-            prefix_cache=True,
+            prefix_cache=not self._embeds,
         )
 
     async def _unload(self) -> None:
@@ -208,18 +215,16 @@ class LlamaCppEngine:
         EngineCrashedError
             If the engine is not serving or fails.
         """
-        check_request(request, engine="llama.cpp")
+        check_request(request, engine="llama.cpp", embeds=self._embeds)
         server = self._serving()
-        check_size(request, self.capabilities.longest_token_bytes, self._context_tokens, engine="llama.cpp")
+        self._check_size(request)
         if request.request_id in self._calls:
             raise SpecError(f"llama.cpp: request '{request.request_id}' is already running; ids are unique")
         call = self._calls[request.request_id] = LlamaCall(request, asyncio.get_running_loop())
         self._accepted += 1
         place = (request.priority, self._accepted)
         try:
-            tokens = await self._tokenize(server, request)
-            check_context(request, len(tokens), self._context_tokens, engine="llama.cpp")
-            call.prepare(tokens, default_seed=self._random.getrandbits(31))
+            await self._prepare(server, call)
             heapq.heappush(self._queue, (*place, call))
             self._fill_slots()
             delta = await call.next_delta()
@@ -230,7 +235,7 @@ class LlamaCppEngine:
         finally:
             call.aborted = True  # nothing if it has ended
             del self._calls[request.request_id]
-            if call.output_tokens:  # else nobody has looked for its prefix yet
+            if call.output_tokens and not self._embeds:  # else nobody has looked for its prefix yet
                 self._queried_tokens += call.prompt_tokens
                 self._hit_tokens += call.cached_tokens
 
@@ -241,8 +246,11 @@ class LlamaCppEngine:
 
     async def count_tokens(self, request: Request) -> int:
         """Prompt tokens of a request, counted by the model's own tokenizer and chat template."""
-        check_request(request, engine="llama.cpp")
-        return len(await self._tokenize(self._serving(), request))
+        check_request(request, engine="llama.cpp", embeds=self._embeds)
+        server = self._serving()
+        if request.texts is not None:
+            return sum(map(len, await self._tokenize_texts(server, request.texts)))
+        return len(await self._tokenize(server, request))
 
     def state(self) -> EngineState:
         """Load at this moment: a request runs from the moment a slot takes it until the slot lets go.
@@ -269,14 +277,42 @@ class LlamaCppEngine:
     async def _beside(self, function: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._side_threads, function, *arguments)
 
-    async def _tokenize(self, server: LlamaServer, request: Request) -> list[int]:
+    def _check_size(self, request: Request) -> None:
+        """Refuse what fits with no tokens that there are."""
+        longest = self.capabilities.longest_token_bytes
+        if request.texts is None:
+            check_size(request, longest, self._context_tokens, engine="llama.cpp")
+        else:
+            least = [-(-len(text.encode()) // longest) for text in request.texts]
+            check_texts(request, least, self._context_tokens, engine="llama.cpp")
+
+    async def _prepare(self, server: LlamaServer, call: LlamaCall) -> None:
+        """Cut what a request brings into tokens, and refuse it if they do not fit."""
+        request = call.request
+        if request.texts is None:
+            tokens = await self._tokenize(server, request)
+            check_context(request, len(tokens), self._context_tokens, engine="llama.cpp")
+            call.prepare(tokens, default_seed=self._random.getrandbits(31))
+        else:
+            texts = await self._tokenize_texts(server, request.texts)
+            check_texts(request, [len(tokens) for tokens in texts], self._context_tokens, engine="llama.cpp")
+            call.prepare_texts(texts)
+
+    async def _tokenize_texts(self, server: LlamaServer, texts: Sequence[str]) -> list[list[int]]:
+        return await self._tokenized(lambda: [server.tokenize(text) for text in texts])
+
+    async def _tokenized(self, tokenize: Callable[[], _T]) -> _T:
         try:
-            if request.messages is None:
-                tokens = await self._beside(server.tokenize, request.prompt)
-            else:
-                tokens = await self._beside(_tokenize_chat, server, request, f"llama.cpp: '{self._name}'")
+            return await self._beside(tokenize)
         except (OSError, RuntimeError) as error:
             raise EngineCrashedError(f"llama.cpp: '{self._name}' could not tokenize ({error}); try again") from error
+
+    async def _tokenize(self, server: LlamaServer, request: Request) -> list[int]:
+        where = f"llama.cpp: '{self._name}'"
+        if request.messages is None:
+            tokens = await self._tokenized(lambda: server.tokenize(request.prompt or ""))
+        else:
+            tokens = await self._tokenized(lambda: _tokenize_chat(server, request, where))
         if not tokens:
             raise SpecError(f"llama.cpp: the prompt of request '{request.request_id}' is empty; give it some text")
         return tokens

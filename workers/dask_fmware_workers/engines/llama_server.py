@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dask_fmware_workers.engines.gguf_header import model_parts
 
@@ -48,6 +48,8 @@ class LlamaServer:
         Cores to run on (Linux); None for any.
     gpu_layers
         Layers to put on a GPU, -1 for all; needs a GPU build of xllamacpp.
+    embeds
+        Give vectors and no text, as the file says how; with "mean", as the mean of those of all tokens.
     verbose
         Let llama.cpp log to standard error. Its log level is one for the whole process.
 
@@ -68,6 +70,7 @@ class LlamaServer:
         threads: int,
         cores: Sequence[int] | None,
         gpu_layers: int,
+        embeds: bool | Literal["mean"] = False,
         verbose: bool,
     ) -> None:
         import xllamacpp
@@ -81,6 +84,14 @@ class LlamaServer:
         # One token more than promised: llama.cpp stops a sequence one short of its context.
         parameters.n_ctx = slots * -(-(context_tokens + 1) // _CONTEXT_STEP_TOKENS) * _CONTEXT_STEP_TOKENS
         parameters.n_batch = parameters.n_ubatch = _BATCH_TOKENS
+        if embeds:
+            parameters.embedding = True
+            # A text is read in one batch. The slots have one cache: with one for each, the mean of a long text that is
+            # read beside a short one is another than that of the text alone.
+            parameters.n_batch = parameters.n_ubatch = max(_BATCH_TOKENS, context_tokens)
+            parameters.kv_unified = True
+        if embeds == "mean":
+            parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         parameters.n_gpu_layers = gpu_layers
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         if gpu_layers == 0:
@@ -100,7 +111,7 @@ class LlamaServer:
             for part in model_parts(path):
                 _read_through(part)
             self._server: Any = xllamacpp.Server(parameters)
-            self._is_awake = False
+            self._is_awake, self._embeds = False, bool(embeds)
         except BaseException:
             self._remove_directory()
             raise
@@ -121,6 +132,11 @@ class LlamaServer:
         self._is_awake = True
         self._server.handle_completions(dict(body), on_chunk)
 
+    def embed(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the vectors of texts, or an error."""
+        self._is_awake = True
+        return dict(self._server.handle_embeddings(dict(body)))
+
     def close(self) -> None:
         """Free the model. No call may be in progress: the destructor would wait for it and hold the GIL.
 
@@ -129,7 +145,10 @@ class LlamaServer:
         """
         if self._server is not None and not self._is_awake:
             with suppress(RuntimeError):
-                self.complete({"prompt": [0], "n_predict": 1}, lambda _chunk: True)
+                if self._embeds:  # of an encoder's text llama.cpp may make an end of the process
+                    self.embed({"input": [[0]]})
+                else:
+                    self.complete({"prompt": [0], "n_predict": 1}, lambda _chunk: True)
         self._server = None
         self._remove_directory()
 

@@ -40,6 +40,7 @@ class LlamaSetup:
         threads: int,
         cores: Sequence[int] | None,
         gpu_layers: int,
+        embeds: bool = False,
         verbose: bool,
     ) -> None:
         if (gguf is None) == (tiny is None):
@@ -51,7 +52,7 @@ class LlamaSetup:
         self._threads = integer("threads", threads, 1, 512)
         self._cores = _core_numbers(cores, threads)
         self._gpu_layers = integer("gpu_layers", gpu_layers, -1, 10_000)
-        self._verbose = verbose
+        self._embeds, self._verbose = embeds, verbose
 
     @property
     def name(self) -> str:
@@ -72,6 +73,11 @@ class LlamaSetup:
         check_path(path, engine="llama.cpp")
         header = read_header(path)
         _check_parts(path, header)
+        if self._embeds and self._gguf is not None and not header.pools:
+            raise DeploymentError(
+                f"llama.cpp: '{path}', of architecture '{header.architecture}', says nothing of how a text becomes one "
+                "vector (pooling_type), as a file of a model that embeds does; correct 'gguf' or 'embeds'"
+            )
         trained = header.trained_context_tokens
         if trained is not None and self.context_tokens > trained:
             raise DeploymentError(
@@ -110,6 +116,7 @@ class LlamaSetup:
             threads=self._threads,
             cores=self._cores,
             gpu_layers=gpu_layers,
+            embeds="mean" if self._embeds and self._gguf is None else self._embeds,
             verbose=self._verbose,
         )
 
