@@ -92,6 +92,18 @@ async def test_it_gives_a_vector_of_length_one_for_each_text_in_their_order(embe
     assert all(isclose(sqrt(sum(x * x for x in vector)), 1.0, abs_tol=1e-3) for vector in last.vectors)
 
 
+async def test_a_long_list_has_its_vectors_in_its_order_and_gives_signs_of_life(embedding: Any) -> None:
+    asked = [f"the {word} {word}" for word in ("sea", "river", "a")] * 30
+    async with embedding() as engine:
+        *signs, last = await collect(engine, texts(*asked))
+        each = {text: (await collect(engine, texts(text)))[-1].vectors[0] for text in asked[:3]}
+        counted = await engine.count_tokens(texts(*asked))
+    assert signs
+    assert len(last.vectors) == len(asked)
+    assert all(are_close(vector, each[text]) for vector, text in zip(last.vectors, asked, strict=True))
+    assert last.usage == Usage(counted, 1, 0)
+
+
 async def test_its_usage_is_the_tokens_of_all_texts_and_one_of_output(embedding: Any) -> None:
     async with embedding() as engine:
         deltas = await collect(engine, texts(*TEXTS))

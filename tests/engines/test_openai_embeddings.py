@@ -113,6 +113,22 @@ async def test_a_rate_limit_is_waited_for() -> None:
     assert all(delta.vectors is None and delta.tokens == 0 for delta in deltas[:-1])
 
 
+async def test_what_has_come_before_a_rate_limit_is_not_asked_again() -> None:
+    async def answer(asked: Asked, write: Write) -> None:
+        seen.append(len(asked.body["input"]))
+        if len(seen) == 2:
+            await write(whole(429, {}, Retry_After="0"))
+        else:
+            data = [{"index": i, "embedding": [1.0]} for i in range(len(asked.body["input"]))]
+            await write(whole(200, {"data": data, "usage": USAGE}))
+
+    seen: list[int] = []
+    async with answering(answer) as address, started(address, embeds=True) as engine:
+        last = (await collect(engine, Request("r", 1, texts=("a",) * 70)))[-1]
+    assert seen == [32, 32, 32, 6]
+    assert (len(last.vectors), last.usage) == (70, Usage(27, 1))
+
+
 async def test_a_server_that_is_silent_is_given_up() -> None:
     async def silent(asked: Asked, write: Write) -> None:
         await asyncio.Event().wait()

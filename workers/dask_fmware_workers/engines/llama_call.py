@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from dask_fmware.errors import ContextOverflowError, EngineCrashedError, EngineError, OutputFormatError
 from dask_fmware.model.engine import Delta, FinishReason, Request, Usage
 from dask_fmware_workers.engines.grammar import bounded_schema, choices_grammar
 from dask_fmware_workers.engines.llama_server import LlamaServer
-from dask_fmware_workers.engines.openai_embeddings import embedding_of
+from dask_fmware_workers.engines.openai_embeddings import Embedding
 
 __all__ = ["LlamaCall"]
 
@@ -35,7 +35,8 @@ class LlamaCall:
     output_tokens: int = 0  # in the deltas so far
     cached_tokens: int = 0
     _body: dict[str, Any] = field(default_factory=dict, repr=False)
-    _chunks: asyncio.Queue[dict[str, Any] | Exception | None] = field(default_factory=asyncio.Queue, repr=False)
+    _embedding: Embedding | None = None
+    _chunks: asyncio.Queue[dict[str, Any] | Delta | Exception | None] = field(default_factory=asyncio.Queue, repr=False)
 
     @property
     def is_constrained(self) -> bool:
@@ -65,10 +66,10 @@ class LlamaCall:
         if request.json_schema is not None:
             self._body["json_schema"] = bounded_schema(request.json_schema, request.max_tokens)
 
-    def prepare_texts(self, texts: Sequence[Sequence[int]]) -> None:
+    def prepare_texts(self, texts: Sequence[list[int]]) -> None:
         """Write a request for vectors in llama.cpp's words; `texts` are their tokens."""
         self.prompt_tokens = sum(map(len, texts))
-        self._body = {"input": [list(tokens) for tokens in texts], "encoding_format": "float"}
+        self._embedding = Embedding(texts, self.prompt_tokens)
 
     def abort(self) -> None:
         """End the stream here; what llama.cpp still sends is dropped. On the loop."""
@@ -79,8 +80,8 @@ class LlamaCall:
     def serve(self, server: LlamaServer) -> None:
         """Block until the text ends or the call is aborted, or until all vectors are there. In a thread."""
         try:
-            if self.request.texts is not None:
-                self._hand_over(server.embed(self._body))
+            if self._embedding is not None:
+                self._embed(server, self._embedding)
             else:
                 server.complete(self._body, self._on_chunk)
             ended: Exception = EngineCrashedError("llama.cpp: a stream ended without a finish reason; try again")
@@ -88,13 +89,23 @@ class LlamaCall:
             ended = EngineCrashedError(f"llama.cpp: a request failed ({type(error).__name__}: {error}); try again")
         self._hand_over(ended)  # nobody reads it behind the last chunk of a sound stream
 
+    def _embed(self, server: LlamaServer, made: Embedding) -> None:
+        """Hand over the vectors when all are there, and signs of life before that."""
+        while not self.aborted and not made.is_whole:
+            answer = server.embed(made.body())
+            if "error" in answer:
+                self._hand_over(answer)
+                return
+            made.take(answer)
+            self._hand_over(made.delta() if made.is_whole else Delta(""))
+
     def _on_chunk(self, chunk: dict[str, Any]) -> bool:
         """Take one chunk; True tells llama.cpp to stop."""
         if not self.aborted:
             self._hand_over(chunk)
         return self.aborted
 
-    def _hand_over(self, item: dict[str, Any] | Exception) -> None:
+    def _hand_over(self, item: dict[str, Any] | Delta | Exception) -> None:
         try:
             self.loop.call_soon_threadsafe(self._chunks.put_nowait, item)
         except RuntimeError:  # the loop is closed, so nobody reads
@@ -108,10 +119,11 @@ class LlamaCall:
                 return Delta("", finish_reason="abort", usage=self._usage())
             if isinstance(chunk, Exception):
                 raise chunk
+            if isinstance(chunk, Delta):
+                self.output_tokens += chunk.tokens
+                return chunk
             if "error" in chunk:
                 raise self._named(chunk["error"])
-            if self.request.texts is not None:
-                return self._embedded(chunk)
             choice, timings = chunk["choices"][0], chunk["timings"]
             text: str = choice["text"]
             finish_reason: FinishReason | None = choice["finish_reason"]
@@ -122,17 +134,6 @@ class LlamaCall:
                 return Delta(text, tokens, finish_reason, self._usage())
             if text or tokens:  # else it reports prefill
                 return Delta(text, tokens)
-
-    def _embedded(self, answer: Mapping[str, Any]) -> Delta:
-        try:
-            delta = embedding_of(answer, self.request, self.prompt_tokens)
-        except (ValueError, TypeError, KeyError) as error:
-            where = f"llama.cpp: request '{self.request.request_id}'"
-            raise EngineCrashedError(
-                f"{where}: there is not one vector for each text ({type(error).__name__}); try again"
-            ) from None
-        self.output_tokens = delta.tokens
-        return replace(delta, usage=self._usage())
 
     def _usage(self) -> Usage:
         return Usage(self.prompt_tokens, self.output_tokens, self.cached_tokens)

@@ -22,7 +22,7 @@ from dask_fmware.model.engine import Delta, Request
 from dask_fmware_workers.engines.api_key import ApiKey
 from dask_fmware_workers.engines.openai_arguments import needs_no_proxy
 from dask_fmware_workers.engines.openai_dialects import Answer, Dialect
-from dask_fmware_workers.engines.openai_embeddings import embedding_of
+from dask_fmware_workers.engines.openai_embeddings import Embedding
 from dask_fmware_workers.engines.openai_faults import cause_of, fault_of
 from dask_fmware_workers.engines.request_checks import prompt_bytes
 
@@ -154,13 +154,18 @@ class OpenAIClient:
         return answer
 
     async def embed(
-        self, request: Request, body: dict[str, Any], prompt_tokens: int, taken: Callable[[], None]
+        self, made: Embedding, extra: dict[str, Any], put: Callable[[Delta], None], taken: Callable[[], None]
     ) -> Delta:
-        """Send texts and tell that they are taken; return their vectors."""
-        async with asyncio.timeout(self._first_s):
-            answer = await _sent(lambda: self._embedding(self._http, body))
-        taken()
-        return embedding_of(answer, request, prompt_tokens)
+        """Send what is left of texts, tell that they are taken; return the last delta, with all vectors."""
+        while not made.is_whole:
+            body = made.body() | extra
+            async with asyncio.timeout(self._first_s):
+                answer = await _sent(partial(self._embedding, self._http, body))
+            taken()
+            made.take(answer)
+            if not made.is_whole:
+                put(Delta(""))  # a sign of life
+        return made.delta()
 
     def _embedding(self, http: Any, body: dict[str, Any]) -> Awaitable[Any]:
         return http.post("/embeddings", body={"model": self._model, **body}, cast_to=object)  # type: ignore[no-any-return]

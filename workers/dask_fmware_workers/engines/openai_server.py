@@ -12,7 +12,8 @@ What it does
     was agreed. Each is one streamed HTTP request; closing it is how the server learns of an abort. Usage
     is the server's. Prompts are counted by the server's tokenizer where the dialect has one and the
     request could overflow (a token has at least one byte, so most need no question); else they are
-    estimated at four bytes a token and the server has the last word.
+    estimated at four bytes a token and the server has the last word. A model that embeds is asked for the vectors of
+    a few texts at a time (`Embedding`), in one slot.
     A rate limit (HTTP 429, or 503 with Retry-After) holds all requests of the replica for as long as the
     server says, longer with each refusal in a row, within `rate_limit_wait_s` for each request; meanwhile they say
     a few times a second that they live (a delta without text), so that nobody takes the limit for a hang. When it
@@ -58,7 +59,7 @@ from dask_fmware_workers.engines.engine_calls import EngineCalls
 from dask_fmware_workers.engines.openai_arguments import checked_prices, checked_url
 from dask_fmware_workers.engines.openai_client import BYTES_PER_TOKEN, OpenAIClient
 from dask_fmware_workers.engines.openai_dialects import DIALECTS
-from dask_fmware_workers.engines.openai_embeddings import embedding_body
+from dask_fmware_workers.engines.openai_embeddings import Embedding
 from dask_fmware_workers.engines.openai_faults import retry_after_s
 from dask_fmware_workers.engines.rate_limit import RateLimit
 from dask_fmware_workers.engines.request_checks import check_context, check_request, check_texts, prompt_bytes
@@ -216,7 +217,8 @@ class OpenAIEngine:
         """
         check_request(request, engine="openai", embeds=self._embeds)
         self._serving()
-        body = self._body(request, self._random.getrandbits(31))
+        asked = {} if self._embeds else self._dialect.body(request, self._random.getrandbits(31))
+        body = asked | self._extra
         async with aclosing(self._calls.stream(request, lambda call: self._serve(call, body))) as deltas:
             async for delta in deltas:
                 yield delta
@@ -243,9 +245,8 @@ class OpenAIEngine:
             raise EngineCrashedError(f"openai: {self._where} is not serving; start it, or try another replica")
 
     async def _connect(self) -> None:
-        hi = Request("start", 1, messages=(Message("user", "Hi"),))
-        greeting = Request("start", 1, texts=("Hi",)) if self._embeds else hi
-        await self._client.connect(self._body(greeting, 0))
+        greeting = self._dialect.body(Request("start", 1, messages=(Message("user", "Hi"),)), 0)
+        await self._client.connect((Embedding(("Hi",)).body() if self._embeds else greeting) | self._extra)
         self._capabilities = Capabilities(
             engine="openai",
             engine_version=self._client.version,
@@ -258,11 +259,6 @@ class OpenAIEngine:
             prefix_cache=not self._embeds,
             price_per_million_tokens=self._prices,
         )
-
-    def _body(self, request: Request, default_seed: int) -> dict[str, Any]:
-        """Return what is asked, without the model's name."""
-        asked = embedding_body(request) if self._embeds else self._dialect.body(request, default_seed)
-        return asked | self._extra
 
     # -- one request -----------------------------------------------------------------------------
 
@@ -313,10 +309,14 @@ class OpenAIEngine:
 
         what = f"openai: {self._where}: request '{call.request.request_id}'"
         turn = self._limit.turn(what, lambda: call.put(Delta("")))
+        made = Embedding(call.request.texts or (), call.prompt_tokens)  # what has come of it stays, whatever is refused
         while True:
             await turn.comes()
             try:
-                last = await self._answered(call, body, turn.taken)
+                if self._embeds:
+                    last = await self._client.embed(made, body, call.put, turn.taken)
+                else:
+                    last = await self._answered(call, body, turn.taken)
                 break
             except openai.APIStatusError as error:
                 wait_s = retry_after_s(error.status_code, error.response.headers, error.body, time())
@@ -328,8 +328,6 @@ class OpenAIEngine:
     async def _answered(self, call: EngineCall, body: dict[str, Any], taken: Callable[[], None]) -> Delta:
         """Hand over an answer as it comes, and return the last delta."""
         request = call.request
-        if self._embeds:
-            return await self._client.embed(request, body, call.prompt_tokens, taken)
         answer = await self._client.stream(request, body, call.put, taken)
         usage = answer.usage or Usage(call.prompt_tokens, answer.tokens)
         self._look_at_limit(request, usage)
