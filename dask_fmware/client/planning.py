@@ -67,8 +67,8 @@ def plan(
     Raises
     ------
     SpecError
-        An objective is below the best possible, a price is missing, a model fits no card, its speed is unknown, or
-        something is assumed of a node that no workflow has.
+        An objective is below the best possible, a price is missing, a model is not deployed, embeds where text is
+        asked for, fits no card, its speed is unknown, or something is assumed of a node that no workflow has.
 
     Examples
     --------
@@ -87,6 +87,8 @@ def plan(
     if quantile is not None:
         options = checked(Provisioning, {**options.model_dump(), "quantile": quantile}, DeploymentError, "fm.plan")
     loads = [_load(workflow, rate, slo), *(_load(*pair) for pair in _pairs(others))]
+    for load in loads:
+        load.workflow.check_models(made)
     assumptions = Assumptions.of(assumed, [load.workflow for load in loads])
     return fleet_plan(made, loads, profiles_of(profiles), options=options, assumptions=assumptions)
 

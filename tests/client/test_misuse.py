@@ -112,6 +112,14 @@ def test_what_a_plan_cannot_be_made_of_is_blamed_in_one_line(given: dict[str, ob
         fm.plan(PRICED, rag, **{"rate": 5.0, **given})  # type: ignore[arg-type]
 
 
+def test_a_model_that_gives_something_else_than_is_asked_for_is_in_no_plan() -> None:
+    embeds = {name: {**model, "embeds": name == "small"} for name, model in PRICED["models"].items()}  # type: ignore[dict-item]
+    with pytest.raises(
+        WorkflowError, match=r"workflow 'rag', node '.*': model 'small' embeds texts .* and writes none"
+    ):
+        fm.plan({**PRICED, "models": embeds}, rag, rate=5.0)
+
+
 def test_an_objective_of_budgets_is_no_number() -> None:
     with pytest.raises(SpecError, match=r"slo=2\.0: give an fm\.SLO, e\.g\. fm\.SLO\(ttft_s=2\.0\)"):
         rag.budgets(PRICED, slo=2.0)  # type: ignore[arg-type]
