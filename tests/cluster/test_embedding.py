@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,22 @@ async def test_a_recorded_log_holds_no_text_and_is_replayed_and_simulated(embedd
     assert found.difference is None
     as_it_was, simulated = what_if(read_recorded(path), ["slack"])
     assert as_it_was.measured.runs == simulated.measured.runs
+
+
+async def test_a_log_of_before_there_were_embeddings_is_read(serving: Any, tmp_path: Path) -> None:
+    path, old = tmp_path / "run.jsonl", tmp_path / "old.jsonl"
+    async with serving("small", router={"record": str(path)}) as cluster:
+        future = cluster.client.compute(fm.workflow(name="one")(lambda text: small("{text}", text=text))("x"))
+        await future
+        future.release()
+        await cluster.settled()
+    head, *lines = path.read_text().splitlines(keepends=True)
+    told = json.loads(head)
+    del told["embedders"]
+    old.write_text("".join([json.dumps(told) + "\n", *lines]))
+    found = replay(old)
+    assert found.difference is None
+    assert found.decisions >= 1
 
 
 async def test_an_engine_that_gives_something_else_than_the_deployment_says_does_not_serve() -> None:
