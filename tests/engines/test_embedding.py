@@ -14,11 +14,11 @@ import pytest
 
 from dask_fmware.errors import ContextOverflowError, DeploymentError, SpecError
 from dask_fmware.model.engine import Engine, Request, Usage
+from dask_fmware.testing.asking import WAIT_S, ask, collect, is_idle, until
 from dask_fmware_workers.engines import create_engine
 from dask_fmware_workers.engines.tiny_gguf import TinyModel
 from dask_fmware_workers.engines.word_vectors import word_vector
-from tests.engines.asking import WAIT_S, ask, collect, is_idle, until
-from tests.engines.conftest import FACTORIES
+from tests.engines.factories import FACTORIES, marks
 from tests.engines.servers import llama_server
 from tests.engines.tiny_bert import write_tiny_bert
 
@@ -148,13 +148,18 @@ async def test_more_requests_than_slots_wait_and_all_are_answered(embedding: Any
         await until(lambda: is_idle(engine))
 
 
-async def test_an_engine_that_writes_refuses_to_embed(serving: Any) -> None:
-    async with serving() as engine:
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in FACTORIES])
+async def test_an_engine_that_writes_refuses_to_embed(name: str) -> None:
+    engine = FACTORIES[name](slots=2, context_tokens=8192)
+    try:
+        await engine.start()
         assert not engine.capabilities.embeds
         with pytest.raises(
             SpecError, match="it writes text and gives no vectors; ask a model that says 'embeds: true'"
         ):
             await collect(engine, texts("a"))
+    finally:
+        await engine.close()
 
 
 @pytest.mark.parametrize("name", ["vllm", "transformers", "vllm-serve"])

@@ -15,7 +15,7 @@ from dask_fmware.errors import (
     FMwareError,
 )
 from dask_fmware.model.engine import Request, Usage
-from tests.engines.asking import collect, is_idle
+from dask_fmware.testing.asking import collect, is_idle
 from tests.engines.openai_stub import Asked, Write, answering, serving_http, started, whole
 
 pytest.importorskip("openai")
