@@ -6,14 +6,15 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dask_fmware.errors import ContextOverflowError, DeploymentError, EngineLoadError, FMwareError
-from dask_fmware.model.engine import Message, Sampling
-from dask_fmware.testing.asking import ask, collect, native_threads, text_of
+from dask_fmware.model.engine import Message, Request, Sampling
+from dask_fmware.testing.asking import WAIT_S, ask, collect, native_threads, text_of
 from dask_fmware_workers.accelerators import Card
 from dask_fmware_workers.engines import llama_setup
 from dask_fmware_workers.engines.llama_cpp import LlamaCppEngine
@@ -183,6 +184,39 @@ async def test_a_prompt_that_fits_with_no_tokens_there_are_is_refused_before_it_
         await engine.close()
 
 
+async def test_the_model_is_not_freed_while_a_text_is_cut_into_tokens_for_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """llama.cpp would wait for that text, which could not go on, as the interpreter would be held meanwhile."""
+    began, may_end, done = threading.Event(), threading.Event(), list[str]()
+    close = LlamaServer.close
+
+    def tokenize(server: LlamaServer, prompt: str) -> list[int]:
+        began.set()
+        assert may_end.wait(WAIT_S)
+        done.append("a text was cut")
+        return [1]
+
+    def noted(server: LlamaServer) -> None:
+        done.append("the model was freed")
+        close(server)
+
+    engine = LlamaCppEngine(tiny=SMALL, context_tokens=64, embeds=True)
+    await engine.start()
+    monkeypatch.setattr(LlamaServer, "tokenize", tokenize)
+    monkeypatch.setattr(LlamaServer, "close", noted)
+    asked = asyncio.ensure_future(collect(engine, Request("r", 1, texts=("a", "b", "c"))))
+    await asyncio.to_thread(began.wait, WAIT_S)
+    asked.cancel()
+    await asyncio.wait([asked])
+    closed = asyncio.ensure_future(engine.close())
+    await asyncio.to_thread(may_end.wait, 0.1)  # it may come to the model, if it does not wait
+    assert done == []
+    may_end.set()
+    await asyncio.wait_for(closed, WAIT_S)
+    assert done == ["a text was cut", "the model was freed"]
+
+
 @pytest.mark.engine
 async def test_end_probability_ends_some_texts_early() -> None:
     chatty = TinyModel(layers=1, width=64, heads=2, end_probability=0.05)
@@ -265,6 +299,7 @@ async def test_a_model_that_does_not_fit_into_memory_is_refused_before_it_is_loa
 
 CLOSE_AT_ONCE = """
 import sys
+import threading
 from pathlib import Path
 from dask_fmware_workers.engines.llama_server import LlamaServer
 for _ in range(40):

@@ -128,6 +128,7 @@ class LlamaCppEngine:
         self._accepted = 0
         self._queried_tokens = self._hit_tokens = 0  # of prompts, in the prefixes that slots keep
         self._running: set[asyncio.Future[None]] = set()
+        self._tokenizing: set[asyncio.Future[Any]] = set()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -189,8 +190,8 @@ class LlamaCppEngine:
                 await asyncio.gather(self._loading, return_exceptions=True)
             for call in self._calls.values():
                 call.abort()
-            if self._running:  # each ends at its next token or prefill step
-                await asyncio.wait(self._running)
+            if busy := self._running | self._tokenizing:  # each ends at its next token, prefill step or text
+                await asyncio.wait(busy)
             server, self._server = self._server, None
             if server is not None:
                 await self._beside(server.close)
@@ -299,11 +300,23 @@ class LlamaCppEngine:
             call.prepare_texts(texts)
 
     async def _tokenize_texts(self, server: LlamaServer, texts: Sequence[str]) -> list[list[int]]:
-        return await self._tokenized(lambda: [server.tokenize(text) for text in texts])
+        def tokenize() -> list[list[int]]:
+            found = []
+            for text in texts:
+                if self._closing is not None:
+                    raise RuntimeError("it is being closed")
+                found.append(server.tokenize(text))
+            return found
+
+        return await self._tokenized(tokenize)
 
     async def _tokenized(self, tokenize: Callable[[], _T]) -> _T:
+        """Tokenize in a thread, which `close` waits for though nobody else may: it must not take the server away."""
+        work = asyncio.ensure_future(self._beside(tokenize))
+        self._tokenizing.add(work)
+        work.add_done_callback(self._on_tokenized)
         try:
-            return await self._beside(tokenize)
+            return await asyncio.shield(work)
         except (OSError, RuntimeError) as error:
             raise EngineCrashedError(f"llama.cpp: '{self._name}' could not tokenize ({error}); try again") from error
 
@@ -328,6 +341,11 @@ class LlamaCppEngine:
             served = loop.run_in_executor(self._slot_threads, call.serve, self._server)
             self._running.add(served)
             served.add_done_callback(self._on_served)
+
+    def _on_tokenized(self, work: asyncio.Future[Any]) -> None:
+        self._tokenizing.discard(work)
+        if not work.cancelled():
+            work.exception()  # told to whoever still waits for it
 
     def _on_served(self, served: asyncio.Future[None]) -> None:
         self._running.discard(served)
