@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 import click
@@ -17,6 +18,10 @@ ENDINGS = {
     ".htm": "html",
     **dict.fromkeys(("", ".md", ".mmd", ".mermaid", ".txt"), "mermaid"),
 }
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{name}</title></head><body style="margin:24px">{drawing}</body></html>
+"""
 
 
 @click.command()
@@ -43,6 +48,8 @@ def draw(workflow: str, form: str | None, output: Path | None) -> None:
     form = form or ENDINGS[ending]
     spec = workflow_named(workflow)
     picture = {"mermaid": spec.to_mermaid, "svg": spec.to_svg, "html": spec.to_html}[form]()
+    if form == "html":
+        picture = PAGE.format(name=escape(spec.name), drawing=picture)
     if output is None:
         click.echo(picture, nl=not picture.endswith("\n"))
     else:

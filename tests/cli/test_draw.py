@@ -21,7 +21,11 @@ def test_draw_writes_html_by_the_ending_of_the_file(invoke, tmp_path):
     document.write_text(rag.workflow.to_json())
     result = invoke("draw", document, "-o", picture)
     assert result.exit_code == 0, result.output
-    assert "<svg" in picture.read_text()
+    page = picture.read_text()
+    assert "<svg" in page
+    assert page.startswith("<!doctype html>")
+    assert '<meta charset="utf-8">' in page  # a browser reads the file by itself
+    assert "<title>rag</title>" in page
 
 
 def test_the_picture_in_the_readme_is_what_the_command_draws(invoke, tmp_path):
