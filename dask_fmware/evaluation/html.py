@@ -18,28 +18,32 @@ __all__ = ["fragment", "page"]
 
 WIDTH, HEIGHT = 220, 22
 
+# Colours that read on a light and on a dark notebook; a page of its own says which it is.
 STYLE = """
-.fmc { font: 14px/1.45 system-ui, sans-serif; color: #1f2937; max-width: 1120px; }
+.fmc { font: 14px/1.45 system-ui, sans-serif; color: inherit; max-width: 1120px; overflow-wrap: anywhere; }
 .fmc h1 { font-size: 20px; margin: 0 0 4px; } .fmc h2 { font-size: 16px; margin: 28px 0 8px; }
-.fmc table { border-collapse: collapse; width: 100%; }
-.fmc th { text-align: right; font-weight: 600; font-size: 12px; color: #6b7280; padding: 4px 10px; }
-.fmc td { text-align: right; padding: 5px 10px; border-top: 1px solid #e5e7eb; font-variant-numeric: tabular-nums; }
+.fmc .wide { overflow-x: auto; } .fmc table { border-collapse: collapse; width: 100%; color: inherit; }
+.fmc th { text-align: right; white-space: nowrap; font-weight: 600; font-size: 12px; color: inherit; opacity: .7;
+          padding: 4px 10px; }
+.fmc td { text-align: right; padding: 5px 10px; border-top: 1px solid rgba(128,128,128,.3); white-space: nowrap;
+          font-variant-numeric: tabular-nums; color: inherit; background: none; }
 .fmc th:first-child, .fmc td:first-child, .fmc .left { text-align: left; }
-.fmc .better { color: #0b7a55; font-weight: 600; } .fmc .worse { color: #b42318; font-weight: 600; }
-.fmc .quiet { color: #6b7280; } .fmc .note { color: #92400e; margin: 4px 0; }
-.fmc .row { border-top: 1px solid #e5e7eb; padding: 12px 0; }
-.fmc .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; margin-top: 6px; }
+.fmc .better { color: #0d9467; font-weight: 600; } .fmc .worse { color: #dc4b3e; font-weight: 600; }
+.fmc .quiet { opacity: .7; } .fmc .note { color: #c2700c; margin: 4px 0; }
+.fmc .row { border-top: 1px solid rgba(128,128,128,.3); padding: 12px 0; }
+.fmc .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 16px;
+             margin-top: 6px; }
 .fmc pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.45 ui-monospace, monospace;
-           background: #f6f7f9; padding: 8px 10px; border-radius: 6px; }
-.fmc svg { display: block; } .fmc .axis { stroke: #9ca3af; } .fmc .bar { stroke: #64748b; stroke-width: 3; }
+           color: inherit; background: rgba(128,128,128,.12); padding: 8px 10px; border-radius: 6px; }
+.fmc svg { display: block; } .fmc .axis { stroke: #9ca3af; } .fmc .bar { stroke: #7c8aa0; stroke-width: 3; }
 .fmc .bar.better { stroke: #0d9f75; } .fmc .bar.worse { stroke: #d92d20; }
-.fmc .dot { fill: #334155; } .fmc .dot.better { fill: #0b7a55; } .fmc .dot.worse { fill: #b42318; }
+.fmc .dot { fill: currentColor; } .fmc .dot.better { fill: #0d9467; } .fmc .dot.worse { fill: #dc4b3e; }
+.fmc-page { margin: 24px; color: #1f2937; }
+.fmc-page .fmc .better { color: #0b7a55; } .fmc-page .fmc .worse { color: #b42318; }
+.fmc-page .fmc .note { color: #92400e; }
 @media (prefers-color-scheme: dark) {
-  body.fmc-page { background: #111827; }
-  .fmc-page .fmc { color: #e5e7eb; } .fmc-page .fmc td, .fmc-page .fmc .row { border-color: #374151; }
-  .fmc-page .fmc pre { background: #1f2937; } .fmc-page .fmc .better { color: #34d399; }
+  .fmc-page { background: #111827; color: #e5e7eb; } .fmc-page .fmc .better { color: #34d399; }
   .fmc-page .fmc .worse { color: #f87171; } .fmc-page .fmc .note { color: #fbbf24; }
-  .fmc-page .fmc .quiet, .fmc-page .fmc th { color: #9ca3af; } .fmc-page .fmc .dot { fill: #cbd5e1; }
 }
 """
 
@@ -52,8 +56,8 @@ FRAGMENT = """
 {% if c.only_a or c.only_b %}<p class="note">Left out: {{ c.only_a | thousands }} rows that only A has,
 {{ c.only_b | thousands }} that only B has.</p>{% endif %}
 <h2>Differences</h2>
-<table><thead><tr><th></th><th>A</th><th>B</th><th>B - A</th><th>95 % interval</th><th class="left"></th><th>p</th>
-<th>B higher</th><th>B lower</th><th class="left">B is</th></tr></thead><tbody>
+<div class="wide"><table><thead><tr><th></th><th>A</th><th>B</th><th>B - A</th><th>95 % interval</th>
+<th class="left"></th><th>p</th><th>B higher</th><th>B lower</th><th class="left">B is</th></tr></thead><tbody>
 {% for m in measures %}
 <tr><td>{{ m.cells[0] }}</td><td>{{ m.cells[1] }}</td><td>{{ m.cells[2] }}</td><td>{{ m.cells[3] }}</td>
 <td class="quiet">{{ m.cells[4] }}</td><td class="left">{% if m.bar %}<svg width="{{ width }}" height="{{ height }}"
@@ -63,7 +67,7 @@ y2="{{ height / 2 }}"/><circle class="dot {{ m.kind }}" cx="{{ m.bar.mean }}" cy
 {% endif %}</td><td>{{ m.cells[5] }}</td><td>{{ m.cells[6] }}</td><td>{{ m.cells[7] }}</td>
 <td class="left {{ m.kind }}">{{ m.cells[8] }}</td></tr>
 {% endfor %}
-</tbody></table>
+</tbody></table></div>
 <p class="quiet">Same rows in A and B. p is of McNemar's exact test for truth values, else of a permutation test of the
 mean difference, corrected for {{ measures | length }} measures (Holm). Each bar is the interval of its own scale, the
 line is no difference. Higher is better for scores, lower for failures, times, tokens and cost.</p>
@@ -80,7 +84,7 @@ line is no difference. Higher is better for scores, lower for failures, times, t
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>A against B</title></head><body class="fmc-page" style="margin:24px">{{ body | safe }}</body></html>
+<title>A against B</title></head><body class="fmc-page">{{ body | safe }}</body></html>
 """
 
 
