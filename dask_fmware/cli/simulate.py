@@ -202,7 +202,8 @@ def _show(study: Any) -> None:
     for name in ("load", "policy"):
         table.add_column(name)
     for name in ("goodput", "95 %", f"below {first}", "TTFT p50", "p99", "latest", "95 % within", "99 % within",
-                 "late", *[UNANSWERED[name] for name in unanswered], "parked", "late work", "cost"):  # fmt: skip
+                 "late", *[UNANSWERED[name] for name in unanswered], "parked", "late work",
+                 *(["cost"] if study.has_prices else [])):  # fmt: skip
         table.add_column(name, justify="right")
     shares = [key for key in rows[0] if key.startswith("share_")]
     for key in shares:
@@ -219,7 +220,7 @@ def _show(study: Any) -> None:
             shown(row["latest_s"], "{:.1f} s"), shown(row["scale_95"], "{:.2f} SLO"),
             shown(row["scale_99"], "{:.2f} SLO"), counted(row["finished_late"]),
             *[counted(row[name]) for name in unanswered], counted(row["parked_calls"]),
-            f"{row['late_work']:.0%}", f"{row['cost']:.2f}",
+            f"{row['late_work']:.0%}", *([f"{row['cost']:.3g}"] if study.has_prices else []),
             *(f"{row[key]:.0%}" for key in shares),
         )  # fmt: skip
         if number + 1 < len(rows) and rows[number + 1]["load"] == row["load"]:

@@ -21,7 +21,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #0f172a; max-width: 1180px; 
   padding: 0 1.5rem; }
 h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 .lead { color: #475569; margin: .3rem 0 1.2rem; } .said { font-size: 1.15rem; margin: 1rem 0; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.2rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 1.2rem; }
 .pictures > div { border: 1px solid #e2e8f0; border-radius: 10px; padding: .6rem; } svg { width: 100%; height: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e2e8f0; white-space: nowrap; }
@@ -55,7 +55,7 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("never_ended", "never ended", COUNT, "runs that nothing could serve any more, mean over seeds"),
     ("parked_calls", "parked", COUNT, "calls started although they were found too late, mean over seeds"),
     ("late_work", "late work", "{:.0%}", "share of the engines' work that went to runs that missed"),
-    ("cost", "cost", "{:.2f}", "of the cards in use until the simulation ended"),
+    ("cost", "cost", "{:.3g}", "of the cards in use until the simulation ended"),
     ("hindsight", "hindsight", "{:.3f}", "goodput of the best schedule that was found with all lengths known"),
     ("no_schedule_above", "no schedule above", "{:.3f}", "goodput that no schedule exceeds"),
     ("runs", "runs", "{:.0f}", "mean over seeds"),
@@ -69,7 +69,8 @@ def page(study: Study, facts: Mapping[str, str]) -> str:
     pictures = "".join(f"<div>{_svg(study, name)}</div>" for name in PICTURES)
     told = " &middot; ".join(f"{escape(key)}: <code>{escape(value)}</code>" for key, value in facts.items())
     return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(scenario.name)}</title>"
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<meta name='viewport' content='width=device-width'><title>{escape(scenario.name)}</title>"
         f"<style>{STYLE}</style></head><body><h1>{escape(scenario.name)}</h1>"
         f"<p class='lead'>{escape(scenario.description)}</p><p>{escape(_setting(scenario))}</p>"
         f"<p class='said'>{escape(summary(study))}</p><div class='pictures'>{pictures}</div>"
@@ -126,19 +127,30 @@ def table(study: Study) -> str:
     """Return all numbers as a table."""
     rows = study.rows
     best = {load: max(row["goodput"] for row in rows if row["load"] == load) for load in study.loads}
-    columns = [column for column in COLUMNS if any(row.get(column[0]) is not None for row in rows)]
+    cells = [_cells(row, study) for row in rows]
+    columns = [column for column in COLUMNS if any(told[column[0]] for told in cells)]
     head = "".join(f"<th title='{escape(hint)}'>{escape(name)}</th>" for _, name, _, hint in columns)
     shares = [key for key in rows[0] if key.startswith("share_")] if rows else []
     head += "".join(f"<th title='share of calls'>{escape(key[6:])}</th>" for key in shares)
     body = ""
-    for row in rows:
-        told = {key: _said(row[key], form) for key, _, form, _ in columns}
-        if row["seeds"] == 1:  # of which there is no interval
-            told |= dict.fromkeys(("goodput_low", "goodput_high", "below_low", "below_high"), "")
-        cells = "".join(f"<td>{escape(one)}</td>" for one in told.values())
-        cells += "".join(f"<td>{row[key]:.0%}</td>" for key in shares)
-        body += f"<tr{' class=best' if row['goodput'] == best[row['load']] else ''}>{cells}</tr>"
+    for row, told in zip(rows, cells, strict=True):
+        line = "".join(f"<td>{escape(told[key])}</td>" for key, *_ in columns)
+        line += "".join(f"<td>{row[key]:.0%}</td>" for key in shares)
+        body += f"<tr{' class=best' if row['goodput'] == best[row['load']] else ''}>{line}</tr>"
     return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cells(row: Mapping[str, Any], study: Study) -> dict[str, str]:
+    """Texts of a row by column; what there is nothing to say of is empty."""
+    told = {key: _said(row.get(key), form) for key, _, form, _ in COLUMNS}
+    void: set[str] = set()
+    if row["policy"] == study.policies[0]:  # the one that others are compared with
+        void |= {"below", "below_low", "below_high"}
+    if row["seeds"] == 1:  # of which there is no interval
+        void |= {"goodput_low", "goodput_high", "below_low", "below_high"}
+    if not study.has_prices:
+        void.add("cost")
+    return told | dict.fromkeys(void, "")
 
 
 def _svg(study: Study, name: str) -> str:

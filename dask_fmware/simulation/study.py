@@ -52,6 +52,11 @@ class Study:
         """The highest load, which pictures and the first sentence of a page are of."""
         return max(self.loads)
 
+    @property
+    def has_prices(self) -> bool:
+        """Whether any card has a price; what runs cost is not known otherwise."""
+        return any(card.price_per_hour for card in self.scenario.cards.values())
+
     def cell(self, policy: str, load: float) -> Cell:
         """Return one policy at one load."""
         return next(cell for cell in self.cells if (cell.policy, cell.load) == (policy, load))

@@ -284,7 +284,20 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
         asked = ("--policy", "greedy", "--policy", "slack", "--load", "6", "--seeds", seeds, "--processes", "1")
         result = simulate(str(path), *asked, "--html", str(tmp_path / "page.html"))
         assert (" - " in result.output, " to " in result.output) == (shown, shown)
-        assert ("<td></td><td></td>" in (tmp_path / "page.html").read_text()) is not shown
+        page = (tmp_path / "page.html").read_text()
+        assert ("interval over seeds" in page, "interval of that difference" in page) == (shown, shown)
+
+
+def test_a_page_compares_no_policy_with_itself_and_says_no_cost_without_prices(tmp_path: Path) -> None:
+    def head(policies: list[str], **changes: Any) -> str:
+        fm.simulate(scenario(**changes), policies, [6.0], seeds=2).to_html(tmp_path / "page.html")
+        return (tmp_path / "page.html").read_text().split("<th", 1)[1]
+
+    free = {name: {**card, "price_per_hour": 0.0} for name, card in SERIAL["cards"].items()}
+    assert ">below the first</th>" not in head(["greedy"])
+    assert ">below the first</th>" in head(["greedy", "slack"])
+    assert ">cost</th>" in head(["greedy"])
+    assert ">cost</th>" not in head(["greedy"], cards=free)
 
 
 def test_brackets_in_a_description_are_printed_and_not_taken_for_markup(tmp_path: Path) -> None:
