@@ -21,6 +21,7 @@ from playwright.sync_api import sync_playwright
 from rich.progress import track
 
 import dask_fmware as fm
+from dask_fmware.demo import passages
 from dask_fmware.demo.inputs import MESSAGES, QUESTIONS
 from dask_fmware.demo.rag import rag
 from dask_fmware.demo.shopping import shopping
@@ -75,6 +76,7 @@ def main() -> None:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         parser.error("no Chromium is installed")
+    passages.build(passages.database())
     with fm.LocalModelCluster(deployment(), dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
         fm.wait_ready(client)
         with ThreadPoolExecutor(1) as others, sync_playwright() as driver:

@@ -133,6 +133,11 @@ def _connection() -> sqlite3.Connection:
     """The connection of this thread, opened anew where the database is another."""
     path, opened = database(), getattr(_of_thread, "opened", None)
     if opened is None or opened.path != path:
+        if not path.exists():
+            raise RuntimeFaultError(
+                f"the passages are not in '{path}' of this machine; build them there once: "
+                "from dask_fmware.demo import passages; passages.build(passages.database())"
+            )
         opened = _of_thread.opened = _Opened(path)
     return opened.connection
 

@@ -26,7 +26,8 @@ def show_summary(console: Console, summary: Summary) -> None:
         paces = ", ".join(f"{1e3 * pace:.1f} ms on {name}" for name, pace in summary.token_s.items())
         console.print(Text(f"{INDENT}One token took {paces} (median of calls).", style="dim"))
     failed = len(summary.failures)
-    console.print(Text(f"{INDENT}{summary.retries} retries, {failed} failed runs.", style="red" if failed else "dim"))
+    said = f"{_many(summary.retries, 'retry', 'retries')}, {_many(failed, 'failed run', 'failed runs')}."
+    console.print(Text(f"{INDENT}{said}", style="red" if failed else "dim"))
     for reason in summary.failures[:SHOWN_FAILURES]:
         console.print(Text(f"{INDENT}{reason}", style="red"))
     if failed > SHOWN_FAILURES:
@@ -77,6 +78,10 @@ def _nodes(summary: Summary) -> Table:
 
 def _seconds(figures: Percentiles) -> tuple[str, ...]:
     return tuple("-" if value is None else f"{value:.2f}" for value in (figures.p50, figures.p90, figures.p99))
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
 
 
 def _percent(part: int, whole: int) -> str:

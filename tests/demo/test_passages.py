@@ -67,6 +67,14 @@ def test_a_database_is_closed_with_its_thread_and_for_another(monkeypatch, tmp_p
     assert opened[2].execute("SELECT 1").fetchone() == (1,)
 
 
+def test_a_database_that_was_never_built_says_how_to_build_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(passages, "database", lambda: tmp_path / "other.sqlite")
+    with pytest.raises(
+        RuntimeFaultError, match=r"other\.sqlite' of this machine; build them there once: .*passages\.build"
+    ):
+        passages.search("scale")
+
+
 def test_half_a_database_is_never_left_behind(tmp_path, monkeypatch):
     def broken():
         yield "dask.a", "text"
