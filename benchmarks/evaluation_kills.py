@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import os
 import random
 import signal
@@ -33,6 +34,7 @@ from dask_fmware.evaluation.output import read_output
 LOOK_S = 0.5  # between two looks at rows and memory
 LOADED_MB = 90.0  # of a process that has imported what it needs
 SETTLED = 1000  # rows of a session after which its memory is measured
+LABEL = 0.02  # of the width: nearer than that, the names of two kills would cover each other
 
 
 class Output:
@@ -234,10 +236,12 @@ def picture(data: dict[str, Any], path: Path) -> None:
             label = name if name not in SLOTS else f"engine of {name}"
             memory = [look[name] if look[name] > LOADED_MB else float("nan") for look in looks]
             axes.plot(rows, memory, color=colour, linewidth=1.2, label=label if number == 0 else None)
+    before = -math.inf
     for kill in data["kills"]:
+        side, before = "left" if kill["rows"] - before < LABEL * data["rows"] else "right", kill["rows"]
         axes.axvline(kill["rows"], color="#888888", linewidth=0.8, linestyle=":")
         axes.annotate(kill["killed"], (kill["rows"], 1.0), xycoords=("data", "axes fraction"), rotation=90, fontsize=7,
-                      ha="right", va="top", color="#555555")  # fmt: skip
+                      ha=side, va="top", color="#555555")  # fmt: skip
     axes.set(xlabel="rows recorded", ylabel="resident memory, MB", ylim=(0, None), xlim=(0, data["rows"]))
     axes.legend(frameon=False, fontsize=8, ncols=5, loc="lower center")
     axes.spines[["top", "right"]].set_visible(False)
