@@ -44,9 +44,11 @@ class RuntimeStatus(dict[str, Any]):
     @property
     def _facts(self) -> str:
         count, serving = len(self["replicas"]), sum(_serves(one) for one in self["replicas"])
+        some = f"{serving:,} of " if serving < count else ""
         return (
-            f"{serving:,}{f' of {count:,}' if serving < count else ''} replicas ready · policy {self['policy']} · "
-            f"{self['runs']:,} runs under way · {self['held']:,} calls held · {self['light_workers']:,} light workers"
+            f"{some}{_many(count, 'replica')} ready · policy {self['policy']} · "
+            f"{_many(self['runs'], 'run')} under way · {_many(self['held'], 'call')} held · "
+            f"{_many(self['light_workers'], 'light worker')}"
         )
 
     @property
@@ -68,6 +70,10 @@ class RuntimeStatus(dict[str, Any]):
             yield f"{'; '.join(drifts[:MOST_NAMED])}{_more(drifts)}"
         for hook, count in self["failures"].items():
             yield f"the router failed {count} times in {hook}; see the scheduler's log"
+
+
+def _many(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def _more(told: list[str]) -> str:

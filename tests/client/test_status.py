@@ -42,7 +42,7 @@ def mixed() -> RuntimeStatus:
 
 def test_each_replica_has_its_state_and_what_its_engine_says(mixed: RuntimeStatus) -> None:
     first, names, *rows = mixed.lines
-    assert first == "runtime: 3 of 6 replicas ready · policy slack · 7 runs under way · 5 calls held · 1 light workers"
+    assert first == "runtime: 3 of 6 replicas ready · policy slack · 7 runs under way · 5 calls held · 1 light worker"
     assert names.endswith("running  waiting  KV cache  prefix hits  ms/token")
     assert [[cell.strip() for cell in row.split("  ") if cell.strip()][4:] for row in rows] == [
         ["ready", "3 of 8", "1", "25%", "25%", "20.00"],

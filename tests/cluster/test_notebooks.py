@@ -53,7 +53,7 @@ async def test_the_state_of_a_runtime_is_shown_as_a_table(serving: Any) -> None:
         assert "large-cpu-1" in html
         assert "0 of" in html
         first, names, *rows = str(state).splitlines()
-        assert first == "runtime: 2 replicas ready · policy slack · 0 runs under way · 0 calls held · 1 light workers"
+        assert first == "runtime: 2 replicas ready · policy slack · 0 runs under way · 0 calls held · 1 light worker"
         assert names.split() == ["replica", "model", "card", "engine", "state", "running", "waiting", "ms/token"]
         assert [row.split()[0] for row in rows] == ["large-cpu-1", "small-cpu-0"]
 
