@@ -83,7 +83,8 @@ async def test_the_page_shows_live_figures_and_no_errors(scheme: str, width: int
         assert "No SLO to judge" in await text_with(page, "overview", "No SLO to judge")
         assert "No run has been submitted yet" in await text_with(page, "workflow", "No run has been submitted yet")
         futures = await submit(cluster)
-        overview = await text_with(page, "overview", "SLOs are missed")
+        overview = await text_with(page, "overview", "To blame")  # a moment before it was late and had not ended
+        assert "SLOs are missed" in overview
         assert "4 of 5 runs were in time in the last 5 minutes. To blame: node call of one, 1 of 1 misses" in overview
         assert "card cpu-0" in overview
         await text_with(page, "workflow", "1 running · 2 waiting")
@@ -100,6 +101,11 @@ async def test_the_page_shows_live_figures_and_no_errors(scheme: str, width: int
             "() => Bokeh.documents[0].get_model_by_name('predictions-data').data.predicted.length === 9",
             timeout=PATIENCE_MS,
         )
+        looks = await column(page, "predictions-data", "mark")
+        assert set(looks) == {"circle", "triangle"}  # colour alone does not tell them apart
+        told = await page.locator('[data-legend="predictions"]').inner_text()
+        assert "▲ small on cpu" in told
+        assert "● large on cpu" in told
         assert await page.evaluate("() => document.documentElement.dataset.theme") == scheme
         assert not await page.evaluate("() => document.documentElement.scrollWidth > window.innerWidth")
         cluster.engines["small-cpu-0"].resume()
@@ -144,7 +150,30 @@ async def test_every_panel_is_a_page_of_its_own() -> None:
             "() => window.Bokeh?.documents[0]?.get_model_by_name('series-data')?.data.met.some((rate) => rate > 0)",
             timeout=PATIENCE_MS,
         )
-        assert [trouble for trouble in troubles if "favicon" not in trouble] == []
+        assert troubles == []
+
+
+async def test_each_of_many_workflows_can_be_chosen_and_is_known_by_the_end_of_its_name() -> None:
+    flows = [fm.workflow(lambda: small("x"), name=f"{'a_long_beginning_' * 3}{number}") for number in range(14)]
+    async with DashboardCluster(deployment("small")) as cluster, browser() as shown:
+        await cluster.client.gather([cluster.client.compute(flow()) for flow in reversed(flows)])
+        page = await opened(shown, f"http://127.0.0.1:{cluster.scheduler.http_server.port}/fmware", [])
+        await text_with(page, "workflow", "g_13")
+        tabs = await page.locator(".fm-tab").all_inner_texts()
+        assert [tab.rpartition("_")[2] for tab in tabs[1:]] == [str(number) for number in range(14)]
+        await page.locator(".fm-tab").last.click()
+        await page.locator('.fm-tab[aria-pressed="true"]', has_text="_13").wait_for(timeout=PATIENCE_MS)
+
+
+async def test_a_graph_is_scrolled_and_not_made_too_small_to_read() -> None:
+    async with DashboardCluster(deployment("small", "large")) as cluster, browser() as shown:
+        await cluster.client.compute(rag(question="How?"))
+        url = f"http://127.0.0.1:{cluster.scheduler.http_server.port}/individual-fmware-workflow"
+        page = await opened(shown, url, [], viewport={"width": 420, "height": 600})
+        await text_with(page, "workflow", "rewrite")
+        scale = "(svg) => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width"
+        assert await page.locator(".fm-graph svg").evaluate(scale) > 0.65
+        assert await page.locator(".fm-graph").evaluate("(graph) => graph.scrollWidth > graph.clientWidth")
 
 
 async def test_a_page_without_an_answer_does_not_call_its_figures_live() -> None:

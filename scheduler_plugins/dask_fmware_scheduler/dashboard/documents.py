@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from bokeh.document import Document
-from bokeh.models import ColumnDataSource, DatetimeTickFormatter, FactorRange, HoverTool, NumeralTickFormatter, Range1d
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    DatetimeTickFormatter,
+    FactorRange,
+    HoverTool,
+    LogTickFormatter,
+    NumeralTickFormatter,
+    Range1d,
+)
 from bokeh.plotting import figure
 from jinja2 import Environment, FileSystemLoader
 
@@ -17,8 +26,9 @@ from dask_fmware_scheduler.dashboard.dask_internals import dashboard_templates
 
 __all__ = ["PANELS", "documents"]
 
-GOOD, BAD, FAILED, REJECTED, BLUE, GREY = "#2ea043", "#e5534b", "#8957e5", "#d4a72c", "#3b82f6", "#8b949e"
-PALETTE = ("#3b82f6", "#f0883e", "#2ea043", "#bc8cff", "#e5534b", "#39c5cf", "#d4a72c", "#f778ba")
+# Told apart by readers who see no red or no green too, by hue or by lightness (after Okabe and Ito).
+GOOD, BAD, FAILED, REJECTED, UNJUDGED = "#14b08a", "#c2410c", "#7e57c2", "#e6b800", "#56b4e9"
+BLUE, ORANGE, GREY = "#3b82f6", "#f0883e", "#8b949e"
 
 PANELS: dict[str, str] = {
     "overview": "Overview",
@@ -33,6 +43,25 @@ PANELS: dict[str, str] = {
     "predictions": "Predicted against measured",
     "groups": "Workflows and tenants",
     "provisioning": "Provisioning",
+}
+VERDICTS = {
+    "met": ("within SLO", GOOD),
+    "missed": ("too late", BAD),
+    "failed": ("failed", FAILED),
+    "rejected": ("rejected", REJECTED),
+    "unjudged": ("no verdict", UNJUDGED),
+}
+LATENCIES = {
+    "ttft50": ("first token p50", BLUE, "solid"),
+    "ttft95": ("first token p95", BLUE, "dashed"),
+    "e2e50": ("done p50", ORANGE, "solid"),
+    "e2e95": ("done p95", ORANGE, "dashed"),
+}
+WAITING = {"held": ("held", BLUE), "parked": ("parked", GREY)}
+LEGENDS: dict[str, list[tuple[str, str, str]]] = {  # in HTML, where they wrap; that of predictions is the script's
+    "throughput": [*((*shown, "fill") for shown in VERDICTS.values()), ("submitted", GREY, "dotted")],
+    "latency": list(LATENCIES.values()),
+    "slack": [(*shown, "fill") for shown in WAITING.values()],
 }
 PLOTS = ("attainment", "throughput", "latency", "waiting", "slack", "predictions")
 
@@ -57,7 +86,8 @@ def _document(server: Any, extra: dict[str, Any], doc: Document, *, panels: tupl
             model.syncable = False  # else each browser would send what it draws back to the scheduler
     doc.title = "Dask: FMware" if is_page else f"Dask: {PANELS[panels[0]]}"
     doc.template = _environment().get_template("page.html" if is_page else "panel.html")
-    doc.template_variables.update({**extra, "panels": {panel: PANELS[panel] for panel in panels}, "plots_drawn": PLOTS})
+    shown = {"panels": {panel: PANELS[panel] for panel in panels}, "plots_drawn": PLOTS, "legends": LEGENDS}
+    doc.template_variables.update({**extra, **shown})
 
 
 def _environment() -> Environment:
@@ -102,14 +132,10 @@ def _hover(plot: Any, tips: list[tuple[str, str]], **options: Any) -> None:
     plot.add_tools(HoverTool(tooltips=[("", "@time{%H:%M:%S}"), *tips], formatters={"@time": "datetime"}, **options))
 
 
-def _legend(plot: Any) -> None:
-    legend = plot.legend[0]
-    plot.center.remove(legend)
-    plot.add_layout(legend, "above")
-    legend.orientation = "horizontal"
-    legend.background_fill_color = legend.border_line_color = None
-    legend.label_text_font_size, legend.glyph_width, legend.glyph_height = "11px", 14, 12
-    legend.padding, legend.margin, legend.spacing = 0, 0, 8
+def _counts(plot: Any) -> None:
+    """Let the vertical axis begin at 0 and name whole numbers only."""
+    plot.y_range.start = 0
+    plot.yaxis.ticker = BasicTicker(min_interval=1)
 
 
 def _attainment(source: ColumnDataSource) -> Any:
@@ -124,23 +150,11 @@ def _attainment(source: ColumnDataSource) -> Any:
 def _throughput(source: ColumnDataSource) -> Any:
     plot = _over_time()
     plot.y_range.start = 0
-    names = ["met", "missed", "failed", "rejected", "unjudged"]
-    labels = ["within SLO", "too late", "failed", "rejected", "no verdict"]
-    colours = [GOOD, BAD, FAILED, REJECTED, BLUE]
-    bars = plot.vbar_stack(
-        names, x="time", width=4600, color=colours, source=source, legend_label=labels, line_color=None
-    )
-    plot.line("time", "submitted", source=source, color=GREY, line_dash="dotted", legend_label="submitted")
-    _hover(
-        plot,
-        [
-            (label, f"@{name}{{0.00}}/s")
-            for name, label in zip([*names, "submitted"], [*labels, "submitted"], strict=True)
-        ],
-        renderers=[bars[0]],
-        mode="vline",
-    )
-    _legend(plot)
+    colours = [colour for _, colour in VERDICTS.values()]
+    bars = plot.vbar_stack(list(VERDICTS), x="time", width=4600, color=colours, source=source, line_color=None)
+    plot.line("time", "submitted", source=source, color=GREY, line_dash="dotted")
+    tips = [(label, f"@{name}{{0.00}}/s") for name, (label, _) in VERDICTS.items()]
+    _hover(plot, [*tips, ("submitted", "@submitted{0.00}/s")], renderers=[bars[0]], mode="vline")
     return plot
 
 
@@ -149,25 +163,19 @@ def _latency(source: ColumnDataSource) -> Any:
     plot.y_range.start = 0
     plot.scatter([0], [0.1], size=0)  # out of sight: an axis is drawn before any run has ended
     plot.yaxis.formatter = NumeralTickFormatter(format="0.[00]")
-    for name, colour, dash, label in (
-        ("ttft50", BLUE, "solid", "first token p50"),
-        ("ttft95", BLUE, "dashed", "p95"),
-        ("e2e50", PALETTE[1], "solid", "done p50"),
-        ("e2e95", PALETTE[1], "dashed", "p95 "),
-    ):
-        line = plot.line("time", name, source=source, color=colour, line_dash=dash, line_width=2, legend_label=label)
+    for name, (_, colour, dash) in LATENCIES.items():
+        line = plot.line("time", name, source=source, color=colour, line_dash=dash, line_width=2)
         filled = colour if dash == "solid" else None  # dots, as a line of one interval would not be seen
         plot.scatter("time", name, source=source, line_color=colour, fill_color=filled, size=4)
     tips = [("first token", "@ttft50{0.00} s, p95 @ttft95{0.00} s"), ("done", "@e2e50{0.00} s, p95 @e2e95{0.00} s")]
     _hover(plot, tips, renderers=[line], mode="vline")
-    _legend(plot)
     return plot
 
 
 def _waiting(source: ColumnDataSource) -> Any:
     plot = _over_time()
-    plot.y_range.start = 0
-    plot.vbar(x="time", top="held", width=4600, source=source, color=PALETTE[1], alpha=0.7, line_color=None)
+    _counts(plot)
+    plot.vbar(x="time", top="held", width=4600, source=source, color=ORANGE, alpha=0.7, line_color=None)
     _hover(plot, [("calls that waited at once", "@held")], mode="vline")
     return plot
 
@@ -178,23 +186,15 @@ def _slack(_: ColumnDataSource) -> Any:
         {"bin": labels, "held": [0] * len(labels), "parked": [0] * len(labels)}, name="slack-data"
     )
     plot = _figure(x_range=FactorRange(*labels))
-    plot.y_range.start = 0
-    plot.vbar_stack(
-        ["held", "parked"],
-        x="bin",
-        width=0.9,
-        color=[BLUE, GREY],
-        source=source,
-        legend_label=["held", "parked"],
-        line_color=None,
-    )
+    _counts(plot)
+    colours = [colour for _, colour in WAITING.values()]
+    plot.vbar_stack(list(WAITING), x="bin", width=0.9, color=colours, source=source, line_color=None)
     plot.add_tools(HoverTool(tooltips=[("slack", "@bin s"), ("held", "@held"), ("parked", "@parked")]))
-    _legend(plot)
     return plot
 
 
 def _predictions(_: ColumnDataSource) -> Any:
-    columns: dict[str, list[Any]] = {"predicted": [], "measured": [], "colour": [], "kind": []}
+    columns: dict[str, list[Any]] = {"predicted": [], "measured": [], "colour": [], "mark": [], "kind": []}
     source = ColumnDataSource(columns, name="predictions-data")
     plot = _figure(
         x_axis_type="log",
@@ -206,9 +206,12 @@ def _predictions(_: ColumnDataSource) -> Any:
     )
     plot.axis.axis_label_text_font_size, plot.axis.axis_label_text_font_style = "11px", "normal"
     plot.axis.axis_label_standoff = 2
+    plot.xaxis.formatter, plot.yaxis.formatter = LogTickFormatter(min_exponent=4), LogTickFormatter(min_exponent=4)
     plot.min_border_bottom, plot.min_border_left = 36, 56
     plot.line([1e-4, 1e4], [1e-4, 1e4], color=GREY, line_dash="dashed")
-    dots = plot.scatter("predicted", "measured", color="colour", source=source, size=6, alpha=0.55, line_color=None)
+    dots = plot.scatter(
+        "predicted", "measured", color="colour", marker="mark", source=source, size=7, alpha=0.55, line_color=None
+    )
     tips = [("", "@kind"), ("predicted", "@predicted{0.000} s"), ("measured", "@measured{0.000} s")]
     plot.add_tools(HoverTool(tooltips=tips, renderers=[dots]))
     return plot

@@ -2,7 +2,6 @@
 "use strict";
 (function () {
   const INTERVAL_MS = 1000, HALF_BUCKET_MS = 2500, LEAST_MS = 2 * 60 * 1000;
-  const PALETTE = ["#3b82f6", "#f0883e", "#2ea043", "#bc8cff", "#e5534b", "#39c5cf", "#d4a72c", "#f778ba"];
   const known = { fleet: { version: -1, data: [] }, graphs: { version: -1, data: {} }, predictions: { version: -1, data: null } };
   let drawn = false;
   const number = (value) => (value === null ? NaN : value);
@@ -51,10 +50,10 @@
   function predictions(doc, points) {
     const source = doc.get_model_by_name("predictions-data");
     if (!source || !points) return;
-    const kinds = points.kinds.map((kind) => `${kind.model} on ${kind.accelerator}`);
+    const looks = window.fmwareKinds(points);
     source.data = {
       predicted: points.predicted, measured: points.measured,
-      colour: points.kind.map((i) => PALETTE[i % PALETTE.length]), kind: points.kind.map((i) => kinds[i]),
+      colour: points.kind.map((i) => looks[i].colour), mark: points.kind.map((i) => looks[i].mark), kind: points.kind.map((i) => looks[i].name),
     };
     const seen = points.predicted.concat(points.measured).filter((value) => value > 0);
     if (!seen.length) return;

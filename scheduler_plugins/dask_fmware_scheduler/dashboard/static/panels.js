@@ -35,7 +35,9 @@
     if (size >= 10) return `${value.toFixed(1)} s`;
     return size >= 0.0995 || size === 0 ? `${value.toFixed(2)} s` : `${(1000 * value).toFixed(0)} ms`;
   }
-  const shorten = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
+  /* Long names differ at their ends as often as at their beginnings. */
+  const shorten = (text, length) => (text.length > length ? `${text.slice(0, Math.ceil((length - 1) / 2))}…${text.slice(-Math.floor((length - 1) / 2))}` : text);
+  const byName = (a, b) => a.localeCompare(b, "en", { numeric: true });
   const grade = (share) => (share === null ? "none" : share >= 0.99 ? "good" : share >= 0.9 ? "risk" : "bad");
 
   /* -- overview ------------------------------------------------------------------------------- */
@@ -97,7 +99,7 @@
 
   /* -- workflow ------------------------------------------------------------------------------- */
 
-  const AT_ONCE = 2, MOST_TABS = 12;
+  const AT_ONCE = 2;
   let shown = null;  /* the workflow that was chosen */
   const BOX = { width: 208, height: 78, gapX: 46, gapY: 16, pad: 6 };
 
@@ -122,8 +124,8 @@
       marks.push(text(12, 50, `${count(facts.running)} running · ${count(facts.waiting)} waiting`, facts.waiting ? "fm-busy" : "fm-soft"));
       if (facts.slack !== null) marks.push(text(12, 67, `slack ${seconds(facts.slack)}`, facts.slack < 0 ? "fm-late" : "fm-soft"));
       if (facts.misses) {
-        marks.push(s("rect", { x: BOX.width - 64, y: 54, width: 56, height: 18, rx: 9, class: "fm-pill" }));
-        marks.push(s("text", { x: BOX.width - 36, y: 67, class: "fm-pilltext" }, `${count(facts.misses)} miss`));
+        marks.push(s("rect", { x: BOX.width - 80, y: 54, width: 72, height: 18, rx: 9, class: "fm-pill" }));
+        marks.push(s("text", { x: BOX.width - 44, y: 67, class: "fm-pilltext" }, `${count(facts.misses)} miss${facts.misses === 1 ? "" : "es"}`));
       }
     }
     const heat = most ? Math.min(1, facts.misses / most) : 0;
@@ -155,7 +157,7 @@
   }
 
   function workflow({ live, graphs }) {
-    const names = Object.keys(graphs);
+    const names = Object.keys(graphs).sort(byName);
     if (!names.length) {
       note("workflow", "");
       body("workflow").replaceChildren(empty("No run has been submitted yet. Submit one: client.compute(workflow(...))"));
@@ -165,18 +167,20 @@
     const missesOf = (name) => total(name, "misses"), callsOf = (name) => total(name, "running", "waiting", "calls");
     note("workflow", "calls now; slack when they start, and misses, in the last 5 minutes");
     const chosen = names.includes(shown) ? [shown]
-      : [...names].sort((a, b) => missesOf(b) - missesOf(a) || callsOf(b) - callsOf(a) || a.localeCompare(b)).slice(0, AT_ONCE);
+      : [...names].sort((a, b) => missesOf(b) - missesOf(a) || callsOf(b) - callsOf(a) || byName(a, b)).slice(0, AT_ONCE);
     const tab = (text, name, misses) => {
-      const button = h("button", { type: "button", class: "fm-tab", "aria-pressed": String(name === null ? chosen.length > 1 || names.length === 1 : name === shown) },
+      const button = h("button", { type: "button", class: "fm-tab", title: name, "aria-pressed": String(name === null ? chosen.length > 1 || names.length === 1 : name === shown) },
         text, misses ? h("em", {}, count(misses)) : null);
       button.addEventListener("click", () => { shown = name; workflow({ live, graphs }); });
       return button;
     };
     const tabs = names.length > 1
-      ? [tab(names.length > AT_ONCE ? "most misses" : "all", null, 0), ...names.slice(0, MOST_TABS).map((name) => tab(shorten(name, 28), name, missesOf(name)))] : [];
+      ? [tab(names.length > AT_ONCE ? "most misses" : "all", null, 0), ...names.map((name) => tab(shorten(name, 28), name, missesOf(name)))] : [];
     const drawn = chosen.map((name) => h("div", { class: "fm-graph" }, chosen.length > 1 ? h("h3", {}, name) : null, draw(graphs[name], live.nodes[name])));
     const old = [...body("workflow").querySelectorAll(".fm-graph")].map((element) => element.scrollLeft);
-    body("workflow").replaceChildren(h("div", { class: "fm-tabs" }, ...tabs), ...drawn);
+    const row = h("div", { class: "fm-tabs" }, ...tabs), top = body("workflow").querySelector(".fm-tabs")?.scrollTop || 0;
+    body("workflow").replaceChildren(row, ...drawn);
+    row.scrollTop = top;
     drawn.forEach((element, i) => { element.scrollLeft = old[i] || 0; });
   }
 
@@ -213,7 +217,7 @@
   }
 
   function rows(data, now, used) {
-    const order = data.map((_, i) => i).sort((a, b) => data[a][1].localeCompare(data[b][1]) || data[a][0].localeCompare(data[b][0], "en", { numeric: true }));
+    const order = data.map((_, i) => i).sort((a, b) => byName(data[a][1], data[b][1]) || byName(data[a][0], data[b][0]));
     body("replicas").replaceChildren(table(
       ["replica", "model", "card", "health", "running", "waiting", "utilisation", "", "KV", "misses"],
       order.map((i) => {
@@ -233,10 +237,10 @@
     });
     if (cells === null) {
       cells = new Array(data.length);
-      const blocks = [...kinds].map(([kind, members]) => h("div", { class: "fm-kindblock" },
+      const blocks = [...kinds].sort(([a], [b]) => byName(a, b)).map(([kind, members]) => h("div", { class: "fm-kindblock" },
         h("h3", {}, kind, h("small", { "data-kind": kind })),
         h("div", { class: "fm-cells" }, ...members.map((i) => (cells[i] = h("i", {}))))));
-      body("replicas").replaceChildren(...blocks, h("p", { class: "fm-legend" },
+      body("replicas").replaceChildren(h("div", { class: "fm-kinds" }, ...blocks), h("p", { class: "fm-legend" },
         h("span", {}, "utilisation of the last minute: idle"), h("i", { class: "fm-scale" }), h("span", {}, "full"),
         h("span", {}, "· red border: runs missed their SLO there · hollow: not ready")));
     }
@@ -285,10 +289,33 @@
     note("waiting", "most at once");
     const s_ = live.slack;
     note("slack", `seconds until they must start${s_.without ? ` · ${count(s_.without)} without an SLO` : ""}`);
-    if (predictions) {
-      note("predictions", predictions.kinds.filter((k) => k.error !== null).slice(0, 4)
-        .map((k) => `${k.model} on ${k.accelerator}: median error ${percent(k.error, 0)}`).join(" · "));
-    }
+    if (predictions) legend(predictions);
+  }
+
+  /* -- what the points of predictions stand for ------------------------------------------------ */
+
+  const LOOKS = [["#3b82f6", "circle", "●"], ["#f0883e", "triangle", "▲"], ["#009e73", "square", "■"], ["#bc8cff", "diamond", "◆"],
+    ["#d55e00", "inverted_triangle", "▼"], ["#39c5cf", "hex", "⬢"], ["#d4a72c", "star", "★"], ["#f778ba", "plus", "✚"]];
+  const OTHERS = ["#8b949e", "circle", "●"];
+
+  /* Each kind with its name, error and look, which is one of its own unless there are many and others have more points. */
+  window.fmwareKinds = function ({ kinds, kind }) {
+    const found = kinds.map((k) => ({ name: `${k.model} on ${k.accelerator}`, error: k.error, points: 0 }));
+    for (const i of kind) found[i].points += 1;
+    const few = found.length <= LOOKS.length;  /* looks that stay as they are while points come */
+    (few ? found : [...found].sort((a, b) => b.points - a.points || byName(a.name, b.name))).forEach((one, rank) => { [one.colour, one.mark, one.sign] = LOOKS[rank] || OTHERS; });
+    return found;
+  };
+
+  function legend(points) {
+    const element = document.querySelector('[data-legend="predictions"]');
+    if (!element) return;
+    const found = window.fmwareKinds(points).sort((a, b) => byName(a.name, b.name));
+    const own = found.filter((one) => one.colour !== OTHERS[0]), others = found.length - own.length;
+    note("predictions", found.length ? "durations of attempts, with their median error" : "");
+    const item = (sign, colour, text) => h("span", { class: "fm-kind-named" }, h("b", { style: `color:${colour}` }, sign), ` ${text}`);
+    element.replaceChildren(...own.map((one) => item(one.sign, one.colour, `${one.name}${one.error === null ? "" : ` ${percent(one.error, 0)}`}`)),
+      ...(others ? [item(OTHERS[2], OTHERS[0], many(others, "other"))] : []));
   }
 
   const PANELS = { overview, blame, workflow, replicas, groups, provisioning };
