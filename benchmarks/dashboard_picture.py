@@ -86,6 +86,8 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="dark")
             page.goto(cluster.dashboard_link.replace("/status", "/fmware"))
             page.wait_for_timeout(5000)
+            page.route("**/figures.json*", lambda route: None)  # never answered: the page stands still for its picture
+            page.wait_for_timeout(500)
             page.screenshot(path=asked.output, full_page=True)
             browser.close()
             futures = submitted.result()
