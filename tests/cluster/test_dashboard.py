@@ -131,6 +131,16 @@ def test_a_page_left_open_takes_nothing_of_the_router_before_for_that_of_the_nex
     assert all(0 < version < 1e15 for version in seen.values())  # digits that the route reads and JavaScript keeps
 
 
+async def test_a_replica_that_is_lost_is_named_as_missing(cluster: DashboardCluster) -> None:
+    assert (await cluster.figures())["live"]["missing"] == []
+    await cluster.workers["small-cpu-0"].close()
+    await cluster.until(lambda: len(cluster.router.machine.fleet) == 1, "the replica is gone")
+    async with asyncio.timeout(30):
+        while not (missing := (await cluster.figures())["live"]["missing"]):  # noqa: ASYNC110 - made once a second
+            await asyncio.sleep(0.1)
+    assert missing == ["1 of small on cpu"]
+
+
 def test_columns_over_replicas_are_in_the_order_of_the_fleet_that_a_page_gets_with_them() -> None:
     driver, now = Driver(), 1_795_000_000.0
     history = History(driver.machine)

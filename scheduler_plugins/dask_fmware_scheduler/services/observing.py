@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class Observing:
         self.history = History(router.machine)
         accelerators = router.deployment.accelerators
         prices = {name: card.price_per_hour for name, card in accelerators.items() if card.price_per_hour is not None}
+        self._wanted = Counter((replica.model, replica.accelerator) for replica in router.deployment.replicas())
         self.board = Board(Figures(self.history, prices, self._kv_used), router.clock, self._beside)
         self._web = DashboardInternals(router.dask.scheduler)
 
@@ -104,8 +106,16 @@ class Observing:
             "light_workers": len(self._router.placement.light),
             "faults": dict(self._router.failures),
             "clock_set_s": round(self._router.clock.set_by_s, 1),  # as the page is read beside the wall clock
+            "missing": self._missing(),
             **self._provisioning(),
         }
+
+    def _missing(self) -> list[str]:
+        """Replicas of the deployment that are not there; none where they are provisioned, whose numbers are shown."""
+        if self._router.service(ProvisioningService).status() is not None:
+            return []
+        there = Counter((one.replica.model, one.replica.accelerator) for one in self._router.machine.fleet)
+        return [f"{count:,} of {model} on {card}" for (model, card), count in (self._wanted - there).items()]
 
     def _provisioning(self) -> dict[str, Any]:
         """Three numbers of replicas by kind, and why so many; None while nobody provisions."""

@@ -2,7 +2,7 @@
 "use strict";
 (function () {
   const SVG = "http://www.w3.org/2000/svg";
-  const TABLE_ROWS = 24, UTILISATION_MS = 60000;
+  const TABLE_ROWS = 24, UTILISATION_MS = 60000, MOST_MISSING = 4;
 
   /* -- elements ------------------------------------------------------------------------------- */
 
@@ -201,7 +201,8 @@
     const now = live.replicas, data = fleet.data;
     if (live.fleet !== fleet.version) return;  /* an answer that was overtaken, of replicas as they were */
     const used = utilisation(live, fleet);
-    note("replicas", data.length ? `${many(data.length, "replica")}, ${many(live.light_workers, "light worker")}` : "");
+    const missing = live.missing.slice(0, MOST_MISSING).join(", ") + (live.missing.length > MOST_MISSING ? " and more" : "");
+    note("replicas", data.length ? `${many(data.length, "replica")}, ${many(live.light_workers, "light worker")}${missing && ` · missing: ${missing}`}` : "");
     if (!data.length) {
       body("replicas").replaceChildren(empty("No replica is ready yet. Workers load their models and announce themselves."));
       return;
