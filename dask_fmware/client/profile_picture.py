@@ -169,7 +169,7 @@ def _page(profiles: Sequence[Profile], path: Path) -> None:
     try:
         from bokeh.embed import file_html
         from bokeh.layouts import column, row
-        from bokeh.models import Div
+        from bokeh.models import Div, LogTicker, NumeralTickFormatter
         from bokeh.plotting import figure
         from bokeh.resources import INLINE
     except ImportError as missing:
@@ -182,10 +182,13 @@ def _page(profiles: Sequence[Profile], path: Path) -> None:
         figures = []
         for chart in _charts(profile):
             made = figure(
-                title=chart.title, x_axis_type="log", y_axis_type="log", width=460, height=360,
-                x_axis_label=chart.x_label, y_axis_label=chart.y_label,
+                title=chart.title, x_axis_type="log", y_axis_type="log", width=410, height=360,
+                toolbar_location="above", x_axis_label=chart.x_label, y_axis_label=chart.y_label,
                 tooltips=[("", "$name"), (chart.x_label, "$x{0.[000]}"), (chart.y_label, "$y{0.[000]}")],
             )  # fmt: skip
+            for axis in (made.xaxis[0], made.yaxis[0]):
+                axis.ticker = LogTicker(mantissas=[1, 2, 5])
+                axis.formatter = NumeralTickFormatter(format="0,0.[000]")
             if chart.diagonal:
                 ends = _ends([*(v for s in chart.series for v in (*s.x, *s.y))])
                 made.line(ends, ends, color="#888888")
@@ -197,10 +200,11 @@ def _page(profiles: Sequence[Profile], path: Path) -> None:
                 if series.line is not None:
                     made.line(*series.line, color=series.colour, line_width=2)
             made.legend.background_fill_alpha = 0.6
+            made.legend.label_text_font_size = "11px"
             made.legend.location = "top_left"
             made.legend.click_policy = "hide"
             figures.append(made)
-        parts += [Div(text=f"<b>{_title(profile)}</b>"), row(*figures)]
+        parts += [Div(text=f"<b>{_title(profile)}</b>"), row(*figures, styles={"flex-wrap": "wrap"})]
     try:
         path.write_text(file_html(column(*parts), INLINE, "profiles"), encoding="utf-8")
     except OSError as error:
