@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,7 @@ def _show_deployment(file: Path, store: str | None) -> None:
         if deployment.provisioning is not None:
             inventory_of(deployment)  # says what a provisioner could not begin with
     replicas = list(deployment.replicas())
-    click.echo(f"deployment: {len(deployment.models)} models, {len(replicas)} replicas, sound")
+    click.echo(f"deployment: {_many(deployment.models, 'model')}, {_many(replicas, 'replica')}, sound")
     width = max(map(len, deployment.models))
     for name, model in deployment.models.items():
         where = ", ".join(f"{placement.replicas} on {accelerator}" for accelerator, placement in model.on.items())
@@ -98,6 +99,10 @@ def _show_deployment(file: Path, store: str | None) -> None:
     click.echo(f"  light workers: {light.count} with {light.threads} threads, policy: {deployment.router.policy}")
     for line in unchecked:
         click.echo(f"  not checked here: {line}")
+
+
+def _many(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _check_engines(file: Path, deployment: Deployment) -> list[str]:
@@ -157,10 +162,11 @@ def _show_scenario(file: Path) -> None:
             with blaming(file, "models", name, "on", card, "catalog"):
                 _ = hosting.step_law  # the document only holds names of the catalog
     list(scenario.placement())  # says where there are more replicas than cards
-    click.echo(f"scenario '{scenario.name}': {len(scenario.workflows)} workflows, sound")
+    click.echo(f"scenario '{scenario.name}': {_many(scenario.workflows, 'workflow')}, sound")
     for name, workflow in scenario.workflows.items():
-        calls = sum(node.model is not None for node in workflow.nodes.values())
-        click.echo(f"  workflow {name}: {calls} model nodes, {len(workflow.nodes) - calls} of plain code")
+        calls = [node for node in workflow.nodes.values() if node.model is not None]
+        plain = len(workflow.nodes) - len(calls)
+        click.echo(f"  workflow {name}: {_many(calls, 'model node')}, {plain} of plain code")
     for name, model in scenario.models.items():
         click.echo(f"  model {name}: on {', '.join(model.on)}, context {model.context_tokens:,} tokens")
     click.echo("  cards: " + ", ".join(f"{card.count} {name}" for name, card in scenario.cards.items()))

@@ -17,7 +17,7 @@ from dask_fmware_workers.engines import ENGINES
 def test_check_sums_up_a_deployment(invoke, deployment):
     result = invoke("check", deployment)
     assert result.exit_code == 0
-    assert "1 models, 1 replicas, sound" in result.output
+    assert "1 model, 1 replica, sound" in result.output
     assert "1 of 1 places used" in result.output
 
 
@@ -153,7 +153,7 @@ def test_check_tells_documents_in_one_line_and_prompts_with_colons(invoke, tmp_p
     documents = {
         "line.json": (json.dumps(json.loads(made.to_json())), "workflow 'plans': 1 nodes, sound"),
         "prompt.yaml": (made.to_yaml(), "workflow 'plans': 1 nodes, sound"),
-        "scenario.json": (json.dumps(scenario), "scenario 'two': 1 workflows, sound"),
+        "scenario.json": (json.dumps(scenario), "scenario 'two': 1 workflow, sound"),
     }
     for name, (text, said) in documents.items():
         (tmp_path / name).write_text(text)
@@ -178,7 +178,7 @@ def test_a_scenario_is_checked_like_other_documents(invoke, tmp_path):
     )
     result = invoke("check", path)
     assert result.exit_code == 0, result.output
-    assert "scenario 'two': 1 workflows, sound" in result.output
+    assert "scenario 'two': 1 workflow, sound" in result.output
     path.write_text(path.read_text().replace("count: 2", "count: -2"))
     assert "cards.fast.count: input should be greater" in invoke("check", path).output
 
