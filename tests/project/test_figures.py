@@ -9,11 +9,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 OVERHEAD = (
-    ("chain of three calls, p50 | 32.2 ms | 25.1 ms | 19.6 ms | 18.9 ms", "p50 ms | 32.24 | 25.14 | 19.63 | 18.89"),
-    ("round of a loop, p50 | 15.4 ms | 15.0 ms | 16.7 ms | 8.1 ms", "of 10, p50 ms | 15.4 | 15.01 | 16.68 | 8.126"),
-    ("tasks a second, flat graph | 782 | 876 | 660 | 660", "tasks/s, flat graph | 781.9 | 876 | 659.9 | 660.4"),
-    ("tasks a second, chains of three | 914 | 987 | 749 | 893", "tasks/s, chains of 3 | 913.8 | 987 | 748.9 | 892.6"),
-    ("1031 us | 949 us | 1203 us | 1159 us", "CPU us/task, flat graph | 1031 | 948.6 | 1203 | 1159"),
+    ("chain of three calls, p50 | 22.5 ms | 7.2 ms | 8.1 ms | 7.1 ms", "p50 ms | 22.53 | 7.177 | 8.054 | 7.079"),
+    ("round of a loop, p50 | 11.2 ms | 11.0 ms | 11.2 ms | 3.0 ms", "of 10, p50 ms | 11.17 | 10.99 | 11.16 | 3.009"),
+    ("tasks a second, flat graph | 2208 | 2163 | 1706 | 1676", "tasks/s, flat graph | 2208 | 2163 | 1706 | 1676"),
+    ("tasks a second, chains of three | 2732 | 2872 | 2444 | 2054", "tasks/s, chains of 3 | 2732 | 2872 | 2444 | 2054"),
+    ("370 us | 381 us | 476 us | 476 us", "CPU us/task, flat graph | 369.9 | 380.6 | 475.9 | 475.8"),
 )  # fmt: skip
 
 DESIGN = (  # by chapter
@@ -64,7 +64,7 @@ FIGURES = (
     ("README.md", "chain takes 0.39 of the time", "ray_overhead", "| 5.815 | 14.75 | 5.882 | 0.39 | 0.99"),
     ("README.md", "1.99 times the calls", "ray_overhead", "| 1335 | 669.7 | 1693 | 1.99 | 0.79"),
     ("README.md", "1,300 calls or 560 chains", "ray_overhead", "| 561.7 | 156.9 | 369.7 | 3.58 | 1.52"),
-    ("README.md", "some 120 calls a second", "overhead", "64 | 120.5 | 112.8 | 118.9 | 122.4"),
+    ("README.md", "some 280 calls a second", "overhead", "64 | 330.7 | 262.2 | 261.8 | 279.5"),
     ("benchmarks/README.md", "single call takes 0.76 of the time", "ray_overhead", "| 2.582 | 3.408 | 1.428 | 0.76"),
     ("benchmarks/README.md", "3.6 and 1.5 times the chains", "ray_overhead", "| 561.7 | 156.9 | 369.7 | 3.58 | 1.52"),
 )  # fmt: skip
